@@ -1,0 +1,239 @@
+"""What a backend is: the contract between the core and every plugin, version 1.
+
+Light on purpose: a plugin's entry point imports this file, and `timmx <backend> --help` imports the entry
+point, so nothing here (and nothing at the top of a plugin's own module) may import torch or a converter.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from timmx.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+
+    from timmx.options import ExportRequest
+
+CONTRACT = 1
+"""The contract version that this core speaks; `SUPPORTED_CONTRACTS` are those that it accepts."""
+
+SUPPORTED_CONTRACTS = range(1, 2)
+
+
+class Precision(StrEnum):
+    """The arithmetic of an artifact, as its metadata and the floors of verification name it."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8_WEIGHTS = "int8-weights"
+    """8-bit weights, float activations: weight-only, or quantized while running ("dynamic")."""
+    INT8 = "int8"
+    INT16X8 = "int16x8"
+    """16-bit activations, 8-bit weights."""
+    FP8 = "fp8"
+    INT6_WEIGHTS = "int6-weights"
+    INT4_WEIGHTS = "int4-weights"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that the environment lacks, and the command that mends it."""
+
+    message: str
+    mend: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a format can hold: True, or the reason why not, which the user is shown word for word."""
+
+    dynamic_batch: Literal[True] | str = True
+    dynamic_batch_from_one: Literal[True] | str = True
+    """An explicit `--batch-size 1` beside `--dynamic-batch`."""
+    several_outputs: Literal[True] | str = True
+    cuda: Literal[True] | str = True
+    """Tracing, exporting and verifying with `--device cuda`."""
+    reproducible: Literal[True] | str = True
+    """The same export twice gives the same bytes."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of an artifact, as its runtime reports it.
+
+    Attributes:
+        name: the name to feed or fetch it by.
+        shape: sizes; a symbolic size is its name, such as `batch`.
+        dtype: numpy's name of the element type, such as `float32`.
+        layout: one letter an axis, such as `NCHW` or `NC`; empty where unknown.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    layout: str = ""
+
+
+class Runner(ABC):
+    """An artifact opened in its own runtime: arrays in, arrays out. Usable in `with`."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch_sizes: tuple[int, ...] = (1, 2, 3)
+    """Where the batch is symbolic: the sizes to verify at, the smallest and largest accepted among them."""
+
+    @abstractmethod
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once. `feeds` maps every input's name to an array of its shape and dtype."""
+
+    def close(self) -> None:
+        """Give back what the runtime holds; the default has nothing to give back."""
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` reports of the file that it wrote."""
+
+    precision: Precision
+    notes: tuple[str, ...] = ()
+    """What the user should know of this file, one line each."""
+
+
+class ExportJob(Protocol):
+    """One export, as a backend sees it. The core makes it; a backend only reads it."""
+
+    @property
+    def request(self) -> ExportRequest:
+        """The shared options, as the user gave them."""
+
+    @property
+    def path(self) -> Path:
+        """Where to write: the artifact's final name, in a private folder. Its neighbours are published too."""
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The prepared model, in eval mode on `request.device`: (N, C, H, W) in, a tensor or a tuple out."""
+
+    @property
+    def example_input(self) -> torch.Tensor:
+        """An input of the traced size, (N, C, H, W), float32."""
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The artifact's output names, in the order of the model's outputs."""
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The classes' names, by class number, or None where nobody knows them."""
+
+    def capture(self) -> torch.export.ExportedProgram:
+        """The prepared model as an ExportedProgram, constants folded; dynamic in N if the request says so.
+
+        Made at the first call and kept. Its input is named `input`.
+
+        Raises:
+            UnsupportedError: torch.export cannot trace this model.
+        """
+
+    def metadata(self, precision: Precision, **format_facts: Any) -> dict[str, Any]:
+        """The JSON to put into the artifact (docs/metadata.md), `format_facts` under the key `format`."""
+
+    def progress(self, step: str) -> None:
+        """Say what is being done now, such as "Converting"."""
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a backend that has none of its own."""
+
+
+class ExportBackend(ABC):
+    """A plugin that writes one format; subclass it and name the subclass in `timmx.backends`.
+
+    Attributes:
+        contract: the contract version that the plugin was written for, a literal.
+        name: the command, lower-case words joined by hyphens; equal to the entry point's name.
+        help: one or two sentences for `timmx <name> --help`.
+        suffixes: every file suffix that `open` takes, the default first.
+        options: a frozen dataclass, one field an option: `field: Annotated[type, typer.Option(...)] = default`.
+        capabilities: what the format cannot do, with reasons.
+    """
+
+    contract: ClassVar[int]
+    name: ClassVar[str]
+    help: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    options: ClassVar[type] = NoOptions
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def create_command(self) -> Callable[..., Any]:
+        """A plain function with Annotated parameters: Typer can register it, Python can call it.
+
+        It takes the shared options and the backend's own, exports, and returns an `ExportResult`.
+        """
+        from timmx.command import create_command
+
+        return create_command(self)
+
+    def output_suffix(self, options: Any) -> str:
+        """The suffix that these options write."""
+        return self.suffixes[0]
+
+    def check_environment(
+        self, request: ExportRequest | None = None, options: Any = None
+    ) -> Sequence[Problem]:
+        """What this machine lacks for this request, or for any where none is given. Never raises."""
+        return ()
+
+    def validate(self, request: ExportRequest, options: Any) -> None:
+        """Refuse what cannot work, before anything heavy is imported.
+
+        Raises:
+            ConfigurationError: a combination that makes no sense, with its mend.
+        """
+
+    @abstractmethod
+    def export(self, job: ExportJob, options: Any) -> Exported:
+        """Write `job.path`, with `job.metadata(precision)` inside.
+
+        Raises:
+            UnsupportedError: the format cannot hold the model, with the reason and the mend.
+        """
+
+    @abstractmethod
+    def open(self, path: Path) -> Runner:
+        """Open an artifact in its runtime.
+
+        Raises:
+            RuntimeUnavailable: it cannot run here, with the reason.
+            ArtifactError: the file is not of this format.
+        """
+
+    @abstractmethod
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        """The JSON inside an artifact, or {} where there is none; without torch where the format allows.
+
+        Raises:
+            ArtifactError: the file is not of this format.
+        """
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """All files and folders that belong to the artifact at `path`, itself first."""
+        if not path.exists():
+            raise ArtifactError(f"There is no {path}.")
+        return (path,)

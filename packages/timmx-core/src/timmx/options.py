@@ -1,0 +1,402 @@
+"""The options that every backend shares, and how values become options: from the command line or from Python."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from timmx.errors import ConfigurationError
+
+Options = TypeVar("Options")
+
+
+class Device(StrEnum):
+    """Where the model is traced, exported and verified."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Floats(tuple[float, ...]):
+    """Numbers typed as `0.5,0.5,0.5`."""
+
+    @classmethod
+    def parse(cls, text: str) -> Floats:
+        try:
+            return cls(float(part) for part in text.split(","))
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not a list of numbers such as 0.5,0.5,0.5") from None
+
+
+class Ints(tuple[int, ...]):
+    """Whole numbers typed as `1,2,3`."""
+
+    @classmethod
+    def parse(cls, text: str) -> Ints:
+        try:
+            return cls(int(part) for part in text.split(","))
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 1,2,3") from None
+
+
+def complete_model_name(incomplete: str) -> list[str]:
+    """Model names for the shell, from the cached index alone."""
+    from timmx.model.index import completions
+
+    return completions(incomplete)
+
+
+_MODEL, _INPUT, _OUTPUT, _VERIFY = "Model", "Input and output tensors", "Output file", "Verification"
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """One export as it was asked for; a backend's own options stand beside it.
+
+    In Python, `model` may also be a `torch.nn.Module`, `labels` a sequence of names, `model_kwargs` a
+    mapping, and every list a plain sequence.
+    """
+
+    model: Annotated[
+        Any,
+        typer.Argument(
+            metavar="MODEL",
+            help="A timm name (resnet18, resnet50.a1_in1k), hf-hub:OWNER/NAME or local-dir:FOLDER.",
+            autocompletion=complete_model_name,
+        ),
+    ]
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to write, replaced after success; by default the model's name in the current "
+            "folder, never overwritten.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Overwrite the default output too.", rich_help_panel=_OUTPUT),
+    ] = False
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=_OUTPUT)
+    ] = False
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Load timm's pretrained weights.", rich_help_panel=_MODEL)
+    ] = False
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            help="Your weights: .safetensors, or .pth/.pt (plain or from timm's train.py).",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    use_ema: Annotated[
+        bool,
+        typer.Option("--use-ema", help="Take the checkpoint's averaged weights.", rich_help_panel=_MODEL),
+    ] = False
+    num_classes: Annotated[
+        int | None,
+        typer.Option(
+            "--num-classes",
+            min=0,
+            help="Classes of the model; 0 drops the classifier and gives an embedding.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    in_chans: Annotated[
+        int | None,
+        typer.Option("--in-chans", min=1, help="Input channels of the model.", rich_help_panel=_MODEL),
+    ] = None
+    model_kwargs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model-kwargs",
+            metavar="K=V",
+            help="Passed to timm's create_model; V a Python literal. Repeatable.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="Export the feature pyramid: outputs features_0, features_1, ...",
+            rich_help_panel=_MODEL,
+        ),
+    ] = False
+    out_indices: Annotated[
+        Ints | None,
+        typer.Option(
+            "--out-indices",
+            parser=Ints.parse,
+            metavar="I,J,...",
+            help="Levels of the feature pyramid; needs --features.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, help="Seed of untrained weights; default 0.", rich_help_panel=_MODEL),
+    ] = None
+    input_size: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(
+            "--input-size",
+            metavar="C H W",
+            help="Input size; the model is built for it. Default: the model's own.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", min=1, help="Batch size of the artifact; default 1.", rich_help_panel=_INPUT
+        ),
+    ] = None
+    dynamic_batch: Annotated[
+        bool,
+        typer.Option("--dynamic-batch", help="Leave the batch size open.", rich_help_panel=_INPUT),
+    ] = False
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize",
+            help="Put (x - mean) / std into the graph: the artifact takes pixels in [0, 1].",
+            rich_help_panel=_INPUT,
+        ),
+    ] = False
+    mean: Annotated[
+        Floats | None,
+        typer.Option(
+            "--mean",
+            parser=Floats.parse,
+            metavar="M,...",
+            help="One value, or one a channel; needs --normalize. Default: the model's own.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None
+    std: Annotated[
+        Floats | None,
+        typer.Option(
+            "--std",
+            parser=Floats.parse,
+            metavar="S,...",
+            help="One value, or one a channel; needs --normalize. Default: the model's own.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None
+    softmax: Annotated[
+        bool,
+        typer.Option("--softmax", help="Give probabilities instead of logits.", rich_help_panel=_INPUT),
+    ] = False
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE",
+            help="Class names: one a line, a JSON list, or a JSON map of number to name.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None
+    device: Annotated[
+        Device,
+        typer.Option("--device", help="Where to trace, export and verify.", rich_help_panel=_OUTPUT),
+    ] = Device.CPU
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Run the artifact beside the PyTorch model before publishing it.",
+            rich_help_panel=_VERIFY,
+        ),
+    ] = True
+    verify_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify-data",
+            metavar="DIR",
+            help="Images to verify on, searched in all subfolders. Default: the samples/ folder of a "
+            "local-dir: model, else made ones.",
+            rich_help_panel=_VERIFY,
+        ),
+    ] = None
+    min_snr: Annotated[
+        float | None,
+        typer.Option(
+            "--min-snr",
+            metavar="DB",
+            help="Least signal-to-noise ratio to publish, in dB. Default: by precision (60 for fp32).",
+            rich_help_panel=_VERIFY,
+        ),
+    ] = None
+
+    @property
+    def source(self) -> str:
+        """The model as a person would name it; a module's class where one was handed in."""
+        return self.model if isinstance(self.model, str) else type(self.model).__name__
+
+    @property
+    def local_dir(self) -> Path | None:
+        """The folder of a `local-dir:` model."""
+        if isinstance(self.model, str) and self.model.startswith("local-dir:"):
+            return Path(self.model.removeprefix("local-dir:")).expanduser()
+        return None
+
+    @property
+    def brings_weights(self) -> bool:
+        """Whether trained weights come with what was named (a module is taken at its word)."""
+        named = isinstance(self.model, str) and not self.model.startswith(("local-dir:", "hf-hub:"))
+        return self.pretrained or self.checkpoint is not None or not named
+
+    @property
+    def trace_batch(self) -> int:
+        """The batch size to trace at: the static one, or 2 where it is dynamic.
+
+        At 1, torch.export would take the batch for a constant.
+        """
+        return 2 if self.dynamic_batch else self.batch_size or 1
+
+    def parsed_model_kwargs(self) -> dict[str, Any]:
+        """`model_kwargs` as Python values: literals where they are, else text."""
+        parsed = {}
+        for pair in self.model_kwargs or ():
+            key, equals, text = pair.partition("=")
+            if not equals or not key.isidentifier():
+                raise ConfigurationError(f"--model-kwargs {pair!r} is not KEY=VALUE, such as drop_rate=0.1.")
+            try:
+                parsed[key] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                parsed[key] = text
+        return parsed
+
+
+@cache
+def option_types(cls: type) -> dict[str, Any]:
+    """The fields of an options dataclass with their Annotated types."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def build(cls: type[Options], values: Mapping[str, Any]) -> Options:
+    """An options dataclass from Python values, checked as the command line would check them.
+
+    Raises:
+        ConfigurationError: a value of the wrong type, out of range or not among the choices.
+    """
+    types_ = option_types(cls)
+    return cls(**{name: _coerce(name, types_[name], value) for name, value in values.items()})
+
+
+def reject_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Refuse names that are not known, saying which known ones are close.
+
+    Raises:
+        ConfigurationError: at the first unknown name.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"{what} has no option {name!r}. {_close(name, known)}")
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """The default of each field that has one."""
+    return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+
+
+def _close(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"Did you mean {' or '.join(close)}?" if close else f"It has: {', '.join(sorted(known))}."
+
+
+def _coerce(name: str, annotated: Any, value: Any) -> Any:
+    annotation, *extras = get_args(annotated) if get_origin(annotated) is Annotated else (annotated,)
+    option = next((extra for extra in extras if hasattr(extra, "param_decls")), None)
+    members = (annotation,)
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = get_args(annotation)
+    if value is None and type(None) in members:
+        return None
+    if annotation is Any:
+        return value
+    kind = next(member for member in members if member is not type(None))
+    if name == "labels" and not isinstance(value, (str, os.PathLike)) and isinstance(value, Iterable):
+        return tuple(map(str, value))
+    if name == "model_kwargs" and isinstance(value, Mapping):
+        value = [f"{key}={item!r}" for key, item in value.items()]
+    try:
+        result = _convert(kind, value)
+    except (TypeError, ValueError) as exc:
+        if isinstance(kind, type) and issubclass(kind, StrEnum):
+            close = _close(str(value), [member.value for member in kind])
+            raise ConfigurationError(f"{name}={value!r} is not among the choices. {close}") from exc
+        raise ConfigurationError(f"{name}={value!r} does not fit: {_describe(kind)} is expected.") from exc
+    low, high = getattr(option, "min", None), getattr(option, "max", None)
+    if (low is not None and result < low) or (high is not None and result > high):
+        bounds = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
+        raise ConfigurationError(f"{name}={value!r} is out of range: {' and '.join(bounds)}.")
+    return result
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is list:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise TypeError
+        return [_convert(arguments[0], item) for item in value]
+    if origin is tuple:
+        items = tuple(value)
+        if len(items) != len(arguments):
+            raise ValueError
+        return tuple(_convert(argument, item) for argument, item in zip(arguments, items, strict=True))
+    if kind in (Floats, Ints):
+        if isinstance(value, str):
+            value = value.split(",")
+            return kind(float(item) if kind is Floats else int(item) for item in value)
+        item_kind = float if kind is Floats else int
+        items = value if isinstance(value, Iterable) else (value,)
+        return kind(_convert(item_kind, item) for item in items)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+    if kind is int:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError
+        return int(value)
+    if kind is float:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        return float(value)
+    if kind is str:
+        if not isinstance(value, str):
+            raise TypeError
+        return str(value)
+    if kind is Path:
+        return Path(os.fspath(value)).expanduser()
+    return kind(value)
+
+
+def _describe(kind: Any) -> str:
+    words = {bool: "True or False", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    words |= {Floats: "a sequence of numbers", Ints: "a sequence of whole numbers"}
+    if get_origin(kind) is tuple:
+        return f"a tuple of {len(get_args(kind))} values"
+    if get_origin(kind) is list:
+        return "a list of text"
+    return words.get(kind, str(kind))

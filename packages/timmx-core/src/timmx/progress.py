@@ -1,0 +1,41 @@
+"""How the layers below tell a person what is going on, without knowing about terminals."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Reporter:
+    """Says nothing; the command line puts one in place that does."""
+
+    def step(self, text: str) -> None:
+        """A stage has begun."""
+
+    def detail(self, text: str) -> None:
+        """A fact for `--verbose`."""
+
+    def warn(self, text: str) -> None:
+        """Something that the user should see even if all ends well."""
+
+
+_current: ContextVar[Reporter] = ContextVar("timmx_reporter", default=Reporter())  # noqa: B039 - it has no state
+
+
+def reporter() -> Reporter:
+    """The reporter of the command that runs now."""
+    return _current.get()
+
+
+@contextmanager
+def reporting(to: Reporter) -> Iterator[None]:
+    """Report to `to` inside the block."""
+    token = _current.set(to)
+    try:
+        yield
+    finally:
+        _current.reset(token)

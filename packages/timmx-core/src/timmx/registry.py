@@ -1,0 +1,279 @@
+"""Finds backends by the entry points of installed distributions; loads one only when it is named.
+
+What stands in metadata (a duplicate or impossible name, an unmet requirement) is told without importing
+anything. What only an import can tell is found by `load`, or in a child process by `timmx.probe`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import importlib_metadata
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from timmx.contract import SUPPORTED_CONTRACTS, ExportBackend
+from timmx.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+GROUP = "timmx.backends"
+
+RESERVED = frozenset(
+    "list info doctor backends export inspect verify predict eval bench compare sweep new-backend help all".split()
+)
+"""Commands of the core, present and to come; no backend may take one of these names."""
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+class State(StrEnum):
+    """Whether a backend can be used, and if not, what kind of trouble it is."""
+
+    AVAILABLE = "available"
+    NEEDS_MEND = "needs a mend"
+    INCOMPATIBLE = "incompatible"
+    BROKEN = "broken"
+    DUPLICATE = "duplicate"
+    INVALID = "invalid"
+    DISABLED = "disabled"
+    UNMET = "unmet requirement"
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """One installed backend, as far as it is known without importing it.
+
+    Attributes:
+        name: its command.
+        distribution: the wheel that it came with.
+        version: that wheel's version.
+        summary: that wheel's `Summary`.
+        target: the entry point's value, `module:attribute`.
+        state: AVAILABLE here means only that metadata shows no trouble.
+        reason: the trouble in words, with its mend; empty where there is none.
+        contract: the contract version it was written for, where it has been loaded.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    summary: str
+    target: str
+    state: State = State.AVAILABLE
+    reason: str = ""
+    contract: int | None = None
+
+    @property
+    def selector(self) -> str:
+        """What names this one and no other, even where two distributions claim the name."""
+        return f"{self.distribution}:{self.name}"
+
+
+@cache
+def entries() -> tuple[BackendEntry, ...]:
+    """Every installed backend, by name. Read once."""
+    found = []
+    seen = set()
+    for distribution in importlib_metadata.distributions():
+        points = distribution.entry_points.select(group=GROUP)
+        if not points:
+            continue
+        metadata = distribution.metadata
+        key = canonicalize_name(metadata["Name"] or "unknown")
+        if key in seen:  # a second copy further down sys.path is shadowed by the first
+            continue
+        seen.add(key)
+        unmet = _unmet_requirements(distribution.requires or ())
+        for point in points:
+            entry = BackendEntry(
+                point.name, key, distribution.version, metadata.get("Summary") or "", point.value
+            )
+            found.append(_judge(entry, unmet))
+    counts: dict[str, list[str]] = {}
+    for entry in found:
+        counts.setdefault(entry.name, []).append(entry.distribution)
+    found = [
+        _mark_duplicate(entry, counts[entry.name]) if len(counts[entry.name]) > 1 else entry
+        for entry in found
+    ]
+    return tuple(sorted(found, key=lambda entry: (entry.name, entry.distribution)))
+
+
+def find(name: str) -> BackendEntry:
+    """The backend called `name`, or `distribution:name`.
+
+    Raises:
+        BackendError: it is not installed (with the command that installs it, where it is one of ours), or
+            its metadata shows that it cannot be used.
+    """
+    distribution, _, command = name.rpartition(":")
+    matches = [
+        entry
+        for entry in entries()
+        if entry.name == command
+        and (not distribution or entry.distribution == canonicalize_name(distribution))
+    ]
+    if not matches:
+        raise BackendError(_not_installed(name))
+    entry = matches[0]
+    if entry.state is State.DUPLICATE and distribution:
+        entry = replace(entry, state=State.AVAILABLE, reason="")
+    if entry.state is not State.AVAILABLE:
+        raise BackendError(f"Backend {entry.selector} {entry.version} is {entry.state}: {entry.reason}")
+    return entry
+
+
+def load(name: str) -> ExportBackend:
+    """Import one backend; whatever goes wrong inside it comes out as a BackendError.
+
+    Raises:
+        BackendError: not installed, not usable, broken, or written for another contract.
+    """
+    entry = find(name)
+    return load_entry(entry)
+
+
+def load_entry(entry: BackendEntry) -> ExportBackend:
+    """Import the backend of an entry, whatever its state.
+
+    Raises:
+        BackendError: it cannot be imported, is no backend, or speaks another contract.
+    """
+    module, _, attribute = entry.target.partition(":")
+    who = f"Backend {entry.name} ({entry.distribution} {entry.version})"
+    reinstall = f"reinstall it (uv pip install --reinstall {entry.distribution}) or tell its authors"
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            __import__(module)
+            found: object = sys.modules[module]
+            for part in filter(None, attribute.split(".")):
+                found = getattr(found, part)
+            if not (isinstance(found, type) and issubclass(found, ExportBackend)):
+                raise BackendError(f"{who} is broken: {entry.target} is no ExportBackend; {reinstall}.")
+            check_contract(found, entry)
+            backend = found()
+    except BackendError:
+        raise
+    except ModuleNotFoundError as exc:
+        if exc.name and (module == exc.name or module.startswith(exc.name + ".")):
+            why = f"its own module {exc.name} is missing; {reinstall}"
+        else:
+            why = f"it needs the module {exc.name}, which is not installed; install that, or {reinstall}"
+        raise BackendError(f"{who} is broken: {why}.") from exc
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # noqa: BLE001 - a plugin may raise anything, SystemExit included
+        said = f"{type(exc).__name__}: {exc}".rstrip(": ")
+        raise BackendError(f"{who} is broken: importing it raised {said}; {reinstall}.") from exc
+    if backend.name != entry.name:
+        raise BackendError(
+            f"{who} is invalid: its entry point is called {entry.name!r}, the backend {backend.name!r}. "
+            "Its authors must make the two equal."
+        )
+    return backend
+
+
+def check_contract(cls: type, entry: BackendEntry) -> None:
+    """Refuse a backend that was written for a contract that this core does not speak.
+
+    Raises:
+        BackendError: too old (upgrade the plugin), too new (upgrade timmx-core), or not stated.
+    """
+    who = f"Backend {entry.name} ({entry.distribution} {entry.version})"
+    contract = getattr(cls, "contract", None)
+    if not isinstance(contract, int):
+        raise BackendError(f"{who} is broken: it does not say which contract it was written for.")
+    if contract < SUPPORTED_CONTRACTS.start:
+        raise BackendError(
+            f"{who} is incompatible: it was written for contract {contract}, this core needs at least "
+            f"{SUPPORTED_CONTRACTS.start}. Upgrade the plugin: uv pip install --upgrade {entry.distribution}"
+        )
+    if contract >= SUPPORTED_CONTRACTS.stop:
+        raise BackendError(
+            f"{who} is incompatible: it was written for contract {contract}, this core knows none above "
+            f"{SUPPORTED_CONTRACTS.stop - 1}. Upgrade the core: uv pip install --upgrade timmx-core"
+        )
+
+
+def usable() -> Iterable[BackendEntry]:
+    """The backends whose metadata shows no trouble."""
+    return (entry for entry in entries() if entry.state is State.AVAILABLE)
+
+
+@cache
+def known_backends() -> dict[str, dict]:
+    """Our own backends, installed or not: name -> distribution and suffixes. For install hints alone."""
+    return json.loads(resources.files("timmx").joinpath("known_backends.json").read_text("utf-8"))
+
+
+def _not_installed(name: str) -> str:
+    known = known_backends().get(name)
+    installed = ", ".join(entry.name for entry in entries()) or "none"
+    if known:
+        return (
+            f"The backend {name!r} is not installed. Install it: uv pip install {known['distribution']} "
+            f"(installed: {installed})."
+        )
+    return f"There is no backend {name!r} here. Installed: {installed}."
+
+
+def _judge(entry: BackendEntry, unmet: list[str]) -> BackendEntry:
+    """What metadata alone shows of one entry."""
+    disabled = {name.strip() for name in os.environ.get("TIMMX_DISABLE_BACKENDS", "").split(",")}
+    if not _NAME.fullmatch(entry.name):
+        reason = (
+            f"{entry.name!r} is not made of lower-case words joined by hyphens; its authors must rename it."
+        )
+        return replace(entry, state=State.INVALID, reason=reason)
+    if entry.name in RESERVED:
+        reason = f"{entry.name!r} is a command of timmx itself; its authors must rename it."
+        return replace(entry, state=State.INVALID, reason=reason)
+    if disabled & {entry.name, entry.selector}:
+        reason = "TIMMX_DISABLE_BACKENDS names it; take it out of that variable to use it."
+        return replace(entry, state=State.DISABLED, reason=reason)
+    if unmet:
+        mend = "uv pip install " + " ".join(f'"{requirement.split(" (")[0]}"' for requirement in unmet)
+        return replace(entry, state=State.UNMET, reason=f"it requires {', '.join(unmet)}. {mend}")
+    return entry
+
+
+def _mark_duplicate(entry: BackendEntry, distributions: list[str]) -> BackendEntry:
+    if entry.state not in (State.AVAILABLE, State.UNMET):
+        return entry
+    named = " and ".join(sorted(distributions))
+    reason = (
+        f"{named} both provide {entry.name!r}. Say which: timmx {entry.selector} ..., or uninstall the other."
+    )
+    return replace(entry, state=State.DUPLICATE, reason=reason)
+
+
+def _unmet_requirements(requirements: Iterable[str]) -> list[str]:
+    """Requirements that this environment does not meet, each with what was found instead."""
+    unmet = []
+    for text in requirements:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        wanted = f"{requirement.name}{requirement.specifier}"
+        try:
+            found = importlib_metadata.version(requirement.name)
+        except importlib_metadata.PackageNotFoundError:
+            unmet.append(f"{wanted} (not installed)")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            unmet.append(f"{wanted} (found {found})")
+    return unmet
