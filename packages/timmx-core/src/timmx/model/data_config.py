@@ -1,0 +1,109 @@
+"""The recipe from an image to the model's input, timm's `data config`, for any number of channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How an image becomes the model's input.
+
+    Attributes:
+        input_size: (channels, height, width) in pixels.
+        mean: subtracted from pixels in [0, 1], one value a channel.
+        std: divided by afterwards, one value a channel; never 0.
+        interpolation: PIL's name of the resize filter, lower case, such as `bicubic`.
+        crop_pct: the share of the resized image's side that the crop keeps, above 0.
+        crop_mode: `center`, `squash` or `border`, as timm means them.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+
+
+def resolve_data_config(
+    pretrained_cfg: Mapping[str, Any],
+    input_size: tuple[int, int, int],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> tuple[DataConfig, tuple[str, ...]]:
+    """The data config of a model at `input_size`, and what the user should know of it.
+
+    `mean` and `std` override the model's own: one value for all channels, or one a channel. The model's own
+    three values on another channel count: where they are equal, that value is repeated, else their average.
+
+    Args:
+        pretrained_cfg: timm's configuration of the model.
+        input_size: (channels, height, width).
+        mean: from the request, or None.
+        std: from the request, or None.
+
+    Raises:
+        ConfigurationError: a wrong number of values, a value that is not finite, or a std of 0.
+    """
+    notes: list[str] = []
+    channels = input_size[0]
+    config = DataConfig(
+        input_size=input_size,
+        mean=_per_channel("mean", mean, pretrained_cfg.get("mean") or IMAGENET_MEAN, channels, notes),
+        std=_per_channel("std", std, pretrained_cfg.get("std") or IMAGENET_STD, channels, notes),
+        interpolation=pretrained_cfg.get("interpolation") or "bicubic",
+        crop_pct=float(pretrained_cfg.get("crop_pct") or 0.875),
+        crop_mode=pretrained_cfg.get("crop_mode") or "center",
+    )
+    return config, tuple(notes)
+
+
+def check_statistics(name: str, values: Sequence[float], channels: int | None) -> None:
+    """Refuse a `--mean` or `--std` that cannot be meant; `channels` is None where nobody knows it yet.
+
+    Raises:
+        ConfigurationError: a wrong number of values, a value that is not finite, or a std that is not above 0.
+    """
+    if not values or any(value != value or abs(value) == float("inf") for value in values):
+        raise ConfigurationError(f"--{name} must be finite numbers, not {_list(values)}.")
+    if name == "std" and any(value <= 0 for value in values):
+        raise ConfigurationError(f"--std must be above 0, not {_list(values)}: pixels are divided by it.")
+    if channels is not None and len(values) not in (1, channels):
+        wanted = "1 value" if channels == 1 else f"1 or {channels} values"
+        raise ConfigurationError(
+            f"--{name} has {len(values)} values, but the model takes {channels} channels: give {wanted}."
+        )
+
+
+def _per_channel(
+    name: str, asked: Sequence[float] | None, own: Any, channels: int, notes: list[str]
+) -> tuple[float, ...]:
+    if asked is not None:
+        check_statistics(name, asked, channels)
+        values = tuple(float(value) for value in asked)
+        return values * channels if len(values) == 1 else values
+    values = tuple(float(value) for value in (own if isinstance(own, (list, tuple)) else (own,)))
+    if len(values) == channels:
+        return values
+    if len(set(values)) == 1:
+        return values[:1] * channels
+    average = sum(values) / len(values)
+    notes.append(
+        f"The model's own {name} has {len(values)} values for {channels} channels: "
+        f"their average {average:.4g} is used for each. --{name} sets another."
+    )
+    return (average,) * channels
+
+
+def _list(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values) or "nothing"
