@@ -72,7 +72,7 @@ def check_statistics(name: str, values: Sequence[float], channels: int | None) -
     """Refuse a `--mean` or `--std` that cannot be meant; `channels` is None where nobody knows it yet.
 
     Raises:
-        ConfigurationError: a wrong number of values, a value that is not finite, or a std that is not above 0.
+        ConfigurationError: a wrong number of values, a value that is not finite, or a std of 0 or less.
     """
     if not values or any(value != value or abs(value) == float("inf") for value in values):
         raise ConfigurationError(f"--{name} must be finite numbers, not {_list(values)}.")

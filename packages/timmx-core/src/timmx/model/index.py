@@ -1,8 +1,267 @@
-"""The names of timm's models without importing timm: an index cached per timm version."""
+"""The names of timm's models without importing timm: an index cached per timm version.
+
+The cache is one JSON file a timm version under the user's cache folder. Whatever is wrong with it (corrupt,
+written by another timmx, unwritable), it is built anew or done without; it never is an error.
+"""
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
+import json
+import os
+import re
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import importlib_metadata
+import platformdirs
+
+from timmx.errors import ConfigurationError, ModelError
+from timmx.model.folder import read_local_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from timmx.options import ExportRequest
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class IndexedModel:
+    """One architecture.
+
+    Attributes:
+        name: timm's name, without a tag.
+        family: the module of timm that defines it.
+        tags: every tag, the default first; an untagged configuration is left out.
+        pretrained: the tags that have weights; "" stands for weights without a tag.
+    """
+
+    name: str
+    family: str
+    tags: tuple[str, ...]
+    pretrained: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Every architecture of one timm version, by name, and the names that were replaced by others."""
+
+    timm_version: str
+    models: dict[str, IndexedModel]
+    deprecated: dict[str, str | None]
+
+
+def load_index(build: bool = True) -> Index | None:
+    """The index of the installed timm, read from the cache; where there is none, built if `build`.
+
+    Building imports timm (seconds). None only where `build` is False and the cache holds none.
+    """
+    path = _cache_path()
+    index = _read(path) if path else None
+    if index is None and build:
+        index = build_index()
+        if path:
+            _write(index, path)
+    return index
+
+
+def build_index() -> Index:
+    """The index from timm itself, in timm's own (natural) order of names."""
+    import timm
+    from timm.models import get_deprecated_models
+
+    families = {name: family for family in timm.list_modules() for name in timm.list_models(module=family)}
+    tags: dict[str, list[str]] = {name: [] for name in timm.list_models()}
+    pretrained: dict[str, list[str]] = {name: [] for name in tags}
+    for found, names in (
+        (tags, timm.list_models(include_tags=True)),
+        (pretrained, timm.list_pretrained()),
+    ):
+        for name in names:
+            architecture, _, tag = name.partition(".")
+            found[architecture].append(tag)
+    models = {}
+    for name in tags:
+        default = timm.get_pretrained_cfg(name)
+        first = getattr(default, "tag", None) or ""
+        ordered = sorted(filter(None, tags[name]), key=lambda tag: tag != first)
+        with_weights = sorted(pretrained[name], key=lambda tag: tag != first)
+        models[name] = IndexedModel(name, families.get(name, ""), tuple(ordered), tuple(with_weights))
+    return Index(timm.__version__, models, dict(get_deprecated_models()))
+
+
+def search(
+    pattern: str | None = None,
+    family: str | None = None,
+    pretrained: bool = False,
+    index: Index | None = None,
+) -> list[IndexedModel]:
+    """Architectures whose name, or one of whose tagged names, matches.
+
+    Args:
+        pattern: a substring, or a glob where it has `*`, `?` or `[`; case does not count.
+        family: a module of timm, or a glob of them.
+        pretrained: only those with weights; a pattern is then matched against tags with weights alone.
+        index: where to look; by default the cached one, built where there is none.
+    """
+    index = index or load_index() or build_index()
+    matches = _matcher(pattern)
+    found = []
+    for model in index.models.values():
+        tags = model.pretrained if pretrained else model.tags
+        if pretrained and not tags:
+            continue
+        if family and not fnmatch.fnmatchcase(model.family, family.lower()):
+            continue
+        if matches(model.name) or any(matches(f"{model.name}.{tag}") for tag in tags):
+            found.append(model)
+    return found
+
+
+def close_names(name: str, index: Index | None = None) -> list[str]:
+    """Up to four names of architectures that `name` may have meant, the closest first."""
+    index = index or load_index() or build_index()
+    return _close(name, index.models)
+
 
 def completions(incomplete: str) -> list[str]:
-    """Model names that begin with `incomplete`, for the shell; from the cached index alone."""
-    return []
+    """Model names that begin with `incomplete`, for the shell; tags once a dot is typed.
+
+    Reads the cached index alone: without one there is nothing to offer.
+    """
+    index = load_index(build=False)
+    if index is None:
+        return []
+    architecture, dot, tag = incomplete.partition(".")
+    if dot:
+        model = index.models.get(architecture)
+        tags = model.tags if model else ()
+        return [f"{architecture}.{known}" for known in tags if known.startswith(tag)]
+    schemes = [scheme for scheme in ("local-dir:", "hf-hub:") if incomplete and scheme.startswith(incomplete)]
+    return [name for name in index.models if name.startswith(incomplete)] + schemes
+
+
+def check_model_name(request: ExportRequest) -> None:
+    """Refuse a model that cannot exist, as far as that can be told without importing timm.
+
+    A `local-dir:`'s config.json is read. A plain name is looked up in timm where it is imported already, else
+    in the cached index, else not at all: `load_model` does it again.
+
+    Raises:
+        ConfigurationError: a `local-dir:` without a usable config.json, a malformed hub id or source.
+        ModelError: no such architecture or tag, with those that come close.
+    """
+    name = request.model
+    if not isinstance(name, str):
+        return
+    if request.local_dir is not None:
+        name = read_local_config(request.local_dir)["architecture"]
+    elif name.startswith("hf-hub:"):
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", name.removeprefix("hf-hub:")):
+            raise ConfigurationError(
+                f"{name!r} is no hub id: hf-hub:OWNER/NAME, such as hf-hub:timm/resnet18.a1_in1k."
+            )
+        return
+    elif ":" in name or "/" in name or "\\" in name:
+        raise ConfigurationError(
+            f"{name!r} is no timm model name. A model on the hub is hf-hub:OWNER/NAME, a folder with a "
+            "config.json local-dir:FOLDER, a file with weights --checkpoint FILE beside the model's name."
+        )
+    index = build_index() if "timm" in sys.modules else load_index(build=False)
+    if index is not None:
+        check_name(name, index)
+
+
+def check_name(name: str, index: Index) -> None:
+    """Refuse a plain name that timm does not know.
+
+    Raises:
+        ModelError: no such architecture (with close names), or no such tag (with the tags there are).
+    """
+    architecture, _, tag = name.partition(".")
+    if architecture in index.deprecated:
+        return
+    model = index.models.get(architecture)
+    if model is None:
+        close = _close(architecture, index.models)
+        hint = f"Did you mean {_or(close)}?" if close else "timmx list PATTERN searches."
+        raise ModelError(f"timm {index.timm_version} has no model {architecture!r}. {hint}")
+    if tag and tag not in model.tags:
+        known = ", ".join(model.tags) or "none"
+        raise ModelError(f"{architecture} has no weights tagged {tag!r}. Its tags: {known}.")
+
+
+def _close(name: str, names: Iterable[str]) -> list[str]:
+    """The same letters otherwise joined, then longer names that begin so, then those that look alike."""
+    name = name.lower()
+    names = list(names)
+    bare = _letters(name)
+    same = [known for known in names if _letters(known) == bare]
+    longer = [known for known in names if bare and _letters(known).startswith(bare)]
+    alike = difflib.get_close_matches(name, names, n=4, cutoff=0.75)
+    alike = alike or difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    return list(dict.fromkeys(same + longer[:3] + alike))[:4]
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name)
+
+
+def _or(names: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _matcher(pattern: str | None) -> Callable[[str], Any]:
+    if not pattern:
+        return lambda name: True
+    pattern = pattern.lower()
+    if any(character in pattern for character in "*?["):
+        return re.compile(fnmatch.translate(pattern)).match
+    return lambda name: pattern in name
+
+
+def _cache_path() -> Path | None:
+    try:
+        version = importlib_metadata.version("timm")
+    except importlib_metadata.PackageNotFoundError:
+        return None
+    return platformdirs.user_cache_path("timmx", appauthor=False) / f"models-{version}.json"
+
+
+def _read(path: Path) -> Index | None:
+    try:
+        data = json.loads(path.read_bytes())
+        if data["schema"] != _SCHEMA:
+            return None
+        models = {
+            name: IndexedModel(name, model["family"], tuple(model["tags"]), tuple(model["pretrained"]))
+            for name, model in data["models"].items()
+        }
+        index = Index(data["timm"], models, dict(data["deprecated"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # missing, torn or foreign: it is only a cache
+    return index if models else None
+
+
+def _write(index: Index, path: Path) -> None:
+    """Put the index into the cache, whole or not at all."""
+    models = {name: asdict(model) for name, model in index.models.items()}
+    for model in models.values():
+        del model["name"]
+    data = {"schema": _SCHEMA, "timm": index.timm_version, "models": models, "deprecated": index.deprecated}
+    staged = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, staged = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(data, file, separators=(",", ":"))
+        os.replace(staged, path)  # noqa: PTH105 - `staged` is text
+    except OSError:  # a full or read-only place: the next call builds again
+        if staged:
+            Path(staged).unlink(missing_ok=True)

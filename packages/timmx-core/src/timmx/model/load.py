@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model.data_config import DataConfig, resolve_data_config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from timmx.options import ExportRequest

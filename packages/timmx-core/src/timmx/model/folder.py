@@ -1,0 +1,82 @@
+"""A `local-dir:` folder as timm's `save_for_hf` writes it: config.json, weights, samples. Light: no torch."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import ConfigurationError, ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_USUAL_WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+)
+"""timm's names, in its order of preference."""
+
+
+def read_local_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a `local-dir:` folder.
+
+    Raises:
+        ConfigurationError: no such folder, no config.json, or one that describes no timm model.
+    """
+    where = f"local-dir:{folder}"
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise ConfigurationError(f"{where}: {folder} {what}; it must be a folder with a config.json.")
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as exc:
+        raise ConfigurationError(
+            f"{where} has no config.json. timm.models.save_for_hf(model, folder) writes such a folder; for "
+            "weights alone give the model's name and --checkpoint FILE."
+        ) from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"{path} cannot be read: {exc}.") from exc
+    except json.JSONDecodeError as exc:
+        raise ConfigurationError(
+            f"{path} is not valid JSON: {exc.msg} in line {exc.lineno}, column {exc.colno}."
+        ) from exc
+    architecture = config.get("architecture") if isinstance(config, dict) else None
+    if not isinstance(architecture, str):
+        raise ConfigurationError(
+            f'{path} does not name a timm "architecture", such as "resnet18"; '
+            "timm.models.save_for_hf(model, folder) writes it."
+        )
+    if not isinstance(config.get("pretrained_cfg", {}), dict):
+        raise ConfigurationError(f'{path}: "pretrained_cfg" must be a JSON object.')
+    return config
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of a `local-dir:` folder that holds the weights.
+
+    Raises:
+        ModelError: there is none, or there are several and none has a usual name.
+    """
+    for name in _USUAL_WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    for suffix in (".safetensors", ".pth", ".pth.tar", ".bin"):
+        found = sorted(folder.glob(f"*{suffix}"))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(path.name for path in found[:4])
+            raise ModelError(
+                f"local-dir:{folder} has several weights files ({names}): name one with --checkpoint."
+            )
+    raise ModelError(
+        f"local-dir:{folder} has no weights file (model.safetensors or pytorch_model.bin): put one there, "
+        "or name one with --checkpoint."
+    )

@@ -1,0 +1,158 @@
+"""Class names: from a file, from Python, or from a model's own configuration. Light: needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ...]:
+    """Class names in the order of the classes.
+
+    A file holds one name a line, a JSON list, or a JSON map of class number to name (`{"0": "cat", ...}`).
+    It is UTF-8, with or without a byte order mark (UTF-16 with one), with any line ends; spaces around a name
+    and blank lines at the end do not count. Another blank line is refused: it would shift the names after it.
+
+    Args:
+        source: a path, or the names themselves.
+
+    Raises:
+        ConfigurationError: unreadable, empty, a blank or a repeated name, or class numbers other than 0..n-1.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return check_names(source, "labels")
+    path = Path(source)
+    where = f"--labels {path}"
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ConfigurationError(f"{where} cannot be read: {exc.strerror or exc}.") from exc
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"{where} is not UTF-8 text (byte {exc.start}): save it as UTF-8.") from exc
+    parsed = _parse_json(text, path, where)
+    if parsed is None:
+        parsed = re.split(r"\r\n|\n|\r", text.rstrip())
+        if not text.strip():
+            parsed = []
+    return check_names(_in_order(parsed, where), where)
+
+
+def check_names(names: Iterable[Any], where: str) -> tuple[str, ...]:
+    """Names without spaces around them; refuses what cannot be a list of class names.
+
+    Raises:
+        ConfigurationError: empty, a name that is blank, repeated or not text.
+    """
+    checked: list[str] = []
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{where}: class {number} is called {name!r}, which is no text.")
+        name = name.strip()
+        if not name:
+            raise ConfigurationError(
+                f"{where}: class {number} has a blank name (only blank lines at the end are skipped): "
+                "give it one, or take the line out."
+            )
+        if name in numbers:
+            raise ConfigurationError(
+                f"{where}: classes {numbers[name]} and {number} are both {name!r}: make them different."
+            )
+        numbers[name] = number
+        checked.append(name)
+    if not checked:
+        raise ConfigurationError(f"{where} has no names.")
+    return tuple(checked)
+
+
+def check_count(labels: Sequence[str], num_classes: int) -> None:
+    """Refuse names that do not number the model's classes.
+
+    Raises:
+        ConfigurationError: another number of names than classes.
+    """
+    if len(labels) == num_classes:
+        return
+    if num_classes == 0:
+        raise ConfigurationError("--labels names classes, but the model has none: leave it out.")
+    raise ConfigurationError(
+        f"--labels has {len(labels)} names, but the model has {num_classes} classes: "
+        f"give {num_classes} names, or set --num-classes {len(labels)}."
+    )
+
+
+def labels_of_config(cfg: dict[str, Any], num_classes: int) -> tuple[tuple[str, ...] | None, str | None]:
+    """The names in a timm configuration, or None and why they cannot be used (None where it has none)."""
+    names = cfg.get("label_names") or cfg.get("labels")
+    if not names:
+        return None, None
+    if len(names) != num_classes:
+        if num_classes == 0:
+            return None, None
+        return None, (
+            f"The model's {len(names)} label names are left out: it has {num_classes} classes. "
+            "--labels FILE gives others."
+        )
+    try:
+        return check_names(_in_order(names, "label names"), "The model's label names"), None
+    except ConfigurationError as exc:
+        return None, f"{exc} They are left out; --labels FILE gives others."
+
+
+def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any] | None:
+    """The JSON in a file; None where it is a plain list of lines."""
+    is_json = path.suffix.lower() == ".json"
+    if not is_json and not text.lstrip().startswith(("[", "{")):
+        return None
+    try:
+        parsed = json.loads(text, object_pairs_hook=_without_repeats)
+    except json.JSONDecodeError as exc:
+        if not is_json and "\n" in text.strip() and not text.rstrip().endswith(("]", "}")):
+            return None  # a plain list whose first name happens to begin with a bracket
+        raise ConfigurationError(
+            f"{where} is not valid JSON: {exc.msg} in line {exc.lineno}, column {exc.colno}."
+        ) from exc
+    except ValueError as exc:
+        raise ConfigurationError(f"{where}: {exc}.") from exc
+    if not isinstance(parsed, (list, dict)):
+        raise ConfigurationError(f"{where} must hold a JSON list of names, or a map of class number to name.")
+    return parsed
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    repeated = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()
+    if repeated:
+        raise ValueError(f"class {min(repeated)!r} is given twice")
+    return dict(pairs)
+
+
+def _in_order(names: Any, where: str) -> Iterable[Any]:
+    """A list as it is; the names of an id-to-name map by class number."""
+    if not isinstance(names, dict):
+        return names
+    if any(isinstance(value, int) for value in names.values()):
+        raise ConfigurationError(
+            f'{where} maps names to numbers; a map of class number to name is needed: {{"0": "cat", ...}}.'
+        )
+    try:
+        by_number = {int(key): value for key, value in names.items()}
+    except (TypeError, ValueError) as exc:
+        raise ConfigurationError(f"{where}: a key is no class number ({exc}).") from exc
+    wrong = sorted(set(range(len(names))) ^ set(by_number))
+    if wrong:
+        raise ConfigurationError(
+            f"{where}: the class numbers must be 0 to {len(names) - 1}, each once; look at {wrong[0]}."
+        )
+    return [by_number[number] for number in range(len(names))]
