@@ -1,0 +1,96 @@
+"""timmx takes a timm image model to the runtime that it will live in, and proves that it arrived whole.
+
+Importing this is cheap: torch, timm and the converters are imported by what needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import (
+    ArtifactError,
+    BackendError,
+    ConfigurationError,
+    MissingRequirementError,
+    ModelError,
+    RuntimeUnavailable,
+    TimmxError,
+    UnsupportedError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    import os
+
+    from torch import nn
+
+    from timmx.contract import Runner
+    from timmx.pipeline import ExportResult
+    from timmx.registry import BackendEntry
+
+__all__ = [
+    "ArtifactError",
+    "BackendError",
+    "ConfigurationError",
+    "MissingRequirementError",
+    "ModelError",
+    "RuntimeUnavailable",
+    "TimmxError",
+    "UnsupportedError",
+    "VerificationError",
+    "backends",
+    "export",
+    "open",
+]
+
+
+def export(backend: str, model: str | nn.Module, **options: Any) -> ExportResult:
+    """Export a model; the same as `timmx <backend> MODEL ...`, and checked the same way.
+
+    Args:
+        backend: an installed backend's name, such as `onnx` (`timmx.backends()` lists them).
+        model: a timm name, `hf-hub:OWNER/NAME`, `local-dir:FOLDER`, or a module with a `pretrained_cfg`. A
+            module is left as it is: mode, device and parameters.
+        options: the command's options with underscores, such as `output=`, `dynamic_batch=True`.
+
+    Returns:
+        The artifact's path, its verification figures and its metadata.
+
+    Raises:
+        TimmxError: one of its subclasses, with the mend in the message; the output is as it was before.
+    """
+    from timmx.registry import load
+
+    return load(backend).create_command()(model=model, **options)
+
+
+def backends() -> tuple[BackendEntry, ...]:
+    """Every installed backend, as its metadata shows it; none is imported."""
+    from timmx.registry import entries
+
+    return entries()
+
+
+def open(path: str | os.PathLike[str]) -> Runner:
+    """Open an artifact in its own runtime: arrays in, arrays out.
+
+    Raises:
+        ArtifactError: there is no such file, or it is not what its suffix says.
+        BackendError: no installed backend opens that suffix.
+        RuntimeUnavailable: it cannot run on this machine, with the reason.
+    """
+    from timmx.opening import open_artifact
+
+    return open_artifact(path)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        import importlib_metadata
+
+        return importlib_metadata.version("timmx-core")
+    if name == "ExportResult":
+        from timmx.pipeline import ExportResult
+
+        return ExportResult
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -141,10 +141,10 @@ class ExportJob(Protocol):
     def labels(self) -> tuple[str, ...] | None:
         """The classes' names, by class number, or None where nobody knows them."""
 
-    def capture(self) -> torch.export.ExportedProgram:
+    def capture(self, *, strict: bool = False) -> torch.export.ExportedProgram:
         """The prepared model as an ExportedProgram, constants folded; dynamic in N if the request says so.
 
-        Made at the first call and kept. Its input is named `input`.
+        Made at the first call and kept. Its input is named `input`. `strict` traces through TorchDynamo.
 
         Raises:
             UnsupportedError: torch.export cannot trace this model.

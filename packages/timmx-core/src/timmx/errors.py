@@ -16,7 +16,17 @@ class ModelError(TimmxError):
 
 
 class BackendError(TimmxError):
-    """A backend that was named is not installed, or is installed and cannot be used."""
+    """A backend that was named is not installed, or is installed and cannot be used.
+
+    Attributes:
+        state: what kind of trouble it is, a `timmx.registry.State`; empty where it is not installed.
+        reason: the trouble.
+        mend: what to do about it.
+    """
+
+    def __init__(self, message: str, *, state: str = "", reason: str = "", mend: str = "") -> None:
+        super().__init__(message)
+        self.state, self.reason, self.mend = state, reason, mend
 
 
 class MissingRequirementError(TimmxError):

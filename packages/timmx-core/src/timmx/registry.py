@@ -7,6 +7,7 @@ anything. What only an import can tell is found by `load`, or in a child process
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 GROUP = "timmx.backends"
 
 RESERVED = frozenset(
-    "list info doctor backends export inspect verify predict eval bench compare sweep new-backend help all".split()
+    "list info doctor backends export inspect verify predict eval bench compare sweep new-backend help "
+    "all".split()
 )
 """Commands of the core, present and to come; no backend may take one of these names."""
 
@@ -60,8 +62,9 @@ class BackendEntry:
         version: that wheel's version.
         summary: that wheel's `Summary`.
         target: the entry point's value, `module:attribute`.
-        state: AVAILABLE here means only that metadata shows no trouble.
-        reason: the trouble in words, with its mend; empty where there is none.
+        state: AVAILABLE means only that metadata shows no trouble, until it has been loaded.
+        reason: the trouble in words; empty where there is none.
+        mend: what to do about it.
         contract: the contract version it was written for, where it has been loaded.
     """
 
@@ -72,7 +75,13 @@ class BackendEntry:
     target: str
     state: State = State.AVAILABLE
     reason: str = ""
+    mend: str = ""
     contract: int | None = None
+
+    def error(self, state: State, reason: str, mend: str) -> BackendError:
+        """The error that says why this backend cannot be used."""
+        message = f"Backend {self.name} ({self.distribution} {self.version}) is {state}: {reason} {mend}"
+        return BackendError(message, state=state, reason=reason, mend=mend)
 
     @property
     def selector(self) -> str:
@@ -128,9 +137,9 @@ def find(name: str) -> BackendEntry:
         raise BackendError(_not_installed(name))
     entry = matches[0]
     if entry.state is State.DUPLICATE and distribution:
-        entry = replace(entry, state=State.AVAILABLE, reason="")
+        entry = replace(entry, state=State.AVAILABLE, reason="", mend="")
     if entry.state is not State.AVAILABLE:
-        raise BackendError(f"Backend {entry.selector} {entry.version} is {entry.state}: {entry.reason}")
+        raise entry.error(entry.state, entry.reason, entry.mend)
     return entry
 
 
@@ -151,36 +160,29 @@ def load_entry(entry: BackendEntry) -> ExportBackend:
         BackendError: it cannot be imported, is no backend, or speaks another contract.
     """
     module, _, attribute = entry.target.partition(":")
-    who = f"Backend {entry.name} ({entry.distribution} {entry.version})"
-    reinstall = f"reinstall it (uv pip install --reinstall {entry.distribution}) or tell its authors"
+    reinstall = f"Reinstall it (uv pip install --reinstall {entry.distribution}) or tell its authors."
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
-            __import__(module)
-            found: object = sys.modules[module]
+            found: object = importlib.import_module(module)
             for part in filter(None, attribute.split(".")):
                 found = getattr(found, part)
             if not (isinstance(found, type) and issubclass(found, ExportBackend)):
-                raise BackendError(f"{who} is broken: {entry.target} is no ExportBackend; {reinstall}.")
+                raise entry.error(State.BROKEN, f"{entry.target} is no ExportBackend.", reinstall)
             check_contract(found, entry)
             backend = found()
-    except BackendError:
+    except (BackendError, KeyboardInterrupt):
         raise
     except ModuleNotFoundError as exc:
         if exc.name and (module == exc.name or module.startswith(exc.name + ".")):
-            why = f"its own module {exc.name} is missing; {reinstall}"
-        else:
-            why = f"it needs the module {exc.name}, which is not installed; install that, or {reinstall}"
-        raise BackendError(f"{who} is broken: {why}.") from exc
-    except KeyboardInterrupt:
-        raise
-    except BaseException as exc:  # noqa: BLE001 - a plugin may raise anything, SystemExit included
+            raise entry.error(State.BROKEN, f"its own module {exc.name} is missing.", reinstall) from exc
+        reason = f"it needs the module {exc.name}, which is not installed."
+        raise entry.error(State.BROKEN, reason, f"Install that. Or: {reinstall}") from exc
+    except BaseException as exc:  # a plugin may raise anything, SystemExit included
         said = f"{type(exc).__name__}: {exc}".rstrip(": ")
-        raise BackendError(f"{who} is broken: importing it raised {said}; {reinstall}.") from exc
+        raise entry.error(State.BROKEN, f"importing it raised {said}.", reinstall) from exc
     if backend.name != entry.name:
-        raise BackendError(
-            f"{who} is invalid: its entry point is called {entry.name!r}, the backend {backend.name!r}. "
-            "Its authors must make the two equal."
-        )
+        reason = f"its entry point is called {entry.name!r}, the backend {backend.name!r}."
+        raise entry.error(State.INVALID, reason, "Its authors must make the two equal.")
     return backend
 
 
@@ -190,20 +192,29 @@ def check_contract(cls: type, entry: BackendEntry) -> None:
     Raises:
         BackendError: too old (upgrade the plugin), too new (upgrade timmx-core), or not stated.
     """
-    who = f"Backend {entry.name} ({entry.distribution} {entry.version})"
     contract = getattr(cls, "contract", None)
     if not isinstance(contract, int):
-        raise BackendError(f"{who} is broken: it does not say which contract it was written for.")
+        reason = "it does not say which contract it was written for."
+        raise entry.error(State.BROKEN, reason, "Its authors must state `contract`.")
     if contract < SUPPORTED_CONTRACTS.start:
-        raise BackendError(
-            f"{who} is incompatible: it was written for contract {contract}, this core needs at least "
-            f"{SUPPORTED_CONTRACTS.start}. Upgrade the plugin: uv pip install --upgrade {entry.distribution}"
+        reason = (
+            f"it was written for contract {contract}, this core needs at least {SUPPORTED_CONTRACTS.start}."
         )
+        mend = f"Upgrade the plugin: uv pip install --upgrade {entry.distribution}"
+        raise entry.error(State.INCOMPATIBLE, reason, mend)
     if contract >= SUPPORTED_CONTRACTS.stop:
-        raise BackendError(
-            f"{who} is incompatible: it was written for contract {contract}, this core knows none above "
-            f"{SUPPORTED_CONTRACTS.stop - 1}. Upgrade the core: uv pip install --upgrade timmx-core"
-        )
+        newest = SUPPORTED_CONTRACTS.stop - 1
+        reason = f"it was written for contract {contract}, this core knows none above {newest}."
+        raise entry.error(State.INCOMPATIBLE, reason, "Upgrade the core: uv pip install --upgrade timmx-core")
+
+
+def distribution_of(backend: ExportBackend) -> str | None:
+    """The wheel that a loaded backend came with, None where it was not found through an entry point."""
+    module = type(backend).__module__
+    for entry in entries():
+        if entry.name == backend.name and entry.target.partition(":")[0] == module:
+            return entry.distribution
+    return None
 
 
 def usable() -> Iterable[BackendEntry]:
@@ -228,37 +239,35 @@ def _not_installed(name: str) -> str:
     return f"There is no backend {name!r} here. Installed: {installed}."
 
 
-def _judge(entry: BackendEntry, unmet: list[str]) -> BackendEntry:
-    """What metadata alone shows of one entry."""
+def _judge(entry: BackendEntry, unmet: list[tuple[str, str]]) -> BackendEntry:
+    """What metadata alone shows of one entry; `unmet` is what its wheel requires beside what was found."""
     disabled = {name.strip() for name in os.environ.get("TIMMX_DISABLE_BACKENDS", "").split(",")}
+    rename = "Its authors must rename it."
     if not _NAME.fullmatch(entry.name):
-        reason = (
-            f"{entry.name!r} is not made of lower-case words joined by hyphens; its authors must rename it."
-        )
-        return replace(entry, state=State.INVALID, reason=reason)
+        reason = f"{entry.name!r} is not made of lower-case words joined by hyphens."
+        return replace(entry, state=State.INVALID, reason=reason, mend=rename)
     if entry.name in RESERVED:
-        reason = f"{entry.name!r} is a command of timmx itself; its authors must rename it."
-        return replace(entry, state=State.INVALID, reason=reason)
+        reason = f"{entry.name!r} is a command of timmx itself."
+        return replace(entry, state=State.INVALID, reason=reason, mend=rename)
     if disabled & {entry.name, entry.selector}:
-        reason = "TIMMX_DISABLE_BACKENDS names it; take it out of that variable to use it."
-        return replace(entry, state=State.DISABLED, reason=reason)
+        reason = "TIMMX_DISABLE_BACKENDS names it."
+        return replace(entry, state=State.DISABLED, reason=reason, mend="Take it out of that variable.")
     if unmet:
-        mend = "uv pip install " + " ".join(f'"{requirement.split(" (")[0]}"' for requirement in unmet)
-        return replace(entry, state=State.UNMET, reason=f"it requires {', '.join(unmet)}. {mend}")
+        reason = "it requires " + ", ".join(f"{wanted} ({found})" for wanted, found in unmet) + "."
+        mend = "uv pip install " + " ".join(f"'{wanted}'" for wanted, _ in unmet)
+        return replace(entry, state=State.UNMET, reason=reason, mend=mend)
     return entry
 
 
 def _mark_duplicate(entry: BackendEntry, distributions: list[str]) -> BackendEntry:
     if entry.state not in (State.AVAILABLE, State.UNMET):
         return entry
-    named = " and ".join(sorted(distributions))
-    reason = (
-        f"{named} both provide {entry.name!r}. Say which: timmx {entry.selector} ..., or uninstall the other."
-    )
-    return replace(entry, state=State.DUPLICATE, reason=reason)
+    reason = f"{' and '.join(sorted(distributions))} both provide {entry.name!r}."
+    mend = f"Say which: timmx {entry.selector} ... Or uninstall the other."
+    return replace(entry, state=State.DUPLICATE, reason=reason, mend=mend)
 
 
-def _unmet_requirements(requirements: Iterable[str]) -> list[str]:
+def _unmet_requirements(requirements: Iterable[str]) -> list[tuple[str, str]]:
     """Requirements that this environment does not meet, each with what was found instead."""
     unmet = []
     for text in requirements:
@@ -272,8 +281,8 @@ def _unmet_requirements(requirements: Iterable[str]) -> list[str]:
         try:
             found = importlib_metadata.version(requirement.name)
         except importlib_metadata.PackageNotFoundError:
-            unmet.append(f"{wanted} (not installed)")
+            unmet.append((wanted, "not installed"))
             continue
         if not requirement.specifier.contains(found, prereleases=True):
-            unmet.append(f"{wanted} (found {found})")
+            unmet.append((wanted, f"found {found}"))
     return unmet

@@ -1,0 +1,6 @@
+"""`python -m timmx`."""
+
+from timmx.cli.main import main
+
+if __name__ == "__main__":
+    main()

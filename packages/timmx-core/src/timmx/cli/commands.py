@@ -1,0 +1,130 @@
+"""The core's own commands: list, info, doctor, backends. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from timmx.cli.export import DebugOption, VerboseOption
+from timmx.options import JsonOption, complete_model_name
+
+
+def register(app: typer.Typer) -> None:
+    """Give the commands to the application, in the order of its help."""
+    app.command("list")(list_models)
+    app.command("info")(info)
+    app.command("backends")(backends)
+    app.command("doctor")(doctor)
+
+
+def list_models(
+    pattern: Annotated[
+        str | None, typer.Argument(help="Part of a name, or a glob such as 'vit_*_224'.")
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Only models with pretrained weights, with their tags.")
+    ] = False,
+    family: Annotated[
+        str | None, typer.Option("--family", help="Only models of this timm module, such as resnet.")
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List timm's models."""
+    from timmx.cli.terminal import working
+    from timmx.model.index import search
+
+    with working(verbose):
+        found = search(pattern, pretrained=pretrained, family=family)
+    if as_json:
+        print(json.dumps(found))
+    elif found:
+        print("\n".join(item["name"] for item in found))
+    if not found and not as_json:
+        from timmx.errors import ConfigurationError
+
+        raise ConfigurationError("No model matches. timmx list without arguments shows all names.")
+
+
+def info(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A timm name, hf-hub:OWNER/NAME or local-dir:FOLDER.",
+            autocompletion=complete_model_name,
+        ),
+    ],
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show a model's size, cost, input recipe and license; no weights are loaded."""
+    from timmx.cli.terminal import working
+    from timmx.model.info import model_info
+
+    with working(verbose):
+        found = model_info(model)
+    print(json.dumps(found.to_dict(), indent=2) if as_json else _lines(found.rows()))
+
+
+def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug: DebugOption = False) -> None:
+    """List installed backends and their state; each is tried in a process of its own."""
+    from dataclasses import asdict
+
+    from timmx.cli.terminal import working
+    from timmx.probe import probe_backends
+
+    with working(verbose):
+        found = probe_backends()
+    if as_json:
+        print(json.dumps([asdict(item) for item in found], indent=2))
+    elif not found:
+        print("No backend is installed. For example: uv pip install timmx-onnx")
+    else:
+        _print_backends(found)
+
+
+def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: DebugOption = False) -> None:
+    """Say what this machine can do, and the command that mends what it cannot. Exits with 2 if one is needed."""
+    from timmx.cli.terminal import working
+    from timmx.doctor import examine
+
+    with working(verbose):
+        report = examine()
+    if as_json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print(_lines(list(report.versions.items())))
+        _print_backends(report.backends)
+        for problem in report.problems:
+            print(f"problem: {problem.message}\n   mend: {problem.mend}")
+        if not report.problems:
+            print("Nothing needs a mend.")
+    if report.problems:
+        raise typer.Exit(2)
+
+
+def _lines(rows: list[tuple[str, Any]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _print_backends(found: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("backend", "state", "distribution", "version", "contract"):
+        table.add_column(column, no_wrap=True)
+    for item in found:
+        contract = "" if item.contract is None else str(item.contract)
+        table.add_row(item.name, str(item.state), item.distribution, item.version, contract)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    for item in found:
+        if item.reason:
+            print(f"{item.selector}: {item.reason} {item.mend}")

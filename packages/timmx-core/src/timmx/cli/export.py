@@ -1,0 +1,100 @@
+"""`timmx <backend> MODEL`: the backend's command with a person in front of it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from timmx.errors import TimmxError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from timmx.contract import ExportBackend
+    from timmx.pipeline import ExportResult
+    from timmx.verify import VerificationReport
+
+_PANEL = "Messages"
+
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", help="Show each step and what libraries print.", rich_help_panel=_PANEL),
+]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_PANEL)
+]
+
+
+def export_command(backend: ExportBackend) -> Callable[..., None]:
+    """The backend's command with `--verbose` and `--debug`, its result on stdout."""
+    command = backend.create_command()
+    signature = inspect.signature(command)
+
+    def run(verbose: bool = False, debug: bool = False, **values: Any) -> None:
+        from timmx.cli.terminal import working
+
+        as_json = bool(values.pop("json", False))
+        try:
+            with working(verbose or debug):
+                result = command(**values)
+        except TimmxError as exc:
+            if as_json:
+                print(json.dumps(_error(exc), indent=2))
+            raise
+        for note in result.notes:
+            print(f"note: {note}", file=sys.stderr)
+        print(json.dumps(result.to_dict(), indent=2) if as_json else summary(result))
+
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in (("verbose", VerboseOption), ("debug", DebugOption))
+    ]
+    parameters = [*signature.parameters.values(), *extra]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def summary(result: ExportResult) -> str:
+    """What was written and what it is worth, in a few lines."""
+    lines = [f"{result.path}  {_size(result.size_bytes)}  {result.precision}"]
+    lines += [f"  with {path.name}" for path in result.files[1:]]
+    return "\n".join([*lines, *_verdict(result.verification)])
+
+
+def _verdict(report: VerificationReport) -> list[str]:
+    status = f"{report.status}: {report.reason}" if report.reason else f"{report.status}"
+    if report.snr_db is None:
+        return [status]
+    floor = f" (floor {report.floor_db:g} dB)" if report.floor_db is not None else ""
+    sizes = ", ".join(map(str, report.batch_sizes))
+    lines = [
+        f"{status}: {report.snr_db:.1f} dB{floor} on {report.inputs} inputs, {report.origin}; batch {sizes}"
+    ]
+    cosine = min(figures.cosine_min for figures in report.outputs)
+    largest = max(figures.max_abs_diff for figures in report.outputs)
+    worst = f"  cosine at least {cosine:.6f}, largest difference {largest:.2g}"
+    if report.top1_agreement is not None:
+        worst += f", top-1 agreement {100 * report.top1_agreement:.1f} %"
+    return [*lines, worst]
+
+
+def _size(size_bytes: int) -> str:
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _error(exc: TimmxError) -> dict[str, Any]:
+    error: dict[str, Any] = {"type": type(exc).__name__, "message": str(exc)}
+    if isinstance(exc, VerificationError) and exc.report is not None:
+        error["verification"] = exc.report.to_dict()
+    return {"error": error}

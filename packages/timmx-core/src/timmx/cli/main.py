@@ -1,0 +1,123 @@
+"""The `timmx` command: its own commands, and one command a backend, imported only when it is run."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import traceback
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from timmx import registry
+from timmx.cli import commands
+from timmx.cli.export import export_command
+from timmx.errors import TimmxError
+
+if TYPE_CHECKING:
+    from timmx.registry import BackendEntry
+
+_FORMATS = "Formats"
+
+
+class TimmxGroup(TyperGroup):
+    """Lists backends by their distributions' metadata; imports the one that is run."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        return [*self.commands, *_backend_rows()]
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
+        return self.commands.get(cmd_name) or _backend_rows().get(cmd_name)
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:
+        name = args[0]
+        installed = {entry.name for entry in registry.entries()}
+        ours = name in registry.known_backends()
+        if name in self.commands or not (name in installed or ours or ":" in name):
+            return super().resolve_command(ctx, args)
+        command = export_command(registry.load(name))
+        app = typer.Typer(add_completion=False)
+        app.command(name)(command)
+        return name, typer.main.get_command(app), args[1:]
+
+    def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
+        debug = "--debug" in (sys.argv[1:] if args is None else args)
+        try:
+            return super().main(args, *rest, **extra)
+        except TimmxError as exc:
+            if debug:
+                traceback.print_exc()
+            _say_error(str(exc))
+            sys.exit(exc.exit_code)
+        except Exception as exc:  # a defect: one line, and the whole story with --debug
+            if debug:
+                traceback.print_exc()
+            said = " ".join(str(exc).split())
+            _say_error(
+                f"This is a defect in timmx or in a library below it: {type(exc).__name__}: {said[:500]}"
+                + ("" if debug else " (--debug shows the traceback)")
+            )
+            sys.exit(1)
+
+
+app = typer.Typer(
+    name="timmx",
+    cls=TimmxGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Take a timm image model to the runtime it will live in, proven equal to the model.",
+    epilog="timmx FORMAT --help shows a format's options. timmx doctor says what this machine can do.",
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from timmx import __version__
+
+        print(f"timmx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+commands.register(app)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+@cache
+def _backend_rows() -> dict[str, Any]:
+    """A row of `timmx --help` for each installed backend, made of metadata alone."""
+    stub_app = typer.Typer(add_completion=False)
+    stub_app.command(rich_help_panel=_FORMATS)(lambda: None)
+    stub = typer.main.get_command(stub_app)
+    rows = {}
+    for entry in registry.entries():
+        row = copy.copy(stub)
+        row.name = entry.name
+        row.help = row.short_help = _row_help(entry)
+        rows[entry.name] = row
+    return rows
+
+
+def _row_help(entry: BackendEntry) -> str:
+    if entry.state is registry.State.AVAILABLE:
+        return entry.summary
+    return f"({entry.state}) {entry.reason} {entry.mend}"
+
+
+def _say_error(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)

@@ -1,0 +1,112 @@
+"""Where words go: results to stdout, progress and warnings to stderr, library chatter to a log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from typing import IO, TYPE_CHECKING
+
+from timmx.progress import Reporter, reporting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress
+
+
+class TerminalReporter(Reporter):
+    """Shows steps as they run where stderr is a terminal, and warnings always."""
+
+    def __init__(self, stream: IO[str], verbose: bool) -> None:
+        self._stream = stream
+        self._verbose = verbose
+        self._progress: Progress | None = None
+        if stream.isatty() and not verbose:
+            from rich.console import Console
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                console=Console(file=stream),
+                transient=True,
+            )
+            self._progress.start()
+
+    def step(self, text: str) -> None:
+        if self._progress is not None:
+            for task in self._progress.tasks:
+                if not task.finished:
+                    self._progress.update(task.id, total=1, completed=1)
+            self._progress.add_task(text, total=None)
+        elif self._verbose:
+            print(f"[{text}]", file=self._stream, flush=True)
+
+    def detail(self, text: str) -> None:
+        if self._verbose:
+            print(f"  {text}", file=self._stream, flush=True)
+
+    def warn(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(f"warning: {text}", markup=False, highlight=False)
+        else:
+            print(f"warning: {text}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+@contextlib.contextmanager
+def working(verbose: bool) -> Iterator[None]:
+    """Report on stderr, and keep what libraries print off the screen.
+
+    Converters print to both streams, some of them below Python, so the file descriptors are redirected too:
+    into a log that is thrown away, or to stderr with `verbose`.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(_own_stderr())
+        reporter = TerminalReporter(stream, verbose)
+        stack.callback(reporter.close)
+        stack.enter_context(_chatter_to(stream if verbose else None))
+        stack.enter_context(reporting(reporter))
+        yield
+
+
+@contextlib.contextmanager
+def _own_stderr() -> Iterator[IO[str]]:
+    """A handle on stderr that stays with us while descriptor 2 points elsewhere."""
+    if not _is_descriptor(sys.stderr, 2):  # captured by a test or an embedding program
+        yield sys.stderr
+        return
+    with os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="backslashreplace") as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def _chatter_to(stream: IO[str] | None) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        log = stream or stack.enter_context(
+            tempfile.TemporaryFile("w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        )
+        for number, own in ((1, sys.stdout), (2, sys.stderr)):
+            if _is_descriptor(own, number):
+                saved = os.dup(number)
+                os.dup2(log.fileno(), number)
+                stack.callback(os.close, saved)
+                stack.callback(os.dup2, saved, number)
+        stack.enter_context(contextlib.redirect_stdout(log))
+        stack.enter_context(contextlib.redirect_stderr(log))
+        yield
+
+
+def _is_descriptor(stream: IO[str], number: int) -> bool:
+    try:
+        return stream.fileno() == number
+    except (OSError, AttributeError, ValueError):
+        return False

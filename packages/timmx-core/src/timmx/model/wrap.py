@@ -1,0 +1,65 @@
+"""The module that is exported: a model between the optional normalisation and the optional softmax."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Normalize(nn.Module):
+    """`(x - mean) / std` for pixels in [0, 1], (N, C, H, W), one mean and std a channel."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
+class ExportModule(nn.Module):
+    """A timm model as an artifact computes it: one input called `input`, one tensor or a flat tuple out.
+
+    The children are called `normalize`, `model` and `softmax`, so that a backend can tell from a node's
+    scope which arithmetic is whose.
+    """
+
+    def __init__(self, model: nn.Module, normalize: Normalize | None = None, softmax: bool = False) -> None:
+        super().__init__()
+        self.normalize = normalize or nn.Identity()
+        self.model = model
+        self.softmax = nn.Softmax(dim=-1) if softmax else nn.Identity()
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        outputs, _ = pytree.tree_flatten(self.model(self.normalize(input)))
+        if len(outputs) == 1:
+            return self.softmax(outputs[0])
+        return tuple(outputs)
+
+
+def output_tensors(outputs: Any) -> list[torch.Tensor]:
+    """The tensors of a model's output, flat, in torch's own order (tuples, lists and dicts are opened)."""
+    return pytree.tree_flatten(outputs)[0]
+
+
+def output_names(outputs: Any, features: bool) -> tuple[str, ...]:
+    """Stable names for a model's outputs: `output`, `features_0`..., a dict's own keys, or `output_0`...
+
+    Args:
+        outputs: what the model returned for any input.
+        features: whether it is a feature pyramid.
+    """
+    paths = [path for path, _ in pytree.tree_flatten_with_path(outputs)[0]]
+    if features:
+        return tuple(f"features_{index}" for index in range(len(paths)))
+    if len(paths) == 1:
+        return ("output",)
+    names = ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path in paths]
+    return tuple(f"output_{name}" if name.isdigit() or "_" in name else name for name in names)

@@ -1,0 +1,55 @@
+"""From a file's suffix to the backend that opens it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timmx.errors import ArtifactError, BackendError
+from timmx.registry import entries, known_backends, load_entry, usable
+
+if TYPE_CHECKING:
+    from timmx.contract import ExportBackend, Runner
+
+
+def open_artifact(path: str | os.PathLike[str]) -> Runner:
+    """See `timmx.open`."""
+    artifact = Path(os.fspath(path)).expanduser()
+    if not artifact.exists():
+        raise ArtifactError(f"There is no file {artifact}.")
+    return backend_for(artifact).open(artifact)
+
+
+def backend_for(path: Path) -> ExportBackend:
+    """The installed backend that opens files with this suffix.
+
+    Our own backends are asked first, by what `known_backends.json` says; only where none of them takes the
+    suffix are the others imported.
+
+    Raises:
+        BackendError: none does; names the distribution to install where it is one of ours.
+    """
+    suffix = path.suffix
+    ours = {
+        name: facts["distribution"] for name, facts in known_backends().items() if suffix in facts["suffixes"]
+    }
+    for entry in usable():
+        if ours.get(entry.name) == entry.distribution:
+            return load_entry(entry)
+    if ours:
+        command = "uv pip install " + " ".join(sorted(ours.values()))
+        raise BackendError(f"{path.name} needs a backend that is not installed here: {command}")
+    for entry in usable():
+        if entry.name in known_backends():
+            continue
+        try:
+            backend = load_entry(entry)
+        except BackendError:  # a broken plugin must not keep another from opening its file
+            continue
+        if suffix in backend.suffixes:
+            return backend
+    installed = ", ".join(entry.name for entry in entries()) or "none"
+    raise BackendError(
+        f"No installed backend opens {suffix or 'files without a suffix'} (installed: {installed})."
+    )

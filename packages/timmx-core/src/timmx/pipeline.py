@@ -1,0 +1,215 @@
+"""One export, from request to published artifact."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from timmx.artifact import artifact_size, staging, writing
+from timmx.errors import ArtifactError, BackendError, RuntimeUnavailable, UnsupportedError, VerificationError
+from timmx.metadata import build_metadata
+from timmx.progress import reporter
+from timmx.registry import distribution_of
+from timmx.validation import validate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from timmx.artifact import Staging
+    from timmx.contract import ExportBackend, Exported, Precision
+    from timmx.options import ExportRequest
+    from timmx.session import ModelSession
+    from timmx.verify import VerificationReport
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A published artifact.
+
+    Attributes:
+        path: the artifact.
+        files: everything that was published, `path` first.
+        backend: the backend's name.
+        precision: the arithmetic inside.
+        size_bytes: of all files together.
+        verification: the figures, and whether they prove anything.
+        metadata: the JSON inside the artifact.
+        notes: what the user should know.
+        rewrites: what preparation changed in the model: name, count and the ratio to the original in dB.
+        seconds: wall time of each step.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    backend: str
+    precision: Precision
+    size_bytes: int
+    verification: VerificationReport
+    metadata: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    rewrites: tuple[dict[str, Any], ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "path": str(self.path),
+            "files": [str(path) for path in self.files],
+            "backend": self.backend,
+            "precision": str(self.precision),
+            "size_bytes": self.size_bytes,
+            "verification": self.verification.to_dict(),
+            "metadata": self.metadata,
+            "notes": list(self.notes),
+            "rewrites": list(self.rewrites),
+            "seconds": self.seconds,
+        }
+
+
+def export(backend: ExportBackend, request: ExportRequest, options: Any) -> ExportResult:
+    """Export a model; whatever fails, the output is as it was before.
+
+    Raises:
+        TimmxError: one of its subclasses, with the mend in the message.
+    """
+    output = validate(backend, request, options)
+    with staging(output) as stage:
+        from timmx.session import ModelSession
+
+        start = time.perf_counter()
+        session = ModelSession(request)
+        result = export_session(backend, session, options, stage)
+        result.seconds["total"] = round(time.perf_counter() - start, 3)
+        return result
+
+
+def export_session(
+    backend: ExportBackend, session: ModelSession, options: Any, stage: Staging
+) -> ExportResult:
+    """Write, verify and publish one format of a model that is already loaded and prepared.
+
+    Raises:
+        TimmxError: see `export`.
+    """
+    request = session.request
+    if len(session.reference.names) > 1 and backend.capabilities.several_outputs is not True:
+        raise UnsupportedError(
+            f"This model has {len(session.reference.names)} outputs ({', '.join(session.reference.names)}), "
+            f"and {backend.name} takes one: {backend.capabilities.several_outputs}"
+        )
+    job = Job(session, stage.path, distribution_of(backend))
+    with session.step("Exporting"), writing(stage.path):
+        exported = backend.export(job, options)
+    if not stage.path.exists():
+        raise BackendError(f"The backend {backend.name} wrote no {stage.path.name}: tell its authors.")
+    metadata = job.metadata(exported.precision, **job.format_facts)
+    if backend.read_metadata(stage.path) != metadata:
+        raise BackendError(f"The backend {backend.name} lost the artifact's metadata: tell its authors.")
+    with session.step("Verifying"):
+        verification = _verify(backend, session, stage.path, exported)
+    with session.step("Publishing"):
+        files = stage.publish(_old_files(backend, stage.output))
+    return ExportResult(
+        path=files[0],
+        files=files,
+        backend=backend.name,
+        precision=exported.precision,
+        size_bytes=artifact_size(files),
+        verification=verification,
+        metadata=metadata,
+        notes=(*session.loaded.notes, *exported.notes),
+        rewrites=tuple(
+            {"name": item.name, "count": item.count, "snr_db": round(item.snr_db, 1)}
+            for item in session.rewrites
+        ),
+        seconds=session.seconds,
+    )
+
+
+class Job:
+    """What `ExportBackend.export` is given; see `timmx.contract.ExportJob`."""
+
+    def __init__(self, session: ModelSession, path: Path, distribution: str | None) -> None:
+        self._session = session
+        self._distribution = distribution
+        self.path = path
+        self.request = session.request
+        self.format_facts: dict[str, Any] = {}
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self._session.module
+
+    @property
+    def example_input(self) -> torch.Tensor:
+        return self._session.example_input()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self._session.reference.names
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        return self._session.loaded.labels
+
+    def capture(self, *, strict: bool = False) -> torch.export.ExportedProgram:
+        return self._session.capture(strict)
+
+    def metadata(self, precision: Precision, **format_facts: Any) -> dict[str, Any]:
+        self.format_facts = format_facts
+        metadata = build_metadata(
+            self.request,
+            self._session.loaded,
+            self._session.output_facts(),
+            precision,
+            self._distribution,
+            format_facts,
+        )
+        return json.loads(json.dumps(metadata))
+
+    def progress(self, step: str) -> None:
+        reporter().step(step)
+
+
+def _verify(
+    backend: ExportBackend, session: ModelSession, path: Path, exported: Exported
+) -> VerificationReport:
+    from timmx.verify import Status, VerificationReport, verify
+
+    request = session.request
+    if not request.verify:
+        return VerificationReport(Status.SKIPPED, "--no-verify was given")
+    try:
+        with backend.open(path) as runner:
+            report = verify(
+                runner,
+                session.reference,
+                precision=exported.precision,
+                batch_size=None if request.dynamic_batch else request.batch_size or 1,
+                trained=session.loaded.trained,
+                min_snr_db=request.min_snr,
+            )
+    except RuntimeUnavailable as exc:
+        checked = "the prepared model was compared with the original, and the file's metadata was read back"
+        return VerificationReport(Status.UNPROVEN, f"{exc} Instead, {checked}")
+    if report.status is Status.FAILED:
+        raise VerificationError(
+            f"Verification failed: {report.reason}. Nothing was published. Another precision may hold it; "
+            "--min-snr sets another floor, --no-verify publishes without proof.",
+            report,
+        )
+    return report
+
+
+def _old_files(backend: ExportBackend, output: Path) -> tuple[Path, ...]:
+    """The artifact that is being replaced, with its companions; only itself where it cannot be read."""
+    if not output.exists():
+        return ()
+    try:
+        return backend.files(output)
+    except ArtifactError:  # something else lies under that name; the user asked to replace it
+        return (output,)

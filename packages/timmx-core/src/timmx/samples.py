@@ -1,0 +1,165 @@
+"""The inputs that a model is verified on: a folder of images, or made ones where there is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from timmx.errors import ConfigurationError
+from timmx.images import image_paths
+from timmx.progress import reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from timmx.model.data_config import DataConfig
+
+MOST_IMAGES = 512
+"""More would not change the figures; a larger folder is thinned evenly."""
+LEAST_INPUTS = 4
+MADE_INPUTS = 6
+_KEPT_BYTES = 256 * 2**20
+
+
+class Samples(Protocol):
+    """Inputs of one model, as its artifact takes them. `origin` says in words where they come from."""
+
+    origin: str
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Sequence[int]) -> np.ndarray:
+        """The inputs at `indices`, (len(indices), C, H, W) float32."""
+
+
+class MadeSamples:
+    """Smooth random pictures of different brightness and contrast: cheap, repeatable, and no two alike."""
+
+    def __init__(self, config: DataConfig, in_graph: bool, count: int = MADE_INPUTS) -> None:
+        channels, height, width = config.input_size
+        self.origin = f"{count} made images"
+        rng = np.random.default_rng(20_240_229)
+        coarse = rng.random((count, channels, 9, 9), dtype=np.float32)
+        contrast = np.linspace(0.3, 1.0, count, dtype=np.float32).reshape(-1, 1, 1, 1)
+        pixels = _enlarge(coarse, height, width) * contrast
+        pixels += 0.1 * rng.random(pixels.shape, dtype=np.float32)
+        self._inputs = np.clip(pixels, 0, 1) if in_graph else _normalized(np.clip(pixels, 0, 1), config)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def take(self, indices: Sequence[int]) -> np.ndarray:
+        return self._inputs[list(indices)]
+
+
+class ImageSamples:
+    """Images of a folder through timm's own evaluation transform; kept in memory while they are few.
+
+    Attributes:
+        unreadable: the images that were left out because they cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path], folder: Path, config: DataConfig, in_graph: bool) -> None:
+        from PIL import Image, UnidentifiedImageError
+        from timm.data import create_transform
+
+        self._mode = {1: "L", 3: "RGB"}[config.input_size[0]]
+        self._in_graph = in_graph
+        self._transform = create_transform(
+            input_size=config.input_size,
+            interpolation=config.interpolation,
+            mean=config.mean,
+            std=config.std,
+            crop_pct=config.crop_pct,
+            crop_mode=config.crop_mode,
+            normalize=not in_graph,
+        )
+        self._paths: list[Path] = []
+        self._kept: list[np.ndarray] = []
+        self.unreadable: list[Path] = []
+        room = _KEPT_BYTES
+        for path in paths:
+            try:
+                array = self._read(path)
+            except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+                self.unreadable.append(path)
+                continue
+            if len(self._kept) == len(self._paths) and array.nbytes <= room:
+                self._kept.append(array)
+                room -= array.nbytes
+            self._paths.append(path)
+        self.origin = f"{len(self._paths)} images of {folder}"
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def take(self, indices: Sequence[int]) -> np.ndarray:
+        kept, paths = self._kept, self._paths
+        return np.stack([kept[index] if index < len(kept) else self._read(paths[index]) for index in indices])
+
+    def _read(self, path: Path) -> np.ndarray:
+        from PIL import Image
+
+        with Image.open(path) as image:
+            array = self._transform(image.convert(self._mode)).numpy()
+        return array / np.float32(255) if self._in_graph else array
+
+
+def choose_samples(
+    verify_data: Path | None, own_samples: Path | None, config: DataConfig, in_graph: bool
+) -> Samples:
+    """The images of `verify_data`, else the model's own samples, else made inputs.
+
+    Args:
+        verify_data: what the user named.
+        own_samples: the `samples/` folder of a `local-dir:` model, if there is one.
+        in_graph: the artifact normalises, so inputs are pixels in [0, 1].
+
+    Raises:
+        ConfigurationError: `verify_data` cannot serve this model.
+    """
+    folder = verify_data or own_samples
+    if folder is None:
+        return MadeSamples(config, in_graph)
+    if config.input_size[0] not in (1, 3):
+        why = f"images have 1 or 3 channels, this model takes {config.input_size[0]}"
+        if verify_data:
+            raise ConfigurationError(
+                f"--verify-data does not fit: {why}. Leave it out: inputs are made then."
+            )
+        reporter().warn(f"The samples in {folder} are not used: {why}.")
+        return MadeSamples(config, in_graph)
+    paths = image_paths(folder, LEAST_INPUTS)
+    if len(paths) > MOST_IMAGES:
+        paths = [paths[int(index)] for index in np.linspace(0, len(paths) - 1, MOST_IMAGES)]
+    samples = ImageSamples(paths, folder, config, in_graph)
+    if samples.unreadable:
+        named = ", ".join(path.name for path in samples.unreadable[:3])
+        more = f" and {len(samples.unreadable) - 3} more" if len(samples.unreadable) > 3 else ""
+        reporter().warn(f"{len(samples.unreadable)} images cannot be read and are left out: {named}{more}.")
+    if len(samples) < LEAST_INPUTS:
+        raise ConfigurationError(
+            f"{folder} holds {len(samples)} readable images; verification needs at least {LEAST_INPUTS}."
+        )
+    return samples
+
+
+def _enlarge(coarse: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear enlargement of (N, C, h, w) to (N, C, height, width)."""
+    rows = _weights(coarse.shape[2], height)
+    columns = _weights(coarse.shape[3], width)
+    return np.einsum("Hh,nchw,Ww->ncHW", rows, coarse, columns, optimize=True).astype(np.float32)
+
+
+def _weights(size: int, target: int) -> np.ndarray:
+    """(target, size) matrix of linear interpolation with aligned corners."""
+    positions = np.linspace(0, size - 1, target)
+    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(size)[None, :]))
+
+
+def _normalized(pixels: np.ndarray, config: DataConfig) -> np.ndarray:
+    mean = np.asarray(config.mean, np.float32).reshape(1, -1, 1, 1)
+    std = np.asarray(config.std, np.float32).reshape(1, -1, 1, 1)
+    return (pixels - mean) / std

@@ -1,0 +1,162 @@
+"""One model from request to prepared and captured, each step done once however many formats ask."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from typing import TYPE_CHECKING, Any
+
+from timmx.capture import capture
+from timmx.errors import ConfigurationError
+from timmx.model.load import load_model
+from timmx.progress import reporter
+from timmx.samples import LEAST_INPUTS, MadeSamples, Samples, choose_samples
+from timmx.verify import Reference, run_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from timmx.model.load import LoadedModel
+    from timmx.model.prepare import Rewrite
+    from timmx.model.wrap import ExportModule
+    from timmx.options import ExportRequest
+
+
+class ModelSession:
+    """A loaded model, its reference answers, and the prepared module that is exported.
+
+    The reference is run before the module is prepared, so that verification covers the preparation too, and
+    so that the preparation may work in place: the weights are in memory once.
+
+    Attributes:
+        loaded: the model as it was asked for, with what is known about it.
+        module: the prepared `ExportModule`, in eval mode on the requested device.
+        reference: the untouched model's answers to the verification inputs.
+        rewrites: what the preparation changed, each with its proof.
+        seconds: wall time of each step.
+    """
+
+    def __init__(self, request: ExportRequest) -> None:
+        self.request = request
+        self.seconds: dict[str, float] = {}
+        self._captures: dict[bool, torch.export.ExportedProgram] = {}
+        with self.step("Loading"):
+            self.loaded: LoadedModel = load_model(request)
+            self._weights_sha256 = self.loaded.weights_sha256  # before anything is rewritten
+            module = self._wrap()
+            samples = self._samples()
+        with self.step("Running the reference"), _exact_cuda():
+            self.reference = self._run_reference(module, samples)
+        with self.step("Preparing"), _exact_cuda():
+            self.module, self.rewrites = self._prepare(module)
+
+    @contextlib.contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        """Report a step and keep its time."""
+        reporter().step(text)
+        start = time.perf_counter()
+        yield
+        self.seconds[text.lower()] = round(
+            self.seconds.get(text.lower(), 0.0) + time.perf_counter() - start, 3
+        )
+
+    def example_input(self) -> torch.Tensor:
+        """(N, C, H, W) float32 on the requested device, N the trace batch."""
+        import torch
+
+        count = self.request.trace_batch
+        inputs = self.reference.samples.take([index % len(self.reference) for index in range(count)])
+        return torch.from_numpy(inputs).to(self.request.device.value)
+
+    def capture(self, strict: bool = False) -> torch.export.ExportedProgram:
+        """The prepared module as an ExportedProgram; made once."""
+        if strict not in self._captures:
+            with self.step("Capturing"):
+                self._captures[strict] = capture(
+                    self.module, self.example_input(), dynamic=self.request.dynamic_batch, strict=strict
+                )
+        return self._captures[strict]
+
+    def output_facts(self) -> list[dict[str, Any]]:
+        """Name, kind and shape of each output, as the metadata states them."""
+        batch = "batch" if self.request.dynamic_batch else self.request.batch_size or 1
+        return [
+            {"name": name, "kind": self._kind(), "shape": [batch, *array.shape[1:]]}
+            for name, array in zip(self.reference.names, self.reference.outputs, strict=True)
+        ]
+
+    def _wrap(self) -> ExportModule:
+        from timmx.model.wrap import ExportModule, Normalize
+
+        config = self.loaded.data_config
+        model = self.loaded.model if self.loaded.owned else copy.deepcopy(self.loaded.model)
+        normalize = Normalize(config.mean, config.std) if self.request.normalize else None
+        wrapped = ExportModule(model, normalize, self.request.softmax)
+        return wrapped.eval().requires_grad_(False).to(self.request.device.value)
+
+    def _samples(self) -> Samples:
+        config, request = self.loaded.data_config, self.request
+        if not request.verify:
+            return MadeSamples(config, request.normalize, LEAST_INPUTS)
+        return choose_samples(request.verify_data, self.loaded.samples, config, request.normalize)
+
+    def _run_reference(self, module: ExportModule, samples: Samples) -> Reference:
+        from timmx.model.wrap import output_names
+
+        request = self.request
+        names: list[tuple[str, ...]] = []
+
+        def keep_names(_module: Any, _inputs: Any, outputs: Any) -> None:
+            if not names:
+                names.append(output_names(outputs, request.features))
+
+        hook = module.model.register_forward_hook(keep_names)
+        try:
+            outputs = run_reference(module, samples, request.device.value)
+        finally:
+            hook.remove()
+        if request.softmax and (len(outputs) > 1 or outputs[0].ndim != 2):
+            raise ConfigurationError(
+                "--softmax needs a model with one output of classes (N, classes); this one gives "
+                f"{', '.join(str(array.shape) for array in outputs)}. Leave --softmax out."
+            )
+        classes = (
+            len(outputs) == 1 and outputs[0].ndim == 2 and not request.features and request.num_classes != 0
+        )
+        return Reference(samples, outputs, names[0], classes)
+
+    def _prepare(self, module: ExportModule) -> tuple[ExportModule, tuple[Rewrite, ...]]:
+        import torch
+
+        from timmx.model.prepare import prepare
+
+        device = self.request.device.value
+        inputs = torch.from_numpy(self.reference.samples.take(range(LEAST_INPUTS))).to(device)
+        expected = tuple(torch.from_numpy(array[:LEAST_INPUTS]) for array in self.reference.outputs)
+        prepared = prepare(module, inputs, expected, in_place=True)
+        for rewrite in prepared.rewrites:
+            reporter().detail(f"{rewrite.name}: {rewrite.count}, {rewrite.snr_db:.0f} dB from the original.")
+        return prepared.model, prepared.rewrites
+
+    def _kind(self) -> str:
+        if self.request.features:
+            return "features"
+        if self.reference.classes:
+            return "probabilities" if self.request.softmax else "logits"
+        return "embedding" if self.loaded.num_classes == 0 else "tensor"
+
+
+@contextlib.contextmanager
+def _exact_cuda() -> Iterator[None]:
+    """TF32 off for the block: with it a convolution has 10 bits, and a reference must be a reference."""
+    import torch
+
+    convolution, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolution, matmul

@@ -1,0 +1,185 @@
+"""Refuses what cannot work, in well under a second: no torch, no timm, nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import ArtifactError, ConfigurationError, MissingRequirementError
+from timmx.images import image_paths
+
+if TYPE_CHECKING:
+    from timmx.contract import ExportBackend
+    from timmx.options import ExportRequest
+
+
+def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Path:
+    """Check a request, the backend's options, the environment and the output place.
+
+    Returns:
+        The path to write.
+
+    Raises:
+        ConfigurationError: a combination that makes no sense, or an input file that cannot serve.
+        ArtifactError: the output exists and may not be overwritten, or has a wrong suffix.
+        MissingRequirementError: the backend lacks something on this machine.
+    """
+    for check in (_model, _weights, _outputs, _tensors, _verification):
+        check(request)
+    _capabilities(backend, request)
+    backend.validate(request, options)
+    output = output_path(backend, request, options)
+    problems = backend.check_environment(request, options)
+    if problems:
+        said = " ".join(f"{problem.message} {problem.mend}" for problem in problems)
+        raise MissingRequirementError(f"{backend.name} cannot export here: {said}")
+    return output
+
+
+def output_path(backend: ExportBackend, request: ExportRequest, options: Any) -> Path:
+    """Where to write: what was asked for, or the model's name in the current folder.
+
+    Raises:
+        ConfigurationError: the suffix is not the one that these options write.
+        ArtifactError: the default output exists and `force` is not given.
+    """
+    suffix = backend.output_suffix(options)
+    if request.output is not None:
+        output = request.output
+        if output.suffix != suffix:
+            raise ConfigurationError(
+                f"--output {output} must end in {suffix}: that is what timmx {backend.name} writes with these "
+                f"options. Use --output {output.with_suffix('') if output.suffix else output}{suffix}"
+            )
+        return output
+    output = Path(default_name(request) + suffix)
+    if output.exists() and not request.force:
+        raise ArtifactError(f"{output} exists. Use --force to overwrite it, or name another --output.")
+    return output
+
+
+def default_name(request: ExportRequest) -> str:
+    """The model's last path part, its tag kept."""
+    if request.local_dir is not None:
+        return request.local_dir.resolve().name
+    if isinstance(request.model, str):
+        return request.model.rpartition("/")[2].rpartition(":")[2]
+    config = getattr(request.model, "pretrained_cfg", None) or {}
+    return config.get("architecture") or type(request.model).__name__.lower()
+
+
+def _model(request: ExportRequest) -> None:
+    from timmx.model.folder import read_local_config
+    from timmx.model.index import check_model_name
+
+    if isinstance(request.model, str):
+        if not request.model.strip():
+            raise ConfigurationError("The model's name is empty. timmx list shows the names.")
+        if request.local_dir is not None:
+            read_local_config(request.local_dir)
+        check_model_name(request)
+        return
+    given = [
+        f"{name}=..."
+        for name in (
+            "pretrained",
+            "checkpoint",
+            "num_classes",
+            "in_chans",
+            "model_kwargs",
+            "features",
+            "seed",
+        )
+        if getattr(request, name) not in (None, False)
+    ]
+    if given:
+        raise ConfigurationError(
+            f"{', '.join(given)} cannot be applied to a module that is already built: build it that way."
+        )
+
+
+def _weights(request: ExportRequest) -> None:
+    if request.checkpoint is not None:
+        if request.pretrained:
+            raise ConfigurationError("--pretrained and --checkpoint both name weights: give one of them.")
+        if not request.checkpoint.is_file():
+            raise ConfigurationError(f"There is no checkpoint {request.checkpoint}.")
+    elif request.use_ema:
+        raise ConfigurationError("--use-ema chooses among a checkpoint's weights: give --checkpoint too.")
+    if request.seed is not None and request.brings_weights and request.num_classes is None:
+        raise ConfigurationError("--seed is for untrained weights, and these are not: leave --seed out.")
+    request.parsed_model_kwargs()
+
+
+def _outputs(request: ExportRequest) -> None:
+    from timmx.model.labels import read_labels
+
+    if request.out_indices is not None and not request.features:
+        raise ConfigurationError("--out-indices chooses levels of a feature pyramid: give --features too.")
+    without_classes = (
+        "--features" if request.features else "--num-classes 0" if request.num_classes == 0 else ""
+    )
+    for flag, given in (
+        ("--softmax", request.softmax),
+        ("--labels", request.labels is not None),
+        ("--num-classes", request.features and request.num_classes is not None),
+    ):
+        if given and without_classes:
+            raise ConfigurationError(
+                f"{flag} is about classes, and with {without_classes} there are none: leave one of them out."
+            )
+    if request.labels is not None:
+        labels = read_labels(request.labels)
+        if request.num_classes is not None and len(labels) != request.num_classes:
+            raise ConfigurationError(
+                f"--labels has {len(labels)} names, --num-classes says {request.num_classes}: make them equal."
+            )
+
+
+def _tensors(request: ExportRequest) -> None:
+    from timmx.model.data_config import check_statistics
+
+    size = request.input_size
+    channels = request.in_chans
+    if size is not None:
+        if min(size) < 1:
+            raise ConfigurationError(
+                f"--input-size {' '.join(map(str, size))}: every part must be at least 1."
+            )
+        if channels is not None and channels != size[0]:
+            raise ConfigurationError(
+                f"--in-chans {channels} and --input-size {' '.join(map(str, size))} name different channel "
+                "counts: the first number of --input-size is the channels."
+            )
+        channels = size[0]
+    for flag, values in (("--mean", request.mean), ("--std", request.std)):
+        if values is None:
+            continue
+        if not request.normalize:
+            raise ConfigurationError(f"{flag} is used by --normalize alone: give --normalize too.")
+        check_statistics(flag.removeprefix("--"), values, channels)
+
+
+def _verification(request: ExportRequest) -> None:
+    for flag, value in (("--verify-data", request.verify_data), ("--min-snr", request.min_snr)):
+        if value is not None and not request.verify:
+            raise ConfigurationError(f"{flag} belongs to verification, which --no-verify turns off.")
+    if request.verify_data is not None:
+        image_paths(request.verify_data, least=4)
+
+
+def _capabilities(backend: ExportBackend, request: ExportRequest) -> None:
+    can = backend.capabilities
+    wanted = (
+        ("--dynamic-batch", request.dynamic_batch, can.dynamic_batch),
+        (
+            "--batch-size 1 with --dynamic-batch",
+            request.dynamic_batch and request.batch_size == 1,
+            can.dynamic_batch_from_one,
+        ),
+        ("--device cuda", request.device == "cuda", can.cuda),
+        ("--features", request.features, can.several_outputs),
+    )
+    for what, asked, support in wanted:
+        if asked and support is not True:
+            raise ConfigurationError(f"timmx {backend.name} cannot do {what}: {support}")

@@ -1,0 +1,61 @@
+"""An `.onnx` file opened by ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplementedByRuntime
+from timmx.contract import Runner, TensorSpec
+from timmx.errors import ArtifactError, RuntimeUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+
+_LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int64)": "int64",
+}
+
+
+class OnnxRunner(Runner):
+    """Runs an `.onnx` file on the CPU.
+
+    Raises:
+        ArtifactError: the file is no ONNX model, or ONNX Runtime refuses its graph.
+        RuntimeUnavailable: the graph is valid, but this ONNX Runtime has no kernel for an operation in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), settings, providers=["CPUExecutionProvider"]
+            )
+        except (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile) as exc:
+            raise ArtifactError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {exc}") from exc
+        except NotImplementedByRuntime as exc:
+            raise RuntimeUnavailable(f"ONNX Runtime {onnxruntime.__version__} lacks a kernel: {exc}") from exc
+        self.inputs = tuple(map(_spec, self._session.get_inputs()))
+        self.outputs = tuple(map(_spec, self._session.get_outputs()))
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [spec.name for spec in self.outputs]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+
+def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:
+    shape = tuple(argument.shape)
+    return TensorSpec(
+        argument.name, shape, _DTYPES.get(argument.type, argument.type), _LAYOUTS.get(len(shape), "")
+    )

@@ -1,0 +1,55 @@
+"""The `torch-export` backend: what it is and which options it has. Light; the work is in `export` and `runner`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from timmx.contract import Capabilities, ExportBackend, Exported, ExportJob
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from timmx.contract import Runner
+
+
+@dataclass(frozen=True)
+class TorchExportOptions:
+    """Options of `timmx torch-export` alone."""
+
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Trace through TorchDynamo, which refuses Python side effects."),
+    ] = False
+
+
+class TorchExportBackend(ExportBackend):
+    """Writes `.pt2` files with `torch.export.save`."""
+
+    contract = 1
+    name = "torch-export"
+    help = "Export to PyTorch's own .pt2 (torch.export) for AOTInductor, ExecuTorch and plain PyTorch."
+    suffixes = (".pt2",)
+    options = TorchExportOptions
+    capabilities = Capabilities(
+        dynamic_batch_from_one=(
+            "torch.export takes a batch of 1 for a constant. Leave --batch-size out: the trace then picks "
+            "its own batch, and the file takes any batch from 1 up."
+        ),
+    )
+
+    def export(self, job: ExportJob, options: TorchExportOptions) -> Exported:
+        from timmx_torch_export.export import export
+
+        return export(job, options)
+
+    def open(self, path: Path) -> Runner:
+        from timmx_torch_export.runner import Pt2Runner
+
+        return Pt2Runner(path)
+
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        from timmx_torch_export.archive import read_metadata
+
+        return read_metadata(path)

@@ -1,0 +1,63 @@
+"""A `.pt2` file opened by `torch.export.load`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from timmx.contract import Runner, TensorSpec
+from timmx.errors import ArtifactError, RuntimeUnavailable
+
+from timmx_torch_export.archive import read_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+
+_LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
+
+
+class Pt2Runner(Runner):
+    """Runs a `.pt2` file with PyTorch, on the device that it was exported for.
+
+    Raises:
+        ArtifactError: the file is no `.pt2`, or is damaged.
+        RuntimeUnavailable: it was exported for CUDA, and there is none here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        metadata = read_metadata(path)
+        try:
+            program = torch.export.load(path)
+        except RuntimeError as exc:
+            if "CUDA" in str(exc) and not torch.cuda.is_available():
+                raise RuntimeUnavailable(
+                    f"{path.name} was exported with --device cuda, and there is no CUDA device here."
+                ) from exc
+            raise ArtifactError(f"torch.export.load cannot read {path}: {exc}") from exc
+        self._module = program.module()
+        signature = program.graph_signature
+        values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
+        (user_input,) = signature.user_inputs
+        self._device = values[user_input].device
+        self.inputs = (_spec("input", values[user_input]),)
+        names = [output["name"] for output in metadata.get("outputs", ())]
+        if len(names) != len(signature.user_outputs):
+            names = [f"output_{index}" for index in range(len(signature.user_outputs))]
+        self.outputs = tuple(
+            _spec(name, values[node]) for name, node in zip(names, signature.user_outputs, strict=True)
+        )
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            outputs = self._module(torch.from_numpy(feeds["input"]).to(self._device))
+        if isinstance(outputs, torch.Tensor):
+            outputs = (outputs,)
+        return {spec.name: output.cpu().numpy() for spec, output in zip(self.outputs, outputs, strict=True)}
+
+
+def _spec(name: str, value: torch.Tensor) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else "batch" for size in value.shape)
+    return TensorSpec(name, shape, str(value.dtype).removeprefix("torch."), _LAYOUTS.get(len(shape), ""))
