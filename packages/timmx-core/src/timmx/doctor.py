@@ -60,7 +60,7 @@ def rivals() -> list[Problem]:
             continue
         scripts = distribution.entry_points.select(group="console_scripts", name="timmx")
         owns = [f"the command {script.name}" for script in scripts]
-        if any(file.parts[:2] == ("timmx", "__init__.py") for file in distribution.files or ()):
+        if any(file.parts[0] == "timmx" for file in distribution.files or ()):
             owns.append("the import package timmx")
         if owns:
             problems.append(

@@ -211,5 +211,5 @@ def _old_files(backend: ExportBackend, output: Path) -> tuple[Path, ...]:
         return ()
     try:
         return backend.files(output)
-    except ArtifactError:  # something else lies under that name; the user asked to replace it
+    except ArtifactError:  # some other file lies under that name; the user asked to replace it
         return (output,)

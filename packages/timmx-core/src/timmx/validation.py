@@ -41,20 +41,27 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
 
     Raises:
         ConfigurationError: the suffix is not the one that these options write.
-        ArtifactError: the default output exists and `force` is not given.
+        ArtifactError: the default output exists and `force` is not given, or a folder of the user's stands
+            there.
     """
     suffix = backend.output_suffix(options)
-    if request.output is not None:
-        output = request.output
-        if output.suffix != suffix:
-            raise ConfigurationError(
-                f"--output {output} must end in {suffix}: that is what timmx {backend.name} writes with these "
-                f"options. Use --output {output.with_suffix('') if output.suffix else output}{suffix}"
-            )
-        return output
-    output = Path(default_name(request) + suffix)
-    if output.exists() and not request.force:
+    output = request.output or Path(default_name(request) + suffix)
+    if output.suffix != suffix:
+        stem = output.with_suffix("") if output.suffix in backend.suffixes else output
+        raise ConfigurationError(
+            f"--output {output} must end in {suffix}: that is what timmx {backend.name} writes with these "
+            f"options. Use --output {stem}{suffix}"
+        )
+    if request.output is None and output.exists() and not request.force:
         raise ArtifactError(f"{output} exists. Use --force to overwrite it, or name another --output.")
+    if output.is_dir():
+        try:
+            backend.read_metadata(output)
+        except ArtifactError as exc:
+            raise ArtifactError(
+                f"{output} is a folder, and no artifact that timmx {backend.name} could replace. Name another "
+                "--output."
+            ) from exc
     return output
 
 

@@ -42,7 +42,9 @@ class OnnxRunner(Runner):
             self._session = onnxruntime.InferenceSession(
                 str(path), settings, providers=["CPUExecutionProvider"]
             )
-        except (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile) as exc:
+        except InvalidProtobuf as exc:
+            raise ArtifactError(f"{path} is no ONNX file, or is damaged: {exc}. Export it again.") from exc
+        except (Fail, InvalidGraph, NoSuchFile) as exc:
             raise ArtifactError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {exc}") from exc
         except NotImplementedByRuntime as exc:
             raise RuntimeUnavailable(f"ONNX Runtime {onnxruntime.__version__} lacks a kernel: {exc}") from exc

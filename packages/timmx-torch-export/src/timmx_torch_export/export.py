@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from timmx.contract import Exported, Precision
 from timmx_torch_export.archive import METADATA_NAME
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from timmx.contract import ExportJob
 
     from timmx_torch_export.plugin import TorchExportOptions
@@ -25,5 +28,34 @@ def export(job: ExportJob, options: TorchExportOptions) -> Exported:
     program = job.capture(strict=options.strict)
     metadata = job.metadata(Precision.FP32, strict=options.strict)
     job.progress("Writing .pt2")
-    torch.export.save(program, job.path, extra_files={METADATA_NAME: json.dumps(metadata, sort_keys=True)})
+    with _PatientFile(job.path) as file:
+        torch.export.save(program, file, extra_files={METADATA_NAME: json.dumps(metadata, sort_keys=True)})
     return Exported(Precision.FP32)
+
+
+class _PatientFile(io.FileIO):
+    """A file that raises a failed write's OSError when it is closed, not when it happens.
+
+    torch 2.14's zip writer answers a failing write, its own or a file object's, by aborting the process (its
+    destructor throws): a full disk would kill the command.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "wb")
+        self._error: OSError | None = None
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        view = memoryview(data)
+        size = len(view)
+        try:
+            while self._error is None and view:
+                view = view[super().write(view) or 0 :]
+        except OSError as exc:
+            self._error = exc
+        return size
+
+    def close(self) -> None:
+        super().close()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error

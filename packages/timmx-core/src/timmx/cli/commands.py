@@ -34,19 +34,21 @@ def list_models(
     debug: DebugOption = False,
 ) -> None:
     """List timm's models."""
+    from dataclasses import asdict
+
     from timmx.cli.terminal import working
+    from timmx.errors import ConfigurationError
     from timmx.model.index import search
 
     with working(verbose):
-        found = search(pattern, pretrained=pretrained, family=family)
+        found = search(pattern, family=family, pretrained=pretrained)
     if as_json:
-        print(json.dumps(found))
-    elif found:
-        print("\n".join(item["name"] for item in found))
-    if not found and not as_json:
-        from timmx.errors import ConfigurationError
-
+        print(json.dumps([asdict(model) for model in found]))
+    elif not found:
         raise ConfigurationError("No model matches. timmx list without arguments shows all names.")
+    for model in () if as_json else found:
+        for tag in model.pretrained if pretrained else ("",):
+            print(f"{model.name}.{tag}" if tag else model.name)
 
 
 def info(

@@ -1,0 +1,73 @@
+"""How long timmx takes to answer, beside a ten-line Typer application's own `--help`, in rounds that interleave.
+
+    uv run benchmarks/startup.py [--rounds 9]
+
+Prints the median of each command in seconds and its ratio to the baseline's; the aim is 1.5 or less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+BASELINE = '''
+import typer
+app = typer.Typer()
+
+@app.command()
+def hello(name: str, count: int = 1, loud: bool = False) -> None:
+    """Greet somebody."""
+    print(name * count)
+
+app()
+'''
+
+COMMANDS = {
+    "timmx --help": ("--help",),
+    "timmx onnx --help": ("onnx", "--help"),
+    "timmx --version": ("--version",),
+    "timmx list (second call)": ("list",),
+    "a refused option": ("onnx", "resnet18", "--no-such-option"),
+    "a refused combination": ("onnx", "resnet18", "--mean", "0.5"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    timmx = str(Path(sys.executable).parent / "timmx")
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "hello.py"
+        script.write_text(BASELINE)
+        cases = {"baseline": [sys.executable, str(script), "--help"]}
+        cases |= {name: [timmx, *arguments] for name, arguments in COMMANDS.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in cases}
+        for turn in range(rounds + 1):
+            for name, command in cases.items():
+                took = _run(command)
+                if turn:  # the first round fills the file cache, and makes the model index
+                    seconds[name].append(took)
+    base = statistics.median(seconds["baseline"])
+    print(f"{'':28}{'median s':>10}{'ratio':>8}")
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print(f"{name:28}{median:>10.3f}{median / base:>8.2f}")
+
+
+def _run(command: list[str]) -> float:
+    # bytecode may be kept, as on a user's machine
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    start = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False, env=environment)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

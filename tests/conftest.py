@@ -1,0 +1,56 @@
+"""What all tests share: trained and awakened models, the command line in this process, threads that fit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait for each other
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def digits() -> str:
+    """The committed model, trained on handwritten digits, as a person names it."""
+    return f"local-dir:{ROOT / 'examples' / 'digits'}"
+
+
+@pytest.fixture(scope="session")
+def awakened(tmp_path_factory: pytest.TempPathFactory):
+    """Checkpoints of random-weight models that answer differently to different inputs: name -> file."""
+    folder = tmp_path_factory.mktemp("awakened")
+    made: dict[tuple, Path] = {}
+
+    def make(name: str, **model_options) -> Path:
+        key = (name, *sorted(model_options.items()))
+        if key not in made:
+            import timm
+            import torch
+            from awaken import awaken
+            from safetensors.torch import save_model
+
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model = awaken(timm.create_model(name, **model_options))
+            made[key] = folder / f"{name}-{len(made)}.safetensors"
+            save_model(model, str(made[key]))
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def run_timmx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """`timmx ARGS` in this process, in an empty folder: returns exit_code, stdout, stderr."""
+    from timmx.cli.main import app
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+    return run

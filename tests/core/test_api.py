@@ -1,0 +1,124 @@
+"""`timmx.export` from Python, and the command function of a backend: checked as the command line is."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+
+import pytest
+import timmx
+import typer
+from timmx import registry
+from timmx.errors import BackendError, ConfigurationError
+from typer.testing import CliRunner
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dynamic_bach": True}, "Did you mean dynamic_batch"),
+        ({"opset": "new"}, "a whole number"),
+        ({"opset": 3}, "at least 18"),
+        ({"mode": "fp61"}, "fp16"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"dynamic_batch": "yes"}, "True or False"),
+        ({"input_size": (3, 224)}, "a tuple of 3 values"),
+        ({"input_size": (3, 224, 0)}, "at least 1"),
+        ({"mean": (0.5,)}, "--normalize"),
+        ({"normalize": True, "std": (0.0,)}, "--std"),
+        ({"use_ema": True}, "--checkpoint"),
+        ({"checkpoint": "no/such/file.safetensors"}, "There is no checkpoint"),
+        ({"softmax": True, "num_classes": 0}, "--softmax is about classes"),
+        ({"labels": ["a", "b"], "features": True}, "--labels is about classes"),
+        ({"labels": ["a", "b"], "num_classes": 3}, "2 names"),
+        ({"out_indices": (1, 2)}, "--features"),
+        ({"verify": False, "min_snr": 30.0}, "--no-verify"),
+        ({"verify": False, "verify_data": "."}, "--no-verify"),
+        ({"verify_data": "no/such/folder"}, "There is no folder"),
+        ({"pretrained": True, "checkpoint": "x.pth"}, "give one of them"),
+        ({"pretrained": True, "seed": 1}, "--seed"),
+        ({"in_chans": 1, "input_size": (3, 32, 32)}, "different channel counts"),
+        ({"model_kwargs": ["drop_rate"]}, "not KEY=VALUE"),
+        ({"output": "model.bin"}, r"must end in \.onnx"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_its_mend(options, words):
+    with pytest.raises(ConfigurationError, match=words):
+        timmx.export("onnx", "test_resnet", **options)
+
+
+def test_an_unknown_backend_names_what_is_installed():
+    with pytest.raises(BackendError, match=r"Installed: .*onnx"):
+        timmx.export("nonsense", "test_resnet")
+    with pytest.raises(BackendError, match="uv pip install timmx-coreml"):
+        timmx.export("coreml", "test_resnet")
+
+
+def test_a_static_batch_of_one_cannot_stay_open_in_torch_export():
+    with pytest.raises(ConfigurationError, match="Leave --batch-size out"):
+        timmx.export("torch-export", "test_resnet", dynamic_batch=True, batch_size=1)
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch-export"])
+def test_the_command_registers_in_any_typer_application(name):
+    backend = registry.load(name)
+    command = backend.create_command()
+    parameters = inspect.signature(command).parameters
+    assert all(typing.get_origin(item.annotation) is typing.Annotated for item in parameters.values())
+    assert not any(item.kind is item.VAR_KEYWORD for item in parameters.values())
+    app = typer.Typer()
+    app.command()(command)
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    for flag in ("--output", "--dynamic-batch", "--no-verify", "--input-size", "--json"):
+        assert flag in shown.output
+
+
+def test_an_export_and_its_file_from_python(tmp_path, digits):
+    result = timmx.export("torch-export", digits, output=tmp_path / "digits.pt2", dynamic_batch=True)
+    assert result.path == tmp_path / "digits.pt2"
+    assert result.verification.status == "verified"
+    assert result.verification.inputs == 500
+    assert result.verification.top1_agreement == 1.0
+    with timmx.open(result.path) as runner:
+        (spec,) = runner.inputs
+        assert spec.name == "input"
+        assert spec.shape[0] == "batch"
+
+
+def test_a_callers_module_stays_as_it_was(tmp_path):
+    import timm
+    import torch
+    from awaken import awaken
+
+    module = awaken(timm.create_model("test_resnet", num_classes=7)).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    result = timmx.export("torch-export", module, output=tmp_path / "module.pt2", labels=list("abcdefg"))
+    assert result.verification.status == "verified"
+    assert result.metadata["labels"] == list("abcdefg")
+    assert module.training
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert before.keys() == module.state_dict().keys()
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_options_that_build_a_model_are_refused_for_a_built_one():
+    import torch
+
+    with pytest.raises(ConfigurationError, match="already built"):
+        timmx.export("onnx", torch.nn.Identity(), num_classes=3)
+
+
+def test_opening_says_what_is_missing(tmp_path):
+    with pytest.raises(timmx.ArtifactError, match="There is no file"):
+        timmx.open(tmp_path / "none.onnx")
+    (tmp_path / "model.tflite").touch()
+    with pytest.raises(BackendError, match="uv pip install timmx-litert"):
+        timmx.open(tmp_path / "model.tflite")
+    (tmp_path / "model.xyz").touch()
+    with pytest.raises(BackendError, match=r"No installed backend opens \.xyz"):
+        timmx.open(tmp_path / "model.xyz")
+    for suffix in (".onnx", ".pt2"):
+        (tmp_path / f"text{suffix}").write_text("not a model")
+        with pytest.raises(timmx.ArtifactError, match="damaged"):
+            timmx.open(tmp_path / f"text{suffix}")

@@ -1,0 +1,167 @@
+"""Plugins of every kind beside good ones: each shows its state, none stops another command."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from plugins import GOOD, install_plugin, timmx
+
+DEPENDENCY_MISSING = "import no_such_library\n"
+RAISES = "raise RuntimeError('inside out')\n"
+EXITS = "import sys; sys.exit(3)\n"
+PRINTS = "print('I am a plugin')\n" + GOOD
+ABORTS = "import os; os.abort()\n"
+NO_BACKEND = "class Backend: pass\n"
+
+
+def rows(site, **environment):
+    done = timmx("backends", "--json", site=site, **environment)
+    assert done.returncode == 0, done.stderr
+    return {f"{row['distribution']}:{row['name']}": row for row in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (DEPENDENCY_MISSING, "no_such_library, which is not installed"),
+        (RAISES, "RuntimeError: inside out"),
+        (EXITS, "SystemExit: 3"),
+        (NO_BACKEND, "is no ExportBackend"),
+        (GOOD.replace("contract = 1", "contract = 0"), "Upgrade the plugin: uv pip install --upgrade timmx-odd"),
+        (GOOD.replace("contract = 1", "contract = 2"), "Upgrade the core: uv pip install --upgrade timmx-core"),
+        (GOOD.replace('"{name}"', '"other"'), "its entry point is called 'odd', the backend 'other'"),
+    ],
+)
+def test_a_bad_plugin_is_named_with_its_mend(tmp_path, source, words):
+    install_plugin(tmp_path, "odd", source)
+    done = timmx("odd", "resnet18", site=tmp_path)
+    assert done.returncode == 2
+    assert "timmx-odd 1.2.3" in done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plugin_whose_own_module_is_gone(tmp_path):
+    install_plugin(tmp_path, "gone", target="timmx_not_there.plugin:Backend")
+    done = timmx("gone", "resnet18", site=tmp_path)
+    assert done.returncode == 2
+    assert "its own module timmx_not_there is missing" in done.stderr
+
+
+def test_debug_gives_the_plugins_own_traceback(tmp_path):
+    install_plugin(tmp_path, "odd", RAISES)
+    done = timmx("odd", "resnet18", "--debug", site=tmp_path)
+    assert "raise RuntimeError('inside out')" in done.stderr
+
+
+def test_bad_plugins_change_nothing_for_the_others(tmp_path):
+    install_plugin(tmp_path, "raises", RAISES)
+    install_plugin(tmp_path, "exits", EXITS)
+    install_plugin(tmp_path, "aborts", ABORTS)
+    install_plugin(tmp_path, "prints", PRINTS)
+    install_plugin(tmp_path, "list", distribution="timmx-reserved")
+    install_plugin(tmp_path, "Bad_Name", distribution="timmx-named")
+    install_plugin(tmp_path, "needy", requires=("torch>=999", "numpy>=1"))
+    install_plugin(tmp_path, "onnx", distribution="timmx-rival")
+    shown = timmx("--help", site=tmp_path)
+    assert shown.returncode == 0
+    for words in ("(invalid)", "(unmet requirement)", "(duplicate)", "raises", "torch-export"):
+        assert words in shown.stdout
+    assert "I am a plugin" not in shown.stdout
+
+    found = rows(tmp_path)
+    assert found["timmx-torch-export:torch-export"]["state"] == "available"
+    assert found["timmx-torch-export:torch-export"]["contract"] == 1
+    assert found["timmx-raises:raises"]["state"] == "broken"
+    assert found["timmx-exits:exits"]["state"] == "broken"
+    assert "signal 6" in found["timmx-aborts:aborts"]["reason"]
+    assert found["timmx-prints:prints"]["state"] == "available"
+    assert found["timmx-reserved:list"]["state"] == "invalid"
+    assert found["timmx-named:Bad_Name"]["state"] == "invalid"
+    assert found["timmx-needy:needy"]["state"] == "unmet requirement"
+    assert "torch>=999" in found["timmx-needy:needy"]["reason"]
+    assert found["timmx-onnx:onnx"]["state"] == found["timmx-rival:onnx"]["state"] == "duplicate"
+
+    chosen = timmx("onnx", "resnet18", site=tmp_path)
+    assert chosen.returncode == 2
+    assert "timmx-onnx and timmx-rival both provide 'onnx'" in chosen.stderr
+    assert timmx("timmx-onnx:onnx", "--help", site=tmp_path).returncode == 0
+
+
+def test_doctor_exits_2_and_says_the_mend_where_a_backend_is_broken(tmp_path):
+    install_plugin(tmp_path, "aborts", ABORTS)
+    done = timmx("doctor", site=tmp_path)
+    assert done.returncode == 2
+    assert "uv pip install --reinstall timmx-aborts" in done.stdout
+    assert "torch-export" in done.stdout
+
+
+def test_a_backend_that_hangs_is_a_row(tmp_path, monkeypatch):
+    from timmx import probe, registry
+
+    install_plugin(tmp_path, "hangs", "import time; time.sleep(600)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    registry.entries.cache_clear()
+    try:
+        found = {entry.name: entry for entry in probe.probe_backends(timeout_s=5)}
+    finally:
+        registry.entries.cache_clear()
+    assert found["hangs"].state is registry.State.BROKEN
+    assert "more than 5 s" in found["hangs"].reason
+    assert found["onnx"].state is registry.State.AVAILABLE
+
+
+def test_doctor_tells_of_another_owner_of_the_name(tmp_path):
+    (tmp_path / "timmx-0.10.1.dist-info").mkdir()
+    (tmp_path / "timmx-0.10.1.dist-info" / "METADATA").write_text("Name: timmx\nVersion: 0.10.1\n")
+    (tmp_path / "timmx-0.10.1.dist-info" / "RECORD").write_text("timmx/old.py,,\n")
+    (tmp_path / "timmx").mkdir()
+    (tmp_path / "timmx" / "old.py").touch()
+    (tmp_path / "timmx-0.10.1.dist-info" / "entry_points.txt").write_text(
+        "[console_scripts]\ntimmx = timmx.cli:app\n"
+    )
+    done = timmx("doctor", "--json", site=tmp_path)
+    assert done.returncode == 2
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert "timmx 0.10.1 owns the command timmx and the import package timmx" in problem["message"]
+    assert problem["mend"].startswith("uv pip uninstall timmx ")
+
+
+def test_disabled_backends_are_marked_and_refused(tmp_path):
+    done = timmx("onnx", "resnet18", TIMMX_DISABLE_BACKENDS="onnx")
+    assert done.returncode == 2
+    assert "is disabled" in done.stderr
+    assert "(disabled)" in timmx("--help", TIMMX_DISABLE_BACKENDS="onnx").stdout
+
+
+def test_a_format_of_ours_that_is_not_installed_is_answered_with_the_command():
+    done = timmx("coreml", "resnet18")
+    assert done.returncode == 2
+    assert "uv pip install timmx-coreml" in done.stderr
+    unknown = timmx("nonsense", "resnet18")
+    assert unknown.returncode == 2
+    assert "pip install" not in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("--version",), ("onnx", "--help"), ("onnx", "resnet18", "--no-such"), ("coreml", "resnet18")],
+)
+def test_nothing_heavy_is_imported_for_help_a_list_or_an_error(arguments):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\n"
+        "from timmx.cli.main import app\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'timm', 'torchvision', 'numpy', 'onnx', 'onnxruntime', 'onnxscript', 'onnx_ir'}\n"
+        "print('heavy:', sorted(heavy & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "heavy: []" in done.stderr

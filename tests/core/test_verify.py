@@ -1,0 +1,124 @@
+"""Verification says what an artifact is worth: right, wrong, vacuous, frozen, unproven."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from timmx.contract import Precision, Runner, TensorSpec
+from timmx.errors import VerificationError
+from timmx.model.data_config import DataConfig
+from timmx.samples import MadeSamples
+from timmx.verify import Reference, Status, verify
+
+CONFIG = DataConfig((3, 8, 8), (0.5,) * 3, (0.25,) * 3, "bicubic", 0.9, "center")
+
+
+class Answers(Runner):
+    """A runner that computes in numpy what the test says."""
+
+    inputs = (TensorSpec("input", ("batch", 3, 8, 8), "float32", "NCHW"),)
+    outputs = (TensorSpec("output", ("batch", 5), "float32", "NC"),)
+
+    def __init__(self, compute, batch_sizes=(1, 2, 3)):
+        self.compute, self.batch_sizes, self.seen = compute, batch_sizes, []
+
+    def run(self, feeds):
+        self.seen.append(len(feeds["input"]))
+        return {"output": self.compute(feeds["input"])}
+
+
+WEIGHT = np.random.default_rng(0).normal(size=(192, 5)).astype(np.float32)
+
+
+def model(x):
+    return x.reshape(len(x), -1) @ WEIGHT
+
+
+def reference(compute=model):
+    samples = MadeSamples(CONFIG, in_graph=False)
+    return Reference(samples, (compute(samples.take(range(len(samples)))),), ("output",), classes=True)
+
+
+def judge(runner, *, compute=model, batch_size=None, trained=True, min_snr_db=None, precision=Precision.FP32):
+    return verify(
+        runner,
+        reference(compute),
+        precision=precision,
+        batch_size=batch_size,
+        trained=trained,
+        min_snr_db=min_snr_db,
+    )
+
+
+def test_a_right_artifact_is_verified_at_three_batch_sizes():
+    runner = Answers(model)
+    report = judge(runner)
+    assert report.status is Status.VERIFIED
+    assert report.snr_db > 100
+    assert report.top1_agreement == 1.0
+    assert set(runner.seen) == {1, 2, 3}
+
+
+def test_the_smallest_and_largest_accepted_batch_are_run():
+    runner = Answers(model, batch_sizes=(2, 4, 16))
+    assert judge(runner).batch_sizes == (2, 4, 16)
+    assert {2, 4, 16} <= set(runner.seen)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7])
+def test_a_static_batch_is_kept_and_all_inputs_are_compared(batch):
+    runner = Answers(model)
+    report = judge(runner, batch_size=batch)
+    assert set(runner.seen) == {batch}
+    assert sum(runner.seen) >= report.inputs == 6
+
+
+def test_what_a_cosine_lets_through_fails():
+    def offset(x):
+        return model(x) + 1000
+
+    def nearly_constant(x):
+        return offset(x[:1]).repeat(len(x), axis=0)
+
+    report = judge(Answers(nearly_constant), compute=offset)
+    assert min(figures.cosine_min for figures in report.outputs) > 0.99
+    assert report.status is Status.FAILED
+
+
+def test_a_frozen_batch_is_an_error():
+    with pytest.raises(VerificationError, match="froze a size"):
+        judge(Answers(lambda x: model(x)[:2]))
+
+
+def test_rows_that_leak_into_each_other_fail():
+    assert judge(Answers(lambda x: model(x) + model(x)[-1:] * 1e-2)).status is Status.FAILED
+
+
+def test_a_model_that_ignores_its_input_is_vacuous():
+    def constant(x):
+        return np.ones((len(x), 5), np.float32)
+
+    report = judge(Answers(constant), compute=constant)
+    assert report.status is Status.FAILED
+    assert "vacuous" in report.reason
+
+
+def test_untrained_weights_are_unproven_unless_a_floor_is_given():
+    def noisy(x):
+        return model(x) * 1.1
+
+    assert judge(Answers(noisy), trained=False).status is Status.UNPROVEN
+    assert judge(Answers(noisy), trained=False, min_snr_db=60).status is Status.FAILED
+    assert judge(Answers(noisy), trained=False, min_snr_db=10).status is Status.VERIFIED
+
+
+def test_not_a_number_fails():
+    report = judge(Answers(lambda x: model(x) * np.nan))
+    assert report.status is Status.FAILED
+    assert report.to_dict()["snr_db"] == "-inf"
+
+
+@pytest.mark.parametrize(("precision", "status"), [("fp32", "failed"), ("fp16", "verified"), ("int8", "verified")])
+def test_the_floor_follows_the_precision(precision, status):
+    report = judge(Answers(lambda x: model(x) * 1.01), precision=Precision(precision))
+    assert report.status == status

@@ -1,0 +1,146 @@
+"""`timmx onnx`: what plain `onnx` and ONNX Runtime see in the file."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timmx
+from timmx import registry
+
+
+def export(model, path, **options):
+    result = registry.load("onnx").create_command()(model=model, output=path, **options)
+    assert result.verification.status == "verified"
+    return result
+
+
+def dims(value):
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def session(path):
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def test_digits_with_a_dynamic_batch(tmp_path, digits):
+    path = tmp_path / "digits.onnx"
+    result = export(digits, path, dynamic_batch=True, normalize=True, softmax=True)
+    assert result.verification.top1_agreement == 1.0
+    assert result.verification.batch_sizes == (1, 2, 3)
+    assert list(tmp_path.iterdir()) == [path]
+
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto, full_check=True)
+    assert [(value.name, dims(value)) for value in proto.graph.input] == [("input", ["batch", 3, 64, 64])]
+    assert [(value.name, dims(value)) for value in proto.graph.output] == [("output", ["batch", 10])]
+    assert "BatchNormalization" not in {node.op_type for node in proto.graph.node}
+
+    (entry,) = proto.metadata_props
+    metadata = json.loads(entry.value)
+    assert metadata == result.metadata
+    assert metadata["schema"] == 1
+    assert metadata["outputs"] == [{"name": "output", "kind": "probabilities", "shape": ["batch", 10]}]
+    assert metadata["input"]["value_range"] == [0.0, 1.0]
+    assert len(metadata["labels"]) == 10
+    assert metadata["batch"] == {"dynamic": True}
+
+    images = np.random.default_rng(0).random((5, 3, 64, 64), dtype=np.float32)
+    (probabilities,) = session(path).run(["output"], {"input": images})
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_nothing_in_the_file_tells_of_the_machine_it_was_made_on(tmp_path, awakened):
+    path = tmp_path / "model.onnx"
+    export("test_vit", path, checkpoint=awakened("test_vit"), optimize=False)
+    content = path.read_bytes()
+    assert b"site-packages" not in content
+    assert b".py" not in content
+
+
+def test_the_same_export_gives_the_same_bytes(tmp_path, digits):
+    paths = [tmp_path / name / "digits.onnx" for name in ("one", "two")]
+    for path in paths:
+        export(digits, path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize("opset", [18, 20, 22, 23])
+def test_the_file_has_the_opset_that_was_asked_for(tmp_path, awakened, opset):
+    path = tmp_path / "model.onnx"
+    export("test_vit", path, checkpoint=awakened("test_vit"), opset=opset)
+    proto = onnx.load(path)
+    assert {entry.domain: entry.version for entry in proto.opset_import}[""] == opset
+    assert ("LayerNormalization" in {node.op_type for node in proto.graph.node}) is True
+
+
+def test_external_data_is_published_with_the_file_and_goes_with_it(tmp_path, awakened):
+    path = tmp_path / "model.onnx"
+    checkpoint = awakened("test_resnet")
+    result = export("test_resnet", path, checkpoint=checkpoint, external_data=True)
+    assert result.files == (path, tmp_path / "model.onnx.data")
+    locations = {
+        entry.value
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    assert locations == {"model.onnx.data"}
+    assert result.size_bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
+    session(path)
+    export("test_resnet", path, checkpoint=checkpoint)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_fp16_halves_the_file_and_keeps_float32_at_the_edge(tmp_path, awakened):
+    checkpoint = awakened("test_vit")
+    whole = export("test_vit", tmp_path / "whole.onnx", checkpoint=checkpoint)
+    half = export(
+        "test_vit", tmp_path / "half.onnx", checkpoint=checkpoint, mode="fp16", normalize=True, softmax=True
+    )
+    assert half.precision == "fp16"
+    assert half.size_bytes < 0.6 * whole.size_bytes
+    assert half.verification.floor_db == 22
+    run = session(tmp_path / "half.onnx")
+    assert {value.type for value in [*run.get_inputs(), *run.get_outputs()]} == {"tensor(float)"}
+
+
+def test_a_feature_pyramid_has_named_outputs(tmp_path, awakened):
+    path = tmp_path / "features.onnx"
+    result = export(
+        "test_resnet", path, checkpoint=awakened("test_resnet", features_only=True), features=True, out_indices=(1, 2)
+    )
+    assert [item["name"] for item in result.metadata["outputs"]] == ["features_0", "features_1"]
+    assert {item["kind"] for item in result.metadata["outputs"]} == {"features"}
+    assert [value.name for value in session(path).get_outputs()] == ["features_0", "features_1"]
+
+
+def test_an_embedding_and_four_channels(tmp_path, awakened):
+    path = tmp_path / "embedding.onnx"
+    checkpoint = awakened("test_resnet", num_classes=0, in_chans=4)
+    result = export("test_resnet", path, checkpoint=checkpoint, num_classes=0, in_chans=4, batch_size=2)
+    assert result.metadata["outputs"][0]["kind"] == "embedding"
+    assert dims(onnx.load(path).graph.input[0])[:2] == [2, 4]
+    assert result.metadata["input"]["color_order"] is None
+
+
+def test_halonet_is_right(tmp_path, awakened):
+    """PyTorch's own translation of Tensor.unfold is wrong here (-2 dB); the capture has slices instead."""
+    path = tmp_path / "halonet.onnx"
+    result = export("halonet_h1", path, checkpoint=awakened("halonet_h1", img_size=None), num_classes=None)
+    assert result.verification.snr_db > 80
+
+
+def test_weights_that_cannot_be_one_file_are_refused_with_the_mend(tmp_path, monkeypatch, awakened):
+    from timmx_onnx import export as module
+
+    monkeypatch.setattr(module, "_PROTOBUF_LIMIT", module._GRAPH_ROOM + 1000)
+    options = {"checkpoint": awakened("test_resnet"), "output": tmp_path / "model.onnx"}
+    with pytest.raises(timmx.UnsupportedError, match="--no-external-data"):
+        timmx.export("onnx", "test_resnet", external_data=False, **options)
+    assert list(tmp_path.iterdir()) == []
+    result = timmx.export("onnx", "test_resnet", **options)
+    assert len(result.files) == 2

@@ -1,0 +1,67 @@
+"""Makes installed plugins for tests: real modules with real `.dist-info` folders, as pip would leave them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = '''
+from timmx.contract import ExportBackend
+
+class Backend(ExportBackend):
+    contract = 1
+    name = "{name}"
+    help = "A test format."
+    suffixes = (".{name}",)
+
+    def export(self, job, options): ...
+    def open(self, path): ...
+    def read_metadata(self, path): ...
+'''
+
+
+def install_plugin(
+    site: Path,
+    name: str,
+    source: str = GOOD,
+    *,
+    distribution: str | None = None,
+    requires: tuple[str, ...] = (),
+    target: str | None = None,
+) -> Path:
+    """Put a plugin into the folder `site`, which goes on PYTHONPATH; returns its module's file."""
+    distribution = distribution or f"timmx-{name}"
+    package = distribution.replace("-", "_")
+    site.mkdir(parents=True, exist_ok=True)
+    module = site / f"{package}.py"
+    module.write_text(source.replace("{name}", name))
+    info = site / f"{package}-1.2.3.dist-info"
+    info.mkdir()
+    lines = ["Metadata-Version: 2.1", f"Name: {distribution}", "Version: 1.2.3", f"Summary: The {name} format."]
+    lines += [f"Requires-Dist: {requirement}" for requirement in requires]
+    (info / "METADATA").write_text("\n".join(lines) + "\n")
+    (info / "entry_points.txt").write_text(f"[timmx.backends]\n{name} = {target or f'{package}:Backend'}\n")
+    return module
+
+
+def timmx(
+    *arguments: object, site: Path | None = None, cwd: Path | None = None, timeout: float = 120, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`python -m timmx ARGS` in a fresh process, with the plugins of `site` installed."""
+    variables = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"} | environment
+    if site is not None:
+        variables["PYTHONPATH"] = str(site)
+    return subprocess.run(
+        [sys.executable, "-m", "timmx", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=cwd,
+        env=variables,
+        check=False,
+    )

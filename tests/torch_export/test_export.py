@@ -1,0 +1,57 @@
+"""`timmx torch-export`: what plain `torch.export.load` sees in the file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from timmx import registry
+from timmx.errors import ConfigurationError
+
+
+def export(model, path, **options):
+    result = registry.load("torch-export").create_command()(model=model, output=path, **options)
+    assert result.verification.status == "verified"
+    return result
+
+
+def test_digits_load_with_plain_torch_and_take_any_batch(tmp_path, digits):
+    path = tmp_path / "digits.pt2"
+    result = export(digits, path, dynamic_batch=True)
+    assert list(tmp_path.iterdir()) == [path]
+    extra = {"timmx.json": ""}
+    program = torch.export.load(path, extra_files=extra)
+    assert json.loads(extra["timmx.json"]) == result.metadata
+    for batch in (1, 2, 5):
+        assert program.module()(torch.rand(batch, 3, 64, 64)).shape == (batch, 10)
+
+
+def test_a_static_batch_is_kept(tmp_path, digits):
+    result = export(digits, tmp_path / "digits.pt2", batch_size=3)
+    program = torch.export.load(result.path)
+    assert program.module()(torch.rand(3, 3, 64, 64)).shape == (3, 10)
+    with pytest.raises((RuntimeError, AssertionError)):
+        program.module()(torch.rand(2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_fused_attention_stays(tmp_path, awakened, strict):
+    path = tmp_path / "vit.pt2"
+    result = export("test_vit", path, checkpoint=awakened("test_vit"), strict=strict, dynamic_batch=True)
+    assert result.metadata["format"] == {"strict": strict}
+    targets = {str(node.target) for node in torch.export.load(path).graph.nodes}
+    assert "aten.scaled_dot_product_attention.default" in targets
+    assert not any("upsample" in target for target in targets)
+
+
+def test_the_same_export_gives_the_same_bytes(tmp_path, digits):
+    paths = [tmp_path / name / "digits.pt2" for name in ("one", "two")]
+    for path in paths:
+        export(digits, path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_name_that_torch_cannot_load_is_refused(tmp_path, digits):
+    with pytest.raises(ConfigurationError, match=r"must end in \.pt2"):
+        export(digits, tmp_path / "digits.pt")
