@@ -23,13 +23,17 @@ _USUAL_WEIGHTS = (
 """timm's names, in its order of preference."""
 
 
-def read_local_config(folder: Path) -> dict[str, Any]:
+def read_local_config(folder: Path, where: str | None = None) -> dict[str, Any]:
     """The config.json of a `local-dir:` folder.
+
+    Args:
+        folder: the folder.
+        where: what a message calls it, where it is not a `local-dir:`.
 
     Raises:
         ConfigurationError: no such folder, no config.json, or one that describes no timm model.
     """
-    where = f"local-dir:{folder}"
+    where = where or f"local-dir:{folder}"
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise ConfigurationError(f"{where}: {folder} {what}; it must be a folder with a config.json.")
@@ -50,7 +54,7 @@ def read_local_config(folder: Path) -> dict[str, Any]:
     architecture = config.get("architecture") if isinstance(config, dict) else None
     if not isinstance(architecture, str):
         raise ConfigurationError(
-            f'{path} does not name a timm "architecture", such as "resnet18"; '
+            f'{where}: its config.json does not name a timm "architecture", such as "resnet18"; '
             "timm.models.save_for_hf(model, folder) writes it."
         )
     if not isinstance(config.get("pretrained_cfg", {}), dict):

@@ -168,7 +168,7 @@ def check_model_name(request: ExportRequest) -> None:
                 f"{name!r} is no hub id: hf-hub:OWNER/NAME, such as hf-hub:timm/resnet18.a1_in1k."
             )
         return
-    elif ":" in name or "/" in name or "\\" in name:
+    elif any(character in name for character in ":/\\") or not name:
         raise ConfigurationError(
             f"{name!r} is no timm model name. A model on the hub is hf-hub:OWNER/NAME, a folder with a "
             "config.json local-dir:FOLDER, a file with weights --checkpoint FILE beside the model's name."

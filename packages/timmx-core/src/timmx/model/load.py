@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from timmx.errors import ConfigurationError, ModelError
+from timmx.errors import ConfigurationError, MissingRequirementError
+from timmx.model.build import check_model_kwargs
+from timmx.model.checkpoint import Checkpoint, check_checkpoint
 from timmx.model.data_config import DataConfig, resolve_data_config
+from timmx.model.fill import build_and_fill, native_size
+from timmx.model.index import check_model_name
+from timmx.model.input_size import failure_on_meta
+from timmx.model.labels import check_count, labels_of_config, read_labels
+from timmx.model.reach import Probe
+from timmx.model.source import find_source, may_download
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,23 +26,23 @@ if TYPE_CHECKING:
     from timmx.options import ExportRequest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """A model with its weights, and what is known about it.
 
     Attributes:
-        model: in eval mode, on the request's device.
+        model: (N, C, H, W) in; in eval mode on the request's device, unless it is a caller's own.
         owned: False where it is a caller's own module, which nobody may change.
-        name: `architecture.tag`, the hub id, the folder's name, or the module's class.
-        architecture: timm's name of the architecture, or the module's class.
+        name: `architecture.tag`, the hub id, the folder's name, or a module's architecture or class.
+        architecture: timm's name of the architecture; a module's class where it names none.
         source: `timm`, `hf-hub`, `local-dir`, `checkpoint` or `module`.
         trained: False where the weights are known to be random.
-        seed: of the random weights; None where none are.
+        seed: of those weights that are random (all, or a new classifier); None where none are.
         data_config: the recipe from image to input.
         num_classes: 0 for an embedding or a feature pyramid.
         labels: the classes' names by number, or None where nobody knows them.
         license: of the weights, or None where nobody says.
-        samples: example images that came with the model.
+        samples: the folder of example images that came with the model.
         notes: what the user should know, one line each.
     """
 
@@ -51,19 +59,60 @@ class LoadedModel:
     license: str | None = None
     samples: Path | None = None
     notes: tuple[str, ...] = ()
-    pretrained_cfg: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def weights_sha256(self) -> str:
-        """See `hash_weights`; computed when first asked for."""
+        """See `hash_weights`; computed when it is first asked for (0.1 s for 100 MB)."""
         return hash_weights(self.model)
 
 
+def load_model(request: ExportRequest) -> LoadedModel:
+    """The model that a request names, in eval mode on its device, with its weights.
+
+    A caller's own module is neither copied nor changed.
+
+    Raises:
+        ConfigurationError: options that do not fit the model.
+        ModelError: it cannot be found, reached, built or filled with its weights.
+        MissingRequirementError: the device is not there.
+    """
+    check_load_options(request)
+    probe = Probe() if may_download(request) else None  # answers while torch is imported
+    import torch
+
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise MissingRequirementError("--device cuda: torch finds no CUDA device here. Leave --device out.")
+    loaded = _from_timm(request, probe) if isinstance(request.model, str) else _from_module(request)
+    if request.labels is not None:
+        labels = read_labels(request.labels)
+        check_count(labels, loaded.num_classes)
+        loaded = replace(loaded, labels=labels)
+    return loaded
+
+
+def check_load_options(request: ExportRequest) -> None:
+    """Refuse what cannot be loaded, as far as that can be told without importing torch or timm.
+
+    Raises:
+        ConfigurationError: a file, a folder or an argument that cannot be meant.
+        ModelError: a model that does not exist.
+    """
+    if not isinstance(request.model, str) and not callable(getattr(request.model, "state_dict", None)):
+        kind = type(request.model).__name__
+        raise ConfigurationError(f"The model is a {kind}: a name or a torch.nn.Module is needed.")
+    check_model_name(request)
+    check_model_kwargs(request.parsed_model_kwargs())
+    if request.checkpoint is not None:
+        check_checkpoint(request.checkpoint)
+
+
 def hash_weights(model: nn.Module) -> str:
-    """SHA-256 over the state dict, as hexadecimal digits.
+    """SHA-256 over the state dict, as hexadecimal digits, the same on every machine.
 
     For each entry, sorted by name: the line `name dtype d0,d1,...` in UTF-8 with a newline (dtype as torch
-    names it, without `torch.`), then the elements as contiguous little-endian bytes.
+    names it, without `torch.`; an empty shape for one number), then its elements as contiguous little-endian
+    bytes. With numpy: `digest.update(f"{name} {a.dtype} {','.join(map(str, a.shape))}\\n".encode())`, then
+    `digest.update(a.tobytes())`.
     """
     import torch
 
@@ -75,71 +124,123 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_model(request: ExportRequest) -> LoadedModel:
-    """The model that a request names, in eval mode on its device.
+UNTRAINED = (
+    "The weights are untrained (random): --pretrained loads timm's, --checkpoint FILE your own; local-dir: and "
+    "hf-hub: models bring theirs."
+)
 
-    Raises:
-        ConfigurationError: options that do not fit the model.
-        ModelError: it cannot be found, built or filled with its weights.
-    """
-    import timm
-    import torch
 
-    if isinstance(request.model, torch.nn.Module):
-        return _wrap_module(request, request.model)
-    seed = 0 if request.seed is None else request.seed
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = timm.create_model(
-            request.model,
-            pretrained=request.pretrained or request.model.startswith(("local-dir:", "hf-hub:")),
-            num_classes=request.num_classes,
-            in_chans=request.in_chans,
-        )
+def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
+    source = find_source(request, probe)
+    filled = build_and_fill(request, source)
+    model, checkpoint = filled.model, filled.checkpoint
     cfg = dict(model.pretrained_cfg)
-    size = request.input_size or (getattr(model, "in_chans", cfg["input_size"][0]), *cfg["input_size"][1:])
-    data_config, notes = resolve_data_config(cfg, size, request.mean, request.std)
-    folder = request.local_dir
-    labels = cfg.get("label_names")
+    notes = [*source.notes, *filled.notes]
+    size = request.input_size or (filled.in_chans, *native_size(model, cfg))
+    if checkpoint is not None:
+        notes += _take_training_options(checkpoint, cfg, size)
+    config, config_notes = resolve_data_config(cfg, size, request.mean, request.std)
+    num_classes = 0 if request.features else int(model.num_classes)
+    labels, label_note = labels_of_config(cfg, num_classes) if request.labels is None else (None, None)
+    trained = source.weights is not None or checkpoint is not None
+    notes += [*config_notes, *([label_note] if label_note else []), *([] if trained else [UNTRAINED])]
     return LoadedModel(
-        model=model.eval().to(str(request.device)),
+        model=model.to(str(request.device)),
         owned=True,
-        name=folder.name if folder else request.model.removeprefix("hf-hub:"),
+        name=source.name,
         architecture=cfg["architecture"],
-        source="local-dir" if folder else "timm",
-        trained=request.brings_weights,
-        seed=None if request.brings_weights else seed,
-        data_config=data_config,
-        num_classes=model.num_classes,
-        labels=tuple(labels) if labels else None,
-        license=cfg.get("license"),
-        samples=folder / "samples" if folder and (folder / "samples").is_dir() else None,
-        notes=notes,
-        pretrained_cfg=cfg,
+        source=source.kind,
+        trained=trained,
+        seed=filled.seed,
+        data_config=config,
+        num_classes=num_classes,
+        labels=labels,
+        license=cfg.get("license") if source.weights is not None else None,
+        samples=source.samples,
+        notes=tuple(notes),
     )
 
 
-def _wrap_module(request: ExportRequest, module: nn.Module) -> LoadedModel:
+def _take_training_options(
+    checkpoint: Checkpoint, cfg: dict[str, Any], size: tuple[int, int, int]
+) -> list[str]:
+    """Put what timm's train.py was called with in place of timm's own recipe; say so."""
+    taken = []
+    for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode"):
+        value = checkpoint.args.get(key)
+        value = tuple(value) if isinstance(value, list) else value
+        if value and value != cfg.get(key):
+            cfg[key] = value
+            taken.append(f"{key} {value}")
+    notes = []
+    if taken:
+        notes.append(f"From the options that {checkpoint.path.name} was trained with: {', '.join(taken)}.")
+    trained_size = checkpoint.args.get("input_size") or checkpoint.args.get("img_size")
+    height, width = (
+        (trained_size, trained_size) if isinstance(trained_size, int) else (trained_size or size)[-2:]
+    )
+    if (height, width) != size[1:]:
+        notes.append(
+            f"{checkpoint.path.name} was trained at {height} x {width} pixels and is exported at {size[1]} x "
+            f"{size[2]}: --input-size {size[0]} {height} {width} keeps its own size."
+        )
+    return notes
+
+
+def _from_module(request: ExportRequest) -> LoadedModel:
+    """A caller's own module, as it is."""
+    module = request.model
+    kind = type(module).__name__
     cfg = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
-    if not cfg:
-        raise ModelError(f"{type(module).__name__} has no pretrained_cfg: timmx cannot know how to feed it.")
-    cfg = dict(cfg)
-    size = request.input_size or tuple(cfg["input_size"])
-    if len(size) != 3:
-        raise ConfigurationError("The module's pretrained_cfg needs input_size=(channels, height, width).")
-    data_config, notes = resolve_data_config(cfg, size, request.mean, request.std)
+    cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg or {})
+    own = cfg.get("input_size")
+    if not own or len(own) != 3:
+        raise ConfigurationError(
+            f"{kind} does not say how it is fed: give it pretrained_cfg = dict(input_size=(channels, height, "
+            "width), mean=..., std=..., interpolation=..., crop_pct=...), as timm's models have."
+        )
+    channels = int(getattr(module, "in_chans", None) or own[0])
+    native = native_size(module, cfg)
+    size = request.input_size or (channels, *native)
+    if size[0] != channels:
+        raise ConfigurationError(f"input_size={size}: {kind} takes {channels} channels.")
+    if size[1:] != native:
+        _check_module_size(module, size, native)
+    config, notes = resolve_data_config(cfg, size, request.mean, request.std)
+    num_classes = int(getattr(module, "num_classes", cfg.get("num_classes")) or 0)
+    labels, label_note = labels_of_config(cfg, num_classes) if request.labels is None else (None, None)
     return LoadedModel(
         model=module,
         owned=False,
-        name=cfg.get("architecture") or type(module).__name__,
-        architecture=cfg.get("architecture") or type(module).__name__,
+        name=cfg.get("architecture") or kind,
+        architecture=cfg.get("architecture") or kind,
         source="module",
         trained=True,
         seed=None,
-        data_config=data_config,
-        num_classes=getattr(module, "num_classes", cfg.get("num_classes", 0)),
-        labels=tuple(cfg["label_names"]) if cfg.get("label_names") else None,
-        license=cfg.get("license"),
-        notes=notes,
-        pretrained_cfg=cfg,
+        data_config=config,
+        num_classes=num_classes,
+        labels=labels,
+        notes=(*notes, *filter(None, [label_note])),
     )
+
+
+def _check_module_size(module: nn.Module, size: tuple[int, int, int], native: tuple[int, int]) -> None:
+    """Run the module on the meta device, its own tensors untouched.
+
+    Raises:
+        ConfigurationError: it fails at `size`, and does not at its own.
+    """
+    import torch
+
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    stand_ins = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+
+    def run(inputs: torch.Tensor) -> Any:
+        return torch.func.functional_call(module, stand_ins, (inputs,))
+
+    reason = failure_on_meta(run, size[0], size[1:])
+    if reason and not failure_on_meta(run, size[0], native):
+        raise ConfigurationError(
+            f"{type(module).__name__} cannot take {size[1]} x {size[2]} pixels: {reason}. It is built for "
+            f"{native[0]} x {native[1]}: leave input_size out, or build it for that size (timm's img_size=)."
+        )

@@ -1,0 +1,163 @@
+"""timm's create_model with the arguments of a request, and its refusals in words."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import re
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import ConfigurationError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import nn
+
+FLAGS = {
+    "model_name": "MODEL",
+    "pretrained": "--pretrained",
+    "checkpoint_path": "--checkpoint",
+    "num_classes": "--num-classes",
+    "in_chans": "--in-chans",
+    "img_size": "--input-size",
+    "input_size": "--input-size",
+    "features_only": "--features",
+    "out_indices": "--out-indices",
+    "device": "--device",
+}
+"""Arguments of create_model that have options of their own."""
+
+_INTERNAL = {
+    *("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn"),
+    *("pretrained_model_args", "cache_dir", "model_cfg", "kwargs_filter", "pruned"),
+    *("feature_cls", "feature_cfg", "scriptable", "exportable", "no_jit", "dtype"),
+}
+"""Arguments that would change where weights come from, how strictly they are loaded, or what is built."""
+
+
+def check_model_kwargs(kwargs: Mapping[str, Any]) -> None:
+    """Refuse `--model-kwargs` that have an option of their own, or that only timm's inside may set. Light.
+
+    Raises:
+        ConfigurationError: naming the option to use.
+    """
+    for key in kwargs:
+        if key in FLAGS:
+            raise ConfigurationError(f"--model-kwargs {key}=...: use {FLAGS[key]} instead.")
+        if key in _INTERNAL:
+            raise ConfigurationError(f"--model-kwargs {key}=... cannot be set in an export: leave it out.")
+
+
+def create(name: str, arguments: Mapping[str, Any], meta: bool = False) -> nn.Module:
+    """timm's model called `name` (`local-dir:` too), in eval mode; if `meta`, on the meta device.
+
+    Raises:
+        ConfigurationError: an argument that this model does not take, with those that it does.
+        ModelError: timm cannot build it so.
+    """
+    import timm
+    import torch
+
+    try:
+        with torch.device("meta") if meta else contextlib.nullcontext():
+            return timm.create_model(name, **arguments).eval()
+    except TypeError as exc:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(exc))
+        if unknown and unknown[1] in arguments:
+            raise UnknownArgumentError(name, unknown[1]) from exc
+        raise ModelError(_cannot_build(name, arguments, exc)) from exc
+    except (ModelError, ConfigurationError):
+        raise
+    except Exception as exc:  # a constructor refuses a value with whatever it likes
+        raise ModelError(_cannot_build(name, arguments, exc)) from exc
+
+
+class UnknownArgumentError(ConfigurationError):
+    """The model takes no argument of this name."""
+
+    def __init__(self, name: str, argument: str) -> None:
+        self.argument = argument
+        super().__init__(f"{name} takes no argument {argument!r}. {_own_arguments(name, argument)}")
+
+
+def create_features(name: str, arguments: Mapping[str, Any], meta: bool = False) -> nn.Module:
+    """As `create`, with the feature pyramid for outputs.
+
+    Args:
+        name: see `create`.
+        arguments: see `create`; `out_indices` are levels, negative ones from the end.
+        meta: see `create`.
+
+    Raises:
+        ConfigurationError: the model has no feature pyramid, or not these levels.
+    """
+    try:
+        return create(name, {**arguments, "features_only": True}, meta)
+    except ModelError as exc:
+        plain = {key: value for key, value in arguments.items() if key != "out_indices"}
+        levels = len(getattr(create(name, plain, meta=True), "feature_info", ()))
+        asked = arguments.get("out_indices")
+        if asked and any(not -levels <= level < levels for level in asked):
+            raise ConfigurationError(
+                f"--out-indices {','.join(map(str, asked))}: {name} has the levels 0 to {levels - 1}."
+            ) from exc
+        raise ConfigurationError(
+            f"{name} has no feature pyramid ({said(exc.__cause__ or exc)}): leave --features out."
+        ) from exc
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of the CPU from `seed` inside the block, as they were before after it."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        # not torch.manual_seed, which would seed every accelerator as well
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def said(exc: BaseException) -> str:
+    """The first line of what an exception says, or its kind."""
+    lines = str(exc).strip().splitlines()
+    return (lines[0].strip() if lines else f"{type(exc).__name__}").rstrip(".")
+
+
+def _cannot_build(name: str, arguments: Mapping[str, Any], exc: Exception) -> str:
+    ours = ("pretrained", "pretrained_cfg_overlay")
+    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if key not in ours)
+    with_ = f" with {given}" if given else ""
+    return f"timm cannot build {name}{with_}: {type(exc).__name__}: {said(exc)}."
+
+
+def _own_arguments(name: str, argument: str) -> str:
+    """What the model does take, the close ones first."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    own: set[str] = set()
+    for cls in type(model).__mro__:
+        parameters = inspect.signature(cls.__init__).parameters if "__init__" in vars(cls) else {}
+        own |= set(parameters)
+        cfg = parameters.get("cfg")
+        if cfg is not None and any(value.kind is value.VAR_KEYWORD for value in parameters.values()):
+            own |= _cfg_fields(cls, cfg)
+        if not any(value.kind is value.VAR_KEYWORD for value in parameters.values()):
+            break
+    own -= {"self", "cfg", "args", "kwargs"} | set(FLAGS) | _INTERNAL
+    close = difflib.get_close_matches(argument, own, n=3)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"It takes: {', '.join(sorted(own))}."
+
+
+def _cfg_fields(cls: type, cfg: inspect.Parameter) -> set[str]:
+    """The fields of a configuration dataclass, which such models take as arguments too."""
+    module = inspect.getmodule(cls)
+    kind = getattr(module, cfg.annotation, None) if isinstance(cfg.annotation, str) else cfg.annotation
+    return {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()

@@ -1,0 +1,172 @@
+"""Whether a model can take an input of some size, asked on the meta device: no weights, no arithmetic."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import ConfigurationError, ModelError
+from timmx.model.build import UnknownArgumentError, said
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+_SEARCH_S = 5.0
+_STEPS = (8, 16, 32, 64, 128, 256)
+
+
+def size_arguments(
+    name: str, build: Callable[[dict[str, Any]], nn.Module], channels: int, size: Size, native: Size
+) -> dict[str, Any]:
+    """What to build a model with so that it takes inputs of `size`: `img_size`, or nothing where any goes.
+
+    Args:
+        name: the model's, for the message.
+        build: makes the model on the meta device from extra arguments.
+        channels: of the input.
+        size: asked for.
+        native: the model's own.
+
+    Raises:
+        ConfigurationError: the model cannot take this size: why, and the nearest sizes that it does take.
+    """
+    trial = _Trial(build, channels)
+    reason = trial.refusal(size)
+    if not reason or trial.failure(native):
+        return trial.arguments(size)  # a meta device that cannot run the model's own size is no judge
+    near = _nearest(trial, size) or [native]
+    sizes = " or ".join(f"--input-size {channels} {height} {width}" for height, width in near)
+    raise ConfigurationError(
+        f"{name} cannot take {size[0]} x {size[1]} pixels: {reason}. The nearest that work: {sizes}."
+    )
+
+
+def failure_on_meta(model: Callable[[Any], Any], channels: int, size: Size) -> str:
+    """Run something on the meta device once; the reason why it fails, or nothing."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            model(torch.empty(2, channels, *size, device="meta"))
+    except Exception as exc:  # any operation may refuse, each in its own way
+        return _reason(exc, size)
+    return ""
+
+
+class _Trial:
+    """Builds and runs one model at several sizes; a model that takes any size is built once."""
+
+    def __init__(self, build: Callable[[dict[str, Any]], nn.Module], channels: int) -> None:
+        self._build = build
+        self._channels = channels
+        self._unsized: nn.Module | None = None
+        self._patch: tuple[Size, Size] | None = None
+
+    def arguments(self, size: Size) -> dict[str, Any]:
+        """What the model is built with for this size; known once a size was tried."""
+        return {} if self._unsized is not None else {"img_size": size}
+
+    @property
+    def step(self) -> int:
+        """From one patch to the next, in pixels, where the model cuts its input into patches; else 1."""
+        return max(self._patch[1]) if self._patch else 1
+
+    def refusal(self, size: Size) -> str:
+        """Why this size will not do, or nothing: it fails, or leaves pixels out."""
+        return self._unseen(size) or self.failure(size) or self._unseen(size)
+
+    def failure(self, size: Size) -> str:
+        """Why this size fails, or nothing."""
+        model = self._unsized
+        try:
+            model = model or self._build({"img_size": size})
+        except UnknownArgumentError as exc:
+            if exc.argument != "img_size":
+                raise
+            model = self._unsized = self._build({})
+        except ModelError as exc:
+            return _reason(exc.__cause__ or exc, size)
+        self._patch = self._patch or _patch(model)
+        return failure_on_meta(model, self._channels, size)
+
+    def _unseen(self, size: Size) -> str:
+        """timm's patch embeddings drop the rows and columns that fill no patch, without a word."""
+        if self._patch is None:
+            return ""
+        kernel, stride = self._patch
+        if all((length - k) % s == 0 for length, k, s in zip(size, kernel, stride, strict=True)):
+            return ""
+        return f"its patches are {kernel[0]} x {kernel[1]} pixels, and those left over would never be seen"
+
+
+def _patch(model: nn.Module) -> tuple[Size, Size] | None:
+    """Kernel and stride of the convolution that cuts the input into patches, where it pads nothing."""
+    from torch import nn
+
+    embed = getattr(model, "patch_embed", None)
+    if not isinstance(embed, nn.Module) or getattr(embed, "dynamic_img_pad", False):
+        return None
+    conv = next((layer for layer in embed.modules() if isinstance(layer, nn.Conv2d)), None)
+    if conv is None or any(conv.padding) or max(conv.stride) < 2:
+        return None
+    return (conv.kernel_size[0], conv.kernel_size[1]), (conv.stride[0], conv.stride[1])
+
+
+def _nearest(trial: _Trial, size: Size) -> list[Size]:
+    """The nearest smaller and larger sizes that work, as far as a few seconds of trying show."""
+    deadline = time.monotonic() + _SEARCH_S
+    found = []
+    for down in (True, False):
+        for candidate in _rounded(size, trial.step, down):
+            if time.monotonic() > deadline:
+                break
+            if not trial.refusal(candidate):
+                found.append(candidate if down else _smallest(trial, size, candidate, deadline))
+                break
+    return list(dict.fromkeys(found))
+
+
+def _rounded(size: Size, patch: int, down: bool) -> Iterator[Size]:
+    """Sizes rounded to ever coarser steps, each as asked for, then square."""
+    side = (min if down else max)(size)
+    seen = {size}
+    for step in sorted({patch, *_STEPS} - {1}):
+        for height, width in (size, (side, side)):
+            candidate = (_round(height, step, down), _round(width, step, down))
+            if min(candidate) > 0 and candidate not in seen:
+                seen.add(candidate)
+                yield candidate
+
+
+def _round(length: int, step: int, down: bool) -> int:
+    return length // step * step if down else -(-length // step) * step
+
+
+def _smallest(trial: _Trial, low: Size, high: Size, deadline: float) -> Size:
+    """From a size that works and is far larger than one that fails, halve the way by multiples of 16."""
+    while max(high) > 1.25 * max(low) and time.monotonic() < deadline:
+        middle = (_round((low[0] + high[0]) // 2, 16, False), _round((low[1] + high[1]) // 2, 16, False))
+        if middle in (low, high):
+            break
+        if trial.refusal(middle):
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _reason(exc: BaseException, size: Size) -> str:
+    """What the model says, where it says something that a reader can use."""
+    text = said(exc)
+    if isinstance(exc, AssertionError) and str(exc).strip():
+        return text[0].lower() + text[1:]
+    if any(words in text for words in ("Calculated padded input size", "too small", "smaller than")):
+        return "it is too small for the model's strides and windows"
+    if size[0] != size[1]:
+        return "it is not square, or no multiple of the model's patches and windows"
+    return "it is no multiple of the model's patches and windows"

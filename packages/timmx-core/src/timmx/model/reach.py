@@ -1,0 +1,254 @@
+"""Files from the model hub or a URL, by way of the usual caches. Without a network it says so in seconds.
+
+What the libraries do by themselves (huggingface_hub 2.4): a HEAD request of 10 s, then up to five retries of
+60 s each before the cache is tried or an error comes; torch.hub waits without any limit. So the host is asked
+for a sign of life first, beside the import of torch, and every download runs in a watched thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from timmx.errors import ModelError
+from timmx.progress import reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ANSWER_S = 8.0
+"""How long a host may take to answer at all."""
+STALL_S = 120.0
+"""How long a running download may bring nothing new (the hub's client writes in steps of 10 MB)."""
+
+
+class Probe:
+    """Asks a host for a sign of life, in the background, from the moment it is made."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self.url = url or _endpoint()
+        self._deadline = time.monotonic() + ANSWER_S
+        self._answer: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reason: str | None = None
+        request = _hub_request if url is None else _url_request
+        threading.Thread(target=self._ask, args=(request,), daemon=True).start()
+
+    def failure(self) -> str | None:
+        """Why the host cannot be reached, or None where it can. Waits up to `ANSWER_S` from the beginning."""
+        if self._reason is None:
+            try:
+                self._reason = self._answer.get(timeout=max(0.0, self._deadline - time.monotonic()))
+            except queue.Empty:
+                self._reason = f"no answer in {ANSWER_S:.0f} s"
+        return self._reason or None
+
+    def _ask(self, request: Callable[[str], None]) -> None:
+        try:
+            request(self.url)
+        except Exception as exc:  # of several HTTP libraries; the reason is all that counts
+            self._answer.put(_reason(exc))
+        else:
+            self._answer.put("")
+
+
+def hub_file(hub_id: str, names: Sequence[str], *, newest: bool = False, probe: Probe | None = None) -> Path:
+    """The first of `names` that a model on the hub has, from the cache or downloaded into it.
+
+    Args:
+        hub_id: `owner/name`, with `@revision` where not the main branch is meant.
+        names: file names, the preferred first.
+        newest: ask the hub for a newer version even where the cache has the file.
+        probe: a sign of life that was asked for earlier.
+
+    Raises:
+        ModelError: not in the cache, and the hub cannot be reached, refuses, or has no such file.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    repo, _, revision = hub_id.partition("@")
+    pinned = {"revision": revision} if revision else {}
+    found = (try_to_load_from_cache(repo, name, **pinned) for name in names)
+    cached = next((Path(path) for path in found if isinstance(path, str)), None)
+    if cached and (constants.HF_HUB_OFFLINE or not newest):
+        return cached
+    if constants.HF_HUB_OFFLINE:
+        raise ModelError(
+            f"{hub_id} is not in the cache ({constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE is set: unset it, "
+            "or give the weights with --checkpoint or as local-dir:FOLDER."
+        )
+    failure = (probe or Probe()).failure()
+    if failure and cached:
+        reporter().detail(
+            f"{_host(_endpoint())} cannot be reached ({failure}): {hub_id} comes from the cache."
+        )
+        return cached
+    if failure:
+        raise ModelError(unreachable(hub_id, _endpoint(), failure))
+    return _download_from_hub(hub_id, repo, names, pinned)
+
+
+def url_file(url: str) -> Path:
+    """A file that timm hosts elsewhere, from torch.hub's cache or downloaded into it.
+
+    Raises:
+        ModelError: the host cannot be reached or refuses.
+    """
+    import torch
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / Path(urlsplit(url).path).name
+    if path.is_file():
+        return path
+    failure = Probe(url).failure()
+    if failure:
+        raise ModelError(unreachable(path.name, url, failure))
+    reporter().step(f"Downloading {path.name}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _watched(lambda: _fetch(url, path), folder, what=path.name, url=url)
+    except OSError as exc:
+        raise ModelError(unreachable(path.name, url, _reason(exc))) from exc
+
+
+def unreachable(what: str, url: str, reason: str) -> str:
+    """One line: what could not be had, from where, why, and what helps."""
+    return (
+        f"{what} cannot be fetched: {_host(url)} cannot be reached ({reason}). Give the weights with "
+        "--checkpoint FILE or as local-dir:FOLDER; fill the cache where there is a network and set "
+        "HF_HUB_OFFLINE=1 here; or set HTTPS_PROXY, or HF_ENDPOINT to a mirror."
+    )
+
+
+def _download_from_hub(hub_id: str, repo: str, names: Sequence[str], pinned: dict[str, str]) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    for name in names:
+        reporter().step(f"Downloading {repo}/{name}")
+        try:
+            return Path(
+                _watched(
+                    lambda name=name: hf_hub_download(repo, name, library_name="timmx", **pinned),
+                    folder,
+                    what=hub_id,
+                    url=_endpoint(),
+                )
+            )
+        except GatedRepoError as exc:
+            raise ModelError(
+                f"{repo} is gated: accept its terms at {_endpoint()}/{repo}, then hf auth login."
+            ) from exc
+        except RepositoryNotFoundError as exc:
+            raise ModelError(
+                f"The hub has no model {repo!r}, or it is private: look at {_endpoint()}/{repo}; for a "
+                "private one, hf auth login or HF_TOKEN."
+            ) from exc
+        except RevisionNotFoundError as exc:
+            raise ModelError(f"{repo} has no revision {pinned['revision']!r}.") from exc
+        except LocalEntryNotFoundError as exc:  # a subclass of EntryNotFoundError that means: no network
+            raise ModelError(unreachable(hub_id, _endpoint(), _reason(exc.__cause__ or exc))) from exc
+        except EntryNotFoundError:
+            continue
+        except HfHubHTTPError as exc:
+            raise ModelError(f"The hub refused {hub_id}: {_reason(exc)}.") from exc
+        except OSError as exc:
+            raise ModelError(f"{hub_id} cannot be fetched: {_reason(exc)}.") from exc
+    raise ModelError(f"{hub_id} on the hub has no {' or '.join(names)}: it is no timm model.")
+
+
+def _watched(work: Callable[[], Any], folder: Path, *, what: str, url: str) -> Any:
+    """Do `work` in a thread; give up when nothing new comes into `folder`. Ctrl-C works meanwhile."""
+    outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((work(), None))
+        except BaseException as exc:  # raised again in the caller's thread
+            outcome.put((None, exc))
+
+    threading.Thread(target=run, daemon=True).start()
+    first = seen = _sizes(folder)
+    last = time.monotonic()
+    while True:
+        try:
+            result, error = outcome.get(timeout=0.2)
+        except queue.Empty:
+            now = _sizes(folder)
+            if now != seen:
+                seen, last = now, time.monotonic()
+            if time.monotonic() - last > (ANSWER_S if seen == first else STALL_S):
+                raise ModelError(unreachable(what, url, "it answers no more")) from None
+        else:
+            if error is not None:
+                raise error
+            return result
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    sizes = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place) / name
+            try:
+                sizes[str(path)] = path.lstat().st_size
+            except OSError:  # moved to its final name meanwhile
+                continue
+    return sizes
+
+
+def _fetch(url: str, path: Path) -> Path:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with urllib.request.urlopen(_user_agent(url), timeout=ANSWER_S) as source, partial.open("wb") as file:
+            while block := source.read(1 << 20):
+                file.write(block)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def _hub_request(url: str) -> None:
+    from huggingface_hub.utils import get_session
+
+    get_session().head(url, timeout=ANSWER_S)
+
+
+def _url_request(url: str) -> None:
+    with contextlib.suppress(urllib.error.HTTPError):  # an answer is an answer; the download will say more
+        urllib.request.urlopen(_user_agent(url, "HEAD"), timeout=ANSWER_S).close()
+
+
+def _user_agent(url: str, method: str = "GET") -> urllib.request.Request:
+    return urllib.request.Request(url, headers={"User-Agent": "timmx"}, method=method)
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc or url
+
+
+def _reason(exc: BaseException) -> str:
+    said = str(exc).strip().splitlines()
+    return (said[0] if said else type(exc).__name__).rstrip(".")

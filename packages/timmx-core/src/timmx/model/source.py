@@ -1,0 +1,160 @@
+"""Where a named model and its weights come from: timm's registry, the hub's cache, a local folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import ModelError
+from timmx.model.checkpoint import check_checkpoint
+from timmx.model.folder import read_local_config, weights_file
+from timmx.model.index import build_index, check_name
+from timmx.model.reach import Probe, hub_file, url_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from timmx.options import ExportRequest
+
+_HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""timm's names for the weights on the hub, the preferred first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What to build, and where its weights lie.
+
+    Attributes:
+        timm_name: what create_model is called with.
+        name: what the result is called.
+        kind: `timm`, `hf-hub`, `local-dir` or `checkpoint`.
+        weights: brings the file that timm loads while building; None for a checkpoint or untrained weights.
+        samples: a folder of example images that came with the model.
+        notes: what the user should know.
+    """
+
+    timm_name: str
+    name: str
+    kind: str
+    weights: Callable[[], Path] | None = None
+    samples: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def may_download(request: ExportRequest) -> bool:
+    """Whether the hub will probably be asked, so that a sign of life is worth asking for early. Light."""
+    name = request.model
+    if not isinstance(name, str):
+        return False
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if name.startswith("hf-hub:"):
+        return True
+    cached = Path(constants.HF_HUB_CACHE).glob(f"models--timm--{name.partition('.')[0]}.*")
+    return request.pretrained and request.local_dir is None and next(cached, None) is None
+
+
+def find_source(request: ExportRequest, probe: Probe | None = None, weights: bool = True) -> Source:
+    """Find the model that a request names; of a hub's model, fetch the description.
+
+    Args:
+        request: its `model` is text.
+        probe: a sign of life of the hub that was asked for earlier.
+        weights: False where the description of the model is enough.
+
+    Raises:
+        ConfigurationError: a folder without a usable config.json.
+        ModelError: no such model, no weights for it, or the hub cannot be reached.
+    """
+    folder = request.local_dir
+    weights = weights and request.checkpoint is None
+    if folder is not None:
+        config = read_local_config(folder)
+        check_name(config["architecture"], build_index())
+        file = weights_file(folder) if weights else None
+        if file:
+            check_checkpoint(file, "The weights ")
+        samples = folder / "samples"
+        return Source(
+            timm_name=f"local-dir:{folder}",
+            name=folder.resolve().name,
+            kind="checkpoint" if request.checkpoint else "local-dir",
+            weights=(lambda: file) if file else None,
+            samples=samples if samples.is_dir() else None,
+        )
+    if request.model.startswith("hf-hub:"):
+        return _on_hub(request, probe, weights)
+    return _in_registry(request, probe, weights)
+
+
+def _on_hub(request: ExportRequest, probe: Probe | None, weights: bool) -> Source:
+    """A hub model's snapshot folder in the cache is a `local-dir:` of that commit."""
+    hub_id = request.model.removeprefix("hf-hub:")
+    repo = hub_id.partition("@")[0]
+    folder = hub_file(hub_id, ["config.json"], newest=True, probe=probe).parent
+    config = read_local_config(folder, f"hf-hub:{hub_id}")
+    check_name(config["architecture"], build_index())
+    named = config.get("pretrained_cfg", config).get("hf_hub_filename")
+    names = (named,) if isinstance(named, str) else _HUB_WEIGHTS
+    return Source(
+        timm_name=f"local-dir:{folder}",
+        name=repo,
+        kind="checkpoint" if request.checkpoint else "hf-hub",
+        # by the commit, so that description and weights are of one version, and the cache answers at once
+        weights=(lambda: hub_file(f"{repo}@{folder.name}", names, probe=probe)) if weights else None,
+    )
+
+
+def _in_registry(request: ExportRequest, probe: Probe | None, weights: bool) -> Source:
+    index = build_index()
+    name: str = request.model
+    notes: tuple[str, ...] = ()
+    check_name(name, index)
+    architecture = name.partition(".")[0]
+    if architecture in index.deprecated:
+        current = index.deprecated[architecture]
+        if current is None:
+            raise ModelError(f"timm {index.timm_version} has removed {architecture} without a replacement.")
+        notes = (f"{architecture} is an old name; timm calls it {current} today.",)
+        name = current
+    if not request.pretrained:
+        kind = "checkpoint" if request.checkpoint else "timm"
+        return Source(timm_name=name, name=name, kind=kind, notes=notes)
+    cfg = pretrained_cfg(name)
+    if cfg.get("tag") and "." not in name:
+        name = f"{name}.{cfg['tag']}"
+    if not weights:
+        return Source(timm_name=name, name=name, kind="timm", notes=notes)
+    if not any(cfg.get(key) for key in ("file", "hf_hub_id", "url")):
+        tags = [tag for tag in index.models[name.partition(".")[0]].pretrained if tag]
+        hint = f"there are some for the tags {', '.join(tags)}" if tags else "give your own with --checkpoint"
+        raise ModelError(f"timm has no pretrained weights for {name}: {hint}.")
+    return Source(
+        timm_name=name,
+        name=name,
+        kind="timm",
+        weights=lambda: _registry_weights(cfg, probe),
+        notes=notes,
+    )
+
+
+def pretrained_cfg(name: str) -> dict[str, Any]:
+    """timm's configuration of a registered model; of its default tag where none is named."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name)
+    return cfg.to_dict() if cfg else {}
+
+
+def _registry_weights(cfg: dict[str, Any], probe: Probe | None) -> Path:
+    """The file of a model's pretrained weights, in the order in which timm looks for them."""
+    if cfg.get("file"):
+        return Path(cfg["file"])
+    if cfg.get("hf_hub_id"):
+        named = cfg.get("hf_hub_filename")
+        safe = (named[:-4] + ".safetensors",) if named and named.endswith(".bin") else ()
+        return hub_file(cfg["hf_hub_id"], (*safe, named) if named else _HUB_WEIGHTS, probe=probe)
+    return url_file(cfg["url"] if isinstance(cfg["url"], str) else cfg["url"][0])
