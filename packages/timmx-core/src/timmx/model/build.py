@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from timmx.errors import ConfigurationError, ModelError
 
@@ -109,6 +109,11 @@ def create_features(name: str, arguments: Mapping[str, Any], meta: bool = False)
         ) from exc
 
 
+def cfg_of(model: nn.Module) -> dict[str, Any]:
+    """timm's configuration of a model that timm built."""
+    return cast("dict[str, Any]", model.pretrained_cfg)
+
+
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Random numbers of the CPU from `seed` inside the block, as they were before after it."""
@@ -142,7 +147,8 @@ def _own_arguments(name: str, argument: str) -> str:
         model = timm.create_model(name)
     own: set[str] = set()
     for cls in type(model).__mro__:
-        parameters = inspect.signature(cls.__init__).parameters if "__init__" in vars(cls) else {}
+        constructor = vars(cls).get("__init__")
+        parameters = inspect.signature(constructor).parameters if constructor else {}
         own |= set(parameters)
         cfg = parameters.get("cfg")
         if cfg is not None and any(value.kind is value.VAR_KEYWORD for value in parameters.values()):

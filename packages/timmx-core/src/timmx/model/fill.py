@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ModelError
-from timmx.model.build import create, create_features, seeded
+from timmx.model.build import cfg_of, create, create_features, seeded
 from timmx.model.checkpoint import Checkpoint, fit_state_dict, read_checkpoint
 from timmx.model.input_size import size_arguments
 
@@ -46,7 +46,7 @@ def build_and_fill(request: ExportRequest, source: Source) -> Filled:
         ConfigurationError: an input size, an argument or feature levels that the model does not have.
         ModelError: it cannot be built, or the weights do not fit it.
     """
-    plan = _Plan(request, source)
+    plan = Plan(request, source)
     seed = request.seed or 0
     with seeded(seed):
         if request.checkpoint is not None:
@@ -70,7 +70,7 @@ def native_size(model: nn.Module, cfg: Mapping[str, Any]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[-2]), int(size[-1]))
 
 
-class _Plan:
+class Plan:
     """How to call create_model: settled on the meta device where anything unusual is asked for."""
 
     def __init__(self, request: ExportRequest, source: Source) -> None:
@@ -94,7 +94,7 @@ class _Plan:
         sketch = self.build(meta=True)
         if channels != self.channels(sketch):
             self._arguments["in_chans"] = channels
-        native = native_size(sketch, sketch.pretrained_cfg)
+        native = native_size(sketch, cfg_of(sketch))
         if size != native:
             self._size = size_arguments(
                 source.name, lambda extra: self.build(extra, meta=True), channels, size, native
@@ -108,7 +108,7 @@ class _Plan:
     def channels(self, model: nn.Module) -> int:
         """Of the input; timm before 1.0.30 does not note them on a feature pyramid."""
         asked = self._arguments.get("in_chans")
-        return int(getattr(model, "in_chans", None) or asked or model.pretrained_cfg["input_size"][0])
+        return int(getattr(model, "in_chans", None) or asked or cfg_of(model)["input_size"][0])
 
     def fill_from_file(self, path: Path) -> tuple[nn.Module, tuple[str, ...]]:
         """As timm loads pretrained weights: stem and classifier adapted, position embeddings resampled."""
@@ -175,18 +175,19 @@ class _Plan:
         return create(self._name, {**own, **self._size, **extra}, meta=True)
 
     def _resized(self, model: nn.Module, size: dict[str, Any], failure: ModelError) -> nn.Module:
-        if not hasattr(model, "set_input_size"):
-            height, width = native_size(model, model.pretrained_cfg)
+        resize = getattr(model, "set_input_size", None)
+        if resize is None:
+            height, width = native_size(model, cfg_of(model))
             raise ModelError(
                 f"The weights are for {height} x {width} pixels, and timm cannot carry them over to another "
                 f"size in this family: leave --input-size out. ({failure})"
             ) from failure
-        model.set_input_size(**size)
+        resize(**size)
         return model.eval()
 
     def adaptations(self, model: nn.Module) -> dict[str, str]:
         """What timm changed of the weights that it loaded, by the part that it changed."""
-        cfg = model.pretrained_cfg
+        cfg = cfg_of(model)
         found = {}
         asked, own = self._request.num_classes, cfg.get("num_classes")
         if asked and own and asked != own:
@@ -204,4 +205,4 @@ class _Plan:
 def _forget_source(model: nn.Module) -> None:
     """Take the path or the tensors out of the model's notes, which travel with it."""
     for key in ("file", "state_dict"):
-        model.pretrained_cfg.pop(key, None)
+        cfg_of(model).pop(key, None)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ConfigurationError, MissingRequirementError
-from timmx.model.build import check_model_kwargs
+from timmx.model.build import cfg_of, check_model_kwargs
 from timmx.model.checkpoint import Checkpoint, check_checkpoint
 from timmx.model.data_config import DataConfig, resolve_data_config
 from timmx.model.fill import build_and_fill, native_size
@@ -125,8 +125,8 @@ def hash_weights(model: nn.Module) -> str:
 
 
 UNTRAINED = (
-    "The weights are untrained (random): --pretrained loads timm's, --checkpoint FILE your own; local-dir: and "
-    "hf-hub: models bring theirs."
+    "The weights are untrained (random): --pretrained loads timm's, --checkpoint FILE your own; local-dir: "
+    "and hf-hub: models bring theirs."
 )
 
 
@@ -134,13 +134,13 @@ def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
     source = find_source(request, probe)
     filled = build_and_fill(request, source)
     model, checkpoint = filled.model, filled.checkpoint
-    cfg = dict(model.pretrained_cfg)
+    cfg = dict(cfg_of(model))
     notes = [*source.notes, *filled.notes]
     size = request.input_size or (filled.in_chans, *native_size(model, cfg))
     if checkpoint is not None:
         notes += _take_training_options(checkpoint, cfg, size)
     config, config_notes = resolve_data_config(cfg, size, request.mean, request.std)
-    num_classes = 0 if request.features else int(model.num_classes)
+    num_classes = 0 if request.features else int(getattr(model, "num_classes", 0))
     labels, label_note = labels_of_config(cfg, num_classes) if request.labels is None else (None, None)
     trained = source.weights is not None or checkpoint is not None
     notes += [*config_notes, *([label_note] if label_note else []), *([] if trained else [UNTRAINED])]
@@ -191,8 +191,8 @@ def _from_module(request: ExportRequest) -> LoadedModel:
     """A caller's own module, as it is."""
     module = request.model
     kind = type(module).__name__
-    cfg = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
-    cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg or {})
+    noted: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    cfg = noted.to_dict() if hasattr(noted, "to_dict") else dict(noted)
     own = cfg.get("input_size")
     if not own or len(own) != 3:
         raise ConfigurationError(

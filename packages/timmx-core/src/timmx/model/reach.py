@@ -14,6 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -74,8 +75,7 @@ def hub_file(hub_id: str, names: Sequence[str], *, newest: bool = False, probe: 
     from huggingface_hub import constants, try_to_load_from_cache
 
     repo, _, revision = hub_id.partition("@")
-    pinned = {"revision": revision} if revision else {}
-    found = (try_to_load_from_cache(repo, name, **pinned) for name in names)
+    found = (try_to_load_from_cache(repo, name, revision=revision or None) for name in names)
     cached = next((Path(path) for path in found if isinstance(path, str)), None)
     if cached and (constants.HF_HUB_OFFLINE or not newest):
         return cached
@@ -92,7 +92,7 @@ def hub_file(hub_id: str, names: Sequence[str], *, newest: bool = False, probe: 
         return cached
     if failure:
         raise ModelError(unreachable(hub_id, _endpoint(), failure))
-    return _download_from_hub(hub_id, repo, names, pinned)
+    return _download_from_hub(hub_id, names)
 
 
 def url_file(url: str) -> Path:
@@ -127,7 +127,7 @@ def unreachable(what: str, url: str, reason: str) -> str:
     )
 
 
-def _download_from_hub(hub_id: str, repo: str, names: Sequence[str], pinned: dict[str, str]) -> Path:
+def _download_from_hub(hub_id: str, names: Sequence[str]) -> Path:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -138,18 +138,16 @@ def _download_from_hub(hub_id: str, repo: str, names: Sequence[str], pinned: dic
         RevisionNotFoundError,
     )
 
+    repo, _, revision = hub_id.partition("@")
+
+    def download(name: str) -> str:
+        return hf_hub_download(repo, name, revision=revision or None, library_name="timmx")
+
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     for name in names:
         reporter().step(f"Downloading {repo}/{name}")
         try:
-            return Path(
-                _watched(
-                    lambda name=name: hf_hub_download(repo, name, library_name="timmx", **pinned),
-                    folder,
-                    what=hub_id,
-                    url=_endpoint(),
-                )
-            )
+            return Path(_watched(partial(download, name), folder, what=hub_id, url=_endpoint()))
         except GatedRepoError as exc:
             raise ModelError(
                 f"{repo} is gated: accept its terms at {_endpoint()}/{repo}, then hf auth login."
@@ -160,7 +158,7 @@ def _download_from_hub(hub_id: str, repo: str, names: Sequence[str], pinned: dic
                 "private one, hf auth login or HF_TOKEN."
             ) from exc
         except RevisionNotFoundError as exc:
-            raise ModelError(f"{repo} has no revision {pinned['revision']!r}.") from exc
+            raise ModelError(f"{repo} has no revision {revision!r}.") from exc
         except LocalEntryNotFoundError as exc:  # a subclass of EntryNotFoundError that means: no network
             raise ModelError(unreachable(hub_id, _endpoint(), _reason(exc.__cause__ or exc))) from exc
         except EntryNotFoundError:
@@ -213,14 +211,15 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _fetch(url: str, path: Path) -> Path:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    request = _user_agent(url)
     try:
-        with urllib.request.urlopen(_user_agent(url), timeout=ANSWER_S) as source, partial.open("wb") as file:
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as source, unfinished.open("wb") as file:
             while block := source.read(1 << 20):
                 file.write(block)
-        partial.replace(path)
+        unfinished.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return path
 
 

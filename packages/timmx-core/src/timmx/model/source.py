@@ -145,7 +145,7 @@ def pretrained_cfg(name: str) -> dict[str, Any]:
     """timm's configuration of a registered model; of its default tag where none is named."""
     import timm
 
-    cfg = timm.get_pretrained_cfg(name)
+    cfg: Any = timm.get_pretrained_cfg(name)
     return cfg.to_dict() if cfg else {}
 
 
