@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 import traceback
 from functools import cache
@@ -32,20 +33,20 @@ class TimmxGroup(TyperGroup):
         return self.commands.get(cmd_name) or _backend_rows().get(cmd_name)
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:
-        name = args[0]
-        installed = {entry.name for entry in registry.entries()}
-        ours = name in registry.known_backends()
-        if name in self.commands or not (name in installed or ours or ":" in name):
-            return super().resolve_command(ctx, args)
-        command = export_command(registry.load(name))
-        app = typer.Typer(add_completion=False)
-        app.command(name)(command)
-        return name, typer.main.get_command(app), args[1:]
+        if _is_backend(args[0]) and args[0] not in self.commands:  # reached for shell completion
+            return args[0], _backend_command(args[0]), args[1:]
+        return super().resolve_command(ctx, args)
 
-    def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
-        debug = "--debug" in (sys.argv[1:] if args is None else args)
+    def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:
+        args = list(sys.argv[1:] if args is None else args)
+        completing = "_TIMMX_COMPLETE" in os.environ
+        debug = "--debug" in args
         try:
-            return super().main(args, *rest, **extra)
+            if args and not completing and args[0] not in self.commands and _is_backend(args[0]):
+                # Straight to the backend: parsing the group's own options first would import pydantic.
+                command = _backend_command(args[0])
+                return command.main(args[1:], prog_name=f"{prog_name or 'timmx'} {args[0]}", **extra)
+            return super().main(args, prog_name, **extra)
         except TimmxError as exc:
             if debug:
                 traceback.print_exc()
@@ -96,6 +97,19 @@ commands.register(app)
 def main() -> None:
     """The console script."""
     app()
+
+
+def _is_backend(name: str) -> bool:
+    """Whether a word can only mean a backend: an installed one, one of ours, or `distribution:name`."""
+    installed = {entry.name for entry in registry.entries()}
+    return name.rpartition(":")[2] in installed or name in registry.known_backends()
+
+
+def _backend_command(name: str) -> Any:
+    """The backend's command, its plugin imported."""
+    stub = typer.Typer(add_completion=False)
+    stub.command(name)(export_command(registry.load(name)))
+    return typer.main.get_command(stub)
 
 
 @cache
