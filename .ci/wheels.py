@@ -1,0 +1,115 @@
+"""Install each backend's wheel as a user would, outside the checkout, and use it: python .ci/wheels.py dist
+
+For the core alone and for the core with each backend: an empty environment, `uv pip install --find-links
+DIST`, then `timmx` from an empty folder. Standard library only.
+"""
+
+import email
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UV = os.environ.get("UV") or shutil.which("uv") or "uv"
+KNOWN = json.loads((ROOT / "packages/timmx-core/src/timmx/known_backends.json").read_text("utf-8"))
+"""Formats that the core can name, whether a package for them is here or not."""
+CLEAN = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("PYTHONPATH", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
+}
+"""Nothing of the checkout's environment may reach the one under test."""
+
+
+def main(dist: Path) -> None:
+    packages = sorted(path.name for path in (ROOT / "packages").iterdir() if path.name.startswith("timmx-"))
+    backends = [name.removeprefix("timmx-") for name in packages if name != "timmx-core"]
+    for backend in (None, *backends):
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="timmx-wheels-") as folder:
+            check(backend, dist, Path(folder))
+        print(f"{backend or 'the core alone'}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def check(backend: str | None, dist: Path, folder: Path) -> None:
+    """One environment with the core and at most one backend."""
+    environment, empty = folder / "environment", folder / "empty"
+    empty.mkdir()
+    packages = ["timmx-core", *([f"timmx-{backend}"] if backend else [])]
+    uv(empty, "venv", "--python", sys.executable, environment)
+    uv(empty, "pip", "install", "--python", environment, "--find-links", dist, *packages)
+    scripts = environment / ("Scripts" if os.name == "nt" else "bin")
+
+    def timmx(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [scripts / "timmx", *arguments], cwd=empty, env=CLEAN, text=True, capture_output=True, check=False
+        )
+
+    installed = installed_backends(timmx("backends", "--json"))
+    expect(backend is None or backend in installed, f"timmx backends shows {installed}")
+    shown = timmx("--help")
+    expect(shown.returncode == 0, "timmx --help works", shown)
+    listed = [name for name in KNOWN if re.search(rf"^\W*{name}\s", shown.stdout, re.MULTILINE)]
+    expect(listed == [name for name in KNOWN if name in installed], f"timmx --help shows {listed}", shown)
+    for other in sorted(KNOWN.keys() - set(installed)):
+        refused = timmx(other, "resnet18")
+        hint = f"uv pip install {KNOWN[other]['distribution']}"
+        expect(refused.returncode == 2 and hint in refused.stderr, f"timmx {other} says {hint}", refused)
+    if backend is None:
+        expect(not installed, "the core alone has no format")
+        return
+    requirements = backend_requirements(backend, dist)
+    expect(installed == sorted({backend, *requirements}), "no other format came along")
+    export(backend, timmx, empty)
+
+
+def export(backend: str, timmx, empty: Path) -> None:
+    """The example model goes through, is proven, and lies where it was said to lie."""
+    exported = timmx(backend, f"local-dir:{ROOT / 'examples' / 'digits'}", "--json")
+    expect(exported.returncode == 0, f"timmx {backend} exports the example", exported)
+    result = json.loads(exported.stdout)
+    status, path = result["verification"]["status"], empty / result["path"]
+    expect(status == "verified", f"verification says {status}", exported)
+    expect(path.name.startswith("digits.") and path.exists(), f"{path.name} was written", exported)
+    expect({item.name for item in empty.iterdir()} == {path.name}, "and nothing else", exported)
+
+
+def backend_requirements(backend: str, dist: Path) -> list[str]:
+    """Backends that a backend's own wheel requires."""
+    (wheel,) = dist.glob(f"timmx_{backend.replace('-', '_')}-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    required = {re.match(r"[\w.-]+", text)[0] for text in metadata.get_all("Requires-Dist", [])}
+    return [name for name, facts in KNOWN.items() if facts["distribution"] in required]
+
+
+def installed_backends(answer: subprocess.CompletedProcess[str]) -> list[str]:
+    expect(answer.returncode == 0, "timmx backends --json works", answer)
+    found = json.loads(answer.stdout)
+    for item in found:
+        expect(item["state"] == "available", f"{item['name']} is {item['state']}: {item['reason']}", answer)
+    return sorted(item["name"] for item in found)
+
+
+def uv(cwd: Path, *arguments: object) -> None:
+    subprocess.run([UV, *map(str, arguments)], cwd=cwd, env=CLEAN, check=True)
+
+
+def expect(fact: bool, what: str, done: subprocess.CompletedProcess[str] | None = None) -> None:
+    print(f"  {'ok' if fact else 'NOT OK'}: {what}", flush=True)
+    if not fact:
+        if done is not None:
+            print(f"exit status {done.returncode}\n{done.stdout}{done.stderr}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())
