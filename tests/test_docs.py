@@ -1,0 +1,191 @@
+"""The documents are true: what they tell to type exists, what they show is what comes out."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("packages/*/README.md"),
+    ]
+)
+README = (ROOT / "README.md").read_text("utf-8")
+METADATA = (ROOT / "docs" / "metadata.md").read_text("utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language, unindented."""
+    fences = re.findall(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    return [
+        "\n".join(line.removeprefix(indent) for line in body.splitlines())
+        for indent, found, body in fences
+        if found == language
+    ]
+
+
+COMMANDS = sorted(
+    {
+        line.removeprefix("uv run ").split(" #")[0].strip()
+        for document in DOCUMENTS
+        for block in blocks(document.read_text("utf-8"), "")
+        for line in block.splitlines()
+        if line.removeprefix("uv run ").startswith("timmx ")
+    }
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_documented_commands_and_their_options_exist(command: str):
+    _, name, *arguments = shlex.split(command)
+    shown = help_of(name)
+    for argument in arguments:
+        if argument.startswith("-"):
+            assert re.search(rf"(?<![\w-]){argument}(?![\w-])", shown), f"timmx {name} has no {argument}"
+
+
+def test_options_that_the_documents_name_exist():
+    """Every `--option` in running text is one of timmx's, or of the tools that are named with it."""
+    known = " ".join(help_of(name) for name in ("", "onnx", "torch-export", "list", "info", "doctor"))
+    for document in DOCUMENTS:
+        prose = re.sub(r"^ *```.*?^ *```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for code in re.findall(r"`([^`]+)`", prose):
+            if code.startswith(("uv", "mypy", "bash")):
+                continue
+            for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):
+                assert re.search(rf"{option}(?![\w-])", known), f"{document.name} names {option}"
+
+
+def test_linked_files_exist():
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text("utf-8")):
+            if "://" not in link:
+                assert (document.parent / link).exists(), f"{document.name} links to {link}"
+
+
+def test_named_files_exist():
+    """Paths in docs/architecture.md are where it says that they are."""
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    core = ROOT / "packages" / "timmx-core" / "src" / "timmx"
+    backends = [path for path in ROOT.glob("packages/*/src/*") if path != core]
+    for name in re.findall(r"`([\w./]+\.(?:py|json))`", text):
+        places = [core, core.parent, ROOT, *backends, *(path.parent for path in backends)]
+        assert any((place / name).is_file() for place in places), f"there is no {name}"
+
+
+def test_the_gates_run_what_the_readme_says():
+    gates = (ROOT / ".ci" / "run").read_text("utf-8")
+    (first_steps,) = [block for block in blocks(README, "") if "pip install uv" in block]
+    assert first_steps.splitlines()[1:] == [
+        "uv run timmx onnx local-dir:examples/digits -o digits.onnx",
+        "uv run pytest",
+    ]
+    assert re.search(r"^uv run pytest\b", gates, re.MULTILINE)
+    contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for command in re.findall(r"^\| (?:format|lint|types|tests) \| `(.+)` \|$", contributing, re.MULTILINE):
+        assert re.search(rf"^{re.escape(command)}(?!\S)", gates, re.MULTILINE), command
+
+
+def test_readme_names_every_package_and_format():
+    for package in ROOT.glob("packages/timmx-*"):
+        assert f"]({package.relative_to(ROOT)})" in README or package.name == "timmx-core"
+
+
+def test_floors_are_the_documented_ones():
+    from timmx.verify import FLOORS_DB
+
+    rows = re.findall(r"^\| (`.+) \| (\d+) dB \|$", (ROOT / "docs/verification.md").read_text(), re.MULTILINE)
+    documented = {name: float(floor) for names, floor in rows for name in re.findall(r"`([\w-]+)`", names)}
+    assert documented == {str(precision): floor for precision, floor in FLOORS_DB.items()}
+
+
+def test_the_example_backend_of_the_contributing_guide_is_one(tmp_path: Path, monkeypatch):
+    from timmx.contract import SUPPORTED_CONTRACTS
+
+    guide = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    (source,) = blocks(guide, "python")
+    (package,) = blocks(guide, "toml")
+    (tmp_path / "documented_plugin.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    backend = importlib.import_module("documented_plugin").ExampleBackend()
+    assert backend.contract in SUPPORTED_CONTRACTS
+    assert "level" in backend.create_command().__annotations__
+    assert f'{backend.name} = "' in package
+
+
+@pytest.mark.slow
+def test_python_examples_run_and_metadata_is_as_documented(tmp_path: Path):
+    """README's Python, the other format, and everything that docs/metadata.md shows, in one process."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (use,) = blocks(README, "python")
+    hash_of_weights, from_onnx, from_pt2, from_zip = blocks(METADATA, "python")
+    program = f"""
+import json, timmx
+{use}
+assert logits.shape == (3, 10)
+assert result.verification.status == "verified"
+timmx.export("onnx", "local-dir:examples/digits", force=True)
+{hash_of_weights}
+{from_onnx}
+print(json.dumps(metadata))
+timmx.export("torch-export", "local-dir:examples/digits", dynamic_batch=True)
+{from_pt2}
+print(json.dumps(metadata))
+{from_zip}
+print(json.dumps(metadata))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *_, digest, onnx, pt2, zipped = done.stdout.splitlines()
+    (example,) = map(json.loads, blocks(METADATA, "json"))
+    shown = json.loads(onnx)
+    assert digest == shown["model"]["weights_sha256"]
+    assert shown.pop("versions").keys() == example.pop("versions").keys()
+    assert shown == example
+    assert pt2 == zipped
+    assert keys(json.loads(pt2)) - keys(shown) <= {"batch.dynamic", "format.strict", *versions(pt2)}
+    documented = set(re.findall(r"`([\w.\[\]]+)`", "".join(re.findall(r"^\| (`.+?) \|", METADATA, re.M))))
+    for key in keys(shown) - {"batch.size", "versions"}:
+        assert any(key == name or key.startswith(name + ".") for name in documented), f"{key} has no row"
+
+
+def keys(value: dict, prefix: str = "") -> set[str]:
+    """Every key of nested objects, joined by dots; those in a list of objects behind `[]`."""
+    found = set()
+    for key, item in value.items():
+        if isinstance(item, dict):
+            found |= keys(item, f"{prefix}{key}.")
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            found |= keys(item[0], f"{prefix}{key}[].")
+        else:
+            found.add(prefix + key)
+    return found
+
+
+def versions(metadata: str) -> set[str]:
+    return {f"versions.{name}" for name in json.loads(metadata)["versions"]}
+
+
+@cache
+def help_of(command: str) -> str:
+    """`timmx COMMAND --help`, without colours and in one long line each."""
+    from timmx.cli.main import app
+    from typer.testing import CliRunner
+
+    arguments = [command, "--help"] if command else ["--help"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    assert result.exit_code == 0, f"timmx {command} does not exist"
+    return result.stdout
