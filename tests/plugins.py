@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-GOOD = '''
+GOOD = """
 from timmx.contract import ExportBackend
 
 class Backend(ExportBackend):
@@ -22,7 +22,7 @@ class Backend(ExportBackend):
     def export(self, job, options): ...
     def open(self, path): ...
     def read_metadata(self, path): ...
-'''
+"""
 
 
 def install_plugin(
@@ -42,7 +42,12 @@ def install_plugin(
     module.write_text(source.replace("{name}", name))
     info = site / f"{package}-1.2.3.dist-info"
     info.mkdir()
-    lines = ["Metadata-Version: 2.1", f"Name: {distribution}", "Version: 1.2.3", f"Summary: The {name} format."]
+    lines = [
+        "Metadata-Version: 2.1",
+        f"Name: {distribution}",
+        "Version: 1.2.3",
+        f"Summary: The {name} format.",
+    ]
     lines += [f"Requires-Dist: {requirement}" for requirement in requires]
     (info / "METADATA").write_text("\n".join(lines) + "\n")
     (info / "entry_points.txt").write_text(f"[timmx.backends]\n{name} = {target or f'{package}:Backend'}\n")
@@ -50,7 +55,11 @@ def install_plugin(
 
 
 def timmx(
-    *arguments: object, site: Path | None = None, cwd: Path | None = None, timeout: float = 120, **environment: str
+    *arguments: object,
+    site: Path | None = None,
+    cwd: Path | None = None,
+    timeout: float = 120,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """`python -m timmx ARGS` in a fresh process, with the plugins of `site` installed."""
     variables = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"} | environment

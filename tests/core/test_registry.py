@@ -28,8 +28,14 @@ def rows(site, **environment):
         (RAISES, "RuntimeError: inside out"),
         (EXITS, "SystemExit: 3"),
         (NO_BACKEND, "is no ExportBackend"),
-        (GOOD.replace("contract = 1", "contract = 0"), "Upgrade the plugin: uv pip install --upgrade timmx-odd"),
-        (GOOD.replace("contract = 1", "contract = 2"), "Upgrade the core: uv pip install --upgrade timmx-core"),
+        (
+            GOOD.replace("contract = 1", "contract = 0"),
+            "Upgrade the plugin: uv pip install --upgrade timmx-odd",
+        ),
+        (
+            GOOD.replace("contract = 1", "contract = 2"),
+            "Upgrade the core: uv pip install --upgrade timmx-core",
+        ),
         (GOOD.replace('"{name}"', '"other"'), "its entry point is called 'odd', the backend 'other'"),
     ],
 )
@@ -147,7 +153,13 @@ def test_a_format_of_ours_that_is_not_installed_is_answered_with_the_command():
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("--version",), ("onnx", "--help"), ("onnx", "resnet18", "--no-such"), ("coreml", "resnet18")],
+    [
+        ("--help",),
+        ("--version",),
+        ("onnx", "--help"),
+        ("onnx", "resnet18", "--no-such"),
+        ("coreml", "resnet18"),
+    ],
 )
 def test_nothing_heavy_is_imported_for_help_a_list_or_an_error(arguments):
     import subprocess

@@ -118,7 +118,9 @@ def test_not_a_number_fails():
     assert report.to_dict()["snr_db"] == "-inf"
 
 
-@pytest.mark.parametrize(("precision", "status"), [("fp32", "failed"), ("fp16", "verified"), ("int8", "verified")])
+@pytest.mark.parametrize(
+    ("precision", "status"), [("fp32", "failed"), ("fp16", "verified"), ("int8", "verified")]
+)
 def test_the_floor_follows_the_precision(precision, status):
     report = judge(Answers(lambda x: model(x) * 1.01), precision=Precision(precision))
     assert report.status == status

@@ -1,0 +1,154 @@
+"""The command line as a person or a program meets it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from plugins import timmx
+
+
+def test_the_main_job_prints_the_proof(tmp_path, digits):
+    done = timmx("onnx", digits, "-o", "digits.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "digits.onnx" in done.stdout
+    assert "verified" in done.stdout
+    assert "500 images" in done.stdout
+    assert "top-1 agreement 100.0 %" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.onnx"]
+
+
+def test_json_is_one_object_on_stdout(tmp_path, digits):
+    done = timmx("torch-export", digits, "--json", "--dynamic-batch", cwd=tmp_path)
+    result = json.loads(done.stdout)
+    assert result["path"] == "digits.pt2"
+    assert result["verification"]["status"] == "verified"
+    assert result["verification"]["top1_agreement"] == 1.0
+    assert result["metadata"]["labels"] == [str(number) for number in range(10)]
+    assert result["size_bytes"] == (tmp_path / "digits.pt2").stat().st_size
+    assert {"loading", "capturing", "verifying", "publishing"} <= result["seconds"].keys()
+
+
+def test_an_error_with_json_is_an_object_too(tmp_path):
+    done = timmx("onnx", "resnet18", "--mean", "0.5", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["type"] == "ConfigurationError"
+    assert "--normalize" in done.stderr
+
+
+def test_a_failed_verification_publishes_nothing_and_tells_the_figures(tmp_path, digits):
+    output = tmp_path / "digits.pt2"
+    output.write_bytes(b"old")
+    done = timmx("torch-export", digits, "-o", output, "--min-snr", "500", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Verification failed" in done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["verification"]["snr_db"] > 100
+    assert output.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_the_default_name_is_never_overwritten_without_force(run_timmx, tmp_path, digits):
+    (tmp_path / "digits.onnx").write_bytes(b"mine")
+    refused = run_timmx("onnx", digits)
+    assert refused.exit_code == 2
+    assert "--force" in refused.stderr
+    assert (tmp_path / "digits.onnx").read_bytes() == b"mine"
+    assert run_timmx("onnx", digits, "--force", "--no-verify").exit_code == 0
+    assert (tmp_path / "digits.onnx").read_bytes() != b"mine"
+
+
+def test_a_folder_of_the_users_is_never_replaced(run_timmx, tmp_path, digits):
+    (tmp_path / "mine.onnx").mkdir()
+    (tmp_path / "mine.onnx" / "precious").touch()
+    done = run_timmx("onnx", digits, "-o", "mine.onnx")
+    assert done.exit_code == 2
+    assert "is a folder" in done.stderr
+    assert (tmp_path / "mine.onnx" / "precious").exists()
+
+
+def test_untrained_weights_are_said_and_unproven(run_timmx):
+    done = run_timmx("torch-export", "test_resnet", "--seed", "3", "--json")
+    assert done.exit_code == 0
+    result = json.loads(done.stdout)
+    assert result["verification"]["status"] == "unproven"
+    assert result["verification"]["reason"].startswith("untrained weights")
+    assert result["metadata"]["model"]["trained"] is False
+    assert result["metadata"]["model"]["seed"] == 3
+    assert "untrained" in done.stderr
+
+
+def test_verification_images_of_the_users_own(run_timmx, tmp_path, digits):
+    from skimage import data
+    from skimage.io import imsave
+
+    folder = tmp_path / "photos" / "deeper"
+    folder.mkdir(parents=True)
+    for name in ("astronaut", "coffee", "chelsea", "rocket"):
+        imsave(folder / f"{name}.png", getattr(data, name)())
+    (folder / "broken.jpg").write_bytes(b"no image")
+    done = run_timmx("torch-export", digits, "--verify-data", "photos")
+    assert done.exit_code == 0
+    assert "4 images of photos" in done.stdout
+    assert "1 images cannot be read and are left out: broken.jpg" in done.stderr
+
+    (folder / "rocket.png").unlink()
+    refused = run_timmx("torch-export", digits, "--verify-data", "photos", "--force")
+    assert refused.exit_code == 2
+    assert "3 readable images" in refused.stderr
+
+
+def test_labels_come_from_a_file_and_their_count_is_checked(run_timmx, tmp_path, digits):
+    names = [f"digit {number}" for number in range(10)]
+    (tmp_path / "labels.txt").write_bytes("\ufeff".encode() + "\r\n".join(names).encode())
+    done = run_timmx("torch-export", digits, "--labels", "labels.txt", "--no-verify", "--json")
+    assert json.loads(done.stdout)["metadata"]["labels"] == names
+    (tmp_path / "labels.txt").write_text("\n".join(names[:9]))
+    refused = run_timmx("torch-export", digits, "--labels", "labels.txt", "--force")
+    assert refused.exit_code == 2
+    assert "9" in refused.stderr
+    assert "10" in refused.stderr
+
+
+def test_verbose_shows_steps_and_rewrites(tmp_path, digits):
+    done = timmx("torch-export", digits, "--verbose", "--no-verify", cwd=tmp_path)
+    assert "[Capturing]" in done.stderr
+    assert "fold batch norm" in done.stderr
+    assert done.stdout.startswith("digits.pt2")
+
+
+def test_a_model_without_a_name_is_a_usage_error(run_timmx):
+    assert run_timmx("onnx").exit_code == 2
+    assert run_timmx("onnx", "").exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("onnx", "--help"), ("torch-export", "--help"), ("doctor",)])
+def test_help_and_doctor_end_well(run_timmx, arguments):
+    assert run_timmx(*arguments).exit_code == 0
+
+
+def test_list_and_info(run_timmx):
+    names = run_timmx("list", "test_*").stdout.split()
+    assert "test_vit" in names
+    assert "resnet50" not in names
+    tagged = run_timmx("list", "resnet50", "--pretrained").stdout.split()
+    assert "resnet50.a1_in1k" in tagged
+    only = json.loads(run_timmx("list", "--family", "xcit", "--json").stdout)
+    assert {item["family"] for item in only} == {"xcit"}
+    assert run_timmx("list", "no-such-model").exit_code == 2
+    facts = json.loads(run_timmx("info", "test_vit", "--json").stdout)
+    assert facts["input_size"] == [3, 160, 160]
+
+
+def test_a_moved_copy_of_the_digits_exports_without_its_samples(run_timmx, tmp_path, digits):
+    source = Path(digits.removeprefix("local-dir:"))
+    (tmp_path / "mine").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(source / name, tmp_path / "mine")
+    done = run_timmx("torch-export", "local-dir:mine")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("mine.pt2")
+    assert "6 made images" in done.stdout
