@@ -27,7 +27,7 @@ from typer.testing import CliRunner
         ({"mean": (0.5,)}, "--normalize"),
         ({"normalize": True, "std": (0.0,)}, "--std"),
         ({"use_ema": True}, "--checkpoint"),
-        ({"checkpoint": "no/such/file.safetensors"}, "There is no checkpoint"),
+        ({"checkpoint": "no/such/file.safetensors"}, "No such file"),
         ({"softmax": True, "num_classes": 0}, "--softmax is about classes"),
         ({"labels": ["a", "b"], "features": True}, "--labels is about classes"),
         ({"labels": ["a", "b"], "num_classes": 3}, "2 names"),

@@ -41,7 +41,7 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
             raise ConfigurationError("Which model? Give a timm name, hf-hub:, local-dir: or a module.")
         reject_unknown(values, [*shared, *own], f"timmx {backend.name}")
         request = build(ExportRequest, {name: value for name, value in values.items() if name in shared})
-        options = build(backend.options, {name: value for name, value in values.items() if name in own})
+        options: Any = build(backend.options, {name: value for name, value in values.items() if name in own})
         result = export(backend, request, options)
         if request.json:
             print(json.dumps(result.to_dict(), indent=2))

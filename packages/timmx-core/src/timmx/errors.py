@@ -1,5 +1,12 @@
 """What a user can mend: every failure that is theirs or their environment's, one class a kind."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from timmx.verify import VerificationReport
+
 
 class TimmxError(Exception):
     """A failure with its mend in the message; the command line prints it alone and exits with 2."""
@@ -44,7 +51,7 @@ class VerificationError(TimmxError):
         report: the figures, a `timmx.verify.VerificationReport`.
     """
 
-    def __init__(self, message: str, report: object = None) -> None:
+    def __init__(self, message: str, report: VerificationReport | None = None) -> None:
         super().__init__(message)
         self.report = report
 

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -298,7 +298,7 @@ def build(cls: type[Options], values: Mapping[str, Any]) -> Options:
     Raises:
         ConfigurationError: a value of the wrong type, out of range or not among the choices.
     """
-    types_ = option_types(cls)
+    types_ = option_types(cast("type", cls))
     return cls(**{name: _coerce(name, types_[name], value) for name, value in values.items()})
 
 
@@ -369,8 +369,8 @@ def _convert(kind: Any, value: Any) -> Any:
             value = value.split(",")
             return kind(float(item) if kind is Floats else int(item) for item in value)
         item_kind = float if kind is Floats else int
-        items = value if isinstance(value, Iterable) else (value,)
-        return kind(_convert(item_kind, item) for item in items)
+        numbers = value if isinstance(value, Iterable) else (value,)
+        return kind(_convert(item_kind, item) for item in numbers)
     if kind is bool:
         if not isinstance(value, bool):
             raise TypeError

@@ -95,7 +95,6 @@ def export_session(
     Raises:
         TimmxError: see `export`.
     """
-    request = session.request
     if len(session.reference.names) > 1 and backend.capabilities.several_outputs is not True:
         raise UnsupportedError(
             f"This model has {len(session.reference.names)} outputs ({', '.join(session.reference.names)}), "

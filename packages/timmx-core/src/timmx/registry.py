@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 
@@ -129,9 +129,7 @@ def find(name: str) -> BackendEntry:
 
     distribution, _, command = name.rpartition(":")
     wanted = canonicalize_name(distribution)
-    matches = [
-        entry for entry in entries() if entry.name == command and wanted in ("", entry.distribution)
-    ]
+    matches = [entry for entry in entries() if entry.name == command and wanted in ("", entry.distribution)]
     if not matches:
         raise BackendError(_not_installed(name))
     entry = matches[0]
@@ -222,7 +220,7 @@ def usable() -> Iterable[BackendEntry]:
 
 
 @cache
-def known_backends() -> dict[str, dict]:
+def known_backends() -> dict[str, dict[str, Any]]:
     """Our own backends, installed or not: name -> distribution and suffixes. For install hints alone."""
     return json.loads(resources.files("timmx").joinpath("known_backends.json").read_text("utf-8"))
 
@@ -266,7 +264,7 @@ def _mark_duplicate(entry: BackendEntry, distributions: list[str]) -> BackendEnt
     return replace(entry, state=State.DUPLICATE, reason=reason, mend=mend)
 
 
-def _headers(distribution: importlib_metadata.Distribution) -> dict[str, list[str]]:
+def _headers(distribution: Any) -> dict[str, list[str]]:
     """The four fields of a distribution's metadata that the registry reads.
 
     By lines, since each is one line: `distribution.metadata` has the email parser go through the whole README,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from timmx.capture import capture
 from timmx.errors import ConfigurationError
@@ -108,10 +108,11 @@ class ModelSession:
 
         request = self.request
         names: list[tuple[str, ...]] = []
+        single = "embedding" if self.loaded.num_classes == 0 else "output"
 
         def keep_names(_module: Any, _inputs: Any, outputs: Any) -> None:
             if not names:
-                names.append(output_names(outputs, request.features))
+                names.append(output_names(outputs, single, request.features))
 
         hook = module.model.register_forward_hook(keep_names)
         try:
@@ -139,7 +140,7 @@ class ModelSession:
         prepared = prepare(module, inputs, expected, in_place=True)
         for rewrite in prepared.rewrites:
             reporter().detail(f"{rewrite.name}: {rewrite.count}, {rewrite.snr_db:.0f} dB from the original.")
-        return prepared.model, prepared.rewrites
+        return cast("ExportModule", prepared.model), prepared.rewrites
 
     def _kind(self) -> str:
         if self.request.features:

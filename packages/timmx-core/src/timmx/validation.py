@@ -24,10 +24,11 @@ def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Pa
         ArtifactError: the output exists and may not be overwritten, or has a wrong suffix.
         MissingRequirementError: the backend lacks something on this machine.
     """
-    for check in (_model, _weights, _outputs, _tensors, _verification):
+    for check in (_weights, _outputs, _tensors, _verification):
         check(request)
     _capabilities(backend, request)
     backend.validate(request, options)
+    _model(request)
     output = output_path(backend, request, options)
     problems = backend.check_environment(request, options)
     if problems:
@@ -76,15 +77,12 @@ def default_name(request: ExportRequest) -> str:
 
 
 def _model(request: ExportRequest) -> None:
-    from timmx.model.folder import read_local_config
-    from timmx.model.index import check_model_name
+    from timmx.model.load import check_load_options
 
     if isinstance(request.model, str):
         if not request.model.strip():
             raise ConfigurationError("The model's name is empty. timmx list shows the names.")
-        if request.local_dir is not None:
-            read_local_config(request.local_dir)
-        check_model_name(request)
+        check_load_options(request)
         return
     given = [
         f"{name}=..."
@@ -109,13 +107,10 @@ def _weights(request: ExportRequest) -> None:
     if request.checkpoint is not None:
         if request.pretrained:
             raise ConfigurationError("--pretrained and --checkpoint both name weights: give one of them.")
-        if not request.checkpoint.is_file():
-            raise ConfigurationError(f"There is no checkpoint {request.checkpoint}.")
     elif request.use_ema:
         raise ConfigurationError("--use-ema chooses among a checkpoint's weights: give --checkpoint too.")
     if request.seed is not None and request.brings_weights and request.num_classes is None:
         raise ConfigurationError("--seed is for untrained weights, and these are not: leave --seed out.")
-    request.parsed_model_kwargs()
 
 
 def _outputs(request: ExportRequest) -> None:

@@ -42,7 +42,8 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
     metadata = job.metadata(precision, opset=options.opset, ir_version=model.ir_version)
     model.metadata_props[METADATA_KEY] = json.dumps(metadata, sort_keys=True)
     job.progress("Writing ONNX")
-    weights_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    weights = (value.const_value for value in model.graph.initializers.values())
+    weights_bytes = sum(int(tensor.nbytes) for tensor in weights if tensor is not None)
     external = options.external_data
     if external is None:
         external = weights_bytes > _PROTOBUF_LIMIT - _GRAPH_ROOM
@@ -78,4 +79,5 @@ def _translate(job: ExportJob, options: OnnxOptions) -> ir.Model:
             f"PyTorch's ONNX exporter cannot translate this model to opset {options.opset}: {reason} "
             "Another --opset may have the operation; timmx torch-export holds the model in any case."
         ) from exc
+    assert translated is not None  # with dynamo=True there is always a program
     return translated.model

@@ -95,6 +95,6 @@ def _size(size_bytes: int) -> str:
 
 def _error(exc: TimmxError) -> dict[str, Any]:
     error: dict[str, Any] = {"type": type(exc).__name__, "message": str(exc)}
-    if isinstance(exc, VerificationError) and exc.report is not None:
+    if isinstance(exc, VerificationError) and exc.report:
         error["verification"] = exc.report.to_dict()
     return {"error": error}

@@ -26,18 +26,18 @@ _FORMATS = "Formats"
 class TimmxGroup(TyperGroup):
     """Lists backends by their distributions' metadata; imports the one that is run."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return [*self.commands, *_backend_rows()]
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return self.commands.get(cmd_name) or _backend_rows().get(cmd_name)
 
-    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:
-        if _is_backend(args[0]) and args[0] not in self.commands:  # reached for shell completion
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands and _is_backend(args[0]):  # reached for shell completion
             return args[0], _backend_command(args[0]), args[1:]
         return super().resolve_command(ctx, args)
 
-    def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(self, args: Any = None, prog_name: str | None = None, *rest: Any, **extra: Any) -> Any:
         args = list(sys.argv[1:] if args is None else args)
         completing = "_TIMMX_COMPLETE" in os.environ
         debug = "--debug" in args
@@ -45,8 +45,8 @@ class TimmxGroup(TyperGroup):
             if args and not completing and args[0] not in self.commands and _is_backend(args[0]):
                 # Straight to the backend: parsing the group's own options first would import pydantic.
                 command = _backend_command(args[0])
-                return command.main(args[1:], prog_name=f"{prog_name or 'timmx'} {args[0]}", **extra)
-            return super().main(args, prog_name, **extra)
+                return command.main(args[1:], f"{prog_name or 'timmx'} {args[0]}", *rest, **extra)
+            return super().main(args, prog_name, *rest, **extra)
         except TimmxError as exc:
             if debug:
                 traceback.print_exc()

@@ -92,7 +92,7 @@ def _own_stderr() -> Iterator[IO[str]]:
 def _chatter_to(stream: IO[str] | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         log = stream or stack.enter_context(
-            tempfile.TemporaryFile("w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            tempfile.TemporaryFile("w", encoding="utf-8", errors="backslashreplace")
         )
         for number, own in ((1, sys.stdout), (2, sys.stderr)):
             if _is_descriptor(own, number):

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 class Normalize(nn.Module):
     """`(x - mean) / std` for pixels in [0, 1], (N, C, H, W), one mean and std a channel."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
@@ -49,17 +52,18 @@ def output_tensors(outputs: Any) -> list[torch.Tensor]:
     return pytree.tree_flatten(outputs)[0]
 
 
-def output_names(outputs: Any, features: bool) -> tuple[str, ...]:
-    """Stable names for a model's outputs: `output`, `features_0`..., a dict's own keys, or `output_0`...
+def output_names(outputs: Any, single: str, features: bool) -> tuple[str, ...]:
+    """Stable names for a model's outputs: `single`, `features_0`..., a dict's own keys, or `output_0`...
 
     Args:
         outputs: what the model returned for any input.
+        single: the name where there is one output, `output` or `embedding`.
         features: whether it is a feature pyramid.
     """
     paths = [path for path, _ in pytree.tree_flatten_with_path(outputs)[0]]
     if features:
         return tuple(f"features_{index}" for index in range(len(paths)))
     if len(paths) == 1:
-        return ("output",)
+        return (single,)
     names = ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path in paths]
     return tuple(f"output_{name}" if name.isdigit() or "_" in name else name for name in names)

@@ -1,0 +1,3 @@
+"""x"""
+def replace_unfold(gm):
+    return 0
