@@ -90,8 +90,6 @@ class BackendEntry:
 @cache
 def entries() -> tuple[BackendEntry, ...]:
     """Every installed backend, by name. Read once."""
-    from packaging.utils import canonicalize_name
-
     found: list[BackendEntry] = []
     seen = set()
     for distribution in importlib_metadata.distributions():
@@ -99,7 +97,7 @@ def entries() -> tuple[BackendEntry, ...]:
         if not points:
             continue
         headers = _headers(distribution)
-        key = canonicalize_name(headers["Name"][0])
+        key = _canonical(headers["Name"][0])
         if key in seen:  # a second copy further down sys.path is shadowed by the first
             continue
         seen.add(key)
@@ -125,10 +123,8 @@ def find(name: str) -> BackendEntry:
         BackendError: it is not installed (with the command that installs it, where it is one of ours), or
             its metadata shows that it cannot be used.
     """
-    from packaging.utils import canonicalize_name
-
     distribution, _, command = name.rpartition(":")
-    wanted = canonicalize_name(distribution)
+    wanted = _canonical(distribution)
     matches = [entry for entry in entries() if entry.name == command and wanted in ("", entry.distribution)]
     if not matches:
         raise BackendError(_not_installed(name))
@@ -262,6 +258,11 @@ def _mark_duplicate(entry: BackendEntry, distributions: list[str]) -> BackendEnt
     reason = f"{' and '.join(sorted(distributions))} both provide {entry.name!r}."
     mend = f"Say which: timmx {entry.selector} ... Or uninstall the other."
     return replace(entry, state=State.DUPLICATE, reason=reason, mend=mend)
+
+
+def _canonical(name: str) -> str:
+    """A distribution's name as the package index compares it (`packaging.utils` would import its tags too)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _headers(distribution: Any) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from timmx.contract import Exported, Precision
 from timmx.errors import UnsupportedError
 
@@ -39,6 +40,8 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
         job.progress("Lowering to float16")
         lower_precision(model, ir.DataType.FLOAT16)
         precision = Precision.FP16
+    # The exporter notes the stack trace of every node, with the paths of this machine.
+    ClearMetadataAndDocStringPass()(model)
     metadata = job.metadata(precision, opset=options.opset, ir_version=model.ir_version)
     model.metadata_props[METADATA_KEY] = json.dumps(metadata, sort_keys=True)
     job.progress("Writing ONNX")
