@@ -18,8 +18,8 @@ def awaken(
 ) -> nn.Module:
     """Change a freshly made model in place so that no branch is asleep, and return it in eval mode.
 
-    Norm scales come near 1, layer scales and sleeping norm scales near 0.5, parameters that are all zero become small random ones, and
-    batch norms take their statistics from one batch of random inputs.
+    Norm scales come near 1, layer scales and sleeping norm scales near 0.5; parameters that are all zero
+    become small random ones; batch norms take their statistics from one batch of random inputs.
 
     Args:
         model: a timm model.
@@ -46,9 +46,22 @@ def awaken(
             parameter.copy_((1 if value == 1 else 0.5) * (1 + 0.1 * noise))
         elif value == 0:
             parameter.copy_(0.02 * noise)
-    size = input_size or model.pretrained_cfg["input_size"]
-    _take_statistics(model, torch.randn(batch, *size, generator=generator))
+    size = input_size or _input_size(model)
+    if _take_statistics(model, torch.randn(batch, *size, generator=generator)):
+        _calm(model, torch.randn(2, *size, generator=generator))
     return model
+
+
+def _input_size(model: nn.Module) -> tuple[int, int, int]:
+    """(C, H, W) as the model was built, `in_chans` and `img_size` heeded."""
+    channels, *size = model.pretrained_cfg["input_size"]
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size
+    first = model.pretrained_cfg.get("first_conv")
+    for name in [first] if isinstance(first, str) else first or []:
+        own = getattr(dict(model.named_modules()).get(name), "in_channels", channels)
+        if own != channels and own % 16:  # tresnet and its like fold 4 x 4 pixels into channels first
+            channels = own
+    return channels, size[0], size[1]
 
 
 def _norm_scales(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -59,19 +72,59 @@ def _norm_scales(model: nn.Module) -> Iterator[nn.Parameter]:
                 yield weight
 
 
-def _take_statistics(model: nn.Module, inputs: torch.Tensor) -> None:
+def _take_statistics(model: nn.Module, inputs: torch.Tensor) -> bool:
     """One forward with only the batch norms in training mode, their running values set to the batch's."""
     model.eval()
-    norms = [(module, module.momentum) for module in model.modules() if isinstance(module, _BatchNorm)]
-    if not norms:
-        return
-    parameter = next(model.parameters())
-    for norm, _ in norms:
+    norms = {norm: norm.momentum for norm in _batch_norms(model)}
+    for norm in norms:
         norm.train()
         norm.momentum = 1.0
     try:
-        model(inputs.to(parameter))
+        if norms:
+            model(inputs.to(next(model.parameters())))
     finally:
-        for norm, momentum in norms:
+        for norm, momentum in norms.items():
             norm.eval()
             norm.momentum = momentum
+    return bool(norms)
+
+
+def _calm(model: nn.Module, inputs: torch.Tensor) -> None:
+    """Widen the norms' variances until a rounding of the input stays a rounding of the output.
+
+    Statistics of a few random images fit other images badly, and what is left over grows from layer to
+    layer: float32 resolves halonet_h1 to 4 dB, inception_v4 to 57 dB. Too wide, and a deep network without
+    skips (mobileone) forgets its input. So the least factor that gives 100 dB is taken, or the best one.
+    """
+    inputs = inputs.to(next(model.parameters()))
+    nudged = inputs * (1 + 2**-22 * torch.sign(inputs))
+    best_db, best = -float("inf"), 1.0
+    applied = 1.0
+    for factor in (1.0, 1.15, 1.3, 1.6, 2.0):
+        applied = _widen(model, factor, applied)
+        snr_db = _resolved_db(model(torch.cat((inputs, nudged))))
+        if snr_db > best_db:
+            best_db, best = snr_db, factor
+        if snr_db >= 100:
+            break
+    _widen(model, best, applied)
+
+
+def _widen(model: nn.Module, factor: float, applied: float) -> float:
+    """Multiply the measured variances by `factor`, where they are `applied` times themselves now."""
+    for norm in _batch_norms(model):
+        norm.running_var *= factor / applied
+    return factor
+
+
+def _resolved_db(outputs: object) -> float:
+    """How far the second half of a batch is from the first, beside how much the first varies."""
+    while not isinstance(outputs, torch.Tensor):
+        outputs = list(outputs.values() if isinstance(outputs, dict) else outputs)[-1]
+    plain, nudged = outputs.double().chunk(2)
+    signal = (plain - plain.mean(0)).square().sum()
+    return float(10 * torch.log10(signal / (nudged - plain).square().sum()))
+
+
+def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]

@@ -101,7 +101,7 @@ class _Dataflow(TorchDispatchMode):
     """
 
     def __init__(self, layers: list[nn.Module], norms: list[nn.Module]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[nn.Module] = Counter()
         self.outputs: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.records: list[_Output] = []
