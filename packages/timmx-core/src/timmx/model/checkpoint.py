@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import pickle
+import pickletools
 import re
 import sys
 import zipfile
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ConfigurationError, ModelError
+from timmx.model.build import said
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -199,7 +201,7 @@ def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as exc:
-        raise ModelError(f"{path} is damaged or no safetensors file: {_first_line(exc)}.") from exc
+        raise ModelError(f"{path} is damaged or no safetensors file: {said(exc)}.") from exc
     if not tensors:
         raise ModelError(f"{path} holds no weights.")
     return tensors
@@ -213,20 +215,38 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             # mapped, so that an optimizer's state beside the weights is never read from disk
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, AttributeError, TypeError) as exc:
-        named = re.findall(r"GLOBAL ([\w.]+)", str(exc))
-        if named:
+    except pickle.UnpicklingError as exc:
+        named = re.search(r"GLOBAL ([\w.]+)", str(exc))
+        culprit = named[1] if named else _first_global(path)
+        if culprit:
             raise ModelError(
-                f"{path} was refused: it would run code on loading ({named[0]}), not bring weights alone. "
+                f"{path} was refused: it would run code on loading ({culprit}), not bring weights alone. "
                 f"Where you trust its origin, {_SAVE_AGAIN} there."
             ) from exc
-        raise ModelError(f"{path} is damaged or no PyTorch checkpoint: {_first_line(exc)}.") from exc
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as exc:
+        raise ModelError(f"{path} is damaged or no PyTorch checkpoint.") from exc
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as exc:
         if "TorchScript" in str(exc):
             raise ModelError(f"{path} is a TorchScript program, not weights: {_SAVE_AGAIN}.") from exc
         if "legacy .tar" in str(exc):
             raise ModelError(f"{path} has the form of PyTorch before 0.1.10: {_SAVE_AGAIN}.") from exc
-        raise ModelError(f"{path} is damaged or no PyTorch checkpoint: {_first_line(exc)}.") from exc
+        raise ModelError(f"{path} is damaged or no PyTorch checkpoint: {said(exc)}.") from exc
+
+
+def _first_global(path: Path) -> str:
+    """What a bare pickle would import first, read without running it; empty where it imports nothing."""
+    words: list[str] = []
+    try:
+        with path.open("rb") as file:
+            for operation, argument, _ in pickletools.genops(file):
+                if operation.name == "GLOBAL":
+                    return str(argument).replace(" ", ".")
+                if operation.name == "STACK_GLOBAL":
+                    return ".".join(words[-2:])
+                if isinstance(argument, str):
+                    words.append(argument)
+    except ValueError:  # no pickle
+        return ""
+    return ""
 
 
 def _tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -327,8 +347,3 @@ def _some(names: Collection[str], most: int = 3) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "one number"
-
-
-def _first_line(exc: BaseException) -> str:
-    said = str(exc).strip().splitlines()
-    return (said[0] if said else type(exc).__name__).rstrip(".")

@@ -180,7 +180,7 @@ class Plan:
             height, width = native_size(model, cfg_of(model))
             raise ModelError(
                 f"The weights are for {height} x {width} pixels, and timm cannot carry them over to another "
-                f"size in this family: leave --input-size out. ({failure})"
+                f"size in this family ({type(model).__name__}): leave --input-size out."
             ) from failure
         resize(**size)
         return model.eval()

@@ -145,6 +145,7 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int, int]) -> int | N
         The count, or None where the model cannot be run on its device.
     """
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     device = next(model.parameters()).device
@@ -153,7 +154,8 @@ def count_multiply_adds(model: nn.Module, size: tuple[int, int, int]) -> int | N
     model.requires_grad_(False)
     counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), counter:
+        # the counter knows attention on the CPU by its two products alone (torch 2.14)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             model(torch.empty(1, *size, device=device))
     except Exception:  # an operation that needs values, or has no meta kernel
         return None

@@ -91,7 +91,7 @@ class _Trial:
             model = self._unsized = self._build({})
         except ModelError as exc:
             return _reason(exc.__cause__ or exc, size)
-        self._patch = self._patch or _patch(model)
+        self._patch = self._patch or _patch(model, self._channels)
         return failure_on_meta(model, self._channels, size)
 
     def _unseen(self, size: Size) -> str:
@@ -104,17 +104,17 @@ class _Trial:
         return f"its patches are {kernel[0]} x {kernel[1]} pixels, and those left over would never be seen"
 
 
-def _patch(model: nn.Module) -> tuple[Size, Size] | None:
+def _patch(model: nn.Module, channels: int) -> tuple[Size, Size] | None:
     """Kernel and stride of the convolution that cuts the input into patches, where it pads nothing."""
     from torch import nn
 
     embed = getattr(model, "patch_embed", None)
     if not isinstance(embed, nn.Module) or getattr(embed, "dynamic_img_pad", False):
         return None
-    conv = next((layer for layer in embed.modules() if isinstance(layer, nn.Conv2d)), None)
-    if conv is None or any(conv.padding) or max(conv.stride) < 2:
-        return None
-    return (conv.kernel_size[0], conv.kernel_size[1]), (conv.stride[0], conv.stride[1])
+    for conv in embed.children():
+        if type(conv) is nn.Conv2d and conv.in_channels == channels and not any(map(bool, conv.padding)):
+            return (conv.kernel_size[0], conv.kernel_size[1]), (conv.stride[0], conv.stride[1])
+    return None
 
 
 def _nearest(trial: _Trial, size: Size) -> list[Size]:

@@ -1,0 +1,73 @@
+"""Input sizes other than a model's own: taken where the model can, else refused at once with those that work."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from timmx.errors import ConfigurationError
+from timmx.model.info import model_info
+from timmx.model.load import load_model
+from timmx.options import ExportRequest
+
+
+def load(model: str, *size: int):
+    return load_model(ExportRequest(model=model, input_size=size))
+
+
+@pytest.mark.parametrize(
+    ("model", "height", "width"),
+    [
+        ("test_vit", 96, 128),
+        ("swin_tiny_patch4_window7_224", 128, 96),
+        ("test_maxvit", 96, 128),
+        ("test_coatnet", 96, 96),
+        ("test_efficientnet", 61, 47),
+        ("levit_128s", 160, 160),
+        ("xcit_nano_12_p8_224", 96, 64),
+        ("hiera_tiny_224", 128, 128),
+        ("test_vit_relpos", 128, 96),
+    ],
+)
+def test_a_size_that_works_reaches_the_model(model, height, width):
+    loaded = load(model, 3, height, width)
+    assert loaded.data_config.input_size == (3, height, width)
+    with torch.no_grad():
+        assert loaded.model(torch.rand(1, 3, height, width)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize(
+    ("model", "height", "width", "reason"),
+    [
+        ("vit_tiny_patch16_224", 200, 200, "patches are 16 x 16 pixels"),
+        ("test_vit", 100, 96, "divisible by patch size"),
+        ("swin_tiny_patch4_window7_224", 90, 90, "patches are 4 x 4"),
+        ("test_maxvit", 100, 100, "divisible by window|no multiple"),
+        ("test_coatnet", 90, 90, "no multiple"),
+        ("levit_128s", 230, 230, "no multiple"),
+        ("xcit_nano_12_p8_224", 90, 90, "divide image dimensions evenly"),
+        ("hiera_tiny_224", 100, 100, "no multiple"),
+        ("nest_tiny", 224, 256, "square"),
+        ("vgg11", 16, 16, "too small"),
+    ],
+)
+def test_a_size_that_does_not_is_refused_with_sizes_that_do(model, height, width, reason):
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        load(model, 3, height, width)
+    near = re.findall(r"--input-size 3 (\d+) (\d+)", str(caught.value))
+    assert near
+    for near_height, near_width in near:
+        info = model_info(ExportRequest(model=model, input_size=(3, int(near_height), int(near_width))))
+        assert info.multiply_adds
+
+
+def test_a_model_of_one_size_offers_that():
+    with pytest.raises(ConfigurationError, match=r"nearest that work: --input-size 3 224 224\."):
+        load("efficientformer_l1", 3, 256, 256)
+
+
+def test_refused_before_weights_are_fetched(tmp_path):
+    """No network is asked: the size is impossible whatever the weights are."""
+    with pytest.raises(ConfigurationError, match="cannot take 200 x 200"):
+        load_model(ExportRequest(model="vit_tiny_patch16_224", pretrained=True, input_size=(3, 200, 200)))
