@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    NoSuchFile,
+)
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplementedByRuntime
 from timmx.contract import Runner, TensorSpec
 from timmx.errors import ArtifactError, RuntimeUnavailable
@@ -42,7 +48,7 @@ class OnnxRunner(Runner):
             self._session = onnxruntime.InferenceSession(
                 str(path), settings, providers=["CPUExecutionProvider"]
             )
-        except InvalidProtobuf as exc:
+        except (InvalidProtobuf, InvalidArgument) as exc:
             raise ArtifactError(f"{path} is no ONNX file, or is damaged: {exc}. Export it again.") from exc
         except (Fail, InvalidGraph, NoSuchFile) as exc:
             raise ArtifactError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {exc}") from exc

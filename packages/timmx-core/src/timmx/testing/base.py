@@ -1,0 +1,126 @@
+"""What all conformance checks share: the backend under test, exports of it, and skips with reasons."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from timmx import registry
+from timmx.contract import Capabilities
+from timmx.errors import RuntimeUnavailable
+from timmx.testing.models import awakened_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from timmx.contract import ExportBackend, Runner
+    from timmx.pipeline import ExportResult
+
+EXPORT_CHECK = "_timmx_export_check"
+"""Marks a check that exports; at least one must run, or nothing is proven."""
+
+
+def export_check(function: Callable[..., None]) -> Callable[..., None]:
+    """Mark a check as one that exports a model."""
+    setattr(function, EXPORT_CHECK, True)
+    return function
+
+
+def requires(capability: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Skip a check where the backend's `capabilities` say that it cannot do this, with its reason."""
+    assert capability in Capabilities.__dataclass_fields__, capability
+
+    def mark(function: Callable[..., None]) -> Callable[..., None]:
+        function._timmx_requires = capability  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+class ConformanceBase:
+    """The settings of a conformance class, and its fixtures.
+
+    Attributes:
+        backend: the backend's name, as its entry point has it.
+        export_options: options of the backend's own for every export, such as a mode.
+        light_modules: what `timmx <backend> --help` may import of the distribution's requirements.
+        overridden: standard checks that this class replaces or drops, each with the reason.
+    """
+
+    backend: ClassVar[str]
+    export_options: ClassVar[dict[str, Any]] = {}
+    light_modules: ClassVar[tuple[str, ...]] = ("typer", "timmx")
+    overridden: ClassVar[dict[str, str]] = {}
+
+    @pytest.fixture
+    def subject(self) -> ExportBackend:
+        """The backend, loaded through the registry as the command line would."""
+        return registry.load(self.backend)
+
+    @pytest.fixture(autouse=True)
+    def _skip_what_the_format_cannot_do(self, request: pytest.FixtureRequest) -> None:
+        capability = getattr(request.function, "_timmx_requires", None)
+        if capability is not None:
+            support = getattr(registry.load(self.backend).capabilities, capability)
+            if support is not True:
+                pytest.skip(f"{self.backend} declares that it cannot ({capability}): {support}")
+
+    @pytest.fixture(autouse=True)
+    def _count_export_checks(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        yield
+        if hasattr(request.function, EXPORT_CHECK):
+            type(self)._export_checks_run = getattr(type(self), "_export_checks_run", 0) + 1
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def some_export_check_ran(cls, request: pytest.FixtureRequest) -> Iterator[None]:
+        """Fails the class where export checks were collected and every one was skipped."""
+        yield
+        collected = [
+            item
+            for item in request.session.items
+            if isinstance(item, pytest.Function)
+            and item.cls is request.cls
+            and hasattr(inspect.unwrap(item.function), EXPORT_CHECK)
+        ]
+        if collected and not getattr(request.cls, "_export_checks_run", 0):
+            pytest.fail(f"No export check of {self.backend} ran: nothing is proven about its files.")
+
+    @pytest.fixture
+    def export(
+        self, subject: ExportBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[..., ExportResult]:
+        """Export a model, by default an awakened one, into an empty folder from another empty folder."""
+        work = tmp_path / "work"
+        work.mkdir()
+        monkeypatch.chdir(work)
+
+        def run(model: Any = "test_resnet", name: str = "model", **options: Any) -> ExportResult:
+            if isinstance(model, str) and "checkpoint" not in options:
+                model = awakened_model(model)
+            folder = tmp_path / "out"
+            folder.mkdir(exist_ok=True)
+            chosen = dict(self.export_options) | options
+            if "output" not in chosen:
+                chosen["output"] = folder / f"{name}{self.suffix(subject, chosen)}"
+            return subject.create_command()(model=model, **chosen)
+
+        return run
+
+    def suffix(self, subject: ExportBackend, options: dict[str, Any]) -> str:
+        """The suffix that these options write."""
+        from timmx.options import build, option_types
+
+        own = {name: value for name, value in options.items() if name in option_types(subject.options)}
+        return subject.output_suffix(build(subject.options, own))
+
+
+def open_or_skip(subject: ExportBackend, path: Path) -> Runner:
+    """The artifact in its runtime; where there is none here, the check is skipped with the reason."""
+    try:
+        return subject.open(path)
+    except RuntimeUnavailable as exc:
+        pytest.skip(f"the artifact cannot be run here: {exc}")

@@ -1,0 +1,33 @@
+"""The class that backend authors subclass, and the check that nothing of it was lost on the way."""
+
+from __future__ import annotations
+
+from timmx.testing.device import DeviceChecks
+from timmx.testing.exports import ExportChecks
+from timmx.testing.parity import ParityChecks
+from timmx.testing.static import StaticChecks
+
+
+class BackendConformance(StaticChecks, ExportChecks, ParityChecks, DeviceChecks):
+    """Every check that a backend of contract 1 has to pass. Subclass it and set `backend`.
+
+    A check that a format cannot pass is not deleted: declare the capability as missing, with the reason. A
+    check that must be replaced is named in `overridden`, with the reason.
+    """
+
+    def test_no_standard_check_is_lost(self) -> None:
+        lost = [
+            name
+            for name, check in _standard_checks().items()
+            if getattr(type(self), name, None) is not check and not self.overridden.get(name, "").strip()
+        ]
+        assert not lost, (
+            f"{', '.join(lost)}: a standard check was deleted or replaced without a reason; give it in "
+            "`overridden`, or declare the capability that the format lacks"
+        )
+        unknown = sorted(self.overridden.keys() - _standard_checks().keys())
+        assert not unknown, f"`overridden` names {', '.join(unknown)}, which are no standard checks"
+
+
+def _standard_checks() -> dict[str, object]:
+    return {name: getattr(BackendConformance, name) for name in dir(BackendConformance) if name.startswith("test_")}

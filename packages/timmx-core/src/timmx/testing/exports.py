@@ -1,0 +1,170 @@
+"""Checks that export tiny models with every shared option, and look at what was written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from timmx.errors import ConfigurationError
+from timmx.options import ExportRequest, build, option_types
+from timmx.pipeline import export as run_export
+from timmx.testing.base import ConformanceBase, export_check, requires
+from timmx.testing.models import awakened_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from timmx.contract import ExportBackend
+    from timmx.pipeline import ExportResult
+
+    Export = Callable[..., ExportResult]
+
+MODELS = ("test_resnet", "test_efficientnet", "test_vit")
+GOOD = ("verified", "unproven")
+LABELS = ("naïve", "猫", 'a "quoted" one', "comma, space", "five")
+
+
+class ExportChecks(ConformanceBase):
+    """What a user would notice of the files that a backend writes."""
+
+    @export_check
+    @pytest.mark.parametrize("model", MODELS)
+    def test_export(self, export: Export, subject: ExportBackend, model: str) -> None:
+        result = export(model)
+        assert result.path.exists()
+        assert result.verification.status in GOOD, result.verification.reason
+        assert set(result.files) == set(subject.files(result.path)), "`files` names all that belongs together"
+        assert set(result.path.parent.iterdir()) == set(result.files), "nothing else is written"
+
+    @export_check
+    @requires("dynamic_batch")
+    @pytest.mark.parametrize("model", MODELS)
+    def test_dynamic_batch(self, export: Export, model: str) -> None:
+        result = export(model, dynamic_batch=True)
+        assert result.metadata["batch"] == {"dynamic": True}
+        assert result.verification.status in GOOD, result.verification.reason
+
+    @export_check
+    def test_checkpoint(self, export: Export, tmp_path: Path) -> None:
+        from safetensors.torch import save_model
+
+        from timmx.model.load import hash_weights
+
+        module = awakened_model("test_resnet")
+        save_model(module, str(tmp_path / "weights.safetensors"))
+        result = export("test_resnet", checkpoint=tmp_path / "weights.safetensors")
+        assert result.metadata["model"]["weights_sha256"] == hash_weights(module)
+
+    @export_check
+    def test_normalize_and_softmax(self, export: Export) -> None:
+        result = export(normalize=True, softmax=True)
+        assert result.metadata["input"]["normalization"] == "graph"
+        assert [output["kind"] for output in result.metadata["outputs"]] == ["probabilities"]
+
+    @export_check
+    def test_labels_travel(self, export: Export, subject: ExportBackend) -> None:
+        result = export(awakened_model("test_resnet", num_classes=len(LABELS)), labels=LABELS)
+        assert subject.read_metadata(result.path)["labels"] == list(LABELS)
+
+    @export_check
+    @pytest.mark.parametrize("size", [(97, 129), (64, 200)])
+    def test_odd_input_sizes(self, export: Export, size: tuple[int, int]) -> None:
+        result = export(input_size=(3, *size))
+        assert result.metadata["input"]["size"] == [3, *size]
+
+    @export_check
+    @pytest.mark.parametrize("channels", [1, 5])
+    def test_odd_channels(self, export: Export, channels: int) -> None:
+        result = export(awakened_model("test_resnet", in_chans=channels), normalize=True)
+        assert result.metadata["input"]["size"][0] == channels
+
+    @export_check
+    def test_embedding(self, export: Export) -> None:
+        result = export(awakened_model("test_resnet", num_classes=0))
+        assert [output["name"] for output in result.metadata["outputs"]] == ["embedding"]
+
+    @export_check
+    @requires("several_outputs")
+    def test_feature_pyramid(self, export: Export, tmp_path: Path) -> None:
+        from safetensors.torch import save_model
+
+        weights = tmp_path / "weights.safetensors"
+        save_model(awakened_model("test_resnet", features_only=True), str(weights))
+        result = export("test_resnet", checkpoint=weights, features=True)
+        names = [output["name"] for output in result.metadata["outputs"]]
+        assert names == [f"features_{index}" for index in range(len(names))]
+        assert len(names) > 1
+
+    @export_check
+    @requires("reproducible")
+    def test_same_bytes_twice(self, export: Export) -> None:
+        first, second = export(name="model"), export(name="again")
+        contents = [
+            [_content(path) for path in sorted(result.files, key=lambda path: path.suffix)]
+            for result in (first, second)
+        ]
+        if len(first.files) == 1:
+            assert contents[0] == contents[1]
+        else:  # companions carry the artifact's name inside it
+            assert contents[0][1:] == contents[1][1:]
+
+    @export_check
+    def test_failure_leaves_what_was_there(
+        self, export: Export, subject: ExportBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = export()
+        old = {path: _content(path) for path in before.files}
+
+        class Failing(type(subject)):  # type: ignore[misc]
+            def export(self, job: Any, options: Any) -> Any:
+                super().export(job, options)
+                raise RuntimeError("induced after the file was written")
+
+        options = dict(self.export_options)
+        own = {name: options.pop(name) for name in list(options) if name in option_types(subject.options)}
+        request = build(
+            ExportRequest, options | {"model": awakened_model("test_efficientnet"), "output": before.path}
+        )
+        with pytest.raises(RuntimeError, match="induced"):
+            run_export(Failing(), request, build(subject.options, own))
+        assert {path: _content(path) for path in before.path.parent.iterdir()} == old
+
+    @export_check
+    def test_nothing_is_written_elsewhere(
+        self, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        home = tmp_path / "home"
+        home.mkdir()
+        monkeypatch.setenv("HOME", str(home))
+        result = export()
+        assert list((tmp_path / "work").iterdir()) == [], "the current folder stays as it was"
+        assert set(tmp_path.iterdir()) == {tmp_path / "work", tmp_path / "out", home}
+        assert set((tmp_path / "out").iterdir()) == set(result.files)
+
+    @export_check
+    def test_export_prints_nothing_on_stdout(self, export: Export, capfd: pytest.CaptureFixture[str]) -> None:
+        export()
+        assert capfd.readouterr().out == "", "stdout is for results: the core keeps it for them"
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"mean": (0.5,)},
+            {"batch_size": 0},
+            {"softmax": True, "features": True},
+            {"output": "model.not-its-suffix"},
+            {"verify": False, "min_snr": 10.0},
+        ],
+    )
+    def test_bad_options_are_refused(self, export: Export, options: dict[str, Any]) -> None:
+        with pytest.raises(ConfigurationError):
+            export("test_resnet", checkpoint=None, **options)
+
+
+def _content(path: Path) -> Any:
+    """A file's bytes, or a folder's by relative name."""
+    if path.is_dir():
+        return {str(item.relative_to(path)): item.read_bytes() for item in path.rglob("*") if item.is_file()}
+    return path.read_bytes()

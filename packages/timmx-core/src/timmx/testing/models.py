@@ -1,0 +1,29 @@
+"""Tiny models that are good witnesses: random weights, but every branch takes part."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from timmx.testing.awaken import awaken
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["awaken", "awakened_model"]
+
+
+@cache
+def awakened_model(name: str, **options: Any) -> nn.Module:
+    """A timm model with awakened random weights, always the same; made once, so do not change it.
+
+    Args:
+        name: timm's name; the `test_*` models export in a second or two.
+        options: for `timm.create_model`.
+    """
+    import timm
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return awaken(timm.create_model(name, **options))

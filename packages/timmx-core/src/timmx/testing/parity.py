@@ -1,0 +1,120 @@
+"""Checks that run what was written, beside PyTorch and without the core's own verification."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from timmx.contract import TensorSpec
+from timmx.errors import ArtifactError
+from timmx.snr import SignalToNoise
+from timmx.testing.base import ConformanceBase, export_check, open_or_skip, requires
+from timmx.testing.exports import MODELS
+from timmx.testing.models import awakened_model
+from timmx.verify import FLOORS_DB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from timmx.contract import ExportBackend
+    from timmx.pipeline import ExportResult
+
+    Export = Callable[..., ExportResult]
+
+
+class ParityChecks(ConformanceBase):
+    """The artifact computes what the model computes, and describes itself."""
+
+    @export_check
+    @requires("dynamic_batch")
+    @pytest.mark.parametrize("model", MODELS)
+    def test_numbers_at_several_batch_sizes(self, export: Export, subject: ExportBackend, model: str) -> None:
+        result = export(model, dynamic_batch=True, verify=False)
+        with open_or_skip(subject, result.path) as runner:
+            assert isinstance(runner.inputs[0].shape[0], str), "the batch has a name where it is open"
+            for batch in runner.batch_sizes:
+                self._compare(runner, result, model, batch)
+
+    @export_check
+    @pytest.mark.parametrize("batch", [1, 4])
+    def test_numbers_at_a_static_batch(self, export: Export, subject: ExportBackend, batch: int) -> None:
+        result = export("test_vit", batch_size=batch, verify=False)
+        with open_or_skip(subject, result.path) as runner:
+            assert runner.inputs[0].shape[0] == batch
+            self._compare(runner, result, "test_vit", batch)
+
+    @export_check
+    def test_rows_do_not_touch_each_other(self, export: Export, subject: ExportBackend) -> None:
+        result = export("test_efficientnet", batch_size=3, verify=False)
+        with open_or_skip(subject, result.path) as runner:
+            inputs = _inputs(result, 3)
+            inputs[2] = inputs[0]
+            first = runner.run({"input": inputs})["output"]
+            np.testing.assert_allclose(first[0], first[2], rtol=1e-3, atol=1e-4 * np.abs(first).max())
+            inputs[1] = 0
+            second = runner.run({"input": inputs})["output"]
+            np.testing.assert_allclose(first[0], second[0], rtol=1e-3, atol=1e-4 * np.abs(first).max())
+
+    @export_check
+    def test_metadata_is_read_back(self, export: Export, subject: ExportBackend) -> None:
+        result = export(normalize=True)
+        metadata = subject.read_metadata(result.path)
+        assert metadata == result.metadata
+        assert metadata["schema"] == 1
+        assert metadata["precision"] == result.precision
+
+    @export_check
+    def test_runner_describes_the_artifact(self, export: Export, subject: ExportBackend) -> None:
+        result = export(batch_size=2, verify=False)
+        with open_or_skip(subject, result.path) as runner:
+            for spec in (*runner.inputs, *runner.outputs):
+                assert isinstance(spec, TensorSpec)
+                np.dtype(spec.dtype)
+            assert [spec.name for spec in runner.inputs] == ["input"]
+            stated = {output["name"]: tuple(output["shape"]) for output in result.metadata["outputs"]}
+            assert {spec.name: spec.shape for spec in runner.outputs} == stated
+
+    @export_check
+    def test_runner_opens_and_closes_again(self, export: Export, subject: ExportBackend) -> None:
+        result = export(verify=False)
+        answers = []
+        for _ in range(2):
+            with open_or_skip(subject, result.path) as runner:
+                answers.append(runner.run({"input": _inputs(result, 1)})["output"])
+            runner.close()
+        np.testing.assert_array_equal(*answers)
+
+    @export_check
+    def test_damaged_files_are_told(self, export: Export, subject: ExportBackend) -> None:
+        result = export(verify=False)
+        if result.path.is_dir():
+            pytest.skip("the artifact is a folder; the backend's own tests damage its parts")
+        content = result.path.read_bytes()
+        for damaged in (b"", b"this is no artifact", content[: len(content) // 2]):
+            path = result.path.with_stem("damaged")
+            path.write_bytes(damaged)
+            with pytest.raises(ArtifactError):
+                subject.open(path).close()
+
+    def _compare(self, runner: Any, result: ExportResult, model: str, batch: int) -> None:
+        import torch
+
+        inputs = np.concatenate([_inputs(result, batch, seed) for seed in range(max(1, -(-4 // batch)))])
+        with torch.inference_mode():
+            expected = awakened_model(model)(torch.from_numpy(inputs)).numpy()
+        found = [
+            runner.run({"input": inputs[start : start + batch]})["output"]
+            for start in range(0, len(inputs), batch)
+        ]
+        measure = SignalToNoise()
+        measure.update(expected, np.concatenate(found))
+        floor = FLOORS_DB[result.precision]
+        assert measure.snr_db >= floor, f"{measure.snr_db:.1f} dB at batch {batch}; the floor is {floor:g} dB"
+
+
+def _inputs(result: ExportResult, batch: int, seed: int = 0) -> np.ndarray:
+    """Random inputs as a normalised picture has them, (batch, C, H, W)."""
+    size = result.metadata["input"]["size"]
+    return np.random.default_rng(seed).normal(size=(batch, *size)).astype(np.float32)

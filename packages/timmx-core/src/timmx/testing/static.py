@@ -1,0 +1,146 @@
+"""Checks that export nothing: names, options, help, and an import that costs nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+import typing
+from typing import TYPE_CHECKING
+
+import importlib_metadata
+import pytest
+import typer
+from packaging.requirements import Requirement
+from typer.testing import CliRunner
+
+from timmx import registry
+from timmx.contract import SUPPORTED_CONTRACTS, Capabilities, Problem
+from timmx.errors import ConfigurationError
+from timmx.options import ExportRequest, option_types
+from timmx.testing.base import ConformanceBase
+
+if TYPE_CHECKING:
+    from timmx.contract import ExportBackend
+
+_HEAVY = ("torch", "timm", "torchvision", "numpy", "onnx", "jax", "tensorflow", "coremltools", "scipy")
+
+
+class StaticChecks(ConformanceBase):
+    """What can be told of a backend without exporting anything."""
+
+    def test_entry_point_resolves(self) -> None:
+        entry = registry.find(self.backend)
+        assert entry.state is registry.State.AVAILABLE, entry.reason
+        assert registry.load(self.backend).name == entry.name == self.backend.rpartition(":")[2]
+
+    def test_contract_is_a_literal_of_its_own(self, subject: ExportBackend) -> None:
+        stated = [cls for cls in type(subject).__mro__ if isinstance(cls.__dict__.get("contract"), int)]
+        assert stated, "state `contract = 1` in the class: the version that the backend was written for"
+        assert subject.contract in SUPPORTED_CONTRACTS
+
+    def test_help_and_summary_are_there(self, subject: ExportBackend) -> None:
+        assert subject.help.strip(), "`help` is what `timmx <name> --help` says first"
+        assert registry.find(self.backend).summary.strip(), "the wheel's `description` is its row in timmx --help"
+
+    def test_suffixes_are_distinct_and_the_default_is_one_of_them(self, subject: ExportBackend) -> None:
+        assert isinstance(subject.suffixes, tuple)
+        assert subject.suffixes
+        for suffix in subject.suffixes:
+            assert suffix.startswith(".")
+            assert len(suffix) > 1
+        assert len(set(subject.suffixes)) == len(subject.suffixes)
+        assert self.suffix(subject, {}) in subject.suffixes
+
+    def test_options_are_explicit_and_documented(self, subject: ExportBackend) -> None:
+        options = subject.options
+        assert dataclasses.is_dataclass(options), "`options` is a frozen dataclass"
+        assert options.__dataclass_params__.frozen, "`options` is a frozen dataclass"  # type: ignore[attr-defined]
+        for name, annotation in option_types(options).items():
+            assert typing.get_origin(annotation) is typing.Annotated, f"{name} is Annotated with a typer.Option"
+            found = [extra for extra in typing.get_args(annotation)[1:] if hasattr(extra, "param_decls")]
+            assert found, f"{name} is Annotated with a typer.Option"
+            assert found[0].help, f"{name} has a help text"
+        for field in dataclasses.fields(options):
+            has_default = field.default is not dataclasses.MISSING
+            assert has_default, f"{field.name} has a default, so that the command works without it"
+        clashes = option_types(ExportRequest).keys() & option_types(options).keys()
+        assert not clashes, f"{sorted(clashes)} are options that every backend has already"
+
+    def test_command_has_no_catch_all(self, subject: ExportBackend) -> None:
+        kinds = {item.kind for item in inspect.signature(subject.create_command()).parameters.values()}
+        assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}, (
+            "options are explicit: no **kwargs"
+        )
+
+    def test_command_is_typer_compatible(self, subject: ExportBackend) -> None:
+        app = typer.Typer()
+        app.command()(subject.create_command())
+        shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "300", "NO_COLOR": "1"})
+        assert shown.exit_code == 0, shown.output
+        for annotation in option_types(subject.options).values():
+            option = next(extra for extra in typing.get_args(annotation)[1:] if hasattr(extra, "param_decls"))
+            for flag in option.param_decls or ():
+                assert flag.split("/")[0] in shown.output
+
+    def test_unknown_option_is_refused(self, subject: ExportBackend) -> None:
+        with pytest.raises(ConfigurationError, match="no_such_option"):
+            subject.create_command()(model="test_resnet", no_such_option=1)
+
+    def test_import_is_light(self) -> None:
+        heavy = sorted({*_HEAVY, *self._required_modules()} - set(self.light_modules))
+        code = (
+            "import sys\n"
+            "from timmx import registry\n"
+            "registry.load(sys.argv[1]).create_command()\n"
+            "print(*sorted(set(sys.argv[2:]) & sys.modules.keys()), file=sys.stderr)\n"
+        )
+        done = _fresh(code, self.backend, *heavy)
+        assert not done.stderr.strip(), (
+            f"`timmx {self.backend} --help` would import {done.stderr.strip()}: import it inside the methods"
+        )
+
+    def test_import_is_silent(self) -> None:
+        module = registry.find(self.backend).target.partition(":")[0]
+        done = _fresh("import sys, importlib; importlib.import_module(sys.argv[1])", module)
+        assert done.stdout == ""
+        assert done.stderr == ""
+
+    def test_environment_is_described_and_never_raises(self, subject: ExportBackend) -> None:
+        for problem in subject.check_environment():
+            assert isinstance(problem, Problem)
+            assert problem.message
+            assert problem.mend
+
+    def test_capabilities_are_true_or_a_reason(self, subject: ExportBackend) -> None:
+        assert isinstance(subject.capabilities, Capabilities)
+        for field in dataclasses.fields(subject.capabilities):
+            support = getattr(subject.capabilities, field.name)
+            assert support is True or (isinstance(support, str) and support.strip()), (
+                f"capabilities.{field.name} is True, or the reason why not"
+            )
+
+    def _required_modules(self) -> set[str]:
+        """The import packages of the distribution's requirements."""
+        distribution = importlib_metadata.distribution(registry.find(self.backend).distribution)
+        required = [Requirement(text) for text in distribution.requires or ()]
+        wanted = {
+            requirement.name.lower().replace("_", "-")
+            for requirement in required
+            if not requirement.marker or requirement.marker.evaluate({"extra": ""})
+        }
+        return {
+            module
+            for module, owners in importlib_metadata.packages_distributions().items()
+            if wanted & {owner.lower().replace("_", "-") for owner in owners}
+        }
+
+
+def _fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in an interpreter that has imported nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done

@@ -1,0 +1,7 @@
+"""The conformance kit on the torch-export backend."""
+
+from timmx.testing import BackendConformance
+
+
+class TestTorchExport(BackendConformance):
+    backend = "torch-export"
