@@ -114,7 +114,7 @@ def test_the_example_backend_of_the_contributing_guide_is_one(tmp_path: Path, mo
     from timmx.contract import SUPPORTED_CONTRACTS
 
     guide = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    (source,) = blocks(guide, "python")
+    source, conformance = blocks(guide, "python")
     (package,) = blocks(guide, "toml")
     (tmp_path / "documented_plugin.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -122,6 +122,7 @@ def test_the_example_backend_of_the_contributing_guide_is_one(tmp_path: Path, mo
     assert backend.contract in SUPPORTED_CONTRACTS
     assert "level" in backend.create_command().__annotations__
     assert f'{backend.name} = "' in package
+    assert f'backend = "{backend.name}"' in conformance
 
 
 @pytest.mark.slow
