@@ -30,8 +30,8 @@ def awakened(tmp_path_factory: pytest.TempPathFactory):
         if key not in made:
             import timm
             import torch
-            from awaken import awaken
             from safetensors.torch import save_model
+            from timmx.testing import awaken
 
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)

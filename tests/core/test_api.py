@@ -89,7 +89,7 @@ def test_an_export_and_its_file_from_python(tmp_path, digits):
 def test_a_callers_module_stays_as_it_was(tmp_path):
     import timm
     import torch
-    from awaken import awaken
+    from timmx.testing import awaken
 
     module = awaken(timm.create_model("test_resnet", num_classes=7)).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}

@@ -9,12 +9,12 @@ import weakref
 import pytest
 import timm
 import torch
-from awaken import awaken
 from timm.layers import BatchNormAct2d
 from timm.models.byobnet import MobileOneBlock
 from timm.utils import freeze
 from timmx.errors import UnsupportedError
 from timmx.model.prepare import Prepared, output_tensors, prepare
+from timmx.testing import awaken
 from torch import nn
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from awaken import awaken
 from timmx.model.prepare import prepare
+from timmx.testing import awaken
 
 FAMILIES = json.loads((Path(__file__).parent.parent / "families.json").read_text())
 

@@ -103,6 +103,8 @@ def export_session(
     job = Job(session, stage.path, distribution_of(backend))
     with session.step("Exporting"), writing(stage.path):
         exported = backend.export(job, options)
+        for note in exported.notes:
+            reporter().warn(note)
     if not stage.path.exists():
         raise BackendError(f"The backend {backend.name} wrote no {stage.path.name}: tell its authors.")
     metadata = job.metadata(exported.precision, **job.format_facts)

@@ -47,6 +47,8 @@ class ModelSession:
             self.loaded: LoadedModel = load_model(request)
             self._weights_sha256 = self.loaded.weights_sha256  # before anything is rewritten
             module = self._wrap()
+            for note in self.loaded.notes:
+                reporter().warn(note)
             samples = self._samples()
         with self.step("Running the reference"), _exact_cuda():
             self.reference = self._run_reference(module, samples)

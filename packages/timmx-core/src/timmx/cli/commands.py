@@ -79,13 +79,15 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
 
     from timmx.cli.terminal import working
     from timmx.probe import probe_backends
+    from timmx.registry import known_backends
 
     with working(verbose):
         found = probe_backends()
     if as_json:
         print(json.dumps([asdict(item) for item in found], indent=2))
     elif not found:
-        print("No backend is installed. For example: uv pip install timmx-onnx")
+        ours = ", ".join(facts["distribution"] for facts in known_backends().values())
+        print(f"No backend is installed. There are {ours}, and others: uv pip install NAME")
     else:
         _print_backends(found)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,8 +44,6 @@ def export_command(backend: ExportBackend) -> Callable[..., None]:
             if as_json:
                 print(json.dumps(_error(exc), indent=2))
             raise
-        for note in result.notes:
-            print(f"note: {note}", file=sys.stderr)
         print(json.dumps(result.to_dict(), indent=2) if as_json else summary(result))
 
     extra = [

@@ -75,9 +75,9 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from timmx import __version__
+        from importlib_metadata import version
 
-        print(f"timmx {__version__}")
+        print(f"timmx {version('timmx-core')}")
         raise typer.Exit
 
 

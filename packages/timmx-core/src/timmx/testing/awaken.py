@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -52,7 +52,7 @@ def awaken(
     return model
 
 
-def _input_size(model: nn.Module) -> tuple[int, int, int]:
+def _input_size(model: Any) -> tuple[int, int, int]:
     """(C, H, W) as the model was built, `in_chans` and `img_size` heeded."""
     channels, *size = model.pretrained_cfg["input_size"]
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size
@@ -113,11 +113,12 @@ def _calm(model: nn.Module, inputs: torch.Tensor) -> None:
 def _widen(model: nn.Module, factor: float, applied: float) -> float:
     """Multiply the measured variances by `factor`, where they are `applied` times themselves now."""
     for norm in _batch_norms(model):
-        norm.running_var *= factor / applied
+        if norm.running_var is not None:
+            norm.running_var *= factor / applied
     return factor
 
 
-def _resolved_db(outputs: object) -> float:
+def _resolved_db(outputs: Any) -> float:
     """How far the second half of a batch is from the first, beside how much the first varies."""
     while not isinstance(outputs, torch.Tensor):
         outputs = list(outputs.values() if isinstance(outputs, dict) else outputs)[-1]

@@ -54,6 +54,7 @@ class ConformanceBase:
     export_options: ClassVar[dict[str, Any]] = {}
     light_modules: ClassVar[tuple[str, ...]] = ("typer", "timmx")
     overridden: ClassVar[dict[str, str]] = {}
+    _export_checks_run: ClassVar[int] = 0
 
     @pytest.fixture
     def subject(self) -> ExportBackend:
@@ -72,7 +73,7 @@ class ConformanceBase:
     def _count_export_checks(self, request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         if hasattr(request.function, EXPORT_CHECK):
-            type(self)._export_checks_run = getattr(type(self), "_export_checks_run", 0) + 1
+            type(self)._export_checks_run += 1
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -83,11 +84,11 @@ class ConformanceBase:
             item
             for item in request.session.items
             if isinstance(item, pytest.Function)
-            and item.cls is request.cls
+            and item.cls is cls
             and hasattr(inspect.unwrap(item.function), EXPORT_CHECK)
         ]
-        if collected and not getattr(request.cls, "_export_checks_run", 0):
-            pytest.fail(f"No export check of {self.backend} ran: nothing is proven about its files.")
+        if collected and not cls._export_checks_run:
+            pytest.fail(f"No export check of {cls.backend} ran: nothing is proven about its files.")
 
     @pytest.fixture
     def export(

@@ -30,4 +30,8 @@ class BackendConformance(StaticChecks, ExportChecks, ParityChecks, DeviceChecks)
 
 
 def _standard_checks() -> dict[str, object]:
-    return {name: getattr(BackendConformance, name) for name in dir(BackendConformance) if name.startswith("test_")}
+    return {
+        name: getattr(BackendConformance, name)
+        for name in dir(BackendConformance)
+        if name.startswith("test_")
+    }

@@ -84,7 +84,7 @@ class ParityChecks(ConformanceBase):
             with open_or_skip(subject, result.path) as runner:
                 answers.append(runner.run({"input": _inputs(result, 1)})["output"])
             runner.close()
-        np.testing.assert_array_equal(*answers)
+        np.testing.assert_array_equal(answers[0], answers[1])
 
     @export_check
     def test_damaged_files_are_told(self, export: Export, subject: ExportBackend) -> None:

@@ -42,7 +42,9 @@ class StaticChecks(ConformanceBase):
 
     def test_help_and_summary_are_there(self, subject: ExportBackend) -> None:
         assert subject.help.strip(), "`help` is what `timmx <name> --help` says first"
-        assert registry.find(self.backend).summary.strip(), "the wheel's `description` is its row in timmx --help"
+        assert registry.find(self.backend).summary.strip(), (
+            "the wheel's `description` is its row in timmx --help"
+        )
 
     def test_suffixes_are_distinct_and_the_default_is_one_of_them(self, subject: ExportBackend) -> None:
         assert isinstance(subject.suffixes, tuple)
@@ -58,7 +60,9 @@ class StaticChecks(ConformanceBase):
         assert dataclasses.is_dataclass(options), "`options` is a frozen dataclass"
         assert options.__dataclass_params__.frozen, "`options` is a frozen dataclass"  # type: ignore[attr-defined]
         for name, annotation in option_types(options).items():
-            assert typing.get_origin(annotation) is typing.Annotated, f"{name} is Annotated with a typer.Option"
+            assert typing.get_origin(annotation) is typing.Annotated, (
+                f"{name} is Annotated with a typer.Option"
+            )
             found = [extra for extra in typing.get_args(annotation)[1:] if hasattr(extra, "param_decls")]
             assert found, f"{name} is Annotated with a typer.Option"
             assert found[0].help, f"{name} has a help text"
