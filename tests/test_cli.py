@@ -125,7 +125,9 @@ def test_a_model_without_a_name_is_a_usage_error(run_timmx):
     assert run_timmx("onnx", "").exit_code == 2
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("onnx", "--help"), ("torch-export", "--help"), ("doctor",)])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("onnx", "--help"), ("torch-export", "--help"), ("doctor",)]
+)
 def test_help_and_doctor_end_well(run_timmx, arguments):
     assert run_timmx(*arguments).exit_code == 0
 

@@ -235,7 +235,7 @@ def test_weights_at_other_addresses(tmp_path, monkeypatch):
         path = reach.url_file(url)
         assert path == tmp_path / "torch" / "checkpoints" / "net.pth"
         assert path.read_bytes() == bytes(3_000_000)
-        with pytest.raises(ModelError, match="404"):
+        with pytest.raises(ModelError, match="answers 404"):
             reach.url_file(f"{endpoint}/files/resolve/main/other.pth")
     assert reach.url_file(url) == path
     with pytest.raises(ModelError, match="refused"):

@@ -27,7 +27,6 @@ def load(model: str, *size: int):
         ("levit_128s", 160, 160),
         ("xcit_nano_12_p8_224", 96, 64),
         ("hiera_tiny_224", 128, 128),
-        ("test_vit_relpos", 128, 96),
     ],
 )
 def test_a_size_that_works_reaches_the_model(model, height, width):
@@ -42,13 +41,10 @@ def test_a_size_that_works_reaches_the_model(model, height, width):
     [
         ("vit_tiny_patch16_224", 200, 200, "patches are 16 x 16 pixels"),
         ("test_vit", 100, 96, "divisible by patch size"),
-        ("swin_tiny_patch4_window7_224", 90, 90, "patches are 4 x 4"),
+        ("swin_tiny_patch4_window7_224", 62, 62, "patches are 4 x 4"),
         ("test_maxvit", 100, 100, "divisible by window|no multiple"),
-        ("test_coatnet", 90, 90, "no multiple"),
-        ("levit_128s", 230, 230, "no multiple"),
-        ("xcit_nano_12_p8_224", 90, 90, "divide image dimensions evenly"),
-        ("hiera_tiny_224", 100, 100, "no multiple"),
-        ("nest_tiny", 224, 256, "square"),
+        ("levit_128s", 100, 96, "no multiple"),
+        ("xcit_nano_12_p8_224", 60, 60, "divide image dimensions evenly"),
         ("vgg11", 16, 16, "too small"),
     ],
 )

@@ -189,10 +189,10 @@ class Plan:
         """What timm changed of the weights that it loaded, by the part that it changed."""
         cfg = cfg_of(model)
         found = {}
-        asked, own = self._request.num_classes, cfg.get("num_classes")
-        if asked and own and asked != own:
+        asked, own = self._request.num_classes, cfg.get("num_classes") or 0
+        if asked and asked != own:
             found["classifier"] = (
-                f"The classifier is new and untrained: {asked} classes, where the weights have {own}."
+                f"The classifier is new and untrained: {asked} classes, where the weights have {own or 'none'}."
             )
         channels = self.channels(model)
         if channels != cfg["input_size"][0]:

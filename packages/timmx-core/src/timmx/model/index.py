@@ -173,18 +173,22 @@ def check_model_name(request: ExportRequest) -> None:
             f"{name!r} is no timm model name. A model on the hub is hf-hub:OWNER/NAME, a folder with a "
             "config.json local-dir:FOLDER, a file with weights --checkpoint FILE beside the model's name."
         )
-    index = build_index() if "timm" in sys.modules else load_index(build=False)
-    if index is not None:
-        check_name(name, index)
+    check_name(name)
 
 
-def check_name(name: str, index: Index) -> None:
-    """Refuse a plain name that timm does not know.
+def check_name(name: str) -> None:
+    """Refuse a plain name that timm does not know; where timm is imported, models registered since count too.
 
     Raises:
         ModelError: no such architecture (with close names), or no such tag (with the tags there are).
     """
     architecture, _, tag = name.partition(".")
+    timm = sys.modules.get("timm")
+    if timm is not None and timm.is_model(architecture) and not tag:
+        return
+    index = build_index() if timm is not None else load_index(build=False)
+    if index is None:
+        return
     if architecture in index.deprecated:
         return
     model = index.models.get(architecture)

@@ -8,6 +8,7 @@ for a sign of life first, beside the import of torch, and every download runs in
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import queue
 import threading
@@ -23,7 +24,7 @@ from timmx.errors import ModelError
 from timmx.progress import reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 ANSWER_S = 8.0
 """How long a host may take to answer at all."""
@@ -114,7 +115,12 @@ def url_file(url: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return _watched(lambda: _fetch(url, path), folder, what=path.name, url=url)
-    except OSError as exc:
+    except urllib.error.HTTPError as exc:
+        raise ModelError(
+            f"{path.name} cannot be fetched: {_host(url)} answers {exc.code} {exc.reason}. Give the weights with "
+            "--checkpoint FILE."
+        ) from exc
+    except (OSError, http.client.HTTPException) as exc:
         raise ModelError(unreachable(path.name, url, _reason(exc))) from exc
 
 
@@ -141,7 +147,10 @@ def _download_from_hub(hub_id: str, names: Sequence[str]) -> Path:
     repo, _, revision = hub_id.partition("@")
 
     def download(name: str) -> str:
-        return hf_hub_download(repo, name, revision=revision or None, library_name="timmx")
+        with _without_bars():
+            return hf_hub_download(
+                repo, name, revision=revision or None, library_name="timmx", etag_timeout=0.6 * ANSWER_S
+            )
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     for name in names:
@@ -165,7 +174,9 @@ def _download_from_hub(hub_id: str, names: Sequence[str]) -> Path:
             continue
         except HfHubHTTPError as exc:
             raise ModelError(f"The hub refused {hub_id}: {_reason(exc)}.") from exc
-        except OSError as exc:
+        except ModelError:
+            raise
+        except Exception as exc:  # of several HTTP libraries, and a full disk
             raise ModelError(f"{hub_id} cannot be fetched: {_reason(exc)}.") from exc
     raise ModelError(f"{hub_id} on the hub has no {' or '.join(names)}: it is no timm model.")
 
@@ -217,10 +228,27 @@ def _fetch(url: str, path: Path) -> Path:
         with urllib.request.urlopen(request, timeout=ANSWER_S) as source, unfinished.open("wb") as file:
             while block := source.read(1 << 20):
                 file.write(block)
+            if file.tell() < int(source.headers.get("Content-Length") or 0):
+                raise ConnectionError("the connection ended before the file")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """The hub's own progress bars would be drawn over ours."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    already = are_progress_bars_disabled()
+    if not already:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not already:
+            enable_progress_bars()
 
 
 def _endpoint() -> str:

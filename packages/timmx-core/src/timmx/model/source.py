@@ -45,7 +45,7 @@ class Source:
 def may_download(request: ExportRequest) -> bool:
     """Whether the hub will probably be asked, so that a sign of life is worth asking for early. Light."""
     name = request.model
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not (request.pretrained or name.startswith("hf-hub:")):
         return False
     from huggingface_hub import constants
 
@@ -54,7 +54,7 @@ def may_download(request: ExportRequest) -> bool:
     if name.startswith("hf-hub:"):
         return True
     cached = Path(constants.HF_HUB_CACHE).glob(f"models--timm--{name.partition('.')[0]}.*")
-    return request.pretrained and request.local_dir is None and next(cached, None) is None
+    return request.local_dir is None and next(cached, None) is None
 
 
 def find_source(request: ExportRequest, probe: Probe | None = None, weights: bool = True) -> Source:
@@ -69,11 +69,13 @@ def find_source(request: ExportRequest, probe: Probe | None = None, weights: boo
         ConfigurationError: a folder without a usable config.json.
         ModelError: no such model, no weights for it, or the hub cannot be reached.
     """
+    import timm  # noqa: F401 - imported, it is what check_name asks
+
     folder = request.local_dir
     weights = weights and request.checkpoint is None
     if folder is not None:
         config = read_local_config(folder)
-        check_name(config["architecture"], build_index())
+        check_name(config["architecture"])
         file = weights_file(folder) if weights else None
         if file:
             check_checkpoint(file, "The weights ")
@@ -96,7 +98,7 @@ def _on_hub(request: ExportRequest, probe: Probe | None, weights: bool) -> Sourc
     repo = hub_id.partition("@")[0]
     folder = hub_file(hub_id, ["config.json"], newest=True, probe=probe).parent
     config = read_local_config(folder, f"hf-hub:{hub_id}")
-    check_name(config["architecture"], build_index())
+    check_name(config["architecture"])
     named = config.get("pretrained_cfg", config).get("hf_hub_filename")
     names = (named,) if isinstance(named, str) else _HUB_WEIGHTS
     return Source(
@@ -109,15 +111,18 @@ def _on_hub(request: ExportRequest, probe: Probe | None, weights: bool) -> Sourc
 
 
 def _in_registry(request: ExportRequest, probe: Probe | None, weights: bool) -> Source:
-    index = build_index()
+    import timm
+    from timm.models import get_deprecated_models
+
     name: str = request.model
     notes: tuple[str, ...] = ()
-    check_name(name, index)
+    check_name(name)
     architecture = name.partition(".")[0]
-    if architecture in index.deprecated:
-        current = index.deprecated[architecture]
+    old_names = get_deprecated_models()
+    if architecture in old_names:
+        current = old_names[architecture]
         if current is None:
-            raise ModelError(f"timm {index.timm_version} has removed {architecture} without a replacement.")
+            raise ModelError(f"timm {timm.__version__} has removed {architecture} without a replacement.")
         notes = (f"{architecture} is an old name; timm calls it {current} today.",)
         name = current
     if not request.pretrained:
@@ -129,7 +134,7 @@ def _in_registry(request: ExportRequest, probe: Probe | None, weights: bool) -> 
     if not weights:
         return Source(timm_name=name, name=name, kind="timm", notes=notes)
     if not any(cfg.get(key) for key in ("file", "hf_hub_id", "url")):
-        tags = [tag for tag in index.models[name.partition(".")[0]].pretrained if tag]
+        tags = [tag for tag in build_index().models[name.partition(".")[0]].pretrained if tag]
         hint = f"there are some for the tags {', '.join(tags)}" if tags else "give your own with --checkpoint"
         raise ModelError(f"timm has no pretrained weights for {name}: {hint}.")
     return Source(

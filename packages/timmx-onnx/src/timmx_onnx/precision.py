@@ -1,0 +1,286 @@
+"""A float32 ONNX graph made half precision, strongly typed, with float32 kept where half would spoil it.
+
+No library does this as needed (November 2026). onnxruntime 1.32 (`transformers.float16`) and onnxconverter-common
+clamp weights in silence, lack bfloat16, know norms by operator name alone, round what float32 nodes share with
+others, and leave the graph unsorted. NVIDIA's AutoCast brings cupy, polygraphy and pinned onnx versions. onnx-ir
+1.1 has no such pass.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from onnx_ir.passes import common
+from timmx.errors import ConfigurationError, UnsupportedError
+
+from timmx_onnx.float32_islands import Islands, subgraphs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+_FLOAT32 = ir.DataType.FLOAT
+
+_ANY_TYPE = frozenset(("Cast", "Shape", "Size"))
+"""Their inputs' type is all the same to them, and nothing of theirs follows from it."""
+
+_MAX_ROUNDING = 0.05
+"""The part of a constant's norm that rounding may take. Of a normal one float16 takes 0.0002, bfloat16 0.002;
+more means overflow, or numbers of 3e-7 and less, which float16 flushes to zero or almost."""
+
+_MAX_ACTIVATION = 2.0**14
+"""A quarter of float16's largest number: other inputs than the ones tried have room."""
+
+_MAX_SCALE_ROUNDING = 0.01
+"""The part of any one quantization scale that rounding may take."""
+
+
+@dataclass(frozen=True)
+class PrecisionReport:
+    """What `lower_precision` did.
+
+    Attributes:
+        lowered: nodes that compute in half precision.
+        kept: nodes that compute in float32, how many of each operator.
+        casts: Cast nodes that were added.
+        out_of_range: constants that half precision cannot hold (overflow, underflow); they and the nodes that
+            use them stayed float32.
+    """
+
+    lowered: int
+    kept: Mapping[str, int]
+    casts: int
+    out_of_range: tuple[str, ...]
+
+
+def lower_precision(
+    model: ir.Model, dtype: ir.DataType, keep_float32: Callable[[ir.Node], bool] = lambda node: False
+) -> PrecisionReport:
+    """Make a float32 graph compute in half precision, in place; its inputs and outputs keep name and type.
+
+    In float32 stay: normalisation, whole or decomposed; softmax; arithmetic on the input before the first layer
+    (`--normalize`), on integers and on constants; whatever has a constant that half precision cannot hold; If, Loop
+    and Scan with their bodies; operators of other domains; slots that an operator's schema wants in float32.
+    Attention computes its softmax in float32. Model-local functions are inlined.
+
+    Args:
+        model: of any size. Numbers that are not float32 stay as they are. QuantizeLinear and DequantizeLinear
+            stay too, and their scales are lowered with the rest.
+        dtype: FLOAT16 or BFLOAT16.
+        keep_float32: tells further nodes to keep, such as those whose activations overflow.
+
+    Raises:
+        ConfigurationError: bfloat16 below opset 22, where Conv does not take it.
+        UnsupportedError: the type of a value in the graph cannot be told.
+    """
+    if dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        raise ValueError(f"{dtype.name} is no half precision: FLOAT16 or BFLOAT16.")
+    opset = model.opset_imports.get("", 0)
+    if dtype is ir.DataType.BFLOAT16 and opset < 22:
+        raise ConfigurationError(f"bfloat16 convolutions need --opset 22 or later; this graph has {opset}.")
+    _simplify(model)
+    graph = model.graph
+    convertible = {value for value in _values(graph) if value.type == ir.TensorType(_FLOAT32)}
+    twins = _Twins(graph, dtype)
+    islands = Islands(model, dtype, convertible, twins.holds, keep_float32)
+    kept, lowered = Counter(node.op_type for node in islands.nodes), 0
+    for node in tuple(graph):
+        half_inputs, half_outputs = islands.half_slots(node)
+        for user, index, value in (*_uses(node), *_captured(node)):
+            if value in convertible and user.op_type not in _ANY_TYPE:
+                wanted = dtype if user is node and half_inputs[index] else _FLOAT32
+                user.replace_input_with(index, twins.get(value, wanted, node))
+        halves = [value for value, half in zip(node.outputs, half_outputs, strict=True) if half]
+        for value in convertible.intersection(halves):
+            value.type = ir.TensorType(dtype)
+        if node not in islands.nodes:
+            lowered += not convertible.isdisjoint(halves)
+            if node.op_type == "Attention":
+                node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", _FLOAT32)
+    for index, value in enumerate(graph.outputs):
+        if value in convertible and value.dtype == dtype:
+            graph.outputs[index] = twins.take_name(value)
+    twins.replace_initializers()
+    common.RemoveUnusedNodesPass()(model)
+    return PrecisionReport(
+        lowered, dict(sorted(kept.items())), twins.casts, tuple(sorted(islands.out_of_range))
+    )
+
+
+def overflowing(model: ir.Model, feeds: Mapping[str, NDArray[np.float32]]) -> Callable[[ir.Node], bool]:
+    """Tell the nodes whose numbers may overflow float16, for `keep_float32`: run the float32 graph and look.
+
+    ONNX Runtime on a CPU computes float16 graphs in float32, so it does not show an overflow that a GPU, a browser
+    or TensorRT then has: the linear attention of efficientvit_b0 reaches 1.7e8 on random weights.
+
+    Args:
+        model: a float32 graph, prepared in place as `lower_precision` does first.
+        feeds: inputs like the real ones; a few images will do.
+
+    Returns:
+        Whether a node has an input or output whose magnitude comes near float16's limit.
+    """
+    _simplify(model)
+    graph = model.graph
+    outputs, nodes = list(graph.outputs), []
+    values = [value for node in graph for value in node.outputs if value.type == ir.TensorType(_FLOAT32)]
+    for index, value in enumerate(values):
+        magnitude = ir.Node("", "Abs", [value])
+        largest = ir.Value(name=f"largest_{index}", type=ir.TensorType(_FLOAT32), shape=ir.Shape(()))
+        nodes += [
+            magnitude,
+            ir.Node("", "ReduceMax", magnitude.outputs, [ir.AttrInt64("keepdims", 0)], outputs=[largest]),
+        ]
+        graph.outputs.append(largest)
+    graph.extend(nodes)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.onnx")
+            ir.save(model, path, external_data="weights")
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            found = session.run([f"largest_{index}" for index in range(len(values))], dict(feeds))
+    finally:
+        graph.outputs[:] = outputs
+        graph.remove(nodes, safe=True)
+    high = {
+        value.name for value, largest in zip(values, found, strict=True) if not largest <= _MAX_ACTIVATION
+    }
+    return lambda node: any(
+        value is not None and value.name in high for value in (*node.inputs, *node.outputs)
+    )
+
+
+def _simplify(model: ir.Model) -> None:
+    """One graph without functions, constants as initializers, nodes in order, a type on every value."""
+    common.InlinePass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.OutputFixPass()(model)
+    common.TopologicalSortPass()(model)
+    if any(value.type is None for value in _values(model.graph)):
+        common.ShapeInferencePass()(model)
+    unknown = next((value.name for value in _values(model.graph) if value.type is None), None)
+    if unknown is not None:
+        raise UnsupportedError(f"The type of {unknown!r} in the graph cannot be told; see onnx.checker.")
+
+
+class _Twins:
+    """The other type of a float32 value, made once: an initializer rounded, anything else cast."""
+
+    def __init__(self, graph: ir.Graph, dtype: ir.DataType) -> None:
+        self.dtype = dtype
+        self.casts = 0
+        self._graph = graph
+        self._made: dict[ir.Value, ir.Value] = {}
+        self._names = {value.name for inner in (graph, *graph.subgraphs()) for value in _values(inner)}
+        self._rounded: dict[ir.Value, NDArray[np.generic]] = {}
+        self._held: dict[tuple[ir.Value, bool], bool] = {}
+
+    def holds(self, value: ir.Value, every_element: bool) -> bool:
+        """Whether half precision holds a constant well, as a whole or in every element (scales)."""
+        key = value, every_element
+        if key not in self._held:
+            exact, rounded = _array(value), self._round(value).astype(np.float32)
+            with np.errstate(invalid="ignore"):  # a mask's infinities stay what they are
+                error = np.where(exact == rounded, 0, exact - rounded)
+            if every_element:
+                self._held[key] = bool((np.abs(error) <= _MAX_SCALE_ROUNDING * np.abs(exact)).all())
+            else:
+                finite = np.where(np.isfinite(exact), exact, 0)
+                self._held[key] = _norm(error) <= _MAX_ROUNDING * _norm(finite)
+        return self._held[key]
+
+    def get(self, value: ir.Value, dtype: ir.DataType, user: ir.Node | None) -> ir.Value:
+        """The value itself where it has `dtype`, else its twin; a new Cast comes before `user`, or last."""
+        if value.dtype == dtype:
+            return value
+        if value not in self._made:
+            name = self._unique(f"{value.name}_{dtype.name.lower()}")
+            twin = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
+            if value.is_initializer() and not value.is_graph_input():
+                twin.const_value = ir.Tensor(self._round(value), dtype, name=name)
+                self._graph.register_initializer(twin)
+            else:
+                attributes = [ir.AttrInt64("to", dtype)]
+                cast = ir.Node("", "Cast", [_uncast(value)], attributes, outputs=[twin], name=f"node_{name}")
+                if user is None:
+                    self._graph.append(cast)
+                else:
+                    self._graph.insert_before(user, cast)
+                self.casts += 1
+            self._made[value] = twin
+        return self._made[value]
+
+    def take_name(self, output: ir.Value) -> ir.Value:
+        """The float32 twin of a graph output that has become half, under the output's own name."""
+        twin = self.get(output, _FLOAT32, None)
+        name, output.name = output.name, self._unique(f"{output.name}_{self.dtype.name.lower()}")
+        twin.name = name
+        return twin
+
+    def replace_initializers(self) -> None:
+        """Where nothing uses an initializer in float32 any more, drop it; its twin goes by its name."""
+        for value, twin in self._made.items():
+            if value.is_initializer() and not (
+                value.uses() or value.is_graph_input() or value.is_graph_output()
+            ):
+                del self._graph.initializers[str(value.name)]
+                twin.name = value.name
+
+    def _round(self, value: ir.Value) -> NDArray[np.generic]:
+        if value not in self._rounded:
+            with np.errstate(over="ignore"):
+                self._rounded[value] = _array(value).astype(self.dtype.numpy())
+        return self._rounded[value]
+
+    def _unique(self, name: str) -> str:
+        unique, count = name, 0
+        while unique in self._names:
+            count += 1
+            unique = f"{name}_{count}"
+        self._names.add(unique)
+        return unique
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def _uses(node: ir.Node) -> list[tuple[ir.Node, int, ir.Value]]:
+    return [(node, index, value) for index, value in enumerate(node.inputs) if value is not None]
+
+
+def _captured(node: ir.Node) -> Iterator[tuple[ir.Node, int, ir.Value]]:
+    """The uses of values, any graph's, inside a node's bodies."""
+    for graph in subgraphs(node):
+        for inner in graph:
+            yield from _uses(inner)
+            yield from _captured(inner)
+
+
+def _uncast(value: ir.Value) -> ir.Value:
+    """What a Cast of integers was made from: one Cast to the final type serves better than two."""
+    cast = value.producer()
+    if cast is None or cast.op_type != "Cast" or cast.inputs[0] is None:
+        return value
+    source = cast.inputs[0]
+    return value if source.dtype is None or source.dtype.is_floating_point() else source
+
+
+def _array(value: ir.Value) -> NDArray[np.float32]:
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def _norm(array: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.square(array, dtype=np.float64).sum()))

@@ -1,0 +1,365 @@
+"""`lower_precision`: what the half-precision file is, and what numbers it gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import timm
+import torch
+from onnx.reference import ReferenceEvaluator
+from timmx.capture import capture
+from timmx.errors import ConfigurationError
+from timmx.model.wrap import ExportModule, Normalize
+from timmx.snr import SignalToNoise
+from timmx.testing import awaken
+from timmx_onnx.precision import lower_precision, overflowing
+
+FLOAT, HALF, BRAIN = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
+NORMALIZE = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def translate(module, inputs, opset=20, dynamic=True):
+    """The float32 graph of a module, and what PyTorch gives for `inputs`."""
+    module.eval()
+    with torch.no_grad():
+        reference = module(inputs).numpy()
+    program = capture(module, inputs[:2], dynamic=dynamic)
+    shapes = ({0: "batch"},) if dynamic else None
+    names = {"input_names": ["input"], "output_names": ["output"]}
+    translated = torch.onnx.export(
+        program, (), opset_version=opset, dynamic_shapes=shapes, verbose=False, **names
+    )
+    return translated.model, reference
+
+
+def translate_timm(name, opset=20, **options):
+    torch.manual_seed(0)
+    model = awaken(timm.create_model(name, **options))
+    inputs = torch.rand(4, *model.pretrained_cfg["input_size"])
+    return *translate(ExportModule(model, NORMALIZE, softmax=False), inputs, opset), inputs.numpy()
+
+
+def from_text(text):
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    model.ir_version = 10
+    return model
+
+
+def saved(model, path):
+    """The file as onnx reads it, found valid, with the types that strict inference gives every value."""
+    ir.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    proto = onnx.load(path)
+    del proto.graph.value_info[:]
+    proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    names = [name for node in proto.graph.node for name in node.output if name]
+    names += [tensor.name for tensor in proto.graph.initializer]
+    assert Counter(names).most_common(1)[0][1] == 1
+    return proto
+
+
+def types(proto):
+    graph = proto.graph
+    found = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*graph.input, *graph.output, *graph.value_info)
+    }
+    return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def nodes(proto, *op_types):
+    return [node for node in proto.graph.node if node.op_type in op_types]
+
+
+def run(path, inputs):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(["output"], {"input": inputs})[0]
+
+
+def snr_db(reference, outputs):
+    result = SignalToNoise()
+    result.update(reference, outputs)
+    return result.snr_db
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    """test_vit in float16: the report, the file, its proto, and the numbers of both sides."""
+    path = tmp_path_factory.mktemp("vit") / "model.onnx"
+    model, reference, inputs = translate_timm("test_vit")
+    report = lower_precision(model, ir.DataType.FLOAT16)
+    return report, path, saved(model, path), reference, inputs
+
+
+def test_a_vision_transformer_is_half_with_norms_and_softmax_in_float32(vit):
+    report, path, proto, reference, inputs = vit
+    assert snr_db(reference, run(path, inputs)) > 35
+    assert [(value.name, value.type.tensor_type.elem_type) for value in proto.graph.input] == [
+        ("input", FLOAT)
+    ]
+    assert [(value.name, value.type.tensor_type.elem_type) for value in proto.graph.output] == [
+        ("output", FLOAT)
+    ]
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    known = types(proto)
+    for node in nodes(proto, "LayerNormalization", "Softmax"):
+        assert {known[name] for name in (*node.input, *node.output)} == {FLOAT}
+    for node in nodes(proto, "MatMul", "Gemm", "Conv", "Gelu"):
+        assert {known[name] for name in (*node.input, *node.output)} == {HALF}
+    assert report.kept["LayerNormalization"] == len(nodes(proto, "LayerNormalization")) == 13
+    assert report.kept["Softmax"] == 6
+    assert report.casts == len(nodes(proto, "Cast"))
+
+
+def test_each_weight_is_stored_once_at_half_its_size(vit):
+    _, _, proto, _, _ = vit
+    parameters = sum(parameter.numel() for parameter in timm.create_model("test_vit").parameters())
+    stored = [tensor.raw_data for tensor in proto.graph.initializer]
+    assert sum(map(len, stored)) < 2.1 * parameters  # in bytes; norms and the position embedding take 4 each
+    large = [data for data in stored if len(data) > 4096]
+    assert len(set(large)) == len(large)
+
+
+def test_the_normalisation_of_the_input_is_float32(vit):
+    _, _, proto, _, _ = vit
+    known = types(proto)
+    subtract, divide = nodes(proto, "Sub")[0], nodes(proto, "Div")[0]
+    assert subtract.input[0] == "input"
+    assert divide.input[0] == subtract.output[0]
+    assert {known[name] for node in (subtract, divide) for name in (*node.input, *node.output)} == {FLOAT}
+
+
+def test_no_cast_is_redundant(vit):
+    _, _, proto, _, _ = vit
+    casts = nodes(proto, "Cast")
+    made = {node.output[0] for node in casts}
+    assert not made & {node.input[0] for node in casts}
+    assert len({(node.input[0], node.attribute[0].i) for node in casts}) == len(casts)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext3", "test_coatnet"])
+def test_other_families_keep_their_numbers(name, tmp_path):
+    model, reference, inputs = translate_timm(name)
+    lower_precision(model, ir.DataType.FLOAT16)
+    proto = saved(model, tmp_path / "model.onnx")
+    assert snr_db(reference, run(tmp_path / "model.onnx", inputs)) > 30
+    known = types(proto)
+    assert {known[node.input[1]] for node in nodes(proto, "Conv", "MatMul", "Gemm")} == {HALF}
+
+
+def test_attention_of_opset_23_has_its_softmax_in_float32(tmp_path):
+    model, reference, inputs = translate_timm("test_vit", opset=23)
+    lower_precision(model, ir.DataType.FLOAT16)
+    proto = saved(model, tmp_path / "model.onnx")
+    attention = nodes(proto, "Attention")
+    assert len(attention) == 6
+    for node in attention:
+        assert {item.name: item.i for item in node.attribute}["softmax_precision"] == FLOAT
+        assert types(proto)[node.output[0]] == HALF
+    assert snr_db(reference, run(tmp_path / "model.onnx", inputs)) > 35
+
+
+def test_bfloat16_needs_opset_22_and_has_its_own_numbers(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(576, 8)
+    )
+    inputs = torch.randn(4, 3, 8, 8)
+    graph, reference = translate(model, inputs, opset=22)
+    lower_precision(graph, ir.DataType.BFLOAT16)
+    proto = saved(graph, tmp_path / "model.onnx")
+    assert {types(proto)[name] for node in nodes(proto, "Conv", "Gemm") for name in node.input} == {BRAIN}
+    # ONNX Runtime's CPU has no bfloat16 convolution.
+    (outputs,) = ReferenceEvaluator(proto).run(None, {"input": inputs.numpy()})
+    assert snr_db(reference, outputs) > 30
+    graph.opset_imports[""] = 20
+    with pytest.raises(ConfigurationError, match="--opset 22"):
+        lower_precision(graph, ir.DataType.BFLOAT16)
+
+
+class LoudNorms(torch.nn.Module):
+    """Norms that PyTorch or the exporter takes apart, on numbers whose squares float16 cannot hold."""
+
+    def forward(self, x):
+        x = torch.nn.functional.hardswish(x) * 500
+        root_mean_square = torch.nn.functional.rms_norm(x, x.shape[-1:])
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        response = norm / (norm.mean(dim=-2, keepdim=True) + 1e-6)
+        unit = torch.nn.functional.normalize(x, dim=-1)
+        standard = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True, correction=0) + 1e-6)
+        return root_mean_square + torch.tanh(x * response / 1000) + unit + standard
+
+
+def test_norms_that_were_taken_apart_do_not_overflow(tmp_path):
+    inputs = torch.randn(4, 16, 64)
+    model, reference = translate(LoudNorms(), inputs)
+    report = lower_precision(model, ir.DataType.FLOAT16)
+    assert report.kept["ReduceMean"] >= 3
+    proto = saved(model, tmp_path / "model.onnx")
+    # The reference evaluator computes float16 as float16; ONNX Runtime on a CPU does not.
+    (outputs,) = ReferenceEvaluator(proto).run(None, {"input": inputs.numpy()})
+    assert snr_db(reference, outputs) > 45
+
+
+class Loud(torch.nn.Module):
+    """A product that float16 cannot hold, divided by another: linear attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(8, 8)
+        self.last = torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        keys = torch.relu(self.first(x)) * 300
+        product = keys.transpose(1, 2) @ keys
+        return self.last(keys @ product / (product.sum(dim=1, keepdim=True) + 1))
+
+
+def test_activations_that_overflow_are_found_and_kept(tmp_path):
+    torch.manual_seed(0)
+    inputs = torch.randn(4, 32, 8)
+    model, reference = translate(Loud(), inputs)
+    feeds = {"input": inputs.numpy()}
+    spoilt = model.clone()
+    lower_precision(spoilt, ir.DataType.FLOAT16)
+    (outputs,) = ReferenceEvaluator(ir.to_proto(spoilt)).run(None, feeds)
+    assert not np.isfinite(outputs).all()
+    keep = overflowing(model, feeds)
+    assert [value.name for value in model.graph.outputs] == ["output"]
+    report = lower_precision(model, ir.DataType.FLOAT16, keep)
+    assert report.kept["MatMul"] == 2
+    assert report.lowered > 2
+    (outputs,) = ReferenceEvaluator(saved(model, tmp_path / "model.onnx")).run(None, feeds)
+    assert snr_db(reference, outputs) > 40
+
+
+@pytest.mark.parametrize("size", [1e6, 1e-10], ids=["overflow", "underflow"])
+def test_weights_that_float16_cannot_hold_stay_float32_and_are_reported(size, tmp_path):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4, bias=False))
+    with torch.no_grad():
+        module[2].weight.mul_(size)
+    inputs = torch.randn(4, 8)
+    model, reference = translate(module, inputs)
+    report = lower_precision(model, ir.DataType.FLOAT16)
+    proto = saved(model, tmp_path / "model.onnx")
+    assert len(report.out_of_range) == 1
+    assert types(proto)[report.out_of_range[0]] == FLOAT
+    assert {types(proto)[name] for node in nodes(proto, "Gelu") for name in node.input} == {HALF}
+    assert snr_db(reference, run(tmp_path / "model.onnx", inputs.numpy())) > 50
+
+
+HEAD = '<ir_version: 10, opset_import: ["" : 20]>'
+
+
+def test_a_constant_that_both_sides_use_is_exact_for_one_and_half_for_the_other(tmp_path):
+    model = from_text(f"""{HEAD} graph (float[N, 2] input) => (float[N, 2] output)
+    <float[2] w = {{1.0001, -0.3}}, float[2] b = {{0.1, 0.2}}> {{
+        a = Relu(input)
+        c = LayerNormalization(a, w, b)
+        d = Relu(c)
+        output = Mul(d, w)
+    }}""")
+    lower_precision(model, ir.DataType.FLOAT16)
+    proto = saved(model, tmp_path / "model.onnx")
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    assert {name: array.dtype.name for name, array in stored.items()} == {
+        "w": "float32",
+        "b": "float32",
+        "w_float16": "float16",
+    }
+    assert stored["w"][0] == np.float32(1.0001)
+    assert nodes(proto, "LayerNormalization")[0].input[1:] == ["w", "b"]
+
+
+def test_a_mask_of_huge_numbers_meets_the_scores_in_float32(tmp_path):
+    model = from_text(f"""{HEAD} graph (float[N, 3] input) => (float[N, 3] output)
+    <float[3] mask = {{0, -3.4e38, 0}}, float[3] scale = {{2, 3, 4}}> {{
+        scores = Relu(input)
+        masked = Add(scores, mask)
+        output = Softmax(masked)
+    }}""")
+    report = lower_precision(model, ir.DataType.FLOAT16)
+    assert report.out_of_range == ("mask",)
+    saved(model, tmp_path / "model.onnx")
+    outputs = run(tmp_path / "model.onnx", np.ones((1, 3), np.float32))
+    np.testing.assert_array_equal(outputs, [[0.5, 0, 0.5]])
+
+
+def test_branches_functions_and_foreign_operators_stay_valid(tmp_path):
+    model = from_text("""<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1, "local" : 1]>
+    graph (float[N, 4] input, bool flag) => (float[N, 4] output) <float[N, 4] d, float[N, 4] e> {
+        a = Relu(input)
+        b = If(flag) <then_branch = then () => (float[N, 4] x) {
+                c = Constant<value_float = 2.0>()
+                x = Mul(a, c)
+            }, else_branch = otherwise () => (float[N, 4] y) { y = Neg(a) }>
+        d = local.twice(b)
+        e = com.microsoft.FastGelu(d)
+        output = Tanh(e)
+    }
+    <domain: "local", opset_import: ["" : 20]> twice (x) => (y) { y = Add(x, x) }""")
+    whole = ir.to_proto(model).SerializeToString()
+    report = lower_precision(model, ir.DataType.FLOAT16)
+    assert report.kept == {"FastGelu": 1, "If": 1}
+    assert report.lowered == 3
+    ir.save(model, tmp_path / "model.onnx")
+    onnx.checker.check_model(str(tmp_path / "model.onnx"))
+    inputs = np.linspace(0.1, 0.6, 8, dtype=np.float32).reshape(2, 4)
+    for flag in (True, False):
+        feeds = {"input": inputs, "flag": np.array(flag)}
+        exact, half = (
+            onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+            for file in (whole, str(tmp_path / "model.onnx"))
+        )
+        np.testing.assert_allclose(half, exact, atol=2e-3)
+
+
+def test_resize_scales_counts_and_unsorted_nodes(tmp_path):
+    model = from_text(f"""{HEAD} graph (float[1, 1, 4, 4] input) => (float[1, 1, 8, 8] output)
+    <float[4] scales = {{1, 1, 2, 2}}> {{
+        a = Relu(input)
+        b = Resize<mode = "nearest">(a, , scales)
+        shape = Shape(input)
+        size = Cast<to = 1>(shape)
+        large = Mul(size, size)
+        count = ReduceMax<keepdims = 0>(large)
+        output = Div(b, count)
+    }}""")
+    first = model.graph[0]
+    model.graph.remove(first)
+    model.graph.append(first)
+    report = lower_precision(model, ir.DataType.FLOAT16)
+    proto = saved(model, tmp_path / "model.onnx")
+    assert types(proto)["scales"] == types(proto)["large"] == FLOAT
+    assert types(proto)["b"] == HALF
+    assert report.kept["Mul"] == 1
+    outputs = run(tmp_path / "model.onnx", np.full((1, 1, 4, 4), 8, np.float32))
+    np.testing.assert_array_equal(outputs, np.full((1, 1, 8, 8), 0.5))
+
+
+def test_quantized_graphs_keep_their_integers_and_the_scales_that_half_cannot_hold(tmp_path):
+    model = from_text("""<ir_version: 10, opset_import: ["" : 21]>
+    graph (float[N, 2] input) => (float[N, 2] output)
+    <float sx = {0.01}, int8 z = {0}, int8[2, 2] w = {1, 2, 3, 4}, float[2] sw = {0.5, 0.25},
+     int8[2] zw = {0, 0}, int8[2] v = {1, 2}, float sv = {1e-8}> {
+        a = Relu(input)
+        q = QuantizeLinear(a, sx, z)
+        d = DequantizeLinear(q, sx, z)
+        dw = DequantizeLinear<axis = 1>(w, sw, zw)
+        m = MatMul(d, dw)
+        dv = DequantizeLinear(v, sv, z)
+        output = Add(m, dv)
+    }""")
+    report = lower_precision(model, ir.DataType.FLOAT16)
+    proto = saved(model, tmp_path / "model.onnx")
+    known = types(proto)
+    assert report.out_of_range == ("sv",)
+    assert (known["sx"], known["sw"], known["w"], known["m"], known["dv"]) == (HALF, HALF, 3, HALF, FLOAT)
+    outputs = run(tmp_path / "model.onnx", np.ones((1, 2), np.float32))
+    np.testing.assert_allclose(outputs, [[2.0, 1.5]], atol=1e-2)
