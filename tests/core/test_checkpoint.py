@@ -213,6 +213,12 @@ def test_the_flag_that_makes_it_fit_is_named(tmp_path, name, made, asked, mend):
         load_model(ExportRequest(model=name, checkpoint=tmp_path / "a.pth", **asked))
 
 
+def test_a_size_that_can_be_resampled_does_not_hide_the_mend(tmp_path):
+    torch.save(timm.create_model("test_vit", num_classes=7, img_size=96).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(ModelError, match=r"2 keys of another shape.*--num-classes 7\."):
+        load_model(ExportRequest(model="test_vit", checkpoint=tmp_path / "a.pth"))
+
+
 def test_an_embedding_leaves_the_classifier_out(tmp_path, trained):
     torch.save(trained.state_dict(), tmp_path / "a.pth")
     loaded = load(tmp_path / "a.pth", num_classes=0)

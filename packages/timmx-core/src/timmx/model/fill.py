@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ModelError
 from timmx.model.build import cfg_of, create, create_features, seeded
-from timmx.model.checkpoint import Checkpoint, fit_state_dict, read_checkpoint
+from timmx.model.checkpoint import Checkpoint, read_checkpoint
+from timmx.model.fit import fit_state_dict
 from timmx.model.input_size import size_arguments
 
 if TYPE_CHECKING:

@@ -1,0 +1,177 @@
+"""A checkpoint's tensors under a model's own names, or a refusal that says what differs and what mends it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import ModelError
+from timmx.model.build import cfg_of
+from timmx.model.checkpoint import tensors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from torch import Tensor, nn
+
+    from timmx.model.checkpoint import Checkpoint
+
+
+def fit_state_dict(
+    checkpoint: Checkpoint, model: nn.Module, spare: Collection[str] = ()
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The checkpoint's tensors under the model's names, complete, and what was changed to get there.
+
+    Where the plain names do not fit, the conversion is tried that timm keeps beside the model
+    (`checkpoint_filter_fn`: original repositories' names, position embeddings of another size).
+
+    Args:
+        checkpoint: as read.
+        model: a timm model; on the meta device too.
+        spare: names that may be left over, such as the classifier's where the model has none.
+
+    Raises:
+        ModelError: it does not fit: what is missing, unexpected or of another shape, and the mend.
+    """
+    target = model.state_dict()
+    spare = set(spare) | {name for name, _ in model.named_buffers()}
+    plain = _without_common_prefix(checkpoint.state_dict, target)
+    misfit = _Misfit.between(plain, target, spare)
+    if misfit.fits:
+        return _complete(plain, target), ()
+    converted = _converted(plain, model)
+    left = misfit if converted is None else _Misfit.between(converted, target, spare)
+    if converted is not None and left.fits:
+        note = f"{checkpoint.path.name} was converted to timm's names and shapes"
+        resized = [name for name, *_ in misfit.reshaped]
+        if resized:
+            note += f"; made for another input size, resized: {_some(resized)}"
+        return _complete(converted, target), (note + ".",)
+    raise ModelError(_describe_misfit(checkpoint, model, min(misfit, left, key=_Misfit.count)))
+
+
+@dataclass(frozen=True)
+class _Misfit:
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    """Name, shape in the file, shape in the model."""
+
+    @classmethod
+    def between(
+        cls, state: Mapping[str, Tensor], target: Mapping[str, Tensor], spare: Collection[str]
+    ) -> _Misfit:
+        return cls(
+            [name for name in target if name not in state and not _is_counter(name)],
+            [name for name in state if name not in target and name not in spare],
+            [
+                (name, tuple(state[name].shape), tuple(tensor.shape))
+                for name, tensor in target.items()
+                if name in state and state[name].shape != tensor.shape
+            ],
+        )
+
+    @property
+    def fits(self) -> bool:
+        return self.count() == 0
+
+    def count(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.reshaped)
+
+
+def _is_counter(name: str) -> bool:
+    """Batch norm's step counter, which old checkpoints lack and inference never reads."""
+    return name.endswith("num_batches_tracked")
+
+
+def _complete(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every name of the model; a counter that the file lacks counts from 0."""
+    import torch
+
+    return {
+        name: state[name] if name in state else torch.zeros(tensor.shape, dtype=tensor.dtype)
+        for name, tensor in target.items()
+    }
+
+
+def _without_common_prefix(state: dict[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off a first part that every name has and the model has not, such as Lightning's `model.`."""
+    firsts = {name.split(".")[0] for name in state}
+    if len(firsts) != 1 or firsts & {name.split(".")[0] for name in target}:
+        return state
+    prefix = firsts.pop() + "."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+
+def _converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
+    """The state after timm's conversion for this family; None where there is none or it cannot."""
+    module = sys.modules[type(model).__module__]
+    convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+    if convert is None:
+        return None
+    arguments = (dict(state), model)[: min(2, len(inspect.signature(convert).parameters))]
+    try:
+        return tensors_of(convert(*arguments))
+    except Exception:  # written for its own family's files, it may stumble over any other
+        return None
+
+
+def _describe_misfit(checkpoint: Checkpoint, model: nn.Module, misfit: _Misfit) -> str:
+    cfg = cfg_of(model)
+    architecture = cfg.get("architecture") or type(model).__name__
+    parts = []
+    if misfit.missing:
+        parts.append(f"{_keys(len(misfit.missing))} missing ({_some(misfit.missing)})")
+    if misfit.unexpected:
+        parts.append(f"{_keys(len(misfit.unexpected))} unexpected ({_some(misfit.unexpected)})")
+    if misfit.reshaped:
+        shapes = [
+            f"{name}: {_shape(file)} in the file, {_shape(own)} in the model"
+            for name, file, own in misfit.reshaped
+        ]
+        parts.append(f"{_keys(len(misfit.reshaped))} of another shape ({_some(shapes)})")
+    message = f"{checkpoint.path} does not fit {architecture}: {'; '.join(parts)}."
+    mend = _mend(cfg, model, misfit)
+    if not mend and checkpoint.architecture and checkpoint.architecture.split(".")[0] != architecture:
+        mend = f"It was trained as {checkpoint.architecture}: export that."
+    return f"{message} {mend or 'Give the model that it was made from.'}"
+
+
+def _mend(cfg: Mapping[str, Any], model: nn.Module, misfit: _Misfit) -> str:
+    """The flags that make it fit, where nothing but the classifier or the stem differs."""
+    classifier, stem = _layers(cfg.get("classifier")), _layers(cfg.get("first_conv"))
+    flags = {}
+    for name, file, own in misfit.reshaped:
+        layer = name.rpartition(".")[0]
+        if layer in classifier and file[1:] == own[1:]:
+            flags["--num-classes"] = file[0]
+        elif layer in stem and len(file) == len(own) > 1 and own[1]:
+            flags["--in-chans"] = file[1] * getattr(model, "in_chans", 3) // own[1]
+        else:
+            return ""
+    if misfit.unexpected:
+        return ""
+    if misfit.missing:
+        if not all(name.rpartition(".")[0] in classifier for name in misfit.missing):
+            return ""
+        flags["--num-classes"] = 0
+    return "Give " + " and ".join(f"{flag} {value}" for flag, value in flags.items()) + "."
+
+
+def _layers(names: str | Collection[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _keys(count: int) -> str:
+    return f"{count} key{'s' * (count != 1)}"
+
+
+def _some(names: Collection[str], most: int = 3) -> str:
+    shown = ", ".join(list(names)[:most])
+    return shown + (", ..." if len(names) > most else "")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
