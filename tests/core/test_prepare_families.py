@@ -13,11 +13,25 @@ from timmx.testing import awaken
 
 FAMILIES = json.loads((Path(__file__).parent.parent / "families.json").read_text())
 
-# Norms that follow no single layer: before an activation, after a sum, a concatenation or an activation.
+# Norms that do not follow one layer alone: they stand before a convolution (densenet, visformer), or after a
+# sum, a concatenation (nasnet) or an activation (convmixer).
 KEPT_NORMS = {
     "convmixer_768_32": 65,
     "densenet121": 62,
     "dpn48b": 21,
+    "efficientformerv2_s0": 1,
+    "halonet_h1": 19,
+    "inception_next_atto": 15,
+    "nasnetalarge": 4,
+    "nextvit_small": 1,
+    "pnasnet5large": 4,
+    "resnetv2_18": 9,
+    "starnet_s050": 1,
+    "swiftformer_xs": 5,
+    "test_coatnet": 2,
+    "visformer_tiny": 24,
+    "xception41p": 12,
+    "xcit_nano_12_p8_224": 12,
 }
 
 
@@ -26,11 +40,11 @@ KEPT_NORMS = {
 def test_every_rewrite_is_exact_for_every_family(name: str) -> None:
     torch.manual_seed(0)
     model = awaken(timm.create_model(name))
+    before = sum(parameter.numel() for parameter in model.parameters())
     size = model.pretrained_cfg["input_size"]
-    inputs = torch.randn(4, *size, generator=torch.Generator().manual_seed(1))
+    inputs = torch.randn(4 if before < 80e6 else 2, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         reference = model(inputs)
-    before = sum(parameter.numel() for parameter in model.parameters())
 
     result = prepare(model, inputs, reference, in_place=True)
 

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 FLOOR_DB = 80.0
 """What an exact rewrite reaches in float32, where rounding alone mostly leaves 100 dB and more."""
 
-_ROUNDING_MARGIN_DB = 10.0
-"""How far two float32 computations of one function may lie apart in their distance from the exact one."""
+_ROUNDING_MARGIN_DB = 20.0
+"""How much farther from the exact function the untouched model may lie than the rewritten one.
+
+It has more roundings, and alike ones in all channels where the statistics are untrained: inception_v3 so lies
+9 dB farther on a CPU, over 10 on CUDA.
+"""
 
 _STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 _METHODS = ("fuse", "reparameterize", "switch_to_deploy")
@@ -59,7 +63,8 @@ def prepare(model: nn.Module, inputs: torch.Tensor, reference: Any, *, in_place:
 
     Args:
         model: a timm model, on one device.
-        inputs: (N, C, H, W) on the model's device; 4 different inputs or more make a good proof.
+        inputs: (N, C, H, W) on the model's device; 4 different inputs or more make a good proof. On CUDA,
+            TF32 is best off, here and for the reference: with it two equal functions lie 25 to 55 dB apart.
         reference: what the untouched model gives for `inputs` in eval mode: a tensor, or a tuple, list or
             dict of tensors.
         in_place: change `model` itself, which saves a copy; otherwise it stays wholly as it was.
@@ -209,9 +214,9 @@ def _rounding_explains(
 ) -> bool:
     """Whether the weights are such that float32 itself resolves the model no better.
 
-    Untrained weights can be: outputs that hardly vary with the input, or chaotic depth. The rewritten model
-    in float64 has no rounding to speak of. If the reference lies about as near to it as its own float32
-    outputs do, the two compute the same function.
+    Untrained weights can be (efficientvit_b0, starnet_s050, iformer_t...): outputs that hardly vary with the
+    input, or chaotic depth. In float64 the rewritten model has no rounding to speak of. If the reference
+    lies about as near to that as the rewritten model's float32 outputs do, all compute the same function.
     """
     try:
         exact = copy_model(model).double()
