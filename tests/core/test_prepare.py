@@ -204,6 +204,13 @@ def test_rounding_is_not_mistaken_for_a_wrong_rewrite() -> None:
         prepared(nn.Sequential(Fusible(error=1e-1, offset=offset)), inputs)
 
 
+@pytest.mark.parametrize("name", ["starnet_s050", "efficientvit_b0"])
+def test_untrained_weights_that_float32_resolves_badly_are_prepared(name: str) -> None:
+    torch.manual_seed(0)
+    result = prepared(timm.create_model(name), inputs_for((3, 224, 224)))
+    assert result.rewrites[0].snr_db < 80
+
+
 def test_a_rewrite_that_breaks_the_model_is_refused_by_name() -> None:
     class Broken(Fusible):
         def fuse(self) -> nn.Module:
