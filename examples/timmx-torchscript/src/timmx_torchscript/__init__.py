@@ -1,0 +1,1 @@
+"""The TorchScript backend of timmx; `timmx_torchscript.plugin` is its entry point."""

@@ -1,0 +1,32 @@
+"""A TorchScript file as the zip archive that it is: read without torch."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+METADATA_NAME = "timmx.json"
+"""The key in the `_extra_files` of `torch.jit.save` and `torch.jit.load`."""
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata inside a TorchScript file, {} where timmx did not write it.
+
+    Raises:
+        ArtifactError: the file is no TorchScript, or is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if not any(name.endswith("/constants.pkl") for name in names):
+                raise ArtifactError(f"{path} is a zip archive, but no TorchScript.")
+            found = [name for name in names if name.endswith(f"/extra/{METADATA_NAME}")]
+            return json.loads(archive.read(found[0])) if found else {}
+    except (zipfile.BadZipFile, ValueError, OSError) as exc:
+        raise ArtifactError(f"{path} is no TorchScript file, or is damaged: {exc}. Export it again.") from exc

@@ -1,0 +1,50 @@
+"""From a prepared model to a TorchScript file."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from timmx.contract import Exported, Precision
+from timmx.errors import UnsupportedError
+
+from timmx_torchscript.archive import METADATA_NAME
+
+if TYPE_CHECKING:
+    from timmx.contract import ExportJob
+
+    from timmx_torchscript.plugin import TorchScriptOptions
+
+
+def export(job: ExportJob, options: TorchScriptOptions) -> Exported:
+    """Trace the model, freeze the trace and save it with its metadata.
+
+    Raises:
+        UnsupportedError: torch.jit cannot trace or freeze the model.
+    """
+    metadata = job.metadata(
+        Precision.FP32,
+        frozen=options.freeze,
+        optimize_numerics=options.optimize_numerics,
+        device=job.request.device.value,
+    )
+    # The tracer warns of every Python value that it takes for a constant. Whether that was right, verification
+    # shows: it runs the file on other inputs, and at other batch sizes where the batch is open.
+    with warnings.catch_warnings(action="ignore"):
+        job.progress("Tracing")
+        try:
+            module = torch.jit.trace(job.model, job.example_input, check_trace=False)
+            if options.freeze:
+                module = torch.jit.freeze(module, optimize_numerics=options.optimize_numerics)
+        except RuntimeError as exc:
+            reason = str(exc).strip().splitlines()[0]
+            raise UnsupportedError(
+                f"torch.jit cannot trace this model: {reason} Another format may hold it."
+            ) from exc
+        job.progress("Writing TorchScript")
+        # Into a file object: given a path, torch 2.14 aborts the process where the disk is full.
+        with job.path.open("wb") as file:
+            torch.jit.save(module, file, _extra_files={METADATA_NAME: json.dumps(metadata, sort_keys=True)})
+    return Exported(Precision.FP32)

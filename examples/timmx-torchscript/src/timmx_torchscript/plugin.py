@@ -1,0 +1,67 @@
+"""The `torchscript` backend: what it is and which options it has. Light: the work is imported inside methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from timmx.contract import Capabilities, ExportBackend, Exported, ExportJob
+from timmx.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from timmx.contract import Runner
+    from timmx.options import ExportRequest
+
+
+@dataclass(frozen=True)
+class TorchScriptOptions:
+    """Options of `timmx torchscript` alone."""
+
+    freeze: Annotated[
+        bool,
+        typer.Option("--freeze/--no-freeze", help="Inline everything into one graph, weights as constants."),
+    ] = True
+    optimize_numerics: Annotated[
+        bool,
+        typer.Option("--optimize-numerics", help="Let freezing fold operations, which changes last digits."),
+    ] = False
+
+
+class TorchScriptBackend(ExportBackend):
+    """Writes `.torchscript` files with `torch.jit.trace`."""
+
+    contract = 1
+    name = "torchscript"
+    help = "Export to TorchScript, which PyTorch's C++ library (LibTorch) loads."
+    suffixes = (".torchscript",)
+    options = TorchScriptOptions
+    capabilities = Capabilities(
+        reproducible=(
+            "TorchScript gives each class of a trace a name that is new in its process, such as "
+            "___torch_mangle_12, and writes it into the file."
+        ),
+    )
+
+    def validate(self, request: ExportRequest, options: TorchScriptOptions) -> None:
+        if options.optimize_numerics and not options.freeze:
+            raise ConfigurationError(
+                "--optimize-numerics is about freezing, which --no-freeze turns off: leave one of them out."
+            )
+
+    def export(self, job: ExportJob, options: TorchScriptOptions) -> Exported:
+        from timmx_torchscript.export import export
+
+        return export(job, options)
+
+    def open(self, path: Path) -> Runner:
+        from timmx_torchscript.runner import TorchScriptRunner
+
+        return TorchScriptRunner(path)
+
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        from timmx_torchscript.archive import read_metadata
+
+        return read_metadata(path)
