@@ -210,6 +210,15 @@ def distribution_of(backend: ExportBackend) -> str | None:
     return None
 
 
+def name_trouble(name: str) -> str:
+    """Why no backend may have this name; empty where one may."""
+    if not _NAME.fullmatch(name):
+        return f"{name!r} is not made of lower-case words joined by hyphens."
+    if name in RESERVED:
+        return f"{name!r} is a command of timmx itself."
+    return ""
+
+
 def usable() -> Iterable[BackendEntry]:
     """The backends whose metadata shows no trouble."""
     return (entry for entry in entries() if entry.state is State.AVAILABLE)
@@ -235,13 +244,8 @@ def _not_installed(name: str) -> str:
 def _judge(entry: BackendEntry, unmet: list[tuple[str, str]]) -> BackendEntry:
     """What metadata alone shows of one entry; `unmet` is what its wheel requires beside what was found."""
     disabled = {name.strip() for name in os.environ.get("TIMMX_DISABLE_BACKENDS", "").split(",")}
-    rename = "Its authors must rename it."
-    if not _NAME.fullmatch(entry.name):
-        reason = f"{entry.name!r} is not made of lower-case words joined by hyphens."
-        return replace(entry, state=State.INVALID, reason=reason, mend=rename)
-    if entry.name in RESERVED:
-        reason = f"{entry.name!r} is a command of timmx itself."
-        return replace(entry, state=State.INVALID, reason=reason, mend=rename)
+    if reason := name_trouble(entry.name):
+        return replace(entry, state=State.INVALID, reason=reason, mend="Its authors must rename it.")
     if disabled & {entry.name, entry.selector}:
         reason = "TIMMX_DISABLE_BACKENDS names it."
         return replace(entry, state=State.DISABLED, reason=reason, mend="Take it out of that variable.")
