@@ -17,6 +17,7 @@ from timmx.model.labels import read_labels
         ("windows.txt", b"cat\r\ndog\r\nno bird\r\n\r\n"),
         ("bom.txt", b"\xef\xbb\xbfcat\ndog\nno bird\n"),
         ("utf16.txt", "cat\r\ndog\r\nno bird\r\n".encode("utf-16")),
+        ("blanks.txt", b"cat\n\ndog\n\nno bird\n"),
         ("spaces.txt", b"  cat\t\ndog \n no bird\n\n \n"),
         ("list.json", b'["cat", "dog", "no bird"]'),
         ("bom.json", b'\xef\xbb\xbf["cat", "dog", "no bird"]'),
@@ -27,6 +28,11 @@ from timmx.model.labels import read_labels
 def test_every_form_gives_the_names_in_order(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     assert read_labels(tmp_path / name) == ("cat", "dog", "no bird")
+
+
+def test_names_that_several_classes_have_get_their_number(tmp_path):
+    (tmp_path / "imagenet.txt").write_text("crane\nheron\ncrane\n")
+    assert read_labels(tmp_path / "imagenet.txt") == ("crane (0)", "heron", "crane (2)")
 
 
 def test_names_from_python():
@@ -45,8 +51,7 @@ def test_names_of_other_scripts_and_odd_characters(tmp_path):
     [
         ("a.txt", b"", "has no names"),
         ("a.txt", b" \n\n", "has no names"),
-        ("a.txt", b"cat\n\ndog\n", "class 1 has a blank name"),
-        ("a.txt", b"cat\ndog\ncat\n", "classes 0 and 2 are both 'cat'"),
+        ("a.json", b'["cat", " "]', "class 1 has a blank name"),
         ("a.txt", b"cat\nd\xffg\n", "not UTF-8"),
         ("a.json", b'["cat", ', "not valid JSON: .* line 1"),
         ("a.json", b'"cat"', "JSON list of names"),

@@ -1,8 +1,9 @@
-"""The core's own commands: list, info, doctor, backends. Each imports what it needs when it runs."""
+"""The core's own commands: list, info, doctor, backends, new-backend. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command("info")(info)
     app.command("backends")(backends)
     app.command("doctor")(doctor)
+    app.command("new-backend")(new_backend)
 
 
 def list_models(
@@ -110,6 +112,31 @@ def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: D
             print("Nothing needs a mend.")
     if report.problems:
         raise typer.Exit(2)
+
+
+def new_backend(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The new command: lower-case words joined by hyphens.")
+    ],
+    folder: Annotated[
+        Path | None, typer.Option("--dir", help="The project's folder; by default timmx-NAME here.")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the project of a backend for another format, ready to test."""
+    from timmx.cli.new_backend import write_project
+
+    project = write_project(name, folder or Path(f"timmx-{name}"))
+    if as_json:
+        print(json.dumps(project.to_dict(), indent=2))
+        return
+    print(project.folder)
+    for file in project.files:
+        print(f"  {file}")
+    print("Next, before you replace what says `Replace this`:")
+    for command in project.next_commands:
+        print(f"  {command}")
 
 
 def _lines(rows: list[tuple[str, Any]]) -> str:

@@ -22,6 +22,7 @@ class TerminalReporter(Reporter):
     def __init__(self, stream: IO[str], verbose: bool) -> None:
         self._stream = stream
         self._verbose = verbose
+        self._said: set[str] = set()
         self._progress: Progress | None = None
         if stream.isatty() and not verbose:
             from rich.console import Console
@@ -50,6 +51,9 @@ class TerminalReporter(Reporter):
             print(f"  {text}", file=self._stream, flush=True)
 
     def warn(self, text: str) -> None:
+        if text in self._said:  # what is checked before and after torch is imported is said once
+            return
+        self._said.add(text)
         if self._progress is not None:
             self._progress.console.print(f"warning: {text}", markup=False, highlight=False)
         else:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ConfigurationError
+from timmx.progress import reporter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,13 +21,14 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
 
     A file holds one name a line, a JSON list, or a JSON map of class number to name (`{"0": "cat", ...}`).
     It is UTF-8, with or without a byte order mark (UTF-16 with one), with any line ends; spaces around a name
-    and blank lines at the end do not count. Another blank line is refused: it would shift the names after it.
+    and blank lines do not count (a name that is missing shows in the count). A name that several classes have,
+    as "crane" in lists of ImageNet's, gets the class number behind it, with a warning: names tell classes apart.
 
     Args:
         source: a path, or the names themselves.
 
     Raises:
-        ConfigurationError: unreadable, empty, a blank or a repeated name, or class numbers other than 0..n-1.
+        ConfigurationError: unreadable, empty, a blank name in JSON, or class numbers other than 0..n-1.
     """
     if not isinstance(source, (str, os.PathLike)):
         return check_names(source, "labels")
@@ -42,38 +45,31 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
         raise ConfigurationError(f"{where} is not UTF-8 text (byte {exc.start}): save it as UTF-8.") from exc
     parsed = _parse_json(text, path, where)
     if parsed is None:
-        parsed = re.split(r"\r\n|\n|\r", text.rstrip())
-        if not text.strip():
-            parsed = []
+        parsed = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
     return check_names(_in_order(parsed, where), where)
 
 
 def check_names(names: Iterable[Any], where: str) -> tuple[str, ...]:
-    """Names without spaces around them; refuses what cannot be a list of class names.
+    """Names without spaces around them, each once; refuses what cannot be a list of class names.
 
     Raises:
-        ConfigurationError: empty, a name that is blank, repeated or not text.
+        ConfigurationError: empty, or a name that is blank or not text.
     """
     checked: list[str] = []
-    numbers: dict[str, int] = {}
     for number, name in enumerate(names):
         if not isinstance(name, str):
             raise ConfigurationError(f"{where}: class {number} is called {name!r}, which is no text.")
         name = name.strip()
         if not name:
-            raise ConfigurationError(
-                f"{where}: class {number} has a blank name (only blank lines at the end are skipped): "
-                "give it one, or take the line out."
-            )
-        if name in numbers:
-            raise ConfigurationError(
-                f"{where}: classes {numbers[name]} and {number} are both {name!r}: make them different."
-            )
-        numbers[name] = number
+            raise ConfigurationError(f"{where}: class {number} has a blank name: give it one.")
         checked.append(name)
     if not checked:
         raise ConfigurationError(f"{where} has no names.")
-    return tuple(checked)
+    repeated = {name for name, count in Counter(checked).items() if count > 1}
+    if repeated:
+        named = ", ".join(repr(name) for name in sorted(repeated)[:3])
+        reporter().warn(f"{where}: several classes are called {named}; their class numbers are put behind.")
+    return tuple(f"{name} ({number})" if name in repeated else name for number, name in enumerate(checked))
 
 
 def check_count(labels: Sequence[str], num_classes: int) -> None:
