@@ -16,7 +16,6 @@ from timmx.capture import capture
 from timmx.errors import ConfigurationError
 from timmx.model.wrap import ExportModule, Normalize
 from timmx.snr import SignalToNoise
-from timmx.testing import awaken
 from timmx_onnx.precision import lower_precision, overflowing
 
 FLOAT, HALF, BRAIN = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
@@ -39,7 +38,7 @@ def translate(module, inputs, opset=20, dynamic=True):
 
 def translate_timm(name, opset=20, **options):
     torch.manual_seed(0)
-    model = awaken(timm.create_model(name, **options))
+    model = awakened_model(name, **options)
     inputs = torch.rand(4, *model.pretrained_cfg["input_size"])
     return *translate(ExportModule(model, NORMALIZE, softmax=False), inputs, opset), inputs.numpy()
 

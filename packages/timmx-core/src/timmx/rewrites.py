@@ -9,51 +9,75 @@ if TYPE_CHECKING:
 
 
 def replace_unfold(graph_module: torch.fx.GraphModule) -> int:
-    """Write every `Tensor.unfold` as strided slices and one stack, in place.
+    """Write every `Tensor.unfold` as slices and one stack, in place.
 
-    halonet and timm's median pool use it. coremltools 9.0 has no translation of it. torch 2.14.1's ONNX exporter has
-    a right one; ONNX Runtime is no slower with the slices.
-
-    For every position inside a window, one slice takes that position of all windows; the windows' elements lie along
-    the new last dimension, where the slices are stacked. A slice's end is counted from the end of the dimension, so
-    nothing needs to be known of its size, which may be symbolic.
+    halonet and timm's median pool use it, and coremltools 9.0 has no translation of it. (torch 2.14.1's ONNX
+    exporter has a right one.)
 
     Args:
-        graph_module: from `ExportedProgram.module()`. Its new nodes have the scope of the old one and no `val`: export
-            it again before a converter sees it.
+        graph_module: from `ExportedProgram.module()`. Sizes may be symbolic. Only the last new node of each
+            rewrite has a `val`: export the module again before a converter sees it. All have the old node's
+            scope, which the new export keeps.
 
     Returns:
-        How many were replaced. One that has a scalar for input, an empty window or a symbolic size stays as it is.
+        How many were replaced. One of a scalar, with an empty window or with a symbolic size stays as it is.
     """
     import torch
 
-    aten = torch.ops.aten
     count = 0
     for module in graph_module.modules():
         if not isinstance(module, torch.fx.GraphModule):
             continue
-        for node in module.graph.find_nodes(op="call_function", target=aten.unfold.default):
-            source, dim, size, step = node.args
-            value = source.meta.get("val")
-            if not isinstance(size, int) or size < 1 or (value is not None and value.ndim == 0):
-                continue
-            with module.graph.inserting_before(node):
-                slices = [
-                    module.graph.call_function(
-                        aten.slice.Tensor, (source, dim, first, first - size + 1 or None, step)
-                    )
-                    for first in range(size)
-                ]
-                stack = module.graph.call_function(aten.stack.default, (slices, -1))
-            for new in (*slices, stack):
-                new.meta = {
-                    key: value
-                    for key, value in node.meta.items()
-                    if key in ("nn_module_stack", "stack_trace")
-                }
-            node.replace_all_uses_with(stack)
-            module.graph.erase_node(node)
-            count += 1
+        for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.unfold.default):
+            if _replaceable(node):
+                _replace(module.graph, node)
+                count += 1
         module.graph.lint()
         module.recompile()
     return count
+
+
+def _replaceable(node: torch.fx.Node) -> bool:
+    size, step = node.args[2:]
+    return isinstance(size, int) and size > 0 and isinstance(step, int) and node.meta["val"].ndim > 1
+
+
+def _replace(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+    """One slice a window, or one slice a position inside the windows: whichever takes fewer."""
+    import torch
+
+    aten = torch.ops.aten
+    source, dim, size, step = node.args
+    assert isinstance(dim, int)
+    assert isinstance(size, int)
+    assert isinstance(step, int)
+    windows = node.meta["val"]  # (..., number of windows, ..., size)
+    dim %= windows.ndim - 1
+    number = windows.shape[dim]
+    made: list[torch.fx.Node] = []
+
+    def call(target: torch._ops.OpOverload, *arguments: object) -> torch.fx.Node:
+        made.append(graph.call_function(target, arguments))  # type: ignore[arg-type]
+        return made[-1]
+
+    with graph.inserting_before(node):
+        if isinstance(number, int) and number < size:
+            starts = range(0, number * step, step)
+            stack = call(
+                aten.stack.default, [call(aten.slice.Tensor, source, dim, i, i + size) for i in starts], dim
+            )
+            order = [axis for axis in range(windows.ndim) if axis != dim + 1]
+            new = call(aten.permute.default, stack, [*order, dim + 1])
+        else:
+            # Each slice takes one position of all windows. Its end is counted from the end of the dimension,
+            # whose size may be symbolic.
+            ends = [(i, i + 1 - size or None) for i in range(size)]
+            slices = [call(aten.slice.Tensor, source, dim, start, end, step) for start, end in ends]
+            new = call(aten.stack.default, slices, -1)
+    for item in made:
+        item.meta = {
+            key: value for key, value in node.meta.items() if key in ("nn_module_stack", "stack_trace")
+        }
+    new.meta["val"] = windows
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
