@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import onnxruntime
 import pytest
-import timm
 import torch
+from timm.layers.halo_attn import HaloAttn
 from timmx.rewrites import replace_unfold
 from timmx.snr import SignalToNoise
-from timmx.testing import awaken
 
 UNFOLD = torch.ops.aten.unfold.default
 
@@ -94,19 +93,21 @@ def test_a_graph_without_unfold_and_a_scalar_stay_as_they_are():
     assert torch.equal(graph_module(x), torch.tensor([6.0]))
 
 
-def test_halonet_in_onnx_runtime_is_right_with_and_without_the_rewrite(tmp_path):
-    """The exporter's own translation of unfold is right in torch 2.14.1 with onnxscript 0.7.2, contrary to what a
-    badly conditioned network suggests: with other random weights halonet's attention runs away, and then float32
-    itself tells PyTorch's own output from the float64 one no better than -4 dB."""
+def test_halo_attention_is_right_in_onnx_runtime_with_and_without_the_rewrite(tmp_path):
+    """The exporter's own translation of unfold is right in torch 2.14.1 with onnxscript 0.7.2.
+
+    A whole halonet can say otherwise: with random weights whose attention runs away, PyTorch's own float32 output
+    lies at -4 dB from its float64 one, and nothing can be told.
+    """
     torch.manual_seed(0)
-    model = awaken(timm.create_model("halonet_h1"))
-    x = torch.randn(4, 3, 256, 256)
+    module = HaloAttn(32, num_heads=4, block_size=8, halo_size=3).eval()
+    x = torch.randn(4, 32, 32, 32)
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
     with torch.no_grad():
-        reference = model(x)
-        shapes = ({0: torch.export.Dim("batch", min=1)},)
-        raw = torch.export.export(model, (x[:2],), dynamic_shapes=shapes)
+        reference = module(x)
+        raw = torch.export.export(module, (x[:2],), dynamic_shapes=shapes)
         graph_module = raw.module()
-        assert replace_unfold(graph_module) == 38
+        assert replace_unfold(graph_module) == 2
         assert torch.equal(graph_module(x), reference)
         slices = torch.export.export(graph_module, (x[:2],), dynamic_shapes=shapes)
     for name, program in (("raw", raw), ("slices", slices)):
@@ -115,4 +116,4 @@ def test_halonet_in_onnx_runtime_is_right_with_and_without_the_rewrite(tmp_path)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         result = SignalToNoise()
         result.update(reference.numpy(), session.run(None, {"input": x.numpy()})[0])
-        assert result.snr_db > 80
+        assert result.snr_db > 100
