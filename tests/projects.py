@@ -1,0 +1,41 @@
+"""Projects outside the workspace, built and unpacked as an installer of wheels would leave them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def install_project(project: Path, site: Path) -> None:
+    """Build the project's wheel and unpack it into the folder `site`, which goes on PYTHONPATH."""
+    uv = os.environ.get("UV") or shutil.which("uv")  # `uv run` says where it is
+    if uv is None:
+        pytest.skip("uv is not on PATH")
+    command = [uv, "build", "--quiet", "--wheel", "--out-dir", site / "wheels", project]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = (site / "wheels").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+
+
+def run_tests(project: Path, site: Path, *arguments: str) -> str:
+    """The project's own tests in a fresh process, with what is installed in `site`; pytest's last words."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(site), "PYTEST_ADDOPTS": ""},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
