@@ -30,7 +30,7 @@ LAYERS = (
     {"errors", "progress"},
     {"contract"},
     {"options", "registry"},
-    {"artifact", "capture", "images", "metadata", "model", "rewrites", "samples", "snr", "verify"},
+    {"artifact", "capture", "devices", "images", "metadata", "model", "rewrites", "samples", "snr", "verify"},
     {"session", "validation"},
     {"pipeline"},
     {"command", "doctor", "opening", "probe"},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import artifact_size, staging, writing
+from timmx.devices import exact_cuda
 from timmx.errors import ArtifactError, BackendError, RuntimeUnavailable, UnsupportedError, VerificationError
 from timmx.metadata import build_metadata
 from timmx.progress import reporter
@@ -110,7 +111,7 @@ def export_session(
     metadata = job.metadata(exported.precision, **job.format_facts)
     if backend.read_metadata(stage.path) != metadata:
         raise BackendError(f"The backend {backend.name} lost the artifact's metadata: tell its authors.")
-    with session.step("Verifying"):
+    with session.step("Verifying"), exact_cuda():
         verification = _verify(backend, session, stage.path, exported)
     with session.step("Publishing"):
         files = stage.publish(_old_files(backend, stage.output))

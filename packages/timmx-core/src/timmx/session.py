@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from timmx.capture import capture
+from timmx.devices import exact_cuda
 from timmx.errors import ConfigurationError
 from timmx.model.load import load_model
 from timmx.progress import reporter
@@ -50,9 +51,9 @@ class ModelSession:
             for note in self.loaded.notes:
                 reporter().warn(note)
             samples = self._samples()
-        with self.step("Running the reference"), _exact_cuda():
+        with self.step("Running the reference"), exact_cuda():
             self.reference = self._run_reference(module, samples)
-        with self.step("Preparing"), _exact_cuda():
+        with self.step("Preparing"), exact_cuda():
             self.module, self.rewrites = self._prepare(module)
 
     @contextlib.contextmanager
@@ -150,16 +151,3 @@ class ModelSession:
         if self.reference.classes:
             return "probabilities" if self.request.softmax else "logits"
         return "embedding" if self.loaded.num_classes == 0 else "tensor"
-
-
-@contextlib.contextmanager
-def _exact_cuda() -> Iterator[None]:
-    """TF32 off for the block: with it a convolution has 10 bits, and a reference must be a reference."""
-    import torch
-
-    convolution, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolution, matmul
