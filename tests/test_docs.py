@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shlex
@@ -108,21 +107,6 @@ def test_floors_are_the_documented_ones():
     rows = re.findall(r"^\| (`.+) \| (\d+) dB \|$", (ROOT / "docs/verification.md").read_text(), re.MULTILINE)
     documented = {name: float(floor) for names, floor in rows for name in re.findall(r"`([\w-]+)`", names)}
     assert documented == {str(precision): floor for precision, floor in FLOORS_DB.items()}
-
-
-def test_the_example_backend_of_the_contributing_guide_is_one(tmp_path: Path, monkeypatch):
-    from timmx.contract import SUPPORTED_CONTRACTS
-
-    guide = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    source, conformance = blocks(guide, "python")
-    (package,) = blocks(guide, "toml")
-    (tmp_path / "documented_plugin.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    backend = importlib.import_module("documented_plugin").ExampleBackend()
-    assert backend.contract in SUPPORTED_CONTRACTS
-    assert "level" in backend.create_command().__annotations__
-    assert f'{backend.name} = "' in package
-    assert f'backend = "{backend.name}"' in conformance
 
 
 @pytest.mark.slow
