@@ -364,3 +364,18 @@ def test_quantized_graphs_keep_their_integers_and_the_scales_that_half_cannot_ho
     assert (known["sx"], known["sw"], known["w"], known["m"], known["dv"]) == (HALF, HALF, 3, HALF, FLOAT)
     outputs = run(tmp_path / "model.onnx", np.ones((1, 2), np.float32))
     np.testing.assert_allclose(outputs, [[2.0, 1.5]], atol=1e-2)
+
+
+def test_layout_between_float32_nodes_costs_no_casts(tmp_path):
+    model = from_text(f"""{HEAD} graph (float[2, 3] input) => (float[6] output)
+    <float[3] w = {{1, 1, 1}}, float[3] b = {{0, 0, 0}}, int64[1] flat = {{6}}> {{
+        a = Relu(input)
+        c = LayerNormalization(a, w, b)
+        d = Transpose<perm = [1, 0]>(c)
+        e = Softmax<axis = 0>(d)
+        output = Reshape(e, flat)
+    }}""")
+    report = lower_precision(model, ir.DataType.FLOAT16)
+    saved(model, tmp_path / "model.onnx")
+    assert report.kept == {"LayerNormalization": 1, "Reshape": 1, "Softmax": 1, "Transpose": 1}
+    assert report.casts == 2  # around the Relu

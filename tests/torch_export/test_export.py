@@ -39,7 +39,7 @@ def test_a_static_batch_is_kept(tmp_path, digits):
 def test_fused_attention_stays(tmp_path, awakened, strict):
     path = tmp_path / "vit.pt2"
     result = export("test_vit", path, checkpoint=awakened("test_vit"), strict=strict, dynamic_batch=True)
-    assert result.metadata["format"] == {"strict": strict}
+    assert result.metadata["format"] == {"strict": strict, "device": "cpu"}
     targets = {str(node.target) for node in torch.export.load(path).graph.nodes}
     assert "aten.scaled_dot_product_attention.default" in targets
     assert not any("upsample" in target for target in targets)

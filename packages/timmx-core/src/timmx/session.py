@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -92,10 +91,11 @@ class ModelSession:
         ]
 
     def _wrap(self) -> ExportModule:
+        from timmx.model.prepare import copy_model
         from timmx.model.wrap import ExportModule, Normalize
 
         config = self.loaded.data_config
-        model = self.loaded.model if self.loaded.owned else copy.deepcopy(self.loaded.model)
+        model = self.loaded.model if self.loaded.owned else copy_model(self.loaded.model)
         normalize = Normalize(config.mean, config.std) if self.request.normalize else None
         wrapped = ExportModule(model, normalize, self.request.softmax)
         return wrapped.eval().requires_grad_(False).to(self.request.device.value)

@@ -26,7 +26,7 @@ def export(job: ExportJob, options: TorchExportOptions) -> Exported:
         UnsupportedError: torch.export cannot trace the model.
     """
     program = job.capture(strict=options.strict)
-    metadata = job.metadata(Precision.FP32, strict=options.strict)
+    metadata = job.metadata(Precision.FP32, strict=options.strict, device=job.request.device.value)
     job.progress("Writing .pt2")
     with _PatientFile(job.path) as file:
         torch.export.save(program, file, extra_files={METADATA_NAME: json.dumps(metadata, sort_keys=True)})

@@ -29,13 +29,14 @@ class Pt2Runner(Runner):
 
     def __init__(self, path: Path) -> None:
         metadata = read_metadata(path)
+        if metadata.get("format", {}).get("device") == "cuda" and not torch.cuda.is_available():
+            raise RuntimeUnavailable(
+                f"{path.name} was exported with --device cuda, and there is no CUDA device here: export it "
+                "without --device."
+            )
         try:
             program = torch.export.load(path)
         except RuntimeError as exc:
-            if "CUDA" in str(exc) and not torch.cuda.is_available():
-                raise RuntimeUnavailable(
-                    f"{path.name} was exported with --device cuda, and there is no CUDA device here."
-                ) from exc
             raise ArtifactError(f"torch.export.load cannot read {path}: {exc}") from exc
         self._module = program.module()
         signature = program.graph_signature

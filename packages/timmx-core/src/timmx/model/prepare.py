@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from timmx.errors import UnsupportedError
 from timmx.model.fold import fold_batch_norms, replace_modules, untouched
+from timmx.model.wrap import output_tensors
 from timmx.snr import SignalToNoise
 
 if TYPE_CHECKING:
@@ -102,21 +102,6 @@ def copy_model(model: nn.Module) -> nn.Module:
             if not tensor.is_leaf:
                 memo[id(tensor)] = tensor.detach().clone()
     return copy.deepcopy(model, memo)
-
-
-def output_tensors(outputs: Any) -> list[torch.Tensor]:
-    """A model's outputs as a flat list: a tensor, or nested tuples, lists and dicts of tensors, in order.
-
-    Raises:
-        UnsupportedError: there is something else among them.
-    """
-    if isinstance(outputs, torch.Tensor):
-        return [outputs]
-    if isinstance(outputs, Mapping):
-        outputs = list(outputs.values())
-    if isinstance(outputs, Sequence) and not isinstance(outputs, str):
-        return [tensor for item in outputs for tensor in output_tensors(item)]
-    raise UnsupportedError(f"The model returns {type(outputs).__name__}, where tensors can be exported.")
 
 
 def _reparameterise(model: nn.Module) -> tuple[nn.Module, int]:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from timmx.errors import UnsupportedError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -48,8 +50,19 @@ class ExportModule(nn.Module):
 
 
 def output_tensors(outputs: Any) -> list[torch.Tensor]:
-    """The tensors of a model's output, flat, in torch's own order (tuples, lists and dicts are opened)."""
-    return pytree.tree_flatten(outputs)[0]
+    """The tensors of a model's output, flat, in torch's own order (tuples, lists and dicts are opened).
+
+    Raises:
+        UnsupportedError: there is something else among them.
+    """
+    leaves = pytree.tree_flatten(outputs)[0]
+    other = next((leaf for leaf in leaves if not isinstance(leaf, torch.Tensor)), None)
+    if other is not None or not leaves:
+        raise UnsupportedError(
+            f"The model returns {type(other).__name__}, where only tensors can be exported: wrap it in a "
+            "module that returns tensors."
+        )
+    return leaves
 
 
 def output_names(outputs: Any, single: str, features: bool) -> tuple[str, ...]:
