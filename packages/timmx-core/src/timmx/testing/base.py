@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -24,9 +24,15 @@ EXPORT_CHECK = "_timmx_export_check"
 
 
 def export_check(function: Callable[..., None]) -> Callable[..., None]:
-    """Mark a check as one that exports a model."""
-    setattr(function, EXPORT_CHECK, True)
-    return function
+    """Mark a check as one that exports a model, and count it when it ran to its end."""
+
+    @functools.wraps(function)
+    def run(self: ConformanceBase, *arguments: Any, **fixtures: Any) -> None:
+        function(self, *arguments, **fixtures)
+        type(self)._export_checks_run += 1
+
+    setattr(run, EXPORT_CHECK, True)
+    return run
 
 
 def requires(capability: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -69,12 +75,6 @@ class ConformanceBase:
             if support is not True:
                 pytest.skip(f"{self.backend} declares that it cannot ({capability}): {support}")
 
-    @pytest.fixture(autouse=True)
-    def _count_export_checks(self, request: pytest.FixtureRequest) -> Iterator[None]:
-        yield
-        if hasattr(request.function, EXPORT_CHECK):
-            type(self)._export_checks_run += 1
-
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def some_export_check_ran(cls, request: pytest.FixtureRequest) -> Iterator[None]:
@@ -85,7 +85,7 @@ class ConformanceBase:
             for item in request.session.items
             if isinstance(item, pytest.Function)
             and item.cls is cls
-            and hasattr(inspect.unwrap(item.function), EXPORT_CHECK)
+            and hasattr(item.function, EXPORT_CHECK)
         ]
         if collected and not cls._export_checks_run:
             pytest.fail(f"No export check of {cls.backend} ran: nothing is proven about its files.")

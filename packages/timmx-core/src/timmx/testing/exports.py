@@ -143,11 +143,6 @@ class ExportChecks(ConformanceBase):
         assert set(tmp_path.iterdir()) == {tmp_path / "work", tmp_path / "out", home}
         assert set((tmp_path / "out").iterdir()) == set(result.files)
 
-    @export_check
-    def test_export_prints_nothing_on_stdout(self, export: Export, capfd: pytest.CaptureFixture[str]) -> None:
-        export()
-        assert capfd.readouterr().out == "", "stdout is for results: the core keeps it for them"
-
     @pytest.mark.parametrize(
         "options",
         [

@@ -1,0 +1,122 @@
+"""A small whole backend for the kit's own tests; with a FAULT it is bad in one way."""
+
+from __future__ import annotations
+
+import json
+import random
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from timmx.contract import Capabilities, ExportBackend, Exported, Precision, Runner, TensorSpec
+from timmx.errors import ArtifactError
+
+FAULT = ""
+
+if FAULT == "imports torch":
+    import torch  # noqa: F401
+if FAULT == "prints on import":
+    print("hello from a plugin")
+
+
+@dataclass(frozen=FAULT != "mutable options")
+class LoopbackOptions:
+    level: Annotated[
+        int, typer.Option("--level", help=None if FAULT == "undocumented option" else "An option of its own.")
+    ] = 1
+    if FAULT == "takes a shared option's name":
+        softmax: Annotated[bool, typer.Option("--softmax", help="Taken.")] = False
+
+
+class Loopback(ExportBackend):
+    if FAULT != "states no contract":
+        contract = 1
+    name = "loopback"
+    help = "" if FAULT == "says nothing of itself" else "Exports to a zip of a torch.export archive."
+    suffixes = ("loop",) if FAULT == "suffix without a dot" else (".loop",)
+    options = LoopbackOptions
+    capabilities = Capabilities(cuda="" if FAULT == "cannot without a reason" else "it is only a test")
+
+    def create_command(self) -> Any:
+        command = super().create_command()
+        if FAULT == "options through **kwargs":
+
+            def anything(**options: Any) -> Any:
+                return command(**options)
+
+            return anything
+        return command
+
+    def check_environment(self, request: Any = None, options: Any = None) -> Any:
+        if FAULT == "raises in check_environment":
+            raise OSError("no environment")
+        return ()
+
+    def export(self, job: Any, options: LoopbackOptions) -> Exported:
+        import torch
+
+        program = job.capture()
+        if FAULT == "freezes the batch":
+            program = torch.export.export(job.model, (job.example_input,))
+        if FAULT == "computes wrong numbers":
+            for value in program.state_dict.values():
+                value.mul_(1.05)
+        metadata = job.metadata(Precision.FP32)
+        if FAULT == "loses metadata":
+            metadata = metadata | {"labels": None, "precision": "unknown"}
+        if FAULT == "writes the final file itself":
+            Path(job.request.output).write_bytes(b"half a file")
+        if FAULT == "writes elsewhere":
+            Path("by-product.txt").write_text("found in the current folder")
+        if FAULT == "leaves a by-product beside the file":
+            job.path.with_suffix(".log").write_text("a log")
+        inner = job.path.with_name("program.pt2")
+        torch.export.save(program, inner)
+        with zipfile.ZipFile(job.path, "w") as archive:
+            for name, content in (("program.pt2", inner.read_bytes()), ("timmx.json", json.dumps(metadata))):
+                archive.writestr(zipfile.ZipInfo(name), content)
+            if FAULT == "writes other bytes each time":
+                archive.writestr(zipfile.ZipInfo("salt"), str(random.random()))
+        inner.unlink()
+        return Exported(Precision.FP32)
+
+    def open(self, path: Path) -> Runner:
+        return LoopbackRunner(path, self.read_metadata(path))
+
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return json.loads(archive.read("timmx.json"))
+        except zipfile.BadZipFile as exc:
+            if FAULT == "lets library errors through":
+                raise
+            raise ArtifactError(f"{path} is damaged: export it again.") from exc
+
+
+class LoopbackRunner(Runner):
+    def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
+        import io
+
+        import torch
+
+        with zipfile.ZipFile(path) as archive:
+            self._module = torch.export.load(io.BytesIO(archive.read("program.pt2"))).module()
+        stated, outputs = metadata["input"], metadata["outputs"]
+        batch = metadata["batch"].get("size", "batch")
+        self.inputs = (TensorSpec("input", (batch, *stated["size"]), "float32", "NCHW"),)
+        self.outputs = tuple(TensorSpec(item["name"], tuple(item["shape"]), "float32") for item in outputs)
+        if FAULT == "describes another artifact":
+            self.outputs = (TensorSpec("result", ("?",), "float32"),)
+
+    def run(self, feeds: Any) -> Any:
+        import torch
+
+        with torch.no_grad():
+            found = self._module(torch.from_numpy(feeds["input"]))
+        found = found if isinstance(found, tuple) else (found,)
+        arrays = [tensor.numpy() for tensor in found]
+        if FAULT == "mixes the rows of a batch":
+            arrays = [array + 0.1 * array.mean(0) for array in arrays]
+        return dict(zip((spec.name for spec in self.outputs), arrays, strict=True))
