@@ -135,6 +135,55 @@ def test_doctor_tells_of_another_owner_of_the_name(tmp_path):
     assert problem["mend"].startswith("uv pip uninstall timmx ")
 
 
+def test_strict_mode_turns_any_trouble_into_an_error(tmp_path):
+    install_plugin(tmp_path, "needy", requires=("torch>=999",))
+    for arguments in (("--help",), ("list", "resnet18"), ("onnx", "--help")):
+        done = timmx(*arguments, site=tmp_path, TIMMX_STRICT="1")
+        assert done.returncode == 2
+        assert "timmx-needy:needy is unmet requirement" in done.stderr
+        assert timmx(*arguments, TIMMX_STRICT="1").returncode == 0
+    install_plugin(tmp_path, "raises", RAISES)
+    shown = timmx("backends", "--json", site=tmp_path, TIMMX_STRICT="1")
+    assert shown.returncode == 2
+    assert len(json.loads(shown.stdout)) == 4
+    assert "timmx-raises:raises is broken" in shown.stderr
+
+
+def test_an_optional_method_that_a_later_contract_adds_does_not_break_a_backend(tmp_path, monkeypatch):
+    from timmx import registry
+    from timmx.contract import ExportBackend
+
+    install_plugin(tmp_path, "plain")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(
+        ExportBackend, "tune", lambda self, path: "not declared by this backend", raising=False
+    )
+    registry.entries.cache_clear()
+    try:
+        backend = registry.load("plain")
+    finally:
+        registry.entries.cache_clear()
+    assert backend.tune(tmp_path) == "not declared by this backend"
+
+
+@pytest.mark.parametrize("kind", ["raises", "exits", "prints", "aborts", "rival of torch-export", "many"])
+def test_no_plugin_changes_what_an_export_of_another_does(tmp_path, digits, kind):
+    site = tmp_path / "site"
+    sources = {"raises": RAISES, "exits": EXITS, "prints": PRINTS, "aborts": ABORTS}
+    if kind in sources:
+        install_plugin(site, "bad", sources[kind])
+    elif kind == "many":
+        for number in range(50):
+            install_plugin(site, f"b{number}", RAISES, requires=("nothing-of-the-kind",))
+    else:
+        install_plugin(site, "torch-export", RAISES, distribution="timmx-rival")
+    options = ("digits.onnx", "--no-verify")
+    done = timmx("onnx", digits, "-o", *options, site=site, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout.startswith("digits.onnx")
+
+
 def test_disabled_backends_are_marked_and_refused(tmp_path):
     done = timmx("onnx", "resnet18", TIMMX_DISABLE_BACKENDS="onnx")
     assert done.returncode == 2

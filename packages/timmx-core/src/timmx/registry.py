@@ -140,10 +140,31 @@ def load(name: str) -> ExportBackend:
     """Import one backend; whatever goes wrong inside it comes out as a BackendError.
 
     Raises:
-        BackendError: not installed, not usable, broken, or written for another contract.
+        BackendError: not installed, not usable, broken, or written for another contract; or, in strict mode,
+            any other backend's trouble that metadata shows.
     """
-    entry = find(name)
-    return load_entry(entry)
+    if is_strict():
+        require_sound(entries())
+    return load_entry(find(name))
+
+
+def is_strict() -> bool:
+    """Whether `TIMMX_STRICT=1` asks for an error at any backend's trouble, as a CI may want."""
+    return os.environ.get("TIMMX_STRICT") == "1"
+
+
+def require_sound(found: Iterable[BackendEntry]) -> None:
+    """Refuse to go on where an installed backend is in trouble.
+
+    Raises:
+        BackendError: names all that are neither available nor disabled.
+    """
+    troubled = [entry for entry in found if entry.state not in (State.AVAILABLE, State.DISABLED)]
+    if troubled:
+        said = " ".join(
+            f"{entry.selector} is {entry.state}: {entry.reason} {entry.mend}" for entry in troubled
+        )
+        raise BackendError(f"TIMMX_STRICT is set, and {said}", state=troubled[0].state)
 
 
 def load_entry(entry: BackendEntry) -> ExportBackend:

@@ -81,7 +81,7 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
 
     from timmx.cli.terminal import working
     from timmx.probe import probe_backends
-    from timmx.registry import known_backends
+    from timmx.registry import is_strict, known_backends, require_sound
 
     with working(verbose):
         found = probe_backends()
@@ -92,6 +92,8 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
         print(f"No backend is installed. There are {ours}, and others: uv pip install NAME")
     else:
         _print_backends(found)
+    if is_strict():
+        require_sound(found)
 
 
 def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: DebugOption = False) -> None:

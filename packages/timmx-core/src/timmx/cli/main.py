@@ -42,6 +42,8 @@ class TimmxGroup(TyperGroup):
         completing = "_TIMMX_COMPLETE" in os.environ
         debug = "--debug" in args
         try:
+            if registry.is_strict() and not completing and args[:1] not in (["backends"], ["doctor"]):
+                registry.require_sound(registry.entries())
             if args and not completing and args[0] not in self.commands and _is_backend(args[0]):
                 # Straight to the backend: parsing the group's own options first would import pydantic.
                 command = _backend_command(args[0])

@@ -83,9 +83,7 @@ class ConformanceBase:
         collected = [
             item
             for item in request.session.items
-            if isinstance(item, pytest.Function)
-            and item.cls is cls
-            and hasattr(item.function, EXPORT_CHECK)
+            if isinstance(item, pytest.Function) and item.cls is cls and hasattr(item.function, EXPORT_CHECK)
         ]
         if collected and not cls._export_checks_run:
             pytest.fail(f"No export check of {cls.backend} ran: nothing is proven about its files.")
