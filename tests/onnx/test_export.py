@@ -108,6 +108,20 @@ def test_fp16_halves_the_file_and_keeps_float32_at_the_edge(tmp_path, awakened):
     assert {value.type for value in [*run.get_inputs(), *run.get_outputs()]} == {"tensor(float)"}
 
 
+def test_numbers_that_overflow_float16_stay_float32_and_are_told(tmp_path):
+    """efficientvit_b0's linear attention reaches 1.7e8 on random weights; a CPU would hide the overflow."""
+    import timm
+    from timmx.testing import awaken
+
+    model = awaken(timm.create_model("efficientvit_b0"))
+    result = export(model, tmp_path / "half.onnx", mode="fp16", input_size=(3, 96, 96))
+    assert any("near float16's limit" in note for note in result.notes)
+
+
+def test_relative_positions_are_translated(tmp_path, awakened):
+    export("test_vit_relpos", tmp_path / "model.onnx", checkpoint=awakened("test_vit_relpos"))
+
+
 def test_a_feature_pyramid_has_named_outputs(tmp_path, awakened):
     path = tmp_path / "features.onnx"
     result = export(

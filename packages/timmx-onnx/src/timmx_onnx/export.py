@@ -34,12 +34,9 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
     """
     model = _translate(job, options)
     precision = Precision.FP32
+    notes: tuple[str, ...] = ()
     if options.mode is OnnxMode.FP16:
-        from timmx_onnx.precision import lower_precision
-
-        job.progress("Lowering to float16")
-        lower_precision(model, ir.DataType.FLOAT16)
-        precision = Precision.FP16
+        precision, notes = Precision.FP16, _lower(model, job)
     # The exporter notes the stack trace of every node, with the paths of this machine.
     ClearMetadataAndDocStringPass()(model)
     metadata = job.metadata(precision, opset=options.opset, ir_version=model.ir_version)
@@ -57,7 +54,23 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
         )
     ir.save(model, job.path, external_data=f"{job.path.name}.data" if external else None)
     onnx.checker.check_model(str(job.path), full_check=True)
-    return Exported(precision)
+    return Exported(precision, notes)
+
+
+def _lower(model: ir.Model, job: ExportJob) -> tuple[str, ...]:
+    """Make the graph float16; returns what stays float32 beyond the rule, for the user."""
+    from timmx_onnx.precision import lower_precision, overflowing
+
+    job.progress("Lowering to float16")
+    overflows = overflowing(model, {"input": job.example_input.cpu().numpy()})
+    count = sum(map(overflows, model.graph))
+    report = lower_precision(model, ir.DataType.FLOAT16, overflows)
+    notes = []
+    if count:
+        notes.append(f"{count} operations stay in float32: their numbers come near float16's limit of 65504.")
+    if report.out_of_range:
+        notes.append(f"{len(report.out_of_range)} constants stay in float32: float16 cannot hold them.")
+    return tuple(notes)
 
 
 def _translate(job: ExportJob, options: OnnxOptions) -> ir.Model:
@@ -65,17 +78,20 @@ def _translate(job: ExportJob, options: OnnxOptions) -> ir.Model:
     job.progress("Translating to ONNX")
     shapes = ({0: "batch"},) if job.request.dynamic_batch else None
     try:
-        translated = torch.onnx.export(
-            program,
-            (),
-            dynamo=True,
-            input_names=["input"],
-            output_names=list(job.output_names),
-            opset_version=options.opset,
-            dynamic_shapes=shapes,
-            optimize=options.optimize,
-            verbose=False,
-        )
+        # The exporter decomposes the program; with gradients on, attention would take another kernel than in the
+        # capture, with other strides, and test_vit_relpos fails ("Cannot view a tensor").
+        with torch.no_grad():
+            translated = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                input_names=["input"],
+                output_names=list(job.output_names),
+                opset_version=options.opset,
+                dynamic_shapes=shapes,
+                optimize=options.optimize,
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as exc:
         reason = str(exc.__cause__ or exc).strip().splitlines()[0]
         raise UnsupportedError(
