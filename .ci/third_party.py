@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from wheels import CLEAN, ROOT, UV, expect, export, uv
@@ -32,12 +33,13 @@ ENVIRONMENT = {name: value for name, value in CLEAN.items() if name != "PYTHONDO
 
 def main(dist: Path) -> None:
     published = [line for line in PUBLISHED.read_text("utf-8").splitlines() if line and line[0] != "#"]
-    for what in (example, new_backend, *published):
-        name = what if isinstance(what, str) else what.__name__
+    tasks = {"examples/timmx-torchscript": example, "timmx new-backend": new_backend}
+    tasks |= {requirement: partial(check, requirement) for requirement in published}
+    for name, task in tasks.items():
         print(name, flush=True)
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="timmx-third-party-") as folder:
-            check(what, Path(folder), dist) if isinstance(what, str) else what(Path(folder), dist)
+            task(Path(folder), dist)
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
 
 
