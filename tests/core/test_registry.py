@@ -166,6 +166,17 @@ def test_an_optional_method_that_a_later_contract_adds_does_not_break_a_backend(
     assert backend.tune(tmp_path) == "not declared by this backend"
 
 
+def test_capabilities_added_later_are_closed_until_a_backend_claims_them():
+    from dataclasses import fields
+
+    from timmx.contract import NOT_DECLARED, Capabilities
+
+    first = {"dynamic_batch", "dynamic_batch_from_one", "several_outputs", "cuda", "reproducible"}
+    defaults = {field.name: field.default for field in fields(Capabilities)}
+    assert all(defaults[name] is True for name in first)
+    assert all(default == NOT_DECLARED for name, default in defaults.items() if name not in first)
+
+
 @pytest.mark.parametrize("kind", ["raises", "exits", "prints", "aborts", "rival of torch-export", "many"])
 def test_no_plugin_changes_what_an_export_of_another_does(tmp_path, digits, kind):
     site = tmp_path / "site"

@@ -32,9 +32,7 @@ def export(job: ExportJob, options: TorchScriptOptions) -> Exported:
     )
     # The tracer warns of every Python value that it takes for a constant. Whether that was right, verification
     # shows: it runs the file on other inputs, and at other batch sizes where the batch is open.
-    # A trace also keeps whether CUDA may round in convolutions (TF32): then a ResNet has 54 dB, too few for fp32.
-    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with warnings.catch_warnings(action="ignore"), exact:
+    with warnings.catch_warnings(action="ignore"):
         job.progress("Tracing")
         try:
             module = torch.jit.trace(job.model, job.example_input, check_trace=False)

@@ -52,6 +52,10 @@ class Problem:
     mend: str
 
 
+NOT_DECLARED = "not declared by this backend"
+"""The default of every capability that is added after contract 1's first release: closed until it is claimed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
     """What a format can hold: True, or the reason why not, which the user is shown word for word."""

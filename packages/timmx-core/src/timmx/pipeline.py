@@ -102,7 +102,11 @@ def export_session(
             f"and {backend.name} takes one: {backend.capabilities.several_outputs}"
         )
     job = Job(session, stage.path, distribution_of(backend))
-    with session.step("Exporting"), writing(stage.path):
+    with (
+        session.step("Exporting"),
+        writing(stage.path),
+        exact_cuda(),
+    ):  # traces record whether TF32 is allowed
         exported = backend.export(job, options)
         for note in exported.notes:
             reporter().warn(note)

@@ -47,6 +47,15 @@ class ExportChecks(ConformanceBase):
         assert result.verification.status in GOOD, result.verification.reason
 
     @export_check
+    @requires("dynamic_batch")
+    def test_dynamic_batch_beside_a_batch_size_of_one(self, export: Export, subject: ExportBackend) -> None:
+        if subject.capabilities.dynamic_batch_from_one is True:
+            assert export(dynamic_batch=True, batch_size=1).metadata["batch"] == {"dynamic": True}
+        else:
+            with pytest.raises(ConfigurationError):
+                export(dynamic_batch=True, batch_size=1)
+
+    @export_check
     def test_checkpoint(self, export: Export, tmp_path: Path) -> None:
         from safetensors.torch import save_model
 
