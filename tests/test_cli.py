@@ -39,6 +39,13 @@ def test_an_error_with_json_is_an_object_too(tmp_path):
     assert "--normalize" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [("info", "no-such-model"), ("onnx", "no-such-model")])
+def test_every_command_answers_an_error_in_json(run_timmx, arguments):
+    done = run_timmx(*arguments, "--json")
+    assert done.exit_code == 2
+    assert "no-such-model" in json.loads(done.stdout)["error"]["message"]
+
+
 def test_a_failed_verification_publishes_nothing_and_tells_the_figures(tmp_path, digits):
     output = tmp_path / "digits.pt2"
     output.write_bytes(b"old")
@@ -147,7 +154,7 @@ def test_list_and_info(run_timmx):
 
 def test_a_moved_copy_of_the_digits_exports_without_its_samples(run_timmx, tmp_path, digits):
     source = Path(digits.removeprefix("local-dir:"))
-    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "samples").mkdir(parents=True)  # and empty: no reason to refuse
     for name in ("config.json", "model.safetensors"):
         shutil.copy(source / name, tmp_path / "mine")
     done = run_timmx("torch-export", "local-dir:mine")

@@ -49,6 +49,25 @@ def test_ctrl_c_leaves_nothing_and_exits_130(tmp_path, digits, step):
     assert list(tmp_path.iterdir()) == [output]
 
 
+def test_a_polite_end_leaves_nothing(tmp_path, digits):
+    import shutil
+
+    command = [
+        shutil.which("timmx", path=os.path.dirname(sys.executable)),
+        "torch-export",
+        digits,
+        "--verbose",
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path
+    )
+    assert "[Loading]" in process.stderr.readline()
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_kill_keeps_the_old_file_and_the_next_run_clears_up(tmp_path, digits):
     output = tmp_path / "digits.pt2"
     output.write_bytes(OLD)

@@ -7,6 +7,7 @@ import typing
 
 import pytest
 import timmx
+import torch
 import typer
 from timmx import registry
 from timmx.errors import BackendError, ConfigurationError
@@ -39,6 +40,10 @@ from typer.testing import CliRunner
         ({"pretrained": True, "seed": 1}, "--seed"),
         ({"in_chans": 1, "input_size": (3, 32, 32)}, "different channel counts"),
         ({"model_kwargs": ["drop_rate"]}, "not KEY=VALUE"),
+        ({"features": True, "out_indices": (2, 0)}, "ascending order"),
+        ({"features": True, "out_indices": (1, 1)}, "each level once"),
+        ({"min_snr": float("nan")}, "no number of decibels"),
+        ({"seed": 10**30}, "at most"),
         ({"output": "model.bin"}, r"must end in \.onnx"),
     ],
 )
@@ -88,7 +93,6 @@ def test_an_export_and_its_file_from_python(tmp_path, digits):
 
 def test_a_callers_module_stays_as_it_was(tmp_path):
     import timm
-    import torch
     from timmx.testing import awaken
 
     module = awaken(timm.create_model("test_resnet", num_classes=7)).train()
@@ -102,9 +106,87 @@ def test_a_callers_module_stays_as_it_was(tmp_path):
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
-def test_options_that_build_a_model_are_refused_for_a_built_one():
-    import torch
+class Outputs(torch.nn.Module):
+    """A small classifier that returns whatever a test makes of its features and logits."""
 
+    def __init__(self, make, **cfg):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head, self.make = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 5), make
+        self.pretrained_cfg = {"input_size": (3, 16, 16)} | cfg
+
+    def forward(self, x):
+        features = self.conv(x)
+        return self.make(features, self.head(features.mean((2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda f, o: o, ("output",)),
+        (lambda f, o: (o, f), ("output_0", "output_1")),
+        (lambda f, o: {"class_logits": o, "map": f}, ("class_logits", "map")),
+        (lambda f, o: {"a": {"b": o}, "a_b": f}, ("a_b", "a_b_")),
+        (lambda f, o: {"input": o, "z": f}, ("output_input", "z")),
+    ],
+)
+@pytest.mark.parametrize("backend", ["onnx", "torch-export"])
+def test_outputs_of_any_structure_have_stable_names(tmp_path, backend, make, names):
+    suffix = {"onnx": ".onnx", "torch-export": ".pt2"}[backend]
+    result = timmx.export(backend, Outputs(make), output=tmp_path / f"model{suffix}")
+    assert result.verification.status == "verified"
+    outputs = result.metadata["outputs"]
+    assert tuple(output["name"] for output in outputs) == names
+    assert {output["kind"] for output in outputs} == ({"logits"} if len(names) == 1 else {"tensor"})
+    assert result.metadata["model"]["num_classes"] == (5 if len(names) == 1 else 0)
+
+
+def test_modules_that_cannot_be_exported_are_told_why(tmp_path):
+    def export(module, **options):
+        timmx.export("torch-export", module, output=tmp_path / "model.pt2", **options)
+
+    with pytest.raises(timmx.UnsupportedError, match="only tensors"):
+        export(Outputs(lambda f, o: (o, None)))
+    with pytest.raises(ConfigurationError, match="float32"):
+        export(Outputs(lambda f, o: o).half())
+    with pytest.raises(ConfigurationError, match="meta device"):
+        export(Outputs(lambda f, o: o).to("meta"))
+    with pytest.raises(ConfigurationError, match="--softmax needs"):
+        export(Outputs(lambda f, o: o, num_classes=0), softmax=True)
+    with pytest.raises(ConfigurationError, match="3 names"):
+        export(Outputs(lambda f, o: o), labels=["a", "b", "c"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exports_in_threads_wait_for_each_other(tmp_path):
+    import sys
+    from concurrent.futures import ThreadPoolExecutor
+
+    before = sys.stdout
+    with ThreadPoolExecutor(3) as pool:
+        results = list(
+            pool.map(
+                lambda number: timmx.export(
+                    "torch-export", Outputs(lambda f, o: o), output=tmp_path / f"{number}.pt2"
+                ),
+                range(3),
+            )
+        )
+    assert [result.verification.status for result in results] == ["verified"] * 3
+    assert sys.stdout is before
+
+
+def test_python_values_reach_the_model(tmp_path):
+    result = timmx.export(
+        "torch-export",
+        "test_vit",
+        model_kwargs={"norm_layer": torch.nn.LayerNorm},
+        output=tmp_path / "vit.pt2",
+    )
+    assert result.path.exists()
+
+
+def test_options_that_build_a_model_are_refused_for_a_built_one():
     with pytest.raises(ConfigurationError, match="already built"):
         timmx.export("onnx", torch.nn.Identity(), num_classes=3)
 

@@ -112,6 +112,34 @@ def test_untrained_weights_are_unproven_unless_a_floor_is_given():
     assert judge(Answers(noisy), trained=False, min_snr_db=10).status is Status.VERIFIED
 
 
+def test_every_row_of_a_large_static_batch_is_compared():
+    def late_rows_are_zero(x):
+        return model(x) * (np.arange(len(x)) < 6)[:, None].astype(np.float32)
+
+    assert judge(Answers(late_rows_are_zero), batch_size=16).status is Status.FAILED
+
+
+def test_another_interface_than_the_metadata_names_is_an_error():
+    runner = Answers(model)
+    runner.inputs = (TensorSpec("pixels", (1, 3, 8, 8), "float32"),)
+    with pytest.raises(VerificationError, match="inputs are pixels"):
+        judge(runner)
+    runner = Answers(model)
+    runner.outputs = (*runner.outputs, TensorSpec("extra", (1,), "float32"))
+    with pytest.raises(VerificationError, match="outputs are output, extra"):
+        judge(runner)
+    with pytest.raises(VerificationError, match="float64"):
+        judge(Answers(lambda x: model(x).astype(np.float64)))
+
+
+def test_an_artifact_that_fails_to_run_is_an_error_with_its_cause():
+    def fails(x):
+        raise OSError("no such kernel")
+
+    with pytest.raises(VerificationError, match="fails at a batch of 1: no such kernel"):
+        judge(Answers(fails))
+
+
 def test_not_a_number_fails():
     report = judge(Answers(lambda x: model(x) * np.nan))
     assert report.status is Status.FAILED

@@ -95,6 +95,24 @@ def test_external_data_is_published_with_the_file_and_goes_with_it(tmp_path, awa
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_copy_does_not_take_the_weights_of_its_original_along(tmp_path, digits):
+    first, copy = tmp_path / "first.onnx", tmp_path / "copy.onnx"
+    export(digits, first, external_data=True)
+    copy.write_bytes(first.read_bytes())
+    export(digits, copy)
+    session(first)
+    session(copy)
+
+
+def test_a_file_of_the_users_beside_the_output_is_never_replaced(tmp_path, digits):
+    precious = tmp_path / "digits.onnx.data"
+    precious.write_text("precious")
+    with pytest.raises(timmx.ArtifactError, match="in the way"):
+        export(digits, tmp_path / "digits.onnx", external_data=True)
+    assert precious.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [precious]
+
+
 def test_fp16_halves_the_file_and_keeps_float32_at_the_edge(tmp_path, awakened):
     checkpoint = awakened("test_vit")
     whole = export("test_vit", tmp_path / "whole.onnx", checkpoint=checkpoint)

@@ -109,6 +109,11 @@ class Staging:
                         f"{self.output.parent / name} is a folder and no such artifact. "
                         "Remove it, or choose another --output."
                     )
+                if name not in named and name != self.path.name and os.path.lexists(folder / name):
+                    raise ArtifactError(
+                        f"{self.output.parent / name} is in the way: it belongs to no artifact that is being "
+                        "replaced. Move it, or choose another --output."
+                    )
                 _make_lasting(new / name, folder / name)
             aside = sorted(name for name in named.union(incoming) if os.path.lexists(folder / name))
             one_file = incoming == [self.path.name] and set(aside) <= set(incoming)
@@ -223,10 +228,11 @@ def _explaining(output: Path, every: bool = True) -> Iterator[None]:
 
 def _acquire(lock: BaseFileLock, private: Path, made: list[Path], output: Path) -> None:
     """Make the private folder and lock it; add the parent folders made on the way to `made`."""
+    gone: FileNotFoundError | None = None
     for _ in range(100):
         # An export that ends removes its folders while we come: then something below is missing, and we begin
         # anew. A lock file that was removed before we locked it counts for nothing: filelock looks (>= 3.21).
-        with suppress(FileNotFoundError):
+        try:
             parents = (private.parent, *private.parent.parents)
             for folder in reversed([*takewhile(lambda parent: not parent.exists(), parents)]):
                 made.append(folder)
@@ -239,6 +245,11 @@ def _acquire(lock: BaseFileLock, private: Path, made: list[Path], output: Path) 
             except Timeout:
                 break
             return
+        except FileNotFoundError as exc:
+            gone = exc
+    else:
+        if gone is not None:  # nobody's doing: a place such as /proc, where nothing can be made
+            raise gone
     holder = ""
     with suppress(OSError):  # it is ending, or has only just begun
         holder = f" in process {(private / 'pid').read_text()}"

@@ -22,7 +22,12 @@ def image_paths(folder: Path, least: int = 1) -> list[Path]:
     """
     if not folder.is_dir():
         raise ConfigurationError(f"There is no folder {folder}: a folder of images is needed.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = list_images(folder)
     if len(paths) < least:
         raise ConfigurationError(f"{folder} holds {len(paths)} images; at least {least} are needed.")
     return paths
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files below `folder`, sorted; none where there is no such folder."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)

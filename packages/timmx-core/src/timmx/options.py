@@ -151,7 +151,13 @@ class ExportRequest:
     ] = None
     seed: Annotated[
         int | None,
-        typer.Option("--seed", min=0, help="Seed of untrained weights; default 0.", rich_help_panel=_MODEL),
+        typer.Option(
+            "--seed",
+            min=0,
+            max=2**63 - 1,
+            help="Seed of untrained weights; default 0.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None
     input_size: Annotated[
         tuple[int, int, int] | None,
@@ -273,9 +279,13 @@ class ExportRequest:
 
     def parsed_model_kwargs(self) -> dict[str, Any]:
         """`model_kwargs` as Python values: literals where they are, else text."""
-        parsed = {}
+        if isinstance(self.model_kwargs, Mapping):
+            return dict(self.model_kwargs)
+        parsed: dict[str, Any] = {}
         for pair in self.model_kwargs or ():
             key, equals, text = pair.partition("=")
+            if key in parsed:
+                raise ConfigurationError(f"--model-kwargs {key} is given twice: give it once.")
             if not equals or not key.isidentifier():
                 raise ConfigurationError(f"--model-kwargs {pair!r} is not KEY=VALUE, such as drop_rate=0.1.")
             try:
@@ -338,7 +348,7 @@ def _coerce(name: str, annotated: Any, value: Any) -> Any:
     if name == "labels" and not isinstance(value, (str, os.PathLike)) and isinstance(value, Iterable):
         return tuple(map(str, value))
     if name == "model_kwargs" and isinstance(value, Mapping):
-        value = [f"{key}={item!r}" for key, item in value.items()]
+        return dict(value)
     try:
         result = _convert(kind, value)
     except (TypeError, ValueError) as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from timmx.options import ExportRequest
     from timmx.session import ModelSession
     from timmx.verify import VerificationReport
+
+
+_ONE_AT_A_TIME = threading.RLock()
+"""torch.export traces one model at a time in a process; exports in other threads wait."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def export(backend: ExportBackend, request: ExportRequest, options: Any) -> Expo
         TimmxError: one of its subclasses, with the mend in the message.
     """
     output = validate(backend, request, options)
-    with staging(output) as stage:
+    with staging(output) as stage, _ONE_AT_A_TIME:
         from timmx.session import ModelSession
 
         start = time.perf_counter()

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import threading
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 GROUP = "timmx.backends"
+
+_REDIRECTING = threading.Lock()
+"""`redirect_stdout` is for the whole process: two threads at once would leave it redirected."""
 
 RESERVED = frozenset(
     "list info doctor backends export inspect verify predict eval bench compare sweep new-backend help "
@@ -176,7 +180,7 @@ def load_entry(entry: BackendEntry) -> ExportBackend:
     module, _, attribute = entry.target.partition(":")
     reinstall = f"Reinstall it (uv pip install --reinstall {entry.distribution}) or tell its authors."
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+        with _REDIRECTING, contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             found: object = importlib.import_module(module)
             for part in filter(None, attribute.split(".")):
                 found = getattr(found, part)

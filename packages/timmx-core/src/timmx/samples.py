@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from timmx.errors import ConfigurationError
-from timmx.images import image_paths
+from timmx.images import image_paths, list_images
 from timmx.progress import reporter
 
 if TYPE_CHECKING:
@@ -130,6 +130,9 @@ def choose_samples(
                 f"--verify-data does not fit: {why}. Leave it out: inputs are made then."
             )
         reporter().warn(f"The samples in {folder} are not used: {why}.")
+        return MadeSamples(config, in_graph)
+    if verify_data is None and len(list_images(folder)) < LEAST_INPUTS:
+        reporter().warn(f"{folder} holds fewer than {LEAST_INPUTS} images: inputs are made.")
         return MadeSamples(config, in_graph)
     paths = image_paths(folder, LEAST_INPUTS)
     if len(paths) > MOST_IMAGES:

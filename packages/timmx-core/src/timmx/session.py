@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from timmx.capture import capture
 from timmx.devices import exact_cuda
 from timmx.errors import ConfigurationError
+from timmx.model.labels import check_count
 from timmx.model.load import load_model
 from timmx.progress import reporter
 from timmx.samples import LEAST_INPUTS, MadeSamples, Samples, choose_samples
@@ -45,13 +47,13 @@ class ModelSession:
         self._captures: dict[bool, torch.export.ExportedProgram] = {}
         with self.step("Loading"):
             self.loaded: LoadedModel = load_model(request)
-            self._weights_sha256 = self.loaded.weights_sha256  # before anything is rewritten
             module = self._wrap()
             for note in self.loaded.notes:
                 reporter().warn(note)
             samples = self._samples()
         with self.step("Running the reference"), exact_cuda():
             self.reference = self._run_reference(module, samples)
+            _ = self.loaded.weights_sha256  # kept from now on: the preparation rewrites the weights
         with self.step("Preparing"), exact_cuda():
             self.module, self.rewrites = self._prepare(module)
 
@@ -115,21 +117,25 @@ class ModelSession:
 
         def keep_names(_module: Any, _inputs: Any, outputs: Any) -> None:
             if not names:
-                names.append(output_names(outputs, single, request.features))
+                pyramid = request.features or (isinstance(outputs, list) and hasattr(_module, "feature_info"))
+                names.append(output_names(outputs, single, pyramid))
 
         hook = module.model.register_forward_hook(keep_names)
         try:
             outputs = run_reference(module, samples, request.device.value)
         finally:
             hook.remove()
-        if request.softmax and (len(outputs) > 1 or outputs[0].ndim != 2):
+        if request.softmax and (names[0] != ("output",) or outputs[0].ndim != 2):
             raise ConfigurationError(
                 "--softmax needs a model with one output of classes (N, classes); this one gives "
-                f"{', '.join(str(array.shape) for array in outputs)}. Leave --softmax out."
+                f"{', '.join(f'{name} {array.shape[1:]}' for name, array in zip(names[0], outputs, strict=True))}. "
+                "Leave --softmax out."
             )
-        classes = (
-            len(outputs) == 1 and outputs[0].ndim == 2 and not request.features and request.num_classes != 0
-        )
+        classes = names[0] == ("output",) and outputs[0].ndim == 2
+        if self.loaded.num_classes is None:
+            if self.loaded.labels and classes:
+                check_count(self.loaded.labels, outputs[0].shape[1])
+            self.loaded = replace(self.loaded, num_classes=outputs[0].shape[1] if classes else 0)
         return Reference(samples, outputs, names[0], classes)
 
     def _prepare(self, module: ExportModule) -> tuple[ExportModule, tuple[Rewrite, ...]]:
@@ -146,8 +152,8 @@ class ModelSession:
         return cast("ExportModule", prepared.model), prepared.rewrites
 
     def _kind(self) -> str:
-        if self.request.features:
+        if self.reference.names[0] == "features_0":
             return "features"
         if self.reference.classes:
             return "probabilities" if self.request.softmax else "logits"
-        return "embedding" if self.loaded.num_classes == 0 else "tensor"
+        return "embedding" if self.reference.names == ("embedding",) else "tensor"

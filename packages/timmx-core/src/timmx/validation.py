@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ArtifactError, ConfigurationError, MissingRequirementError
 from timmx.images import image_paths
+from timmx.registry import known_backends
 
 if TYPE_CHECKING:
     from timmx.contract import ExportBackend
     from timmx.options import ExportRequest
+
+
+_KNOWN_SUFFIXES = {suffix for facts in known_backends().values() for suffix in facts["suffixes"]}
 
 
 def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Path:
@@ -47,8 +53,12 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
     """
     suffix = backend.output_suffix(options)
     output = request.output or Path(default_name(request) + suffix)
+    if output.is_dir() and output.suffix != suffix:
+        raise ConfigurationError(
+            f"--output {output} is a folder: name the file in it, such as {output / default_name(request)}{suffix}"
+        )
     if output.suffix != suffix:
-        stem = output.with_suffix("") if output.suffix in backend.suffixes else output
+        stem = output.with_suffix("") if output.suffix.lower() in _KNOWN_SUFFIXES else output
         raise ConfigurationError(
             f"--output {output} must end in {suffix}: that is what timmx {backend.name} writes with these "
             f"options. Use --output {stem}{suffix}"
@@ -118,6 +128,13 @@ def _outputs(request: ExportRequest) -> None:
 
     if request.out_indices is not None and not request.features:
         raise ConfigurationError("--out-indices chooses levels of a feature pyramid: give --features too.")
+    levels = request.out_indices or ()
+    front, back = [level for level in levels if level >= 0], [level for level in levels if level < 0]
+    if (front and back) or list(levels) != sorted(set(levels)):
+        raise ConfigurationError(
+            f"--out-indices {','.join(map(str, levels))}: give each level once, in ascending order, all from the "
+            "front (0,1,2) or all from the back (-2,-1); timm returns them so."
+        )
     without_classes = (
         "--features" if request.features else "--num-classes 0" if request.num_classes == 0 else ""
     )
@@ -163,6 +180,11 @@ def _tensors(request: ExportRequest) -> None:
 
 
 def _verification(request: ExportRequest) -> None:
+    if request.min_snr is not None and not math.isfinite(request.min_snr):
+        raise ConfigurationError(f"--min-snr {request.min_snr} is no number of decibels, such as 60.")
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is not None and not epoch.isdecimal():
+        raise ConfigurationError(f"SOURCE_DATE_EPOCH is {epoch!r}; it must be seconds since 1970, or unset.")
     for flag, value in (("--verify-data", request.verify_data), ("--min-snr", request.min_snr)):
         if value is not None and not request.verify:
             raise ConfigurationError(f"{flag} belongs to verification, which --no-verify turns off.")

@@ -147,15 +147,11 @@ def verify(
     """
     sizes = (batch_size,) if batch_size else tuple(sorted(set(runner.batch_sizes)))
     measures = [SignalToNoise() for _ in reference.names]
-    input_name = _input_name(runner)
-    compared = 0
+    _check_interface(runner, reference)
     for indices in _schedule(len(reference), sizes):
-        found = runner.run({input_name: np.ascontiguousarray(reference.samples.take(indices))})
-        fresh = min(len(indices), max(0, len(reference) - compared)) if batch_size else len(indices)
+        found = _run(runner, reference.samples.take(indices))
         for measure, name, expected in zip(measures, reference.names, reference.outputs, strict=True):
-            candidate = _output(found, name, expected[list(indices)].shape)
-            measure.update(expected[list(indices[:fresh])], candidate[:fresh])
-        compared += fresh
+            measure.update(expected[indices], _output(found, name, expected[indices].shape))
     figures = tuple(
         OutputFigures(
             name=name,
@@ -213,19 +209,34 @@ def _judge(figures: tuple[OutputFigures, ...], floor: float | None) -> tuple[Sta
         return Status.UNPROVEN, f"untrained weights{note}"
     if vacuous:
         return Status.FAILED, (
-            f"vacuous: {', '.join(vacuous)} does not depend on the input, so nothing can be proven. Are the weights "
-            "trained, and are the inputs different (--verify-data)?"
+            f"vacuous: {', '.join(vacuous)} does not depend on the input, so nothing can be proven: see to it that "
+            "the weights are trained and the images of --verify-data differ"
         )
     if not worst.snr_db >= floor:
         return Status.FAILED, f"{worst.name} has {worst.snr_db:.1f} dB, the floor is {floor:g} dB"
     return Status.VERIFIED, ""
 
 
-def _input_name(runner: Runner) -> str:
-    if len(runner.inputs) != 1:
-        named = ", ".join(spec.name for spec in runner.inputs)
-        raise VerificationError(f"The artifact has {len(runner.inputs)} inputs ({named}); one is expected.")
-    return runner.inputs[0].name
+def _check_interface(runner: Runner, reference: Reference) -> None:
+    """The artifact's inputs and outputs are the ones that its metadata names."""
+    inputs = [spec.name for spec in runner.inputs]
+    if inputs != ["input"]:
+        raise VerificationError(
+            f"The artifact's inputs are {', '.join(inputs)}; one called input is expected."
+        )
+    outputs = [spec.name for spec in runner.outputs]
+    if sorted(outputs) != sorted(reference.names):
+        raise VerificationError(
+            f"The artifact's outputs are {', '.join(outputs)}; {', '.join(reference.names)} are expected."
+        )
+
+
+def _run(runner: Runner, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    try:
+        return runner.run({"input": np.ascontiguousarray(inputs)})
+    except Exception as exc:  # a runtime may raise anything; whatever it is, the artifact does not do its job
+        reason = " ".join(str(exc).split())[:300]
+        raise VerificationError(f"The artifact fails at a batch of {len(inputs)}: {reason}") from exc
 
 
 def _output(found: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -236,6 +247,8 @@ def _output(found: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> 
             f"Output {name!r} has shape {found[name].shape} where the model gives {shape}: "
             "the artifact froze a size that should be open, or changed its layout."
         )
+    if found[name].dtype != np.float32:
+        raise VerificationError(f"Output {name!r} is {found[name].dtype}, where float32 is expected.")
     return found[name]
 
 

@@ -13,7 +13,7 @@ from timmx.contract import Exported, Precision
 from timmx.errors import UnsupportedError
 
 from timmx_onnx.plugin import OnnxMode
-from timmx_onnx.proto import METADATA_KEY
+from timmx_onnx.proto import METADATA_KEY, external_name
 
 if TYPE_CHECKING:
     from timmx.contract import ExportJob
@@ -52,7 +52,7 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
             f"The weights take {weights_bytes / 1e9:.1f} GB, and one ONNX file holds 2 GB: leave out "
             "--no-external-data."
         )
-    ir.save(model, job.path, external_data=f"{job.path.name}.data" if external else None)
+    ir.save(model, job.path, external_data=external_name(job.path) if external else None)
     onnx.checker.check_model(str(job.path), full_check=True)
     return Exported(precision, notes)
 

@@ -44,7 +44,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
-    """The files beside `path` that hold its weights, sorted; none where they are inside.
+    """The file beside `path` that holds its weights and has its name; none where they are inside.
+
+    A copy of an `.onnx` file still names the weights of the one that it was copied from: those are not its own.
 
     Raises:
         ArtifactError: the file is no ONNX model.
@@ -56,4 +58,10 @@ def external_files(path: Path) -> tuple[Path, ...]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    return tuple(path.parent / name for name in sorted(names) if (path.parent / name).is_file())
+    own = path.with_name(external_name(path))
+    return (own,) if own.name in names and own.is_file() else ()
+
+
+def external_name(path: Path) -> str:
+    """The name of the file for the weights of `path`."""
+    return f"{path.name}.data"

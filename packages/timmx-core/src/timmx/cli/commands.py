@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from timmx.cli.export import DebugOption, VerboseOption
+from timmx.errors import BackendError
 from timmx.options import JsonOption, complete_model_name
 
 
@@ -93,7 +95,11 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
     else:
         _print_backends(found)
     if is_strict():
-        require_sound(found)
+        try:
+            require_sound(found)
+        except BackendError as exc:  # the result stands on stdout already
+            print(f"error: {exc}", file=sys.stderr)
+            raise typer.Exit(exc.exit_code) from exc
 
 
 def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: DebugOption = False) -> None:

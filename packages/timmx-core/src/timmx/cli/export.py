@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.errors import TimmxError, VerificationError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,13 +35,8 @@ def export_command(backend: ExportBackend) -> Callable[..., None]:
         from timmx.cli.terminal import working
 
         as_json = bool(values.pop("json", False))
-        try:
-            with working(verbose or debug):
-                result = command(**values)
-        except TimmxError as exc:
-            if as_json:
-                print(json.dumps(_error(exc), indent=2))
-            raise
+        with working(verbose or debug):
+            result = command(**values)
         print(json.dumps(result.to_dict(), indent=2) if as_json else summary(result))
 
     extra = [
@@ -88,10 +81,3 @@ def _size(size_bytes: int) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB"
-
-
-def _error(exc: TimmxError) -> dict[str, Any]:
-    error: dict[str, Any] = {"type": type(exc).__name__, "message": str(exc)}
-    if isinstance(exc, VerificationError) and exc.report:
-        error["verification"] = exc.report.to_dict()
-    return {"error": error}

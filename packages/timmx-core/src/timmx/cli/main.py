@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+import signal
 import sys
 import traceback
 from functools import cache
@@ -15,7 +17,7 @@ from typer.core import TyperGroup
 from timmx import registry
 from timmx.cli import commands
 from timmx.cli.export import export_command
-from timmx.errors import TimmxError
+from timmx.errors import TimmxError, VerificationError
 
 if TYPE_CHECKING:
     from timmx.registry import BackendEntry
@@ -40,7 +42,7 @@ class TimmxGroup(TyperGroup):
     def main(self, args: Any = None, prog_name: str | None = None, *rest: Any, **extra: Any) -> Any:
         args = list(sys.argv[1:] if args is None else args)
         completing = "_TIMMX_COMPLETE" in os.environ
-        debug = "--debug" in args
+        debug, as_json = "--debug" in args, "--json" in args
         try:
             if registry.is_strict() and not completing and args[:1] not in (["backends"], ["doctor"]):
                 registry.require_sound(registry.entries())
@@ -52,15 +54,17 @@ class TimmxGroup(TyperGroup):
         except TimmxError as exc:
             if debug:
                 traceback.print_exc()
-            _say_error(str(exc))
+            _say_error(exc, str(exc), as_json)
             sys.exit(exc.exit_code)
         except Exception as exc:  # a defect: one line, and the whole story with --debug
             if debug:
                 traceback.print_exc()
             said = " ".join(str(exc).split())
             _say_error(
+                exc,
                 f"This is a defect in timmx or in a library below it: {type(exc).__name__}: {said[:500]}"
-                + ("" if debug else " (--debug shows the traceback)")
+                + ("" if debug else " (--debug shows the traceback)"),
+                as_json,
             )
             sys.exit(1)
 
@@ -98,6 +102,7 @@ commands.register(app)
 
 def main() -> None:
     """The console script."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as after Ctrl-C, nothing is left behind
     app()
 
 
@@ -135,5 +140,11 @@ def _row_help(entry: BackendEntry) -> str:
     return f"({entry.state}) {entry.reason} {entry.mend}"
 
 
-def _say_error(message: str) -> None:
+def _say_error(exc: Exception, message: str, as_json: bool) -> None:
+    """The message on stderr; with `--json`, an object on stdout too."""
     print(f"error: {message}", file=sys.stderr)
+    if as_json:
+        error: dict[str, Any] = {"type": type(exc).__name__, "message": message}
+        if isinstance(exc, VerificationError) and exc.report:
+            error["verification"] = exc.report.to_dict()
+        print(json.dumps({"error": error}, indent=2))

@@ -39,7 +39,7 @@ class LoadedModel:
         trained: False where the weights are known to be random.
         seed: of those weights that are random (all, or a new classifier); None where none are.
         data_config: the recipe from image to input.
-        num_classes: 0 for an embedding or a feature pyramid.
+        num_classes: 0 for an embedding or a feature pyramid; None where a caller's module does not say.
         labels: the classes' names by number, or None where nobody knows them.
         license: of the weights, or None where nobody says.
         samples: the folder of example images that came with the model.
@@ -54,7 +54,7 @@ class LoadedModel:
     trained: bool
     seed: int | None
     data_config: DataConfig
-    num_classes: int
+    num_classes: int | None
     labels: tuple[str, ...] | None = None
     license: str | None = None
     samples: Path | None = None
@@ -85,7 +85,8 @@ def load_model(request: ExportRequest) -> LoadedModel:
     loaded = _from_timm(request, probe) if isinstance(request.model, str) else _from_module(request)
     if request.labels is not None:
         labels = read_labels(request.labels)
-        check_count(labels, loaded.num_classes)
+        if loaded.num_classes is not None:
+            check_count(labels, loaded.num_classes)
         loaded = replace(loaded, labels=labels)
     return loaded
 
@@ -189,8 +190,17 @@ def _take_training_options(
 
 def _from_module(request: ExportRequest) -> LoadedModel:
     """A caller's own module, as it is."""
+    import torch
+
     module = request.model
     kind = type(module).__name__
+    tensors = list(module.parameters()) + list(module.buffers())
+    if any(tensor.is_meta for tensor in tensors):
+        raise ConfigurationError(f"{kind} is on the meta device, without weights: load them first.")
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors):
+        raise ConfigurationError(
+            f"{kind} is not float32: hand in module.float(); a backend's --mode or the like lowers precision."
+        )
     noted: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     cfg = noted.to_dict() if hasattr(noted, "to_dict") else dict(noted)
     own = cfg.get("input_size")
@@ -207,8 +217,11 @@ def _from_module(request: ExportRequest) -> LoadedModel:
     if size[1:] != native:
         _check_module_size(module, size, native)
     config, notes = resolve_data_config(cfg, size, request.mean, request.std)
-    num_classes = int(getattr(module, "num_classes", cfg.get("num_classes")) or 0)
-    labels, label_note = labels_of_config(cfg, num_classes) if request.labels is None else (None, None)
+    stated = getattr(module, "num_classes", None)
+    stated = cfg.get("num_classes") if stated is None else stated
+    num_classes = None if stated is None else int(stated)
+    counted = len(cfg.get("label_names") or ()) if num_classes is None else num_classes
+    labels, label_note = labels_of_config(cfg, counted) if request.labels is None else (None, None)
     return LoadedModel(
         model=module,
         owned=False,

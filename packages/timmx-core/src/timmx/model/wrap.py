@@ -56,11 +56,11 @@ def output_tensors(outputs: Any) -> list[torch.Tensor]:
         UnsupportedError: there is something else among them.
     """
     leaves = pytree.tree_flatten(outputs)[0]
-    other = next((leaf for leaf in leaves if not isinstance(leaf, torch.Tensor)), None)
-    if other is not None or not leaves:
+    others = {type(leaf).__name__ for leaf in leaves if not isinstance(leaf, torch.Tensor)}
+    if others or not leaves:
         raise UnsupportedError(
-            f"The model returns {type(other).__name__}, where only tensors can be exported: wrap it in a "
-            "module that returns tensors."
+            f"The model returns {', '.join(sorted(others)) or 'nothing'}, where only tensors can be exported: wrap it "
+            "in a module that returns tensors."
         )
     return leaves
 
@@ -78,5 +78,12 @@ def output_names(outputs: Any, single: str, features: bool) -> tuple[str, ...]:
         return tuple(f"features_{index}" for index in range(len(paths)))
     if len(paths) == 1:
         return (single,)
-    names = ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path in paths]
-    return tuple(f"output_{name}" if name.isdigit() or "_" in name else name for name in names)
+    names: list[str] = []
+    for path in paths:
+        name = "_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+        if name.isdigit() or name == "input":
+            name = f"output_{name}"
+        while name in names:
+            name += "_"
+        names.append(name)
+    return tuple(names)
