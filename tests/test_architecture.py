@@ -227,3 +227,10 @@ def tracked_files() -> list[Path]:
         pytest.skip("not a git checkout")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, text=True, capture_output=True, check=True)
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_every_source_file_is_on_the_map():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    for path in SOURCES:
+        if path.stem not in ("__init__", "__main__") and "testing" not in path.parts:
+            assert path.stem in text, f"docs/architecture.md does not say what {path.name} is for"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from plugins import timmx
@@ -50,14 +51,7 @@ def test_ctrl_c_leaves_nothing_and_exits_130(tmp_path, digits, step):
 
 
 def test_a_polite_end_leaves_nothing(tmp_path, digits):
-    import shutil
-
-    command = [
-        shutil.which("timmx", path=os.path.dirname(sys.executable)),
-        "torch-export",
-        digits,
-        "--verbose",
-    ]
+    command = [str(Path(sys.executable).parent / "timmx"), "torch-export", digits, "--verbose"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path
     )
