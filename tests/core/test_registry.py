@@ -135,6 +135,20 @@ def test_doctor_tells_of_another_owner_of_the_name(tmp_path):
     assert problem["mend"].startswith("uv pip uninstall timmx ")
 
 
+def test_what_a_machine_lacks_is_a_state_with_its_mend(tmp_path):
+    lacking = GOOD + (
+        "    def check_environment(self, request=None, options=None):\n"
+        "        from timmx.contract import Problem\n"
+        "        return [Problem('there is no frobnicator.', 'apt install frobnicator')]\n"
+    )
+    install_plugin(tmp_path, "lacking", lacking)
+    row = rows(tmp_path)["timmx-lacking:lacking"]
+    assert (row["state"], row["mend"]) == ("needs a mend", "apt install frobnicator")
+    done = timmx("lacking", "test_resnet", site=tmp_path)
+    assert done.returncode == 2
+    assert "apt install frobnicator" in done.stderr
+
+
 def test_strict_mode_turns_any_trouble_into_an_error(tmp_path):
     install_plugin(tmp_path, "needy", requires=("torch>=999",))
     for arguments in (("--help",), ("list", "resnet18"), ("onnx", "--help")):

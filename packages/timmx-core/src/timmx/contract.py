@@ -236,6 +236,16 @@ class ExportBackend(ABC):
             ArtifactError: the file is not of this format.
         """
 
+    def inspect(self, path: Path) -> dict[str, Any]:
+        """What the format can tell of a file beyond its metadata; optional, JSON values, light.
+
+        `operations` maps the format's own names of operations to their count, `parameters` is a number.
+
+        Raises:
+            ArtifactError: the file is not of this format.
+        """
+        return {}
+
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files and folders that belong to the artifact at `path`, itself first."""
         if not path.exists():

@@ -75,6 +75,11 @@ class OnnxBackend(ExportBackend):
 
         return read_metadata(path)
 
+    def inspect(self, path: Path) -> dict[str, Any]:
+        from timmx_onnx.proto import inspect
+
+        return inspect(path)
+
     def files(self, path: Path) -> tuple[Path, ...]:
         from timmx_onnx.proto import external_files
 

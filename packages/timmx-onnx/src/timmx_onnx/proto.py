@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -41,6 +43,21 @@ def read_metadata(path: Path) -> dict[str, Any]:
         if entry.key == METADATA_KEY:
             return json.loads(entry.value)
     return {}
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Operations by type, the number of parameters, and the opsets by domain.
+
+    Raises:
+        ArtifactError: the file is no ONNX model.
+    """
+    proto = read_proto(path)
+    operations = Counter(node.op_type for node in proto.graph.node)
+    return {
+        "operations": dict(sorted(operations.items())),
+        "parameters": sum(math.prod(tensor.dims) for tensor in proto.graph.initializer),
+        "opsets": {entry.domain: entry.version for entry in proto.opset_import},
+    }
 
 
 def external_files(path: Path) -> tuple[Path, ...]:

@@ -53,3 +53,8 @@ class TorchExportBackend(ExportBackend):
         from timmx_torch_export.archive import read_metadata
 
         return read_metadata(path)
+
+    def inspect(self, path: Path) -> dict[str, Any]:
+        from timmx_torch_export.archive import inspect
+
+        return inspect(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,6 +65,13 @@ class ParityChecks(ConformanceBase):
         assert metadata == result.metadata
         assert metadata["schema"] == 1
         assert metadata["precision"] == result.precision
+
+    @export_check
+    def test_inspect_tells_what_json_can_hold(self, export: Export, subject: ExportBackend) -> None:
+        told = subject.inspect(export(verify=False).path)
+        assert json.loads(json.dumps(told)) == told
+        assert all(count > 0 for count in told.get("operations", {}).values())
+        assert told.get("parameters", 1) > 0
 
     @export_check
     def test_runner_describes_the_artifact(self, export: Export, subject: ExportBackend) -> None:
