@@ -29,7 +29,7 @@ SOURCES = sorted(path for package in PACKAGES for path in package.glob("src/**/*
 LAYERS = (
     {"errors", "progress"},
     {"contract"},
-    {"options", "registry"},
+    {"coercion", "options", "registry"},
     {"artifact", "capture", "devices", "images", "metadata", "model", "rewrites", "samples", "snr", "verify"},
     {"session", "validation"},
     {"pipeline"},

@@ -6,8 +6,9 @@ import inspect
 import json
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+from timmx.coercion import build, defaults, option_types, reject_unknown
 from timmx.errors import BackendError, ConfigurationError
-from timmx.options import ExportRequest, build, defaults, option_types, reject_unknown
+from timmx.options import ExportRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -111,7 +111,7 @@ class ConformanceBase:
 
     def suffix(self, subject: ExportBackend, options: dict[str, Any]) -> str:
         """The suffix that these options write."""
-        from timmx.options import build, option_types
+        from timmx.coercion import build, option_types
 
         own = {name: value for name, value in options.items() if name in option_types(subject.options)}
         return subject.output_suffix(build(subject.options, own))

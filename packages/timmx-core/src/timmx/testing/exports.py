@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from timmx.coercion import build, option_types
 from timmx.errors import ConfigurationError
-from timmx.options import ExportRequest, build, option_types
+from timmx.options import ExportRequest
 from timmx.pipeline import export as run_export
 from timmx.testing.base import ConformanceBase, export_check, requires
 from timmx.testing.models import awakened_model

@@ -16,9 +16,10 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from timmx import registry
+from timmx.coercion import option_types
 from timmx.contract import SUPPORTED_CONTRACTS, Capabilities, Problem
 from timmx.errors import ConfigurationError
-from timmx.options import ExportRequest, option_types
+from timmx.options import ExportRequest
 from timmx.testing.base import ConformanceBase
 
 if TYPE_CHECKING:
