@@ -117,6 +117,12 @@ class Exported:
     notes: tuple[str, ...] = ()
     """What the user should know of this file, one line each."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.precision, Precision) or not isinstance(self.notes, tuple):
+            raise TypeError(
+                "Exported takes a Precision and a tuple of notes, such as Exported(Precision.FP32, ())"
+            )
+
 
 class ExportJob(Protocol):
     """One export, as a backend sees it. The core makes it; a backend only reads it."""

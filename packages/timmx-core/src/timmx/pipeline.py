@@ -9,8 +9,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import artifact_size, staging, writing
+from timmx.contract import Exported
 from timmx.devices import exact_cuda
-from timmx.errors import ArtifactError, BackendError, RuntimeUnavailable, UnsupportedError, VerificationError
+from timmx.errors import (
+    ArtifactError,
+    BackendError,
+    RuntimeUnavailable,
+    TimmxError,
+    UnsupportedError,
+    VerificationError,
+)
 from timmx.metadata import build_metadata
 from timmx.progress import reporter
 from timmx.registry import distribution_of
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from timmx.artifact import Staging
-    from timmx.contract import ExportBackend, Exported, Precision
+    from timmx.contract import ExportBackend, Precision
     from timmx.options import ExportRequest
     from timmx.session import ModelSession
     from timmx.verify import VerificationReport
@@ -112,14 +120,11 @@ def export_session(
         writing(stage.path),
         exact_cuda(),
     ):  # traces record whether TF32 is allowed
-        exported = backend.export(job, options)
+        exported = _export(backend, job, options)
         for note in exported.notes:
             reporter().warn(note)
-    if not stage.path.exists():
-        raise BackendError(f"The backend {backend.name} wrote no {stage.path.name}: tell its authors.")
     metadata = job.metadata(exported.precision, **job.format_facts)
-    if backend.read_metadata(stage.path) != metadata:
-        raise BackendError(f"The backend {backend.name} lost the artifact's metadata: tell its authors.")
+    _check_written(backend, stage.path, metadata)
     with session.step("Verifying"), exact_cuda():
         verification = _verify(backend, session, stage.path, exported)
     with session.step("Publishing"):
@@ -184,6 +189,49 @@ class Job:
 
     def progress(self, step: str) -> None:
         reporter().step(step)
+
+
+def _export(backend: ExportBackend, job: Job, options: Any) -> Exported:
+    try:
+        exported = backend.export(job, options)
+    except TimmxError:
+        raise
+    except Exception as exc:
+        exc.add_note(
+            f"raised in the backend {backend.name} ({distribution_of(backend) or type(backend).__module__})"
+        )
+        raise
+    if not isinstance(exported, Exported):
+        raise BackendError(
+            f"The backend {backend.name} returned {type(exported).__name__} where Exported(precision, notes) is due: "
+            "tell its authors."
+        )
+    return exported
+
+
+def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any]) -> None:
+    """What a backend left in the staging folder can be published, and says of itself what it was given to say."""
+    who = f"The backend {backend.name}"
+    if not path.exists():
+        raise BackendError(f"{who} wrote no {path.name}: tell its authors.")
+    inside = [item for item in backend.files(path) if item.parent != path.parent]
+    if inside:
+        raise BackendError(
+            f"{who} names {inside[0]} as a file of its own; `files` names what lies beside the artifact, and a "
+            "folder is one entry: tell its authors."
+        )
+    links = [item.name for item in path.parent.rglob("*") if item.is_symlink()]
+    if links:
+        raise BackendError(
+            f"{who} wrote a link, {links[0]}, which would break when it is published: tell its authors."
+        )
+    found = backend.read_metadata(path)
+    if found != metadata:
+        changed = sorted(key for key in found.keys() | metadata.keys() if found.get(key) != metadata.get(key))
+        raise BackendError(
+            f"{who} lost or changed the artifact's metadata: {', '.join(changed)}. Write what job.metadata() gives, "
+            "made with the precision that `export` returns: tell its authors."
+        )
 
 
 def _verify(

@@ -65,15 +65,19 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
         )
     if request.output is None and output.exists() and not request.force:
         raise ArtifactError(f"{output} exists. Use --force to overwrite it, or name another --output.")
-    if output.is_dir():
-        try:
-            backend.read_metadata(output)
-        except ArtifactError as exc:
-            raise ArtifactError(
-                f"{output} is a folder, and no artifact that timmx {backend.name} could replace. Name another "
-                "--output."
-            ) from exc
+    if output.is_dir() and not _is_own_folder(backend, output):
+        raise ArtifactError(
+            f"{output} is a folder, and no artifact that timmx {backend.name} wrote. Name another --output."
+        )
     return output
+
+
+def _is_own_folder(backend: ExportBackend, folder: Path) -> bool:
+    """Whether a folder holds timmx's metadata; in doubt it is the user's, and stays."""
+    try:
+        return bool(backend.read_metadata(folder))
+    except (ArtifactError, OSError, ValueError, LookupError):
+        return False
 
 
 def default_name(request: ExportRequest) -> str:

@@ -235,7 +235,7 @@ def _run(runner: Runner, inputs: np.ndarray) -> dict[str, np.ndarray]:
     try:
         return runner.run({"input": np.ascontiguousarray(inputs)})
     except Exception as exc:  # a runtime may raise anything; whatever it is, the artifact does not do its job
-        reason = " ".join(str(exc).split())[:300]
+        reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
         raise VerificationError(f"The artifact fails at a batch of {len(inputs)}: {reason}") from exc
 
 

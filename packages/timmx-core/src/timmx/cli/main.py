@@ -63,6 +63,7 @@ class TimmxGroup(TyperGroup):
             _say_error(
                 exc,
                 f"This is a defect in timmx or in a library below it: {type(exc).__name__}: {said[:500]}"
+                + "".join(f" ({note})" for note in getattr(exc, "__notes__", ()))
                 + ("" if debug else " (--debug shows the traceback)"),
                 as_json,
             )

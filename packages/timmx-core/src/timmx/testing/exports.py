@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from timmx.coercion import build, option_types
-from timmx.errors import ConfigurationError
+from timmx.errors import ArtifactError, ConfigurationError
 from timmx.options import ExportRequest
 from timmx.pipeline import export as run_export
 from timmx.testing.base import ConformanceBase, export_check, requires
@@ -140,6 +140,16 @@ class ExportChecks(ConformanceBase):
         with pytest.raises(RuntimeError, match="induced"):
             run_export(Failing(), request, build(subject.options, own))
         assert {path: _content(path) for path in before.path.parent.iterdir()} == old
+
+    def test_a_folder_of_the_users_is_refused_and_stays(
+        self, export: Export, subject: ExportBackend, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / f"mine{self.suffix(subject, dict(self.export_options))}"
+        folder.mkdir()
+        (folder / "thesis.txt").touch()
+        with pytest.raises(ArtifactError):
+            export(output=folder)
+        assert (folder / "thesis.txt").exists()
 
     @export_check
     def test_nothing_is_written_elsewhere(

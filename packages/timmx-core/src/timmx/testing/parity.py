@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from timmx.verify import FLOORS_DB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from timmx.contract import ExportBackend
     from timmx.pipeline import ExportResult
@@ -98,13 +100,25 @@ class ParityChecks(ConformanceBase):
     def test_damaged_files_are_told(self, export: Export, subject: ExportBackend) -> None:
         result = export(verify=False)
         if result.path.is_dir():
-            pytest.skip("the artifact is a folder; the backend's own tests damage its parts")
+            self._damage_each_file(subject, result.path)
+            return
         content = result.path.read_bytes()
         for damaged in (b"", b"this is no artifact", content[: len(content) // 2]):
             path = result.path.with_stem("damaged")
             path.write_bytes(damaged)
             with pytest.raises(ArtifactError):
                 subject.open(path).close()
+
+    def _damage_each_file(self, subject: ExportBackend, folder: Path) -> None:
+        for number, part in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
+            for keep in (None, 0.5):
+                copy = folder.with_name(f"damaged{number}{keep}{folder.suffix}")
+                shutil.copytree(folder, copy)
+                target = copy / part.relative_to(folder)
+                content = target.read_bytes()
+                target.unlink() if keep is None else target.write_bytes(content[: int(len(content) * keep)])
+                with pytest.raises(ArtifactError):
+                    subject.open(copy).close()
 
     def _compare(self, runner: Any, result: ExportResult, model: str, batch: int) -> None:
         import torch
