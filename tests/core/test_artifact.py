@@ -687,3 +687,12 @@ def hold(output: str) -> None:
 
 if __name__ == "__main__":
     {f.__name__: f for f in (break_off, hammer, hold, write_too_much)}[sys.argv[1]](*sys.argv[2:])
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="there is no /proc here; a read-only place is tested above"
+)
+def test_a_place_where_nothing_can_be_made_is_not_blamed_on_a_rival():
+    with pytest.raises(ArtifactError) as caught, staging(Path("/proc/model.onnx")):
+        pass
+    assert "is running" not in str(caught.value)
