@@ -131,10 +131,10 @@ def choose_samples(
             )
         reporter().warn(f"The samples in {folder} are not used: {why}.")
         return MadeSamples(config, in_graph)
-    if verify_data is None and len(list_images(folder)) < LEAST_INPUTS:
+    paths = image_paths(folder, LEAST_INPUTS) if verify_data else list_images(folder)
+    if len(paths) < LEAST_INPUTS:
         reporter().warn(f"{folder} holds fewer than {LEAST_INPUTS} images: inputs are made.")
         return MadeSamples(config, in_graph)
-    paths = image_paths(folder, LEAST_INPUTS)
     if len(paths) > MOST_IMAGES:
         paths = [paths[int(index)] for index in np.linspace(0, len(paths) - 1, MOST_IMAGES)]
     samples = ImageSamples(paths, folder, config, in_graph)
