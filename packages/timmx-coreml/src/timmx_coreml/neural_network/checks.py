@@ -1,0 +1,33 @@
+"""Fields and values of a message that this schema has no name for: a newer Core ML may give them a meaning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from timmx.errors import UnsupportedError
+
+
+def refuse_unknown(message: Any, owner: str) -> None:
+    """Walk a message and those inside it.
+
+    Raises:
+        UnsupportedError: it has an unknown field, or an enumeration has an unknown value; the error names the layer.
+    """
+    unknown = [field.field_number for field in UnknownFieldSet(message)]
+    if unknown:
+        raise UnsupportedError(
+            f"{owner} has the field {unknown[0]} in its {message.DESCRIPTOR.name}, which this schema does not know."
+        )
+    for field, value in message.ListFields():
+        if field.enum_type is not None:
+            for number in [value] if isinstance(value, int) else value:
+                if number not in field.enum_type.values_by_number:
+                    raise UnsupportedError(
+                        f"{owner} has {field.name} = {number}, which this schema does not know."
+                    )
+        elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
+            for part in [value] if isinstance(value, Message) else value:
+                named = field.message_type.name == "NeuralNetworkLayer"
+                refuse_unknown(part, f"Layer {part.name!r}" if named else owner)

@@ -1,0 +1,174 @@
+"""Layers that multiply by a matrix: convolutions, deconvolutions, inner products, matrix products, embeddings."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from timmx_coreml.neural_network.geometry import as_images, is_top_left_heavy, like, pad, padding_rule
+from timmx_coreml.neural_network.layer import Layer, Step, translates
+
+
+@translates("convolution", inputs=(1, 2))
+def _convolution(layer: Layer) -> Step:
+    params = layer.params
+    groups = int(params.nGroups) or 1
+    kernel, stride, dilation = (
+        layer.pair("kernelSize", 3),
+        layer.pair("stride", 1),
+        layer.pair("dilationFactor", 1),
+    )
+    out_channels, kernel_channels = int(params.outputChannels), int(params.kernelChannels)
+    if out_channels % groups:
+        raise layer.damaged(f"{out_channels} output channels are not divisible into {groups} groups")
+    bias = layer.weights("bias", [out_channels]) if params.hasBias else None
+    if params.isDeconvolution:
+        return _deconvolution(layer, groups, kernel, stride, dilation, bias)
+    extent = (kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1
+    pads_of = padding_rule(layer, params.WhichOneof("ConvolutionPaddingType"), extent, stride)
+    shape = (out_channels, kernel_channels, *kernel)
+
+    def convolve(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        images = as_images(x)
+        top, bottom, left, right = pads_of(images.shape[-2:])
+        if top == bottom and left == right:
+            y = F.conv2d(images, weight, bias, stride, (top, left), dilation, groups)
+        else:
+            y = F.conv2d(pad(images, (top, bottom, left, right)), weight, bias, stride, 0, dilation, groups)
+        return like(y, x)
+
+    if len(layer.inputs) == 2:
+
+        def convolve_dynamic(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            if tuple(weight.shape) != shape:
+                raise ValueError(f"the weights should be {shape}")
+            return convolve(x, weight)
+
+        return convolve_dynamic
+    stored = layer.weights("weights", shape)
+    return lambda x: convolve(x, stored)
+
+
+def _deconvolution(
+    layer: Layer,
+    groups: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    bias: torch.Tensor | None,
+) -> Step:
+    params = layer.params
+    if len(layer.inputs) != 1:
+        raise layer.refused("a deconvolution whose weights are an input")
+    if dilation != (1, 1):
+        # The format's documentation says that Core ML ignores it, which no converter means.
+        raise layer.refused("a dilated deconvolution")
+    shape = (int(params.kernelChannels), int(params.outputChannels) // groups, *kernel)
+    weight = layer.weights("weights", shape, channel_axis=1)
+    padding = params.WhichOneof("ConvolutionPaddingType")
+    target = list(params.outputShape)
+    if target and len(target) != 2:
+        raise layer.damaged(f"its 'outputShape' has {len(target)} entries instead of 2")
+    if padding is None and not target:
+        raise layer.damaged("it does not say how it pads")
+    pads = layer.borders(params.valid.paddingAmounts) if padding == "valid" else None
+    heavy = padding == "same" and is_top_left_heavy(params.same)
+
+    def deconvolve(x: torch.Tensor) -> torch.Tensor:
+        images = as_images(x)
+        full = F.conv_transpose2d(images, weight, None, stride, 0, 0, groups)
+        crops = []
+        for axis in (0, 1):
+            wanted = int(target[axis]) if target else images.shape[2 + axis] * stride[axis]
+            stated = pads[2 * axis : 2 * axis + 2] if pads is not None else None
+            if stated is not None and not target:
+                crops += [*stated]
+                continue
+            surplus = full.shape[2 + axis] - wanted
+            if stated is not None and sum(stated) == surplus and stated[0] == stated[1]:
+                crops += [*stated]
+            elif surplus % 2 == 0:
+                crops += [surplus // 2, surplus // 2]
+            elif not target and surplus > 0:
+                less, more = surplus // 2, surplus - surplus // 2
+                crops += [more, less] if heavy else [less, more]
+            else:
+                raise layer.refused(
+                    f"an output of {wanted} where a full one is {full.shape[2 + axis]}: from which side Core ML "
+                    "takes the odd one is not documented"
+                )
+        y = pad(full, (-crops[0], -crops[1], -crops[2], -crops[3]))
+        return like(y if bias is None else y + bias.reshape(-1, 1, 1), x)
+
+    return deconvolve
+
+
+@translates("innerProduct")
+def _inner_product(layer: Layer) -> Step:
+    params = layer.params
+    if params.int8DynamicQuantize:
+        raise layer.refused("int8DynamicQuantize")
+    channels, out_channels = int(params.inputChannels), int(params.outputChannels)
+    weight = layer.weights("weights", [out_channels, channels])
+    bias = layer.weights("bias", [out_channels]) if params.hasBias else None
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        if x.ndim <= 3:
+            return F.linear(x, weight, bias)
+        # (..., C, H, W) is one vector of C * H * W numbers, and gives (..., C_out, 1, 1).
+        return F.linear(x.flatten(-3), weight, bias)[..., None, None]
+
+    return multiply
+
+
+@translates("batchedMatmul", inputs=(1, 2))
+def _batched_matmul(layer: Layer) -> Step:
+    params = layer.params
+    if params.int8DynamicQuantize:
+        raise layer.refused("int8DynamicQuantize")
+    if len(layer.inputs) == 1:
+        rows, columns = int(params.weightMatrixFirstDimension), int(params.weightMatrixSecondDimension)
+        # The matrix is (rows, columns), stored column by column; both transposes are ignored.
+        stored = layer.weights("weights", [columns, rows])
+        bias = layer.weights("bias", [columns]) if params.hasBias else None
+        return lambda x: F.linear(x, stored, bias)
+    if params.hasBias:
+        raise layer.refused("a bias beside two inputs")
+    transpose_a, transpose_b = bool(params.transposeA), bool(params.transposeB)
+
+    def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        a = a[None] if a.ndim == 1 else a
+        b = b[:, None] if b.ndim == 1 else b
+        return torch.matmul(a.mT if transpose_a else a, b.mT if transpose_b else b)
+
+    return multiply
+
+
+@translates("embeddingND", "embedding")
+def _embedding(layer: Layer) -> Step:
+    params = layer.params
+    with_spatial = layer.kind == "embedding"
+    words, size = (
+        (int(params.inputDim), int(params.outputChannels))
+        if with_spatial
+        else (int(params.vocabSize), int(params.embeddingSize))
+    )
+    table = layer.weights("weights", [size, words]).T.contiguous()
+    if params.hasBias:
+        table = table + layer.weights("bias", [size])
+    trailing = (1, 1, 1) if with_spatial else (1,)
+
+    def look_up(x: torch.Tensor) -> torch.Tensor:
+        if tuple(x.shape[-len(trailing) :]) != trailing:
+            raise ValueError(f"the last {len(trailing)} axes must be of size 1")
+        vectors = table[_in_range(x.long(), words).reshape(x.shape[: -len(trailing)])]
+        return vectors[..., None, None] if with_spatial else vectors
+
+    return look_up
+
+
+def _in_range(index: torch.Tensor, size: int) -> torch.Tensor:
+    """Embeddings have no negative indices; torch would count them from the end."""
+    if index.numel() and (int(index.min()) < 0 or int(index.max()) >= size):
+        raise ValueError(f"indices must be 0 to {size - 1}")
+    return index

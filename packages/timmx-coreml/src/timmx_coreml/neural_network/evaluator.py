@@ -1,0 +1,139 @@
+"""A `neuralnetwork` model run layer by layer with torch, by what its file says and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timmx.errors import ArtifactError, UnsupportedError
+
+# Imported for what they register.
+from timmx_coreml.neural_network import (  # noqa: F401
+    activations,
+    constants,
+    convolution,
+    elementwise,
+    gathering,
+    normalization,
+    pooling,
+    recurrent,
+    reductions,
+    resampling,
+    shapes,
+    slices,
+)
+from timmx_coreml.neural_network.checks import refuse_unknown
+from timmx_coreml.neural_network.features import Feature, Labels, preprocessing, read_inputs, read_labels
+from timmx_coreml.neural_network.layer import Layer, Step, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class NeuralNetworkEvaluator:
+    """Computes in float32 what Core ML's documentation says that the file computes.
+
+    Attributes:
+        inputs: the described inputs by name, in order.
+        outputs: names of the described outputs, in order.
+
+    Args:
+        model: a parsed `Model` message whose type is neuralNetwork or neuralNetworkClassifier.
+
+    Raises:
+        UnsupportedError: the file has a layer type, field or value whose numbers cannot be told here.
+        ArtifactError: the file contradicts itself; both name the layer.
+    """
+
+    def __init__(self, model: Any) -> None:
+        kind = model.WhichOneof("Type")
+        if kind not in ("neuralNetwork", "neuralNetworkClassifier"):
+            raise UnsupportedError(f"The model is of the type {kind!r}, and no neural network.")
+        network = getattr(model, kind)
+        refuse_unknown(network, "The neural network")
+        self.inputs: dict[str, Feature] = read_inputs(model.description, network)
+        self.outputs: tuple[str, ...] = tuple(output.name for output in model.description.output)
+        self._preprocess: dict[str, Callable[[torch.Tensor], torch.Tensor]] = preprocessing(
+            network, self.inputs
+        )
+        self._labels: Labels | None = None
+        if kind == "neuralNetworkClassifier":
+            self._labels = read_labels(model.description, network)
+        self._results = tuple(
+            name for name in self.outputs if self._labels is None or name not in self._labels.features
+        )
+        for output in model.description.output:
+            if output.type.WhichOneof("Type") == "imageType":
+                raise UnsupportedError(
+                    f"The output {output.name!r} is an image, which is not evaluated here."
+                )
+        kept = {*self._results, *(() if self._labels is None else (self._labels.blob,))}
+        self._steps = _steps(network.layers, set(self.inputs), kept)
+
+    @torch.inference_mode()
+    def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Compute the outputs.
+
+        Args:
+            inputs: every input by name. An image is (N, C, H, W) of pixel values 0 to 255 in the described order
+                of colours; the file's own preprocessing is applied to it here.
+
+        Returns:
+            float32 tensors by output name; a classifier's label and its {label: probability} by theirs.
+
+        Raises:
+            ValueError: an input is missing, unknown, or of a shape that the description does not allow.
+            ArtifactError: a layer cannot take the shapes that reach it.
+            UnsupportedError: a layer's meaning depends on those shapes in a way that is not documented.
+        """
+        if set(inputs) != set(self.inputs):
+            raise ValueError(
+                f"Inputs are {', '.join(self.inputs)}, and {', '.join(inputs) or 'none'} were given."
+            )
+        blobs: dict[str, torch.Tensor] = {}
+        for name, feature in self.inputs.items():
+            value = inputs[name].to(torch.float32)
+            feature.check(value)
+            blobs[name] = self._preprocess[name](value) if name in self._preprocess else value
+        for layer, step, spent in self._steps:
+            try:
+                results = step(*(blobs[name] for name in layer.inputs))
+            except (RuntimeError, IndexError, ValueError) as exc:
+                shapes = ", ".join(f"{name} {tuple(blobs[name].shape)}" for name in layer.inputs)
+                raise layer.damaged(f"it cannot take its inputs ({shapes}): {exc}") from exc
+            values = (results,) if isinstance(results, torch.Tensor) else results
+            for name, value in zip(layer.outputs, values, strict=True):
+                # The format has no rank 0: what is a scalar elsewhere is a vector of one here.
+                blobs[name] = value.reshape(1) if value.ndim == 0 else value
+            for name in spent:
+                del blobs[name]
+        outputs: dict[str, Any] = {name: blobs[name] for name in self._results}
+        if self._labels is not None:
+            outputs |= self._labels.of(blobs[self._labels.blob])
+        return {name: outputs[name] for name in self.outputs}
+
+
+def _steps(messages: Any, known: set[str], kept: set[str]) -> list[tuple[Layer, Step, tuple[str, ...]]]:
+    """Each layer, what it does, and the blobs that nobody reads after it."""
+    layers = []
+    available = set(known)
+    for message in messages:
+        kind = message.WhichOneof("layer")
+        if kind is None:
+            raise UnsupportedError(f"Layer {message.name!r} is of a type that this schema does not know.")
+        layer = Layer(message.name, kind, getattr(message, kind), tuple(message.input), tuple(message.output))
+        for name in layer.inputs:
+            if name not in available:
+                raise layer.damaged(f"nothing before it writes its input {name!r}")
+        available.update(layer.outputs)
+        layers.append(layer)
+    for name in sorted(kept - available):
+        raise ArtifactError(f"No layer writes the output {name!r}. Export the model again.")
+    last_use = dict.fromkeys(available, -1)
+    for index, layer in enumerate(layers):
+        last_use.update(dict.fromkeys((*layer.inputs, *layer.outputs), index))
+    spent: list[list[str]] = [[] for _ in layers]
+    for name, index in last_use.items():
+        if index >= 0 and name not in kept:
+            spent[index].append(name)
+    return [(layer, translate(layer), tuple(names)) for layer, names in zip(layers, spent, strict=True)]

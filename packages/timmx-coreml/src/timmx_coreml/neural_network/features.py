@@ -1,0 +1,208 @@
+"""What the model's description says of its inputs and labels, and the preprocessing of its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timmx.errors import ArtifactError, UnsupportedError
+
+from timmx_coreml.schema import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CHANNELS = {"GRAYSCALE": 1, "GRAYSCALE_FLOAT16": 1, "RGB": 3, "BGR": 3}
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An input as the description states it.
+
+    Attributes:
+        name: of the input.
+        shape: its default shape; (1, C, H, W) of an image.
+        shapes: every allowed shape, where they are enumerated; otherwise empty.
+        ranges: the smallest and the largest size of each axis, None where there is no limit; otherwise empty.
+        colors: RGB, BGR, GRAYSCALE or GRAYSCALE_FLOAT16 of an image, empty for an array.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...] = ()
+    ranges: tuple[tuple[int, int | None], ...] = ()
+    colors: str = ""
+
+    def check(self, value: torch.Tensor) -> None:
+        """Raise ValueError unless the value's shape is allowed; any number of images is."""
+        shape = (1, *value.shape[1:]) if self.colors else tuple(value.shape)
+        if self.shapes:
+            fits, allowed = shape in self.shapes, " or ".join(map(str, self.shapes))
+        elif self.ranges:
+            fits = len(shape) == len(self.ranges) and all(
+                low <= size and (high is None or size <= high)
+                for size, (low, high) in zip(shape, self.ranges, strict=True)
+            )
+            allowed = " x ".join(f"{low}..{'' if high is None else high}" for low, high in self.ranges)
+        else:
+            fits, allowed = shape == self.shape, str(self.shape)
+        if not fits:
+            raise ValueError(f"The input {self.name!r} may be {allowed}, and is {tuple(value.shape)}.")
+
+
+def read_inputs(description: Any, network: Any) -> dict[str, Feature]:
+    """The inputs by name.
+
+    Raises:
+        UnsupportedError: an input is neither array nor image, or is mapped to five axes as in iOS 12 and before.
+    """
+    features = {}
+    for described in description.input:
+        kind = described.type.WhichOneof("Type")
+        if kind == "multiArrayType":
+            if network.arrayInputShapeMapping == 0:
+                raise UnsupportedError(
+                    f"The input {described.name!r} is an array under RANK5_ARRAY_MAPPING, which is not evaluated here."
+                )
+            features[described.name] = _array(described.name, described.type.multiArrayType)
+        elif kind == "imageType":
+            if network.imageInputShapeMapping == 0:
+                raise UnsupportedError(
+                    f"The input {described.name!r} is an image under RANK5_IMAGE_MAPPING, which is not evaluated here."
+                )
+            features[described.name] = _image(described.name, described.type.imageType)
+        else:
+            raise UnsupportedError(
+                f"The input {described.name!r} is of the type {kind!r}, no array and no image."
+            )
+    return features
+
+
+def _array(name: str, array: Any) -> Feature:
+    shape = tuple(int(size) for size in array.shape)
+    flexible = array.WhichOneof("ShapeFlexibility")
+    if flexible == "enumeratedShapes":
+        listed = {tuple(int(size) for size in each.shape) for each in array.enumeratedShapes.shapes}
+        return Feature(name, shape, shapes=tuple(sorted({shape, *listed})))
+    if flexible == "shapeRange":
+        return Feature(name, shape, ranges=tuple(map(_bounds, array.shapeRange.sizeRanges)))
+    return Feature(name, shape)
+
+
+def _image(name: str, image: Any) -> Feature:
+    spaces = schema("FeatureTypes_pb2").ImageFeatureType.ColorSpace
+    colors = spaces.Name(image.colorSpace) if image.colorSpace in spaces.values() else str(image.colorSpace)
+    if colors not in _CHANNELS:
+        raise UnsupportedError(f"The image {name!r} is {colors}, which is not evaluated here.")
+    channels = _CHANNELS[colors]
+    shape = (1, channels, int(image.height), int(image.width))
+    flexible = image.WhichOneof("SizeFlexibility")
+    if flexible == "enumeratedSizes":
+        listed = {(1, channels, int(size.height), int(size.width)) for size in image.enumeratedSizes.sizes}
+        return Feature(name, shape, shapes=tuple(sorted({shape, *listed})), colors=colors)
+    if flexible == "imageSizeRange":
+        sizes = _bounds(image.imageSizeRange.heightRange), _bounds(image.imageSizeRange.widthRange)
+        return Feature(name, shape, ranges=((1, 1), (channels, channels), *sizes), colors=colors)
+    return Feature(name, shape, colors=colors)
+
+
+def _bounds(size_range: Any) -> tuple[int, int | None]:
+    upper = int(size_range.upperBound)
+    return int(size_range.lowerBound), None if upper < 0 else upper
+
+
+def preprocessing(
+    network: Any, inputs: dict[str, Feature]
+) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """What the file does to the pixels of an image before the first layer, by the image's name."""
+    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
+    for entry in network.preprocessing:
+        feature = inputs.get(entry.featureName)
+        if feature is None or not feature.colors:
+            raise ArtifactError(
+                f"There is preprocessing of {entry.featureName!r}, which is no image of the model's."
+            )
+        if feature.name in functions:
+            raise UnsupportedError(
+                f"The image {feature.name!r} is preprocessed twice; the order is not documented."
+            )
+        kind = entry.WhichOneof("preprocessor")
+        if kind == "scaler":
+            scaler = entry.scaler
+            rgb = scaler.redBias, scaler.greenBias, scaler.blueBias
+            biases = {"RGB": rgb, "BGR": rgb[::-1]}.get(feature.colors, (scaler.grayBias,))
+            bias = torch.tensor(biases, dtype=torch.float32).reshape(-1, 1, 1)
+            functions[feature.name] = partial(_scale, scale=float(scaler.channelScale), bias=bias)
+        elif kind == "meanImage":
+            mean = torch.tensor(list(entry.meanImage.meanImage), dtype=torch.float32)
+            if mean.numel() != feature.shape[1] * feature.shape[2] * feature.shape[3]:
+                raise ArtifactError(f"The mean image of {feature.name!r} is of another size than the image.")
+            functions[feature.name] = partial(torch.sub, other=mean.reshape(feature.shape[1:]))
+        else:
+            raise UnsupportedError(f"The preprocessing of {feature.name!r} is of an unknown kind.")
+    return functions
+
+
+def _scale(pixels: torch.Tensor, scale: float, bias: torch.Tensor) -> torch.Tensor:
+    return pixels * scale + bias
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A classifier's classes.
+
+    Attributes:
+        labels: strings or integers, in the order of the probabilities.
+        blob: the blob with the probabilities.
+        label_feature: the output that names the likeliest class.
+        probabilities_feature: the output with all of them, empty where there is none.
+    """
+
+    labels: tuple[str | int, ...]
+    blob: str
+    label_feature: str
+    probabilities_feature: str
+
+    @property
+    def features(self) -> frozenset[str]:
+        """The described outputs that are no blobs."""
+        return frozenset({self.label_feature, self.probabilities_feature} - {""})
+
+    def of(self, probabilities: torch.Tensor) -> dict[str, Any]:
+        """The two outputs of one sample; the first of equally likely classes is named."""
+        if probabilities.numel() != len(self.labels):
+            raise ValueError(
+                f"A classifier takes one sample at a time: there are {len(self.labels)} classes, "
+                f"and {probabilities.numel()} probabilities."
+            )
+        values = probabilities.flatten()
+        outputs: dict[str, Any] = {self.label_feature: self.labels[int(values.argmax())]}
+        if self.probabilities_feature:
+            outputs[self.probabilities_feature] = dict(zip(self.labels, values.tolist(), strict=True))
+        return outputs
+
+
+def read_labels(description: Any, network: Any) -> Labels:
+    """The classes of a neuralNetworkClassifier.
+
+    Raises:
+        ArtifactError: it has no labels, or does not say where its probabilities are.
+    """
+    kind = network.WhichOneof("ClassLabels")
+    labels = tuple(getattr(network, kind).vector) if kind else ()
+    if not labels:
+        raise ArtifactError("The classifier has no class labels. Export the model again.")
+    if not network.labelProbabilityLayerName:
+        raise ArtifactError(
+            "The classifier does not name the blob of its probabilities. Export the model again."
+        )
+    if not description.predictedFeatureName:
+        raise ArtifactError("The classifier does not name the output of its label. Export the model again.")
+    return Labels(
+        labels,
+        network.labelProbabilityLayerName,
+        description.predictedFeatureName,
+        description.predictedProbabilitiesName,
+    )

@@ -1,0 +1,80 @@
+"""Where the windows of convolutions and pools lie: the padding rules of the format, height and width."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own customary name
+
+from timmx_coreml.schema import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from timmx_coreml.neural_network.layer import Layer
+
+Pads = tuple[int, int, int, int]
+"""Top, bottom, left, right."""
+
+
+def same_pads(
+    size: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int], top_left_heavy: bool
+) -> Pads:
+    """Padding after which there are ceil(size / stride) windows.
+
+    Args:
+        size: (height, width) before padding.
+        kernel: extent of the window, dilation included.
+        stride: steps of the window.
+        top_left_heavy: where the odd one goes.
+
+    Source: `SamePadding` in Apple's NeuralNetwork.proto.
+    """
+    pads = []
+    for extent, window, step in zip(size, kernel, stride, strict=True):
+        count = -(-extent // step)
+        total = max(0, (count - 1) * step + window - extent)
+        less, more = total // 2, total - total // 2
+        pads += [more, less] if top_left_heavy else [less, more]
+    return pads[0], pads[1], pads[2], pads[3]
+
+
+def padding_rule(
+    layer: Layer, padding: str | None, kernel: tuple[int, int], stride: tuple[int, int]
+) -> Callable[[tuple[int, ...]], Pads]:
+    """The `valid` or `same` padding of a layer as a function of the input's (height, width)."""
+    if padding == "valid":
+        fixed = layer.borders(layer.params.valid.paddingAmounts)
+        return lambda size: fixed
+    if padding == "same":
+        heavy = is_top_left_heavy(layer.params.same)
+        return lambda size: same_pads(size, kernel, stride, heavy)
+    raise layer.damaged("it does not say how it pads")
+
+
+def is_top_left_heavy(same: Any) -> bool:
+    modes = schema("NeuralNetwork_pb2").SamePadding.SamePaddingMode
+    return modes.Name(same.asymmetryMode) == "TOP_LEFT_HEAVY"
+
+
+def pad(x: torch.Tensor, pads: Pads, value: float = 0.0) -> torch.Tensor:
+    """Pad the last two axes with a value; negative amounts crop."""
+    top, bottom, left, right = pads
+    return F.pad(x, (left, right, top, bottom), value=value) if any(pads) else x
+
+
+def as_images(x: torch.Tensor, least: int = 4) -> torch.Tensor:
+    """(..., C, H, W) as (N, C, H, W): the format treats every axis before the last three as batch.
+
+    Raises:
+        ValueError: fewer axes than the layer needs.
+    """
+    if x.ndim < least:
+        raise ValueError(f"at least {least} axes are needed")
+    return x if x.ndim == 4 else x.reshape(-1, *x.shape[-3:])
+
+
+def like(images: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) back to the batch axes of x."""
+    return images if x.ndim == 4 else images.reshape(*x.shape[:-3], *images.shape[1:])

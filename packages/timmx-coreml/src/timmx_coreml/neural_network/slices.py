@@ -1,0 +1,111 @@
+"""Layers that take a part along one axis or several."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from timmx_coreml.neural_network.constants import shape_of
+from timmx_coreml.neural_network.layer import Layer, Step, translates
+from timmx_coreml.schema import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@translates("slice")
+def _slice(layer: Layer) -> Step:
+    params = layer.params
+    axis_name = schema("NeuralNetwork_pb2").SliceLayerParams.SliceAxis.Name(params.axis)
+    axis = {"CHANNEL_AXIS": -3, "HEIGHT_AXIS": -2, "WIDTH_AXIS": -1}[axis_name]
+    start, end, step = int(params.startIndex), int(params.endIndex), int(params.stride)
+    if step < 1:
+        raise layer.damaged(f"its stride is {step}")
+
+    def take(x: torch.Tensor) -> torch.Tensor:
+        size = x.shape[axis]
+        first, last = (index + size if index < 0 else index for index in (start, end))
+        if last > size or first < 0:
+            raise layer.refused(
+                f"a part {start} to {end} of an axis of size {size}: what is beyond is not documented"
+            )
+        if last <= first:
+            raise ValueError(f"nothing lies from {start} to {end}")
+        part = x.narrow(axis, first, last - first)
+        return part if step == 1 else part.index_select(axis, torch.arange(0, last - first, step))
+
+    return take
+
+
+@translates("sliceStatic")
+def _slice_static(layer: Layer) -> Step:
+    params = layer.params
+    begin, end = [int(index) for index in params.beginIds], [int(index) for index in params.endIds]
+    slices = _Slices(layer, len(begin))
+    if len(end) != len(begin):
+        raise layer.damaged(f"it has {len(begin)} begins and {len(end)} ends")
+    return lambda x: slices.take(x, begin, end)
+
+
+@translates("sliceDynamic", inputs=(2, 3))
+def _slice_dynamic(layer: Layer) -> Step:
+    stored_end = [int(index) for index in layer.params.endIds]
+    rank = len(layer.params.strides)
+    if not rank:
+        raise layer.damaged("it has no strides")
+    slices = _Slices(layer, rank)
+
+    def take(x: torch.Tensor, begin: torch.Tensor, end: torch.Tensor | None = None) -> torch.Tensor:
+        return slices.take(x, shape_of(begin), stored_end if end is None else shape_of(end))
+
+    return take
+
+
+class _Slices:
+    """Numpy's slices, axis by axis; a masked bound is none, and a squeezed axis is indexed by its begin."""
+
+    def __init__(self, layer: Layer, rank: int) -> None:
+        self._layer, self._rank = layer, rank
+        self._strides = [int(stride) for stride in self._of_each_axis("strides", 1)]
+        self._begin_masks = self._of_each_axis("beginMasks", False)
+        self._end_masks = self._of_each_axis("endMasks", False)
+        self._squeeze_masks = self._of_each_axis("squeezeMasks", False)
+        if 0 in self._strides:
+            raise layer.damaged("a stride is 0")
+
+    def _of_each_axis(self, field: str, default: int) -> list[int]:
+        values = list(getattr(self._layer.params, field)) or [default] * self._rank
+        if len(values) != self._rank:
+            raise self._layer.damaged(f"its {field!r} has {len(values)} entries instead of {self._rank}")
+        return values
+
+    def take(self, x: torch.Tensor, begin: Sequence[int], end: Sequence[int]) -> torch.Tensor:
+        if not x.ndim == self._rank == len(begin) == len(end):
+            raise ValueError(f"{self._rank} axes are declared, {len(begin)} begins and {len(end)} ends given")
+        squeezed = []
+        for axis, size in enumerate(x.shape):
+            first = None if self._begin_masks[axis] else begin[axis]
+            if self._squeeze_masks[axis]:
+                index = first or 0
+                x = x.narrow(axis, index + size if index < 0 else index, 1)
+                squeezed.append(axis)
+                continue
+            last = None if self._end_masks[axis] else end[axis]
+            start, stop, step = slice(first, last, self._strides[axis]).indices(size)
+            if step > 0:
+                x = x[(*[slice(None)] * axis, slice(start, stop, step))]
+            else:  # torch has no negative steps
+                x = x.index_select(axis, torch.tensor(range(start, stop, step), dtype=torch.long))
+        return x.squeeze(squeezed) if squeezed else x
+
+
+@translates("sliceBySize", inputs=(2,))
+def _slice_by_size(layer: Layer) -> Step:
+    axis, size = int(layer.params.axis), int(layer.params.size)
+
+    def take(x: torch.Tensor, begin: torch.Tensor) -> torch.Tensor:
+        start = int(begin.reshape(()))
+        return x.narrow(axis, start + x.shape[axis] if start < 0 else start, size)
+
+    return take

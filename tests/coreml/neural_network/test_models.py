@@ -1,0 +1,117 @@
+"""timm models as `neuralnetwork` files compute what the models compute."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import coremltools as ct
+import numpy as np
+import pytest
+from coremltools.models.neural_network.quantization_utils import quantize_weights
+from neural_networks import convert, input_size, random, snr_db, tensor
+from timmx.testing import awakened_model
+from timmx_coreml.neural_network import NeuralNetworkEvaluator
+
+MODELS = "test_resnet", "test_vit", "test_efficientnet", "mobilenetv3_small_050"
+SLOW = (
+    "resnet18",
+    "convnext_atto",
+    "swin_tiny_patch4_window7_224",
+    "efficientnet_b0",
+    "regnety_002",
+    "tresnet_m",
+)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return awakened_model("test_resnet").eval()
+
+
+@pytest.fixture(scope="module")
+def converted(resnet):
+    return convert(resnet)
+
+
+@pytest.mark.parametrize("name", [*MODELS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_float32_is_exact(name, tmp_path):
+    model = awakened_model(name).eval()
+    path = tmp_path / "model.mlmodel"
+    convert(model).save(str(path))
+    assert snr_db(model, ct.utils.load_spec(str(path))) > 90
+
+
+@pytest.mark.parametrize(("bits", "least", "most"), [(16, 45, 90), (8, 15, 45)])
+def test_quantized_weights_cost_what_their_bits_cost(resnet, converted, bits, least, most):
+    quantized = quantize_weights(converted, bits).get_spec()
+    assert least < snr_db(resnet, quantized) < most
+
+
+def test_a_batch_may_be_open(resnet):
+    spec = convert(
+        resnet,
+        dynamic=True,
+        inputs=[ct.TensorType("input", shape=(ct.RangeDim(1, 8, 1), *input_size(resnet)))],
+    ).get_spec()
+    assert snr_db(resnet, spec, (1, 2, 3)) > 90
+    with pytest.raises(ValueError, match=r"may be 1\.\.8 x"):
+        snr_db(resnet, spec, (9,))
+
+
+def test_sizes_may_be_enumerated(resnet):
+    shapes = [(batch, *input_size(resnet)) for batch in (1, 2)]
+    spec = convert(
+        resnet, dynamic=True, inputs=[ct.TensorType("input", shape=ct.EnumeratedShapes(shapes))]
+    ).get_spec()
+    assert snr_db(resnet, spec, (1, 2)) > 90
+    with pytest.raises(ValueError, match="may be"):
+        snr_db(resnet, spec, (3,))
+
+
+@pytest.mark.parametrize("colors", ["RGB", "BGR"])
+def test_pixels_are_scaled_as_the_file_says(resnet, colors):
+    biases = [-0.5, -1.0, -1.5]
+    image = ct.ImageType(
+        "input",
+        shape=(1, *input_size(resnet)),
+        scale=1 / 64,
+        bias=biases,
+        color_layout=getattr(ct.colorlayout, colors),
+    )
+    evaluator = NeuralNetworkEvaluator(convert(resnet, inputs=[image]).get_spec())
+    assert evaluator.inputs["input"].colors == colors
+    pixels = tensor(np.random.default_rng(0).integers(0, 256, (1, *input_size(resnet))))
+    (found,) = evaluator.run({"input": pixels}).values()
+    expected = resnet(pixels / 64 + tensor(biases).reshape(-1, 1, 1))
+    assert np.allclose(found, expected.detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [[f"class {i}" for i in range(1000)], list(range(1000))])
+def test_a_classifier_names_its_class(resnet, labels):
+    spec = convert(resnet, classifier_config=ct.ClassifierConfig(labels)).get_spec()
+    evaluator = NeuralNetworkEvaluator(spec)
+    images = tensor(random(1, *input_size(resnet)))
+    results = evaluator.run({next(iter(evaluator.inputs)): images})
+    logits = resnet(images).detach()[0]
+    assert results[spec.description.predictedFeatureName] == labels[int(logits.argmax())]
+    probabilities = results[spec.description.predictedProbabilitiesName]
+    assert list(probabilities) == labels
+    assert np.allclose(list(probabilities.values()), logits, atol=1e-4)
+
+
+def test_coremltools_is_not_needed_to_run(converted, tmp_path):
+    path = tmp_path / "model.mlmodel"
+    path.write_bytes(converted.get_spec().SerializeToString())
+    code = (
+        "import sys, torch\n"
+        "from timmx_coreml.schema import schema\n"
+        "from timmx_coreml.neural_network import NeuralNetworkEvaluator\n"
+        f"model = schema('Model_pb2').Model.FromString(open({str(path)!r}, 'rb').read())\n"
+        "evaluator = NeuralNetworkEvaluator(model)\n"
+        "((name, feature),) = evaluator.inputs.items()\n"
+        "print(evaluator.run({name: torch.zeros(feature.shape)})[evaluator.outputs[0]].shape)\n"
+        "assert not any(n.split('.')[0] in ('coremltools', 'timm', 'sklearn') for n in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "1000" in done.stdout

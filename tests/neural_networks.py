@@ -1,0 +1,92 @@
+"""Small `neuralnetwork` models for tests: MIL programs, layers by hand, and timm models, as coremltools writes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import coremltools as ct
+import numpy as np
+import torch
+from coremltools.converters.mil import Builder as mb  # noqa: N813 - coremltools' own customary name
+from coremltools.models.datatypes import Array
+from coremltools.models.neural_network import NeuralNetworkBuilder
+from timmx.capture import capture
+from timmx.snr import SignalToNoise
+from timmx_coreml.neural_network import NeuralNetworkEvaluator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_NO_OPERATIONS = ("aten.alias.default", "aten.clone.default", "aten.detach.default", "aten.detach_.default")
+
+
+def from_mil(operation: Callable[..., Any], *shapes: Sequence[int]) -> Any:
+    """The parsed model of a MIL function of inputs `x0`, `x1`, ...: `operation(x0, x1, ...)` gives its outputs."""
+    specs = [mb.TensorSpec(shape=tuple(shape)) for shape in shapes]
+    names = [f"x{i}" for i in range(len(shapes))]
+    # mb.program reads the parameters' names, so the function is made with the right number of them.
+    program = mb.program(input_specs=specs, opset_version=ct.target.iOS14)(
+        eval(f"lambda {', '.join(names)}: operation({', '.join(names)})", {"operation": operation})
+    )
+    return ct.convert(program, convert_to="neuralnetwork").get_spec()
+
+
+def by_hand(add: Callable[[NeuralNetworkBuilder], Any], *shapes: Sequence[int], outputs: int = 1) -> Any:
+    """The parsed model of layers that `add` adds, from the inputs `x0`, `x1`, ... to `y` (or `y0`, `y1`, ...)."""
+    names = ["y"] if outputs == 1 else [f"y{i}" for i in range(outputs)]
+    builder = NeuralNetworkBuilder(
+        [(f"x{i}", Array(*shape)) for i, shape in enumerate(shapes)],
+        [(name, None) for name in names],
+        disable_rank5_shape_mapping=True,
+    )
+    add(builder)
+    return builder.spec
+
+
+def evaluate(spec: Any, *arrays: Any) -> Any:
+    """The one output of a model (or the tuple of them), as numpy arrays."""
+    evaluator = NeuralNetworkEvaluator(spec)
+    feeds = dict(zip(evaluator.inputs, map(tensor, arrays), strict=True))
+    results = evaluator.run(feeds)
+    values = tuple(results[name].numpy() for name in evaluator.outputs)
+    return values[0] if len(values) == 1 else values
+
+
+def tensor(array: Any) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(array), dtype=torch.float32)
+
+
+def random(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def convert(model: torch.nn.Module, *, batch: int = 1, dynamic: bool = False, **options: Any) -> Any:
+    """A timm model as an `MLModel` of the kind neuralnetwork."""
+    size = input_size(model)
+    program = capture(model, torch.zeros(2 if dynamic else batch, *size), dynamic=dynamic)
+    program = program.run_decompositions({})
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if str(node.target) in _NO_OPERATIONS:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    return ct.convert(program, convert_to="neuralnetwork", **options)
+
+
+def input_size(model: Any) -> tuple[int, int, int]:
+    size = model.pretrained_cfg["input_size"]
+    return (size[0], *(getattr(getattr(model, "patch_embed", None), "img_size", None) or size[1:]))
+
+
+def snr_db(model: torch.nn.Module, spec: Any, batches: Sequence[int] = (1, 1, 1, 1)) -> float:
+    """How well the file computes what the model computes."""
+    evaluator = NeuralNetworkEvaluator(spec)
+    ((name, _feature),) = evaluator.inputs.items()
+    figures = SignalToNoise()
+    for seed, batch in enumerate(batches):
+        images = tensor(random(batch, *input_size(model), seed=seed))
+        with torch.no_grad():
+            expected = model(images)
+        (found,) = evaluator.run({name: images}).values()
+        figures.update(expected.numpy(), found.numpy())
+    return figures.snr_db
