@@ -1,0 +1,158 @@
+"""MIL's weight files (blob storage, version 2): every record checked, the data memory mapped.
+
+A file begins with 64 bytes: uint32 count of records, uint32 version. A record is 64 bytes, at the offset that
+the program names: uint32 sentinel, uint32 data type, uint64 bytes of data, uint64 offset of the data, uint64
+unused bits at the data's end. Records and data begin at multiples of 64. Elements below one byte are packed
+without gaps, from the lowest bit up.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from timmx.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from timmx_coreml.mil.data_types import DataType
+
+_HEADER = struct.Struct("<II")
+_RECORD = struct.Struct("<IIQQQ")
+_ALIGNMENT = 64
+_SENTINEL = 0xDEADBEEF
+_VERSION = 2
+_PREFIX = "@model_path/"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One checked stretch of a weight file; `tensor()` reads it.
+
+    Attributes:
+        file: the mapped weight file.
+        offset: of the data, in bytes.
+        shape: as the program declares it.
+        data_type: as the program declares it and the record confirms it.
+    """
+
+    file: mmap.mmap
+    offset: int
+    shape: tuple[int, ...]
+    data_type: DataType
+
+    def tensor(self) -> torch.Tensor:
+        """The values: a view of the file, or a copy where elements are smaller than a byte."""
+        count = int(np.prod(self.shape, dtype=np.int64))
+        if self.data_type.bits < 8:
+            size = -(-count * self.data_type.bits // 8)
+            packed = np.frombuffer(self.file, np.uint8, size, self.offset)
+            return unpack(packed, self.data_type, count).reshape(self.shape)
+        if count == 0:
+            return torch.empty(self.shape, dtype=self.data_type.torch)
+        flat = torch.frombuffer(self.file, dtype=self.data_type.torch, count=count, offset=self.offset)
+        return flat.reshape(self.shape)
+
+
+class WeightFiles:
+    """The weight files beside a program, each mapped once.
+
+    Args:
+        folder: what `@model_path` stands for; None where there is no such folder.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._files: dict[str, mmap.mmap] = {}
+        self._offsets: dict[str, set[int]] = {}
+
+    def blob(self, name: str, offset: int, shape: tuple[int, ...], data_type: DataType, where: str) -> Blob:
+        """The data of the record at `offset` of the file that the program calls `name`.
+
+        Raises:
+            ArtifactError: the file is missing, cut off, no weight file, or does not hold that data there.
+        """
+        file = self._file(name, where)
+
+        def wrong(what: str) -> ArtifactError:
+            return ArtifactError(f"The weights of {where} in {name} {what}. Export the model again.")
+
+        if offset % _ALIGNMENT or offset < _ALIGNMENT or offset + _RECORD.size > len(file):
+            raise wrong(f"should be at byte {offset}, but the file has {len(file)} bytes")
+        sentinel, code, size, start, unused = _RECORD.unpack_from(file, offset)
+        if sentinel != _SENTINEL:
+            raise wrong(f"should be at byte {offset}, but no record begins there")
+        if code != data_type.blob_code:
+            raise wrong(f"should be {data_type.name}, but the file has data of type {code} there")
+        bits = int(np.prod(shape, dtype=np.int64)) * data_type.bits
+        if size != -(-bits // 8) or (data_type.bits < 8 and unused != size * 8 - bits):
+            raise wrong(f"should be {bits} bits, but the file has {size} bytes of them")
+        if start % _ALIGNMENT or start < offset + _ALIGNMENT or start + size > len(file):
+            raise wrong(f"should end at byte {start + size}, but the file has {len(file)} bytes")
+        self._offsets[name].add(offset)
+        if len(self._offsets[name]) > _HEADER.unpack_from(file)[0]:
+            raise wrong("are one record more than the file's header counts")
+        return Blob(file, start, shape, data_type)
+
+    def _file(self, name: str, where: str) -> mmap.mmap:
+        if name not in self._files:
+            self._files[name] = self._open(name, where)
+            self._offsets[name] = set()
+        return self._files[name]
+
+    def _open(self, name: str, where: str) -> mmap.mmap:
+        parts = name.removeprefix(_PREFIX).split("/")
+        if not name.startswith(_PREFIX) or not {"", ".", ".."}.isdisjoint(parts):
+            raise ArtifactError(
+                f"The weights of {where} are said to be in {name!r}, which is no weight file."
+            )
+        path = None if self._folder is None else self._folder.joinpath(*parts)
+        if path is None or not path.is_file():
+            raise ArtifactError(f"The weights of {where} are missing: there is no {path or name}.")
+        if path.stat().st_size < _ALIGNMENT:
+            raise ArtifactError(f"{path} is cut off: {path.stat().st_size} bytes. Export the model again.")
+        with path.open("rb") as stream:
+            # A private copy on write: torch warns about read-only buffers, and nothing here writes.
+            file = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        version = _HEADER.unpack_from(file)[1]
+        if version != _VERSION:
+            raise ArtifactError(f"{path} is no weight file of version {_VERSION}: it says {version}.")
+        return file
+
+
+def unpack(packed: np.ndarray, data_type: DataType, count: int) -> torch.Tensor:
+    """Elements below one byte, one byte each.
+
+    Args:
+        packed: uint8, one dimension; from the lowest bit up.
+        data_type: of the elements.
+        count: of the elements.
+    """
+    elements = unpack_bits(packed, data_type.bits, count)
+    if data_type.torch == torch.int8:  # carry the sign over the byte's upper bits
+        sign = 1 << (data_type.bits - 1)
+        return torch.from_numpy((elements ^ sign).view(np.int8) - np.int8(sign))
+    return torch.from_numpy(elements)
+
+
+def unpack_bits(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """Unsigned elements of `bits` bits (1 to 8) from packed uint8; a uint8 an element."""
+    if bits == 8:
+        return packed[:count].copy()
+    elements = np.zeros(count, np.uint8)
+    # Elements whose first bits lie alike in their bytes go together: 8 strides at most.
+    period = 8 // np.gcd(bits, 8)
+    step = period * bits // 8
+    padded = np.append(packed, np.uint8(0))
+    for index in range(min(period, count)):
+        byte, shift = divmod(index * bits, 8)
+        wide = padded[byte::step][: -(-(count - index) // period)].astype(np.uint16)
+        if shift + bits > 8:
+            wide |= padded[byte + 1 :: step][: len(wide)].astype(np.uint16) << 8
+        elements[index::period] = (wide >> shift) & ((1 << bits) - 1)
+    return elements

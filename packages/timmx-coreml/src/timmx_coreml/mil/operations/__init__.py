@@ -1,0 +1,44 @@
+"""What every MIL operation computes, by MIL's own chapters; importing this fills the registry."""
+
+from timmx_coreml.mil.operations import (
+    activation,
+    classification,
+    compression,
+    convolution,
+    elementwise,
+    linear,
+    normalization,
+    pooling,
+    quantization,
+    recurrent,
+    reduction,
+    resizing,
+    sampling,
+    scatter_gather,
+    slicing,
+    tensor_operation,
+    tensor_transformation,
+)
+from timmx_coreml.mil.operations.registry import KERNELS, Kernel
+
+__all__ = [
+    "KERNELS",
+    "Kernel",
+    "activation",
+    "classification",
+    "compression",
+    "convolution",
+    "elementwise",
+    "linear",
+    "normalization",
+    "pooling",
+    "quantization",
+    "recurrent",
+    "reduction",
+    "resizing",
+    "sampling",
+    "scatter_gather",
+    "slicing",
+    "tensor_operation",
+    "tensor_transformation",
+]

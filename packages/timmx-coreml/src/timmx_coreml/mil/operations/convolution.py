@@ -1,0 +1,100 @@
+"""MIL's convolutions, and the padding that they share with pooling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from timmx_coreml.mil.operations.registry import Ints, operation
+
+_CONVOLUTIONS = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+_TRANSPOSED = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
+
+
+@operation()
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    strides: Ints | None = None,
+    pad_type: str = "valid",
+    pad: Ints | None = None,
+    dilations: Ints | None = None,
+    groups: int = 1,
+) -> Tensor:
+    rank = x.ndim - 2
+    strides, dilations = strides or [1] * rank, dilations or [1] * rank
+    reach = [(size - 1) * dilation + 1 for size, dilation in zip(weight.shape[2:], dilations, strict=True)]
+    pads = padding(pad_type, pad, list(x.shape[2:]), reach, strides)
+    before, after = pads[::2], pads[1::2]
+    if before != after:
+        x, before = functional.pad(x, for_torch(pads)), [0] * rank
+    return _CONVOLUTIONS[rank](x, weight, bias, strides, before, dilations, groups)
+
+
+@operation()
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    pad: Ints | None = None,
+    output_shape: Ints | None = None,
+    pad_type: str = "valid",
+    strides: Ints | None = None,
+    dilations: Ints | None = None,
+    groups: int = 1,
+) -> Tensor:
+    rank = x.ndim - 2
+    strides, dilations = strides or [1] * rank, dilations or [1] * rank
+    whole = _TRANSPOSED[rank](x, weight, None, strides, [0] * rank, [0] * rank, groups, dilations)
+    sizes = list(whole.shape[2:])
+    if pad_type == "custom":
+        before, after = (pad or [0] * 2 * rank)[::2], (pad or [0] * 2 * rank)[1::2]
+    elif pad_type == "valid":
+        before, after = [0] * rank, [0] * rank
+    elif pad_type == "same":
+        # D_in * stride elements remain; the odd one is taken away at the end, as in conv.
+        extra = [size - n * stride for size, n, stride in zip(sizes, x.shape[2:], strides, strict=True)]
+        before = [max(0, e) // 2 for e in extra]
+        after = [e - b for e, b in zip(extra, before, strict=True)]
+    else:
+        raise NotImplementedError(f"pad_type {pad_type!r}")
+    if output_shape is not None:
+        # What is cut off before stays, and the end goes where output_shape says.
+        after = [size - b - wanted for size, b, wanted in zip(sizes, before, output_shape[2:], strict=True)]
+    cut = [-n for pair in zip(before, after, strict=True) for n in pair]
+    result = functional.pad(whole, for_torch(cut))
+    return result if bias is None else result + bias.reshape(-1, *[1] * rank)
+
+
+def padding(
+    pad_type: str, pad: Ints | None, sizes: list[int], reach: list[int], strides: list[int]
+) -> list[int]:
+    """Elements before and after each spatial dimension, as MIL orders them: first dimension first.
+
+    Args:
+        pad_type: MIL's.
+        pad: the parameter of that name; it counts for `custom` alone.
+        sizes: of the input.
+        reach: of the kernel, dilation counted in.
+        strides: of the kernel.
+    """
+    if pad_type == "valid":
+        return [0] * 2 * len(sizes)
+    if pad_type == "custom":
+        return list(pad) if pad is not None else [0] * 2 * len(sizes)
+    if pad_type not in ("same", "same_lower"):
+        raise NotImplementedError(f"pad_type {pad_type!r}")
+    pads = []
+    for size, kernel, stride in zip(sizes, reach, strides, strict=True):
+        total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
+        smaller = total // 2
+        pads += [smaller, total - smaller] if pad_type == "same" else [total - smaller, smaller]
+    return pads
+
+
+def for_torch(pads: list[int]) -> list[int]:
+    """MIL's order of paddings as torch.nn.functional.pad wants it: last dimension first."""
+    pairs = [pads[start : start + 2] for start in range(0, len(pads), 2)]
+    return [n for pair in reversed(pairs) for n in pair]

@@ -1,0 +1,45 @@
+"""MIL's products of matrices, and attention."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from timmx_coreml.mil.operations.registry import Tensors, operation
+
+
+@operation()
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return functional.linear(x, weight, bias)
+
+
+@operation(result="x|y")
+def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
+    x = x.transpose(-1, -2) if transpose_x and x.ndim > 1 else x
+    y = y.transpose(-1, -2) if transpose_y and y.ndim > 1 else y
+    return torch.matmul(x, y)
+
+
+@operation(result="values")
+def einsum(values: Tensors, equation: str) -> Tensor:
+    operands = equation.replace(" ", "").split("->")[0].split(",")
+    numbered = [[sorted(set("".join(operands))).index(letter) for letter in one] for one in operands]
+    if len(values) != 2 or len(numbered) != 2 or len(numbered[0]) not in (3, 4):
+        raise NotImplementedError(f"equation {equation!r}")
+    # MIL broadcasts dimensions of size 1, which torch.einsum does as well.
+    return torch.einsum(equation, *values)
+
+
+@operation(result="query")
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
+) -> Tensor:
+    scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
+    if attn_mask is not None:
+        scores = (
+            scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+        )
+    return torch.matmul(torch.softmax(scores, -1), value)

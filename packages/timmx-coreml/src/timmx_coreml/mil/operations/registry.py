@@ -1,0 +1,111 @@
+"""How an operation is written down: a function whose parameters are the MIL operation's own.
+
+A parameter's annotation says how its value arrives. `Tensor`: float16 widened to float32 and integers to int64,
+so that a result is rounded once, by the evaluator. `int`, `float`, `str`, `bool` and the lists of them: as Python
+values, where the tuples are several scalars. A parameter without default is required; one that the function does
+not have is unknown.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+Tensors = list[torch.Tensor]
+Ints = list[int]
+Bools = list[bool]
+Labels = list[Any]
+IntTuple = list[int]
+BoolTuple = list[bool]
+
+Result = str | torch.dtype
+"""A result's data type: a dtype, or the name of the parameter whose it is. `a|b`: of the one that is no constant."""
+
+_KINDS = {
+    "Tensor",
+    "Tensors",
+    "Ints",
+    "Bools",
+    "Labels",
+    "IntTuple",
+    "BoolTuple",
+    "int",
+    "float",
+    "str",
+    "bool",
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of an operation.
+
+    Attributes:
+        kind: one of the annotations above.
+        default: what it is when the program does not give it.
+        required: it has no default.
+    """
+
+    kind: str
+    default: Any
+    required: bool
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An operation that timmx can evaluate.
+
+    Attributes:
+        function: takes the parameters, gives a tensor or as many as the operation has results.
+        parameters: by name.
+        results: data types of the results; one alone is that of all.
+        raw: tensors arrive as they are stored: the operation only moves values, or widens them itself.
+        opset: the function also wants to know the opset, 5 (iOS 15) to 9 (iOS 26).
+    """
+
+    function: Callable[..., Any]
+    parameters: dict[str, Parameter]
+    results: tuple[Result, ...]
+    raw: bool
+    opset: bool
+
+
+KERNELS: dict[str, Kernel] = {}
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def operation(
+    *names: str, result: Result | tuple[Result, ...] = "x", raw: bool = False
+) -> Callable[[_Function], _Function]:
+    """Register a function as what the MIL operations `names` compute; without names, as the one of its name."""
+
+    def register(function: _Function) -> _Function:
+        parameters = {}
+        signature = inspect.signature(function)
+        for name, parameter in signature.parameters.items():
+            kind = str(parameter.annotation).removesuffix(" | None")
+            required = parameter.default is inspect.Parameter.empty
+            if name == "opset":
+                continue
+            if kind not in _KINDS:
+                raise TypeError(f"{function.__name__}: parameter {name} cannot be {kind}.")
+            parameters[name] = Parameter(kind, None if required else parameter.default, required)
+        kernel = Kernel(
+            function,
+            parameters,
+            result if isinstance(result, tuple) else (result,),
+            raw,
+            "opset" in signature.parameters,
+        )
+        for name in names or (function.__name__.strip("_"),):
+            if name in KERNELS:
+                raise TypeError(f"The MIL operation {name} is written down twice.")
+            KERNELS[name] = kernel
+        return function
+
+    return register
