@@ -1,0 +1,38 @@
+"""A captured program made ready for coremltools: the same function, in operations that it translates right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The same function in operations that coremltools 9.0 translates right.
+
+    Layer norms, GELU, softmax and fused attention stay whole. Only what coremltools 9.0 lacks, refuses or gets
+    wrong is rewritten; see `timmx_coreml.lowering`.
+
+    Args:
+        program: from `timmx.capture`, static or with a dynamic batch, which survives. It is not changed.
+
+    Raises:
+        UnsupportedError: an operation is left that coremltools cannot hold; names it and the layer that it is in.
+    """
+    from timmx_coreml.lowering import cleanup
+    from timmx_coreml.lowering.check import check
+    from timmx_coreml.lowering.decompositions import decompositions
+    from timmx_coreml.translations import register
+
+    register()
+    lowered = program.run_decompositions(decompositions())
+    cleanup.drop_copies(lowered)
+    cleanup.use_reshapes(lowered.graph)
+    cleanup.merge_reshapes(lowered.graph)
+    cleanup.infer_symbolic_sizes(lowered.graph)
+    lowered.graph.eliminate_dead_code()
+    lowered.graph.lint()
+    lowered.graph_module.recompile()
+    check(lowered)
+    return lowered

@@ -1,0 +1,39 @@
+"""What coremltools cannot hold, found before it is asked, and named with the layer that it is in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from timmx.errors import UnsupportedError
+from timmx_coreml.lowering.ranks import LIMIT
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check(program: torch.export.ExportedProgram) -> None:
+    """Raise UnsupportedError for the first operation that has no translation, or whose rank is too high."""
+    import torch
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
+
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        kind = node.target.name() if isinstance(node.target, torch._ops.OpOverload) else node.target.__name__
+        if _TORCH_OPS_REGISTRY.get_func(kind) is None:
+            raise UnsupportedError(f"Core ML has no translation of {node.target}, {_where(node)}.")
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and value.ndim > LIMIT:
+            raise UnsupportedError(
+                f"Core ML tensors have at most {LIMIT} dimensions; {node.target}, {_where(node)}, makes"
+                f" {tuple(value.shape)}."
+            )
+
+
+def _where(node: torch.fx.Node) -> str:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    if not stack:
+        return f"node {node.name}"
+    path, kind = stack[-1]
+    name = kind if isinstance(kind, str) else kind.__name__
+    return f"in {path or 'the model'} ({name.rsplit('.', 1)[-1]})"

@@ -1,0 +1,135 @@
+"""Which operations are rewritten, each as a function of plain torch code, traced by `run_decompositions`.
+
+A function answers NotImplemented where coremltools 9.0 does well as it is: the operation then stays.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._decomp import get_decompositions
+
+from timmx_coreml.lowering import ranks, resampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+aten = torch.ops.aten
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Operation to function, for `ExportedProgram.run_decompositions`."""
+    # coremltools 9.0 has no translation of these; torch's own decompositions are exact.
+    table: dict[Any, Callable[..., Any]] = dict(get_decompositions([aten.addcmul, aten.addcdiv]))
+    table |= ranks.decompositions()
+    table |= resampling.decompositions()
+    table |= {
+        aten.add.Tensor: _before(table, aten.add.Tensor, _add),
+        aten.sub.Tensor: _before(table, aten.sub.Tensor, _sub),
+        aten.rsub.Scalar: _rsub,
+        aten.rsub.Tensor: _rsub,
+        aten.gelu.default: _before(table, aten.gelu.default, _gelu),
+        aten.rms_norm.default: _rms_norm,
+        aten.constant_pad_nd.default: _constant_pad_nd,
+        aten.pad.default: _pad,
+        aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
+    }
+    return table
+
+
+def _before(table: dict[Any, Callable[..., Any]], op: Any, first: Callable[..., Any]) -> Callable[..., Any]:
+    """Ask `first`, and where it has nothing to say what the table had."""
+    second = table.get(op)
+
+    def both(*args: Any, **kwargs: Any) -> Any:
+        answer = first(*args, **kwargs)
+        if answer is NotImplemented and second is not None:
+            return second(*args, **kwargs)
+        return answer
+
+    return both
+
+
+def _add(x: Any, y: Any, *, alpha: Any = 1) -> Any:
+    """coremltools 9.0 does not see a keyword `alpha`, and adds the plain `y`."""
+    return NotImplemented if alpha == 1 else x + y * alpha
+
+
+def _sub(x: Any, y: Any, *, alpha: Any = 1) -> Any:
+    return NotImplemented if alpha == 1 else x - y * alpha
+
+
+def _rsub(x: Any, y: Any, alpha: Any = 1) -> Any:
+    return NotImplemented if alpha == 1 else y - x * alpha
+
+
+def _gelu(x: torch.Tensor, *, approximate: str = "none") -> Any:
+    """coremltools 9.0 does not see a keyword `approximate`, and computes the exact GELU instead.
+
+    In this form its pass `fuse_gelu_tanh_approximation` makes one operation of it.
+    """
+    if approximate == "none":
+        return NotImplemented
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3))
+    return x * (0.5 * (1 + torch.tanh(inner)))
+
+
+def _rms_norm(
+    x: torch.Tensor, normalized_shape: list[int], weight: torch.Tensor | None = None, eps: float | None = None
+) -> torch.Tensor:
+    """As the layer norm of (x, -x), whose mean is zero and whose variance is the mean square of x.
+
+    coremltools 9.0 divides by the largest value first and adds `eps` to the square of the quotient, which is another
+    function, and 0/0 for zeros. One layer norm is exact, and keeps its sums in range in float16.
+    """
+    size = normalized_shape[-1]
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    if len(normalized_shape) > 1:
+        raise NotImplementedError("rms_norm over more than one dimension")
+    normed = torch.nn.functional.layer_norm(torch.cat((x, -x), -1), [2 * size], eps=eps)
+    normed = normed.narrow(-1, 0, size)
+    return normed if weight is None else normed * weight
+
+
+def _constant_pad_nd(x: torch.Tensor, pad: list[int], value: Any = 0) -> Any:
+    """A negative pad, which Core ML has not, is a slice."""
+    if all(not isinstance(amount, int) or amount >= 0 for amount in pad):
+        return NotImplemented
+    for index, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        dim = x.ndim - 1 - index
+        x = aten.slice.Tensor(x, dim, max(0, -before), min(0, after) or torch.iinfo(torch.int64).max)
+    rest = [max(0, amount) for amount in pad]
+    return aten.constant_pad_nd.default(x, rest, value) if any(rest) else x
+
+
+def _pad(x: torch.Tensor, pad: list[int], mode: str = "constant", value: Any = None) -> Any:
+    if mode != "constant":
+        return NotImplemented
+    return aten.constant_pad_nd.default(x, pad, value or 0)
+
+
+def _scaled_dot_product_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Grouped heads repeated and the scale moved into the query: Core ML's fused attention has neither."""
+    default = query.shape[-1] ** -0.5
+    if scale is None:
+        scale = default
+    elif math.isclose(scale, default, rel_tol=1e-6):
+        pass  # coremltools 9.0 would take the attention apart for any scale that is given
+    else:
+        query = query * (scale / default)
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, enable_gqa=enable_gqa
+        )
+    return NotImplemented
