@@ -15,19 +15,15 @@ from timmx.snr import SignalToNoise
 from timmx_coreml.neural_network import NeuralNetworkEvaluator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _NO_OPERATIONS = ("aten.alias.default", "aten.clone.default", "aten.detach.default", "aten.detach_.default")
 
 
 def from_mil(operation: Callable[..., Any], *shapes: Sequence[int]) -> Any:
-    """The parsed model of a MIL function of inputs `x0`, `x1`, ...: `operation(x0, x1, ...)` gives its outputs."""
+    """The parsed model of a MIL function, whose parameters are inputs of these shapes."""
     specs = [mb.TensorSpec(shape=tuple(shape)) for shape in shapes]
-    names = [f"x{i}" for i in range(len(shapes))]
-    # mb.program reads the parameters' names, so the function is made with the right number of them.
-    program = mb.program(input_specs=specs, opset_version=ct.target.iOS14)(
-        eval(f"lambda {', '.join(names)}: operation({', '.join(names)})", {"operation": operation})
-    )
+    program = mb.program(input_specs=specs, opset_version=ct.target.iOS14)(operation)
     return ct.convert(program, convert_to="neuralnetwork").get_spec()
 
 
@@ -46,10 +42,24 @@ def by_hand(add: Callable[[NeuralNetworkBuilder], Any], *shapes: Sequence[int], 
 def evaluate(spec: Any, *arrays: Any) -> Any:
     """The one output of a model (or the tuple of them), as numpy arrays."""
     evaluator = NeuralNetworkEvaluator(spec)
-    feeds = dict(zip(evaluator.inputs, map(tensor, arrays), strict=True))
-    results = evaluator.run(feeds)
+    results = evaluator.run(dict(zip(evaluator.inputs, map(tensor, arrays), strict=True)))
     values = tuple(results[name].numpy() for name in evaluator.outputs)
     return values[0] if len(values) == 1 else values
+
+
+def evaluate_all(operations: Mapping[str, Callable[..., Any]], *arrays: Any) -> dict[str, Any]:
+    """The outputs of MIL operations of the same one or two inputs, by name; one conversion serves them all."""
+
+    def outputs(*inputs: Any) -> list[Any]:
+        return [_as_float(operation(*inputs)) for operation in operations.values()]
+
+    program = (lambda x: outputs(x)) if len(arrays) == 1 else (lambda x, y: outputs(x, y))
+    found = evaluate(from_mil(program, *(array.shape for array in arrays)), *arrays)
+    return dict(zip(operations, found, strict=True))
+
+
+def _as_float(result: Any) -> Any:
+    return mb.cast(x=result, dtype="fp32") if result.dtype.__name__ in ("bool", "int32") else result
 
 
 def tensor(array: Any) -> torch.Tensor:
