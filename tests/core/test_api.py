@@ -55,8 +55,8 @@ def test_a_wrong_option_is_refused_with_its_mend(options, words):
 def test_an_unknown_backend_names_what_is_installed():
     with pytest.raises(BackendError, match=r"Installed: .*onnx"):
         timmx.export("nonsense", "test_resnet")
-    with pytest.raises(BackendError, match="uv pip install timmx-coreml"):
-        timmx.export("coreml", "test_resnet")
+    with pytest.raises(BackendError, match="uv pip install timmx-tensorrt"):
+        timmx.export("tensorrt", "test_resnet")
 
 
 def test_a_static_batch_of_one_cannot_stay_open_in_torch_export():

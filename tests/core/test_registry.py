@@ -217,9 +217,9 @@ def test_disabled_backends_are_marked_and_refused(tmp_path):
 
 
 def test_a_format_of_ours_that_is_not_installed_is_answered_with_the_command():
-    done = timmx("coreml", "resnet18")
+    done = timmx("tensorrt", "resnet18")
     assert done.returncode == 2
-    assert "uv pip install timmx-coreml" in done.stderr
+    assert "uv pip install timmx-tensorrt" in done.stderr
     unknown = timmx("nonsense", "resnet18")
     assert unknown.returncode == 2
     assert "pip install" not in unknown.stderr
@@ -232,7 +232,9 @@ def test_a_format_of_ours_that_is_not_installed_is_answered_with_the_command():
         ("--version",),
         ("onnx", "--help"),
         ("onnx", "resnet18", "--no-such"),
-        ("coreml", "resnet18"),
+        ("coreml", "--help"),
+        ("coreml", "resnet18", "--half"),
+        ("tensorrt", "resnet18"),
     ],
 )
 def test_nothing_heavy_is_imported_for_help_a_list_or_an_error(arguments):
@@ -244,7 +246,7 @@ def test_nothing_heavy_is_imported_for_help_a_list_or_an_error(arguments):
         "from timmx.cli.main import app\n"
         "try:\n    app(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'timm', 'torchvision', 'numpy', 'onnx', 'onnxruntime', 'onnxscript', 'onnx_ir'}\n"
+        "heavy = {'torch', 'timm', 'torchvision', 'numpy', 'onnx', 'onnxruntime', 'onnxscript', 'onnx_ir', 'coremltools'}\n"
         "print('heavy:', sorted(heavy & sys.modules.keys()), file=sys.stderr)\n"
     )
     done = subprocess.run(

@@ -94,6 +94,13 @@ class Runner(ABC):
     outputs: tuple[TensorSpec, ...]
     batch_sizes: tuple[int, ...] = (1, 2, 3)
     """Where the batch is symbolic: the sizes to verify at, the smallest and largest accepted among them."""
+    engine: str = ""
+    """What computes where it is not the format's own runtime, such as `timmx's evaluator`; said beside the figures."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the runs so far have shown that the user should know, one line each; read after verification."""
+        return ()
 
     @abstractmethod
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -160,8 +167,18 @@ class ExportJob(Protocol):
             UnsupportedError: torch.export cannot trace this model.
         """
 
-    def metadata(self, precision: Precision, **format_facts: Any) -> dict[str, Any]:
-        """The JSON to put into the artifact (docs/metadata.md), `format_facts` under the key `format`."""
+    def metadata(
+        self,
+        precision: Precision,
+        *,
+        input_dtype: Literal["float32", "uint8"] = "float32",
+        **format_facts: Any,
+    ) -> dict[str, Any]:
+        """The JSON to put into the artifact (docs/metadata.md), `format_facts` under the key `format`.
+
+        `input_dtype` is what the artifact takes: `uint8` stands for whole pixel values from 0 to 255, which a
+        graph that normalises (`request.normalize`) can be fed with.
+        """
 
     def progress(self, step: str) -> None:
         """Say what is being done now, such as "Converting"."""
@@ -233,6 +250,14 @@ class ExportBackend(ABC):
             RuntimeUnavailable: it cannot run here, with the reason.
             ArtifactError: the file is not of this format.
         """
+
+    def open_exported(self, path: Path, options: Any) -> Runner:
+        """Open what was just exported with these options, for its verification; by default as anyone would.
+
+        Raises:
+            RuntimeUnavailable, ArtifactError: see `open`.
+        """
+        return self.open(path)
 
     @abstractmethod
     def read_metadata(self, path: Path) -> dict[str, Any]:

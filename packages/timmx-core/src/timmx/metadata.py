@@ -23,6 +23,7 @@ def build_metadata(
     precision: Precision,
     distribution: str | None,
     format_facts: dict[str, Any],
+    input_dtype: str = "float32",
 ) -> dict[str, Any]:
     """Everything that a reader of the artifact needs; the same for the same model, options and versions.
 
@@ -30,9 +31,12 @@ def build_metadata(
         outputs: name, kind and shape of each output, in order.
         distribution: the wheel of the backend, where it is known.
         format_facts: what only this format has, such as an opset; JSON values.
+        input_dtype: `float32`, or `uint8` for whole pixel values.
     """
     config = loaded.data_config
     low, high = _value_range(config.mean, config.std, request.normalize)
+    if input_dtype == "uint8":
+        low, high = 0, 255
     batch = {"dynamic": True} if request.dynamic_batch else {"size": request.batch_size or 1}
     metadata: dict[str, Any] = {
         "schema": SCHEMA,
@@ -49,7 +53,7 @@ def build_metadata(
         "input": {
             "name": "input",
             "layout": "NCHW",
-            "dtype": "float32",
+            "dtype": input_dtype,
             "value_range": [low, high],
             "normalization": "graph" if request.normalize else "caller",
             "size": list(config.input_size),

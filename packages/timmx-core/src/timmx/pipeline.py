@@ -123,10 +123,10 @@ def export_session(
         exported = _export(backend, job, options)
         for note in exported.notes:
             reporter().warn(note)
-    metadata = job.metadata(exported.precision, **job.format_facts)
+    metadata = job.metadata(exported.precision, input_dtype=job.input_dtype, **job.format_facts)
     _check_written(backend, stage.path, metadata)
     with session.step("Verifying"), exact_cuda():
-        verification = _verify(backend, session, stage.path, exported)
+        verification = _verify(backend, session, stage.path, exported, options)
     with session.step("Publishing"):
         files = stage.publish(_old_files(backend, stage.output))
     return ExportResult(
@@ -137,7 +137,7 @@ def export_session(
         size_bytes=artifact_size(files),
         verification=verification,
         metadata=metadata,
-        notes=(*session.loaded.notes, *exported.notes),
+        notes=(*session.loaded.notes, *exported.notes, *verification.notes),
         rewrites=tuple(
             {"name": item.name, "count": item.count, "snr_db": round(item.snr_db, 1)}
             for item in session.rewrites
@@ -155,6 +155,7 @@ class Job:
         self.path = path
         self.request = session.request
         self.format_facts: dict[str, Any] = {}
+        self.input_dtype = "float32"
 
     @property
     def model(self) -> torch.nn.Module:
@@ -175,8 +176,10 @@ class Job:
     def capture(self, *, strict: bool = False) -> torch.export.ExportedProgram:
         return self._session.capture(strict)
 
-    def metadata(self, precision: Precision, **format_facts: Any) -> dict[str, Any]:
-        self.format_facts = format_facts
+    def metadata(
+        self, precision: Precision, *, input_dtype: str = "float32", **format_facts: Any
+    ) -> dict[str, Any]:
+        self.format_facts, self.input_dtype = format_facts, input_dtype
         metadata = build_metadata(
             self.request,
             self._session.loaded,
@@ -184,6 +187,7 @@ class Job:
             precision,
             self._distribution,
             format_facts,
+            input_dtype,
         )
         return json.loads(json.dumps(metadata))
 
@@ -235,7 +239,7 @@ def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any])
 
 
 def _verify(
-    backend: ExportBackend, session: ModelSession, path: Path, exported: Exported
+    backend: ExportBackend, session: ModelSession, path: Path, exported: Exported, options: Any
 ) -> VerificationReport:
     from timmx.verify import Status, VerificationReport, verify
 
@@ -243,7 +247,7 @@ def _verify(
     if not request.verify:
         return VerificationReport(Status.SKIPPED, "--no-verify was given")
     try:
-        with backend.open(path) as runner:
+        with backend.open_exported(path, options) as runner:
             report = verify(
                 runner,
                 session.reference,
@@ -256,11 +260,14 @@ def _verify(
         checked = "the prepared model was compared with the original, and the file's metadata was read back"
         return VerificationReport(Status.UNPROVEN, f"{exc} Instead, {checked}")
     if report.status is Status.FAILED:
+        shown = "".join(f" {note}" for note in report.notes)
         raise VerificationError(
-            f"Verification failed: {report.reason}. Nothing was published. Another precision may hold it; "
+            f"Verification failed: {report.reason}.{shown} Nothing was published. Another precision may hold it; "
             "--min-snr sets another floor, --no-verify publishes without proof.",
             report,
         )
+    for note in report.notes:
+        reporter().warn(note)
     return report
 
 

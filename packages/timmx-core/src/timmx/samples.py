@@ -35,7 +35,10 @@ class Samples(Protocol):
 
 
 class MadeSamples:
-    """Smooth random pictures of different brightness and contrast: cheap, repeatable, and no two alike."""
+    """Smooth random pictures of different brightness and contrast: cheap, repeatable, and no two alike.
+
+    Their values are multiples of 1/255, as those of pictures are: a format may take pixels as bytes.
+    """
 
     def __init__(self, config: DataConfig, in_graph: bool, count: int = MADE_INPUTS) -> None:
         channels, height, width = config.input_size
@@ -45,7 +48,8 @@ class MadeSamples:
         contrast = np.linspace(0.3, 1.0, count, dtype=np.float32).reshape(-1, 1, 1, 1)
         pixels = _enlarge(coarse, height, width) * contrast
         pixels += 0.1 * rng.random(pixels.shape, dtype=np.float32)
-        self._inputs = np.clip(pixels, 0, 1) if in_graph else _normalized(np.clip(pixels, 0, 1), config)
+        pixels = np.rint(255 * np.clip(pixels, 0, 1)).astype(np.float32) / np.float32(255)
+        self._inputs = pixels if in_graph else _normalized(pixels, config)
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -104,7 +108,8 @@ class ImageSamples:
 
         with Image.open(path) as image:
             array = self._transform(image.convert(self._mode)).numpy()
-        return array / np.float32(255) if self._in_graph else array
+        # timm leaves pixels in PIL's order, channels last: a trace would take that for the input's layout.
+        return np.ascontiguousarray(array / np.float32(255) if self._in_graph else array)
 
 
 def choose_samples(

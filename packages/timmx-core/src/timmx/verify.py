@@ -80,6 +80,8 @@ class VerificationReport:
         floor_db: the ratio that had to be reached; None where none binds.
         inputs: how many inputs were compared, from `origin`.
         batch_sizes: the batch sizes that the artifact was run at.
+        engine: what ran it, where that is not the format's own runtime.
+        notes: what the runner showed beside the figures, such as operations that overflow.
     """
 
     status: Status
@@ -89,6 +91,8 @@ class VerificationReport:
     inputs: int = 0
     origin: str = ""
     batch_sizes: tuple[int, ...] = ()
+    engine: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def snr_db(self) -> float | None:
@@ -165,7 +169,17 @@ def verify(
     )
     floor = min_snr_db if min_snr_db is not None else FLOORS_DB[precision] if trained else None
     status, reason = _judge(figures, floor)
-    return VerificationReport(status, reason, figures, floor, len(reference), reference.samples.origin, sizes)
+    return VerificationReport(
+        status,
+        reason,
+        figures,
+        floor,
+        inputs=len(reference),
+        origin=reference.samples.origin,
+        batch_sizes=sizes,
+        engine=runner.engine,
+        notes=runner.notes,
+    )
 
 
 def run_reference(module: torch.nn.Module, samples: Samples, device: str) -> tuple[np.ndarray, ...]:
@@ -232,6 +246,8 @@ def _check_interface(runner: Runner, reference: Reference) -> None:
 
 
 def _run(runner: Runner, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    if runner.inputs[0].dtype == "uint8":  # whole pixel values, where the samples are shares of 255
+        inputs = np.rint(255 * inputs).astype(np.uint8)
     try:
         return runner.run({"input": np.ascontiguousarray(inputs)})
     except Exception as exc:  # a runtime may raise anything; whatever it is, the artifact does not do its job

@@ -63,8 +63,9 @@ def _verdict(report: VerificationReport) -> list[str]:
         return [status]
     floor = f" (floor {report.floor_db:g} dB)" if report.floor_db is not None else ""
     sizes = ", ".join(map(str, report.batch_sizes))
+    engine = f"; run by {report.engine}" if report.engine else ""
     lines = [
-        f"{status}: {report.snr_db:.1f} dB{floor} on {report.inputs} inputs, {report.origin}; batch {sizes}"
+        f"{status}: {report.snr_db:.1f} dB{floor} on {report.inputs} inputs, {report.origin}; batch {sizes}{engine}"
     ]
     cosine = min(figures.cosine_min for figures in report.outputs)
     largest = max(figures.max_abs_diff for figures in report.outputs)

@@ -1,0 +1,71 @@
+"""Core ML itself as an engine: macOS alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from timmx.errors import ArtifactError, RuntimeUnavailable
+
+from timmx_coreml.convert import quiet
+from timmx_coreml.features import read_input
+from timmx_coreml.plugin import ComputeUnits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from timmx_coreml.package import CoreMLFile
+
+_UNITS = {
+    ComputeUnits.ALL: "ALL",
+    ComputeUnits.CPU: "CPU_ONLY",
+    ComputeUnits.CPU_GPU: "CPU_AND_GPU",
+    ComputeUnits.CPU_NE: "CPU_AND_NE",
+}
+
+
+class CoreML:
+    """A file compiled and run by Core ML, through coremltools.
+
+    Raises:
+        RuntimeUnavailable: coremltools has no bridge to Core ML here.
+        ArtifactError: Core ML refuses the file.
+    """
+
+    name = ""
+
+    def __init__(self, file: CoreMLFile, units: ComputeUnits) -> None:
+        with quiet():
+            import coremltools as ct
+
+            self._model: Any = ct.models.MLModel(str(file.path), compute_units=ct.ComputeUnit[_UNITS[units]])
+        # coremltools opens a model that Core ML refuses, without the part that predicts.
+        if self._model.__proxy__ is None:
+            reason = self._model._framework_error
+            if reason is None:
+                raise RuntimeUnavailable("coremltools has no bridge to Core ML on this machine.")
+            raise ArtifactError(f"Core ML refuses {file.path}: {reason}")
+        self._images = {
+            described.name for described in file.model.description.input if read_input(described).colors
+        }
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        found: dict[str, Any] = self._model.predict(
+            {name: _picture(value) if name in self._images else value for name, value in feeds.items()}
+        )
+        return found
+
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    def close(self) -> None:
+        self._model = None
+
+
+def _picture(pixels: np.ndarray) -> Any:
+    """(1, C, H, W) uint8 as a PIL image, which is what coremltools takes."""
+    from PIL import Image
+
+    return Image.fromarray(
+        pixels[0, 0] if pixels.shape[1] == 1 else np.ascontiguousarray(pixels[0].transpose(1, 2, 0))
+    )

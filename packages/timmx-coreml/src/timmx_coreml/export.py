@@ -1,0 +1,114 @@
+"""From a capture to a `.mlpackage` or an `.mlmodel`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timmx.contract import Exported, Precision
+from timmx.errors import ConfigurationError
+from timmx.model.labels import check_count
+
+from timmx_coreml.compress import compress, halve
+from timmx_coreml.convert import Conversion, convert
+from timmx_coreml.describe import describe
+from timmx_coreml.package import write
+from timmx_coreml.plugin import ComputePrecision, ConvertTo, Quantize
+from timmx_coreml.validation import batch_bounds, check_image_channels, default_precision, deployment_target
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from timmx.contract import ExportJob
+
+    from timmx_coreml.plugin import CoreMLOptions
+
+_PRECISIONS = {
+    Quantize.INT8: Precision.INT8_WEIGHTS,
+    Quantize.INT4: Precision.INT4_WEIGHTS,
+    Quantize.PALETTE8: Precision.INT8_WEIGHTS,
+    Quantize.PALETTE6: Precision.INT6_WEIGHTS,
+    Quantize.PALETTE4: Precision.INT4_WEIGHTS,
+}
+
+
+def export(job: ExportJob, options: CoreMLOptions) -> Exported:
+    """Convert the capture, compress its weights if asked, describe it, and write it.
+
+    Raises:
+        ConfigurationError: the model does not fit `--image-input` or `--classifier`.
+        UnsupportedError: coremltools has no translation of an operation.
+    """
+    notes = []
+    channels = job.example_input.shape[1]
+    if options.image_input:
+        check_image_channels(channels)
+    labels = _labels(job) if options.classifier else None
+    target = deployment_target(options)
+    conversion = Conversion(
+        kind=options.convert_to,
+        target=target,
+        precision=default_precision(options),
+        batch=batch_bounds(options) if job.request.dynamic_batch else (),
+        enumerated=options.batch_sizes is not None,
+        image_input=options.image_input,
+        labels=labels,
+    )
+    converted = convert(job, conversion)
+    precision = _precision(options)
+    if options.quantize is not Quantize.NONE:
+        job.progress("Compressing the weights")
+        converted, count = compress(converted, options.quantize, target)
+        if not count:
+            notes.append(
+                f"No weight is large enough for --quantize {options.quantize}: the weights stay as they are."
+            )
+        else:
+            precision = _PRECISIONS[options.quantize]
+    if options.classifier and not job.request.softmax:
+        notes.append("classLabel_probs holds logits, not probabilities: --softmax makes them sum to one.")
+    model = halve(converted) if options.half else converted.get_spec()
+    facts: dict[str, Any] = {
+        "kind": str(options.convert_to),
+        "target": str(target),
+        "specification_version": model.specificationVersion,
+        "quantize": str(options.quantize),
+    }
+    if job.request.dynamic_batch:
+        facts |= {"batch_sizes" if conversion.enumerated else "batch_range": list(conversion.batch)}
+    if labels:
+        facts |= {"label_output": "classLabel", "probabilities_output": "classLabel_probs"}
+    metadata = job.metadata(precision, input_dtype="uint8" if options.image_input else "float32", **facts)
+    job.progress("Writing Core ML")
+    describe(model, metadata)
+    weights = Path(converted.weights_dir) / "weight.bin" if converted.weights_dir else None
+    write(job.path, model, weights)
+    return Exported(precision, tuple(notes))
+
+
+def _precision(options: CoreMLOptions) -> Precision:
+    """The arithmetic where the weights are not compressed."""
+    if options.convert_to is ConvertTo.NEURALNETWORK:
+        return Precision.FP16 if options.half else Precision.FP32
+    half = default_precision(options) is ComputePrecision.FLOAT16
+    return Precision.FP16 if half else Precision.FP32
+
+
+def _labels(job: ExportJob) -> tuple[str, ...]:
+    """The class names of `--classifier`, one for each class of the model's one output.
+
+    Raises:
+        ConfigurationError: there are none, or the model gives something else than classes.
+    """
+    output = job.metadata(Precision.FP32)["outputs"]
+    if len(output) != 1 or output[0]["kind"] not in ("logits", "probabilities"):
+        raise ConfigurationError(
+            f"--classifier needs a model with one output of classes (N, classes); this one gives "
+            f"{', '.join(item['name'] for item in output)}. Leave it out."
+        )
+    if job.labels is None:
+        raise ConfigurationError(
+            "--classifier names classes, and this model brings no names: give --labels FILE, one name a line."
+        )
+    check_count(job.labels, output[0]["shape"][1])
+    return job.labels

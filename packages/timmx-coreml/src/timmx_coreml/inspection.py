@@ -1,0 +1,182 @@
+"""What a Core ML file can tell of itself; neither torch nor coremltools is imported."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from timmx_coreml.features import read_input
+from timmx_coreml.package import CoreMLFile, main_block, read
+from timmx_coreml.schema import schema
+from timmx_coreml.targets import of_specification
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Operations by type, parameters, arithmetic, systems that read it, and what keeps it off the Neural Engine.
+
+    Raises:
+        ArtifactError: it is no Core ML model.
+    """
+    file = read(path)
+    told = {
+        "kind": file.kind,
+        "specification_version": file.model.specificationVersion,
+        "runs_on": of_specification(file.model.specificationVersion),
+        "weights_bytes": _weights_bytes(file),
+    }
+    told |= _ml_program(file) if file.kind == "mlprogram" else _neural_network(file)
+    return told
+
+
+def _ml_program(file: CoreMLFile) -> dict[str, Any]:
+    block = main_block(file.model)
+    constants = {
+        operation.outputs[0].name: operation
+        for operation in block.operations
+        if operation.type == "const" or operation.type.startswith("constexpr_")
+    }
+    computing = [operation for operation in block.operations if operation.outputs[0].name not in constants]
+    weights = [operation for operation in constants.values() if operation.type != "const"]
+    parts = {name for operation in weights for name in _arguments(operation)}
+    compressed = Counter(operation.type for operation in weights)
+    return {
+        "operations": _sorted(Counter(operation.type for operation in computing)),
+        "compressed_weights": _sorted(compressed),
+        "parameters": sum(
+            math.prod(_dimensions(operation.outputs[0]))
+            for operation in constants.values()
+            if operation.type != "const" or operation.attributes["val"].HasField("blobFileValue")
+            if operation.outputs[0].name not in parts  # a palette, or the numbers that choose from it
+        ),
+        "precision": _sorted(Counter(_dtype(operation.outputs[0]) for operation in computing)),
+        "off_neural_engine": list(_off_neural_engine(file, computing)),
+    }
+
+
+_NO_PATH = {
+    "gather": "gathers run on the CPU",
+    "gather_along_axis": "gathers run on the CPU",
+    "gather_nd": "gathers run on the CPU",
+    "scatter": "scatters run on the CPU",
+    "scatter_along_axis": "scatters run on the CPU",
+    "scatter_nd": "scatters run on the CPU",
+    "topk": "sorting runs on the CPU",
+    "argsort": "sorting runs on the CPU",
+    "reduce_prod": "it has no product of a whole axis",
+    "lstm": "recurrent cells run on the CPU",
+    "gru": "recurrent cells run on the CPU",
+    "rnn": "recurrent cells run on the CPU",
+    "cumsum": "running sums run on the CPU",
+    "non_zero": "results whose size depends on values run on the CPU",
+    "conv3d": "convolutions of three dimensions run on the CPU or GPU",
+}
+"""Operations for which no Neural Engine has a path, as far as is known.
+
+Apple publishes no list. These come from measurements with MLComputePlan and from compiling for the engine:
+roboflow/rf-detr pull request 1495, the "Capability surface" of ane-guide.readthedocs.io, and
+hollance/neural-engine, `unsupported-layers.md`.
+"""
+
+
+def _off_neural_engine(file: CoreMLFile, operations: list[Any]) -> Iterator[str]:
+    """What is known to keep the whole or a part of an mlprogram off the Neural Engine, one sentence each."""
+    kinds = Counter(_operation_kind(operation) for operation in operations)
+    for kind, reason in _NO_PATH.items():
+        if kinds[kind]:
+            yield f"{kind} ({kinds[kind]}): {reason}."
+    names = {described.name for described in file.model.description.input}
+    whole = sum(
+        _dtype(operation.outputs[0]) == "float32"
+        and operation.type != "cast"
+        and not _arguments(operation) & names
+        for operation in operations
+    )
+    if whole:
+        yield f"{whole} operations in float32: the Neural Engine computes in float16."
+    shape = read_input(file.model.description.input[0])
+    if shape.ranges:
+        yield "An open range of batch sizes: only the default size runs there. --batch-sizes keeps all on it."
+    if shape.shapes and kinds["layer_norm"]:
+        yield (
+            f"layer_norm ({kinds['layer_norm']}) with enumerated batch sizes: seen to keep a whole model off it "
+            "(coremltools issue 1909)."
+        )
+
+
+def _operation_kind(operation: Any) -> str:
+    if operation.type == "conv" and len(_dimensions(operation.outputs[0])) == 5:
+        return "conv3d"
+    return str(operation.type)
+
+
+def _neural_network(file: CoreMLFile) -> dict[str, Any]:
+    network = getattr(file.model, file.model.WhichOneof("Type"))
+    weights = list(_weight_messages(network))
+    return {
+        "operations": _sorted(Counter(layer.WhichOneof("layer") for layer in network.layers)),
+        "parameters": sum(map(_weight_count, weights)),
+        "precision": _sorted(Counter(_weight_form(message) for message in weights)),
+    }
+
+
+def _weight_messages(message: Any) -> Iterator[Any]:
+    """Every `WeightParams` below a message."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for item in value if field.is_repeated else (value,):
+            if field.message_type.full_name == "CoreML.Specification.WeightParams":
+                yield item
+            elif hasattr(item, "ListFields"):
+                yield from _weight_messages(item)
+
+
+def _weight_form(message: Any) -> str:
+    if message.floatValue:
+        return "float32"
+    if message.float16Value:
+        return "float16"
+    return f"{message.quantization.numberOfBits}-bit"
+
+
+def _weight_count(message: Any) -> int:
+    if message.floatValue:
+        return len(message.floatValue)
+    if message.float16Value:
+        return len(message.float16Value) // 2
+    return 8 * len(message.rawValue) // max(1, message.quantization.numberOfBits)
+
+
+def _weights_bytes(file: CoreMLFile) -> int:
+    """The size of the weight file, or of the whole `.mlmodel`, which holds them inside."""
+    if file.folder is None:
+        return file.path.stat().st_size
+    return sum(path.stat().st_size for path in (file.folder / "weights").glob("*") if path.is_file())
+
+
+def _arguments(operation: Any) -> set[str]:
+    """Names of the variables that go into an operation."""
+    return {argument.name for parameter in operation.inputs.values() for argument in parameter.arguments}
+
+
+def _dimensions(output: Any) -> list[int]:
+    """Sizes of a result; 1 for one that is open."""
+    return [
+        int(dimension.constant.size) if dimension.HasField("constant") else 1
+        for dimension in output.type.tensorType.dimensions
+    ]
+
+
+def _dtype(output: Any) -> str:
+    if not output.type.HasField("tensorType"):
+        return "other"
+    return str(schema("MIL_pb2").DataType.Name(output.type.tensorType.dataType)).lower()
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items()))

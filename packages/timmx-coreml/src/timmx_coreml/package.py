@@ -1,0 +1,175 @@
+"""A `.mlpackage` or `.mlmodel` as a file: found, parsed, its metadata read; torch and coremltools stay unimported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from timmx.errors import ArtifactError
+
+from timmx_coreml.schema import schema
+
+METADATA_KEY = "timmx"
+"""The key in the model description's `userDefined` metadata."""
+
+_ITEMS = {
+    "com.apple.CoreML/model.mlmodel": ("model.mlmodel", "CoreML Model Specification"),
+    "com.apple.CoreML/weights": ("weights", "CoreML Model Weights"),
+}
+"""What lies in a package's `Data` folder: name and description, as coremltools writes them."""
+
+_NAMESPACE = uuid.UUID("5f0c6f3e-6d62-5ad4-9f0a-0d6f1f4c2b11")
+"""Of the identifiers in `Manifest.json`. coremltools draws them at random; ours are the same for the same file."""
+
+_KINDS = {
+    "mlProgram": "mlprogram",
+    "neuralNetwork": "neuralnetwork",
+    "neuralNetworkClassifier": "neuralnetwork",
+}
+
+
+@dataclass(frozen=True)
+class CoreMLFile:
+    """A parsed Core ML model.
+
+    Attributes:
+        model: the `CoreML.Specification.Model` message.
+        kind: `mlprogram` or `neuralnetwork`.
+        folder: where an mlprogram's `weights` folder lies; None for an `.mlmodel`.
+    """
+
+    path: Path
+    model: Any
+    kind: str
+    folder: Path | None
+
+
+def read(path: Path) -> CoreMLFile:
+    """Parse an artifact, weights left where they are.
+
+    Raises:
+        ArtifactError: it is no Core ML model, or one of a kind that timmx does not write, or it is damaged.
+    """
+    if not path.exists():
+        raise ArtifactError(f"There is no {path}.")
+    specification = _root_model(path) if path.is_dir() else path
+    model = schema("Model_pb2").Model()
+    try:
+        model.ParseFromString(specification.read_bytes())
+    except (DecodeError, OSError) as exc:
+        raise ArtifactError(f"{path} is no Core ML model, or is damaged: {exc}. Export it again.") from exc
+    kind = model.WhichOneof("Type")
+    if kind is None or not model.specificationVersion or not model.description.input:
+        raise ArtifactError(f"{path} is no Core ML model, or is damaged: it describes no model.")
+    if kind not in _KINDS:
+        raise ArtifactError(
+            f"{path} is a Core ML model of the kind {kind}; timmx opens mlprograms and neural networks."
+        )
+    return CoreMLFile(path, model, _KINDS[kind], specification.parent if path.is_dir() else None)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata inside, {} where timmx did not write it.
+
+    Raises:
+        ArtifactError: the file is no Core ML model.
+    """
+    text = read(path).model.description.metadata.userDefined.get(METADATA_KEY)
+    return json.loads(text) if text else {}
+
+
+def write(path: Path, model: Any, weights: Path | None) -> None:
+    """Write a model, the same bytes for the same model.
+
+    Args:
+        path: ends in `.mlpackage` (a folder is made) or `.mlmodel`.
+        model: the `CoreML.Specification.Model` message.
+        weights: an mlprogram's weight file, which is copied; None where there is none.
+    """
+    content = model.SerializeToString(deterministic=True)
+    if path.suffix == ".mlmodel":
+        path.write_bytes(content)
+        return
+    data = path / "Data" / "com.apple.CoreML"
+    (data / "weights").mkdir(parents=True)
+    (data / "model.mlmodel").write_bytes(content)
+    if weights is not None:
+        shutil.copyfile(weights, data / "weights" / "weight.bin")
+    (path / "Manifest.json").write_text(json.dumps(_manifest(), indent=4) + "\n", encoding="utf-8")
+
+
+def _manifest() -> dict[str, Any]:
+    identifiers = {item: str(uuid.uuid5(_NAMESPACE, item)) for item in _ITEMS}
+    root, _ = _ITEMS
+    return {
+        "fileFormatVersion": "1.0.0",
+        "itemInfoEntries": {
+            identifiers[item]: {
+                "author": "com.apple.CoreML",
+                "description": description,
+                "name": name,
+                "path": item,
+            }
+            for item, (name, description) in _ITEMS.items()
+        },
+        "rootModelIdentifier": identifiers[root],
+    }
+
+
+def _root_model(package: Path) -> Path:
+    """The specification that a package's manifest names, every item that it lists being there."""
+    try:
+        manifest = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
+        entries = {key: str(entry["path"]) for key, entry in manifest["itemInfoEntries"].items()}
+        root = entries[manifest["rootModelIdentifier"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
+        raise ArtifactError(
+            f"{package} is no Core ML package, or is damaged: its Manifest.json cannot be read "
+            f"({type(exc).__name__}: {exc})."
+        ) from exc
+    for item in entries.values():
+        if PurePosixPath(item).is_absolute() or ".." in PurePosixPath(item).parts:
+            raise ArtifactError(f"{package} is damaged: its Manifest.json names {item}, outside the package.")
+        if not (package / "Data" / item).exists():
+            raise ArtifactError(f"{package} is damaged: {item} is missing. Export it again.")
+    return package / "Data" / root
+
+
+def class_labels(file: CoreMLFile) -> tuple[str, ...] | None:
+    """A classifier's class names in the order of its classes; None where it is no classifier.
+
+    Raises:
+        ArtifactError: it is one by its description, and holds no names.
+    """
+    if not file.model.description.predictedFeatureName:
+        return None
+    if file.kind == "neuralnetwork":
+        labels = tuple(file.model.neuralNetworkClassifier.stringClassLabels.vector)
+    else:
+        labels = tuple(
+            value.immediateValue.tensor.strings.values[0]
+            for operation in main_block(file.model).operations
+            if operation.type == "classify"
+            for value in operation.inputs["classes"].arguments[0].value.immediateValue.list.values
+        )
+    if not labels:
+        raise ArtifactError(f"{file.path} is a classifier without class names.")
+    return labels
+
+
+def main_block(model: Any) -> Any:
+    """The operations of an mlprogram's function `main`.
+
+    Raises:
+        ArtifactError: it has none.
+    """
+    if "main" in model.mlProgram.functions:
+        function = model.mlProgram.functions["main"]
+        if function.opset in function.block_specializations:
+            return function.block_specializations[function.opset]
+    raise ArtifactError("The Core ML program has no function main. Export it again.")

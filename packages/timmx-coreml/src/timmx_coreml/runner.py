@@ -1,0 +1,207 @@
+"""A Core ML file opened: by Core ML itself on macOS, elsewhere by timmx's own evaluators of what the file says."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from timmx.contract import Runner, TensorSpec
+from timmx.errors import ArtifactError
+
+from timmx_coreml.features import Feature, read_input
+from timmx_coreml.package import CoreMLFile, class_labels, read
+from timmx_coreml.plugin import ComputeUnits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
+_DTYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "int32"}
+"""Names of `ArrayFeatureType.ArrayDataType`."""
+
+_NAMED_OPERATIONS = 5
+"""As many operations are named in a note about large values."""
+
+
+class Engine(Protocol):
+    """What computes: all named features in, all named features out."""
+
+    name: str
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Arrays by input name, pixels (1, C, H, W) uint8 for an image; arrays, a label, and a dictionary back."""
+
+    def notes(self) -> tuple[str, ...]:
+        """What the runs have shown."""
+
+    def close(self) -> None: ...
+
+
+def open_runner(path: Path, units: ComputeUnits = ComputeUnits.ALL) -> Runner:
+    """Open a `.mlpackage` or `.mlmodel`.
+
+    Args:
+        units: where Core ML may compute; without meaning elsewhere than on macOS.
+
+    Raises:
+        ArtifactError: it is no Core ML model, or is damaged.
+        UnsupportedError: it holds something that timmx's evaluator does not know.
+    """
+    file = read(path)
+    if sys.platform != "darwin":
+        return CoreMLRunner(file, Evaluator(file))
+    from timmx_coreml.core_ml import CoreML
+
+    return CoreMLRunner(file, CoreML(file, units))
+
+
+class CoreMLRunner(Runner):
+    """One input called `input`, and arrays out.
+
+    A classifier's dictionary of probabilities is given as the array that it was made of, called `output`.
+    """
+
+    def __init__(self, file: CoreMLFile, engine: Engine) -> None:
+        self._engine = engine
+        self.engine = engine.name
+        self._labels = class_labels(file)
+        self._description = file.model.description
+        (self._input, *more) = (read_input(described) for described in self._description.input)
+        if more:
+            raise ArtifactError(
+                f"{file.path} takes {len(more) + 1} inputs; timmx opens models that take one picture."
+            )
+        shape: tuple[int | str, ...] = self._input.shape
+        sizes = _batch_sizes(self._input)
+        if sizes:
+            shape = ("batch", *shape[1:])
+            self.batch_sizes = sizes
+        dtype = "uint8" if self._input.colors else _array_dtype(self._description.input[0])
+        self.inputs = (TensorSpec(self._input.name, shape, dtype, _LAYOUTS.get(len(shape), "")),)
+        self.outputs = self._outputs(shape[0])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._engine.notes()
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        name, fed = self._input.name, feeds[self._input.name]
+        self._input.check(fed)
+        if str(fed.dtype) != self.inputs[0].dtype:
+            raise TypeError(f"{name} is {fed.dtype}; the file takes {self.inputs[0].dtype}.")
+        found = self._engine.run({name: fed})
+        if self._labels is None:
+            return {name: np.asarray(value) for name, value in found.items()}
+        probabilities = found[self._description.predictedProbabilitiesName]
+        values = np.asarray([[probabilities[label] for label in self._labels]], np.float32)
+        first = found[self._description.predictedFeatureName]
+        if probabilities[first] < values.max():
+            raise ArtifactError(
+                f"The file names {first!r} as the first class, and another one has a higher value."
+            )
+        return {"output": values}
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _outputs(self, batch: int | str) -> tuple[TensorSpec, ...]:
+        if self._labels is not None:
+            return (TensorSpec("output", (1, len(self._labels)), "float32", "NC"),)
+        specs = []
+        for described in self._description.output:
+            # Where the batch is open, a description gives no shape at all.
+            shape = tuple(described.type.multiArrayType.shape) or (batch,)
+            specs.append(
+                TensorSpec(described.name, shape, _array_dtype(described), _LAYOUTS.get(len(shape), ""))
+            )
+        return tuple(specs)
+
+
+class Evaluator:
+    """timmx's own evaluators as an engine."""
+
+    def __init__(self, file: CoreMLFile) -> None:
+        if file.kind == "mlprogram":
+            from timmx_coreml.mil import MilEvaluator
+
+            self._mil: MilEvaluator | None = MilEvaluator(file.model, file.folder)
+            self._run: Any = self._mil.run
+            self.name = "timmx's MIL evaluator"
+        else:
+            from timmx_coreml.neural_network import NeuralNetworkEvaluator
+
+            self._mil = None
+            self._run = NeuralNetworkEvaluator(file.model).run
+            self.name = "timmx's neural network evaluator"
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in feeds.items()}
+        found = self._run(
+            {
+                name: value.float() if value.dtype == torch.uint8 else value  # the pixels of a picture
+                for name, value in tensors.items()
+            }
+        )
+        return {
+            name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in found.items()
+        }
+
+    def notes(self) -> tuple[str, ...]:
+        """The operations whose float16 results overflow or nearly do."""
+        if self._mil is None:
+            return ()
+        large = sorted(self._mil.large_values, key=lambda value: -value.largest)
+        notes = []
+        for values, what in (
+            (
+                [value for value in large if value.overflowed],
+                "overflow float16, whose largest number is 65504",
+            ),
+            (
+                [value for value in large if not value.overflowed],
+                "come within a factor 4 of float16's largest number",
+            ),
+        ):
+            if values:
+                named = ", ".join(
+                    f"{value.name} ({value.op}, {value.largest:.3g})" for value in values[:_NAMED_OPERATIONS]
+                )
+                more = (
+                    f" and {len(values) - _NAMED_OPERATIONS} more" if len(values) > _NAMED_OPERATIONS else ""
+                )
+                notes.append(
+                    f"The results of {len(values)} operations {what}: {named}{more}. "
+                    "--compute-precision float32 has room."
+                )
+        return tuple(notes)
+
+    def close(self) -> None:
+        if self._mil is not None:
+            self._mil.close()
+        self._run = _closed
+
+
+def _closed(_feeds: Any) -> dict[str, Any]:
+    raise RuntimeError("This runner is closed: open the file again.")
+
+
+def _batch_sizes(feature: Feature) -> tuple[int, ...]:
+    """Sizes of an open batch to verify at; empty where it is fixed."""
+    if feature.shapes:
+        return tuple(sorted({shape[0] for shape in feature.shapes}))
+    if feature.ranges:
+        least, greatest = feature.ranges[0]
+        if greatest is None:
+            return (least, least + 1, least + 2)
+        return tuple(sorted({least, min(least + 1, greatest), greatest})) if greatest > least else ()
+    return ()
+
+
+def _array_dtype(described: Any) -> str:
+    number = described.type.multiArrayType.dataType
+    if number not in _DTYPES:
+        raise ArtifactError(f"{described.name} has an element type, {number}, that timmx does not know.")
+    return _DTYPES[number]
