@@ -191,10 +191,10 @@ class MilEvaluator:
             arguments["opset"] = self._opset
         try:
             results = kernel.function(**arguments)
+        except NotImplementedError as exc:  # a RuntimeError, so it comes first; torch raises it as well
+            raise UnsupportedError(f"timmx does not evaluate {operation}: {exc}") from exc
         except (RuntimeError, IndexError, ValueError) as exc:
             raise ArtifactError(f"The ML program contradicts itself in {operation}: {exc}") from exc
-        except NotImplementedError as exc:
-            raise UnsupportedError(f"timmx does not evaluate {operation}: {exc}") from exc
         results = results if isinstance(results, list | tuple) else [results]
         if len(results) != len(operation.outputs):
             raise ArtifactError(

@@ -26,16 +26,14 @@ def gather(
     places = _places(indices, x.shape[axis], opset)
     if batch_dims > axis:
         raise ValueError(f"batch_dims {batch_dims} beyond the axis {axis}")
+    sizes = [*x.shape[:axis], *places.shape[batch_dims:], *x.shape[axis + 1 :]]
+    if not batch_dims:
+        return x.index_select(axis, places.flatten()).reshape(sizes)
     # One row for each element of the batch, each with its own indices.
-    batch = x.shape[:batch_dims]
     rows = x.reshape(-1, *x.shape[batch_dims:])
-    row_places = places.reshape(len(rows), -1) if batch_dims else places.reshape(1, -1)
-    taken = torch.stack(
-        [row.index_select(axis - batch_dims, chosen) for row, chosen in zip(rows, row_places, strict=True)]
-        if batch_dims
-        else [x.index_select(axis, row_places[0])]
-    )
-    return taken.reshape(*batch, *x.shape[batch_dims:axis], *places.shape[batch_dims:], *x.shape[axis + 1 :])
+    chosen = places.reshape(len(rows), -1)
+    taken = [row.index_select(axis - batch_dims, own) for row, own in zip(rows, chosen, strict=True)]
+    return torch.stack(taken).reshape(sizes)
 
 
 @operation()
@@ -57,7 +55,7 @@ def gather_nd(
     for row, chosen in zip(rows, row_indices, strict=True):
         places = [_places(chosen[..., i], row.shape[i], opset) for i in range(depth)]
         taken.append(row[tuple(places)])
-    return torch.stack(taken).reshape(*batch, *taken[0].shape)
+    return torch.stack(taken).reshape([*batch, *taken[0].shape])
 
 
 @operation(result="data")

@@ -17,6 +17,8 @@ def identity(x: Tensor) -> Tensor:
 
 @operation(result="values", raw=True)
 def concat(values: Tensors, axis: int, interleave: bool = False) -> Tensor:
+    # A scalar counts as a vector of one: coremltools joins sizes that way.
+    values = [value.reshape(1) if value.ndim == 0 else value for value in values]
     if not interleave:
         return torch.cat(values, axis)
     axis %= values[0].ndim

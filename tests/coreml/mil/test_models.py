@@ -1,0 +1,122 @@
+"""Whole timm models, converted, saved and read back, compute what PyTorch computes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from mil_programs import opened
+from timmx.capture import capture
+from timmx.snr import SignalToNoise
+from timmx.testing import awakened_model
+
+QUICK = [
+    ("test_vit", "FLOAT32"),
+    ("test_vit", "FLOAT16"),
+    ("test_resnet", "FLOAT32"),
+    ("test_efficientnet", "FLOAT16"),
+]
+SLOW = [
+    ("test_resnet", "FLOAT16"),
+    ("test_efficientnet", "FLOAT32"),
+    ("test_convnext", "FLOAT32"),
+    ("test_convnext", "FLOAT16"),
+]
+FLOORS_DB = {"FLOAT32": 90, "FLOAT16": 22}
+
+
+def convert(model, example, path, precision, target="iOS16", inputs=None):
+    import coremltools as ct
+
+    captured = capture(model, example, dynamic=inputs is not None).run_decompositions({})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ct.convert(
+            captured,
+            convert_to="mlprogram",
+            inputs=inputs,
+            minimum_deployment_target=getattr(ct.target, target),
+            compute_precision=getattr(ct.precision, precision),
+            skip_model_load=True,
+        ).save(str(path))
+
+
+def snr_db(model, evaluator, shape, batches=(1, 1, 1, 1)) -> float:
+    torch.manual_seed(1)
+    figures = SignalToNoise()
+    (name,) = evaluator.inputs
+    for batch in batches:
+        x = torch.randn(batch, *shape)
+        with torch.no_grad():
+            reference = model(x)
+        computed = evaluator.run({name: x.to(evaluator.inputs[name][0])})[evaluator.outputs[0]]
+        figures.update(reference.numpy(), computed.float().numpy())
+    return figures.snr_db
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [*QUICK, *(pytest.param(*names, marks=pytest.mark.slow) for names in SLOW)]
+)
+def test_model(name, precision, tmp_path):
+    model = awakened_model(name)
+    convert(model, torch.randn(1, 3, 160, 160), tmp_path / "m.mlpackage", precision)
+    evaluator = opened(tmp_path / "m.mlpackage")
+    assert snr_db(model, evaluator, (3, 160, 160)) >= FLOORS_DB[precision]
+    assert not any(value.overflowed for value in evaluator.large_values)
+
+
+@pytest.mark.slow
+def test_attention_of_ios18(tmp_path):
+    model = awakened_model("test_vit")
+    convert(model, torch.randn(1, 3, 160, 160), tmp_path / "m.mlpackage", "FLOAT32", "iOS18")
+    assert snr_db(model, opened(tmp_path / "m.mlpackage"), (3, 160, 160)) >= 90
+
+
+@pytest.mark.slow
+def test_open_batch(tmp_path):
+    import coremltools as ct
+
+    model = awakened_model("test_vit")
+    shape = ct.Shape((ct.RangeDim(1, 4, default=1), 3, 160, 160))
+    inputs = [ct.TensorType(shape=shape)]
+    convert(model, torch.randn(2, 3, 160, 160), tmp_path / "m.mlpackage", "FLOAT32", inputs=inputs)
+    evaluator = opened(tmp_path / "m.mlpackage")
+    assert snr_db(model, evaluator, (3, 160, 160), batches=(1, 2, 3)) >= 90
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own figures of memory")
+@pytest.mark.parametrize("precision", FLOORS_DB)
+def test_resnet50_is_frugal(precision, tmp_path):
+    """Under 3 s a run, and under 3 times its float32 weights of memory, loading counted in."""
+    model = awakened_model("resnet50")
+    convert(model, torch.randn(1, 3, 224, 224), tmp_path / "m.mlpackage", precision)
+    assert snr_db(model, opened(tmp_path / "m.mlpackage"), (3, 224, 224)) >= FLOORS_DB[precision]
+    script = f"""
+import time, torch
+from pathlib import Path
+from timmx_coreml.mil import MilEvaluator
+from timmx_coreml.schema import schema
+torch.conv2d(torch.zeros(1, 3, 8, 8), torch.zeros(4, 3, 3, 3))  # the libraries' own share
+def memory_mb(what):
+    return int(Path("/proc/self/status").read_text().split(what + ":")[1].split()[0]) / 1024
+before = memory_mb("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+folder = Path({str(tmp_path / "m.mlpackage")!r}) / "Data" / "com.apple.CoreML"
+model = schema("Model_pb2").Model()
+model.ParseFromString((folder / "model.mlmodel").read_bytes())
+evaluator = MilEvaluator(model, folder)
+x = torch.randn(1, 3, 224, 224)
+evaluator.run({{next(iter(evaluator.inputs)): x}})
+start = time.perf_counter()
+evaluator.run({{next(iter(evaluator.inputs)): x}})
+print(time.perf_counter() - start, memory_mb("VmHWM") - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    seconds, memory_mb = map(float, done.stdout.split())
+    print(f"{precision}: {seconds:.2f} s, {memory_mb:.0f} MB")
+    assert seconds < 3
+    assert memory_mb < 3 * 102
