@@ -94,7 +94,7 @@ def test_deconvolution(groups, kernel, stride, pad, output_padding):
     assert close(evaluate(spec, x), expected)
 
 
-def test_deconvolution_with_an_odd_crop_is_refused():
+def test_deconvolution_with_an_uneven_crop_is_refused():
     weight = random(4, 6, 3, 3)
     spec = from_mil(
         lambda x: mb.conv_transpose(
@@ -102,7 +102,7 @@ def test_deconvolution_with_an_odd_crop_is_refused():
         ),
         IMAGE,
     )
-    with pytest.raises(UnsupportedError, match="the odd one is not documented"):
+    with pytest.raises(UnsupportedError, match="leaves 1 to crop"):
         evaluate(spec, random(*IMAGE))
 
 

@@ -199,6 +199,16 @@ def test_a_slice_beyond_the_axis_is_refused():
         evaluate(spec, random(*SHAPE))
 
 
+def test_slice_of_a_size_known_at_run_time():
+    x = random(*SHAPE)
+    spec = from_mil(
+        lambda x, begin: mb.slice_by_size(x=x, begin=mb.cast(x=begin, dtype="int32"), size=[1, -1, 2, 3]),
+        SHAPE,
+        (4,),
+    )
+    assert same(evaluate(spec, x, [1, 0, 2, 3]), x[1:2, :, 2:4, 3:6])
+
+
 def test_slice_by_size():
     x = random(*SHAPE)
     spec = by_hand(lambda b: b.add_slice_by_size("s", ["x0", "x1"], "y", 3, 2), SHAPE, (1,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from timmx_coreml.neural_network.geometry import as_images, is_top_left_heavy, like, pad, padding_rule
+from timmx_coreml.neural_network.geometry import as_images, like, pad, padding_rule
 from timmx_coreml.neural_network.layer import Layer, Step, translates
 
 
@@ -66,41 +66,39 @@ def _deconvolution(
     shape = (int(params.kernelChannels), int(params.outputChannels) // groups, *kernel)
     weight = layer.weights("weights", shape, channel_axis=1)
     padding = params.WhichOneof("ConvolutionPaddingType")
-    target = list(params.outputShape)
+    target = [int(size) for size in params.outputShape]
     if target and len(target) != 2:
         raise layer.damaged(f"its 'outputShape' has {len(target)} entries instead of 2")
     if padding is None and not target:
         raise layer.damaged("it does not say how it pads")
-    pads = layer.borders(params.valid.paddingAmounts) if padding == "valid" else None
-    heavy = padding == "same" and is_top_left_heavy(params.same)
+    stated = layer.borders(params.valid.paddingAmounts) if padding == "valid" else None
 
     def deconvolve(x: torch.Tensor) -> torch.Tensor:
         images = as_images(x)
-        full = F.conv_transpose2d(images, weight, None, stride, 0, 0, groups)
-        crops = []
-        for axis in (0, 1):
-            wanted = int(target[axis]) if target else images.shape[2 + axis] * stride[axis]
-            stated = pads[2 * axis : 2 * axis + 2] if pads is not None else None
-            if stated is not None and not target:
-                crops += [*stated]
-                continue
-            surplus = full.shape[2 + axis] - wanted
-            if stated is not None and sum(stated) == surplus and stated[0] == stated[1]:
-                crops += [*stated]
-            elif surplus % 2 == 0:
-                crops += [surplus // 2, surplus // 2]
-            elif not target and surplus > 0:
-                less, more = surplus // 2, surplus - surplus // 2
-                crops += [more, less] if heavy else [less, more]
-            else:
-                raise layer.refused(
-                    f"an output of {wanted} where a full one is {full.shape[2 + axis]}: from which side Core ML "
-                    "takes the odd one is not documented"
-                )
-        y = pad(full, (-crops[0], -crops[1], -crops[2], -crops[3]))
+        y = F.conv_transpose2d(images, weight, None, stride, 0, 0, groups)
+        if stated is not None and not target:
+            top, bottom, left, right = stated
+        else:
+            wanted = target or [images.shape[2] * stride[0], images.shape[3] * stride[1]]
+            top, bottom = _evenly(layer, y.shape[2] - wanted[0], None if stated is None else stated[:2])
+            left, right = _evenly(layer, y.shape[3] - wanted[1], None if stated is None else stated[2:])
+        y = pad(y, (-top, -bottom, -left, -right))
         return like(y if bias is None else y + bias.reshape(-1, 1, 1), x)
 
     return deconvolve
+
+
+def _evenly(layer: Layer, surplus: int, stated: tuple[int, ...] | None) -> tuple[int, int]:
+    """What is cropped before and after, where the output's size alone is given.
+
+    The format's documentation does not say how much goes where, so it must be as much on both sides.
+    """
+    half = surplus // 2
+    if surplus < 0 or surplus % 2 or (stated is not None and stated != (half, half)):
+        raise layer.refused(
+            f"a stated output size that leaves {surplus} to crop: how Core ML divides it is not documented"
+        )
+    return half, half
 
 
 @translates("innerProduct")

@@ -99,8 +99,8 @@ def _limited(layer: Layer) -> Step:
 
     def combine(*blobs: torch.Tensor) -> torch.Tensor:
         y = functools.reduce(function, blobs)
-        if all(blob.numel() != y.numel() for blob in blobs):
-            # Such shapes need the *Broadcastable layers: this one's broadcasting is documented as limited.
+        if all(blob.shape != y.shape for blob in blobs):
+            # This layer's broadcasting is documented as limited; all else has the *Broadcastable layers.
             raise layer.refused(f"inputs of which none is {tuple(y.shape)}")
         return y / len(blobs) if layer.kind == "average" else y
 

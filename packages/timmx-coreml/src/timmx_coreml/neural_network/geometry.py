@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own customary name
@@ -48,14 +48,10 @@ def padding_rule(
         fixed = layer.borders(layer.params.valid.paddingAmounts)
         return lambda size: fixed
     if padding == "same":
-        heavy = is_top_left_heavy(layer.params.same)
+        modes = schema("NeuralNetwork_pb2").SamePadding.SamePaddingMode
+        heavy = modes.Name(layer.params.same.asymmetryMode) == "TOP_LEFT_HEAVY"
         return lambda size: same_pads(size, kernel, stride, heavy)
     raise layer.damaged("it does not say how it pads")
-
-
-def is_top_left_heavy(same: Any) -> bool:
-    modes = schema("NeuralNetwork_pb2").SamePadding.SamePaddingMode
-    return modes.Name(same.asymmetryMode) == "TOP_LEFT_HEAVY"
 
 
 def pad(x: torch.Tensor, pads: Pads, value: float = 0.0) -> torch.Tensor:

@@ -42,7 +42,7 @@ def _slice(layer: Layer) -> Step:
 def _slice_static(layer: Layer) -> Step:
     params = layer.params
     begin, end = [int(index) for index in params.beginIds], [int(index) for index in params.endIds]
-    slices = _Slices(layer, len(begin))
+    slices = _Slices(layer)
     if len(end) != len(begin):
         raise layer.damaged(f"it has {len(begin)} begins and {len(end)} ends")
     return lambda x: slices.take(x, begin, end)
@@ -51,10 +51,7 @@ def _slice_static(layer: Layer) -> Step:
 @translates("sliceDynamic", inputs=(2, 3))
 def _slice_dynamic(layer: Layer) -> Step:
     stored_end = [int(index) for index in layer.params.endIds]
-    rank = len(layer.params.strides)
-    if not rank:
-        raise layer.damaged("it has no strides")
-    slices = _Slices(layer, rank)
+    slices = _Slices(layer)
 
     def take(x: torch.Tensor, begin: torch.Tensor, end: torch.Tensor | None = None) -> torch.Tensor:
         return slices.take(x, shape_of(begin), stored_end if end is None else shape_of(end))
@@ -65,39 +62,45 @@ def _slice_dynamic(layer: Layer) -> Step:
 class _Slices:
     """Numpy's slices, axis by axis; a masked bound is none, and a squeezed axis is indexed by its begin."""
 
-    def __init__(self, layer: Layer, rank: int) -> None:
-        self._layer, self._rank = layer, rank
-        self._strides = [int(stride) for stride in self._of_each_axis("strides", 1)]
-        self._begin_masks = self._of_each_axis("beginMasks", False)
-        self._end_masks = self._of_each_axis("endMasks", False)
-        self._squeeze_masks = self._of_each_axis("squeezeMasks", False)
+    def __init__(self, layer: Layer) -> None:
+        params = layer.params
+        self._strides = [int(stride) for stride in params.strides]
+        self._begin_masks, self._end_masks = list(params.beginMasks), list(params.endMasks)
+        self._squeeze_masks = list(params.squeezeMasks)
         if 0 in self._strides:
             raise layer.damaged("a stride is 0")
 
-    def _of_each_axis(self, field: str, default: int) -> list[int]:
-        values = list(getattr(self._layer.params, field)) or [default] * self._rank
-        if len(values) != self._rank:
-            raise self._layer.damaged(f"its {field!r} has {len(values)} entries instead of {self._rank}")
-        return values
-
     def take(self, x: torch.Tensor, begin: Sequence[int], end: Sequence[int]) -> torch.Tensor:
-        if not x.ndim == self._rank == len(begin) == len(end):
-            raise ValueError(f"{self._rank} axes are declared, {len(begin)} begins and {len(end)} ends given")
-        squeezed = []
+        rank = x.ndim
+        if not rank == len(begin) == len(end):
+            raise ValueError(f"{len(begin)} begins and {len(end)} ends are given for {rank} axes")
+        strides = _of_each_axis(self._strides, 1, rank)
+        begin_masks, end_masks = (
+            _of_each_axis(masks, False, rank) for masks in (self._begin_masks, self._end_masks)
+        )
+        squeezed = [axis for axis, mask in enumerate(_of_each_axis(self._squeeze_masks, False, rank)) if mask]
         for axis, size in enumerate(x.shape):
-            first = None if self._begin_masks[axis] else begin[axis]
-            if self._squeeze_masks[axis]:
+            first = None if begin_masks[axis] else begin[axis]
+            if axis in squeezed:
                 index = first or 0
                 x = x.narrow(axis, index + size if index < 0 else index, 1)
-                squeezed.append(axis)
                 continue
-            last = None if self._end_masks[axis] else end[axis]
-            start, stop, step = slice(first, last, self._strides[axis]).indices(size)
+            last = None if end_masks[axis] else end[axis]
+            start, stop, step = slice(first, last, strides[axis]).indices(size)
             if step > 0:
                 x = x[(*[slice(None)] * axis, slice(start, stop, step))]
             else:  # torch has no negative steps
                 x = x.index_select(axis, torch.tensor(range(start, stop, step), dtype=torch.long))
         return x.squeeze(squeezed) if squeezed else x
+
+
+def _of_each_axis(values: Sequence[int], default: int, rank: int) -> Sequence[int]:
+    """One value an axis. coremltools' builder writes its defaults five times, whatever the rank."""
+    if len(values) == rank:
+        return values
+    if not values or (len(values) > rank and len(set(values)) == 1):
+        return [values[0] if values else default] * rank
+    raise ValueError(f"there are {len(values)} entries for {rank} axes")
 
 
 @translates("sliceBySize", inputs=(2,))
