@@ -121,15 +121,17 @@ def _scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Grouped heads repeated and the scale moved into the query: Core ML's fused attention has neither."""
-    default = query.shape[-1] ** -0.5
-    if scale is None:
-        scale = default
-    elif math.isclose(scale, default, rel_tol=1e-6):
-        pass  # coremltools 9.0 would take the attention apart for any scale that is given
-    else:
-        query = query * (scale / default)
-        return torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, enable_gqa=enable_gqa
-        )
-    return NotImplemented
+    """Any scale but the standard one moved into the query: coremltools 9.0 takes attention apart for a scale."""
+    if enable_gqa:  # coremltools 9.0 does not see it
+        key, value = (_repeat_heads(part, query.shape[-3]) for part in (key, value))
+    elif scale is None:
+        return NotImplemented
+    standard = query.shape[-1] ** -0.5
+    if scale is not None and not math.isclose(scale, standard, rel_tol=1e-6):
+        query = query * (scale / standard)
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal)
+
+
+def _repeat_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    *batch, own, length, size = x.shape
+    return x.unsqueeze(-3).expand(*batch, own, heads // own, length, size).reshape(*batch, heads, length, size)
