@@ -118,14 +118,21 @@ CASES = [
     like_torch(
         "resize",
         (9, 7),
-        "nearest",
+        "nearest-exact",
         "iOS17",
         shape=[1, 9, 0],
         resized_dims=np.uint32(2),
         interpolation_mode="NEAREST_NEIGHBOR",
     ),
-    like_torch("resize_nearest_neighbor", (8, 4), "nearest", target_size_height=8, target_size_width=4),
+    like_torch("resize_nearest_neighbor", (8, 4), "nearest-exact", target_size_height=8, target_size_width=4),
     like_torch("upsample_nearest_neighbor", (10, 21), "nearest", scale_factor_height=2, scale_factor_width=3),
+    like_torch(
+        "upsample_nearest_neighbor",
+        (8, 10),
+        "nearest",
+        scale_factor_height=8.0001 / 5,
+        scale_factor_width=10.0001 / 7,
+    ),
     Case(
         "upsample_bilinear-corners",
         lambda mb, x: mb.upsample_bilinear(

@@ -8,6 +8,7 @@ without gaps, from the lowest bit up.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Blob:
 
     def tensor(self) -> torch.Tensor:
         """The values: a view of the file, or a copy where elements are smaller than a byte."""
-        count = int(np.prod(self.shape, dtype=np.int64))
+        count = math.prod(self.shape)
         if self.data_type.bits < 8:
             size = -(-count * self.data_type.bits // 8)
             packed = np.frombuffer(self.file, np.uint8, size, self.offset)
@@ -89,7 +90,7 @@ class WeightFiles:
             raise wrong(f"should be at byte {offset}, but no record begins there")
         if code != data_type.blob_code:
             raise wrong(f"should be {data_type.name}, but the file has data of type {code} there")
-        bits = int(np.prod(shape, dtype=np.int64)) * data_type.bits
+        bits = math.prod(shape) * data_type.bits
         if size != -(-bits // 8) or (data_type.bits < 8 and unused != size * 8 - bits):
             raise wrong(f"should be {bits} bits, but the file has {size} bytes of them")
         if start % _ALIGNMENT or start < offset + _ALIGNMENT or start + size > len(file):

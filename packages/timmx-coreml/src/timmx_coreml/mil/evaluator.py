@@ -189,11 +189,17 @@ class MilEvaluator:
                 arguments[parameter] = self._argument(kernel, parameter, names, values, operation)
         if kernel.opset:
             arguments["opset"] = self._opset
+        alike = [name for parameter in kernel.alike for name in operation.arguments.get(parameter, ())]
+        dtypes = {self._stored(name, values).dtype for name in alike}
+        if len(dtypes) > 1:
+            raise ArtifactError(
+                f"The ML program contradicts itself: {operation} joins {', '.join(sorted(map(str, dtypes)))}."
+            )
         try:
             results = kernel.function(**arguments)
         except NotImplementedError as exc:  # a RuntimeError, so it comes first; torch raises it as well
             raise UnsupportedError(f"timmx does not evaluate {operation}: {exc}") from exc
-        except (RuntimeError, IndexError, ValueError) as exc:
+        except (RuntimeError, LookupError, ValueError, ArithmeticError) as exc:
             raise ArtifactError(f"The ML program contradicts itself in {operation}: {exc}") from exc
         results = results if isinstance(results, list | tuple) else [results]
         if len(results) != len(operation.outputs):

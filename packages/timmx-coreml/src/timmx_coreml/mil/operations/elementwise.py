@@ -24,7 +24,7 @@ def _binary(name: str, compute: Callable[[Tensor, Tensor], Tensor], result: str 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return compute(x, y)
 
-    operation(name, result=result)(kernel)
+    operation(name, result=result, alike=("x", "y"))(kernel)
 
 
 _ONE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -77,7 +77,7 @@ _TRUTH: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 for _name, _compute in _ONE.items():
     _unary(_name, _compute)
 for _name, _compute_two in _TWO.items():
-    _binary(_name, _compute_two, "x|y")
+    _binary(_name, _compute_two)
 for _name, _compute_two in _TRUTH.items():
     _binary(_name, _compute_two, torch.bool)
 
@@ -112,6 +112,6 @@ def rsqrt(x: Tensor, epsilon: float = 1e-12) -> Tensor:
     return 1 / torch.sqrt(x + epsilon)
 
 
-@operation(result="a|b")
+@operation(result="a", alike=("a", "b"))
 def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(cond.bool(), a, b)

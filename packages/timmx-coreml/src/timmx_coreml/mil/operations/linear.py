@@ -23,7 +23,7 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
     return torch.matmul(x, y)
 
 
-@operation(result="values")
+@operation(result="values", alike=("values",))
 def einsum(values: Tensors, equation: str) -> Tensor:
     operands = equation.replace(" ", "").split("->")[0].split(",")
     numbered = [[sorted(set("".join(operands))).index(letter) for letter in one] for one in operands]
@@ -33,7 +33,7 @@ def einsum(values: Tensors, equation: str) -> Tensor:
     return torch.einsum(equation, *values)
 
 
-@operation(result="query")
+@operation(result="query", alike=("query", "key", "value"))
 def scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
 ) -> Tensor:

@@ -64,6 +64,7 @@ class Kernel:
         parameters: by name.
         results: data types of the results; one alone is that of all.
         raw: tensors arrive as they are stored: the operation only moves values, or widens them itself.
+        alike: parameters whose tensors must be of one data type.
         opset: the function also wants to know the opset, 5 (iOS 15) to 9 (iOS 26).
     """
 
@@ -71,6 +72,7 @@ class Kernel:
     parameters: dict[str, Parameter]
     results: tuple[Result, ...]
     raw: bool
+    alike: tuple[str, ...]
     opset: bool
 
 
@@ -80,7 +82,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def operation(
-    *names: str, result: Result | tuple[Result, ...] = "x", raw: bool = False
+    *names: str,
+    result: Result | tuple[Result, ...] = "x",
+    raw: bool = False,
+    alike: tuple[str, ...] = (),
 ) -> Callable[[_Function], _Function]:
     """Register a function as what the MIL operations `names` compute; without names, as the one of its name."""
 
@@ -100,6 +105,7 @@ def operation(
             parameters,
             result if isinstance(result, tuple) else (result,),
             raw,
+            alike,
             "opset" in signature.parameters,
         )
         for name in names or (function.__name__.strip("_"),):

@@ -32,8 +32,14 @@ def upsample_bilinear(
 def upsample_nearest_neighbor(
     x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1
 ) -> Tensor:
-    height, width = _upsampled(x, scale_factor_height, scale_factor_width)
-    return _nearest(_nearest(x, -2, height), -1, width)
+    scales = (scale_factor_height, scale_factor_width)
+    for axis, scale, out in zip((-2, -1), scales, _upsampled(x, *scales), strict=True):
+        size = x.shape[axis]
+        # coremltools adds up to 1e-4 to the result's size, so that the floor is safe.
+        if abs(scale * size - out) > 1e-3:
+            raise NotImplementedError(f"a factor {scale} that does not make whole pixels of {size}")
+        x = x.index_select(axis, torch.arange(out).mul(size).div(out, rounding_mode="floor"))
+    return x
 
 
 @operation()
@@ -114,6 +120,12 @@ def _linear(x: Tensor, axis: int, out: int, mode: str) -> Tensor:
 
 
 def _nearest(x: Tensor, axis: int, out: int) -> Tensor:
-    # Whole numbers: a float could fall just below the place that it means.
+    """The pixel under each new pixel's centre.
+
+    MIL's text is silent about it; coremltools translates TensorFlow's nearest neighbour with half_pixel_centers to
+    the operations that use this, and the one without to `upsample_nearest_neighbor`.
+    """
     size = x.shape[axis]
-    return x.index_select(axis, torch.arange(out).mul(size).div(out, rounding_mode="floor"))
+    # Whole numbers: a float could fall just below the place that it means.
+    places = torch.arange(out).mul(2).add(1).mul(size).div(2 * out, rounding_mode="floor")
+    return x.index_select(axis, places)

@@ -58,7 +58,7 @@ def gather_nd(
     return torch.stack(taken).reshape([*batch, *taken[0].shape])
 
 
-@operation(result="data")
+@operation(result="data", alike=("data", "updates"))
 def scatter(
     data: Tensor,
     indices: Tensor,
@@ -74,7 +74,7 @@ def scatter(
     return _scattered(data, along, updates, axis, mode)
 
 
-@operation(result="data")
+@operation(result="data", alike=("data", "updates"))
 def scatter_along_axis(
     data: Tensor,
     indices: Tensor,
@@ -87,7 +87,7 @@ def scatter_along_axis(
     return _scattered(data, _places(indices, data.shape[axis], opset), updates, axis, mode)
 
 
-@operation(result="data")
+@operation(result="data", alike=("data", "updates"))
 def scatter_nd(
     data: Tensor,
     indices: Tensor,

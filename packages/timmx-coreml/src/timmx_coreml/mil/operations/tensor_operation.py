@@ -15,7 +15,7 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
-@operation(result="values", raw=True)
+@operation(result="values", raw=True, alike=("values",))
 def concat(values: Tensors, axis: int, interleave: bool = False) -> Tensor:
     # A scalar counts as a vector of one: coremltools joins sizes that way.
     values = [value.reshape(1) if value.ndim == 0 else value for value in values]
@@ -25,7 +25,7 @@ def concat(values: Tensors, axis: int, interleave: bool = False) -> Tensor:
     return torch.stack(values, axis + 1).flatten(axis, axis + 1)
 
 
-@operation(result="values", raw=True)
+@operation(result="values", raw=True, alike=("values",))
 def stack(values: Tensors, axis: int) -> Tensor:
     return torch.stack(values, axis)
 
@@ -85,7 +85,7 @@ def fill_like(ref_tensor: Tensor, value: Tensor | None = None) -> Tensor:
     return fill(list(ref_tensor.shape), value)
 
 
-@operation(result="start|end|step")
+@operation(result="start", alike=("start", "end", "step"))
 def range_1d(end: Tensor, start: Tensor, step: Tensor) -> Tensor:
     return torch.arange(start.item(), end.item(), step.item(), dtype=start.dtype)
 
