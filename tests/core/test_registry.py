@@ -159,7 +159,7 @@ def test_strict_mode_turns_any_trouble_into_an_error(tmp_path):
     install_plugin(tmp_path, "raises", RAISES)
     shown = timmx("backends", "--json", site=tmp_path, TIMMX_STRICT="1")
     assert shown.returncode == 2
-    assert len(json.loads(shown.stdout)) == 4
+    assert {"onnx", "needy", "raises"} <= {row["name"] for row in json.loads(shown.stdout)}
     assert "timmx-raises:raises is broken" in shown.stderr
 
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from timmx_coreml.targets import Target
 
 
+LABEL, PROBABILITIES = "classLabel", "classLabel_probs"
+"""A classifier's outputs, as coremltools names them."""
+
+
 @dataclass(frozen=True)
 class Conversion:
     """What coremltools is asked for.
@@ -58,6 +62,7 @@ def convert(job: ExportJob, conversion: Conversion) -> Any:
         import coremltools as ct
 
         arguments: dict[str, Any] = {}
+        names = job.output_names
         if conversion.kind is ConvertTo.MLPROGRAM:
             arguments["compute_precision"] = (
                 ct.precision.FLOAT16
@@ -65,8 +70,10 @@ def convert(job: ExportJob, conversion: Conversion) -> Any:
                 else ct.precision.FLOAT32
             )
         if conversion.labels is not None:
+            if conversion.kind is ConvertTo.NEURALNETWORK:
+                names = (PROBABILITIES,)  # coremltools names an mlprogram's so by itself
             arguments["classifier_config"] = ct.ClassifierConfig(
-                list(conversion.labels), predicted_probabilities_output=job.output_names[0]
+                list(conversion.labels), LABEL, predicted_probabilities_output=names[0]
             )
         try:
             return ct.convert(
@@ -76,7 +83,7 @@ def convert(job: ExportJob, conversion: Conversion) -> Any:
                 minimum_deployment_target=ct.target[conversion.target.value.replace("ios", "iOS")],
                 inputs=[_input(job, conversion)],
                 # Both edges are float32 for every target: without a type, ios16 and later get float16 ones.
-                outputs=[ct.TensorType(name=name, dtype=np.float32) for name in job.output_names],
+                outputs=[ct.TensorType(name=name, dtype=np.float32) for name in names],
                 skip_model_load=True,
                 **arguments,
             )

@@ -10,7 +10,7 @@ from timmx.errors import ConfigurationError
 from timmx.model.labels import check_count
 
 from timmx_coreml.compress import compress, halve
-from timmx_coreml.convert import Conversion, convert
+from timmx_coreml.convert import LABEL, PROBABILITIES, Conversion, convert
 from timmx_coreml.describe import describe
 from timmx_coreml.package import write
 from timmx_coreml.plugin import ComputePrecision, ConvertTo, Quantize
@@ -66,7 +66,7 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
         else:
             precision = _PRECISIONS[options.quantize]
     if options.classifier and not job.request.softmax:
-        notes.append("classLabel_probs holds logits, not probabilities: --softmax makes them sum to one.")
+        notes.append(f"{PROBABILITIES} holds logits, not probabilities: --softmax makes them sum to one.")
     model = halve(converted) if options.half else converted.get_spec()
     facts: dict[str, Any] = {
         "kind": str(options.convert_to),
@@ -77,7 +77,7 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
     if job.request.dynamic_batch:
         facts |= {"batch_sizes" if conversion.enumerated else "batch_range": list(conversion.batch)}
     if labels:
-        facts |= {"label_output": "classLabel", "probabilities_output": "classLabel_probs"}
+        facts |= {"label_output": LABEL, "probabilities_output": PROBABILITIES}
     metadata = job.metadata(precision, input_dtype="uint8" if options.image_input else "float32", **facts)
     job.progress("Writing Core ML")
     describe(model, metadata)

@@ -1,0 +1,333 @@
+"""`timmx coreml`: what coremltools and our evaluator see in the file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import timmx
+from PIL import Image
+from timmx import registry
+from timmx.errors import ConfigurationError, UnsupportedError
+
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
+
+
+@pytest.fixture(scope="module")
+def few_digits(tmp_path_factory):
+    """Two samples of each digit: enough to tell a good file from a bad one in a second."""
+    folder = tmp_path_factory.mktemp("digits")
+    for kind in sorted((DIGITS / "samples").iterdir()):
+        for path in sorted(kind.iterdir())[:2]:
+            (folder / f"{kind.name}-{path.name}").write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def export(tmp_path, digits, few_digits):
+    def run(model=digits, name="digits", **options):
+        suffix = ".mlmodel" if options.get("convert_to") == "neuralnetwork" else ".mlpackage"
+        options = {"verify_data": few_digits} | options
+        result = timmx.export("coreml", model, output=tmp_path / f"{name}{suffix}", **options)
+        assert result.verification.status == "verified", result.verification.reason
+        return result
+
+    return run
+
+
+def spec(path):
+    import coremltools as ct
+
+    return ct.utils.load_spec(str(path))
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "constexpr"),
+    [
+        ({}, "fp16", None),
+        ({"compute_precision": "float32"}, "fp32", None),
+        ({"quantize": "int8"}, "int8-weights", "constexpr_affine_dequantize"),
+        ({"quantize": "int8", "target": "ios18"}, "int8-weights", "constexpr_blockwise_shift_scale"),
+        ({"quantize": "int4"}, "int4-weights", "constexpr_blockwise_shift_scale"),
+        ({"quantize": "palette8"}, "int8-weights", "constexpr_lut_to_dense"),
+        ({"quantize": "palette6"}, "int6-weights", "constexpr_lut_to_dense"),
+        ({"quantize": "palette4"}, "int4-weights", "constexpr_lut_to_dense"),
+        ({"quantize": "palette4", "target": "macos15"}, "int4-weights", "constexpr_lut_to_dense"),
+        ({"quantize": "int8", "compute_precision": "float32"}, "int8-weights", "constexpr_affine_dequantize"),
+    ],
+)
+def test_weights_of_the_digits(export, options, precision, constexpr):
+    result = export(**options)
+    assert result.precision == precision
+    assert result.verification.top1_agreement >= 0.95
+    assert "evaluator" in result.verification.engine or sys.platform == "darwin"
+    told = registry.load("coreml").inspect(result.path)
+    assert told["parameters"] == pytest.approx(100_500, abs=20)
+    if constexpr is None:
+        assert told["compressed_weights"] == {}
+    else:
+        assert told["compressed_weights"] == {constexpr: 12}  # the weights of 2048 elements and more
+        whole = 404_392 if "compute_precision" in options else 203_476
+        assert told["weights_bytes"] < 0.65 * whole
+
+
+def test_fewer_bits_make_smaller_files_and_more_noise(export):
+    results = [export(name=form, quantize=form) for form in ("none", "palette8", "palette6", "palette4")]
+    sizes = [result.size_bytes for result in results]
+    ratios = [result.verification.snr_db for result in results]
+    assert sizes == sorted(sizes, reverse=True)
+    assert ratios == sorted(ratios, reverse=True)
+
+
+def test_a_model_with_small_weights_alone_stays_as_it_is_and_says_so(export):
+    import torch
+    from torch import nn
+
+    class Tiny(nn.Module):
+        pretrained_cfg: ClassVar = {
+            "input_size": (3, 16, 16),
+            "architecture": "tiny",
+            "mean": (0, 0, 0),
+            "std": (1, 1, 1),
+        }
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x).mean((2, 3))
+
+    torch.manual_seed(0)
+    result = export(Tiny(), quantize="int8", verify_data=None)
+    assert result.precision == "fp16"
+    assert any("No weight is large enough" in note for note in result.notes)
+
+
+def test_a_picture_goes_in_and_a_class_comes_out(export, digits):
+    result = export(image_input=True, normalize=True, classifier=True, softmax=True)
+    description = spec(result.path).description
+    (taken,) = description.input
+    assert (taken.name, taken.type.imageType.width, taken.type.imageType.height) == ("input", 64, 64)
+    assert taken.type.imageType.colorSpace == taken.type.imageType.ColorSpace.Value("RGB")
+    assert [output.name for output in description.output] == ["classLabel", "classLabel_probs"]
+    assert description.predictedFeatureName == "classLabel"
+    assert description.metadata.userDefined["com.apple.coreml.model.preview.type"] == "imageClassifier"
+
+    metadata = result.metadata
+    assert metadata["input"]["dtype"] == "uint8"
+    assert metadata["input"]["value_range"] == [0, 255]
+    assert metadata["format"]["label_output"] == "classLabel"
+    assert not result.notes
+
+    with Image.open(next((DIGITS / "samples" / "7").iterdir())) as image:
+        pixels = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
+    with timmx.open(result.path) as runner:
+        assert runner.inputs[0].dtype == "uint8"
+        found = runner.run({"input": pixels.transpose(2, 0, 1)[None]})["output"]
+        assert found.sum() == pytest.approx(1, abs=1e-2)
+        assert metadata["labels"][int(found.argmax())] == "7"
+        with pytest.raises(TypeError, match="uint8"):
+            runner.run({"input": np.zeros((1, 3, 64, 64), np.float32)})
+
+
+def test_a_picture_of_a_neuralnetwork(export):
+    result = export(
+        convert_to="neuralnetwork", image_input=True, normalize=True, classifier=True, softmax=True, half=True
+    )
+    described = spec(result.path)
+    assert described.WhichOneof("Type") == "neuralNetworkClassifier"
+    assert {output.name for output in described.description.output} == {"classLabel", "classLabel_probs"}
+    assert described.description.predictedProbabilitiesName == "classLabel_probs"
+    assert result.precision == "fp16"
+    assert result.verification.top1_agreement == 1.0
+
+
+def test_a_grayscale_picture(export, awakened):
+    checkpoint = awakened("test_resnet", in_chans=1)
+    result = export("test_resnet", checkpoint=checkpoint, in_chans=1, image_input=True, normalize=True)
+    image = spec(result.path).description.input[0].type.imageType
+    assert image.colorSpace == image.ColorSpace.Value("GRAYSCALE")
+    with timmx.open(result.path) as runner:
+        assert runner.inputs[0].shape == (1, 1, 160, 160)
+
+
+def test_pictures_of_other_channels_are_refused_once_the_model_is_known(tmp_path, digits):
+    import timm
+
+    model = timm.create_model("test_resnet", in_chans=5)
+    with pytest.raises(ConfigurationError, match="5 channels"):
+        timmx.export("coreml", model, output=tmp_path / "a.mlpackage", image_input=True, normalize=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_classifier_of_logits_says_so(export):
+    result = export(classifier=True)
+    assert any("logits" in note for note in result.notes)
+
+
+def test_a_classifier_needs_names(tmp_path, awakened):
+    with pytest.raises(ConfigurationError, match="--labels"):
+        timmx.export(
+            "coreml", "test_resnet", checkpoint=awakened("test_resnet"), output=tmp_path / "a.mlpackage",
+            classifier=True,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_of_a_classifier_are_counted_before_the_conversion(tmp_path, digits):
+    with pytest.raises(ConfigurationError, match="10"):
+        timmx.export(
+            "coreml", digits, output=tmp_path / "a.mlpackage", classifier=True, labels=["one", "two"]
+        )
+
+
+@pytest.mark.parametrize("kind", ["mlprogram", "neuralnetwork"])
+def test_an_open_batch_has_a_range(export, kind):
+    result = export(dynamic_batch=True, convert_to=kind, batch_upper_bound=5)
+    assert result.verification.batch_sizes == (1, 2, 5)
+    assert result.metadata["batch"] == {"dynamic": True}
+    assert result.metadata["format"]["batch_range"] == [1, 5]
+    (first, *_) = spec(result.path).description.input[0].type.multiArrayType.shapeRange.sizeRanges
+    assert (first.lowerBound, first.upperBound) == (1, 5)
+    with timmx.open(result.path) as runner:
+        assert runner.inputs[0].shape == ("batch", 3, 64, 64)
+        assert runner.run({"input": np.zeros((4, 3, 64, 64), np.float32)})["output"].shape == (4, 10)
+        with pytest.raises(ValueError, match="input"):
+            runner.run({"input": np.zeros((6, 3, 64, 64), np.float32)})
+
+
+@pytest.mark.parametrize("kind", ["mlprogram", "neuralnetwork"])
+def test_enumerated_batch_sizes(export, kind):
+    result = export(dynamic_batch=True, convert_to=kind, batch_sizes=(4, 1, 8))
+    assert result.verification.batch_sizes == (1, 4, 8)
+    assert result.metadata["format"]["batch_sizes"] == [4, 1, 8]
+    array = spec(result.path).description.input[0].type.multiArrayType
+    assert sorted(shape.shape[0] for shape in array.enumeratedShapes.shapes) == [1, 4, 8]
+    assert array.shape[0] == 4
+    with timmx.open(result.path) as runner, pytest.raises(ValueError, match="input"):
+        runner.run({"input": np.zeros((2, 3, 64, 64), np.float32)})
+
+
+def test_a_person_who_opens_it_in_xcode_learns_what_it_is(export):
+    result = export(normalize=True)
+    description = spec(result.path).description
+    shown = description.metadata
+    assert shown.license == "apache-2.0"
+    assert shown.author
+    assert shown.versionString.startswith("digits, weights sha256:d1abf249")
+    assert shown.shortDescription.startswith("test_efficientnet: image classifier, 10 classes")
+    assert "pixels from 0 to 1" in description.input[0].shortDescription
+    assert "bicubic" in description.input[0].shortDescription
+    assert "Logits" in description.output[0].shortDescription
+    assert json.loads(shown.userDefined["timmx"]) == result.metadata
+    assert (description.input[0].name, description.output[0].name) == ("input", "output")
+    array_type = description.input[0].type.multiArrayType
+    assert array_type.dataType == array_type.ArrayDataType.Value("FLOAT32")
+
+
+def test_edges_are_float32_for_late_targets_too(export):
+    description = spec(export(target="ios18").path).description
+    for feature in (*description.input, *description.output):
+        kind = feature.type.multiArrayType
+        assert kind.dataType == kind.ArrayDataType.Value("FLOAT32")
+
+
+def test_nothing_in_the_file_tells_of_the_machine_it_was_made_on(export, awakened):
+    result = export("test_vit", checkpoint=awakened("test_vit"))
+    files = [path for path in result.path.rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["Manifest.json", "model.mlmodel", "weight.bin"]
+    for path in files:
+        content = path.read_bytes()
+        assert b"site-packages" not in content
+        assert b".py" not in content
+        assert b"conversion_date" not in content
+
+
+def test_coremltools_reads_the_package(export):
+    import coremltools as ct
+
+    result = export()
+    model = ct.models.MLModel(str(result.path), skip_model_load=True)
+    assert json.loads(model.user_defined_metadata["timmx"]) == result.metadata
+    assert model.short_description
+
+
+def test_metadata_is_read_without_torch_or_coremltools(export):
+    result = export()
+    code = (
+        "import sys, json\nfrom pathlib import Path\nfrom timmx import registry\n"
+        "backend = registry.load('coreml')\n"
+        "print(backend.read_metadata(Path(sys.argv[1]))['schema'], len(backend.inspect(Path(sys.argv[1]))))\n"
+        "print(sorted({'torch', 'coremltools', 'numpy'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(result.path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[0].startswith("1 ")
+    assert done.stdout.splitlines()[1] == "[]"
+
+
+def test_float32_attention_of_ios18_stays_one_operation(export, awakened):
+    result = export("test_vit", checkpoint=awakened("test_vit"), target="ios18", verify_data=None)
+    assert registry.load("coreml").inspect(result.path)["operations"]["scaled_dot_product_attention"] > 0
+
+
+def test_inspect_names_what_keeps_a_file_off_the_neural_engine(export):
+    backend = registry.load("coreml")
+    told = backend.inspect(export().path)
+    assert told["runs_on"] == "iOS 15, macOS 12"
+    assert told["precision"]["float16"] > 30
+    assert told["off_neural_engine"] == []
+    whole = backend.inspect(export(name="whole", compute_precision="float32", dynamic_batch=True).path)
+    assert len(whole["off_neural_engine"]) == 2
+    assert "float32" in whole["off_neural_engine"][0]
+    assert "--batch-sizes" in whole["off_neural_engine"][1]
+    picture = backend.inspect(export(name="picture", image_input=True, normalize=True).path)
+    assert picture["off_neural_engine"] == []
+
+
+def test_overflow_in_float16_is_seen_and_named(tmp_path):
+    import torch
+    from torch import nn
+
+    class Loud(nn.Module):
+        pretrained_cfg: ClassVar = {"input_size": (3, 16, 16), "architecture": "loud"}
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            nn.init.normal_(self.conv.weight, std=3e4)
+
+        def forward(self, x):
+            return (torch.relu(self.conv(x)) * 1e-4).mean((2, 3))
+
+    torch.manual_seed(0)
+    with pytest.raises(timmx.VerificationError, match=r"overflow float16.*conv.*--compute-precision float32"):
+        timmx.export("coreml", Loud(), output=tmp_path / "a.mlpackage")
+    assert list(tmp_path.iterdir()) == []
+    assert (
+        timmx.export("coreml", Loud(), output=tmp_path / "a.mlpackage", compute_precision="float32")
+        .verification.status
+        == "verified"
+    )  # fmt: skip
+
+
+def test_what_coremltools_cannot_convert_is_told(tmp_path):
+    import torch
+    from torch import nn
+
+    class Odd(nn.Module):
+        pretrained_cfg: ClassVar = {"input_size": (3, 16, 16), "architecture": "odd"}
+
+        def forward(self, x):
+            return torch.special.bessel_j0(x).mean((2, 3))
+
+    with pytest.raises(UnsupportedError, match="bessel"):
+        timmx.export("coreml", Odd(), output=tmp_path / "a.mlpackage")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,139 @@
+"""What `timmx coreml` refuses, before torch or coremltools is imported, and the defaults that it chooses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import timmx
+from timmx.errors import ArtifactError, ConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"convert_to": "neuralnetwork", "compute_precision": "float16"}, "--half stores"),
+        ({"convert_to": "neuralnetwork", "compute_precision": "float32"}, "leave it out"),
+        ({"convert_to": "neuralnetwork", "quantize": "int8"}, "for an mlprogram"),
+        ({"convert_to": "neuralnetwork", "target": "ios15"}, "leave out --target"),
+        ({"half": True}, "--convert-to neuralnetwork"),
+        ({"target": "ios14"}, "mlprogram"),
+        ({"target": "macos11"}, "mlprogram"),
+        ({"target": "ios15", "quantize": "int8"}, "needs --target ios16 or later"),
+        ({"target": "macos14", "quantize": "int4"}, "needs --target ios18 or later"),
+        ({"target": "ios15", "quantize": "palette6"}, "needs --target ios16 or later"),
+        ({"target": "ios12"}, "ios18"),
+        ({"quantize": "int2"}, "Did you mean int8 or int4"),
+        ({"batch_upper_bound": 4}, "--dynamic-batch"),
+        ({"batch_sizes": (1, 4)}, "--dynamic-batch"),
+        ({"batch_upper_bound": 1, "dynamic_batch": True}, "batch_upper_bound|--batch-upper-bound"),
+        ({"batch_sizes": (1, 4), "batch_upper_bound": 4, "dynamic_batch": True}, "give one"),
+        ({"batch_sizes": (4,), "dynamic_batch": True}, "--batch-size"),
+        ({"batch_sizes": (0, 4), "dynamic_batch": True}, "1 or more"),
+        ({"batch_sizes": (4, 4), "dynamic_batch": True}, "different"),
+        ({"image_input": True}, "--normalize"),
+        ({"image_input": True, "normalize": True, "batch_size": 2}, "leave --batch-size 2 out"),
+        ({"image_input": True, "normalize": True, "dynamic_batch": True}, "leave --dynamic-batch out"),
+        ({"image_input": True, "normalize": True, "in_chans": 5}, "5 channels"),
+        ({"image_input": True, "normalize": True, "input_size": (2, 64, 64)}, "2 channels"),
+        ({"classifier": True, "num_classes": 0}, "--num-classes 0"),
+        ({"classifier": True, "features": True}, "--features"),
+        ({"classifier": True, "batch_size": 4}, "leave --batch-size 4 out"),
+        ({"compute_units": "cpu", "verify": False}, "--no-verify"),
+        ({"compute_units": "everywhere"}, "cpu-ne"),
+        ({"output": "model.mlmodel"}, "mlpackage"),
+        ({"output": "model.mlpackage", "convert_to": "neuralnetwork"}, "mlmodel"),
+    ],
+)
+def test_wrong_options_are_refused_with_their_mend(tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=words):
+        timmx.export("coreml", "test_resnet", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there the option is good: Core ML runs the file")
+def test_compute_units_are_refused_where_there_is_no_core_ml():
+    with pytest.raises(ConfigurationError, match="macOS alone"):
+        timmx.export("coreml", "test_resnet", compute_units="cpu-ne")
+
+
+def test_a_refusal_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys, timmx\n"
+        "try:\n    timmx.export('coreml', 'resnet18', target='ios15', quantize='int4')\n"
+        "except timmx.ConfigurationError: pass\n"
+        "print(sorted({'torch', 'timm', 'numpy', 'coremltools'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_an_unknown_target_on_the_command_line_lists_the_known_ones(run_timmx):
+    done = run_timmx("coreml", "resnet18", "--target", "ios12")
+    assert done.exit_code == 2
+    assert "ios18" in done.stderr
+    assert "macos15" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "specification"),
+    [
+        ({}, 6),
+        ({"target": "macos14"}, 8),
+        ({"target": "ios26"}, 10),
+        ({"quantize": "int8"}, 7),
+        ({"convert_to": "neuralnetwork"}, 4),
+        ({"convert_to": "neuralnetwork", "target": "ios14"}, 4),  # it holds nothing that ios13 could not read
+    ],
+)
+def test_the_target_is_the_oldest_that_the_options_allow(tmp_path, awakened, options, specification):
+    suffix = ".mlmodel" if "convert_to" in options else ".mlpackage"
+    result = timmx.export(
+        "coreml",
+        "test_resnet",
+        checkpoint=awakened("test_resnet"),
+        output=tmp_path / f"model{suffix}",
+        **options,
+    )
+    assert result.metadata["format"]["specification_version"] == specification
+    assert result.verification.status == "verified"
+
+
+def test_help_shows_the_options(run_timmx):
+    shown = run_timmx("coreml", "--help").stdout
+    for flag in ("--convert-to", "--quantize", "--target", "--batch-sizes", "--image-input", "--classifier"):
+        assert flag in shown
+
+
+@pytest.mark.parametrize("name", ["model.mlpackage", "model.mlmodel"])
+def test_what_is_no_core_ml_model_is_told(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(ArtifactError, match="There is no"):
+        timmx.open(path)
+    path.write_bytes(b"this is no artifact")
+    with pytest.raises(ArtifactError, match="Core ML"):
+        timmx.open(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ArtifactError, match="Core ML"):
+        timmx.open(path)
+    (path / "Manifest.json").write_text(json.dumps({"itemInfoEntries": {}, "rootModelIdentifier": "a"}))
+    with pytest.raises(ArtifactError, match=r"Manifest\.json"):
+        timmx.open(path)
+
+
+def test_a_model_of_another_kind_is_told(tmp_path):
+    from timmx_coreml.schema import schema
+
+    model = schema("Model_pb2").Model(specificationVersion=4)
+    model.description.input.add(name="input")
+    model.scaler.scaleValue.append(2)
+    path = tmp_path / "model.mlmodel"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="scaler"):
+        timmx.open(path)
