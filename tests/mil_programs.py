@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,14 +85,22 @@ def evaluate(cases: list[Case], folder: Path) -> dict[str, list[tuple[Any, Any]]
     return results
 
 
+def half(case: Case) -> Case:
+    """The case with float16 inputs; for iOS 17, which lets parameters stay float32."""
+    inputs = tuple(array.astype(np.float16) if array.dtype == np.float32 else array for array in case.inputs)
+    return replace(case, name=f"{case.name}-half", inputs=inputs, target="iOS17")
+
+
 def inferred(case: Case) -> list[Any]:
-    """What coremltools computes for the case by itself, in numpy."""
+    """What coremltools computes for the case by itself, in numpy and float32."""
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb  # noqa: N813
     from coremltools.converters.mil.mil import Function
 
+    # Copies: some inferences write into what they are given.
+    inputs = [array.astype(np.float32 if array.dtype == np.float16 else array.dtype) for array in case.inputs]
     with Function({}, opset_version=getattr(ct.target, case.target)):
-        made = _several(case.build(mb, *(mb.const(val=array.copy()) for array in case.inputs)))
+        made = _several(case.build(mb, *(mb.const(val=array) for array in inputs)))
     assert all(one.val is not None for one in made), f"coremltools does not infer {case}"
     return [one.val for one in made]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from mil_programs import Case, evaluate
+from mil_programs import Case, evaluate, half
 
 _RNG = np.random.default_rng(2)
 
@@ -339,11 +339,12 @@ CASES = [
     lstm(True, True),
     lstm(True, False),
 ]
+HALVES = [half(case) for case in CASES if not case.name.startswith(("lstm", "attention"))]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return evaluate(CASES, tmp_path_factory.mktemp("mil"))
+    return evaluate([*CASES, *HALVES], tmp_path_factory.mktemp("mil"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -352,6 +353,13 @@ def test_operation(case, results):
         expected = np.asarray(expected)
         assert computed.shape == expected.shape
         np.testing.assert_allclose(computed, expected, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", HALVES, ids=str)
+def test_operation_in_float16(case, results):
+    for computed, expected in results[str(case)]:
+        assert computed.dtype == np.float16
+        np.testing.assert_allclose(computed.astype(np.float32), expected, rtol=5e-3, atol=2e-2)
 
 
 def test_every_case_has_a_name_of_its_own():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,53 +10,18 @@ from timmx.errors import ArtifactError, ConfigurationError, UnsupportedError
 
 from timmx_coreml.mil.blobs import Blob
 from timmx_coreml.mil.data_types import dtype_named
+from timmx_coreml.mil.large_values import LargeValue, Watch
 from timmx_coreml.mil.operations import KERNELS, Kernel
-from timmx_coreml.mil.program import Operation, Program, TensorType, read_program
+from timmx_coreml.mil.program import Operation, Program, read_program
+from timmx_coreml.mil.values import cast, check_parameters, check_type, fits, python_value, say, widen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from timmx_coreml.mil.operations.registry import Result
 
-_FLOAT16_MAX = 65504.0
-_LARGE = _FLOAT16_MAX / 4
 _CONSTANT_EXPRESSION = "constexpr_"
-_UNSIGNED = (torch.uint16, torch.uint32)
-"""torch stores these and computes with few of them, so they are always widened."""
-
-_SEVERAL = ("Tensors", "IntTuple", "BoolTuple")
-"""Kinds of parameters that take any number of arguments."""
-
-_PYTHON_KINDS: dict[str, tuple[tuple[type, ...], bool]] = {
-    "int": ((int,), False),
-    "float": ((int, float), False),
-    "str": ((str,), False),
-    "bool": ((bool,), False),
-    "Ints": ((int,), True),
-    "Bools": ((bool,), True),
-    "Labels": ((int, str), True),
-    "IntTuple": ((int,), True),
-    "BoolTuple": ((bool,), True),
-}
-"""What the elements of a parameter of a kind may be, and whether it is a list of them."""
-
-
-@dataclass(frozen=True)
-class LargeValue:
-    """An operation whose float16 result leaves float16's range, or comes near its end.
-
-    Attributes:
-        name: the operation's result.
-        op: its type.
-        largest: the largest magnitude over all runs so far, before rounding to float16; inf for a NaN.
-        overflowed: a result was not finite though everything that went in was.
-    """
-
-    name: str
-    op: str
-    largest: float
-    overflowed: bool
 
 
 @dataclass(frozen=True)
@@ -110,13 +74,13 @@ class MilEvaluator:
         self._opset = program.opset
         self._constants: dict[str, Any] = program.constants
         self._widened: dict[str, torch.Tensor] = {}
-        self._large: dict[str, LargeValue] = {}
         self._steps = self._prepare(program)
+        self._watch = Watch(output.name for step in self._steps for output in step.operation.outputs)
 
     @property
     def large_values(self) -> list[LargeValue]:
         """The operations whose float16 results overflowed or came within a factor 4 of 65504, in program order."""
-        return list(self._large.values())
+        return self._watch.large_values
 
     def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Evaluate the program once.
@@ -163,9 +127,9 @@ class MilEvaluator:
             kernel = KERNELS.get(operation.type)
             if kernel is None:
                 raise UnsupportedError(f"timmx does not evaluate {operation}.")
-            _check_parameters(operation, kernel)
+            check_parameters(operation, kernel)
             fixed = {
-                name: _python_value([program.constants[name] for name in names], operation, kernel, name)
+                name: python_value([program.constants[name] for name in names], operation, kernel, name)
                 for name, names in operation.arguments.items()
                 if not kernel.parameters[name].kind.startswith("Tensor")
                 and set(names) <= set(program.constants)
@@ -189,12 +153,7 @@ class MilEvaluator:
                 arguments[parameter] = self._argument(kernel, parameter, names, values, operation)
         if kernel.opset:
             arguments["opset"] = self._opset
-        alike = [name for parameter in kernel.alike for name in operation.arguments.get(parameter, ())]
-        dtypes = {self._stored(name, values).dtype for name in alike}
-        if len(dtypes) > 1:
-            raise ArtifactError(
-                f"The ML program contradicts itself: {operation} joins {', '.join(sorted(map(str, dtypes)))}."
-            )
+        self._check_alike(operation, kernel, values)
         try:
             results = kernel.function(**arguments)
         except NotImplementedError as exc:  # a RuntimeError, so it comes first; torch raises it as well
@@ -209,15 +168,19 @@ class MilEvaluator:
             )
         computed = {}
         for index, (output, result) in enumerate(zip(operation.outputs, results, strict=True)):
-            if output.type is None or not isinstance(result, torch.Tensor):
+            if not isinstance(result, torch.Tensor):  # a classifier's label and probabilities
                 computed[output.name] = result
                 continue
+            if output.type is None:
+                raise ArtifactError(f"The ML program contradicts itself: {operation} declares no tensor.")
             wanted = kernel.results[index if len(kernel.results) > 1 else 0]
             dtype = self._result_dtype(wanted, step, values)
-            rounded = _cast(result, dtype)
-            _check_type(rounded, output.type, operation, output.name)
+            rounded = cast(result, dtype)
+            check_type(rounded, output.type, operation, output.name)
             if dtype == torch.float16 and not kernel.raw:
-                self._watch(step, output.name, result, values)
+                self._watch.note(
+                    output.name, operation.type, result, lambda: self._float_arguments(operation, values)
+                )
             computed[output.name] = rounded
         return computed
 
@@ -229,13 +192,29 @@ class MilEvaluator:
         values: dict[str, Any],
         operation: Operation,
     ) -> Any:
-        described = kernel.parameters[parameter]
-        read: Callable[[str, dict[str, Any]], Any] = self._movable if kernel.raw else self._wide
-        if described.kind == "Tensors":
-            return [read(name, values) for name in names]
-        if described.kind == "Tensor":
-            return read(names[0], values)
-        return _python_value([self._stored(name, values) for name in names], operation, kernel, parameter)
+        kind = kernel.parameters[parameter].kind
+        if kind in ("Tensor", "Tensors"):
+            read = self._movable if kernel.raw else self._wide
+            tensors = [read(name, values) for name in names]
+            if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+                raise ArtifactError(f"The parameter {parameter} of {operation} is no tensor.")
+            return tensors if kind == "Tensors" else tensors[0]
+        return python_value([self._stored(name, values) for name in names], operation, kernel, parameter)
+
+    def _check_alike(self, operation: Operation, kernel: Kernel, values: dict[str, Any]) -> None:
+        """Refuse operands of several data types where MIL wants one."""
+        alike = [name for parameter in kernel.alike for name in operation.arguments.get(parameter, ())]
+        dtypes = {self._stored(name, values).dtype for name in alike}
+        if len(dtypes) > 1:
+            raise ArtifactError(
+                f"The ML program contradicts itself: {operation} joins {', '.join(sorted(map(str, dtypes)))}."
+            )
+
+    def _float_arguments(self, operation: Operation, values: dict[str, Any]) -> Iterator[torch.Tensor]:
+        for name in {name for names in operation.arguments.values() for name in names}:
+            value = self._stored(name, values)
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                yield value
 
     def _stored(self, name: str, values: dict[str, Any]) -> Any:
         """A value in the dtype that the program declares."""
@@ -245,7 +224,11 @@ class MilEvaluator:
     def _movable(self, name: str, values: dict[str, Any]) -> Any:
         """A value as it is stored, unless torch can do next to nothing with its dtype."""
         value = self._stored(name, values)
-        return _widen(value) if isinstance(value, torch.Tensor) and value.dtype in _UNSIGNED else value
+        return (
+            widen(value)
+            if isinstance(value, torch.Tensor) and value.dtype in (torch.uint16, torch.uint32)
+            else value
+        )
 
     def _wide(self, name: str, values: dict[str, Any]) -> Any:
         """A value widened for computing. Constants stay widened: 4 bytes for each weight of the model."""
@@ -254,7 +237,7 @@ class MilEvaluator:
         value = self._stored(name, values)
         if not isinstance(value, torch.Tensor):
             return value
-        wide = _widen(value)
+        wide = widen(value)
         if name in self._constants and wide is not value and wide.is_floating_point():
             self._widened[name] = wide
         return wide
@@ -276,33 +259,6 @@ class MilEvaluator:
         dtype: torch.dtype = value.dtype
         return dtype
 
-    def _watch(self, step: _Step, name: str, result: torch.Tensor, values: dict[str, Any]) -> None:
-        """Note a float16 result that is large. `result` is not yet rounded."""
-        if result.numel() == 0:
-            return
-        low, high = torch.aminmax(result)
-        largest = max(-float(low), float(high))
-        if largest < _LARGE:
-            return
-        overflowed = not largest < _FLOAT16_MAX + 16  # 65520 and more round to infinity, and NaN is not less
-        if overflowed and not self._finite_arguments(step, values):
-            return
-        before = self._large.get(name)
-        if before is not None:
-            overflowed = overflowed or before.overflowed
-            largest = max(largest, before.largest)
-        largest = math.inf if math.isnan(largest) else largest
-        self._large[name] = LargeValue(name, step.operation.type, largest, overflowed)
-
-    def _finite_arguments(self, step: _Step, values: dict[str, Any]) -> bool:
-        names = {name for names in step.operation.arguments.values() for name in names}
-        tensors = [self._stored(name, values) for name in names]
-        return all(
-            bool(torch.isfinite(tensor).all())
-            for tensor in tensors
-            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
-        )
-
     def _checked(self, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         if set(inputs) != set(self.inputs):
             raise ConfigurationError(
@@ -310,68 +266,8 @@ class MilEvaluator:
             )
         for name, (dtype, shape) in self.inputs.items():
             given = inputs[name]
-            if given.dtype != dtype or not _fits(given.shape, shape):
+            if given.dtype != dtype or not fits(given.shape, shape):
                 raise ConfigurationError(
-                    f"The input {name} is {_say(dtype, shape)}, and was given {_say(given.dtype, given.shape)}."
+                    f"The input {name} is {say(dtype, shape)}, and was given {say(given.dtype, given.shape)}."
                 )
         return inputs
-
-
-def _check_parameters(operation: Operation, kernel: Kernel) -> None:
-    for name, names in operation.arguments.items():
-        if name not in kernel.parameters:
-            raise UnsupportedError(f"timmx does not know the parameter {name} of {operation}.")
-        if not names or (len(names) > 1 and kernel.parameters[name].kind not in _SEVERAL):
-            raise ArtifactError(f"The parameter {name} of {operation} has {len(names)} values.")
-    for name, parameter in kernel.parameters.items():
-        if parameter.required and name not in operation.arguments:
-            raise ArtifactError(f"The parameter {name} of {operation} is missing.")
-
-
-def _python_value(values: list[Any], operation: Operation, kernel: Kernel, name: str) -> Any:
-    """Constants, or small tensors, as what the parameter's annotation asks for."""
-    plain = [value.tensor() if isinstance(value, Blob) else value for value in values]
-    plain = [value.tolist() if isinstance(value, torch.Tensor) else value for value in plain]
-    kind = kernel.parameters[name].kind
-    value = plain if kind in _SEVERAL else plain[0]
-    of, is_list = _PYTHON_KINDS[kind]
-    items = value if is_list else [value]
-    # A bool is an int to Python, and is none here.
-    if not isinstance(items, list) or not all(type(item) in of for item in items):
-        raise ArtifactError(f"The parameter {name} of {operation} should be {kind}, and is {value!r}.")
-    return value
-
-
-def _widen(value: torch.Tensor) -> torch.Tensor:
-    if value.dtype in (torch.float32, torch.bool, torch.int64):
-        return value
-    return value.to(torch.float32 if value.is_floating_point() else torch.int64)
-
-
-def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """As MIL's types convert: floats to integers towards zero, integers wrap around."""
-    if value.dtype == dtype:
-        return value
-    if value.is_floating_point() and not dtype.is_floating_point and dtype != torch.bool:
-        value = value.to(torch.int64)
-    return value.to(dtype)
-
-
-def _check_type(value: torch.Tensor, declared: TensorType, operation: Operation, name: str) -> None:
-    kind = declared.data_type.torch
-    if value.dtype != kind or (declared.shape is not None and not _fits(value.shape, declared.shape)):
-        raise ArtifactError(
-            f"The ML program contradicts itself: {operation} declares {name} as {_say(kind, declared.shape)}, "
-            f"and computes {_say(value.dtype, value.shape)}."
-        )
-
-
-def _fits(shape: torch.Size, declared: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(declared) and all(
-        want is None or have == want for have, want in zip(shape, declared, strict=True)
-    )
-
-
-def _say(dtype: torch.dtype, shape: tuple[int | None, ...] | torch.Size | None) -> str:
-    sizes = "any shape" if shape is None else f"({', '.join('?' if s is None else str(s) for s in shape)})"
-    return f"{str(dtype).removeprefix('torch.')} {sizes}"
