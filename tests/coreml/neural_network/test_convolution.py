@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from coremltools.converters.mil import Builder as mb  # noqa: N813
-from neural_networks import by_hand, evaluate, from_mil, random, tensor
+from neural_networks import by_hand, evaluate, evaluate_all, from_mil, random, tensor
 from timmx.errors import UnsupportedError
 
 IMAGE = 2, 4, 9, 10
@@ -19,9 +19,10 @@ def close(found, expected, **tolerances):
     return np.allclose(found, expected, rtol=1e-4, atol=tolerances.get("atol", 1e-5))
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("strides", [[1, 1], [2, 3]])
-@pytest.mark.parametrize("dilations", [[1, 1], [2, 1]])
+@pytest.mark.parametrize(
+    ("groups", "strides", "dilations"),
+    [(1, [1, 1], [1, 1]), (1, [2, 3], [2, 1]), (2, [1, 2], [1, 3]), (4, [2, 1], [1, 1])],
+)
 def test_convolution_with_uneven_pads(groups, strides, dilations):
     weight, bias, x = random(8, 4 // groups, 3, 2), random(8, seed=1), random(*IMAGE)
     spec = from_mil(
@@ -140,22 +141,21 @@ def test_matmul_broadcasts_batches():
     assert close(evaluate(from_mil(lambda x, y: mb.matmul(x=x, y=y), x.shape, y.shape), x, y), x @ y)
 
 
-@pytest.mark.parametrize("kind", ["max", "avg", "l2"])
-@pytest.mark.parametrize("exclude", [False, True])
 @pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 0, 0, 1), (1, 1, 1, 1)])
-def test_pool(kind, exclude, pads):
+def test_pools(pads):
     x = random(*IMAGE)
-    options = {"exclude_padding_from_average": exclude} if kind == "avg" else {}
-    operation = getattr(mb, f"{kind}_pool")
-    spec = from_mil(
-        lambda x: operation(
+
+    def operation(x, kind, exclude):
+        options = {} if exclude is None else {"exclude_padding_from_average": exclude}
+        return getattr(mb, f"{kind}_pool")(
             x=x, kernel_sizes=[3, 2], strides=[2, 1], pad_type="custom", pad=list(pads), **options
-        ),
-        IMAGE,
-    )
-    top, bottom, left, right = pads
-    windows = _windows(x, (top, bottom, left, right), np.nan, (3, 2), (2, 1))
-    assert close(evaluate(spec, x), _pooled(windows, kind, exclude))
+        )
+
+    kinds = [("max", None), ("l2", None), ("avg", False), ("avg", True)]
+    found = evaluate_all({kind: lambda x, kind=kind: operation(x, *kind) for kind in kinds}, x)
+    windows = _windows(x, pads, np.nan, (3, 2), (2, 1))
+    for kind in kinds:
+        assert close(found[kind], _pooled(windows, *kind)), kind
 
 
 def _windows(x, pads, value, kernel, stride):
