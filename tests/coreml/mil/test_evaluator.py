@@ -335,3 +335,30 @@ MilEvaluator(model, folder).run({{"x": torch.zeros(2, 4)}})
 assert "coremltools" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_control_flow_is_refused_by_name(tmp_path):
+    def build(mb, x):
+        positive = mb.greater(x=mb.reduce_sum(x=x), y=0.0)
+        return mb.cond(
+            pred=positive, _true_fn=lambda: mb.relu(x=x), _false_fn=lambda: mb.square(x=x), name="choice"
+        )
+
+    with pytest.raises(UnsupportedError, match=r"choice \(cond\)"):
+        saved(build, {"x": (3,)}, tmp_path / "m.mlpackage", "iOS16")
+
+
+def test_operands_of_two_types_are_an_error(tmp_path):
+    def build(mb, x):
+        return mb.add(x=x, y=np.float32([1, 2, 3]), name="out")
+
+    path = tmp_path / "m.mlpackage"
+    save(program(build, {"x": (3,)}, "iOS16"), path, "iOS16")
+    model = parsed(path)
+    block = model.mlProgram.functions["main"].block_specializations["CoreML6"]
+    const = next(operation for operation in block.operations if operation.type == "const")
+    for declared in (const.attributes["val"].type, const.outputs[0].type):
+        declared.tensorType.dataType = 10
+    const.attributes["val"].immediateValue.tensor.bytes.values = np.float16([1, 2, 3]).tobytes()
+    with pytest.raises(ArtifactError, match=r"out \(add\) joins torch.float16, torch.float32"):
+        MilEvaluator(model, None).run({"x": torch.zeros(3)})

@@ -206,10 +206,9 @@ CASES = [
     transposed(
         "output_shape",
         (3, 4),
-        ((1, 0), (1, 1)),
-        pad_type="custom",
-        pad=(1, 1, 1, 1),
-        output_shape=np.array([2, 6, 6, 7], np.int32),
+        ((1, 1), (0, 1)),
+        pad_type="same",
+        output_shape=np.array([2, 6, 5, 8], np.int32),
     ),
     pooled("max", (6, 7), (3, 2), (2, 2), ((0, 0), (0, 0)), pad_type="valid"),
     pooled("max", (6, 7), (3, 3), (2, 2), ((1, 0), (0, 2)), pad_type="custom", pad=(1, 0, 0, 2)),
@@ -311,6 +310,11 @@ CASES = [
         "einsum",
         lambda mb, x, y: mb.einsum(values=(x, y), equation="nchw,nwhu->nchu"),
         (normal(2, 3, 4, 5), normal(1, 5, 4, 6)),
+    ),
+    Case(
+        "einsum-3",
+        lambda mb, x, y: mb.einsum(values=(x, y), equation="chw,whr->chr"),
+        (normal(3, 4, 5), normal(5, 4, 6)),
     ),
     Case(
         "attention-bool",

@@ -120,3 +120,56 @@ print(time.perf_counter() - start, memory_mb("VmHWM") - before)
     print(f"{precision}: {seconds:.2f} s, {memory_mb:.0f} MB")
     assert seconds < 3
     assert memory_mb < 3 * 102
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form", ["linear8", "block4", "palette4", "palette6-groups", "sparse", "sparse-palette"]
+)
+def test_compressed_weights_are_those_that_coremltools_decompresses(form, tmp_path):
+    import coremltools as ct
+    from coremltools.optimize import coreml as cto
+
+    configs = {
+        "linear8": ("iOS16", cto.OpLinearQuantizerConfig(dtype="int8", weight_threshold=0)),
+        "block4": (
+            "iOS18",
+            cto.OpLinearQuantizerConfig(
+                dtype="int4", granularity="per_block", block_size=4, weight_threshold=0
+            ),
+        ),
+        "palette4": ("iOS16", cto.OpPalettizerConfig(nbits=4, mode="uniform", weight_threshold=0)),
+        "palette6-groups": (
+            "iOS18",
+            cto.OpPalettizerConfig(
+                nbits=6, mode="uniform", granularity="per_grouped_channel", group_size=8, weight_threshold=0
+            ),
+        ),
+        "sparse": ("iOS16", cto.OpMagnitudePrunerConfig(target_sparsity=0.5, weight_threshold=0)),
+        "sparse-palette": ("iOS18", cto.OpMagnitudePrunerConfig(target_sparsity=0.5, weight_threshold=0)),
+    }
+    target, config = configs[form]
+    model = awakened_model("test_vit")
+    convert(model, torch.randn(1, 3, 160, 160), tmp_path / "dense.mlpackage", "FLOAT16", target)
+    dense = ct.models.MLModel(str(tmp_path / "dense.mlpackage"), skip_model_load=True)
+    whole = cto.OptimizationConfig(global_config=config)
+    compress = {
+        "linear8": cto.linear_quantize_weights,
+        "block4": cto.linear_quantize_weights,
+        "palette4": cto.palettize_weights,
+        "palette6-groups": cto.palettize_weights,
+    }.get(form, cto.prune_weights)
+    compressed = compress(dense, whole)
+    if form == "sparse-palette":
+        palette = cto.OpPalettizerConfig(nbits=4, mode="uniform", weight_threshold=0)
+        compressed = cto.palettize_weights(
+            compressed, cto.OptimizationConfig(global_config=palette), joint_compression=True
+        )
+    compressed.save(str(tmp_path / "small.mlpackage"))
+    cto.decompress_weights(compressed).save(str(tmp_path / "again.mlpackage"))
+    small, again = opened(tmp_path / "small.mlpackage"), opened(tmp_path / "again.mlpackage")
+    kinds = {step.operation.type for step in small._steps if step.constant}
+    assert kinds, "nothing was compressed"
+    x = {next(iter(small.inputs)): torch.randn(1, 3, 160, 160)}
+    for name, value in small.run(x).items():
+        torch.testing.assert_close(value, again.run(x)[name], rtol=0, atol=0)

@@ -49,21 +49,23 @@ def conv_transpose(
     strides, dilations = strides or [1] * rank, dilations or [1] * rank
     whole = _TRANSPOSED[rank](x, weight, None, strides, [0] * rank, [0] * rank, groups, dilations)
     sizes = list(whole.shape[2:])
-    if pad_type == "custom":
-        before, after = (pad or [0] * 2 * rank)[::2], (pad or [0] * 2 * rank)[1::2]
-    elif pad_type == "valid":
-        before, after = [0] * rank, [0] * rank
-    elif pad_type == "same":
-        # D_in * stride elements remain; the odd one is taken away at the end, as in conv.
-        extra = [size - n * stride for size, n, stride in zip(sizes, x.shape[2:], strides, strict=True)]
-        before = [max(0, e) // 2 for e in extra]
-        after = [e - b for e, b in zip(extra, before, strict=True)]
+    if pad_type == "same":
+        # As TensorFlow's gradient of a convolution: the odd element is taken away at the end.
+        wanted = [n * stride for n, stride in zip(x.shape[2:], strides, strict=True)]
+        wanted = wanted if output_shape is None else output_shape[2:]
+        extra = [size - n for size, n in zip(sizes, wanted, strict=True)]
+        before = [max(0, n) // 2 for n in extra]
+        cut = [n for first, all_ in zip(before, extra, strict=True) for n in (first, all_ - first)]
+    elif pad_type in ("valid", "custom"):
+        cut = list(pad) if pad_type == "custom" and pad is not None else [0] * 2 * rank
+        left = [size - sum(cut[2 * i : 2 * i + 2]) for i, size in enumerate(sizes)]
+        if output_shape is not None and output_shape[2:] != left:
+            raise NotImplementedError(
+                f"pad_type {pad_type!r} with output_shape {output_shape}, where it is {left}"
+            )
     else:
         raise NotImplementedError(f"pad_type {pad_type!r}")
-    if output_shape is not None:
-        # What is cut off before stays, and the end goes where output_shape says.
-        after = [size - b - wanted for size, b, wanted in zip(sizes, before, output_shape[2:], strict=True)]
-    cut = [-n for pair in zip(before, after, strict=True) for n in pair]
+    cut = [-n for n in cut]
     result = functional.pad(whole, for_torch(cut))
     return result if bias is None else result + bias.reshape(-1, *[1] * rank)
 

@@ -10,6 +10,10 @@ from torch.nn import functional
 
 from timmx_coreml.mil.operations.registry import Tensors, operation
 
+_LETTERS = "abcdefghijklmnopqrstuvwxyz" * 2
+_EQUATIONS = ("abcd,adce->abce", "abc,cbd->abd")
+"""All that MIL has, with letters in order of appearance. Dimensions of size 1 are broadcast."""
+
 
 @operation()
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -25,11 +29,10 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
 
 @operation(result="values", alike=("values",))
 def einsum(values: Tensors, equation: str) -> Tensor:
-    operands = equation.replace(" ", "").split("->")[0].split(",")
-    numbered = [[sorted(set("".join(operands))).index(letter) for letter in one] for one in operands]
-    if len(values) != 2 or len(numbered) != 2 or len(numbered[0]) not in (3, 4):
+    letters = dict.fromkeys(letter for letter in equation if letter.isalpha())
+    named = equation.translate({ord(letter): _LETTERS[i] for i, letter in enumerate(letters)})
+    if named not in _EQUATIONS:
         raise NotImplementedError(f"equation {equation!r}")
-    # MIL broadcasts dimensions of size 1, which torch.einsum does as well.
     return torch.einsum(equation, *values)
 
 
