@@ -8,7 +8,10 @@ from typing import Any
 
 def register() -> None:
     """Make them known to coremltools, for the whole process. Nothing that it has by itself is changed."""
-    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import (
+        _TORCH_OPS_REGISTRY,
+        register_torch_op,
+    )
 
     if _TORCH_OPS_REGISTRY.get_func("aten::lstm.input") is None:
         register_torch_op(timmx_lstm, torch_alias=["lstm.input"])

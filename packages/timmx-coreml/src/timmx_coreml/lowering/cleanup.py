@@ -70,10 +70,13 @@ def infer_symbolic_sizes(graph: torch.fx.Graph) -> None:
         if node.target is not aten.reshape.default:
             continue
         shape: list[Any] = list(node.args[1])
-        symbolic = [index for index, size in enumerate(shape) if isinstance(size, torch.fx.Node)]
-        if len(symbolic) == 1 and -1 not in shape:
+        for index, size in enumerate(node.meta["val"].shape):
+            if isinstance(size, int):
+                shape[index] = size
+        symbolic = [index for index, size in enumerate(shape) if not isinstance(size, int) or size == -1]
+        if len(symbolic) == 1:
             shape[symbolic[0]] = -1
-            node.args = (node.args[0], shape)
+        node.args = (node.args[0], shape)
 
 
 def _is_training_dropout(node: torch.fx.Node) -> bool:

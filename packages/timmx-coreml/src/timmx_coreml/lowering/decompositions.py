@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch._decomp import get_decompositions
 
-from timmx_coreml.lowering import ranks, resampling
+from timmx_coreml.lowering import ranks, resampling, unfolding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = dict(get_decompositions([aten.addcmul, aten.addcdiv]))
     table |= ranks.decompositions()
     table |= resampling.decompositions()
+    table |= unfolding.decompositions()
     table |= {
         aten.add.Tensor: _before(table, aten.add.Tensor, _add),
         aten.sub.Tensor: _before(table, aten.sub.Tensor, _sub),
@@ -32,6 +33,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.rsub.Tensor: _rsub,
         aten.gelu.default: _before(table, aten.gelu.default, _gelu),
         aten.rms_norm.default: _rms_norm,
+        aten.clamp.default: _before(table, aten.clamp.default, _clamp),
         aten.constant_pad_nd.default: _constant_pad_nd,
         aten.pad.default: _pad,
         aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
@@ -74,6 +76,13 @@ def _gelu(x: torch.Tensor, *, approximate: str = "none") -> Any:
         return NotImplemented
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3))
     return x * (0.5 * (1 + torch.tanh(inner)))
+
+
+def _clamp(x: torch.Tensor, low: Any = None, high: Any = None) -> Any:
+    """Of integers with one bound: coremltools 9.0 makes them floats there (gemma4_vit counts with them)."""
+    if x.is_floating_point() or (low is not None and high is not None):
+        return NotImplemented
+    return aten.clamp.default(x, -(2**31) if low is None else low, 2**31 - 1 if high is None else high)
 
 
 def _rms_norm(
@@ -129,9 +138,13 @@ def _scaled_dot_product_attention(
     standard = query.shape[-1] ** -0.5
     if scale is not None and not math.isclose(scale, standard, rel_tol=1e-6):
         query = query * (scale / standard)
-    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal)
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal
+    )
 
 
 def _repeat_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     *batch, own, length, size = x.shape
-    return x.unsqueeze(-3).expand(*batch, own, heads // own, length, size).reshape(*batch, heads, length, size)
+    return (
+        x.unsqueeze(-3).expand(*batch, own, heads // own, length, size).reshape(*batch, heads, length, size)
+    )

@@ -7,7 +7,6 @@ computes, and reshapes its output up again; where all that touches a tensor does
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,9 @@ aten = torch.ops.aten
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Operation to function. The functions leave tensors of rank 5 and less alone."""
     pointwise = "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar relu.default "
-    pointwise += "gelu.default silu.default sigmoid.default tanh.default exp.default neg.default rsqrt.default "
+    pointwise += (
+        "gelu.default silu.default sigmoid.default tanh.default exp.default neg.default rsqrt.default "
+    )
     pointwise += "sqrt.default pow.Tensor_Scalar clamp.default hardswish.default maximum.default"
     reductions = "mean.dim sum.dim_IntList amax.default amin.default"
     along = "select.int slice.Tensor unbind.int split.Tensor split_with_sizes.default softmax.int _softmax.default"
@@ -56,7 +57,7 @@ def _op(name: str) -> torch._ops.OpOverload:
 
 
 def _permute(x: torch.Tensor, dims: Sequence[int]) -> Any:
-    """In one step where at most 5 groups of dimensions move, otherwise in the fewest such steps."""
+    """In one step where at most 5 groups of dimensions move, otherwise in several such steps."""
     if x.ndim <= LIMIT:
         return NotImplemented
     order = [dim % x.ndim for dim in dims]
@@ -73,24 +74,14 @@ def _permute(x: torch.Tensor, dims: Sequence[int]) -> Any:
     return x.reshape(shape)
 
 
-@functools.cache
 def permutation_steps(order: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Permutations that one after the other make `order`, each of at most 5 groups of neighbours; the fewest."""
+    """Permutations that one after the other make `order`, each of at most 5 groups of neighbours."""
     if len(_groups(order)) <= LIMIT:
         return (order,)
-    seen: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {tuple(range(len(order))): ()}
-    edge = list(seen)
-    steps = [step for step in itertools.permutations(range(len(order))) if 1 < len(_groups(step)) <= LIMIT]
-    while order not in seen:
-        following = []
-        for state in edge:
-            for step in steps:
-                reached = tuple(state[dim] for dim in step)
-                if reached not in seen:
-                    seen[reached] = (*seen[state], step)
-                    following.append(reached)
-        edge = following
-    return seen[order]
+    # One dimension moved to its later neighbour: 4 groups at most now, one group less to permute afterwards.
+    step = [dim for dim in range(len(order)) if dim != order[1]]
+    step.insert(step.index(order[0]) + 1, order[1])
+    return (tuple(step), *permutation_steps(tuple(step.index(dim) for dim in order)))
 
 
 def _groups(order: Sequence[int]) -> list[tuple[int, ...]]:
@@ -158,7 +149,8 @@ def _joining(op: torch._ops.OpOverload, stack: bool) -> Callable[..., Any]:
         dim %= ndim
         before, after = first.shape[:dim], first.shape[dim if stack else dim + 1 :]
         parts = [
-            part.reshape([math.prod(before), 1 if stack else part.shape[dim], math.prod(after)]) for part in tensors
+            part.reshape([math.prod(before), 1 if stack else part.shape[dim], math.prod(after)])
+            for part in tensors
         ]
         joined = aten.cat.default(parts, 1)
         return joined.reshape([*before, joined.shape[1], *after])
@@ -172,7 +164,9 @@ def _reduction(op: torch._ops.OpOverload) -> Callable[..., Any]:
             return NotImplemented
         gone = {one % x.ndim for one in ([dim] if isinstance(dim, int) else dim)}
         sizes, axes = _merged(x.shape, [index in gone for index in range(x.ndim)])
-        answer = op(x.reshape(sizes), [index for index, reduced in enumerate(axes) if reduced], False, **kwargs)
+        answer = op(
+            x.reshape(sizes), [index for index, reduced in enumerate(axes) if reduced], False, **kwargs
+        )
         shape = [1 if index in gone else size for index, size in enumerate(x.shape)]
         return answer.reshape(shape if keepdim else [s for i, s in enumerate(x.shape) if i not in gone])
 
@@ -186,10 +180,16 @@ def _pointwise(op: torch._ops.OpOverload) -> Callable[..., Any]:
         if ndim <= LIMIT:
             return NotImplemented
         shapes = [[1] * (ndim - tensor.ndim) + list(tensor.shape) for tensor in tensors]
-        shape = [next((size for size in sizes if not _is_one(size)), 1) for sizes in zip(*shapes, strict=True)]
+        shape = [
+            next((size for size in sizes if not _is_one(size)), 1) for sizes in zip(*shapes, strict=True)
+        ]
         whole = [tuple(_is_one(size) for size in sizes) for sizes in zip(*shapes, strict=True)]
-        kept = [index for index, ones in enumerate(whole) if not all(ones)]  # a 1 in every input fits anywhere
-        sizes = [_merged([item[index] for index in kept], [whole[index] for index in kept])[0] for item in shapes]
+        kept = [
+            index for index, ones in enumerate(whole) if not all(ones)
+        ]  # a 1 in every input fits anywhere
+        sizes = [
+            _merged([item[index] for index in kept], [whole[index] for index in kept])[0] for item in shapes
+        ]
         flat = iter([tensor.reshape(size) for tensor, size in zip(tensors, sizes, strict=True)])
         given = [next(flat) if isinstance(item, torch.Tensor) else item for item in arguments]
         return op(*given, **kwargs).reshape(shape)
@@ -201,7 +201,9 @@ def _expand(x: torch.Tensor, shape: Sequence[int], **kwargs: Any) -> Any:
     if len(shape) <= LIMIT:
         return NotImplemented
     old = [1] * (len(shape) - x.ndim) + list(x.shape)
-    new = [was if isinstance(size, int) and size == -1 else size for was, size in zip(old, shape, strict=True)]
+    new = [
+        was if isinstance(size, int) and size == -1 else size for was, size in zip(old, shape, strict=True)
+    ]
     grows = [_is_one(was) and not _is_one(size) for was, size in zip(old, new, strict=True)]
     sizes, _ = _merged(old, grows)
     targets, _ = _merged(new, grows)

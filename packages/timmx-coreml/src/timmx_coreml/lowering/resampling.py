@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from timmx_coreml.lowering.constants import constant
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -17,8 +19,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     """Bicubic and antialiased kinds always, bilinear and nearest where the size is no whole multiple.
 
     coremltools 9.0 has no bicubic kind; it takes the antialiased bilinear one for the plain one, which differs
-    where it shrinks; and to reach a size that is no whole multiple it scales by (size + 0.0001) / input size, which
-    shifts the samples.
+    where it shrinks; it refuses factors that lead to a fraction of a pixel. For a size that is no whole multiple it
+    hands Core ML a fractional scale, and where Core ML samples then is documented nowhere: products are certain.
     """
     always = (
         aten.upsample_bicubic2d.vec,
@@ -36,7 +38,22 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten._upsample_nearest_exact2d.vec,
         aten._upsample_nearest_exact2d.default,
     )
-    return {op: _products(op) for op in always} | {op: _products_unless_multiple(op) for op in sometimes}
+    return (
+        {op: _products(op) for op in always}
+        | {op: _products_unless_multiple(op) for op in sometimes}
+        | {aten.adaptive_avg_pool2d.default: _adaptive_avg_pool2d}
+    )
+
+
+def _adaptive_avg_pool2d(x: torch.Tensor, output_size: list[int]) -> Any:
+    """To more than one pixel: coremltools 9.0 needs the batch size then, and slices out every uneven window."""
+    height, width = x.shape[-2:]
+    if all(new == 1 for new in output_size) or not isinstance(height, int) or not isinstance(width, int):
+        return NotImplemented
+    if height % output_size[0] == 0 and width % output_size[1] == 0:
+        window = [height // output_size[0], width // output_size[1]]
+        return aten.avg_pool2d.default(x, window, window)
+    return _products(aten.adaptive_avg_pool2d.default)(x, output_size)
 
 
 def _products_unless_multiple(op: torch._ops.OpOverload) -> Callable[..., Any]:
@@ -65,7 +82,7 @@ def _products(op: torch._ops.OpOverload) -> Callable[..., Any]:
             return NotImplemented
         rows = _matrix(op, height, 0, output_size, options)
         columns = _matrix(op, width, 1, output_size, options)
-        return torch.matmul(torch.matmul(_constant(rows, x), x), _constant(columns, x).t())
+        return torch.matmul(torch.matmul(constant(rows, x), x), constant(columns, x).t())
 
     return function
 
@@ -75,28 +92,23 @@ def _matrix(
 ) -> list[list[float]]:
     """(new size, size): what the operation itself, in float64, makes of each pixel alone along one axis.
 
-    The other axis has one pixel and becomes one pixel, which every kind leaves as it is.
+    The axis is laid out as the width, above a height of one pixel that stays one, which every kind leaves as it is.
+    The other way round torch 2.14.1's antialiased kernels are wrong: a column of one pixel's width is interpolated
+    to other numbers than the same column in a wider image.
     """
-    one = [1, 1]
-    if output_size is not None:
-        one[axis] = output_size[axis]
+    new = None if output_size is None else [1, output_size[axis]]
     given: list[Any] = []
-    position = 0  # among scales that stand by themselves: the height's, then the width's
+    alone = [
+        option for option in options if isinstance(option, float)
+    ]  # the height's scale, then the width's
     for option in options:
         if isinstance(option, list):
-            given.append([scale if index == axis else 1.0 for index, scale in enumerate(option)])
+            given.append([1.0, option[axis]])
         elif isinstance(option, float):
-            given.append(option if position == axis else 1.0)
-            position += 1
+            given.append(1.0 if len(given) == options.index(alone[0]) else alone[axis])
         else:
             given.append(option)
     with _disable_current_modes():
-        pixels = torch.eye(size, dtype=torch.float64)
-        pixels = pixels.view(1, size, size, 1) if axis == 0 else pixels.view(1, size, 1, size)
-        answer = op(pixels, None if output_size is None else one, *given)
-        matrix: list[list[float]] = answer.reshape(size, -1).t().tolist()
+        pixels = torch.eye(size, dtype=torch.float64).view(1, size, 1, size)
+        matrix: list[list[float]] = op(pixels, new, *given).reshape(size, -1).t().tolist()
     return matrix
-
-
-def _constant(values: list[list[float]], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(values, dtype=like.dtype)

@@ -1,0 +1,64 @@
+"""`nn.Unfold` and `nn.Fold` as convolutions with kernels of a single 1: exact, and open in the batch.
+
+coremltools 9.0 folds only windows that do not overlap (volo's do), and unfolds by an index for every element of a
+batch whose size it must know.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from timmx_coreml.lowering.constants import constant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+aten = torch.ops.aten
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """For `aten.im2col` (Unfold) and `aten.col2im` (Fold)."""
+    return {aten.im2col.default: _unfold, aten.col2im.default: _fold}
+
+
+def _unfold(
+    x: torch.Tensor, kernel: list[int], dilation: list[int], padding: list[int], stride: list[int]
+) -> torch.Tensor:
+    channels = x.shape[1]
+    weight = _single_ones(kernel, x, channels)
+    return F.conv2d(x, weight, None, stride, padding, dilation, channels).flatten(2)
+
+
+def _fold(
+    x: torch.Tensor,
+    size: list[int],
+    kernel: list[int],
+    dilation: list[int],
+    padding: list[int],
+    stride: list[int],
+) -> torch.Tensor:
+    number = [
+        (size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)
+    ]
+    channels = x.shape[1] // (kernel[0] * kernel[1])
+    weight = _single_ones(kernel, x, channels)
+    maps = x.reshape(x.shape[0], x.shape[1], *number)
+    whole = F.conv_transpose2d(maps, weight, None, stride, groups=channels, dilation=dilation)
+    # The windows may end before the padded edge; behind them are zeros.
+    lacking = [max(0, padding[i] + size[i] - whole.shape[2 + i]) for i in range(2)]
+    if any(lacking):
+        whole = F.pad(whole, (0, lacking[1], 0, lacking[0]))
+    return whole[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
+
+
+def _single_ones(kernel: list[int], like: torch.Tensor, channels: int) -> torch.Tensor:
+    """(channels x positions, 1, height, width): a kernel for each position in a window, with a 1 there."""
+    height, width = kernel
+    ones = [
+        [[[float(row * width + column == one) for column in range(width)] for row in range(height)]]
+        for one in range(height * width)
+    ]
+    return constant(ones * channels, like)
