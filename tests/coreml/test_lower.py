@@ -11,12 +11,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - torch's own customary name
 from timmx.capture import capture
 from timmx.errors import UnsupportedError
 from timmx.snr import SignalToNoise
 from timmx.testing import awaken
 from timmx_coreml.convert import quiet
+from timmx_coreml.float32_islands import float32_islands, large_nodes
 from timmx_coreml.lower import lower
 from timmx_coreml.lowering.ranks import LIMIT, permutation_steps
 from timmx_coreml.mil import MilEvaluator
@@ -107,8 +108,8 @@ UNSURE = {
 FUNCTIONS = MISSING | WRONG | UNSURE
 
 
-def convert(program, count=1, target="iOS15", precision="FLOAT32"):
-    """An ML program; `count` may be a `ct.RangeDim`."""
+def convert(program, count=1, target="iOS15", precision="FLOAT32", selector=None):
+    """An ML program; `count` may be a `ct.RangeDim`; `selector` tells what may be float16."""
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import coremltools as ct
@@ -118,7 +119,9 @@ def convert(program, count=1, target="iOS15", precision="FLOAT32"):
             program,
             source="pytorch",
             minimum_deployment_target=ct.target[target],
-            compute_precision=ct.precision[precision],
+            compute_precision=ct.transform.FP16ComputePrecision(selector)
+            if selector
+            else ct.precision[precision],
             inputs=[ct.TensorType("input", (count, *example.meta["val"].shape[1:]), np.float32)],
             outputs=[ct.TensorType("output", dtype=np.float32)],
             skip_model_load=True,
@@ -205,11 +208,13 @@ def test_recurrent_layer_is_one_operation(dynamic, evaluate):
     assert operations(check(Recurrent(), TOKENS, evaluate, dynamic)).count("lstm") == 1
 
 
-def test_translation_of_recurrent_layer_is_needed():
-    from coremltools.converters.mil.frontend.torch import ops
+def test_translation_of_recurrent_layer_is_needed(monkeypatch):
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 
-    assert not any("lstm.input" in str(value) for value in vars(ops).values() if isinstance(value, str))
-    assert ops.lstm.__module__ == ops.__name__  # ours stands beside it
+    monkeypatch.delitem(_TORCH_OPS_REGISTRY.name_to_func_mapping, "lstm.input", raising=False)
+    program = capture(Recurrent().eval(), random(TOKENS, 1), dynamic=False).run_decompositions({})
+    with pytest.raises(NotImplementedError, match="lstm"):
+        convert(program)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -273,7 +278,7 @@ def test_scale_is_why_attention_was_taken_apart():
 
 def test_grouped_heads_are_not_seen():
     program = capture(ATTENTION["grouped heads"], random((4, *TOKENS)), dynamic=False).run_decompositions({})
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"broadcast|shape|dim|match"):
         convert(program, 3, target="iOS18")
 
 
@@ -290,6 +295,25 @@ def test_norms_and_activations_stay_whole():
     assert sorted(kind for kind in kinds if kind != "const") == [
         "gelu", "gelu", "layer_norm", "silu", "softmax"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_group_norm_is_one_norm(dynamic, evaluate):
+    """Its squares stay inside one operation, where float16 does not meet them."""
+    norm = nn.GroupNorm(2, 4)
+    with torch.no_grad():
+        norm.weight += torch.arange(4.0)
+        norm.bias -= 1
+    options = {"precision": "FLOAT16", "floor_db": 50, "target": "iOS18"}
+    model = check(Does(lambda x: norm(x * 1000)), PIXELS, evaluate, dynamic, **options)
+    assert operations(model).count("layer_norm") == 1
+
+
+def test_group_norm_overflows_without_the_rewrite(evaluate):
+    inputs = random(PIXELS)
+    module = Does(lambda x: F.group_norm(x * 1000, 2))
+    model = convert(capture(module, inputs[:1], dynamic=False).run_decompositions({}), precision="FLOAT16")
+    assert not snr_db(module(inputs).numpy(), evaluate(model, inputs)) > 20
 
 
 def test_dynamic_reshapes_compute_no_sizes():
@@ -309,6 +333,45 @@ def test_program_is_not_changed():
     before = str(program.graph)
     lower(program)
     assert str(program.graph) == before
+
+
+@torch.no_grad()
+def test_large_numbers_stay_float32(evaluate):
+    """A linear attention whose sums leave float16's range, between convolutions that are float16."""
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(4, 4, 1)
+            self.last = nn.Conv2d(4, 4, 1)
+
+        def forward(self, input):
+            x = self.first(input).flatten(2).exp() * 100
+            total = x @ x.transpose(1, 2)
+            return self.last((total @ x / total.sum((1, 2), keepdim=True)).reshape(input.shape) / 100)
+
+    torch.manual_seed(0)
+    inputs = random(PIXELS)
+    module = Linear().eval()
+    lowered = lower(capture(module, inputs[:1], dynamic=False))
+    assert {"matmul", "matmul_1", "sum_1"} <= large_nodes(lowered, inputs.split(1))
+    reference = module(inputs).numpy()
+    assert not snr_db(reference, evaluate(convert(lowered, precision="FLOAT16"), inputs)) > 20
+    model = convert(lowered, selector=float32_islands(lowered, inputs.split(1)))
+    assert snr_db(reference, evaluate(model, inputs)) > 40
+    function = model.get_spec().mlProgram.functions["main"]
+    types = {
+        op.type: {output.type.tensorType.dataType for output in op.outputs}
+        for op in next(iter(function.block_specializations.values())).operations
+    }
+    float16, float32 = 10, 11  # MIL.proto
+    assert types["conv"] == {float16}
+    assert types["matmul"] == {float32}
+
+
+def test_no_islands_where_float16_holds_everything():
+    lowered = lower(capture(masked(INFINITE), random((4, *TOKENS), 1), dynamic=False))
+    assert float32_islands(lowered, [random((4, *TOKENS), 1)]) is None
 
 
 class Layer(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from timmx.errors import UnsupportedError
+
 from timmx_coreml.lowering.ranks import LIMIT
 
 if TYPE_CHECKING:

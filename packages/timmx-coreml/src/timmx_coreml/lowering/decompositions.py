@@ -33,6 +33,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.rsub.Tensor: _rsub,
         aten.gelu.default: _before(table, aten.gelu.default, _gelu),
         aten.rms_norm.default: _rms_norm,
+        aten.group_norm.default: _group_norm,
         aten.clamp.default: _before(table, aten.clamp.default, _clamp),
         aten.constant_pad_nd.default: _constant_pad_nd,
         aten.pad.default: _pad,
@@ -100,6 +101,27 @@ def _rms_norm(
     normed = torch.nn.functional.layer_norm(torch.cat((x, -x), -1), [2 * size], eps=eps)
     normed = normed.narrow(-1, 0, size)
     return normed if weight is None else normed * weight
+
+
+def _group_norm(
+    x: torch.Tensor,
+    groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> torch.Tensor:
+    """As a layer norm over each group, then scale and shift.
+
+    coremltools 9.0 spells the variance out, and the squares of numbers above 255 leave float16's range.
+    """
+    batch, channels, *rest = x.shape
+    size = channels // groups * math.prod(rest)
+    normed = torch.nn.functional.layer_norm(x.reshape(batch, groups, size), [size], eps=eps).reshape(x.shape)
+    shape = (1, channels, *[1] * len(rest))
+    if weight is not None:
+        normed = normed * weight.reshape(shape)
+    return normed if bias is None else normed + bias.reshape(shape)
 
 
 def _constant_pad_nd(x: torch.Tensor, pad: list[int], value: Any = 0) -> Any:
