@@ -316,6 +316,19 @@ def test_group_norm_overflows_without_the_rewrite(evaluate):
     assert not snr_db(module(inputs).numpy(), evaluate(model, inputs)) > 20
 
 
+def test_roll_is_slices(evaluate):
+    kinds = operations(check(Does(lambda x: x.roll((-1, 3), (2, 3)) * 2), PIXELS, evaluate, dynamic=True))
+    assert "gather" not in kinds
+    assert kinds.count("concat") == 2
+
+
+def test_broadcasting_needs_no_tiles(evaluate):
+    kinds = operations(check(Does(lambda x: F.normalize(x, dim=1)), PIXELS, evaluate, dynamic=True))
+    assert "tile" not in kinds
+    module = Does(lambda x: x.mean(1, keepdim=True).expand(-1, 4, -1, -1))
+    assert "tile" in operations(check(module, PIXELS, evaluate, dynamic=True))
+
+
 def test_dynamic_reshapes_compute_no_sizes():
     model = Does(lambda x: windows(x).reshape(x.shape[0], -1, x.shape[-1]).transpose(1, 2).flatten(1))
     lowered = lower(capture(model, random(PIXELS), dynamic=True))

@@ -28,6 +28,7 @@ def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram
     register()
     lowered = program.run_decompositions(decompositions())
     cleanup.drop_copies(lowered)
+    cleanup.drop_expands(lowered.graph)
     cleanup.use_reshapes(lowered.graph)
     cleanup.merge_reshapes(lowered.graph)
     cleanup.infer_symbolic_sizes(lowered.graph)

@@ -19,6 +19,8 @@ _COPIES = (
 )
 """Operations that return their first argument as it is, seen as numbers."""
 
+_ARITHMETIC = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 
@@ -77,6 +79,33 @@ def infer_symbolic_sizes(graph: torch.fx.Graph) -> None:
         if len(symbolic) == 1:
             shape[symbolic[0]] = -1
         node.args = (node.args[0], shape)
+
+
+def drop_expands(graph: torch.fx.Graph) -> None:
+    """Take out expansions to the shape of the other operand: Core ML's arithmetic broadcasts by itself.
+
+    coremltools 9.0 writes them as `tile`, with six operations more for the counts where the batch is open.
+    """
+    for node in list(graph.nodes):
+        if node.target is not aten.expand.default:
+            continue
+        for user in list(node.users):
+            if user.target not in _ARITHMETIC:
+                continue
+            others = [one for one in user.args[:2] if one is not node]
+            if (
+                len(others) == 1
+                and isinstance(others[0], torch.fx.Node)
+                and _shape(others[0]) == _shape(node)
+            ):
+                user.replace_input_with(node, node.args[0])
+    graph.eliminate_dead_code()
+
+
+def _shape(node: torch.fx.Node) -> list[str]:
+    """In words: to compare symbolic sizes themselves could tie the program to the answer."""
+    value = node.meta.get("val")
+    return [str(size) for size in value.shape] if isinstance(value, torch.Tensor) else [""]
 
 
 def _is_training_dropout(node: torch.fx.Node) -> bool:

@@ -32,6 +32,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.rsub.Scalar: _rsub,
         aten.rsub.Tensor: _rsub,
         aten.gelu.default: _before(table, aten.gelu.default, _gelu),
+        aten.roll.default: _roll,
         aten.rms_norm.default: _rms_norm,
         aten.group_norm.default: _group_norm,
         aten.clamp.default: _before(table, aten.clamp.default, _clamp),
@@ -84,6 +85,19 @@ def _clamp(x: torch.Tensor, low: Any = None, high: Any = None) -> Any:
     if x.is_floating_point() or (low is not None and high is not None):
         return NotImplemented
     return aten.clamp.default(x, -(2**31) if low is None else low, 2**31 - 1 if high is None else high)
+
+
+def _roll(x: torch.Tensor, shifts: list[int], dims: list[int] | tuple[()] = ()) -> Any:
+    """As slices put together again; coremltools 9.0 gathers by an index for every row (swin's shifted windows)."""
+    if not dims or not all(isinstance(x.shape[dim], int) for dim in dims):
+        return NotImplemented
+    moves = [
+        (shift % x.shape[dim], dim) for shift, dim in zip(shifts, dims, strict=True) if shift % x.shape[dim]
+    ]
+    for first, dim in moves:
+        start = x.shape[dim] - first
+        x = torch.cat((x.narrow(dim, start, first), x.narrow(dim, 0, start)), dim)
+    return x if moves else NotImplemented
 
 
 def _rms_norm(
