@@ -11,9 +11,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import timmx
+import torch
 from PIL import Image
 from timmx import registry
 from timmx.errors import ConfigurationError, UnsupportedError
+from torch import nn
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 
@@ -85,9 +87,6 @@ def test_fewer_bits_make_smaller_files_and_more_noise(export):
 
 
 def test_a_model_with_small_weights_alone_stays_as_it_is_and_says_so(export):
-    import torch
-    from torch import nn
-
     class Tiny(nn.Module):
         pretrained_cfg: ClassVar = {
             "input_size": (3, 16, 16),
@@ -292,36 +291,47 @@ def test_inspect_names_what_keeps_a_file_off_the_neural_engine(export):
     assert picture["off_neural_engine"] == []
 
 
-def test_overflow_in_float16_is_seen_and_named(tmp_path):
-    import torch
-    from torch import nn
+class Loud(nn.Module):
+    """Bright pictures leave float16's range on the way, dark ones do not."""
 
-    class Loud(nn.Module):
-        pretrained_cfg: ClassVar = {"input_size": (3, 16, 16), "architecture": "loud"}
+    pretrained_cfg: ClassVar = {"input_size": (3, 16, 16), "architecture": "loud"}
 
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 3)
-            nn.init.normal_(self.conv.weight, std=3e4)
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        torch.manual_seed(0)
+        nn.init.normal_(self.conv.weight, std=3e4)
+        nn.init.zeros_(self.conv.bias)
 
-        def forward(self, x):
-            return (torch.relu(self.conv(x)) * 1e-4).mean((2, 3))
+    def forward(self, x):
+        return (torch.relu(self.conv(x)) * 1e-4).mean((2, 3))
 
-    torch.manual_seed(0)
+
+def test_what_leaves_the_range_of_float16_stays_float32_and_is_said(export):
+    result = export(Loud(), verify_data=None)
+    assert result.precision == "fp16"
+    assert any("stay in float32" in note for note in result.notes)
+    told = registry.load("coreml").inspect(result.path)
+    assert any("in float32" in reason for reason in told["off_neural_engine"])
+
+
+def test_an_overflow_that_shows_while_verifying_is_named(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number, value in enumerate(
+        (0, 50, 180, 255)
+    ):  # the model is looked through on the first, which is black
+        Image.new("RGB", (16, 16), (value, value // 2, value // 3)).save(pictures / f"{number}.png")
+    options = {"output": tmp_path / "a.mlpackage", "verify_data": pictures, "normalize": True}
+    options |= {"mean": (0.0,), "std": (1.0,)}
     with pytest.raises(timmx.VerificationError, match=r"overflow float16.*conv.*--compute-precision float32"):
-        timmx.export("coreml", Loud(), output=tmp_path / "a.mlpackage")
-    assert list(tmp_path.iterdir()) == []
-    assert (
-        timmx.export("coreml", Loud(), output=tmp_path / "a.mlpackage", compute_precision="float32")
-        .verification.status
-        == "verified"
-    )  # fmt: skip
+        timmx.export("coreml", Loud(), **options)
+    assert sorted(tmp_path.iterdir()) == [pictures]
+    whole = timmx.export("coreml", Loud(), compute_precision="float32", **options)
+    assert whole.verification.status == "verified"
 
 
 def test_what_coremltools_cannot_convert_is_told(tmp_path):
-    import torch
-    from torch import nn
-
     class Odd(nn.Module):
         pretrained_cfg: ClassVar = {"input_size": (3, 16, 16), "architecture": "odd"}
 

@@ -104,6 +104,18 @@ def test_the_target_is_the_oldest_that_the_options_allow(tmp_path, awakened, opt
     assert result.verification.status == "verified"
 
 
+@pytest.mark.parametrize(("dynamic", "specification"), [(False, 5), (True, 5)])
+def test_a_neuralnetwork_is_for_the_oldest_system_that_has_its_layers(
+    tmp_path, awakened, dynamic, specification
+):
+    options = {"checkpoint": awakened("test_vit"), "convert_to": "neuralnetwork", "dynamic_batch": dynamic}
+    result = timmx.export("coreml", "test_vit", output=tmp_path / "model.mlmodel", **options)
+    assert result.metadata["format"]["specification_version"] == specification
+    assert result.metadata["format"]["target"] == "ios14"
+    with pytest.raises(timmx.UnsupportedError, match="ios13"):
+        timmx.export("coreml", "test_vit", output=tmp_path / "old.mlmodel", target="ios13", **options)
+
+
 def test_help_shows_the_options(run_timmx):
     shown = run_timmx("coreml", "--help").stdout
     for flag in ("--convert-to", "--quantize", "--target", "--batch-sizes", "--image-input", "--classifier"):

@@ -10,7 +10,6 @@ from typing import Any
 from timmx_coreml.convert import quiet
 from timmx_coreml.package import main_block
 from timmx_coreml.plugin import Quantize
-from timmx_coreml.targets import Target
 
 SMALLEST_WEIGHT = 2048
 """Weights with fewer elements are left alone: biases, norms, depthwise kernels. They matter most and weigh least."""
@@ -27,13 +26,13 @@ _WEIGHTS_PER_ENTRY = 16
 _BITS = {Quantize.PALETTE8: 8, Quantize.PALETTE6: 6, Quantize.PALETTE4: 4}
 
 
-def compress(model: Any, form: Quantize, target: Target) -> tuple[Any, int]:
+def compress(model: Any, form: Quantize, grouped: bool) -> tuple[Any, int]:
     """Store the large weights of an mlprogram in fewer bits.
 
     Args:
         model: a `coremltools.models.MLModel`.
         form: any but `none`.
-        target: the oldest system; from ios18 on, palettes are per group of channels.
+        grouped: one palette a group of channels, which ios18 reads, not one a weight.
 
     Returns:
         The new model, and how many weights were compressed.
@@ -49,7 +48,6 @@ def compress(model: Any, form: Quantize, target: Target) -> tuple[Any, int]:
             shared |= {"mode": "linear_symmetric", "dtype": form.value}
         make = cto.OpPalettizerConfig if palettes else cto.OpLinearQuantizerConfig
         plain = {} if palettes else {"granularity": "per_channel"}
-        grouped = target.specification >= Target.IOS18.specification
         own = {}
         if form is Quantize.INT4 or (palettes and grouped):
             for name, weight in cto.get_weights_metadata(model, weight_threshold=SMALLEST_WEIGHT).items():

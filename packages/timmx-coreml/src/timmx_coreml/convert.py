@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from timmx.errors import UnsupportedError
 
+from timmx_coreml.float32_islands import float32_islands
 from timmx_coreml.lower import lower
 from timmx_coreml.plugin import ComputePrecision, ConvertTo
 
@@ -31,13 +32,13 @@ class Conversion:
     """What coremltools is asked for.
 
     Attributes:
-        target: the oldest system, an iOS one.
+        target: the oldest system, an iOS one; None for the oldest that can hold a neuralnetwork.
         batch: open batch sizes: the least and the greatest, or all where `enumerated`; empty where it is fixed.
         labels: class names that make it a classifier.
     """
 
     kind: ConvertTo
-    target: Target
+    target: Target | None
     precision: ComputePrecision
     batch: tuple[int, ...] = ()
     enumerated: bool = False
@@ -45,8 +46,8 @@ class Conversion:
     labels: tuple[str, ...] | None = None
 
 
-def convert(job: ExportJob, conversion: Conversion) -> Any:
-    """The captured model as a `coremltools.models.MLModel` that was not loaded.
+def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...]]:
+    """The captured model as a `coremltools.models.MLModel` that was not loaded, and notes for the user.
 
     Raises:
         UnsupportedError: coremltools cannot convert it.
@@ -57,18 +58,17 @@ def convert(job: ExportJob, conversion: Conversion) -> Any:
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, "cpu")  # coremltools reads the weights as numpy arrays
-    program = lower(program)
+    notes: tuple[str, ...] = ()
     with quiet():
         import coremltools as ct
 
+        program = lower(program)
         arguments: dict[str, Any] = {}
         names = job.output_names
         if conversion.kind is ConvertTo.MLPROGRAM:
-            arguments["compute_precision"] = (
-                ct.precision.FLOAT16
-                if conversion.precision is ComputePrecision.FLOAT16
-                else ct.precision.FLOAT32
-            )
+            arguments["compute_precision"] = ct.precision.FLOAT32
+            if conversion.precision is ComputePrecision.FLOAT16:
+                arguments["compute_precision"], notes = _half(program, job)
         if conversion.labels is not None:
             if conversion.kind is ConvertTo.NEURALNETWORK:
                 names = (PROBABILITIES,)  # coremltools names an mlprogram's so by itself
@@ -76,11 +76,13 @@ def convert(job: ExportJob, conversion: Conversion) -> Any:
                 list(conversion.labels), LABEL, predicted_probabilities_output=names[0]
             )
         try:
-            return ct.convert(
+            converted = ct.convert(
                 program,
                 source="pytorch",
                 convert_to=conversion.kind.value,
-                minimum_deployment_target=ct.target[conversion.target.value.replace("ios", "iOS")],
+                # Without one, coremltools writes the oldest version of the file format that holds a neuralnetwork.
+                minimum_deployment_target=conversion.target
+                and ct.target[conversion.target.value.replace("ios", "iOS")],
                 inputs=[_input(job, conversion)],
                 # Both edges are float32 for every target: without a type, ios16 and later get float16 ones.
                 outputs=[ct.TensorType(name=name, dtype=np.float32) for name in names],
@@ -90,12 +92,27 @@ def convert(job: ExportJob, conversion: Conversion) -> Any:
         except (OSError, MemoryError):
             raise
         except Exception as exc:  # coremltools raises all kinds of things for what it cannot translate
+            wanted = f" for {conversion.target}" if conversion.target else ""
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise UnsupportedError(
-                f"coremltools {ct.__version__} cannot convert this model to {conversion.kind} for "
-                f"{conversion.target}: {reason[:300]} A later --target may have the operation; timmx onnx and "
+                f"coremltools {ct.__version__} cannot convert this model to {conversion.kind}{wanted}: "
+                f"{reason[:300]} A later --target may have the operation; timmx onnx and "
                 "timmx torch-export hold most models in any case."
             ) from exc
+    return converted, notes
+
+
+def _half(program: torch.export.ExportedProgram, job: ExportJob) -> tuple[Any, tuple[str, ...]]:
+    """float16 for every operation whose numbers it holds."""
+    import coremltools as ct
+
+    islands = float32_islands(program, [job.example_input.cpu()])
+    if islands is None:
+        return ct.precision.FLOAT16, ()
+    return ct.transform.FP16ComputePrecision(op_selector=islands), (
+        f"{islands.count} operations stay in float32, so not on the Neural Engine: their numbers come near float16's "
+        "limit of 65504.",
+    )
 
 
 def _input(job: ExportJob, conversion: Conversion) -> Any:

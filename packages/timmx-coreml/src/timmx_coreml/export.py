@@ -14,6 +14,7 @@ from timmx_coreml.convert import LABEL, PROBABILITIES, Conversion, convert
 from timmx_coreml.describe import describe
 from timmx_coreml.package import write
 from timmx_coreml.plugin import ComputePrecision, ConvertTo, Quantize
+from timmx_coreml.targets import Target, ios_of
 from timmx_coreml.validation import batch_bounds, check_image_channels, default_precision, deployment_target
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
         ConfigurationError: the model does not fit `--image-input` or `--classifier`.
         UnsupportedError: coremltools has no translation of an operation.
     """
-    notes = []
+    notes: list[str] = []
     channels = job.example_input.shape[1]
     if options.image_input:
         check_image_channels(channels)
@@ -54,11 +55,13 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
         image_input=options.image_input,
         labels=labels,
     )
-    converted = convert(job, conversion)
+    converted, said = convert(job, conversion)
+    notes.extend(said)
     precision = _precision(options)
     if options.quantize is not Quantize.NONE:
         job.progress("Compressing the weights")
-        converted, count = compress(converted, options.quantize, target)
+        grouped = target is not None and target.specification >= Target.IOS18.specification
+        converted, count = compress(converted, options.quantize, grouped)
         if not count:
             notes.append(
                 f"No weight is large enough for --quantize {options.quantize}: the weights stay as they are."
@@ -70,7 +73,7 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
     model = halve(converted) if options.half else converted.get_spec()
     facts: dict[str, Any] = {
         "kind": str(options.convert_to),
-        "target": str(target),
+        "target": str(target or ios_of(model.specificationVersion)),
         "specification_version": model.specificationVersion,
         "quantize": str(options.quantize),
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 LARGEST = 65504 / 4
 """A magnitude above this may leave float16's range on another input: a quarter of its greatest number."""
@@ -16,9 +17,26 @@ _HANDLE = "debug_handle"
 """What coremltools copies from a node to every operation that it makes of it (`ScopeSource.EXIR_DEBUG_HANDLE`)."""
 
 
+@dataclass(frozen=True)
+class Float32Islands:
+    """Operations of a program that stay float32, by the numbers that its nodes were given."""
+
+    handles: frozenset[int]
+
+    @property
+    def count(self) -> int:
+        return len(self.handles)
+
+    def __call__(self, operation: Any) -> bool:
+        """Whether an operation of MIL may be float16: the `op_selector` of `ct.transform.FP16ComputePrecision`."""
+        from coremltools.converters.mil.mil.scope import ScopeSource
+
+        return self.handles.isdisjoint(operation.scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or [])
+
+
 def float32_islands(
     program: torch.export.ExportedProgram, inputs: Iterable[torch.Tensor]
-) -> Callable[[Any], bool] | None:
+) -> Float32Islands | None:
     """Run the program in float32, look where its numbers grow large, and keep float16 away from there.
 
     The linear attention of efficientvit_b0 reaches 2e6 on random weights, and the model is noise in float16 (-16 dB).
@@ -29,8 +47,7 @@ def float32_islands(
         inputs: batches like the real ones; a few images will do.
 
     Returns:
-        An `op_selector` for `ct.transform.FP16ComputePrecision`: False for operations that stay float32. None where
-        float16 holds everything.
+        What stays float32; None where float16 holds everything.
     """
     large = large_nodes(program, inputs)
     if not large:
@@ -40,14 +57,7 @@ def float32_islands(
         node.meta[_HANDLE] = handle
         if node.name in large or any(source.name in large for source in node.all_input_nodes):
             kept.add(handle)
-
-    def may_be_float16(operation: Any) -> bool:
-        from coremltools.converters.mil.mil.scope import ScopeSource
-
-        handles = operation.scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or []
-        return kept.isdisjoint(handles)
-
-    return may_be_float16
+    return Float32Islands(frozenset(kept))
 
 
 def large_nodes(program: torch.export.ExportedProgram, inputs: Iterable[torch.Tensor]) -> frozenset[str]:

@@ -29,7 +29,7 @@ class Target(StrEnum):
     @property
     def ios(self) -> Target:
         """The iOS release of the same year."""
-        return _IOS[self.specification]
+        return ios_of(self.specification)
 
     @property
     def specification(self) -> int:
@@ -57,6 +57,11 @@ _SPECIFICATIONS = {
     Target.MACOS26: 10,
 }
 _IOS = {number: target for target, number in _SPECIFICATIONS.items() if target.value.startswith("ios")}
+
+
+def ios_of(specification: int) -> Target:
+    """The iOS release that came with a version of the file format."""
+    return _IOS[specification]
 
 
 def of_specification(number: int) -> str:

@@ -35,12 +35,15 @@ _NEEDS = {
 """The first system that reads each form of weights."""
 
 
-def deployment_target(options: CoreMLOptions) -> Target:
-    """The target that was asked for, or the oldest that the other options allow; an iOS one."""
+def deployment_target(options: CoreMLOptions) -> Target | None:
+    """The target that was asked for, or the oldest that the other options allow; an iOS one.
+
+    None for a neuralnetwork: ios13 or ios14, by the layers that it turns out to need.
+    """
     if options.target is not None:
         return options.target.ios
     if options.convert_to is ConvertTo.NEURALNETWORK:
-        return Target.IOS13
+        return None
     return _NEEDS[options.quantize]
 
 

@@ -23,11 +23,13 @@ from timmx_coreml.neural_network import (  # noqa: F401
     slices,
 )
 from timmx_coreml.neural_network.checks import refuse_unknown
-from timmx_coreml.neural_network.features import Feature, Labels, preprocessing, read_inputs, read_labels
+from timmx_coreml.neural_network.features import Labels, preprocessing, read_inputs, read_labels
 from timmx_coreml.neural_network.layer import Layer, Step, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from timmx_coreml.features import Feature
 
 
 class NeuralNetworkEvaluator:

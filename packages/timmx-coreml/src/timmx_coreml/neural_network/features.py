@@ -9,47 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timmx.errors import ArtifactError, UnsupportedError
 
-from timmx_coreml.schema import schema
+from timmx_coreml.features import Feature, read_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_CHANNELS = {"GRAYSCALE": 1, "GRAYSCALE_FLOAT16": 1, "RGB": 3, "BGR": 3}
-
-
-@dataclass(frozen=True)
-class Feature:
-    """An input as the description states it.
-
-    Attributes:
-        name: of the input.
-        shape: its default shape; (1, C, H, W) of an image.
-        shapes: every allowed shape, where they are enumerated; otherwise empty.
-        ranges: the smallest and the largest size of each axis, None where there is no limit; otherwise empty.
-        colors: RGB, BGR, GRAYSCALE or GRAYSCALE_FLOAT16 of an image, empty for an array.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    shapes: tuple[tuple[int, ...], ...] = ()
-    ranges: tuple[tuple[int, int | None], ...] = ()
-    colors: str = ""
-
-    def check(self, value: torch.Tensor) -> None:
-        """Raise ValueError unless the value's shape is allowed; any number of images is."""
-        shape = (1, *value.shape[1:]) if self.colors else tuple(value.shape)
-        if self.shapes:
-            fits, allowed = shape in self.shapes, " or ".join(map(str, self.shapes))
-        elif self.ranges:
-            fits = len(shape) == len(self.ranges) and all(
-                low <= size and (high is None or size <= high)
-                for size, (low, high) in zip(shape, self.ranges, strict=True)
-            )
-            allowed = " x ".join(f"{low}..{'' if high is None else high}" for low, high in self.ranges)
-        else:
-            fits, allowed = shape == self.shape, str(self.shape)
-        if not fits:
-            raise ValueError(f"The input {self.name!r} may be {allowed}, and is {tuple(value.shape)}.")
 
 
 def read_inputs(description: Any, network: Any) -> dict[str, Feature]:
@@ -61,56 +24,16 @@ def read_inputs(description: Any, network: Any) -> dict[str, Feature]:
     features = {}
     for described in description.input:
         kind = described.type.WhichOneof("Type")
-        if kind == "multiArrayType":
-            if network.arrayInputShapeMapping == 0:
-                raise UnsupportedError(
-                    f"The input {described.name!r} is an array under RANK5_ARRAY_MAPPING, which is not evaluated here."
-                )
-            features[described.name] = _array(described.name, described.type.multiArrayType)
-        elif kind == "imageType":
-            if network.imageInputShapeMapping == 0:
-                raise UnsupportedError(
-                    f"The input {described.name!r} is an image under RANK5_IMAGE_MAPPING, which is not evaluated here."
-                )
-            features[described.name] = _image(described.name, described.type.imageType)
-        else:
-            raise UnsupportedError(
-                f"The input {described.name!r} is of the type {kind!r}, no array and no image."
-            )
+        if kind == "multiArrayType" and network.arrayInputShapeMapping == 0:
+            raise _unmapped(described.name, "an array under RANK5_ARRAY_MAPPING")
+        if kind == "imageType" and network.imageInputShapeMapping == 0:
+            raise _unmapped(described.name, "an image under RANK5_IMAGE_MAPPING")
+        features[described.name] = read_input(described)
     return features
 
 
-def _array(name: str, array: Any) -> Feature:
-    shape = tuple(int(size) for size in array.shape)
-    flexible = array.WhichOneof("ShapeFlexibility")
-    if flexible == "enumeratedShapes":
-        listed = {tuple(int(size) for size in each.shape) for each in array.enumeratedShapes.shapes}
-        return Feature(name, shape, shapes=tuple(sorted({shape, *listed})))
-    if flexible == "shapeRange":
-        return Feature(name, shape, ranges=tuple(map(_bounds, array.shapeRange.sizeRanges)))
-    return Feature(name, shape)
-
-
-def _image(name: str, image: Any) -> Feature:
-    spaces = schema("FeatureTypes_pb2").ImageFeatureType.ColorSpace
-    colors = spaces.Name(image.colorSpace) if image.colorSpace in spaces.values() else str(image.colorSpace)
-    if colors not in _CHANNELS:
-        raise UnsupportedError(f"The image {name!r} is {colors}, which is not evaluated here.")
-    channels = _CHANNELS[colors]
-    shape = (1, channels, int(image.height), int(image.width))
-    flexible = image.WhichOneof("SizeFlexibility")
-    if flexible == "enumeratedSizes":
-        listed = {(1, channels, int(size.height), int(size.width)) for size in image.enumeratedSizes.sizes}
-        return Feature(name, shape, shapes=tuple(sorted({shape, *listed})), colors=colors)
-    if flexible == "imageSizeRange":
-        sizes = _bounds(image.imageSizeRange.heightRange), _bounds(image.imageSizeRange.widthRange)
-        return Feature(name, shape, ranges=((1, 1), (channels, channels), *sizes), colors=colors)
-    return Feature(name, shape, colors=colors)
-
-
-def _bounds(size_range: Any) -> tuple[int, int | None]:
-    upper = int(size_range.upperBound)
-    return int(size_range.lowerBound), None if upper < 0 else upper
+def _unmapped(name: str, what: str) -> UnsupportedError:
+    return UnsupportedError(f"The input {name!r} is {what}, which is not evaluated here.")
 
 
 def preprocessing(
