@@ -83,6 +83,10 @@ MISSING = {
         PIXELS,
     ),
     "exact nearest": (lambda x: F.interpolate(x, (9, 5), mode="nearest-exact"), PIXELS),
+    "celu": (lambda x: F.celu(x, 2.0), PIXELS),
+    "var_mean": (lambda x: torch.stack(torch.var_mean(x, 1, correction=1), 1), PIXELS),
+    "circular pad": (lambda x: F.pad(x, (1, 2, 3, 0), "circular"), PIXELS),
+    "pixel unshuffle": (lambda x: F.pixel_unshuffle(x, 2), PIXELS),
     "rank 6": (hidden_units, PIXELS),
 }
 """What coremltools 9.0 refuses."""
@@ -92,6 +96,8 @@ WRONG = {
     "sub alpha": (lambda x: torch.sub(x, x * x, alpha=3), PIXELS),
     "gelu tanh": (lambda x: F.gelu(x, approximate="tanh"), PIXELS),
     "rms norm": (lambda x: F.rms_norm(x * 0.001, (8,), torch.arange(8.0), 1e-6), PIXELS),
+    "reciprocal": (lambda x: 1 / (x.abs() * 0.01 + 0.001), PIXELS),
+    "softplus threshold": (lambda x: F.softplus(x, beta=2, threshold=1), PIXELS),
     "antialiased bilinear": (lambda x: F.interpolate(x, (3, 4), mode="bilinear", antialias=True), PIXELS),
 }
 """What it translates to something else, and says nothing."""

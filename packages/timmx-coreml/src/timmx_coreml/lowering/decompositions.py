@@ -9,9 +9,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._decomp import get_decompositions
 
-from timmx_coreml.lowering import ranks, resampling, unfolding
+from timmx_coreml.lowering import arithmetic, ranks, resampling, unfolding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +20,7 @@ aten = torch.ops.aten
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Operation to function, for `ExportedProgram.run_decompositions`."""
-    # coremltools 9.0 has no translation of these; torch's own decompositions are exact.
-    table: dict[Any, Callable[..., Any]] = dict(get_decompositions([aten.addcmul, aten.addcdiv]))
+    table = arithmetic.decompositions()
     table |= ranks.decompositions()
     table |= resampling.decompositions()
     table |= unfolding.decompositions()
@@ -150,9 +148,21 @@ def _constant_pad_nd(x: torch.Tensor, pad: list[int], value: Any = 0) -> Any:
 
 
 def _pad(x: torch.Tensor, pad: list[int], mode: str = "constant", value: Any = None) -> Any:
+    if mode == "circular":
+        return _wrapped(x, pad)
     if mode != "constant":
         return NotImplemented
     return aten.constant_pad_nd.default(x, pad, value or 0)
+
+
+def _wrapped(x: torch.Tensor, pad: list[int]) -> torch.Tensor:
+    """A circular pad, which Core ML has not, as slices put together."""
+    for index, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        dim = x.ndim - 1 - index
+        size = x.shape[dim]
+        parts = [x.narrow(dim, size - before, before), x, x.narrow(dim, 0, after)]
+        x = torch.cat([part for part in parts if part.shape[dim]], dim)
+    return x
 
 
 def _scaled_dot_product_attention(

@@ -1,0 +1,63 @@
+"""Elementwise functions and statistics that coremltools 9.0 has not, or approximates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._decomp import get_decompositions
+
+from timmx_coreml.lowering.constants import constant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+aten = torch.ops.aten
+
+_SEEN_THRESHOLD = 15.0
+"""Above it, in float32, softplus and the line that replaces it are the same number: log(1 + exp(15)) - 15 is 3e-7."""
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Operation to function."""
+    table: dict[Any, Callable[..., Any]] = dict(get_decompositions([aten.addcmul, aten.addcdiv, aten.celu]))
+    return table | {
+        aten.reciprocal.default: _reciprocal,
+        aten.softplus.default: _softplus,
+        aten.var_mean.correction: _var_mean,
+        aten.var_mean.dim: _var_mean_of_dim,
+        aten.pixel_unshuffle.default: _pixel_unshuffle,
+    }
+
+
+def _reciprocal(x: torch.Tensor) -> Any:
+    """As a division: coremltools 9.0 writes MIL's `inverse` with its default epsilon, and so 1 / (x + 1e-4)."""
+    return aten.div.Tensor(constant([1.0], x), x)
+
+
+def _softplus(x: torch.Tensor, beta: float = 1, threshold: float = 20) -> Any:
+    """coremltools 9.0 ignores the threshold above which torch gives the line."""
+    if threshold >= _SEEN_THRESHOLD:
+        return NotImplemented
+    return torch.where(x * beta > threshold, x, aten.softplus.default(x, beta, 20))
+
+
+def _var_mean(
+    x: torch.Tensor, dim: list[int] | None = None, *, correction: Any = None, keepdim: bool = False
+) -> Any:
+    return aten.var.correction(x, dim, correction=correction, keepdim=keepdim), x.mean(dim, keepdim)
+
+
+def _var_mean_of_dim(
+    x: torch.Tensor, dim: list[int] | None, unbiased: bool = True, keepdim: bool = False
+) -> Any:
+    return _var_mean(x, dim, correction=int(unbiased), keepdim=keepdim)
+
+
+def _pixel_unshuffle(x: torch.Tensor, factor: int) -> Any:
+    """In two steps of rank 5; Core ML has the operation itself only from ios16 on."""
+    batch, channels, height, width = x.shape
+    x = x.reshape(batch * channels, height // factor, factor, width // factor, factor)
+    return x.permute(0, 2, 4, 1, 3).reshape(
+        batch, channels * factor * factor, height // factor, width // factor
+    )
