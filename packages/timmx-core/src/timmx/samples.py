@@ -37,7 +37,8 @@ class Samples(Protocol):
 class MadeSamples:
     """Smooth random pictures of different brightness and contrast: cheap, repeatable, and no two alike.
 
-    Their values are multiples of 1/255, as those of pictures are: a format may take pixels as bytes.
+    The first has the most contrast: with it a model is traced, and looked through for numbers that grow large. Their
+    values are multiples of 1/255, as those of pictures are: a format may take pixels as bytes.
     """
 
     def __init__(self, config: DataConfig, in_graph: bool, count: int = MADE_INPUTS) -> None:
@@ -45,7 +46,7 @@ class MadeSamples:
         self.origin = f"{count} made images"
         rng = np.random.default_rng(20_240_229)
         coarse = rng.random((count, channels, 9, 9), dtype=np.float32)
-        contrast = np.linspace(0.3, 1.0, count, dtype=np.float32).reshape(-1, 1, 1, 1)
+        contrast = np.linspace(1.0, 0.3, count, dtype=np.float32).reshape(-1, 1, 1, 1)
         pixels = _enlarge(coarse, height, width) * contrast
         pixels += 0.1 * rng.random(pixels.shape, dtype=np.float32)
         pixels = np.rint(255 * np.clip(pixels, 0, 1)).astype(np.float32) / np.float32(255)

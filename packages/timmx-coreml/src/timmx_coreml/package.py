@@ -79,7 +79,12 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: the file is no Core ML model.
     """
-    text = read(path).model.description.metadata.userDefined.get(METADATA_KEY)
+    return metadata_of(read(path))
+
+
+def metadata_of(file: CoreMLFile) -> dict[str, Any]:
+    """As `read_metadata`, of a file that is parsed already."""
+    text = file.model.description.metadata.userDefined.get(METADATA_KEY)
     return json.loads(text) if text else {}
 
 

@@ -11,7 +11,7 @@ from timmx.contract import Runner, TensorSpec
 from timmx.errors import ArtifactError
 
 from timmx_coreml.features import Feature, read_input
-from timmx_coreml.package import CoreMLFile, class_labels, read
+from timmx_coreml.package import CoreMLFile, class_labels, metadata_of, read
 from timmx_coreml.plugin import ComputeUnits
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class CoreMLRunner(Runner):
             self.batch_sizes = sizes
         dtype = "uint8" if self._input.colors else _array_dtype(self._description.input[0])
         self.inputs = (TensorSpec(self._input.name, shape, dtype, _LAYOUTS.get(len(shape), "")),)
-        self.outputs = self._outputs(shape[0])
+        self.outputs = self._outputs(shape[0], metadata_of(file))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -107,13 +107,14 @@ class CoreMLRunner(Runner):
     def close(self) -> None:
         self._engine.close()
 
-    def _outputs(self, batch: int | str) -> tuple[TensorSpec, ...]:
+    def _outputs(self, batch: int | str, metadata: dict[str, Any]) -> tuple[TensorSpec, ...]:
         if self._labels is not None:
             return (TensorSpec("output", (1, len(self._labels)), "float32", "NC"),)
+        stated = {output["name"]: tuple(output["shape"]) for output in metadata.get("outputs", ())}
         specs = []
         for described in self._description.output:
-            # Where the batch is open, a description gives no shape at all.
-            shape = tuple(described.type.multiArrayType.shape) or (batch,)
+            # A neuralnetwork's description gives its outputs no shape, nor does any where the batch is open.
+            shape = tuple(described.type.multiArrayType.shape) or stated.get(described.name, (batch,))
             specs.append(
                 TensorSpec(described.name, shape, _array_dtype(described), _LAYOUTS.get(len(shape), ""))
             )
