@@ -78,8 +78,9 @@ def test_named_files_exist():
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     core = ROOT / "packages" / "timmx-core" / "src" / "timmx"
     backends = [path for path in ROOT.glob("packages/*/src/*") if path != core]
+    rooms = [path for backend in backends for path in backend.rglob("*") if path.is_dir()]
     for name in re.findall(r"`([\w./]+\.(?:py|json))`", text):
-        places = [core, core.parent, ROOT, *backends, *(path.parent for path in backends)]
+        places = [core, core.parent, ROOT, *backends, *(path.parent for path in backends), *rooms]
         assert any((place / name).is_file() for place in places), f"there is no {name}"
 
 
