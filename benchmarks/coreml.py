@@ -14,13 +14,13 @@ PyTorch and beside the model's float32 weights.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from processes import ProcessError, measure
 
 PLAIN = """
 import sys
@@ -129,16 +129,11 @@ def _medians(found: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _run(command: list[str]) -> tuple[float, float] | None:
-    """Wall time in seconds and peak resident memory in MB of a process; None where it fails."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    """Time and memory; None where the process fails."""
+    try:
+        return measure(command)
+    except ProcessError:
         return None
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
 if __name__ == "__main__":

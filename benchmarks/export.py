@@ -10,13 +10,12 @@ the aim is 1.25 or less.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from processes import measure
 
 PLAIN = """
 import sys
@@ -70,27 +69,13 @@ def main() -> None:
                 runs: tuple[list, list] = ([], [])
                 for turn in range(arguments.rounds + 1):
                     for command, kept in zip(cases, runs, strict=True):
-                        measured = _run(command)
+                        measured = measure(command)
                         if turn:
                             kept.append(measured)
                 for index, unit in enumerate(("s", "MB")):
                     ours, plain = (statistics.median(run[index] for run in kept) for kept in runs)
                     what = f"{backend} {model}, {('wall time', 'peak memory')[index]}"
                     print(f"{what:40}{ours:>15.1f} {unit:2}{plain:>15.1f} {unit:2}{ours / plain:>14.2f}")
-
-
-def _run(command: list[str]) -> tuple[float, float]:
-    """Wall time in seconds and peak resident memory in MB of a process that must succeed."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            log.seek(0)
-            sys.exit(f"{' '.join(command)} failed:\n{log.read().decode()}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -1,0 +1,30 @@
+"""What a process costs: wall time and peak memory, shared by the benchmarks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+
+
+class ProcessError(Exception):
+    """A measured process ended with an error; holds what it printed."""
+
+
+def measure(command: list[str]) -> tuple[float, float]:
+    """Wall time in seconds and peak resident memory in MB of a process.
+
+    Raises:
+        ProcessError: it did not exit with 0.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            raise ProcessError(f"{' '.join(command)} failed:\n{log.read().decode()}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
