@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmx.contract import Exported, Precision
-from timmx.errors import ConfigurationError
+from timmx.errors import ConfigurationError, UnsupportedError
 from timmx.model.labels import check_count
 
 from timmx_coreml.compress import compress, halve
@@ -31,6 +31,9 @@ _PRECISIONS = {
     Quantize.PALETTE6: Precision.INT6_WEIGHTS,
     Quantize.PALETTE4: Precision.INT4_WEIGHTS,
 }
+
+
+_PROTOBUF_LIMIT = 2**31 - 1
 
 
 def export(job: ExportJob, options: CoreMLOptions) -> Exported:
@@ -84,6 +87,11 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
     metadata = job.metadata(precision, input_dtype="uint8" if options.image_input else "float32", **facts)
     job.progress("Writing Core ML")
     describe(model, metadata)
+    if model.ByteSize() > _PROTOBUF_LIMIT:
+        raise UnsupportedError(
+            f"The weights take {model.ByteSize() / 1e9:.1f} GB, and one .mlmodel holds 2 GB: use --half, or leave out "
+            "--convert-to neuralnetwork. A .mlpackage keeps its weights in a file of their own."
+        )
     weights = Path(converted.weights_dir) / "weight.bin" if converted.weights_dir else None
     write(job.path, model, weights)
     return Exported(precision, tuple(notes))
