@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import platform
 import subprocess
 import sys
 
@@ -114,6 +116,19 @@ def test_a_neuralnetwork_is_for_the_oldest_system_that_has_its_layers(
     assert result.metadata["format"]["target"] == "ios14"
     with pytest.raises(timmx.UnsupportedError, match="ios13"):
         timmx.export("coreml", "test_vit", output=tmp_path / "old.mlmodel", target="ios13", **options)
+
+
+def test_a_machine_without_coremltools_is_told_where_to_get_it(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "coremltools" else real(name, *rest)
+    )
+    with pytest.raises(timmx.MissingRequirementError, match=r"uv pip install 'coremltools>=9,<10'"):
+        timmx.export("coreml", "test_resnet")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(timmx.MissingRequirementError, match=r"wheels for macOS.*aarch64"):
+        timmx.export("coreml", "test_resnet")
 
 
 def test_help_shows_the_options(run_timmx):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,19 +81,27 @@ def validate(request: ExportRequest, options: CoreMLOptions) -> None:
 def missing() -> tuple[Problem, ...]:
     """What this machine lacks for any export; coremltools is looked for, not imported."""
     spec = importlib.util.find_spec("coremltools")
-    if spec is None or spec.origin is None:
-        return (Problem("coremltools is not installed.", "uv pip install 'coremltools>=9,<10'"),)
-    # The writer of weights is compiled, and comes only in the wheels for macOS and for Linux on x86-64. What pip
-    # builds elsewhere from the source archive imports, and fails at the end of a conversion.
-    if not list(Path(spec.origin).parent.glob("libmilstoragepython*")):
-        return (
-            Problem(
-                "coremltools is installed without its compiled part, so it cannot write models here.",
-                "Use macOS, or Linux on x86-64, with a Python that coremltools has a wheel for (3.11 to 3.13): "
-                "uv pip install --reinstall --only-binary coremltools coremltools",
-            ),
-        )
-    return ()
+    if spec is not None and spec.origin is not None:
+        # The writer of weights is compiled. What pip builds from the source archive where there is no wheel imports,
+        # and fails at the end of a conversion.
+        if list(Path(spec.origin).parent.glob("libmilstoragepython*")):
+            return ()
+        message = "coremltools is installed without its compiled part, so it cannot write models here."
+        command = "uv pip install --reinstall --only-binary coremltools 'coremltools>=9,<10'"
+    else:
+        message, command = "coremltools is not installed.", "uv pip install 'coremltools>=9,<10'"
+    has_wheel = sys.version_info < (3, 14) and (
+        sys.platform == "darwin" or (sys.platform == "linux" and platform.machine() == "x86_64")
+    )
+    if has_wheel:
+        return (Problem(message, command),)
+    return (
+        Problem(
+            message,
+            "It has wheels for macOS and for Linux on x86-64, with Python 3.11 to 3.13: export there. This is "
+            f"{platform.system()} on {platform.machine()} with Python {platform.python_version()}.",
+        ),
+    )
 
 
 def _neural_network(options: CoreMLOptions) -> None:
