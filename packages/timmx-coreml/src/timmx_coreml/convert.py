@@ -96,7 +96,7 @@ def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise UnsupportedError(
                 f"coremltools {ct.__version__} cannot convert this model to {conversion.kind}{wanted}: "
-                f"{reason[:300]} A later --target may have the operation; timmx onnx and "
+                f"{reason[:300].rstrip('.')}. A later --target may have the operation; timmx onnx and "
                 "timmx torch-export hold most models in any case."
             ) from exc
     return converted, notes

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_OTHERS = "timmx onnx and timmx torch-export hold most models in any case."
+
+
 def check(program: torch.export.ExportedProgram) -> None:
     """Raise UnsupportedError for the first operation that has no translation, or whose rank is too high."""
     import torch
@@ -22,7 +25,7 @@ def check(program: torch.export.ExportedProgram) -> None:
             continue
         kind = node.target.name() if isinstance(node.target, torch._ops.OpOverload) else node.target.__name__
         if _TORCH_OPS_REGISTRY.get_func(kind) is None:
-            raise UnsupportedError(f"Core ML has no translation of {node.target}, {_where(node)}.")
+            raise UnsupportedError(f"Core ML has no translation of {node.target}, {_where(node)}. {_OTHERS}")
         if node.target is torch.ops.aten.reshape.default and all(user.op != "output" for user in node.users):
             continue  # the operation that it leads to is the one to name
         for one in (node, *node.all_input_nodes):
@@ -30,7 +33,7 @@ def check(program: torch.export.ExportedProgram) -> None:
             if isinstance(value, torch.Tensor) and value.ndim > LIMIT:
                 raise UnsupportedError(
                     f"Core ML tensors have at most {LIMIT} dimensions; {node.target}, {_where(node)}, has"
-                    f" {value.ndim}: {tuple(value.shape)}."
+                    f" {value.ndim}: {tuple(value.shape)}. {_OTHERS}"
                 )
 
 
