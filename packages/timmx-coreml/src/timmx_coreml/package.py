@@ -85,7 +85,15 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def metadata_of(file: CoreMLFile) -> dict[str, Any]:
     """As `read_metadata`, of a file that is parsed already."""
     text = file.model.description.metadata.userDefined.get(METADATA_KEY)
-    return json.loads(text) if text else {}
+    try:
+        metadata = json.loads(text) if text else {}
+    except ValueError as exc:
+        raise ArtifactError(
+            f"{file.path} is damaged: its metadata is no JSON ({exc}). Export it again."
+        ) from exc
+    if not isinstance(metadata, dict):
+        raise ArtifactError(f"{file.path} is damaged: its metadata is no JSON object. Export it again.")
+    return metadata
 
 
 def write(path: Path, model: Any, weights: Path | None) -> None:
@@ -162,6 +170,8 @@ def class_labels(file: CoreMLFile) -> tuple[str, ...] | None:
             if operation.type == "classify"
             for value in operation.inputs["classes"].arguments[0].value.immediateValue.list.values
         )
+    if len(set(labels)) < len(labels):
+        raise ArtifactError(f"{file.path} is damaged: two of its classes have one name. Export it again.")
     if not labels:
         raise ArtifactError(f"{file.path} is a classifier without class names.")
     return labels

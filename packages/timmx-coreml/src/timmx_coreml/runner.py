@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from timmx.contract import Runner, TensorSpec
-from timmx.errors import ArtifactError
+from timmx.errors import ArtifactError, UnsupportedError
 
 from timmx_coreml.features import Feature, read_input
 from timmx_coreml.package import CoreMLFile, class_labels, metadata_of, read
@@ -79,6 +79,10 @@ class CoreMLRunner(Runner):
         if sizes:
             shape = ("batch", *shape[1:])
             self.batch_sizes = sizes
+        if self._input.colors == "BGR":
+            raise UnsupportedError(
+                f"{file.path} takes a BGR picture; timmx opens those that take RGB or grayscale."
+            )
         dtype = "uint8" if self._input.colors else _array_dtype(self._description.input[0])
         self.inputs = (TensorSpec(self._input.name, shape, dtype, _LAYOUTS.get(len(shape), "")),)
         self.outputs = self._outputs(shape[0], metadata_of(file))
