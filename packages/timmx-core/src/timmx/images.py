@@ -1,13 +1,20 @@
-"""Which files of a folder are images; told by name alone, so that a wrong folder is refused at once."""
+"""Images of a folder: which files they are, told by name alone, and how one is read as an artifact takes it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    import numpy as np
+
+    from timmx.model.data_config import DataConfig
+
+Item = TypeVar("Item")
 
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -31,3 +38,81 @@ def image_paths(folder: Path, least: int = 1) -> list[Path]:
 def list_images(folder: Path) -> list[Path]:
     """The image files below `folder`, sorted; none where there is no such folder."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most `most` of `items`, the first and the last among them, evenly spread: every class folder has its share."""
+    if len(items) <= most:
+        return list(items)
+    return [items[index * (len(items) - 1) // max(1, most - 1)] for index in range(most)]
+
+
+class ImageReader:
+    """Reads images through timm's own evaluation transform, as an artifact's float input takes them.
+
+    Args:
+        config: the model's data config, with 1 or 3 channels.
+        in_graph: the artifact normalises, so it takes pixels in [0, 1].
+    """
+
+    def __init__(self, config: DataConfig, in_graph: bool) -> None:
+        from timm.data import create_transform
+
+        self._mode = {1: "L", 3: "RGB"}[config.input_size[0]]
+        self._in_graph = in_graph
+        self._transform = create_transform(
+            input_size=config.input_size,
+            interpolation=config.interpolation,
+            mean=config.mean,
+            std=config.std,
+            crop_pct=config.crop_pct,
+            crop_mode=config.crop_mode,
+            normalize=not in_graph,
+        )
+
+    def read(self, path: Path) -> np.ndarray:
+        """(C, H, W) float32.
+
+        Raises:
+            ConfigurationError: the file is no image, or is damaged.
+        """
+        import numpy as np
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                array = self._transform(image.convert(self._mode)).numpy()
+        except (*_DAMAGED, Image.DecompressionBombError) as exc:
+            raise _unreadable(path, exc) from exc
+        # timm leaves pixels in PIL's order, channels last: a trace would take that for the input's layout.
+        return np.ascontiguousarray(array / np.float32(255) if self._in_graph else array)
+
+
+_DAMAGED = (OSError, ValueError, SyntaxError)
+"""What Pillow 12 raises for damaged files of the suffixes above, beside its DecompressionBombError."""
+
+
+def check_image(path: Path) -> None:
+    """Refuse what is plainly no image, without decoding it: a file that is cut off may pass.
+
+    Raises:
+        ConfigurationError: the file is no image, or is damaged.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (*_DAMAGED, Image.DecompressionBombError) as exc:
+        raise _unreadable(path, exc) from exc
+
+
+def left_out(paths: Sequence[Path]) -> str:
+    """The warning that these images cannot be read: their count, and the names of the first."""
+    named = ", ".join(path.name for path in paths[:3])
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return f"{len(paths)} images cannot be read and are left out: {named}{more}."
+
+
+def _unreadable(path: Path, exc: BaseException) -> ConfigurationError:
+    return ConfigurationError(f"{path} cannot be read as an image: {' '.join(str(exc).split())}")

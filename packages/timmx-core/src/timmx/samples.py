@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from timmx.errors import ConfigurationError
-from timmx.images import image_paths, list_images
+from timmx.images import ImageReader, image_paths, left_out, list_images, spread
 from timmx.progress import reporter
 
 if TYPE_CHECKING:
@@ -38,13 +38,16 @@ class MadeSamples:
     """Smooth random pictures of different brightness and contrast: cheap, repeatable, and no two alike.
 
     The first has the most contrast: with it a model is traced, and looked through for numbers that grow large. Their
-    values are multiples of 1/255, as those of pictures are: a format may take pixels as bytes.
+    values are multiples of 1/255, as those of pictures are: a format may take pixels as bytes. Equal seeds give equal
+    pictures.
     """
 
-    def __init__(self, config: DataConfig, in_graph: bool, count: int = MADE_INPUTS) -> None:
+    def __init__(
+        self, config: DataConfig, in_graph: bool, count: int = MADE_INPUTS, seed: int = 20_240_229
+    ) -> None:
         channels, height, width = config.input_size
         self.origin = f"{count} made images"
-        rng = np.random.default_rng(20_240_229)
+        rng = np.random.default_rng(seed)
         coarse = rng.random((count, channels, 9, 9), dtype=np.float32)
         contrast = np.linspace(1.0, 0.3, count, dtype=np.float32).reshape(-1, 1, 1, 1)
         pixels = _enlarge(coarse, height, width) * contrast
@@ -67,20 +70,7 @@ class ImageSamples:
     """
 
     def __init__(self, paths: Sequence[Path], folder: Path, config: DataConfig, in_graph: bool) -> None:
-        from PIL import Image, UnidentifiedImageError
-        from timm.data import create_transform
-
-        self._mode = {1: "L", 3: "RGB"}[config.input_size[0]]
-        self._in_graph = in_graph
-        self._transform = create_transform(
-            input_size=config.input_size,
-            interpolation=config.interpolation,
-            mean=config.mean,
-            std=config.std,
-            crop_pct=config.crop_pct,
-            crop_mode=config.crop_mode,
-            normalize=not in_graph,
-        )
+        self._read = ImageReader(config, in_graph).read
         self._paths: list[Path] = []
         self._kept: list[np.ndarray] = []
         self.unreadable: list[Path] = []
@@ -88,7 +78,7 @@ class ImageSamples:
         for path in paths:
             try:
                 array = self._read(path)
-            except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+            except ConfigurationError:
                 self.unreadable.append(path)
                 continue
             if len(self._kept) == len(self._paths) and array.nbytes <= room:
@@ -103,14 +93,6 @@ class ImageSamples:
     def take(self, indices: Sequence[int]) -> np.ndarray:
         kept, paths = self._kept, self._paths
         return np.stack([kept[index] if index < len(kept) else self._read(paths[index]) for index in indices])
-
-    def _read(self, path: Path) -> np.ndarray:
-        from PIL import Image
-
-        with Image.open(path) as image:
-            array = self._transform(image.convert(self._mode)).numpy()
-        # timm leaves pixels in PIL's order, channels last: a trace would take that for the input's layout.
-        return np.ascontiguousarray(array / np.float32(255) if self._in_graph else array)
 
 
 def choose_samples(
@@ -141,13 +123,9 @@ def choose_samples(
     if len(paths) < LEAST_INPUTS:
         reporter().warn(f"{folder} holds fewer than {LEAST_INPUTS} images: inputs are made.")
         return MadeSamples(config, in_graph)
-    if len(paths) > MOST_IMAGES:
-        paths = [paths[int(index)] for index in np.linspace(0, len(paths) - 1, MOST_IMAGES)]
-    samples = ImageSamples(paths, folder, config, in_graph)
+    samples = ImageSamples(spread(paths, MOST_IMAGES), folder, config, in_graph)
     if samples.unreadable:
-        named = ", ".join(path.name for path in samples.unreadable[:3])
-        more = f" and {len(samples.unreadable) - 3} more" if len(samples.unreadable) > 3 else ""
-        reporter().warn(f"{len(samples.unreadable)} images cannot be read and are left out: {named}{more}.")
+        reporter().warn(left_out(samples.unreadable))
     if len(samples) < LEAST_INPUTS:
         raise ConfigurationError(
             f"{folder} holds {len(samples)} readable images; verification needs at least {LEAST_INPUTS}."

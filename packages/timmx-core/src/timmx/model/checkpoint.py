@@ -10,7 +10,7 @@ import zipfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from timmx.errors import ConfigurationError, ModelError
+from timmx.errors import ConfigurationError, ModelError, TimmxError
 from timmx.model.build import said
 
 if TYPE_CHECKING:
@@ -62,6 +62,20 @@ def check_checkpoint(path: Path, where: str = "--checkpoint ") -> None:
         raise ConfigurationError(f"{where} is a folder, not a file.{hint}")
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigurationError(f"{where}: weights are read from {', '.join(SUFFIXES)} files.")
+    check_content(path, where, "the weights")
+
+
+def check_content(path: Path, where: str, what: str) -> None:
+    """Refuse a file that cannot be read, or that by its first bytes holds nothing; needs no torch.
+
+    Args:
+        path: the file.
+        where: how a message names it.
+        what: what it should hold, such as `the weights`.
+
+    Raises:
+        ConfigurationError: missing, empty, or a Git LFS pointer.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -70,7 +84,7 @@ def check_checkpoint(path: Path, where: str = "--checkpoint ") -> None:
     if not start:
         raise ConfigurationError(f"{where} is empty.")
     if start.startswith(b"version https://git-lfs"):
-        raise ConfigurationError(f"{where} is a Git LFS pointer, not the weights: run git lfs pull.")
+        raise ConfigurationError(f"{where} is a Git LFS pointer, not {what}: run git lfs pull.")
 
 
 def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
@@ -86,7 +100,7 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
     check_checkpoint(path)
     if path.suffix.lower() == ".safetensors":
         return Checkpoint(path, _unwrap(_read_safetensors(path, use_ema)))
-    found = _read_pickle(path)
+    found = read_pickle(path, _SAVE_AGAIN, ModelError)
     if not isinstance(found, dict):
         raise ModelError(f"{path} holds a {type(found).__name__}, not a state dict: {_SAVE_AGAIN}.")
     averaged = next((key for key in _AVERAGED if isinstance(found.get(key), dict)), None)
@@ -132,29 +146,39 @@ def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_pickle(path: Path) -> Any:
-    """torch.load with `weights_only`: tensors and plain containers, and timm's Namespace of options."""
+def read_pickle(path: Path, mend: str, error: type[TimmxError]) -> Any:
+    """torch.load with `weights_only`: tensors and plain containers, and timm's Namespace of options; on the CPU.
+
+    Tensors are mapped into memory where the file allows, so that only what is used is read from disk.
+
+    Args:
+        path: the file.
+        mend: how to save what is meant, such as `save model.state_dict() with torch.save`.
+        error: the class of the error.
+
+    Raises:
+        TimmxError: `error`; damaged, no file of torch.save, or one that would run code.
+    """
     import torch
 
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            # mapped, so that an optimizer's state beside the weights is never read from disk
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as exc:
         named = re.search(r"GLOBAL ([\w.]+)", str(exc))
         culprit = named[1] if named else _first_global(path)
         if culprit:
-            raise ModelError(
-                f"{path} was refused: it would run code on loading ({culprit}), not bring weights alone. "
-                f"Where you trust its origin, {_SAVE_AGAIN} there."
+            raise error(
+                f"{path} was refused: it would run code on loading ({culprit}), not bring tensors alone. "
+                f"Where you trust its origin, {mend} there."
             ) from exc
-        raise ModelError(f"{path} is damaged or no PyTorch checkpoint.") from exc
+        raise error(f"{path} is damaged or no file of torch.save: {mend}.") from exc
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as exc:
         if "TorchScript" in str(exc):
-            raise ModelError(f"{path} is a TorchScript program, not weights: {_SAVE_AGAIN}.") from exc
+            raise error(f"{path} is a TorchScript program, not tensors: {mend}.") from exc
         if "legacy .tar" in str(exc):
-            raise ModelError(f"{path} has the form of PyTorch before 0.1.10: {_SAVE_AGAIN}.") from exc
-        raise ModelError(f"{path} is damaged or no PyTorch checkpoint: {said(exc)}.") from exc
+            raise error(f"{path} has the form of PyTorch before 0.1.10: {mend}.") from exc
+        raise error(f"{path} is damaged or no file of torch.save: {said(exc)}.") from exc
 
 
 def _first_global(path: Path) -> str:
