@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -71,20 +71,35 @@ class Capabilities:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """What the whole numbers of a tensor stand for: real = scale * (stored - zero_point)."""
+
+    scale: float
+    zero_point: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"a scale is a number above 0, not {self.scale}")
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """One input or output of an artifact, as its runtime reports it.
 
     Attributes:
         name: the name to feed or fetch it by.
-        shape: sizes; a symbolic size is its name, such as `batch`.
+        shape: sizes, in the order of `layout`; a symbolic size is its name, such as `batch`.
         dtype: numpy's name of the element type, such as `float32`.
-        layout: one letter an axis, such as `NCHW` or `NC`; empty where unknown.
+        layout: one letter an axis, such as `NCHW`, `NHWC` or `NC`; empty where unknown.
+        quantization: what whole numbers stand for. None for float tensors, and for an input of `uint8` that takes
+            pixel values from 0 to 255.
     """
 
     name: str
     shape: tuple[int | str, ...]
     dtype: str
     layout: str = ""
+    quantization: Quantization | None = None
 
 
 class Runner(ABC):
@@ -104,7 +119,7 @@ class Runner(ABC):
 
     @abstractmethod
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once. `feeds` maps every input's name to an array of its shape and dtype."""
+        """Run once. `feeds` maps every input's name to an array of its shape and dtype; outputs likewise."""
 
     def close(self) -> None:
         """Give back what the runtime holds; the default has nothing to give back."""
@@ -129,6 +144,34 @@ class Exported:
             raise TypeError(
                 "Exported takes a Precision and a tuple of notes, such as Exported(Precision.FP32, ())"
             )
+
+
+class Calibration(Protocol):
+    """Typical inputs, (1, C, H, W) float32 each, as the artifact takes them before any quantization.
+
+    They are read while they are iterated, never all in memory, and may be iterated as often as needed.
+    """
+
+    @property
+    def origin(self) -> str:
+        """Where they come from, such as `128 images of photos`."""
+
+    def __len__(self) -> int:
+        """How many there are; images that turn out to be damaged while they are read no longer count."""
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """One by one, (1, C, H, W) float32.
+
+        Raises:
+            ConfigurationError: too few of them can be read.
+        """
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """(size, C, H, W) float32; the last batch is filled up with inputs of its own.
+
+        Raises:
+            ConfigurationError: too few of them can be read.
+        """
 
 
 class ExportJob(Protocol):
@@ -167,17 +210,43 @@ class ExportJob(Protocol):
             UnsupportedError: torch.export cannot trace this model.
         """
 
+    def calibration(self, data: Path | None, samples: int | None = None) -> Calibration:
+        """Typical inputs, to find the ranges of activations with. Ask before the conversion: bad data is told here.
+
+        Args:
+            data: a folder of images or a file of tensors, the option `timmx.options.CalibrationData`; None for made
+                pictures, with a warning.
+            samples: how many at most, 128 unless given.
+
+        Raises:
+            ConfigurationError: the data cannot serve this model, with the mend.
+        """
+
     def metadata(
         self,
         precision: Precision,
         *,
-        input_dtype: Literal["float32", "uint8"] = "float32",
+        input_dtype: Literal["float32", "uint8", "int8", "int16"] = "float32",
+        input_layout: Literal["NCHW", "NHWC"] = "NCHW",
+        input_quantization: Quantization | None = None,
+        output_dtypes: Mapping[str, str] | None = None,
+        output_quantization: Mapping[str, Quantization] | None = None,
         **format_facts: Any,
     ) -> dict[str, Any]:
         """The JSON to put into the artifact (docs/metadata.md), `format_facts` under the key `format`.
 
-        `input_dtype` is what the artifact takes: `uint8` stands for whole pixel values from 0 to 255, which a
-        graph that normalises (`request.normalize`) can be fed with.
+        Args:
+            precision: the arithmetic inside.
+            input_dtype: what the artifact takes. `uint8` without a quantization stands for pixel values from 0 to
+                255, which a graph that normalises (`request.normalize`) can be fed with.
+            input_layout: the order of the input's axes.
+            input_quantization: what the input's whole numbers stand for.
+            output_dtypes: by output name, where it is not float32.
+            output_quantization: by output name, what its whole numbers stand for.
+            format_facts: what only this format has; JSON values.
+
+        Raises:
+            ValueError: an unknown layout or output, or whole numbers of which nobody knows what they stand for.
         """
 
     def progress(self, step: str) -> None:

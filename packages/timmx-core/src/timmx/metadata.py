@@ -4,16 +4,69 @@ from __future__ import annotations
 
 import datetime
 import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 
 if TYPE_CHECKING:
-    from timmx.contract import Precision
+    from collections.abc import Mapping
+
+    from timmx.contract import Precision, Quantization
     from timmx.model.load import LoadedModel
     from timmx.options import ExportRequest
 
 SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Edges:
+    """How an artifact's input and outputs are laid out and stored, as a backend states it in `job.metadata`.
+
+    Raises:
+        ValueError: an unknown layout, or an element type without what its numbers stand for.
+    """
+
+    input_dtype: str = "float32"
+    input_layout: str = "NCHW"
+    input_quantization: Quantization | None = None
+    output_dtypes: Mapping[str, str] = field(default_factory=dict)
+    output_quantization: Mapping[str, Quantization] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.input_layout not in ("NCHW", "NHWC"):
+            raise ValueError(f"input_layout is NCHW or NHWC, not {self.input_layout!r}")
+        if not self.pixel_bytes:  # which need no quantization to be understood
+            _check_stored("the input", self.input_dtype, self.input_quantization)
+        for name in {*self.output_dtypes, *self.output_quantization}:
+            dtype = self.output_dtypes.get(name, "float32")
+            _check_stored(f"the output {name}", dtype, self.output_quantization.get(name))
+
+    @property
+    def pixel_bytes(self) -> bool:
+        """The input takes whole pixel values from 0 to 255."""
+        return self.input_dtype == "uint8" and self.input_quantization is None
+
+    def describe(self, outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The outputs with what is not float32 about them.
+
+        Raises:
+            ValueError: there is no output of a name that was given.
+        """
+        names = [output["name"] for output in outputs]
+        unknown = sorted({*self.output_dtypes, *self.output_quantization}.difference(names))
+        if unknown:
+            raise ValueError(f"there is no output {', '.join(unknown)}, only {', '.join(names)}")
+        return [
+            output
+            | (
+                {"dtype": dtype}
+                if (dtype := self.output_dtypes.get(output["name"], "float32")) != "float32"
+                else {}
+            )
+            | _quantization(self.output_quantization.get(output["name"]))
+            for output in outputs
+        ]
 
 
 def build_metadata(
@@ -23,7 +76,7 @@ def build_metadata(
     precision: Precision,
     distribution: str | None,
     format_facts: dict[str, Any],
-    input_dtype: str = "float32",
+    edges: Edges,
 ) -> dict[str, Any]:
     """Everything that a reader of the artifact needs; the same for the same model, options and versions.
 
@@ -31,11 +84,14 @@ def build_metadata(
         outputs: name, kind and shape of each output, in order.
         distribution: the wheel of the backend, where it is known.
         format_facts: what only this format has, such as an opset; JSON values.
-        input_dtype: `float32`, or `uint8` for whole pixel values.
+        edges: how input and outputs are laid out and stored.
+
+    Raises:
+        ValueError: `edges` names an output that there is not.
     """
     config = loaded.data_config
-    low, high = _value_range(config.mean, config.std, request.normalize)
-    if input_dtype == "uint8":
+    low, high = value_range(config.mean, config.std, request.normalize)
+    if edges.pixel_bytes:
         low, high = 0, 255
     batch = {"dynamic": True} if request.dynamic_batch else {"size": request.batch_size or 1}
     metadata: dict[str, Any] = {
@@ -52,8 +108,9 @@ def build_metadata(
         },
         "input": {
             "name": "input",
-            "layout": "NCHW",
-            "dtype": input_dtype,
+            "layout": edges.input_layout,
+            "dtype": edges.input_dtype,
+            **_quantization(edges.input_quantization),
             "value_range": [low, high],
             "normalization": "graph" if request.normalize else "caller",
             "size": list(config.input_size),
@@ -64,7 +121,7 @@ def build_metadata(
             "crop_mode": config.crop_mode,
             "color_order": {1: "L", 3: "RGB"}.get(config.input_size[0]),
         },
-        "outputs": outputs,
+        "outputs": edges.describe(outputs),
         "labels": list(loaded.labels) if loaded.labels else None,
         "batch": batch,
         "precision": str(precision),
@@ -81,7 +138,21 @@ def build_metadata(
     return metadata
 
 
-def _value_range(mean: tuple[float, ...], std: tuple[float, ...], in_graph: bool) -> tuple[float, float]:
+def _quantization(quantization: Quantization | None) -> dict[str, Any]:
+    if quantization is None:
+        return {}
+    return {"quantization": {"scale": float(quantization.scale), "zero_point": int(quantization.zero_point)}}
+
+
+def _check_stored(what: str, dtype: str, quantization: Quantization | None) -> None:
+    if dtype.startswith(("int", "uint")) != (quantization is not None):
+        raise ValueError(
+            f"{what} is {dtype} {'without' if quantization is None else 'with'} a quantization: whole numbers have "
+            "one, others have none"
+        )
+
+
+def value_range(mean: tuple[float, ...], std: tuple[float, ...], in_graph: bool) -> tuple[float, float]:
     """The least and greatest value that the artifact's input takes for pixels in [0, 1]."""
     if in_graph:
         return 0.0, 1.0

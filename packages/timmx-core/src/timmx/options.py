@@ -51,6 +51,45 @@ def complete_model_name(incomplete: str) -> list[str]:
 
 
 _MODEL, _INPUT, _OUTPUT, _VERIFY = "Model", "Input and output tensors", "Output file", "Verification"
+_CALIBRATION = "Calibration"
+
+DEFAULT_CALIBRATION_SAMPLES = 128
+LEAST_CALIBRATION_SAMPLES = 4
+"""Ranges of fewer inputs are of those inputs alone."""
+
+CalibrationData = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration-data",
+        metavar="PATH",
+        help="Typical inputs: a folder of images, searched in all subfolders, or a .pt or .pth file with one float "
+        "tensor (N, C, H, W) of normalised pixels; with --normalize of pixels in [0, 1].",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+"""A field of a calibrating backend's own options, default None; `timmx.calibration.check_calibration` checks it."""
+
+CalibrationSamples = Annotated[
+    int | None,
+    typer.Option(
+        "--calibration-samples",
+        min=LEAST_CALIBRATION_SAMPLES,
+        help=f"How many inputs to calibrate on, evenly taken from all. Default: {DEFAULT_CALIBRATION_SAMPLES}.",
+        show_default=False,
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+"""As above; None tells that it was not given."""
+
+RandomCalibration = Annotated[
+    bool,
+    typer.Option(
+        "--random-calibration",
+        help="Calibrate on made pictures, which costs accuracy. For trying out.",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+"""As above, default False."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 

@@ -19,18 +19,20 @@ from timmx.errors import (
     UnsupportedError,
     VerificationError,
 )
-from timmx.metadata import build_metadata
+from timmx.metadata import Edges, build_metadata
 from timmx.progress import reporter
 from timmx.registry import distribution_of
 from timmx.validation import validate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
 
     from timmx.artifact import Staging
-    from timmx.contract import ExportBackend, Precision
+    from timmx.calibration import CalibrationInputs
+    from timmx.contract import ExportBackend, Precision, Quantization
     from timmx.options import ExportRequest
     from timmx.session import ModelSession
     from timmx.verify import VerificationReport
@@ -123,7 +125,7 @@ def export_session(
         exported = _export(backend, job, options)
         for note in exported.notes:
             reporter().warn(note)
-    metadata = job.metadata(exported.precision, input_dtype=job.input_dtype, **job.format_facts)
+    metadata = job.stated(exported.precision)
     _check_written(backend, stage.path, metadata)
     with session.step("Verifying"), exact_cuda():
         verification = _verify(backend, session, stage.path, exported, options)
@@ -137,7 +139,7 @@ def export_session(
         size_bytes=artifact_size(files),
         verification=verification,
         metadata=metadata,
-        notes=(*session.loaded.notes, *exported.notes, *verification.notes),
+        notes=(*session.loaded.notes, *job.notes, *exported.notes, *verification.notes),
         rewrites=tuple(
             {"name": item.name, "count": item.count, "snr_db": round(item.snr_db, 1)}
             for item in session.rewrites
@@ -154,8 +156,9 @@ class Job:
         self._distribution = distribution
         self.path = path
         self.request = session.request
-        self.format_facts: dict[str, Any] = {}
-        self.input_dtype = "float32"
+        self._facts: dict[str, Any] = {}
+        self._edges = Edges()
+        self._calibrations: list[CalibrationInputs] = []
 
     @property
     def model(self) -> torch.nn.Module:
@@ -176,18 +179,47 @@ class Job:
     def capture(self, *, strict: bool = False) -> torch.export.ExportedProgram:
         return self._session.capture(strict)
 
+    def calibration(self, data: Path | None, samples: int | None = None) -> CalibrationInputs:
+        from timmx.calibration import choose_calibration
+
+        reporter().step("Reading calibration data")
+        self._calibrations.append(
+            choose_calibration(data, samples, self._session.loaded.data_config, self.request.normalize)
+        )
+        return self._calibrations[-1]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was said of the calibration data."""
+        return tuple(note for inputs in self._calibrations for note in inputs.notes)
+
     def metadata(
-        self, precision: Precision, *, input_dtype: str = "float32", **format_facts: Any
+        self,
+        precision: Precision,
+        *,
+        input_dtype: str = "float32",
+        input_layout: str = "NCHW",
+        input_quantization: Quantization | None = None,
+        output_dtypes: Mapping[str, str] | None = None,
+        output_quantization: Mapping[str, Quantization] | None = None,
+        **format_facts: Any,
     ) -> dict[str, Any]:
-        self.format_facts, self.input_dtype = format_facts, input_dtype
+        self._facts = format_facts
+        self._edges = Edges(
+            input_dtype, input_layout, input_quantization, output_dtypes or {}, output_quantization or {}
+        )
+        return self.stated(precision)
+
+    def stated(self, precision: Precision) -> dict[str, Any]:
+        """The metadata with what the backend stated last, and this precision."""
         metadata = build_metadata(
             self.request,
             self._session.loaded,
             self._session.output_facts(),
             precision,
             self._distribution,
-            format_facts,
-            input_dtype,
+            self._facts,
+            self._edges,
         )
         return json.loads(json.dumps(metadata))
 

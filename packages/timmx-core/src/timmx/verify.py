@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from timmx.contract import Precision
+from timmx.edges import feed, fetch
 from timmx.errors import VerificationError
 from timmx.snr import SignalToNoise
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from timmx.contract import Runner
+    from timmx.contract import Runner, TensorSpec
     from timmx.samples import Samples
 
 FLOORS_DB = {
@@ -152,10 +153,11 @@ def verify(
     sizes = (batch_size,) if batch_size else tuple(sorted(set(runner.batch_sizes)))
     measures = [SignalToNoise() for _ in reference.names]
     _check_interface(runner, reference)
+    specs = {spec.name: spec for spec in runner.outputs}
     for indices in _schedule(len(reference), sizes):
         found = _run(runner, reference.samples.take(indices))
         for measure, name, expected in zip(measures, reference.names, reference.outputs, strict=True):
-            measure.update(expected[indices], _output(found, name, expected[indices].shape))
+            measure.update(expected[indices], _output(found, specs[name], expected[indices].shape))
     figures = tuple(
         OutputFigures(
             name=name,
@@ -246,16 +248,17 @@ def _check_interface(runner: Runner, reference: Reference) -> None:
 
 
 def _run(runner: Runner, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    if runner.inputs[0].dtype == "uint8":  # whole pixel values, where the samples are shares of 255
-        inputs = np.rint(255 * inputs).astype(np.uint8)
+    (spec,) = runner.inputs
+    fed = feed(spec, inputs)
     try:
-        return runner.run({"input": np.ascontiguousarray(inputs)})
+        return runner.run({spec.name: fed})
     except Exception as exc:  # a runtime may raise anything; whatever it is, the artifact does not do its job
         reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
         raise VerificationError(f"The artifact fails at a batch of {len(inputs)}: {reason}") from exc
 
 
-def _output(found: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _output(found: dict[str, np.ndarray], spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+    name = spec.name
     if name not in found:
         raise VerificationError(f"The artifact has no output {name!r}; it has {', '.join(found)}.")
     if found[name].shape != shape:
@@ -263,9 +266,11 @@ def _output(found: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> 
             f"Output {name!r} has shape {found[name].shape} where the model gives {shape}: "
             "the artifact froze a size that should be open, or changed its layout."
         )
-    if found[name].dtype != np.float32:
-        raise VerificationError(f"Output {name!r} is {found[name].dtype}, where float32 is expected.")
-    return found[name]
+    output = fetch(spec, found[name])
+    if output.dtype != np.float32:
+        due = "float32" if spec.quantization is None else f"{spec.dtype}, which its quantization is for,"
+        raise VerificationError(f"Output {name!r} is {output.dtype}, where {due} is expected.")
+    return output
 
 
 def _json_ready(value: Any) -> Any:

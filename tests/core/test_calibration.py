@@ -1,0 +1,390 @@
+"""What an export may be calibrated on, how it is read, and what is refused with which mend."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from timmx.calibration import check_calibration, choose_calibration
+from timmx.coercion import build
+from timmx.errors import ConfigurationError
+from timmx.model.data_config import DataConfig
+from timmx.options import CalibrationData, CalibrationSamples, RandomCalibration  # noqa: TC002 - Typer's
+from timmx.progress import Reporter, reporting
+from timmx.samples import MadeSamples, choose_samples
+
+CONFIG = DataConfig((3, 48, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 0.9, "center")
+GRAY = DataConfig((1, 48, 64), (0.5,), (0.5,), "bicubic", 0.9, "center")
+SATELLITE = DataConfig((5, 48, 64), (0.5,) * 5, (0.25,) * 5, "bicubic", 0.9, "center")
+
+
+class Said(Reporter):
+    def __init__(self):
+        self.warnings: list[str] = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def said():
+    with reporting(heard := Said()):
+        yield heard.warnings
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """20 parts of photographs, in two folders of classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(20):
+        photo = load_sample_images().images[number % 2]
+        top, left = 15 * number, 25 * number
+        part = Image.fromarray(photo[top : top + 120, left : left + 140])
+        place = folder / ("temple", "flower")[number % 2]
+        place.mkdir(exist_ok=True)
+        part.save(place / f"{number:02}.png" if number % 3 else place / f"{number:02}.JPG")
+    return folder
+
+
+def pixels(count=6, config=CONFIG):
+    return torch.from_numpy(MadeSamples(config, True, count).take(range(count)))
+
+
+def normalised(count=6, config=CONFIG):
+    return torch.from_numpy(MadeSamples(config, False, count).take(range(count)))
+
+
+def saved(tmp_path, value) -> Path:
+    path = tmp_path / "inputs.pt"
+    torch.save(value, path)
+    return path
+
+
+# options
+
+
+def test_options_that_exclude_or_need_each_other(photos):
+    with pytest.raises(ConfigurationError, match="give one of them"):
+        check_calibration(photos, None, random=True)
+    with pytest.raises(ConfigurationError, match=r"--calibration-samples counts .* give --calibration-data"):
+        check_calibration(None, 64, random=False)
+    check_calibration(photos, 64, random=False)
+    check_calibration(None, 64, random=True)
+    check_calibration(None, None, random=False)
+
+
+def test_data_that_cannot_serve_is_told_before_torch_is_imported(tmp_path, photos):
+    few, empty = tmp_path / "few", tmp_path / "empty"
+    for folder in (few, empty):
+        folder.mkdir()
+    Image.new("RGB", (8, 8)).save(few / "one.png")
+    (few / "notes.txt").write_text("no image")
+    (tmp_path / "nothing.pt").touch()
+    (tmp_path / "array.npy").write_bytes(b"\x93NUMPY")
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    cases = {
+        "missing": "there is no",
+        "empty": "holds 0 images",
+        "few": "holds 1 images in all its folders; at least 4",
+        "nothing.pt": "is empty",
+        "array.npy": "neither a folder of images nor a .pt or .pth file",
+        "pointer.pth": "git lfs pull",
+    }
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from timmx.calibration import check_calibration\nfrom timmx.errors import ConfigurationError\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n        check_calibration(Path(path), None, False)\n"
+        "    except ConfigurationError as exc:\n        print(exc)\n"
+        "print(sorted({'torch', 'timm', 'numpy', 'PIL'} & sys.modules.keys()))\n"
+    )
+    paths = [str(tmp_path / name) for name in cases]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *paths, str(photos)], text=True, capture_output=True, check=True
+    )
+    *lines, heavy = done.stdout.splitlines()
+    assert heavy == "[]"
+    assert len(lines) == len(cases), "photographs are taken"
+    for line, name, words in zip(lines, cases, cases.values(), strict=True):
+        assert line.startswith("--calibration-data")
+        assert name in line
+        assert words in line
+
+
+@dataclass(frozen=True)
+class Options:
+    """As a backend declares them."""
+
+    calibration_data: CalibrationData = None
+    calibration_samples: CalibrationSamples = None
+    random_calibration: RandomCalibration = False
+
+
+def test_the_options_are_taken_from_python_and_tell_what_was_given():
+    options = build(Options, {"calibration_data": "photos", "calibration_samples": 64})
+    assert options == Options(Path("photos"), 64, False)
+    assert Options().calibration_samples is None
+    with pytest.raises(ConfigurationError, match="at least 4"):
+        build(Options, {"calibration_samples": 3})
+
+
+# images
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("config", [CONFIG, GRAY], ids=["RGB", "L"])
+def test_images_are_read_as_verification_reads_them(photos, said, config, in_graph):
+    calibration = choose_calibration(photos, 20, config, in_graph)
+    arrays = list(calibration)
+    samples = choose_samples(photos, None, config, in_graph)
+    np.testing.assert_array_equal(np.concatenate(arrays), samples.take(range(20)))
+    assert all(array.shape == (1, *config.input_size) and array.dtype == np.float32 for array in arrays)
+    assert len(calibration) == 20
+    assert calibration.origin == f"20 images of {photos}"
+    assert said == []
+
+
+def test_a_second_pass_gives_the_same(photos, said):
+    calibration = choose_calibration(photos, None, CONFIG, True)
+    first, second = list(calibration), list(calibration)
+    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(second))
+    assert said == [f"Calibration has 20 images of {photos}, fewer than 128: all of them are used."]
+
+
+def test_a_larger_folder_is_thinned_evenly(photos, said):
+    calibration = choose_calibration(photos, 6, CONFIG, True)
+    whole = np.concatenate(list(choose_calibration(photos, 20, CONFIG, True)))
+    taken = np.concatenate(list(calibration))
+    places = [int(np.abs(whole - array).sum(axis=(1, 2, 3)).argmin()) for array in taken]
+    assert len(calibration) == 6
+    assert places == [0, 3, 7, 11, 15, 19], "both classes, and the same ones every time"
+    assert said == []
+
+
+def test_images_are_decoded_one_at_a_time(tmp_path, said):
+    for number in range(12):
+        Image.fromarray(np.full((300, 300, 3), 20 * number, np.uint8)).save(tmp_path / f"{number:02}.png")
+    config = DataConfig((3, 288, 288), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0, "center")
+    calibration = choose_calibration(tmp_path, 12, config, True)
+    next(iter(calibration))
+    tracemalloc.start()
+    for array in calibration:
+        size = array.nbytes
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6 * size, "12 would be kept"
+
+
+def test_batches_are_full_and_hold_every_input(photos, said):
+    calibration = choose_calibration(photos, 10, CONFIG, True)
+    batches = list(calibration.batches(4))
+    assert [batch.shape for batch in batches] == [(4, 3, 48, 64)] * 3
+    every = np.concatenate(list(calibration))
+    np.testing.assert_array_equal(np.concatenate(batches)[:10], every)
+    np.testing.assert_array_equal(batches[-1][2:], every[8:10])
+    assert next(calibration.batches(32)).shape == (32, 3, 48, 64)
+
+
+def copied(photos: Path, folder: Path, count: int) -> list[Path]:
+    paths = sorted(photos.rglob("*.png"))[:count]
+    return [Path(folder / path.name).write_bytes(path.read_bytes()) and folder / path.name for path in paths]
+
+
+def test_what_is_no_image_is_left_out_at_once_and_what_is_cut_off_when_it_is_read(photos, tmp_path, said):
+    good = copied(photos, tmp_path, 6)
+    (tmp_path / "text.png").write_text("no image at all")
+    (tmp_path / "zero.jpg").touch()
+    photo = (photos / "temple" / "00.JPG").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(photo[: len(photo) // 2])
+    calibration = choose_calibration(tmp_path, 9, CONFIG, True)
+    assert said[0] == "2 images cannot be read and are left out: text.png, zero.jpg."
+    assert len(list(calibration)) == len(good)
+    assert said[-1] == "1 images cannot be read and are left out: cut.jpg."
+    assert calibration.origin == f"6 images of {tmp_path}"
+    assert len(list(calibration)) == len(calibration) == 6
+    assert calibration.notes == said, "the result tells them too"
+    assert len(said) == 3, "each is said once"
+
+
+def test_too_few_readable_images_are_refused(photos, tmp_path, said):
+    copied(photos, tmp_path, 3)
+    (tmp_path / "text.png").write_text("no image at all")
+    with pytest.raises(ConfigurationError, match=r"3 images can be read.*at least 4.*another folder"):
+        choose_calibration(tmp_path, None, CONFIG, True)
+    photo = (photos / "temple" / "00.JPG").read_bytes()
+    (tmp_path / "text.png").unlink()
+    (tmp_path / "cut.jpg").write_bytes(photo[: len(photo) // 2])
+    with pytest.raises(ConfigurationError, match="3 images can be read"):
+        list(choose_calibration(tmp_path, None, CONFIG, True))
+
+
+def test_images_do_not_fit_other_channels_and_tensors_do(photos, tmp_path, said):
+    with pytest.raises(ConfigurationError, match=r"this model takes 5.*torch.save"):
+        choose_calibration(photos, None, SATELLITE, True)
+    inputs = normalised(8, SATELLITE)
+    calibration = choose_calibration(saved(tmp_path, inputs), 8, SATELLITE, False)
+    np.testing.assert_array_equal(np.concatenate(list(calibration)), inputs.numpy())
+
+
+# tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_tensors_of_any_float_type_are_given_as_float32(tmp_path, said, dtype):
+    path = saved(tmp_path, normalised().to(dtype))
+    calibration = choose_calibration(path, 6, CONFIG, False)
+    for _ in range(2):
+        arrays = list(calibration)
+        assert all(array.shape == (1, 3, 48, 64) and array.dtype == np.float32 for array in arrays)
+        np.testing.assert_allclose(np.concatenate(arrays), normalised().numpy(), rtol=1e-2)
+        arrays[0][:] = 0  # a consumer may work in place
+    assert calibration.origin == f"6 inputs of {path}"
+    assert said == []
+
+
+def test_a_long_tensor_is_thinned_evenly_and_a_short_one_is_told(tmp_path, said):
+    path = saved(tmp_path, pixels(12))
+    taken = list(choose_calibration(path, 4, CONFIG, True))
+    np.testing.assert_array_equal(np.concatenate(taken), pixels(12).numpy()[[0, 3, 7, 11]])
+    assert said == []
+    choose_calibration(path, 50, CONFIG, True)
+    assert said == [f"Calibration has 12 inputs of {path}, fewer than 50: all of them are used."]
+
+
+def test_a_parameter_a_transposed_tensor_and_the_old_file_format_are_read(tmp_path, said):
+    inputs = normalised()
+    turned = inputs.movedim(1, -1).contiguous().movedim(-1, 1)
+    torch.save(turned, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for path in (saved(tmp_path, torch.nn.Parameter(inputs)), tmp_path / "old.pth"):
+        arrays = list(choose_calibration(path, 6, CONFIG, False))
+        assert all(array.flags.c_contiguous for array in arrays)
+        np.testing.assert_array_equal(np.concatenate(arrays), inputs.numpy())
+
+
+class Anything:
+    """What a pickle may hold that is no tensor."""
+
+
+def with_one(value: float) -> torch.Tensor:
+    inputs = normalised()
+    inputs[3, 1, 2, 2] = value
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (
+            (255 * pixels()).byte(),
+            r"uint8 numbers.*normalised pixels.*\(tensor.float\(\) / 255 - mean\) / std.*--normalize",
+        ),
+        ((255 * pixels()).long(), "int64 numbers"),
+        (pixels().bool(), "bool numbers"),
+        (pixels().cfloat(), "complex64 numbers"),
+        (normalised()[0], r"shape \(3, 48, 64\); this model takes \(N, 3, 48, 64\)"),
+        (normalised().movedim(1, -1), r"shape \(6, 48, 64, 3\).*movedim\(-1, -3\)"),
+        (normalised()[..., :32], r"takes \(N, 3, 48, 64\). Save inputs of that size"),
+        (normalised(6, GRAY), r"shape \(6, 1, 48, 64\)"),
+        (torch.empty(0, 3, 48, 64), "holds 0 inputs; at least 4"),
+        (normalised()[:3], "holds 3 inputs; at least 4"),
+        (torch.tensor(1.0), r"shape \(\)"),
+        (with_one(float("nan")), r"input 3 holds .* not a number"),
+        (with_one(float("inf")), "input 3 holds .* infinite"),
+        (normalised().double() * 1e300, "infinite"),
+        (255 * pixels(), r"from 3 to 255.*normalised pixels, here from -2.118 to 2.64.*/ 255 - mean"),
+        (normalised().to_sparse(), "without plain numbers"),
+        (
+            {"input": normalised(), "label": torch.ones(6)},
+            r"holds a dict \(input, label, \.\.\.\), no tensor.*torch.save",
+        ),
+        ([normalised()[:1]] * 6, r"holds a list, no tensor.*torch\.stack"),
+        (torch.nn.Conv2d(3, 8, 3).state_dict(), r"OrderedDict \(weight, bias, \.\.\.\), no tensor"),
+        (torch.nn.Conv2d(3, 8, 3), r"would run code.*Conv2d.*save one float tensor"),
+        (Anything(), r"would run code.*Anything"),
+        ("text", "holds a str, no tensor"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else type(value).__name__,
+)
+def test_a_tensor_file_that_cannot_serve_is_refused_with_its_mend(tmp_path, said, value, words):
+    path = saved(tmp_path, value)
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        choose_calibration(path, None, CONFIG, False)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_with_normalize_pixels_between_0_and_1_are_due(tmp_path, said):
+    choose_calibration(saved(tmp_path, pixels()), 6, CONFIG, True)
+    assert said == []
+    with pytest.raises(ConfigurationError, match=r"pixels in \[0, 1\].*save tensor.float\(\) / 255"):
+        choose_calibration(saved(tmp_path, 255 * pixels()), None, CONFIG, True)
+    with pytest.raises(ConfigurationError, match=r"uint8.*save tensor.float\(\) / 255\.$"):
+        choose_calibration(saved(tmp_path, (255 * pixels()).byte()), None, CONFIG, True)
+    with pytest.raises(ConfigurationError, match="before they are normalised, or leave --normalize out"):
+        choose_calibration(saved(tmp_path, normalised()), None, CONFIG, True)
+
+
+def test_values_that_may_be_meant_are_taken_with_a_warning(tmp_path, said):
+    choose_calibration(saved(tmp_path, pixels()), 6, CONFIG, False)
+    assert said.pop().endswith("Are they normalised?")
+    wide = 5 * normalised()
+    assert len(choose_calibration(saved(tmp_path, wide), 6, CONFIG, False)) == 6
+    assert "here from -2.118 to 2.64" in said.pop()
+    reflectance = 9 * pixels(6, SATELLITE)
+    assert len(choose_calibration(saved(tmp_path, reflectance), 6, SATELLITE, True)) == 6
+    assert "here from 0 to 1" in said.pop()
+
+
+@pytest.mark.parametrize("content", [b"this is no tensor", b"PK\x03\x04 cut off", b"\x80\x02}q"])
+def test_a_damaged_file_is_told(tmp_path, said, content):
+    path = tmp_path / "inputs.pt"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="is damaged or no file"):
+        choose_calibration(path, None, CONFIG, False)
+    whole = saved(tmp_path, normalised()).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigurationError, match="is damaged or no file"):
+        choose_calibration(path, None, CONFIG, False)
+
+
+def test_a_large_tensor_file_is_not_read_whole(tmp_path, said):
+    path = saved(tmp_path, torch.zeros(400, 3, 256, 256))
+    code = (
+        "import sys\nfrom pathlib import Path\nimport psutil, torch\n"
+        "from timmx.calibration import choose_calibration\nfrom timmx.model.data_config import DataConfig\n"
+        "config = DataConfig((3, 256, 256), (0.5,) * 3, (0.5,) * 3, 'bicubic', 1.0, 'center')\n"
+        "before = psutil.Process().memory_info().rss\n"
+        "calibration = choose_calibration(Path(sys.argv[1]), 4, config, False)\n"
+        "print(len(list(calibration)), psutil.Process().memory_info().rss - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], text=True, capture_output=True, check=True)
+    size_bytes = path.stat().st_size
+    path.unlink()
+    count, grown_bytes = map(int, done.stdout.split())
+    assert count == 4
+    assert grown_bytes < size_bytes / 4
+
+
+# made ones
+
+
+def test_made_inputs_are_repeatable_and_others_than_those_of_verification(said):
+    calibration = choose_calibration(None, 10, CONFIG, True)
+    first, second = (np.concatenate(list(calibration)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (len(calibration), 3, 48, 64) == (10, 3, 48, 64)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert len({array.tobytes() for array in first}) == 10
+    seen = {array.tobytes() for array in MadeSamples(CONFIG, True).take(range(6))}
+    assert not seen & {array.tobytes() for array in first}
+    assert "ranges from made images do not fit real ones" in said[0]
+    assert len(choose_calibration(None, None, CONFIG, True)) == 128
