@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from timmx.contract import Capabilities, ExportBackend, Exported, Precision, Runner, TensorSpec
+from timmx.contract import Capabilities, ExportBackend, Exported, Precision, Quantization, Runner, TensorSpec
 from timmx.errors import ArtifactError
 
 FAULT = ""
@@ -26,6 +26,9 @@ class LoopbackOptions:
     level: Annotated[
         int, typer.Option("--level", help=None if FAULT == "undocumented option" else "An option of its own.")
     ] = 1
+    quantized: Annotated[
+        bool, typer.Option("--quantized", help="Take (N, H, W, C) in uint8, give int8: by calibration.")
+    ] = False
     if FAULT == "takes a shared option's name":
         softmax: Annotated[bool, typer.Option("--softmax", help="Taken.")] = False
 
@@ -63,7 +66,10 @@ class Loopback(ExportBackend):
         if FAULT == "computes wrong numbers":
             for value in program.state_dict.values():
                 value.mul_(1.05)
-        metadata = job.metadata(Precision.FP32)
+        precision = Precision.INT8 if options.quantized else Precision.FP32
+        metadata = job.metadata(precision, **(quantized_edges(job) if options.quantized else {}))
+        if FAULT == "states another layout than it takes":
+            metadata = job.metadata(precision, input_layout="NHWC")
         if FAULT == "loses metadata":
             metadata = metadata | {"labels": None, "precision": "unknown"}
         if FAULT == "writes the final file itself":
@@ -80,7 +86,7 @@ class Loopback(ExportBackend):
             if FAULT == "writes other bytes each time":
                 archive.writestr(zipfile.ZipInfo("salt"), str(random.random()))
         inner.unlink()
-        return Exported(Precision.FP32)
+        return Exported(precision)
 
     def open(self, path: Path) -> Runner:
         return LoopbackRunner(path, self.read_metadata(path))
@@ -95,6 +101,29 @@ class Loopback(ExportBackend):
             raise ArtifactError(f"{path} is damaged: export it again.") from exc
 
 
+def quantized_edges(job: Any) -> dict[str, Any]:
+    """Ranges from two passes over the calibration inputs; the numbers between are computed in float all the same."""
+    import torch
+
+    calibration = job.calibration(None, 8)
+    low = min(float(batch.min()) for batch in calibration.batches(3))
+    high = max(float(batch.max()) for batch in calibration.batches(3))
+    ranges: dict[str, float] = dict.fromkeys(job.output_names, 0.0)
+    with torch.no_grad():
+        for batch in calibration:
+            found = job.model(torch.from_numpy(batch))
+            for name, tensor in zip(ranges, found if isinstance(found, tuple) else (found,), strict=True):
+                ranges[name] = max(ranges[name], 1.25 * float(tensor.abs().max()))
+    scale = (high - low) / 255
+    return {
+        "input_dtype": "uint8",
+        "input_layout": "NHWC",
+        "input_quantization": Quantization(scale, round(-low / scale)),
+        "output_dtypes": dict.fromkeys(ranges, "int8"),
+        "output_quantization": {name: Quantization(greatest / 127, 0) for name, greatest in ranges.items()},
+    }
+
+
 class LoopbackRunner(Runner):
     def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
         import io
@@ -105,18 +134,44 @@ class LoopbackRunner(Runner):
             self._module = torch.export.load(io.BytesIO(archive.read("program.pt2"))).module()
         stated, outputs = metadata["input"], metadata["outputs"]
         batch = metadata["batch"].get("size", "batch")
-        self.inputs = (TensorSpec("input", (batch, *stated["size"]), "float32", "NCHW"),)
-        self.outputs = tuple(TensorSpec(item["name"], tuple(item["shape"]), "float32") for item in outputs)
+        sizes = dict(zip("NCHW", (batch, *stated["size"]), strict=True))
+        layout = "NCHW" if FAULT == "states another layout than it takes" else stated["layout"]
+        shape = tuple(sizes[axis] for axis in layout)
+        self.inputs = (TensorSpec("input", shape, stated["dtype"], layout, quantization(stated)),)
+        self.outputs = tuple(
+            TensorSpec(
+                item["name"], tuple(item["shape"]), item.get("dtype", "float32"), "", quantization(item)
+            )
+            for item in outputs
+        )
         if FAULT == "describes another artifact":
             self.outputs = (TensorSpec("result", ("?",), "float32"),)
 
     def run(self, feeds: Any) -> Any:
+        import numpy as np
         import torch
 
+        (spec,), fed = self.inputs, feeds["input"]
+        if str(fed.dtype) != spec.dtype:
+            raise TypeError(f"{fed.dtype} was fed, {spec.dtype} is due")
+        if spec.quantization:
+            fed = np.float32(spec.quantization.scale) * (
+                fed.astype(np.float32) - spec.quantization.zero_point
+            )
+        if spec.layout == "NHWC":
+            fed = np.ascontiguousarray(fed.transpose(0, 3, 1, 2))
         with torch.no_grad():
-            found = self._module(torch.from_numpy(feeds["input"]))
+            found = self._module(torch.from_numpy(fed))
         found = found if isinstance(found, tuple) else (found,)
         arrays = [tensor.numpy() for tensor in found]
         if FAULT == "mixes the rows of a batch":
             arrays = [array + 0.1 * array.mean(0) for array in arrays]
+        for index, spec in enumerate(self.outputs):
+            if spec.quantization:
+                stored = np.rint(arrays[index] / spec.quantization.scale) + spec.quantization.zero_point
+                arrays[index] = np.clip(stored, -128, 127).astype(np.int8)
         return dict(zip((spec.name for spec in self.outputs), arrays, strict=True))
+
+
+def quantization(stated: dict[str, Any]) -> Quantization | None:
+    return Quantization(**stated["quantization"]) if "quantization" in stated else None

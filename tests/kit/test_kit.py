@@ -40,6 +40,7 @@ FAULTS = {
     "writes other bytes each time": "test_same_bytes_twice",
     "lets library errors through": "test_damaged_files_are_told",
     "describes another artifact": "test_runner_describes_the_artifact",
+    "states another layout than it takes": "test_runner_describes_the_artifact",
 }
 
 
@@ -96,6 +97,20 @@ def test_a_good_backend_passes_every_check(run_kit):
     assert not outcomes.checks("failed"), outcomes.said
     assert outcomes.checks("skipped") == {"test_export_on_cuda"}
     assert len(outcomes.checks("passed")) > 30
+
+
+def test_a_backend_of_quantized_channels_last_files_passes_every_check(run_kit):
+    test = AUTHORS_TEST + "    export_options = {'quantized': True}\n"
+    outcomes = run_kit(test=test)
+    assert not outcomes.checks("failed"), outcomes.said
+    assert {"test_runner_describes_the_artifact", "test_feature_pyramid"} <= outcomes.checks("passed")
+
+
+def test_a_backend_whose_files_all_normalise_passes_the_parity_checks(run_kit):
+    test = AUTHORS_TEST + "    export_options = {'normalize': True}\n"
+    outcomes = run_kit(checks="numbers or rows or runner", test=test)
+    assert not outcomes.checks("failed"), outcomes.said
+    assert "test_numbers_at_several_batch_sizes" in outcomes.checks("passed")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from timmx.contract import TensorSpec
+from timmx.edges import feed, fetch
 from timmx.errors import ArtifactError
+from timmx.model.data_config import DataConfig
+from timmx.samples import MadeSamples
 from timmx.snr import SignalToNoise
 from timmx.testing.base import ConformanceBase, export_check, open_or_skip, requires
 from timmx.testing.exports import MODELS
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from timmx.contract import ExportBackend
+    from timmx.contract import ExportBackend, Runner
     from timmx.pipeline import ExportResult
 
     Export = Callable[..., ExportResult]
@@ -54,10 +58,10 @@ class ParityChecks(ConformanceBase):
         with open_or_skip(subject, result.path) as runner:
             inputs = _inputs(result, 3)
             inputs[2] = inputs[0]
-            first = runner.run({"input": inputs})["output"]
+            first = _run(runner, inputs)
             np.testing.assert_allclose(first[0], first[2], rtol=1e-3, atol=1e-4 * np.abs(first).max())
             inputs[1] = 0
-            second = runner.run({"input": inputs})["output"]
+            second = _run(runner, inputs)
             np.testing.assert_allclose(first[0], second[0], rtol=1e-3, atol=1e-4 * np.abs(first).max())
 
     @export_check
@@ -83,8 +87,18 @@ class ParityChecks(ConformanceBase):
                 assert isinstance(spec, TensorSpec)
                 np.dtype(spec.dtype)
             assert [spec.name for spec in runner.inputs] == ["input"]
-            stated = {output["name"]: tuple(output["shape"]) for output in result.metadata["outputs"]}
-            assert {spec.name: spec.shape for spec in runner.outputs} == stated
+            (taken,), stated = runner.inputs, result.metadata["input"]
+            sizes = dict(zip("NCHW", (2, *stated["size"]), strict=True))
+            assert taken.shape == tuple(sizes[axis] for axis in stated["layout"]), "in the stated layout"
+            assert taken.layout in ("", stated["layout"])
+            assert (taken.dtype, _stated(taken)) == (stated["dtype"], stated.get("quantization"))
+            given = {output["name"]: output for output in result.metadata["outputs"]}
+            assert {spec.name for spec in runner.outputs} == given.keys()
+            for spec in runner.outputs:
+                output = given[spec.name]
+                assert spec.shape == tuple(output["shape"])
+                assert spec.dtype == output.get("dtype", "float32")
+                assert _stated(spec) == output.get("quantization")
 
     @export_check
     def test_runner_opens_and_closes_again(self, export: Export, subject: ExportBackend) -> None:
@@ -92,7 +106,7 @@ class ParityChecks(ConformanceBase):
         answers = []
         for _ in range(2):
             with open_or_skip(subject, result.path) as runner:
-                answers.append(runner.run({"input": _inputs(result, 1)})["output"])
+                answers.append(_run(runner, _inputs(result, 1)))
             runner.close()
         np.testing.assert_array_equal(answers[0], answers[1])
 
@@ -123,20 +137,37 @@ class ParityChecks(ConformanceBase):
     def _compare(self, runner: Any, result: ExportResult, model: str, batch: int) -> None:
         import torch
 
-        inputs = np.concatenate([_inputs(result, batch, seed) for seed in range(max(1, -(-4 // batch)))])
+        seeds = range(max(1, -(-4 // batch)))
         with torch.inference_mode():
-            expected = awakened_model(model)(torch.from_numpy(inputs)).numpy()
-        found = [
-            runner.run({"input": inputs[start : start + batch]})["output"]
-            for start in range(0, len(inputs), batch)
-        ]
+            normalised = np.concatenate([_inputs(result, batch, seed, in_graph=False) for seed in seeds])
+            expected = awakened_model(model)(torch.from_numpy(normalised)).numpy()
         measure = SignalToNoise()
+        found = [_run(runner, _inputs(result, batch, seed)) for seed in seeds]
         measure.update(expected, np.concatenate(found))
         floor = FLOORS_DB[result.precision]
         assert measure.snr_db >= floor, f"{measure.snr_db:.1f} dB at batch {batch}; the floor is {floor:g} dB"
 
 
-def _inputs(result: ExportResult, batch: int, seed: int = 0) -> np.ndarray:
-    """Random inputs as a normalised picture has them, (batch, C, H, W)."""
-    size = result.metadata["input"]["size"]
-    return np.random.default_rng(seed).normal(size=(batch, *size)).astype(np.float32)
+def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | None = None) -> np.ndarray:
+    """Made pictures as the artifact takes them, (batch, C, H, W); not those of the core's own verification.
+
+    `in_graph` tells whether they are pixels in [0, 1] or normalised; by default as the metadata says.
+    """
+    recipe = result.metadata["input"]
+    if in_graph is None:
+        in_graph = recipe["normalization"] == "graph"
+    names = [field.name for field in fields(DataConfig)]
+    config = DataConfig(**{name: recipe["size" if name == "input_size" else name] for name in names})
+    return MadeSamples(config, in_graph, batch, seed).take(range(batch))
+
+
+def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:
+    """The output called `output` in real numbers, of inputs (N, C, H, W) float32."""
+    (taken,) = runner.inputs
+    (given,) = (spec for spec in runner.outputs if spec.name == "output")
+    return fetch(given, runner.run({taken.name: feed(taken, inputs)})["output"])
+
+
+def _stated(spec: TensorSpec) -> dict[str, Any] | None:
+    """A quantization as the metadata states it."""
+    return asdict(spec.quantization) if spec.quantization else None
