@@ -40,6 +40,7 @@ LAYERS = (
         "metadata",
         "model",
         "rewrites",
+        "lowering",
         "samples",
         "snr",
         "verify",

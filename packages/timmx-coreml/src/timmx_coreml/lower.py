@@ -20,7 +20,8 @@ def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram
     Raises:
         UnsupportedError: an operation is left that coremltools cannot hold; names it and the layer that it is in.
     """
-    from timmx_coreml.lowering import cleanup
+    from timmx.lowering import cleanup
+
     from timmx_coreml.lowering.check import check
     from timmx_coreml.lowering.decompositions import decompositions
     from timmx_coreml.translations import register

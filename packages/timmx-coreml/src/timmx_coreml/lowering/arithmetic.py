@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timmx.lowering.constants import constant
 from torch._decomp import get_decompositions
-
-from timmx_coreml.lowering.constants import constant
 
 if TYPE_CHECKING:
     from collections.abc import Callable

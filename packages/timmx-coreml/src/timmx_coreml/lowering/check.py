@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from timmx.errors import UnsupportedError
 
-from timmx_coreml.lowering.ranks import LIMIT
+from timmx_coreml.lowering.decompositions import RANK_LIMIT
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +30,9 @@ def check(program: torch.export.ExportedProgram) -> None:
             continue  # the operation that it leads to is the one to name
         for one in (node, *node.all_input_nodes):
             value = one.meta.get("val")
-            if isinstance(value, torch.Tensor) and value.ndim > LIMIT:
+            if isinstance(value, torch.Tensor) and value.ndim > RANK_LIMIT:
                 raise UnsupportedError(
-                    f"Core ML tensors have at most {LIMIT} dimensions; {node.target}, {_where(node)}, has"
+                    f"Core ML tensors have at most {RANK_LIMIT} dimensions; {node.target}, {_where(node)}, has"
                     f" {value.ndim}: {tuple(value.shape)}. {_OTHERS}"
                 )
 

@@ -10,22 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from timmx.errors import UnsupportedError
+from timmx.lowering import ranks, unfolding
 
-from timmx_coreml.lowering import arithmetic, ranks, resampling, unfolding
+from timmx_coreml.lowering import arithmetic, resampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 aten = torch.ops.aten
 
+RANK_LIMIT = 5
+"""The most dimensions that a Core ML tensor has (checked in coremltools 9.0's `mil/program.py`)."""
+
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Operation to function, for `ExportedProgram.run_decompositions`."""
     table = arithmetic.decompositions()
-    table |= ranks.decompositions()
+    table |= ranks.decompositions(RANK_LIMIT)
     table |= resampling.decompositions()
-    table |= unfolding.decompositions()
     table |= {
+        # coremltools 9.0 folds only windows that do not overlap (volo's do), and unfolds by an index for every element
+        # of a batch whose size it must know.
+        aten.im2col.default: unfolding.unfold,
+        aten.col2im.default: unfolding.fold,
         aten.add.Tensor: _before(table, aten.add.Tensor, _add),
         aten.sub.Tensor: _before(table, aten.sub.Tensor, _sub),
         aten.rsub.Scalar: _rsub,

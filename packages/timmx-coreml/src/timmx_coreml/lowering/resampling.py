@@ -1,13 +1,11 @@
-"""Interpolation as two matrix products, for the kinds that coremltools 9.0 lacks or gets wrong."""
+"""Which kinds of interpolation coremltools 9.0 gets as products."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
-
-from timmx_coreml.lowering.constants import constant
+from timmx.lowering.resampling import adaptive_avg_pool2d, products
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +19,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     coremltools 9.0 has no bicubic kind; it takes the antialiased bilinear one for the plain one, which differs
     where it shrinks; it refuses factors that lead to a fraction of a pixel. For a size that is no whole multiple it
     hands Core ML a fractional scale, and where Core ML samples then is documented nowhere: products are certain.
+    It needs the batch size for adaptive averages, and slices out every uneven window.
     """
     always = (
         aten.upsample_bicubic2d.vec,
@@ -39,25 +38,14 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten._upsample_nearest_exact2d.default,
     )
     return (
-        {op: _products(op) for op in always}
+        {op: products(op) for op in always}
         | {op: _products_unless_multiple(op) for op in sometimes}
-        | {aten.adaptive_avg_pool2d.default: _adaptive_avg_pool2d}
+        | {aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d}
     )
 
 
-def _adaptive_avg_pool2d(x: torch.Tensor, output_size: list[int]) -> Any:
-    """To more than one pixel: coremltools 9.0 needs the batch size then, and slices out every uneven window."""
-    height, width = x.shape[-2:]
-    if all(new == 1 for new in output_size) or not isinstance(height, int) or not isinstance(width, int):
-        return NotImplemented
-    if height % output_size[0] == 0 and width % output_size[1] == 0:
-        window = [height // output_size[0], width // output_size[1]]
-        return aten.avg_pool2d.default(x, window, window)
-    return _products(aten.adaptive_avg_pool2d.default)(x, output_size)
-
-
 def _products_unless_multiple(op: torch._ops.OpOverload) -> Callable[..., Any]:
-    products = _products(op)
+    by_products = products(op)
 
     def function(x: torch.Tensor, output_size: list[int] | None, *options: Any) -> Any:
         factors = [scale for option in options if isinstance(option, list) for scale in option]
@@ -68,47 +56,6 @@ def _products_unless_multiple(op: torch._ops.OpOverload) -> Callable[..., Any]:
             )
         else:
             multiple = all(factor == int(factor) for factor in factors)
-        return NotImplemented if multiple else products(x, output_size, *options)
+        return NotImplemented if multiple else by_products(x, output_size, *options)
 
     return function
-
-
-def _products(op: torch._ops.OpOverload) -> Callable[..., Any]:
-    """`op` as (rows) @ x @ (columns): exact, since each kind is linear in x and separable."""
-
-    def function(x: torch.Tensor, output_size: list[int] | None, *options: Any) -> Any:
-        height, width = x.shape[-2:]
-        if not isinstance(height, int) or not isinstance(width, int):
-            return NotImplemented
-        rows = _matrix(op, height, 0, output_size, options)
-        columns = _matrix(op, width, 1, output_size, options)
-        return torch.matmul(torch.matmul(constant(rows, x), x), constant(columns, x).t())
-
-    return function
-
-
-def _matrix(
-    op: torch._ops.OpOverload, size: int, axis: int, output_size: list[int] | None, options: tuple[Any, ...]
-) -> list[list[float]]:
-    """(new size, size): what the operation itself, in float64, makes of each pixel alone along one axis.
-
-    The axis is laid out as the width, above a height of one pixel that stays one, which every kind leaves as it is.
-    The other way round torch 2.14.1's antialiased kernels are wrong: a column of one pixel's width is interpolated
-    to other numbers than the same column in a wider image.
-    """
-    new = None if output_size is None else [1, output_size[axis]]
-    given: list[Any] = []
-    alone = [
-        option for option in options if isinstance(option, float)
-    ]  # the height's scale, then the width's
-    for option in options:
-        if isinstance(option, list):
-            given.append([1.0, option[axis]])
-        elif isinstance(option, float):
-            given.append(1.0 if len(given) == options.index(alone[0]) else alone[axis])
-        else:
-            given.append(option)
-    with _disable_current_modes():
-        pixels = torch.eye(size, dtype=torch.float64).view(1, size, 1, size)
-        matrix: list[list[float]] = op(pixels, new, *given).reshape(size, -1).t().tolist()
-    return matrix

@@ -25,7 +25,7 @@ _VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 
 def drop_copies(program: torch.export.ExportedProgram) -> None:
-    """Take copies and assertions out. coremltools 9.0 has no `alias`, and writes a copy as an operation."""
+    """Take copies and assertions out. (coremltools 9.0 has no `alias`, and writes a copy as an operation.)"""
     graph = program.graph
     inputs = {node for node in graph.nodes if node.op == "placeholder"}
     outputs = set(graph.output_node().all_input_nodes)
@@ -82,9 +82,9 @@ def infer_symbolic_sizes(graph: torch.fx.Graph) -> None:
 
 
 def drop_expands(graph: torch.fx.Graph) -> None:
-    """Take out expansions to the shape of the other operand: Core ML's arithmetic broadcasts by itself.
+    """Take out expansions to the shape of the other operand, in arithmetic that broadcasts by itself.
 
-    coremltools 9.0 writes them as `tile`, with six operations more for the counts where the batch is open.
+    (coremltools 9.0 writes them as `tile`, with six operations more for the counts where the batch is open.)
     """
     for node in list(graph.nodes):
         if node.target is not aten.expand.default:

@@ -1,38 +1,23 @@
-"""`nn.Unfold` and `nn.Fold` as convolutions with kernels of a single 1: exact, and open in the batch.
-
-coremltools 9.0 folds only windows that do not overlap (volo's do), and unfolds by an index for every element of a
-batch whose size it must know.
-"""
+"""`nn.Unfold` and `nn.Fold` as convolutions with kernels of a single 1: exact, and open in the batch."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own customary name
 
-from timmx_coreml.lowering.constants import constant
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-aten = torch.ops.aten
+from timmx.lowering.constants import constant
 
 
-def decompositions() -> dict[Any, Callable[..., Any]]:
-    """For `aten.im2col` (Unfold) and `aten.col2im` (Fold)."""
-    return {aten.im2col.default: _unfold, aten.col2im.default: _fold}
-
-
-def _unfold(
+def unfold(
     x: torch.Tensor, kernel: list[int], dilation: list[int], padding: list[int], stride: list[int]
 ) -> torch.Tensor:
+    """`aten.im2col`."""
     channels = x.shape[1]
     weight = _single_ones(kernel, x, channels)
     return F.conv2d(x, weight, None, stride, padding, dilation, channels).flatten(2)
 
 
-def _fold(
+def fold(
     x: torch.Tensor,
     size: list[int],
     kernel: list[int],
@@ -40,6 +25,7 @@ def _fold(
     padding: list[int],
     stride: list[int],
 ) -> torch.Tensor:
+    """`aten.col2im`."""
     number = [
         (size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)
     ]
