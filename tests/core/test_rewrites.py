@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 import torch
 from timm.layers.halo_attn import HaloAttn
+from timmx.capture import capture
 from timmx.rewrites import replace_unfold
 from timmx.snr import SignalToNoise
 
@@ -117,3 +118,37 @@ def test_halo_attention_is_right_in_onnx_runtime_with_and_without_the_rewrite(tm
         result = SignalToNoise()
         result.update(reference.numpy(), session.run(None, {"input": x.numpy()})[0])
         assert result.snr_db > 100
+
+
+class Positions(torch.nn.Module):
+    """As gemma4_vit looks its positions up, and xcit makes them of sines: nothing here depends on the pixels."""
+
+    def forward(self, input):
+        rows, columns = torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij")
+        table = torch.nn.functional.one_hot(rows * 4 + columns, 12).float().sin()
+        return input + table.sum(-1)
+
+
+class Filled(torch.nn.Module):
+    """Writes the pixels into zeros: those are no constant."""
+
+    def forward(self, input):
+        canvas = torch.zeros(1, 1, 3, 4)
+        canvas[..., ::2] = input[..., ::2]
+        return canvas * 2 + torch.arange(4)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_what_begins_with_a_constructor_is_folded(dynamic):
+    x = torch.randn(2, 1, 3, 4)
+    program = capture(Positions(), x, dynamic=dynamic)
+    kinds = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+    assert [kind for kind in kinds if "assert" not in kind] == ["aten.add.Tensor"]
+    assert torch.equal(program.module()(x), Positions()(x))
+
+
+def test_a_tensor_that_the_input_is_written_into_is_not_folded():
+    first, second = torch.randn(2, 1, 1, 3, 4).unbind()
+    module = capture(Filled(), first, dynamic=False).module()
+    for x in (first, second, first):
+        assert torch.equal(module(x), Filled()(x))

@@ -55,15 +55,13 @@ def _trace(
 
 def _simplify(graph_module: torch.fx.GraphModule) -> bool:
     """Exact rewrites of the graph, in place; whether it must be traced anew for them."""
-    from torch._inductor.constant_folding import constant_fold
-
-    from timmx.rewrites import replace_unfold
+    from timmx.rewrites import fold_constants, replace_unfold
 
     unfolds = replace_unfold(graph_module)
     if unfolds:
         reporter().detail(f"Rewrote {unfolds} Tensor.unfold as slices.")
     before = _calls(graph_module)
-    constant_fold(graph_module)
+    fold_constants(graph_module)
     kept = {node.name for node in _calls(graph_module)}
     # A view of a parameter costs nothing at run time; to trace a ViT anew for its class token's `expand` costs 0.8 s.
     folded = [node for node in before if node.name not in kept and not getattr(node.target, "is_view", False)]

@@ -37,6 +37,45 @@ def replace_unfold(graph_module: torch.fx.GraphModule) -> int:
     return count
 
 
+def fold_constants(graph_module: torch.fx.GraphModule) -> None:
+    """Compute what does not depend on the input, in place.
+
+    torch 2.14.1's own `constant_fold` leaves out what begins with `arange` or `zeros`: gemma4_vit's position embedding,
+    looked up by a one-hot matrix of 2304 x 10240, or xcit's, of sines and cosines. Where a program writes into such a
+    tensor, as `zeros` that are filled, they stay.
+    """
+    import torch
+    from torch._inductor.constant_folding import ConstantFolder, replace_node_with_constant
+
+    graph = graph_module.graph
+    with torch.utils._python_dispatch._disable_current_modes():
+        folder = ConstantFolder(graph_module, skip_constructors=_writes_into_constants(graph))
+        folder.run()
+        for node, constant in folder.node_replacements.items():
+            replace_node_with_constant(graph_module, node, constant)
+    for node in graph.find_nodes(op="get_attr"):
+        if not node.users:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    graph_module.delete_all_unused_submodules()
+    graph.lint()
+    graph_module.recompile()
+
+
+def _writes_into_constants(graph: torch.fx.Graph) -> bool:
+    import torch
+
+    varies: set[torch.fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(source in varies for source in node.all_input_nodes):
+            varies.add(node)
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            written = node.args[0]
+            if isinstance(written, torch.fx.Node) and written not in varies:
+                return True
+    return False
+
+
 def _replaceable(node: torch.fx.Node) -> bool:
     size, step = node.args[2:]
     return isinstance(size, int) and size > 0 and isinstance(step, int) and node.meta["val"].ndim > 1
