@@ -7,16 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
-import torch
-from timmx.options import ExportRequest
-from timmx.session import ModelSession
-from timmx.snr import SignalToNoise
-from timmx.testing import awaken
 from timmx_coreml.convert import quiet
 from timmx_coreml.float32_islands import float32_islands
 from timmx_coreml.lower import lower
 from timmx_coreml.mil import MilEvaluator
+from witnesses import answers, witness, worst_db
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +42,8 @@ DYNAMIC = [
 
 @pytest.mark.parametrize("name", FAMILIES + NAMED)
 def test_family_converts_right(name, tmp_path):
-    program, inputs, resolved_db = witness(name)
+    session, inputs, resolved_db = witness(name)
+    program = session.capture()
     lowered = lower(program)
     reference = answers(program.module(), inputs)
     assert worst_db(reference, answers(lowered.module(), inputs)) >= min(100, resolved_db - 3)
@@ -63,53 +59,14 @@ def test_family_converts_right(name, tmp_path):
 
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_open_batch_converts_right(name, tmp_path):
-    program, inputs, resolved_db = witness(name, dynamic_batch=True)
+    session, inputs, resolved_db = witness(name, dynamic_batch=True)
+    program = session.capture()
     reference = answers(program.module(), inputs)
     model = convert(lower(program), inputs, "iOS15", dynamic=True)
     batches = [inputs[:1], inputs[1:]]
     assert worst_db(reference, evaluate(model, tmp_path / "open.mlpackage", batches)) >= min(
         90, resolved_db - 15
     )
-
-
-def witness(name, **request):
-    """A capture, the inputs that it answers most differently to, and to how many dB float32 resolves the answers.
-
-    Random weights of some families are nearly blind (hiera: 0.03 % of its output's energy varies with noise) or
-    magnify roundings (efficientnet_b0): what a rounding of the input changes is what no conversion can beat.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = awaken(timm.create_model(name))
-    session = ModelSession(ExportRequest(model=model, verify=False, **request))
-    program = session.capture()
-    module = program.module()
-    made = torch.from_numpy(session.reference.samples.take(range(3)))
-    noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(1))
-    best, best_db = made, -np.inf
-    for inputs in (made, noise):
-        nudged = inputs * (1 + 2**-22 * inputs.sign())
-        resolved_db = worst_db(answers(module, inputs), answers(module, nudged))
-        if resolved_db > best_db:
-            best, best_db = inputs, resolved_db
-    return program, best, best_db
-
-
-@torch.no_grad()
-def answers(module, inputs):
-    """Each output over all inputs, image by image."""
-    parts = [module(one) for one in inputs.split(1)]
-    parts = [[part] if isinstance(part, torch.Tensor) else list(part) for part in parts]
-    return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
-
-
-def worst_db(reference, judged):
-    ratios = []
-    for pair in zip(reference, judged, strict=True):
-        ratio = SignalToNoise()
-        ratio.update(*pair)
-        ratios.append(ratio.energy_snr_db if ratio.vacuous else ratio.snr_db)
-    return min(ratios)
 
 
 def convert(program, inputs, target, half=False, selector=None, dynamic=False):

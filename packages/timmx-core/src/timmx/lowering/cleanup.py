@@ -56,13 +56,16 @@ def use_reshapes(graph: torch.fx.Graph) -> None:
 
 
 def merge_reshapes(graph: torch.fx.Graph) -> None:
-    """Of several reshapes in a row only the last one counts."""
+    """Of several reshapes in a row only the last one counts, and none that keeps the shape."""
+    outputs = set(graph.output_node().all_input_nodes)
     for node in graph.nodes:
         if node.target is aten.reshape.default:
             source = node.args[0]
             while source.target is aten.reshape.default:
                 source = source.args[0]
             node.args = (source, *node.args[1:])
+            if _shape(source) == _shape(node) and node not in outputs:
+                node.replace_all_uses_with(source)
     graph.eliminate_dead_code()
 
 
@@ -105,7 +108,7 @@ def drop_expands(graph: torch.fx.Graph) -> None:
 def _shape(node: torch.fx.Node) -> list[str]:
     """In words: to compare symbolic sizes themselves could tie the program to the answer."""
     value = node.meta.get("val")
-    return [str(size) for size in value.shape] if isinstance(value, torch.Tensor) else [""]
+    return [str(size) for size in value.shape] if isinstance(value, torch.Tensor) else [node.name]
 
 
 def _is_training_dropout(node: torch.fx.Node) -> bool:

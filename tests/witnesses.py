@@ -1,0 +1,50 @@
+"""Models and inputs whose answers can tell a right conversion from a wrong one."""
+
+from __future__ import annotations
+
+import numpy as np
+import timm
+import torch
+from timmx.options import ExportRequest
+from timmx.session import ModelSession
+from timmx.snr import SignalToNoise
+from timmx.testing import awaken
+
+
+def witness(name, **request):
+    """A session, the inputs that it answers most differently to, and to how many dB float32 resolves the answers.
+
+    Random weights of some families are nearly blind (hiera: 0.03 % of its output's energy varies with noise) or
+    magnify roundings (efficientnet_b0): what a rounding of the input changes is what no conversion can beat.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = awaken(timm.create_model(name))
+    session = ModelSession(ExportRequest(model=model, verify=False, **request))
+    module = session.capture().module()
+    made = torch.from_numpy(session.reference.samples.take(range(3)))
+    noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(1))
+    best, best_db = made, -np.inf
+    for inputs in (made, noise):
+        nudged = inputs * (1 + 2**-22 * inputs.sign())
+        resolved_db = worst_db(answers(module, inputs), answers(module, nudged))
+        if resolved_db > best_db:
+            best, best_db = inputs, resolved_db
+    return session, best, best_db
+
+
+@torch.no_grad()
+def answers(module, inputs):
+    """Each output over all inputs, image by image."""
+    parts = [module(one) for one in inputs.split(1)]
+    parts = [[part] if isinstance(part, torch.Tensor) else list(part) for part in parts]
+    return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
+
+
+def worst_db(reference, judged):
+    ratios = []
+    for pair in zip(reference, judged, strict=True):
+        ratio = SignalToNoise()
+        ratio.update(*pair)
+        ratios.append(ratio.energy_snr_db if ratio.vacuous else ratio.snr_db)
+    return min(ratios)
