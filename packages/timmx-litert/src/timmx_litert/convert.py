@@ -1,0 +1,120 @@
+"""The capture in litert-torch's hands: one call of `litert_torch.convert`, and what has to stand around it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from timmx.errors import UnsupportedError
+from torch import nn
+
+from timmx_litert.lower import lower
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from timmx.contract import ExportJob
+
+_FLATBUFFER_LIMIT = 2**31 - 1
+_GRAPH_ROOM = 64 * 2**20
+"""Left for the graph itself when weights are weighed against flatbuffers' limit."""
+
+
+class Edges(nn.Module):
+    """A captured program between the artifact's edges: the input's layout and type, the outputs' names."""
+
+    def __init__(
+        self, program: nn.Module, output_names: tuple[str, ...], *, nhwc: bool, pixel_bytes: bool
+    ) -> None:
+        super().__init__()
+        self.program = program
+        self.output_names = output_names
+        self.nhwc = nhwc
+        self.pixel_bytes = pixel_bytes
+        self.training = False  # by hand: a captured program refuses eval(), which it is in for good
+
+    def forward(self, input: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.pixel_bytes:
+            input = input.float() * (1 / 255)
+        if self.nhwc:
+            input = input.permute(0, 3, 1, 2)
+        outputs = self.program(input)
+        outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+        return dict(zip(self.output_names, outputs, strict=True))
+
+
+def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
+    """The captured model as a float `.tflite`, its one signature with the names `input` and `job.output_names`.
+
+    Args:
+        nhwc: the input is (N, H, W, C).
+        pixel_bytes: the input is uint8, from 0 to 255, where the model takes pixels in [0, 1].
+
+    Raises:
+        UnsupportedError: litert-torch cannot convert it, or its weights do not fit into one file.
+    """
+    weights = sum(parameter.nbytes for parameter in job.model.parameters())
+    if weights > _FLATBUFFER_LIMIT - _GRAPH_ROOM:
+        raise UnsupportedError(
+            f"The weights take {weights / 1e9:.1f} GB, and one .tflite holds 2 GB: choose a smaller model, or another "
+            "format; timmx onnx keeps large weights in a second file."
+        )
+    program = job.capture()
+    job.progress("Converting to LiteRT")
+    if job.request.device != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, "cpu")
+    edges = Edges(lower(program), job.output_names, nhwc=nhwc, pixel_bytes=pixel_bytes)
+    example = job.example_input.cpu()
+    if pixel_bytes:
+        example = (255 * example).round().to(torch.uint8)
+    if nhwc:
+        example = example.permute(0, 2, 3, 1).contiguous()
+    with quiet():
+        import litert_torch
+
+        try:
+            return litert_torch.convert(edges, sample_kwargs={"input": example}).model_content()
+        except (OSError, MemoryError):
+            raise
+        except (
+            Exception
+        ) as exc:  # litert-torch, jax and MLIR raise all kinds of things for what they cannot lower
+            reason = " ".join(str(exc).split()) or type(exc).__name__
+            raise UnsupportedError(
+                f"litert-torch cannot convert this model: {reason[:300].rstrip('.')}. timmx onnx and timmx "
+                "torch-export hold most models in any case."
+            ) from exc
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what litert-torch, jax, absl and MLIR print of their own accord.
+
+    TensorFlow's two settings are read when the converter's library is loaded, so an earlier import of it is as loud as
+    it was. Without `LITERT_TORCH_SILENCE_TORCH_LOGS` litert-torch would take torch's log handlers away for good.
+    """
+    settings = {"LITERT_TORCH_SHOW_PROGRESS": "n", "LITERT_TORCH_SILENCE_TORCH_LOGS": "n"}
+    for name, value in (("TF_CPP_MIN_LOG_LEVEL", "3"), ("TF_ENABLE_ONEDNN_OPTS", "0")):
+        settings[name] = os.environ.get(name, value)
+    before = {name: os.environ.get(name) for name in settings}
+    disabled, handlers = logging.root.manager.disable, list(logging.root.handlers)
+    os.environ.update(settings)
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        logging.root.handlers[:] = handlers  # a first `logging.warning()` adds one that prints
+        for name, earlier in before.items():
+            if earlier is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = earlier

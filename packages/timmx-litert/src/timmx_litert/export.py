@@ -1,0 +1,197 @@
+"""From a capture to a `.tflite` file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from timmx.contract import Exported, Precision
+from timmx.errors import UnsupportedError
+
+from timmx_litert import task_metadata
+from timmx_litert.convert import convert
+from timmx_litert.model_file import METADATA_NAME, edge_quantization, finish
+from timmx_litert.plugin import CalibrationMethod, IoType, LiteRTMode
+from timmx_litert.quantize import Integers, halve, make_integer, store_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from timmx.contract import Calibration, ExportJob
+
+    from timmx_litert.plugin import LiteRTOptions
+
+_PRECISIONS = {
+    LiteRTMode.FP32: Precision.FP32,
+    LiteRTMode.FP16: Precision.FP16,
+    LiteRTMode.DYNAMIC_INT8: Precision.INT8_WEIGHTS,
+    LiteRTMode.WEIGHT_INT8: Precision.INT8_WEIGHTS,
+    LiteRTMode.INT8: Precision.INT8,
+    LiteRTMode.INT16X8: Precision.INT16X8,
+}
+_LABELS_FILE = "labels.txt"
+_FLATBUFFER_LIMIT = 2**31 - 1
+
+
+class _Inputs:
+    """Calibration inputs as the float file takes them; can be gone through several times."""
+
+    def __init__(self, calibration: Calibration, batch: int, *, nhwc: bool, pixel_bytes: bool) -> None:
+        self._calibration, self._batch = calibration, batch
+        self._nhwc, self._pixel_bytes = nhwc, pixel_bytes
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for array in self._calibration.batches(self._batch):
+            if self._pixel_bytes:
+                array = np.rint(255 * array).clip(0, 255).astype(np.uint8)
+            yield np.ascontiguousarray(array.transpose(0, 2, 3, 1)) if self._nhwc else array
+
+
+def export(job: ExportJob, options: LiteRTOptions) -> Exported:
+    """Convert the capture, quantize it if asked, name its edges, and write it with its metadata.
+
+    Raises:
+        ConfigurationError: the calibration data cannot serve this model.
+        UnsupportedError: litert-torch has no lowering of an operation.
+    """
+    notes: list[str] = []
+    facts: dict[str, Any] = {"mode": str(options.mode)}
+    calibration = None
+    if options.mode.calibrated:  # data that cannot serve is refused before the long conversion
+        calibration = job.calibration(options.calibration_data, options.calibration_samples)
+    elif options.calibration_data is not None:
+        notes.append(f"--mode {options.mode} needs no ranges: --calibration-data is not used.")
+    # In integers the quantizer makes bytes of the edge; elsewhere the graph itself turns bytes into numbers.
+    integer_edges = options.mode is LiteRTMode.INT8 and options.io is not IoType.FLOAT32
+    pixel_bytes = options.io is IoType.UINT8 and not integer_edges
+    content = convert(job, nhwc=options.takes_nhwc, pixel_bytes=pixel_bytes)
+    if options.mode.quantized:
+        facts["per_channel"] = options.per_channel is not False
+    if calibration is not None:
+        job.progress("Calibrating and quantizing")
+        method = options.calibration_method or CalibrationMethod.MINMAX
+        wanted = Integers(
+            bits=16 if options.mode is LiteRTMode.INT16X8 else 8,
+            io=options.io if integer_edges else IoType.FLOAT32,
+            per_channel=options.per_channel is not False,
+            method=method,
+            edge=_input_range(job),
+            pixel_bytes=pixel_bytes,
+        )
+        batch = job.example_input.shape[0]
+        inputs = _Inputs(calibration, batch, nhwc=options.takes_nhwc, pixel_bytes=pixel_bytes)
+        content, plan = make_integer(content, inputs, wanted)
+        facts |= {
+            "calibration": calibration.origin,
+            "calibration_method": str(method),
+            "integer_operations": len(plan.integer),
+            "float_operations": plan.float_kinds,
+        }
+    elif options.mode is LiteRTMode.FP16:
+        content = halve(content)
+    elif options.mode is not LiteRTMode.FP32:
+        job.progress("Quantizing the weights")
+        content = store_weights(content, options.mode, per_channel=options.per_channel is not False)
+    _write(job, options, content, facts, notes, pixel_bytes)
+    return Exported(_PRECISIONS[options.mode], tuple(notes))
+
+
+def _write(
+    job: ExportJob,
+    options: LiteRTOptions,
+    content: bytes,
+    facts: dict[str, Any],
+    notes: list[str],
+    pixel_bytes: bool,
+) -> None:
+    job.progress("Writing LiteRT")
+    entry, outputs = edge_quantization(content)
+    layout: Literal["NCHW", "NHWC"] = "NHWC" if options.takes_nhwc else "NCHW"
+    dtype: Any = entry.dtype
+    metadata = job.metadata(
+        _PRECISIONS[options.mode],
+        input_dtype=dtype,
+        input_layout=layout,
+        input_quantization=entry.quantization,
+        output_dtypes={name: edge.dtype for name, edge in outputs.items() if edge.dtype != "float32"} or None,
+        output_quantization={
+            name: edge.quantization for name, edge in outputs.items() if edge.quantization is not None
+        }
+        or None,
+        **facts,
+    )
+    entries = {METADATA_NAME: json.dumps(metadata, sort_keys=True).encode()}
+    channels = metadata["input"]["size"][0]
+    files: dict[str, bytes] = {}
+    if layout == "NHWC" and channels in (1, 3):
+        entries[task_metadata.NAME] = _task_metadata(metadata, job.labels, options.io)
+        if job.labels:
+            files[_LABELS_FILE] = task_metadata.labels_content(job.labels)
+    else:
+        notes.append(
+            "Android's task libraries and MediaPipe take pictures in NHWC alone, so not this file: --nhwc-input makes "
+            "one that they read."
+            if channels in (1, 3)
+            else f"Android's task libraries read pictures of 1 or 3 channels, so not this file with its {channels}."
+        )
+    finished = finish(
+        content,
+        output_names=job.output_names,
+        description=metadata["model"]["name"],
+        metadata=entries,
+    )
+    if len(finished) > _FLATBUFFER_LIMIT:
+        raise UnsupportedError(f"The file would take {len(finished) / 1e9:.1f} GB, and a .tflite holds 2 GB.")
+    with job.path.open("wb") as file:
+        file.write(finished)
+        task_metadata.append_files(file, files)
+
+
+def _input_range(job: ExportJob) -> tuple[float, float]:
+    """The least and greatest value that the model's input takes, exact where the graph normalises."""
+    low, high = job.metadata(Precision.FP32)["input"]["value_range"]
+    return float(low), float(high)
+
+
+def _task_metadata(metadata: dict[str, Any], labels: tuple[str, ...] | None, io: IoType) -> bytes:
+    """What Android's task libraries want to know: how to fill the input, what the outputs are."""
+    entry, model = metadata["input"], metadata["model"]
+    channels, *size = entry["size"]
+    if entry["dtype"] == "uint8" and "quantization" not in entry:
+        mean, std, low, high = [0.0], [1.0], 0.0, 255.0
+    elif entry["normalization"] == "graph":
+        mean, std, low, high = [0.0], [255.0], 0.0, 1.0
+    else:
+        mean, std = [255 * value for value in entry["mean"]], [255 * value for value in entry["std"]]
+        low, high = entry["value_range"]
+        if len(set(mean)) == len(set(std)) == 1:
+            mean, std = mean[:1], std[:1]
+    image = task_metadata.ImageInput(
+        name="input",
+        description=f"A picture of {size[1]} x {size[0]} pixels.",
+        minimum=(low,),
+        maximum=(high,),
+        channels=channels,
+        size=(size[0], size[1]),
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+    outputs = [
+        task_metadata.Output(
+            name=output["name"],
+            description=f"{output['kind']}".capitalize(),
+            minimum=(0.0,) if output["kind"] == "probabilities" else (),
+            maximum=(1.0,) if output["kind"] == "probabilities" else (),
+            labels_file=_LABELS_FILE if labels and output["kind"] in ("logits", "probabilities") else None,
+        )
+        for output in metadata["outputs"]
+    ]
+    return task_metadata.build(
+        name=model["name"],
+        description=f"{model['architecture']} from {model['source']}, exported by timmx.",
+        version=metadata["versions"]["timmx-core"],
+        license=model["license"],
+        inputs=[image],
+        outputs=outputs,
+    )

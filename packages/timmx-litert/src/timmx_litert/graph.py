@@ -1,0 +1,97 @@
+"""The operations of a float `.tflite` and what flows between them, as the choice of a quantization recipe needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor.
+
+    Attributes:
+        name: unique in the graph.
+        shape: sizes, all fixed.
+        constant: its values are in the file.
+        floating: its values are float32.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    constant: bool
+    floating: bool
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation, in the order of execution.
+
+    Attributes:
+        kind: the format's own name, such as `CONV_2D`.
+        inputs: indices of tensors; left-out optional ones are not among them.
+        outputs: indices of tensors.
+    """
+
+    kind: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class Graph:
+    """The one subgraph of a converted model.
+
+    Args:
+        content: a `.tflite`.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        graph = model.subgraphs[0]
+        names = {
+            code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")
+        }
+        codes = [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
+        self.tensors = [
+            Tensor(
+                name=tensor.name.decode(),
+                shape=tuple(map(int, tensor.shape)) if tensor.shape is not None else (),
+                constant=model.buffers[tensor.buffer].data is not None,
+                floating=tensor.type == schema.TensorType.FLOAT32,
+            )
+            for tensor in graph.tensors
+        ]
+        self.operations = [
+            Operation(
+                kind=codes[operation.opcodeIndex],
+                inputs=tuple(int(index) for index in operation.inputs if index >= 0),
+                outputs=tuple(map(int, operation.outputs)),
+            )
+            for operation in graph.operators
+        ]
+        self.input = int(graph.inputs[0])
+        self.outputs = tuple(map(int, graph.outputs))
+
+    @cached_property
+    def producers(self) -> dict[int, Operation]:
+        """Tensor index to the operation that gives it."""
+        return {index: operation for operation in self.operations for index in operation.outputs}
+
+    @cached_property
+    def consumers(self) -> dict[int, list[Operation]]:
+        """Tensor index to the operations that take it."""
+        found: dict[int, list[Operation]] = {}
+        for operation in self.operations:
+            for index in operation.inputs:
+                found.setdefault(index, []).append(operation)
+        return found
+
+    def activations(self, operation: Operation) -> list[int]:
+        """The inputs of an operation that depend on the model's input."""
+        return [index for index in operation.inputs if not self.tensors[index].constant]
+
+    def scope(self, operation: Operation) -> str:
+        """The name by which the quantizer's recipes know an operation."""
+        return "".join(f"{self.tensors[index].name};" for index in operation.outputs)

@@ -1,0 +1,35 @@
+"""A captured program made ready for litert-torch: the same function, in operations that it translates right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def lower(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
+    """The same function as a module for `litert_torch.convert`.
+
+    Args:
+        program: from `timmx.capture`, static. It is not changed, nor are its constants.
+    """
+    from timmx.lowering import cleanup
+    from timmx.rewrites import fold_constants
+
+    from timmx_litert.lowering.broadcasts import permute_before_expanding
+    from timmx_litert.lowering.constants import own_constants
+    from timmx_litert.lowering.decompositions import decompositions
+
+    decomposed = program.run_decompositions(decompositions())
+    cleanup.drop_copies(decomposed)
+    cleanup.drop_expands(decomposed.graph)
+    cleanup.use_reshapes(decomposed.graph)  # a view may not hold with the input in NHWC
+    cleanup.merge_reshapes(decomposed.graph)
+    permute_before_expanding(decomposed.graph)
+    cleanup.merge_reshapes(decomposed.graph)
+    decomposed.graph_module.recompile()
+    lowered = decomposed.module()
+    fold_constants(lowered)
+    own_constants(lowered)
+    return lowered

@@ -1,0 +1,178 @@
+"""Which operations are rewritten, each as a function of plain torch code, traced by `run_decompositions`.
+
+A function answers NotImplemented where litert-torch 0.10 does well as it is: the operation then stays.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own customary name
+from timmx.lowering import ranks, resampling, unfolding
+from timmx.lowering.constants import constant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+aten = torch.ops.aten
+
+RANK_LIMIT = 4
+"""The most dimensions that the GPU delegates hold."""
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Operation to function, for `ExportedProgram.run_decompositions`."""
+    products = (
+        aten.upsample_bicubic2d.vec,
+        aten.upsample_bicubic2d.default,
+        aten._upsample_bicubic2d_aa.vec,
+        aten._upsample_bicubic2d_aa.default,
+        aten._upsample_bilinear2d_aa.vec,
+        aten._upsample_bilinear2d_aa.default,
+    )
+    table = ranks.decompositions(RANK_LIMIT)
+    return (
+        table
+        | {op: resampling.products(op) for op in products}
+        | {
+            aten.adaptive_avg_pool2d.default: resampling.adaptive_avg_pool2d,
+            aten.matmul.default: _matmul(table[aten.matmul.default]),
+            aten.im2col.default: unfolding.unfold,
+            aten.col2im.default: _fold,
+            aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
+            aten._native_batch_norm_legit_no_training.default: _batch_norm,
+        }
+    )
+
+
+def _matmul(other: Callable[..., Any]) -> Callable[..., Any]:
+    """Around what litert-torch 0.10 gets wrong of single pairs of matrices.
+
+    It confuses the dimensions of a product of two transposes that is itself transposed (efficientvim), and those of two
+    products of two dimensions in a row (csatv2).
+    """
+
+    def function(x: torch.Tensor, y: torch.Tensor) -> Any:
+        if min(x.ndim, y.ndim) < 2:
+            return NotImplemented
+        if x.ndim == y.ndim == 2:
+            return torch.matmul(x.unsqueeze(0), y.unsqueeze(0)).squeeze(0)
+        if _is_transpose(x) and _is_transpose(y):
+            return torch.matmul(y.transpose(-1, -2), x.transpose(-1, -2)).transpose(-1, -2)
+        return other(x, y)
+
+    return function
+
+
+def _is_transpose(x: torch.Tensor) -> bool:
+    return x.stride(-2) == 1 and x.stride(-1) != 1 and min(x.shape[-2:]) > 1
+
+
+def _scaled_dot_product_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Spelled out, the queries that share a key as rows of one matrix.
+
+    litert-torch 0.10 repeats a key that several heads share, and then multiplies by the wrong ones (mobilenetv5, at any
+    precision); torch's own decomposition scales the key too.
+    """
+    if dropout_p or query.ndim != 4 or key.ndim != 4 or (attn_mask is not None and attn_mask.ndim < 2):
+        return NotImplemented
+    batch, heads, length, size = query.shape
+    groups = key.shape[1]
+    query = query * (size**-0.5 if scale is None else scale)
+    shared = groups != heads
+    if shared:
+        query = query.reshape(batch, groups, heads // groups * length, size)
+    scores = torch.matmul(query, key.transpose(-1, -2))
+    if shared and (is_causal or attn_mask is not None):
+        scores = scores.reshape(batch, heads, length, key.shape[2])
+    if is_causal:
+        above = [
+            [float("-inf") if column > row else 0.0 for column in range(key.shape[2])]
+            for row in range(length)
+        ]
+        scores = scores + constant(above, scores)
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            zero, never = (constant([number], scores) for number in (0.0, float("-inf")))
+            attn_mask = torch.where(attn_mask, zero, never)
+        scores = scores + attn_mask
+    weights = scores.softmax(-1)
+    if shared:
+        weights = weights.reshape(batch, groups, heads // groups * length, key.shape[2])
+    return torch.matmul(weights, value).reshape(batch, heads, length, value.shape[-1])
+
+
+def _batch_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    momentum: float,
+    eps: float,
+) -> Any:
+    """As a factor and a term for every channel: of images as a depthwise convolution, which XNNPACK does in one pass.
+
+    litert-torch 0.10 writes a subtraction, two products and a sum, and rounds after each.
+    """
+    factor = (variance.double() + eps).rsqrt()
+    if weight is not None:
+        factor = factor * weight.double()
+    term = -mean.double() * factor
+    if bias is not None:
+        term = term + bias.double()
+    factor, term = factor.to(x.dtype), term.to(x.dtype)
+    nothing = x.new_empty((0,))
+    if x.ndim == 4:
+        return F.conv2d(x, factor.reshape(-1, 1, 1, 1), term, groups=x.shape[1]), nothing, nothing
+    shape = [1, -1, *[1] * (x.ndim - 2)]
+    return x * factor.reshape(shape) + term.reshape(shape), nothing, nothing
+
+
+def _fold(
+    x: torch.Tensor,
+    size: list[int],
+    kernel: list[int],
+    dilation: list[int],
+    padding: list[int],
+    stride: list[int],
+) -> Any:
+    """As sums of shifted maps, one for every place between two windows, which a pixel shuffle puts together.
+
+    litert-torch 0.10 has no `index_put` that adds, which torch makes of it, and TFLite no deconvolution in groups.
+    """
+    if dilation != [1, 1] or any(step > edge for step, edge in zip(stride, kernel, strict=True)):
+        return NotImplemented
+    rows, columns = ((size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2))
+    reach = [-(-kernel[i] // stride[i]) for i in range(2)]  # how many windows a pixel lies in, at most
+    channels = x.shape[1] // (kernel[0] * kernel[1])
+    maps = x.reshape(x.shape[0] * channels, kernel[0] * kernel[1], rows, columns)
+    phases = []
+    for row, column in itertools.product(range(stride[0]), range(stride[1])):
+        parts = []
+        for down, right in itertools.product(range(reach[0]), range(reach[1])):
+            place = (row + down * stride[0], column + right * stride[1])
+            if place[0] < kernel[0] and place[1] < kernel[1]:
+                part = maps.narrow(1, place[0] * kernel[1] + place[1], 1)
+                parts.append(F.pad(part, (right, reach[1] - 1 - right, down, reach[0] - 1 - down)))
+        phases.append(sum(parts[1:], parts[0]))
+    high, wide = rows + reach[0] - 1, columns + reach[1] - 1
+    whole = torch.cat(phases, 1).reshape(x.shape[0] * channels, *stride, high, wide).permute(0, 3, 1, 4, 2)
+    whole = whole.reshape(x.shape[0], channels, high * stride[0], wide * stride[1])
+    # The windows may end before the padded edge; behind them are zeros.
+    lacking = [max(0, padding[i] + size[i] - whole.shape[2 + i]) for i in range(2)]
+    if any(lacking):
+        whole = F.pad(whole, (0, lacking[1], 0, lacking[0]))
+    return whole[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]

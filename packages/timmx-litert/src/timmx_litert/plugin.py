@@ -1,0 +1,165 @@
+"""The `litert` backend: what it is and which options it has. Light; the work is in `export` and `runner`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from timmx.contract import Capabilities, ExportBackend, Exported, ExportJob
+from timmx.options import CalibrationData, CalibrationSamples, RandomCalibration  # noqa: TC002 - Typer's
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from timmx.contract import Problem, Runner
+    from timmx.options import ExportRequest
+
+
+class LiteRTMode(StrEnum):
+    """How weights are stored and activations are computed."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    DYNAMIC_INT8 = "dynamic-int8"
+    WEIGHT_INT8 = "weight-int8"
+    INT8 = "int8"
+    INT16X8 = "int16x8"
+
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are stored in 8 bits."""
+        return self not in (LiteRTMode.FP32, LiteRTMode.FP16)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether activations have fixed ranges, which calibration finds."""
+        return self in (LiteRTMode.INT8, LiteRTMode.INT16X8)
+
+
+class IoType(StrEnum):
+    """The element type at the file's edge."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    UINT8 = "uint8"
+
+
+class CalibrationMethod(StrEnum):
+    """How the range of an activation is chosen from what calibration sees."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
+_ARITHMETIC, _INPUT, _CALIBRATION = "Arithmetic", "Input and output tensors", "Calibration"
+
+
+@dataclass(frozen=True)
+class LiteRTOptions:
+    """Options of `timmx litert` alone."""
+
+    mode: Annotated[
+        LiteRTMode,
+        typer.Option(
+            "--mode",
+            help="fp16: weights in 16 bits, half the size. weight-int8: weights in 8 bits, a quarter of the size, "
+            "arithmetic in float. dynamic-int8: as small, and faster on transformers; it destroys MobileNetV3 and "
+            "EfficientNet, which weight-int8 keeps. int8, int16x8: integers throughout, by calibration.",
+            rich_help_panel=_ARITHMETIC,
+        ),
+    ] = LiteRTMode.FP32
+    per_channel: Annotated[
+        bool | None,
+        typer.Option(
+            "--per-channel/--no-per-channel",
+            help="8-bit weights have one scale an output channel, or one in all. Default: one a channel.",
+            show_default=False,
+            rich_help_panel=_ARITHMETIC,
+        ),
+    ] = None
+    io: Annotated[
+        IoType,
+        typer.Option(
+            "--io",
+            help="Type of input and output. uint8 with --normalize makes an image-ready file: the bytes of a picture "
+            "go in as they are (NHWC). int8, and uint8 for both edges, belong to --mode int8.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = IoType.FLOAT32
+    nhwc_input: Annotated[
+        bool,
+        typer.Option(
+            "--nhwc-input",
+            help="Take (N, H, W, C), as Android's task libraries and cameras have it.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = False
+    calibration_data: CalibrationData = None
+    calibration_samples: CalibrationSamples = None
+    random_calibration: RandomCalibration = False
+    calibration_method: Annotated[
+        CalibrationMethod | None,
+        typer.Option(
+            "--calibration-method",
+            help="Range of an activation: all that was seen (minmax), all but the outermost 0.01 % (percentile), or "
+            "the one of least squared error (mse). Default: mse.",
+            show_default=False,
+            rich_help_panel=_CALIBRATION,
+        ),
+    ] = None
+
+    @property
+    def takes_nhwc(self) -> bool:
+        """Whether the input is (N, H, W, C): asked for, or implied by bytes of a picture."""
+        return self.nhwc_input or self.io is IoType.UINT8
+
+
+class LiteRTBackend(ExportBackend):
+    """Writes `.tflite` files with litert-torch and its quantizer."""
+
+    contract = 1
+    name = "litert"
+    help = "Export to LiteRT (.tflite) for Android, iOS, microcontrollers and the browser."
+    suffixes = (".tflite",)
+    options = LiteRTOptions
+    capabilities = Capabilities(
+        dynamic_batch="litert-torch cannot lower a graph whose batch is open. Give --batch-size N; the file is fixed "
+        "to it. timmx onnx and timmx torch-export have --dynamic-batch."
+    )
+
+    def check_environment(
+        self, request: ExportRequest | None = None, options: LiteRTOptions | None = None
+    ) -> Sequence[Problem]:
+        from timmx_litert.validation import missing
+
+        return missing()
+
+    def validate(self, request: ExportRequest, options: LiteRTOptions) -> None:
+        from timmx_litert.validation import validate
+
+        validate(request, options)
+
+    def export(self, job: ExportJob, options: LiteRTOptions) -> Exported:
+        from timmx_litert.export import export
+
+        return export(job, options)
+
+    def open(self, path: Path, threads: int | None = None) -> Runner:
+        """As the contract has it; `threads` for XNNPACK, all that this process may use by default."""
+        from timmx_litert.runner import LiteRTRunner
+
+        return LiteRTRunner(path, threads)
+
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        from timmx_litert.model_file import read_metadata
+
+        return read_metadata(path)
+
+    def inspect(self, path: Path) -> dict[str, Any]:
+        from timmx_litert.inspection import inspect
+
+        return inspect(path)

@@ -1,0 +1,189 @@
+"""ai-edge-quantizer at work: a float `.tflite` in, one of the modes out."""
+
+from __future__ import annotations
+
+import contextlib
+import io as streams
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ai_edge_quantizer.algorithm_manager import AlgorithmName
+from ai_edge_quantizer.qtyping import (
+    ComputePrecision,
+    OpQuantizationConfig,
+    QuantGranularity,
+    TensorDataType,
+    TensorQuantizationConfig,
+    TFLOperationName,
+)
+from ai_edge_quantizer.quantizer import Quantizer
+from timmx.snr import SignalToNoise
+
+from timmx_litert.calibrate import observe, statistics
+from timmx_litert.graph import Graph
+from timmx_litert.plugin import CalibrationMethod, IoType, LiteRTMode
+from timmx_litert.recipe import Plan, choose, everything
+from timmx_litert.runner import open_interpreter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_JUDGED = 8
+"""How many calibration inputs a recipe is judged on."""
+_EVERYTHING = ".*"
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What a calibrated mode is asked for.
+
+    Attributes:
+        bits: of activations, 8 or 16.
+        io: the type at the file's edge.
+        per_channel: one scale an output channel.
+        edge: the range of the input's values, known from the model's data config.
+        pixel_bytes: the float file's input is uint8 already, and has no range to find.
+    """
+
+    bits: int
+    io: IoType
+    per_channel: bool
+    method: CalibrationMethod
+    edge: tuple[float, float]
+    pixel_bytes: bool = False
+
+
+def halve(content: bytes) -> bytes:
+    """Weights in float16; they are read as float32, or computed with as they are where the device can."""
+    config = OpQuantizationConfig(
+        weight_tensor_config=TensorQuantizationConfig(num_bits=16, dtype=TensorDataType.FLOAT),
+        compute_precision=ComputePrecision.FLOAT,
+        explicit_dequantize=True,
+    )
+    quantizer = Quantizer(content)
+    quantizer.update_quantization_recipe(
+        _EVERYTHING, TFLOperationName.ALL_SUPPORTED, config, AlgorithmName.FLOAT_CASTING
+    )
+    return _run(quantizer)
+
+
+def store_weights(content: bytes, mode: LiteRTMode, *, per_channel: bool) -> bytes:
+    """Weights in 8 bits; arithmetic in float, or in integers whose ranges are found while running."""
+    quantizer = Quantizer(content)
+    add = (
+        quantizer.add_dynamic_config if mode is LiteRTMode.DYNAMIC_INT8 else quantizer.add_weight_only_config
+    )
+    add(_EVERYTHING, TFLOperationName.ALL_SUPPORTED, 8, granularity=_granularity(per_channel))
+    return _run(quantizer)
+
+
+def make_integer(content: bytes, inputs: Iterable[np.ndarray], wanted: Integers) -> tuple[bytes, Plan]:
+    """Integers throughout, but for what integers would cost too much (see `recipe`).
+
+    Args:
+        inputs: as the float file takes them, one image each; gone through several times.
+
+    Returns:
+        The file, and what its operations compute in.
+    """
+    graph = Graph(content)
+    ranges = observe(content, graph, inputs, wanted.method)
+    if not wanted.pixel_bytes:
+        ranges[graph.tensors[graph.input].name] = wanted.edge
+    found = statistics(ranges, graph)
+    judged = [array for array, _ in zip(inputs, range(_JUDGED), strict=False)]
+    expected = _answers(content, judged)
+
+    def decibels(candidate: Plan) -> float:
+        return _decibels(
+            expected, _answers(_apply(content, graph, candidate, wanted, found, edges=False), judged)
+        )
+
+    chosen = choose(graph, decibels)
+    return _apply(content, graph, chosen, wanted, found, edges=True), chosen
+
+
+def make_all_integer(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
+    """The quantizer's own default recipe, for comparison: everything an integer, ranges from least to greatest."""
+    graph = Graph(content)
+    found = statistics(observe(content, graph, inputs, CalibrationMethod.MINMAX), graph)
+    wanted = Integers(8, IoType.FLOAT32, True, CalibrationMethod.MINMAX, (0.0, 0.0))
+    return _apply(content, graph, everything(graph), wanted, found, edges=False)
+
+
+def _apply(
+    content: bytes, graph: Graph, chosen: Plan, wanted: Integers, found: dict[str, Any], *, edges: bool
+) -> bytes:
+    quantizer = Quantizer(content)
+    granularity = _granularity(wanted.per_channel)
+    for position in sorted(chosen.integer | chosen.stored):
+        operation = graph.operations[position]
+        name = _quantizer_name(operation.kind)
+        if name is None:
+            continue
+        scope = f"^{re.escape(graph.scope(operation))}$"
+        if position in chosen.stored:
+            quantizer.add_weight_only_config(scope, name, 8, granularity=granularity)
+        else:
+            quantizer.add_static_config(scope, name, wanted.bits, 8, weight_granularity=granularity)
+    if edges and wanted.io is not IoType.FLOAT32:
+        _set_edges(quantizer, wanted.io)
+    return _run(quantizer, found)
+
+
+def _set_edges(quantizer: Quantizer, io: IoType) -> None:
+    activations = TensorQuantizationConfig(
+        num_bits=8,
+        symmetric=False,
+        granularity=QuantGranularity.TENSORWISE,
+        dtype=TensorDataType.UINT if io is IoType.UINT8 else TensorDataType.INT,
+    )
+    weights = TensorQuantizationConfig(
+        num_bits=8, symmetric=True, granularity=QuantGranularity.CHANNELWISE, dtype=TensorDataType.INT
+    )
+    config = OpQuantizationConfig(
+        activation_tensor_config=activations,
+        weight_tensor_config=weights,
+        compute_precision=ComputePrecision.INTEGER,
+        explicit_dequantize=False,
+    )
+    for name in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
+        quantizer.update_quantization_recipe(_EVERYTHING, name, config)
+
+
+def _run(quantizer: Quantizer, found: dict[str, Any] | None = None) -> bytes:
+    calibration = found if quantizer.need_calibration else None
+    with contextlib.redirect_stderr(
+        streams.StringIO()
+    ):  # it draws progress bars, the second whatever it is told
+        result = quantizer.quantize(calibration, enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
+
+def _granularity(per_channel: bool) -> QuantGranularity:
+    return QuantGranularity.CHANNELWISE if per_channel else QuantGranularity.TENSORWISE
+
+
+def _quantizer_name(kind: str) -> TFLOperationName | None:
+    """The quantizer's name of an operation, None for one that it knows nothing of."""
+    kind = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}.get(kind, kind)
+    return TFLOperationName(kind) if kind in TFLOperationName.__members__ else None
+
+
+def _answers(content: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Each output for all inputs."""
+    signature = open_interpreter(content).get_signature_runner()
+    found = [signature(input=array) for array in inputs]
+    return [np.concatenate([answer[name] for answer in found]) for name in sorted(found[0])]
+
+
+def _decibels(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
+    """The worst output's signal-to-noise ratio; of its energy where the inputs make no difference to it."""
+    ratios = []
+    for pair in zip(expected, found, strict=True):
+        ratio = SignalToNoise()
+        ratio.update(*pair)
+        ratios.append(ratio.energy_snr_db if ratio.vacuous else ratio.snr_db)
+    return min(ratios)

@@ -1,0 +1,90 @@
+"""A `.tflite` opened by the LiteRT runtime."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from timmx.contract import Quantization, Runner, TensorSpec
+from timmx.errors import ArtifactError, RuntimeUnavailable
+
+from timmx_litert.model_file import check, read_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_LAYOUTS = {2: "NC", 3: "NLC", 4: "NCHW"}
+
+
+class LiteRTRunner(Runner):
+    """Runs a `.tflite` on the CPU, with XNNPACK.
+
+    Args:
+        threads: how many XNNPACK may use; by default all that this process may.
+
+    Raises:
+        ArtifactError: the file is no LiteRT model, or is damaged, or holds several signatures.
+        RuntimeUnavailable: it has operations that this runtime has no kernel for.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        check(path)
+        layout = read_metadata(path).get("input", {}).get("layout", "")
+        try:
+            self._interpreter = Interpreter(model_path=str(path), num_threads=threads or usable_cores())
+            self._signature = self._interpreter.get_signature_runner()
+        except (RuntimeError, ValueError) as exc:
+            reason = " ".join(str(exc).split())
+            if "unresolved" in reason or "custom op" in reason.lower():
+                raise RuntimeUnavailable(
+                    f"{path} has operations that this LiteRT runtime has no kernel for: {reason[:300]}"
+                ) from exc
+            raise ArtifactError(
+                f"The LiteRT runtime refuses {path}: {reason[:300]} Export it again."
+            ) from exc
+        self.inputs = tuple(
+            _spec(name, details, layout) for name, details in self._signature.get_input_details().items()
+        )
+        self.outputs = tuple(
+            _spec(name, details, "") for name, details in self._signature.get_output_details().items()
+        )
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(self._signature(**feeds))
+
+    def close(self) -> None:
+        del self._signature, self._interpreter
+
+
+def open_interpreter(content: bytes, *, keep_all: bool = False) -> Interpreter:
+    """A model in memory, ready to run; with `keep_all` every tensor can be read after a run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # keeping all tensors "is intended for debugging purposes only"
+        interpreter = Interpreter(
+            model_content=content, num_threads=usable_cores(), experimental_preserve_all_tensors=keep_all
+        )
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _spec(name: str, details: Mapping[str, Any], layout: str) -> TensorSpec:
+    shape = tuple(map(int, details["shape_signature"]))
+    scale, zero_point = details["quantization"]
+    return TensorSpec(
+        name,
+        tuple("batch" if size < 0 else size for size in shape),
+        np.dtype(details["dtype"]).name,
+        layout or _LAYOUTS.get(len(shape), ""),
+        quantization=Quantization(float(scale), int(zero_point)) if scale else None,
+    )

@@ -1,0 +1,101 @@
+"""Which options go together, and what the machine lacks; told before torch or a converter is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+from typing import TYPE_CHECKING
+
+from timmx.calibration import check_calibration
+from timmx.contract import Problem
+from timmx.errors import ConfigurationError
+
+from timmx_litert.plugin import IoType, LiteRTMode
+
+if TYPE_CHECKING:
+    from timmx.options import ExportRequest
+
+    from timmx_litert.plugin import LiteRTOptions
+
+_LIBRARIES = {
+    "litert_torch": "litert-torch>=0.10,<0.11",
+    "ai_edge_quantizer": "ai-edge-quantizer>=0.10,<0.11",
+    "ai_edge_litert": "ai-edge-litert>=2.3,<3",
+}
+
+
+def validate(request: ExportRequest, options: LiteRTOptions) -> None:
+    """Refuse combinations that make no sense.
+
+    Raises:
+        ConfigurationError: with the mend.
+    """
+    _edges(request, options)
+    _unused(options)
+    if options.mode.calibrated and options.calibration_data is None and not options.random_calibration:
+        raise ConfigurationError(
+            f"--mode {options.mode} needs to see typical inputs: give --calibration-data FOLDER of images (or a tensor "
+            "file), or --random-calibration to do without and lose accuracy, or choose --mode weight-int8, which needs "
+            "none."
+        )
+    check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
+
+
+def _edges(request: ExportRequest, options: LiteRTOptions) -> None:
+    if options.io is IoType.INT8 and options.mode is not LiteRTMode.INT8:
+        raise ConfigurationError(
+            f"--io int8 is for --mode int8, and --mode is {options.mode}: leave it out, or choose that mode."
+        )
+    if options.io is IoType.UINT8 and options.mode is not LiteRTMode.INT8 and not request.normalize:
+        raise ConfigurationError(
+            "--io uint8 takes the bytes of a picture, so the file must normalise them: give --normalize too. (With "
+            "--mode int8 it also goes without: the bytes are then quantized values.)"
+        )
+
+
+def _unused(options: LiteRTOptions) -> None:
+    mode = options.mode
+    if not mode.quantized:
+        for flag, given in (
+            ("--per-channel", options.per_channel is True),
+            ("--no-per-channel", options.per_channel is False),
+            ("--calibration-data", options.calibration_data is not None),
+            ("--calibration-samples", options.calibration_samples is not None),
+            ("--random-calibration", options.random_calibration),
+            ("--calibration-method", options.calibration_method is not None),
+        ):
+            if given:
+                raise ConfigurationError(
+                    f"{flag} is about quantization, and --mode {mode} quantizes nothing: leave it out, or choose "
+                    "another --mode."
+                )
+    if not mode.calibrated:
+        for flag, given in (
+            ("--random-calibration", options.random_calibration),
+            ("--calibration-method", options.calibration_method is not None),
+        ):
+            if given:
+                raise ConfigurationError(
+                    f"{flag} chooses ranges of activations, and --mode {mode} has none: leave it out, or choose --mode "
+                    "int8 or int16x8."
+                )
+
+
+def missing() -> tuple[Problem, ...]:
+    """The libraries that are not there, told without importing one."""
+    absent = [wanted for module, wanted in _LIBRARIES.items() if importlib.util.find_spec(module) is None]
+    if not absent:
+        return ()
+    names = ", ".join(wanted.partition(">")[0] for wanted in absent)
+    message = f"{names} {'is' if len(absent) == 1 else 'are'} not installed."
+    if sys.platform == "win32":
+        return (
+            Problem(
+                message,
+                "The converter has wheels for Linux and macOS alone: export there (WSL serves). This is "
+                f"{platform.system()} on {platform.machine()}.",
+            ),
+        )
+    quoted = " ".join(f"'{wanted}'" for wanted in absent)
+    return (Problem(message, f"uv pip install {quoted}"),)
