@@ -123,6 +123,10 @@ COSTLY = {
     "bicubic": (lambda x: F.interpolate(x, (9, 5), mode="bicubic"), PIXELS),
     "uneven average": (lambda x: F.adaptive_avg_pool2d(x, (5, 3)), PIXELS),
     "unfold": (lambda x: F.unfold(x, (3, 2), padding=1, stride=2), PIXELS),
+    "attention in windows": (
+        lambda x: F.scaled_dot_product_attention(*[x.reshape(1, 2, 2, 6, 8)] * 3).reshape(1, -1),
+        HEADS,
+    ),
     "causal attention": (lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True, scale=0.3), HEADS),
     "causal shared keys": (
         lambda x: F.scaled_dot_product_attention(x, x[:, :2], x[:, :2], is_causal=True, enable_gqa=True),
@@ -132,6 +136,7 @@ COSTLY = {
 """What it translates right, in more operations, or in ones that no GPU delegate has."""
 
 ALIKE = {
+    "attention of one head": (lambda x: F.scaled_dot_product_attention(x, x, x), TOKENS),
     "masked attention": (
         lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=torch.ones(6, 6).tril().bool()),
         HEADS,

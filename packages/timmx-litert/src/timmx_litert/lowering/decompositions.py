@@ -6,6 +6,7 @@ A function answers NotImplemented where litert-torch 0.10 does well as it is: th
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -86,7 +87,15 @@ def _scaled_dot_product_attention(
     litert-torch 0.10 repeats a key that several heads share, and then multiplies by the wrong ones (mobilenetv5, at any
     precision); torch's own decomposition scales the key too.
     """
-    if dropout_p or query.ndim != 4 or key.ndim != 4 or (attn_mask is not None and attn_mask.ndim < 2):
+    lead = query.shape[:-2]
+    if len(lead) != 2 and lead == key.shape[:-2] and (attn_mask is None or attn_mask.ndim == 2):
+        four = [math.prod(lead[:-1]), math.prod(lead[-1:])]
+        q, k, v = (part.reshape([*four, *part.shape[-2:]]) for part in (query, key, value))
+        answer = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale)
+        return answer.reshape([*lead, *answer.shape[-2:]])
+    if dropout_p or len(lead) != 2 or key.ndim != 4 or key.shape[0] != lead[0]:
+        return NotImplemented
+    if attn_mask is not None and attn_mask.ndim < 2:
         return NotImplemented
     batch, heads, length, size = query.shape
     groups = key.shape[1]
