@@ -194,9 +194,9 @@ def test_options_that_build_a_model_are_refused_for_a_built_one():
 def test_opening_says_what_is_missing(tmp_path):
     with pytest.raises(timmx.ArtifactError, match="There is no file"):
         timmx.open(tmp_path / "none.onnx")
-    (tmp_path / "model.tflite").touch()
-    with pytest.raises(BackendError, match="uv pip install timmx-litert"):
-        timmx.open(tmp_path / "model.tflite")
+    (tmp_path / "model.engine").touch()
+    with pytest.raises(BackendError, match="uv pip install timmx-tensorrt"):
+        timmx.open(tmp_path / "model.engine")
     (tmp_path / "model.xyz").touch()
     with pytest.raises(BackendError, match=r"No installed backend opens \.xyz"):
         timmx.open(tmp_path / "model.xyz")

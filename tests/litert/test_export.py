@@ -1,0 +1,158 @@
+"""`timmx litert` on the digits model: every mode keeps its answers, every edge is fed as the metadata says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timmx
+import torch
+from PIL import Image
+from timmx.registry import load
+from timmx.testing import awakened_model
+from timmx_litert.plugin import LiteRTBackend
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits"
+SAMPLES = DIGITS / "samples"
+CALIBRATED = {"calibration_data": SAMPLES, "calibration_samples": 32}
+
+
+def export(tmp_path, **options):
+    command = LiteRTBackend().create_command()
+    return command(model=f"local-dir:{DIGITS}", output=tmp_path / "digits.tflite", **options)
+
+
+def accuracy(path, **inputs):
+    """The share of the held-out digits that a file reads right, fed by what its metadata says."""
+    metadata = LiteRTBackend().read_metadata(path)
+    entry, labels = metadata["input"], metadata["labels"]
+    right = total = 0
+    with timmx.open(path) as runner:
+        for image in sorted(SAMPLES.glob("*/*.png")):
+            with Image.open(image) as opened:
+                pixels = np.asarray(opened.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
+            found = next(iter(runner.run({"input": fed(pixels, entry)}).values()))
+            right += labels[int(found.argmax())] == image.parent.name
+            total += 1
+    return right / total
+
+
+def fed(pixels, entry):
+    """One picture (H, W, C) of bytes as the artifact's `input` facts want it."""
+    values = pixels.astype(np.float32) / 255
+    if entry["normalization"] == "caller":
+        values = (values - np.float32(entry["mean"])) / np.float32(entry["std"])
+    if "quantization" in entry:
+        scale, zero_point = entry["quantization"]["scale"], entry["quantization"]["zero_point"]
+        limits = np.iinfo(entry["dtype"])
+        values = np.rint(values / scale + zero_point).clip(limits.min, limits.max).astype(entry["dtype"])
+    elif entry["dtype"] == "uint8":
+        values = pixels
+    if entry["layout"] == "NCHW":
+        values = values.transpose(2, 0, 1)
+    return np.ascontiguousarray(values[None])
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "least_db", "most_lost"),
+    [
+        ("fp32", {}, 100, 0.0),
+        ("fp16", {}, 45, 0.002),
+        ("dynamic-int8", {}, 25, 0.005),
+        ("weight-int8", {}, 25, 0.005),
+        ("int8", CALIBRATED, 20, 0.01),
+        ("int16x8", CALIBRATED, 20, 0.01),
+    ],
+)
+def test_each_mode_keeps_the_accuracy(tmp_path, mode, options, least_db, most_lost):
+    result = export(tmp_path, mode=mode, **options)
+    assert result.verification.status == "verified"
+    assert result.verification.snr_db > least_db
+    assert accuracy(result.path) >= 0.996 - most_lost
+    assert result.metadata["format"]["mode"] == mode
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype", "layout"),
+    [
+        ({"io": "uint8", "normalize": True}, "uint8", "NHWC"),
+        ({"mode": "weight-int8", "io": "uint8", "normalize": True}, "uint8", "NHWC"),
+        ({"mode": "int8", "io": "uint8", "normalize": True, **CALIBRATED}, "uint8", "NHWC"),
+        ({"mode": "int8", "io": "uint8", **CALIBRATED}, "uint8", "NHWC"),
+        ({"mode": "int8", "io": "int8", **CALIBRATED}, "int8", "NCHW"),
+        ({"mode": "int8", "nhwc_input": True, "batch_size": 1, **CALIBRATED}, "float32", "NHWC"),
+    ],
+)
+def test_each_edge_is_fed_as_the_metadata_says(tmp_path, options, dtype, layout):
+    result = export(tmp_path, **options)
+    entry = result.metadata["input"]
+    assert (entry["dtype"], entry["layout"]) == (dtype, layout)
+    assert accuracy(result.path) >= 0.986
+    with timmx.open(result.path) as runner:
+        assert [spec.name for spec in (*runner.inputs, *runner.outputs)] == ["input", "output"]
+        assert runner.inputs[0].dtype == dtype
+
+
+def test_tensors_calibrate_like_the_images_that_they_were(tmp_path):
+    values = torch.rand(16, 3, 64, 64)
+    torch.save(values, tmp_path / "inputs.pt")
+    result = export(tmp_path, mode="int8", normalize=True, calibration_data=tmp_path / "inputs.pt")
+    assert result.verification.status == "verified"
+
+
+def test_data_that_a_mode_does_not_need_is_said_to_be_unused(tmp_path):
+    result = export(tmp_path, mode="weight-int8", calibration_data=SAMPLES)
+    assert any("needs no ranges" in note for note in result.notes)
+
+
+def test_same_export_gives_the_same_bytes(tmp_path):
+    first = export(tmp_path, mode="int8", nhwc_input=True, **CALIBRATED).path.read_bytes()
+    assert export(tmp_path, mode="int8", nhwc_input=True, **CALIBRATED).path.read_bytes() == first
+
+
+def test_inspect_tells_operations_and_what_leaves_the_gpu(tmp_path):
+    result = export(tmp_path, nhwc_input=True)
+    told = json.loads(json.dumps(LiteRTBackend().inspect(result.path)))
+    assert told["operations"]["CONV_2D"] > 3
+    assert told["parameters"] == pytest.approx(sum(told["constants_by_type"].values()), rel=0.01)
+    assert told["associated_files"] == ["labels.txt"]
+    assert told["task_metadata"] is not None
+
+
+def test_a_transformer_in_integers_keeps_its_norms_and_softmax_float(tmp_path):
+    result = timmx.export(
+        "litert",
+        awakened_model("test_vit"),
+        output=tmp_path / "vit.tflite",
+        mode="int8",
+        random_calibration=True,
+        min_snr=10,
+    )
+    stays = result.metadata["format"]["float_operations"]
+    assert {"SOFTMAX", "SQUARED_DIFFERENCE", "GELU", "BATCH_MATMUL"} <= set(stays)
+    assert any("made images" in note or "do not fit" in note for note in result.notes)
+
+
+def test_backend_is_found():
+    assert load("litert").suffixes == (".tflite",)
+
+
+def test_media_pipe_reads_the_digits_by_name(tmp_path):
+    pytest.importorskip(
+        "mediapipe", reason="mediapipe is no dependency; the file's metadata is read back elsewhere"
+    )
+    import mediapipe
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    path = export(tmp_path, io="uint8", normalize=True, softmax=True).path
+    options = vision.ImageClassifierOptions(
+        base_options=BaseOptions(model_asset_path=str(path)), max_results=1
+    )
+    with vision.ImageClassifier.create_from_options(options) as classifier:
+        for image in sorted(SAMPLES.glob("*/*.png"))[::25]:
+            with Image.open(image) as opened:
+                pixels = np.array(opened.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
+            found = classifier.classify(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels))
+            assert found.classifications[0].categories[0].category_name == image.parent.name

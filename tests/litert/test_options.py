@@ -1,0 +1,111 @@
+"""What `timmx litert` refuses, before torch or a converter is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timmx
+import torch
+from timmx.cli.main import app
+from timmx.errors import ArtifactError, ConfigurationError
+from timmx_litert.plugin import LiteRTBackend
+from typer.testing import CliRunner
+
+
+def test_help_names_every_option():
+    shown = CliRunner().invoke(app, ["litert", "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    for flag in (
+        "--mode",
+        "--io",
+        "--nhwc-input",
+        "--per-channel",
+        "--calibration-data",
+        "--calibration-samples",
+    ):
+        assert flag in shown.output
+    assert "MobileNetV3" in shown.output  # where the user chooses, the trap is named
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mode": "int8"}, "--calibration-data.*--random-calibration.*weight-int8"),
+        ({"mode": "int16x8"}, "--calibration-data.*--random-calibration.*weight-int8"),
+        ({"mode": "int4"}, "weight-int8"),
+        ({"random_calibration": True}, "--mode fp32 quantizes nothing"),
+        ({"mode": "fp16", "calibration_samples": 8}, "--mode fp16 quantizes nothing"),
+        ({"mode": "fp16", "per_channel": True}, "--per-channel"),
+        ({"per_channel": False}, "--no-per-channel"),
+        ({"calibration_method": "mse"}, "--calibration-method"),
+        ({"mode": "weight-int8", "random_calibration": True}, "chooses ranges"),
+        ({"mode": "dynamic-int8", "calibration_method": "mse"}, "chooses ranges"),
+        ({"io": "int8"}, "--mode int8"),
+        ({"mode": "int16x8", "random_calibration": True, "io": "int8"}, "--mode int8"),
+        ({"io": "uint8"}, "--normalize"),
+        ({"mode": "int8", "calibration_data": "absent"}, "there is no absent"),
+        ({"mode": "int8", "calibration_data": ".", "random_calibration": True}, "give one of them"),
+        ({"mode": "int8", "calibration_data": "."}, "0 images"),
+        ({"dynamic_batch": True}, "--batch-size N"),
+        ({"output": "model.onnx"}, "tflite"),
+    ],
+)
+def test_wrong_options_are_refused_with_their_mend(tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=words):
+        timmx.export("litert", "test_resnet", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refusal_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys, json, timmx\n"
+        "try: timmx.export('litert', 'test_resnet', mode='int8')\n"
+        "except timmx.errors.ConfigurationError: pass\n"
+        "heavy = ('torch', 'timm', 'jax', 'litert_torch', 'ai_edge_litert', 'ai_edge_quantizer', 'numpy')\n"
+        "print(json.dumps([name for name in heavy if name in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [
+        (torch.zeros(8, 3, 32), "4|shape|N, C, H, W"),
+        (torch.zeros(8, 3, 32, 32, dtype=torch.uint8), "uint8"),
+        (torch.zeros(8, 1, 32, 32), "3"),
+        ({"weights": torch.zeros(3)}, "tensor"),
+    ],
+)
+def test_tensors_that_cannot_calibrate_are_refused(tmp_path, monkeypatch, saved, words):
+    monkeypatch.chdir(tmp_path)
+    torch.save(saved, "inputs.pt")
+    with pytest.raises(ConfigurationError, match=words):
+        timmx.export("litert", "test_resnet", mode="int8", calibration_data="inputs.pt", output="out.tflite")
+    assert [path.name for path in tmp_path.iterdir()] == ["inputs.pt"]
+
+
+def test_files_that_are_no_flatbuffer_are_refused(tmp_path):
+    path = tmp_path / "wrong.tflite"
+    path.write_bytes(b"no model at all, but long enough")
+    for ask in (timmx.open, LiteRTBackend().read_metadata, LiteRTBackend().inspect):
+        with pytest.raises(ArtifactError, match=r"no LiteRT model"):
+            ask(path)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "out.tflite"
+    timmx.export("litert", "test_resnet", output=path, verify=False)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for length in (8, 64, *rng.integers(100, len(whole) - 1000, 4)):
+        path.write_bytes(whole[: int(length)])
+        with pytest.raises(ArtifactError):
+            timmx.open(path)
