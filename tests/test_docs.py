@@ -57,7 +57,7 @@ def test_documented_commands_and_their_options_exist(command: str):
 def test_options_that_the_documents_name_exist():
     """Every `--option` in running text is one of timmx's, or of the tools that are named with it."""
     known = " ".join(
-        help_of(name) for name in ("", "coreml", "onnx", "torch-export", "list", "info", "doctor")
+        help_of(name) for name in ("", "coreml", "litert", "onnx", "torch-export", "list", "info", "doctor")
     )
     for document in DOCUMENTS:
         prose = re.sub(r"^ *```.*?^ *```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -117,7 +117,7 @@ def test_python_examples_run_and_metadata_is_as_documented(tmp_path: Path):
     """README's Python, the other format, and everything that docs/metadata.md shows, in one process."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (use,) = blocks(README, "python")
-    hash_of_weights, from_onnx, from_pt2, from_zip = blocks(METADATA, "python")
+    hash_of_weights, from_onnx, from_pt2, from_zip, *_ = blocks(METADATA, "python")
     program = f"""
 import json, timmx
 {use}
