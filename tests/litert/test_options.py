@@ -36,7 +36,7 @@ def test_help_names_every_option():
     [
         ({"mode": "int8"}, "--calibration-data.*--random-calibration.*weight-int8"),
         ({"mode": "int16x8"}, "--calibration-data.*--random-calibration.*weight-int8"),
-        ({"mode": "int4"}, "weight-int8"),
+        ({"mode": "int4"}, "Did you mean int8"),
         ({"random_calibration": True}, "--mode fp32 quantizes nothing"),
         ({"mode": "fp16", "calibration_samples": 8}, "--mode fp16 quantizes nothing"),
         ({"mode": "fp16", "per_channel": True}, "--per-channel"),
@@ -79,8 +79,8 @@ def test_refusal_imports_nothing_heavy(tmp_path):
     ("saved", "words"),
     [
         (torch.zeros(8, 3, 32), "4|shape|N, C, H, W"),
-        (torch.zeros(8, 3, 32, 32, dtype=torch.uint8), "uint8"),
-        (torch.zeros(8, 1, 32, 32), "3"),
+        (torch.zeros(8, 3, 160, 160, dtype=torch.uint8), "uint8"),
+        (torch.zeros(8, 1, 160, 160), "3"),
         ({"weights": torch.zeros(3)}, "tensor"),
     ],
 )

@@ -68,7 +68,8 @@ class LiteRTOptions:
             "--mode",
             help="fp16: weights in 16 bits, half the size. weight-int8: weights in 8 bits, a quarter of the size, "
             "arithmetic in float. dynamic-int8: as small, and faster on transformers; it destroys MobileNetV3 and "
-            "EfficientNet, which weight-int8 keeps. int8, int16x8: integers throughout, by calibration.",
+            "EfficientNet, which weight-int8 keeps. int8, int16x8: integer arithmetic, by calibration; "
+            "norms, softmax and GELU stay float.",
             rich_help_panel=_ARITHMETIC,
         ),
     ] = LiteRTMode.FP32
@@ -106,7 +107,7 @@ class LiteRTOptions:
         typer.Option(
             "--calibration-method",
             help="Range of an activation: all that was seen (minmax), all but the outermost 0.01 % (percentile), or "
-            "the one of least squared error (mse). Default: mse.",
+            "the one of least squared error (mse). Default: minmax.",
             show_default=False,
             rich_help_panel=_CALIBRATION,
         ),

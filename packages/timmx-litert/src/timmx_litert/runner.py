@@ -35,8 +35,8 @@ class LiteRTRunner(Runner):
         check(path)
         layout = read_metadata(path).get("input", {}).get("layout", "")
         try:
-            self._interpreter = Interpreter(model_path=str(path), num_threads=threads or usable_cores())
-            self._signature = self._interpreter.get_signature_runner()
+            self._interpreter: Any = Interpreter(model_path=str(path), num_threads=threads or usable_cores())
+            self._signature: Any = self._interpreter.get_signature_runner()
         except (RuntimeError, ValueError) as exc:
             reason = " ".join(str(exc).split())
             if "unresolved" in reason or "custom op" in reason.lower():
@@ -57,7 +57,7 @@ class LiteRTRunner(Runner):
         return dict(self._signature(**feeds))
 
     def close(self) -> None:
-        del self._signature, self._interpreter
+        self._signature = self._interpreter = None
 
 
 def open_interpreter(content: bytes, *, keep_all: bool = False) -> Interpreter:
