@@ -7,8 +7,20 @@ import timm
 import torch
 from timmx.options import ExportRequest
 from timmx.session import ModelSession
-from timmx.snr import SignalToNoise
+from timmx.snr import worst_db
 from timmx.testing import awaken
+from torch import nn
+
+
+class Does(nn.Module):
+    """A function as a module with one input called `input`."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, input):
+        return self.function(input)
 
 
 def witness(name, **request):
@@ -39,12 +51,3 @@ def answers(module, inputs):
     parts = [module(one) for one in inputs.split(1)]
     parts = [[part] if isinstance(part, torch.Tensor) else list(part) for part in parts]
     return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]
-
-
-def worst_db(reference, judged):
-    ratios = []
-    for pair in zip(reference, judged, strict=True):
-        ratio = SignalToNoise()
-        ratio.update(*pair)
-        ratios.append(ratio.energy_snr_db if ratio.vacuous else ratio.snr_db)
-    return min(ratios)

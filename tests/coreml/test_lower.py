@@ -22,19 +22,9 @@ from timmx_coreml.float32_islands import float32_islands, large_nodes
 from timmx_coreml.lower import lower
 from timmx_coreml.mil import MilEvaluator
 from torch import nn
+from witnesses import Does
 
 aten = torch.ops.aten
-
-
-class Does(nn.Module):
-    """A function as a module with one input called `input`."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, input):
-        return self.function(input)
 
 
 class Recurrent(nn.Module):

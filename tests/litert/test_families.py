@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from timmx.pipeline import Job
+from timmx.snr import worst_db
 from timmx_litert.convert import convert
 from timmx_litert.lower import lower
 from timmx_litert.runner import open_interpreter
-from witnesses import answers, witness, worst_db
+from witnesses import answers, witness
 
 FAMILIES = json.loads((Path(__file__).parents[1] / "families.json").read_text())
 NAMED = [

@@ -18,17 +18,7 @@ from timmx_litert.convert import Edges, quiet
 from timmx_litert.lower import lower
 from timmx_litert.runner import open_interpreter
 from torch import nn
-
-
-class Does(nn.Module):
-    """A function as a module with one input called `input`."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, input):
-        return self.function(input)
+from witnesses import Does
 
 
 class Turned(nn.Module):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import ArrayLike, NDArray
 
 _VACUOUS = 1e-12
@@ -121,6 +123,16 @@ class SignalToNoise:
             self.cosine_min = float(np.minimum(self.cosine_min, _cosines(true, judged).min()))
         if true.shape[1]:
             self._same_top1 += int((true.argmax(axis=1) == judged.argmax(axis=1)).sum())
+
+
+def worst_db(true: Iterable[ArrayLike], judged: Iterable[ArrayLike]) -> float:
+    """The smallest ratio over all outputs, of the signal or, where there is none, of the whole energy."""
+    worst = math.inf
+    for pair in zip(true, judged, strict=True):
+        ratio = SignalToNoise()
+        ratio.update(*pair)
+        worst = min(worst, ratio.energy_snr_db if ratio.vacuous else ratio.snr_db)
+    return worst
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -13,13 +13,13 @@ from timmx.errors import UnsupportedError
 from torch import nn
 
 from timmx_litert.lower import lower
+from timmx_litert.model_file import LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from timmx.contract import ExportJob
 
-_FLATBUFFER_LIMIT = 2**31 - 1
 _GRAPH_ROOM = 64 * 2**20
 """Left for the graph itself when weights are weighed against flatbuffers' limit."""
 
@@ -58,7 +58,7 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
         UnsupportedError: litert-torch cannot convert it, or its weights do not fit into one file.
     """
     weights = sum(parameter.nbytes for parameter in job.model.parameters())
-    if weights > _FLATBUFFER_LIMIT - _GRAPH_ROOM:
+    if weights > LIMIT - _GRAPH_ROOM:
         raise UnsupportedError(
             f"The weights take {weights / 1e9:.1f} GB, and one .tflite holds 2 GB: choose a smaller model, or another "
             "format; timmx onnx keeps large weights in a second file."

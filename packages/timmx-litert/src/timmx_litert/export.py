@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from timmx.contract import Exported, Precision
+from timmx.contract import Exported, Precision, TensorSpec
+from timmx.edges import feed
 from timmx.errors import UnsupportedError
 
 from timmx_litert import task_metadata
 from timmx_litert.convert import convert
-from timmx_litert.model_file import METADATA_NAME, edge_quantization, finish
+from timmx_litert.model_file import LIMIT, METADATA_NAME, edge_quantization, finish
 from timmx_litert.plugin import CalibrationMethod, IoType, LiteRTMode
 from timmx_litert.quantize import Integers, halve, make_integer, store_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from timmx.contract import Calibration, ExportJob
 
     from timmx_litert.plugin import LiteRTOptions
@@ -31,21 +32,17 @@ _PRECISIONS = {
     LiteRTMode.INT16X8: Precision.INT16X8,
 }
 _LABELS_FILE = "labels.txt"
-_FLATBUFFER_LIMIT = 2**31 - 1
 
 
 class _Inputs:
     """Calibration inputs as the float file takes them; can be gone through several times."""
 
-    def __init__(self, calibration: Calibration, batch: int, *, nhwc: bool, pixel_bytes: bool) -> None:
-        self._calibration, self._batch = calibration, batch
-        self._nhwc, self._pixel_bytes = nhwc, pixel_bytes
+    def __init__(self, calibration: Calibration, spec: TensorSpec) -> None:
+        self._calibration, self._spec = calibration, spec
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for array in self._calibration.batches(self._batch):
-            if self._pixel_bytes:
-                array = np.rint(255 * array).clip(0, 255).astype(np.uint8)
-            yield np.ascontiguousarray(array.transpose(0, 2, 3, 1)) if self._nhwc else array
+        for array in self._calibration.batches(int(self._spec.shape[0])):
+            yield feed(self._spec, array)
 
 
 def export(job: ExportJob, options: LiteRTOptions) -> Exported:
@@ -79,9 +76,9 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
             edge=_input_range(job),
             pixel_bytes=pixel_bytes,
         )
-        batch = job.example_input.shape[0]
-        inputs = _Inputs(calibration, batch, nhwc=options.takes_nhwc, pixel_bytes=pixel_bytes)
-        content, plan = make_integer(content, inputs, wanted)
+        shape, layout = tuple(job.example_input.shape), "NHWC" if options.takes_nhwc else "NCHW"
+        spec = TensorSpec("input", shape, "uint8" if pixel_bytes else "float32", layout)
+        content, plan = make_integer(content, _Inputs(calibration, spec), wanted)
         facts |= {
             "calibration": calibration.origin,
             "calibration_method": str(method),
@@ -93,7 +90,7 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
     elif options.mode is not LiteRTMode.FP32:
         job.progress("Quantizing the weights")
         content = store_weights(content, options.mode, per_channel=options.per_channel is not False)
-    _write(job, options, content, facts, notes, pixel_bytes)
+    _write(job, options, content, facts, notes)
     return Exported(_PRECISIONS[options.mode], tuple(notes))
 
 
@@ -103,7 +100,6 @@ def _write(
     content: bytes,
     facts: dict[str, Any],
     notes: list[str],
-    pixel_bytes: bool,
 ) -> None:
     job.progress("Writing LiteRT")
     entry, outputs = edge_quantization(content)
@@ -114,18 +110,17 @@ def _write(
         input_dtype=dtype,
         input_layout=layout,
         input_quantization=entry.quantization,
-        output_dtypes={name: edge.dtype for name, edge in outputs.items() if edge.dtype != "float32"} or None,
+        output_dtypes={name: edge.dtype for name, edge in outputs.items() if edge.dtype != "float32"},
         output_quantization={
             name: edge.quantization for name, edge in outputs.items() if edge.quantization is not None
-        }
-        or None,
+        },
         **facts,
     )
     entries = {METADATA_NAME: json.dumps(metadata, sort_keys=True).encode()}
     channels = metadata["input"]["size"][0]
     files: dict[str, bytes] = {}
     if layout == "NHWC" and channels in (1, 3):
-        entries[task_metadata.NAME] = _task_metadata(metadata, job.labels, options.io)
+        entries[task_metadata.NAME] = _task_metadata(metadata, job.labels)
         if job.labels:
             files[_LABELS_FILE] = task_metadata.labels_content(job.labels)
     else:
@@ -141,7 +136,7 @@ def _write(
         description=metadata["model"]["name"],
         metadata=entries,
     )
-    if len(finished) > _FLATBUFFER_LIMIT:
+    if len(finished) > LIMIT:
         raise UnsupportedError(f"The file would take {len(finished) / 1e9:.1f} GB, and a .tflite holds 2 GB.")
     with job.path.open("wb") as file:
         file.write(finished)
@@ -154,7 +149,7 @@ def _input_range(job: ExportJob) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _task_metadata(metadata: dict[str, Any], labels: tuple[str, ...] | None, io: IoType) -> bytes:
+def _task_metadata(metadata: dict[str, Any], labels: tuple[str, ...] | None) -> bytes:
     """What Android's task libraries want to know: how to fill the input, what the outputs are."""
     entry, model = metadata["input"], metadata["model"]
     channels, *size = entry["size"]
@@ -180,7 +175,7 @@ def _task_metadata(metadata: dict[str, Any], labels: tuple[str, ...] | None, io:
     outputs = [
         task_metadata.Output(
             name=output["name"],
-            description=f"{output['kind']}".capitalize(),
+            description=output["kind"].capitalize(),
             minimum=(0.0,) if output["kind"] == "probabilities" else (),
             maximum=(1.0,) if output["kind"] == "probabilities" else (),
             labels_file=_LABELS_FILE if labels and output["kind"] in ("logits", "probabilities") else None,

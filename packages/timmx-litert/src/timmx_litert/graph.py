@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from timmx_litert.model_file import names_of
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -50,9 +52,7 @@ class Graph:
 
         model = schema.ModelT.InitFromPackedBuf(content, 0)
         graph = model.subgraphs[0]
-        names = {
-            code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")
-        }
+        names = names_of(schema.BuiltinOperator)
         codes = [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
         self.tensors = [
             Tensor(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from timmx_litert import task_metadata
-from timmx_litert.model_file import metadata_buffer, reading
+from timmx_litert.model_file import metadata_buffer, names_of, reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +33,7 @@ def inspect(path: Path) -> dict[str, Any]:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    types = {code: name.lower() for name, code in vars(schema.TensorType).items() if not name.startswith("_")}
+    names, types = names_of(schema.BuiltinOperator), names_of(schema.TensorType)
     with reading(path) as model:
         operations: dict[str, int] = {}
         off_gpu: dict[str, dict[str, Any]] = {}
@@ -72,15 +71,14 @@ def inspect(path: Path) -> dict[str, Any]:
                     count = int(
                         np.prod([tensor.Shape(i) for i in range(tensor.ShapeLength())], dtype=np.int64)
                     )
-                    kind = types[tensor.Type()]
+                    kind = types[tensor.Type()].lower()
                     weights[kind] = weights.get(kind, 0) + count
         task = metadata_buffer(model, task_metadata.NAME)
-    found: dict[str, Any] = {
+    return {
         "operations": dict(sorted(operations.items())),
         "parameters": sum(count for kind, count in weights.items() if kind not in ("int32", "int64", "bool")),
         "constants_by_type": dict(sorted(weights.items())),
         "off_gpu_delegate": dict(sorted(off_gpu.items())),
         "task_metadata": task_metadata.read(task, path) if task is not None else None,
+        "associated_files": list(task_metadata.associated_files(path)),
     }
-    found["associated_files"] = list(task_metadata.associated_files(path))
-    return found

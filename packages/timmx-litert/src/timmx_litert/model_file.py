@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IDENTIFIER = b"TFL3"
+LIMIT = 2**31 - 1
+"""The most bytes that a flatbuffer holds."""
 METADATA_NAME = "timmx"
 """The entry in the model's metadata list; its buffer holds our JSON."""
 
@@ -76,6 +78,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
+def names_of(enumeration: type) -> dict[int, str]:
+    """Code to name of one of the schema's enumerations, which Python's writer makes plain classes of."""
+    return {code: name for name, code in vars(enumeration).items() if not name.startswith("_")}
+
+
 def metadata_buffer(model: Any, name: str) -> bytes | None:
     """The bytes that a model's metadata list holds under a name, None where it has no such entry."""
     for index in range(model.MetadataLength()):
@@ -100,15 +107,15 @@ def edge_quantization(content: bytes) -> tuple[Edge, dict[str, Edge]]:
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     tensors, signature = model.subgraphs[0].tensors, model.signatureDefs[0]
-    types = {code: name.lower() for name, code in vars(schema.TensorType).items() if not name.startswith("_")}
+    types = names_of(schema.TensorType)
 
     def edge(index: int) -> Edge:
         tensor = tensors[index]
         parameters = tensor.quantization
         if parameters is None or parameters.scale is None or not len(parameters.scale):
-            return Edge(types[tensor.type], None)
+            return Edge(types[tensor.type].lower(), None)
         return Edge(
-            types[tensor.type], Quantization(float(parameters.scale[0]), int(parameters.zeroPoint[0]))
+            types[tensor.type].lower(), Quantization(float(parameters.scale[0]), int(parameters.zeroPoint[0]))
         )
 
     return edge(signature.inputs[0].tensorIndex), {
@@ -145,7 +152,7 @@ def finish(
             tensor.name += b"_"  # not one of the edges that get these names below
     for entry in (*signature.inputs, *signature.outputs):
         graph.tensors[entry.tensorIndex].name = entry.name
-    kept = [entry for entry in model.metadata or [] if entry.name not in {key.encode() for key in metadata}]
+    entries = list(model.metadata or ())
     for buffer in model.buffers:
         _bring_inside(buffer, content)
     for name, value in metadata.items():
@@ -153,8 +160,8 @@ def finish(
         entry.name, entry.buffer = name.encode(), len(model.buffers)
         buffer.data = memoryview(value)
         model.buffers.append(buffer)
-        kept.append(entry)
-    model.metadata = kept
+        entries.append(entry)
+    model.metadata = entries
     weights = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     builder = flatbuffers.Builder(weights + weights // 16 + 2**20)
     aligned = _aligned(schema)

@@ -19,12 +19,12 @@ from ai_edge_quantizer.qtyping import (
     TFLOperationName,
 )
 from ai_edge_quantizer.quantizer import Quantizer
-from timmx.snr import SignalToNoise
+from timmx.snr import worst_db
 
 from timmx_litert.calibrate import observe, statistics
 from timmx_litert.graph import Graph
 from timmx_litert.plugin import CalibrationMethod, IoType, LiteRTMode
-from timmx_litert.recipe import Plan, choose, everything
+from timmx_litert.recipe import Plan, choose
 from timmx_litert.runner import open_interpreter
 
 if TYPE_CHECKING:
@@ -97,20 +97,12 @@ def make_integer(content: bytes, inputs: Iterable[np.ndarray], wanted: Integers)
     expected = _answers(content, judged)
 
     def decibels(candidate: Plan) -> float:
-        return _decibels(
+        return worst_db(
             expected, _answers(_apply(content, graph, candidate, wanted, found, edges=False), judged)
         )
 
     chosen = choose(graph, decibels)
     return _apply(content, graph, chosen, wanted, found, edges=True), chosen
-
-
-def make_all_integer(content: bytes, inputs: Iterable[np.ndarray]) -> bytes:
-    """The quantizer's own default recipe, for comparison: everything an integer, ranges from least to greatest."""
-    graph = Graph(content)
-    found = statistics(observe(content, graph, inputs, CalibrationMethod.MINMAX), graph)
-    wanted = Integers(8, IoType.FLOAT32, True, CalibrationMethod.MINMAX, (0.0, 0.0))
-    return _apply(content, graph, everything(graph), wanted, found, edges=False)
 
 
 def _apply(
@@ -177,13 +169,3 @@ def _answers(content: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     signature = open_interpreter(content).get_signature_runner()
     found = [signature(input=array) for array in inputs]
     return [np.concatenate([answer[name] for answer in found]) for name in sorted(found[0])]
-
-
-def _decibels(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-    """The worst output's signal-to-noise ratio; of its energy where the inputs make no difference to it."""
-    ratios = []
-    for pair in zip(expected, found, strict=True):
-        ratio = SignalToNoise()
-        ratio.update(*pair)
-        ratios.append(ratio.energy_snr_db if ratio.vacuous else ratio.snr_db)
-    return min(ratios)

@@ -92,12 +92,6 @@ def choose(graph: Graph, decibels: Callable[[Plan], float]) -> Plan:
     return best
 
 
-def everything(graph: Graph) -> Plan:
-    """The quantizer's own default: whatever it can make an integer of."""
-    positions = frozenset(range(len(graph.operations)))
-    return Plan(positions, frozenset())
-
-
 def _has_constant_weights(graph: Graph, operation: Operation) -> bool:
     return len(operation.inputs) > 1 and len(graph.activations(operation)) == 1
 

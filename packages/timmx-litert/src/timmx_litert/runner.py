@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from timmx.contract import Quantization, Runner, TensorSpec
 from timmx.errors import ArtifactError, RuntimeUnavailable
 
-from timmx_litert.model_file import check, read_metadata
+from timmx_litert.model_file import read_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,6 @@ class LiteRTRunner(Runner):
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        check(path)
         layout = read_metadata(path).get("input", {}).get("layout", "")
         try:
             self._interpreter: Any = Interpreter(model_path=str(path), num_threads=threads or usable_cores())

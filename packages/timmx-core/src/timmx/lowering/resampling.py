@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+BICUBIC_OR_ANTIALIASED = (
+    aten.upsample_bicubic2d.vec,
+    aten.upsample_bicubic2d.default,
+    aten._upsample_bicubic2d_aa.vec,
+    aten._upsample_bicubic2d_aa.default,
+    aten._upsample_bilinear2d_aa.vec,
+    aten._upsample_bilinear2d_aa.default,
+)
+"""The kinds that coremltools 9.0 and litert-torch 0.10 lack, or get wrong."""
+
 
 def products(op: torch._ops.OpOverload) -> Callable[..., Any]:
     """`op` as (rows) @ x @ (columns): exact, since each kind is linear in x and separable."""

@@ -33,7 +33,11 @@ def fold(
     weight = _single_ones(kernel, x, channels)
     maps = x.reshape(x.shape[0], x.shape[1], *number)
     whole = F.conv_transpose2d(maps, weight, None, stride, groups=channels, dilation=dilation)
-    # The windows may end before the padded edge; behind them are zeros.
+    return without_padding(whole, size, padding)
+
+
+def without_padding(whole: torch.Tensor, size: list[int], padding: list[int]) -> torch.Tensor:
+    """The map of this size behind the padding; the windows may end before its edge, and behind them are zeros."""
     lacking = [max(0, padding[i] + size[i] - whole.shape[2 + i]) for i in range(2)]
     if any(lacking):
         whole = F.pad(whole, (0, lacking[1], 0, lacking[0]))

@@ -14,7 +14,7 @@ from torch import nn
 from timmx.errors import UnsupportedError
 from timmx.model.fold import fold_batch_norms, replace_modules, untouched
 from timmx.model.wrap import output_tensors
-from timmx.snr import SignalToNoise
+from timmx.snr import worst_db
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -185,7 +185,7 @@ def _proven_db(name: str, model: nn.Module, inputs: torch.Tensor, true: list[np.
         raise UnsupportedError(f"{who} no longer runs after '{name}': {exc}. {report}") from exc
     if [array.shape for array in outputs] != [array.shape for array in true]:
         raise UnsupportedError(f"{who} has outputs of other shapes after '{name}'. {report}")
-    snr_db = _worst_db(true, outputs)
+    snr_db = worst_db(true, outputs)
     if snr_db < FLOOR_DB and not _rounding_explains(model, inputs, true, outputs):
         raise UnsupportedError(
             f"'{name}' changes what {who} computes: {snr_db:.0f} dB, where an exact rewrite leaves"
@@ -208,17 +208,7 @@ def _rounding_explains(
         resolved = [_array(tensor) for tensor in output_tensors(exact(inputs.double()))]
     except RuntimeError:  # a model that names float32 in its forward cannot be asked
         return False
-    return _worst_db(resolved, true) >= _worst_db(resolved, outputs) - _ROUNDING_MARGIN_DB
-
-
-def _worst_db(true: list[np.ndarray], judged: list[np.ndarray]) -> float:
-    """The smallest ratio over all outputs, of the signal or, where there is none, of the whole energy."""
-    worst = float("inf")
-    for pair in zip(true, judged, strict=True):
-        ratio = SignalToNoise()
-        ratio.update(*pair)
-        worst = min(worst, ratio.energy_snr_db if ratio.vacuous else ratio.snr_db)
-    return worst
+    return worst_db(resolved, true) >= worst_db(resolved, outputs) - _ROUNDING_MARGIN_DB
 
 
 def _architecture(model: nn.Module) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.lowering.resampling import adaptive_avg_pool2d, products
+from timmx.lowering.resampling import BICUBIC_OR_ANTIALIASED, adaptive_avg_pool2d, products
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,14 +21,6 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     hands Core ML a fractional scale, and where Core ML samples then is documented nowhere: products are certain.
     It needs the batch size for adaptive averages, and slices out every uneven window.
     """
-    always = (
-        aten.upsample_bicubic2d.vec,
-        aten.upsample_bicubic2d.default,
-        aten._upsample_bicubic2d_aa.vec,
-        aten._upsample_bicubic2d_aa.default,
-        aten._upsample_bilinear2d_aa.vec,
-        aten._upsample_bilinear2d_aa.default,
-    )
     sometimes = (
         aten.upsample_bilinear2d.vec,
         aten.upsample_bilinear2d.default,
@@ -38,7 +30,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten._upsample_nearest_exact2d.default,
     )
     return (
-        {op: products(op) for op in always}
+        {op: products(op) for op in BICUBIC_OR_ANTIALIASED}
         | {op: _products_unless_multiple(op) for op in sometimes}
         | {aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d}
     )

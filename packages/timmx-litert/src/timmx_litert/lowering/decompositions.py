@@ -25,18 +25,10 @@ RANK_LIMIT = 4
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Operation to function, for `ExportedProgram.run_decompositions`."""
-    products = (
-        aten.upsample_bicubic2d.vec,
-        aten.upsample_bicubic2d.default,
-        aten._upsample_bicubic2d_aa.vec,
-        aten._upsample_bicubic2d_aa.default,
-        aten._upsample_bilinear2d_aa.vec,
-        aten._upsample_bilinear2d_aa.default,
-    )
     table = ranks.decompositions(RANK_LIMIT)
     return (
         table
-        | {op: resampling.products(op) for op in products}
+        | {op: resampling.products(op) for op in resampling.BICUBIC_OR_ANTIALIASED}
         | {
             aten.adaptive_avg_pool2d.default: resampling.adaptive_avg_pool2d,
             aten.matmul.default: _matmul(table[aten.matmul.default]),
@@ -180,8 +172,4 @@ def _fold(
     high, wide = rows + reach[0] - 1, columns + reach[1] - 1
     whole = torch.cat(phases, 1).reshape(x.shape[0] * channels, *stride, high, wide).permute(0, 3, 1, 4, 2)
     whole = whole.reshape(x.shape[0], channels, high * stride[0], wide * stride[1])
-    # The windows may end before the padded edge; behind them are zeros.
-    lacking = [max(0, padding[i] + size[i] - whole.shape[2 + i]) for i in range(2)]
-    if any(lacking):
-        whole = F.pad(whole, (0, lacking[1], 0, lacking[0]))
-    return whole[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
+    return unfolding.without_padding(whole, size, padding)
