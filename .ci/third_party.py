@@ -14,7 +14,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from wheels import CLEAN, ROOT, UV, expect, export, uv
+from wheels import CLEAN, ROOT, UV, expect, export, install, uv
 
 EXAMPLE = ROOT / "examples" / "timmx-torchscript"
 PUBLISHED = ROOT / ".ci" / "published-backends.txt"
@@ -52,7 +52,7 @@ def example(folder: Path, dist: Path) -> None:
 
 def new_backend(folder: Path, dist: Path) -> None:
     """A new project by the commands that it prints, the core coming from `dist` as it would from an index."""
-    timmx = install(folder, dist, "timmx-core")
+    timmx = installed(folder, dist, "timmx-core")
     made = timmx("new-backend", "my-format", "--json")
     expect(made.returncode == 0, "timmx new-backend writes a project", made)
     facts = json.loads(made.stdout)
@@ -77,7 +77,7 @@ def new_backend(folder: Path, dist: Path) -> None:
 
 def check(requirement: str, folder: Path, dist: Path, tests: Path | None = None) -> None:
     """A wheel or a published distribution beside the core of `dist`: every backend in it exports, and the kit runs."""
-    timmx = install(folder, dist, "timmx-core[testing]", requirement)
+    timmx = installed(folder, dist, "timmx-core[testing]", requirement)
     listed = timmx("backends", "--json")
     expect(listed.returncode == 0, "timmx backends works", listed)
     for found in json.loads(listed.stdout):
@@ -101,20 +101,9 @@ def check(requirement: str, folder: Path, dist: Path, tests: Path | None = None)
     expect(kit.returncode == 0, "the conformance kit passes", kit)
 
 
-def install(folder: Path, dist: Path, *requirements: str):
+def installed(folder: Path, dist: Path, *requirements: str):
     """An empty environment with these in it; returns its `timmx`, to be run in an empty folder."""
-    uv(folder, "venv", "--quiet", "--python", sys.executable, folder / "environment")
-    uv(
-        folder,
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        folder / "environment",
-        "--find-links",
-        dist,
-        *requirements,
-    )
+    install(folder / "environment", dist, *requirements)
     (folder / "empty").mkdir()
 
     def timmx(*arguments: str, cwd: Path = folder / "empty") -> subprocess.CompletedProcess[str]:

@@ -43,8 +43,7 @@ def check(backend: str | None, dist: Path, folder: Path) -> None:
     environment, empty = folder / "environment", folder / "empty"
     empty.mkdir()
     packages = ["timmx-core", *([f"timmx-{backend}"] if backend else [])]
-    uv(empty, "venv", "--quiet", "--python", sys.executable, environment)
-    uv(empty, "pip", "install", "--quiet", "--python", environment, "--find-links", dist, *packages)
+    install(environment, dist, *packages)
     scripts = environment / ("Scripts" if os.name == "nt" else "bin")
 
     def timmx(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -97,6 +96,28 @@ def installed_backends(answer: subprocess.CompletedProcess[str]) -> list[str]:
     for item in found:
         expect(item["state"] == "available", f"{item['name']} is {item['state']}", answer)
     return sorted(item["name"] for item in found)
+
+
+def install(environment: Path, dist: Path, *requirements: str) -> None:
+    """A new environment with these in it, ours as they lie in `dist`.
+
+    uv keeps a wheel of a folder by its name alone: without a refresh, the one of an earlier build comes back.
+    """
+    ours = sorted({path.name.split("-")[0] for path in dist.glob("*.whl")})
+    uv(dist, "venv", "--quiet", "--python", sys.executable, environment)
+    refreshed = [f"--refresh-package={name}" for name in ours]
+    uv(
+        dist,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        environment,
+        "--find-links",
+        dist,
+        *refreshed,
+        *requirements,
+    )
 
 
 def uv(cwd: Path, *arguments: object) -> None:

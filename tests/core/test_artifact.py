@@ -441,7 +441,7 @@ def test_an_export_that_is_stopped_while_it_writes(tmp_path, stop):
     with rival(output) as process:
         assert len(names(output.parent)) == 1
         process.send_signal(stop)
-        process.wait()
+        process.wait(timeout=60)
         if stop == signal.SIGINT:
             assert tree(tmp_path) == {}
         export(output)
