@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -10,6 +11,14 @@ import time
 
 class ProcessError(Exception):
     """A measured process ended with an error; holds what it printed."""
+
+    @property
+    def reason(self) -> str:
+        """The last line that names an exception, or else the last line."""
+        lines = [line.strip() for line in str(self).splitlines() if line.strip()]
+        return next(
+            (line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), lines[-1]
+        )
 
 
 def measure(command: list[str]) -> tuple[float, float]:

@@ -1,0 +1,229 @@
+"""What each mode of `timmx litert` keeps of a model's answers and how fast its file runs, beside plain conversions.
+
+One table a model. The digits are judged on their 500 test images and calibrated on images that they were trained on;
+other models have awakened random weights and are judged on parts of photographs, calibrated on other photographs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import photographs
+import timm
+import timmx
+import torch
+from PIL import Image
+from processes import ProcessError, measure
+from sklearn.datasets import load_digits
+from timmx.contract import Precision
+from timmx.edges import feed, fetch
+from timmx.images import ImageReader
+from timmx.model.data_config import resolve_data_config
+from timmx.registry import load
+from timmx.snr import SignalToNoise
+from timmx.testing import awakened_model
+from timmx.verify import FLOORS_DB
+
+if TYPE_CHECKING:
+    from timmx.contract import Runner
+    from torch import nn
+
+DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+PLAIN = Path(__file__).with_name("litert_plain.py")
+MODES = {
+    **{mode: {"mode": mode} for mode in ("fp32", "fp16", "weight-int8", "dynamic-int8", "int8", "int16x8")},
+    "int8, `--io uint8 --normalize`": {"mode": "int8", "io": "uint8", "normalize": True},
+}
+PLAIN_WAYS = {
+    "litert-torch": "fp32",
+    "litert-torch, quantizer's `static_wi8_ai8`": "quantizer-static",
+    "litert-torch, quantizer's `dynamic_wi8_afp32`": "quantizer-dynamic",
+    "PT2E, static": "pt2e-static",
+    "PT2E, dynamic": "pt2e-dynamic",
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model and the pictures that its files are judged by.
+
+    Attributes:
+        source: what `timmx.export` is given.
+        module: the same in PyTorch.
+        calibration: a folder of pictures.
+        held_out: other pictures.
+        labels: the right class of each, where it is known.
+    """
+
+    source: str | nn.Module
+    module: nn.Module
+    calibration: Path
+    held_out: list[Path]
+    labels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class File:
+    """One row: an artifact, or why there is none."""
+
+    name: str
+    path: Path | None
+    normalize: bool = False
+    failure: str = ""
+
+
+def report(models: list[str], folder: Path, rounds: int, threads: int) -> None:
+    """Print a table for each model; `digits` stands for the example."""
+    torch.set_num_threads(threads)
+    calibration, held_out = photographs.write(folder)
+    for name in models:
+        if name == "digits":
+            judged = _digits(folder)
+        else:
+            module = awakened_model(name)
+            judged = Judged(module, module, calibration, sorted(held_out.glob("*.png")))
+        work = folder / name
+        work.mkdir()
+        _print_table(name, judged, [*_ours(judged, work), *_plain(judged, work)], rounds, threads)
+
+
+def _digits(folder: Path) -> Judged:
+    """Calibrated on 128 of the images that are not in `samples/`."""
+    calibration = folder / "digits_seen"
+    calibration.mkdir()
+    held_out = sorted(DIGITS.glob("samples/*/*.png"))
+    tested = {int(path.stem) for path in held_out}
+    images = load_digits().images
+    seen = [row for row in range(len(images)) if row not in tested]
+    for row in seen[:: len(seen) // 128][:128]:
+        ink = np.rint(images[row] * 255 / 16).astype(np.uint8)
+        Image.fromarray(ink).save(calibration / f"{row:04}.png")
+    source = f"local-dir:{DIGITS}"
+    labels = np.array([int(path.parent.name) for path in held_out])
+    return Judged(source, timm.create_model(source, pretrained=True).eval(), calibration, held_out, labels)
+
+
+def _ours(judged: Judged, work: Path) -> list[File]:
+    files = []
+    for number, (name, options) in enumerate(MODES.items()):
+        if options["mode"] in ("int8", "int16x8"):
+            options = options | {"calibration_data": judged.calibration}
+        path = work / f"timmx_{number}.tflite"
+        # Unverified: a file that verification would refuse is measured too, and marked.
+        try:
+            timmx.export("litert", judged.source, output=path, verify=False, **options)
+        except Exception as exc:  # whatever the converter raises: the other rows are measured all the same
+            files.append(File(name, None, failure=_one_line(exc)))
+        else:
+            files.append(File(name, path, normalize="normalize" in options))
+    return files
+
+
+def _plain(judged: Judged, work: Path) -> list[File]:
+    saved = work / "module.pt"
+    torch.save(judged.module, saved)
+    files = []
+    for name, way in PLAIN_WAYS.items():
+        path = work / f"{way}.tflite"
+        try:
+            measure([sys.executable, str(PLAIN), str(saved), way, str(path), str(judged.calibration)])
+        except ProcessError as exc:
+            files.append(File(name, None, failure=exc.reason[:160]))
+        else:
+            files.append(File(name, path))
+    return files
+
+
+def _print_table(name: str, judged: Judged, files: list[File], rounds: int, threads: int) -> None:
+    config, _ = resolve_data_config(judged.module.pretrained_cfg, judged.module.pretrained_cfg["input_size"])
+    inputs = {
+        normalize: np.stack([ImageReader(config, normalize).read(path) for path in judged.held_out])
+        for normalize in (False, True)
+    }
+    with torch.inference_mode():
+        expected = judged.module.eval()(torch.from_numpy(inputs[False])).numpy()
+    columns = ["file", "size", "ratio", "top-1 agreement", "a run", "to fp32"]
+    shown = ""
+    if judged.labels is not None:
+        columns.insert(4, "accuracy")
+        shown = f", of which PyTorch reads {100 * (expected.argmax(1) == judged.labels).mean():.1f} % right"
+    print(f"\n{name}: {len(judged.held_out)} pictures{shown}; {threads} threads, {rounds} rounds\n")
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    rows, running = {}, {}
+    for file in files:
+        if file.path is None:
+            rows[file.name] = [f"fails: {file.failure}"]
+            continue
+        try:
+            runner = load("litert").open(file.path, threads=threads)
+            rows[file.name] = _figures(file, runner, inputs[file.normalize], expected, judged.labels)
+        except (RuntimeError, timmx.TimmxError) as exc:  # written, and refused by the runtime
+            rows[file.name] = [f"fails: {_one_line(exc)}"]
+        else:
+            running[file.name] = (runner, feed(runner.inputs[0], inputs[file.normalize][:1]))
+    times = _latencies(running, rounds)
+    for row, figures in rows.items():
+        if row in times:
+            ratio = statistics.median(own / base for own, base in zip(times[row], times["fp32"], strict=True))
+            figures += [f"{1000 * statistics.median(times[row]):.2f} ms", f"{ratio:.2f}"]
+        print(f"| {row} | {' | '.join(figures)} |")
+
+
+def _figures(
+    file: File, runner: Runner, inputs: np.ndarray, expected: np.ndarray, labels: np.ndarray | None
+) -> list[str]:
+    """Size, signal-to-noise ratio and top-1 agreement; and accuracy, where labels are known."""
+    (entry,), (output,) = runner.inputs, runner.outputs
+    found = np.concatenate(
+        [
+            fetch(output, runner.run({entry.name: feed(entry, inputs[i : i + 1])})[output.name])
+            for i in range(len(inputs))
+        ]
+    )
+    ratio = SignalToNoise()
+    ratio.update(expected, found)
+    size = file.path.stat().st_size
+    figures = [
+        f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB",
+        f"{ratio.snr_db:.1f} dB{_refused(file.path, ratio.snr_db)}",
+        f"{100 * ratio.top1_agreement:.1f} %",
+    ]
+    if labels is not None:
+        figures.append(f"{100 * (found.argmax(1) == labels).mean():.1f} %")
+    return figures
+
+
+def _refused(path: Path, snr_db: float) -> str:
+    """A mark where verification would not publish the file; other converters' files have no floor."""
+    precision = load("litert").read_metadata(path).get("precision")
+    return ", refused" if precision and not snr_db >= FLOORS_DB[Precision(precision)] else ""
+
+
+def _one_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:160]
+
+
+def _latencies(running: dict[str, tuple[Runner, np.ndarray]], rounds: int) -> dict[str, list[float]]:
+    """Seconds a run, in rounds over all files, so that what else the machine does hits all alike.
+
+    Of each round the best of three runs counts: a few milliseconds are often broken into by another process. One more
+    goes before them, since another file has filled the caches.
+    """
+    times: dict[str, list[float]] = {name: [] for name in running}
+    for turn in range(rounds + 1):
+        for name, (runner, array) in running.items():
+            feeds = {runner.inputs[0].name: array}
+            seconds = []
+            for _ in range(4):
+                start = time.perf_counter()
+                runner.run(feeds)
+                seconds.append(time.perf_counter() - start)
+            if turn:
+                times[name].append(min(seconds[1:]))
+    return times
