@@ -1,0 +1,167 @@
+"""What `inspect` tells of a `.tflite`: what a GPU leaves to the CPU and why, and that damage is named as such."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import timmx
+from timmx.errors import ArtifactError
+from timmx_litert.plugin import LiteRTBackend
+
+NO_DATA = {"random_calibration": True, "verify": False}
+
+
+@pytest.fixture(scope="module")
+def inspected(digits, tmp_path_factory):
+    """Exports a model, the digits where none is named, and returns what `inspect` tells of it."""
+    folder = tmp_path_factory.mktemp("inspected")
+
+    def ask(model=digits, **options):
+        path = folder / f"{len(list(folder.iterdir()))}.tflite"
+        result = timmx.export("litert", model, output=path, **{"verify": False, **options})
+        return json.loads(json.dumps(LiteRTBackend().inspect(result.path)))
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"mode": "fp16"}, {"mode": "dynamic-int8"}, {"mode": "int8", **NO_DATA}]
+)
+def test_a_gpu_runs_all_of_a_convolutional_network(inspected, options):
+    assert inspected(**options)["off_gpu_delegate"] == {}
+
+
+def test_a_gpu_leaves_integers_of_16_bits_to_the_cpu(inspected):
+    told = inspected(mode="int16x8", **NO_DATA)
+    off = told["off_gpu_delegate"]
+    assert off["DEPTHWISE_CONV_2D"] == {
+        "count": told["operations"]["DEPTHWISE_CONV_2D"],
+        "reason": "computes in int16",
+    }
+    assert {entry["reason"] for entry in off.values()} == {"computes in int16"}
+
+
+def test_a_gpu_leaves_the_bytes_of_a_picture_to_the_cpu(inspected):
+    off = inspected(io="uint8", normalize=True)["off_gpu_delegate"]
+    assert off == {"CAST": {"count": 1, "reason": "does not make float32 of uint8"}}
+
+
+def test_a_gpu_refuses_a_classifier_whose_8_bit_weights_stand_apart(inspected):
+    told = inspected(mode="weight-int8")
+    assert told["operations"]["DEQUANTIZE"] > 1
+    assert told["off_gpu_delegate"] == {
+        "DEQUANTIZE": {
+            "count": 1,  # the last layer's alone: those of convolutions have 4 axes
+            "reason": "a constant of other than 4 axes: the delegate refuses the whole model",
+        }
+    }
+
+
+def test_a_gpu_refuses_a_class_token_that_is_joined_to_the_patches(inspected):
+    off = inspected("test_vit")["off_gpu_delegate"]
+    assert off == {
+        "CONCATENATION": {
+            "count": 1,
+            "reason": "a constant of other than 4 axes: the delegate refuses the whole model",
+        }
+    }
+
+
+def damaged(whole: bytes, seed: int) -> bytes:
+    """A few bits, bytes or numbers changed, or the end missing; the mark of a LiteRT file stays."""
+    rng, content = np.random.default_rng(seed), bytearray(whole)
+    for place in rng.integers(0, len(whole) // 4, rng.choice([1, 2, 8, 64])) * 4:
+        if rng.random() < 0.5:
+            content[place] ^= 1 << rng.integers(8)
+        else:
+            content[place : place + 4] = struct.pack(
+                "<i", rng.choice([-(2**31), -2, -1, 0, 1, 99, 2**31 - 1])
+            )
+    if rng.random() < 0.1:
+        del content[rng.integers(8, len(content)) :]
+    content[4:8] = b"TFL3"
+    return bytes(content)
+
+
+def test_damage_is_told_as_such(digits, tmp_path):
+    path = tmp_path / "out.tflite"
+    timmx.export("litert", digits, output=path, nhwc_input=True, verify=False)
+    whole = path.read_bytes()
+    refused = 0
+    for seed in range(300):
+        path.write_bytes(damaged(whole, seed))
+        try:
+            json.dumps(LiteRTBackend().inspect(path))
+        except ArtifactError as error:
+            refused += "damaged" in str(error)
+    assert refused > 30  # the rest is changed in its weights
+
+
+@pytest.fixture(scope="module")
+def edited(digits, tmp_path_factory):
+    """Writes the digits with their flatbuffer's objects changed by a function."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    folder = tmp_path_factory.mktemp("edited")
+    whole = timmx.export("litert", digits, output=folder / "whole.tflite", verify=False).path.read_bytes()
+
+    def write(change):
+        model, builder = schema.ModelT.InitFromPackedBuf(whole, 0), flatbuffers.Builder(len(whole) * 2)
+        change(model)
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        path = folder / "edited.tflite"
+        path.write_bytes(builder.Output())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("operators", "inputs", [9999]),
+        ("operators", "inputs", [-2]),
+        ("operators", "outputs", [-1]),
+        ("operators", "opcodeIndex", 99),
+        ("tensors", "buffer", 9999),
+    ],
+)
+def test_numbers_of_what_is_not_there_are_damage(edited, part, field, value):
+    path = edited(lambda model: setattr(getattr(model.subgraphs[0], part)[0], field, value))
+    with pytest.raises(ArtifactError, match="damaged"):
+        LiteRTBackend().inspect(path)
+
+
+def test_operations_newer_than_the_delegate_are_told(edited):
+    def change(model):
+        for code in model.operatorCodes:
+            if code.builtinCode == 3:  # CONV_2D
+                code.version = 8
+            if code.builtinCode == 14:  # LOGISTIC
+                code.builtinCode = 56  # ARG_MAX, which the delegate never had
+                code.deprecatedBuiltinCode = 56
+
+    told = LiteRTBackend().inspect(edited(change))
+    assert {kind: entry["reason"] for kind, entry in told["off_gpu_delegate"].items()} == {
+        "CONV_2D": "version 8, and the delegate takes 6",
+        "ARG_MAX": "the delegate has no such operation",
+    }
+
+
+def test_every_reason_of_a_kind_is_told(edited):
+    def change(model):
+        graph = model.subgraphs[0]
+        means = [op for op in graph.operators if model.operatorCodes[op.opcodeIndex].builtinCode == 40]
+        graph.tensors[means[0].inputs[1]].type = 4  # its axes in int64
+        graph.tensors[means[-1].inputs[0]].shape = [1, 1, 2, 2, 192]
+        assert [mean.inputs[1] == means[0].inputs[1] for mean in means] == [True, True, False]
+
+    off = LiteRTBackend().inspect(edited(change))["off_gpu_delegate"]
+    assert off["MEAN"] == {
+        "count": 3,
+        "reason": "takes only constant axes of int32; 5 axes, and the delegate takes 4",
+    }
