@@ -1,11 +1,12 @@
 """What each mode of `timmx litert` keeps of a model's answers and how fast its file runs, beside plain conversions.
 
 One table a model. The digits are judged on their 500 test images and calibrated on images that they were trained on;
-other models have awakened random weights and are judged on parts of photographs, calibrated on other photographs.
+other models have awakened random weights and are judged on parts of photographs, calibrated on parts of others.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import sys
 import time
@@ -29,10 +30,10 @@ from timmx.registry import load
 from timmx.snr import SignalToNoise
 from timmx.testing import awakened_model
 from timmx.verify import FLOORS_DB
+from torch import nn
 
 if TYPE_CHECKING:
     from timmx.contract import Runner
-    from torch import nn
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 PLAIN = Path(__file__).with_name("litert_plain.py")
@@ -86,11 +87,35 @@ def report(models: list[str], folder: Path, rounds: int, threads: int) -> None:
         if name == "digits":
             judged = _digits(folder)
         else:
-            module = awakened_model(name)
+            module = _witness(name, calibration)
             judged = Judged(module, module, calibration, sorted(held_out.glob("*.png")))
         work = folder / name
         work.mkdir()
         _print_table(name, judged, [*_ours(judged, work), *_plain(judged, work)], rounds, threads)
+
+
+def _witness(name: str, calibration: Path) -> nn.Module:
+    """Awakened random weights, with batch norms that take their statistics from the calibration pictures.
+
+    With those of noise, efficientnet_b0 magnifies roundings on photographs: float32 resolves it to 50 dB; with these to
+    107 dB.
+    """
+    module = copy.deepcopy(awakened_model(name))
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the average of all that is seen
+        norm.train()
+    with torch.inference_mode():
+        module(torch.from_numpy(_read(module, sorted(calibration.glob("*.png")))))
+    return module.eval()
+
+
+def _read(module: nn.Module, paths: list[Path], normalize: bool = False) -> np.ndarray:
+    """(N, C, H, W) as a file takes it that does or does not normalise."""
+    config, _ = resolve_data_config(module.pretrained_cfg, module.pretrained_cfg["input_size"])
+    reader = ImageReader(config, normalize)
+    return np.stack([reader.read(path) for path in paths])
 
 
 def _digits(folder: Path) -> Judged:
@@ -141,11 +166,7 @@ def _plain(judged: Judged, work: Path) -> list[File]:
 
 
 def _print_table(name: str, judged: Judged, files: list[File], rounds: int, threads: int) -> None:
-    config, _ = resolve_data_config(judged.module.pretrained_cfg, judged.module.pretrained_cfg["input_size"])
-    inputs = {
-        normalize: np.stack([ImageReader(config, normalize).read(path) for path in judged.held_out])
-        for normalize in (False, True)
-    }
+    inputs = {normalize: _read(judged.module, judged.held_out, normalize) for normalize in (False, True)}
     with torch.inference_mode():
         expected = judged.module.eval()(torch.from_numpy(inputs[False])).numpy()
     columns = ["file", "size", "ratio", "top-1 agreement", "a run", "to fp32"]
