@@ -107,18 +107,6 @@ def appended(model, files):
     return stream.getvalue()
 
 
-def classify(model):
-    """What MediaPipe's ImageClassifier says of the picture: its name of the output, and label to score."""
-    mediapipe = pytest.importorskip("mediapipe", reason="reads what is written here")
-    from mediapipe.tasks.python import BaseOptions, vision
-
-    options = vision.ImageClassifierOptions(base_options=BaseOptions(model_asset_buffer=model))
-    with vision.ImageClassifier.create_from_options(options) as classifier:
-        picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=PICTURE)
-        (result,) = classifier.classify(picture).classifications
-    return result.head_name, {category.category_name: category.score for category in result.categories}
-
-
 def scores(module, pixels):
     with torch.no_grad():
         return module.eval()(torch.from_numpy(pixels)[None])["output"][0].numpy()
@@ -143,8 +131,8 @@ PIXELS = PICTURE.astype(np.float32)
         pytest.param({"pixel_bytes": True}, image((0.0,), (1.0,)), PICTURE, id="bytes"),
     ],
 )
-def test_mediapipe_classifies_a_picture_as_the_model_does(options, tensor, fed):
-    head, found = classify(described(converted(**options), entry(tensor)))
+def test_mediapipe_classifies_a_picture_as_the_model_does(options, tensor, fed, classify):
+    ((head, found),) = classify(described(converted(**options), entry(tensor)), PICTURE)
     expected = scores(Classifier(**options), fed)
     assert head == "output"
     assert set(found) == set(LABELS)
@@ -152,8 +140,8 @@ def test_mediapipe_classifies_a_picture_as_the_model_does(options, tensor, fed):
     np.testing.assert_allclose([found[label] for label in LABELS], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_mediapipe_gives_logits_as_scores():
-    _, found = classify(described(converted(softmax=False), entry()))
+def test_mediapipe_gives_logits_as_scores(classify):
+    ((_, found),) = classify(described(converted(softmax=False), entry()), PICTURE)
     expected = scores(Classifier(softmax=False), PIXELS / 255)
     assert expected.min() < 0
     np.testing.assert_allclose([found[label] for label in LABELS], expected, rtol=1e-4, atol=1e-5)
@@ -173,14 +161,14 @@ def test_mediapipe_gives_logits_as_scores():
         pytest.param(Tensor("input", "Features."), {}, ValueError, "Expected ImageProperties", id="no image"),
     ],
 )
-def test_mediapipe_refuses(tensor, options, error, reason):
+def test_mediapipe_refuses(tensor, options, error, reason, classify):
     model = converted(normalize=False, **options)
     with pytest.raises(error, match=reason):
-        classify(described(model, entry(tensor)))
+        classify(described(model, entry(tensor)), PICTURE)
 
 
+@pytest.mark.usefixtures("mediapipe")
 def test_mediapipe_shows_what_was_written(monkeypatch):
-    pytest.importorskip("mediapipe", reason="reads what is written here")
     # MediaPipe 1.2.3 ships this module of the displayer without the extension that only its writer uses.
     package = types.ModuleType("mediapipe.tasks.cc.metadata.python")
     package._pywrap_metadata_version = None
@@ -219,8 +207,8 @@ def test_everything_written_is_read():
     assert (file["name"], file["type"]) == ("labels.txt", "TENSOR_AXIS_LABELS")
 
 
+@pytest.mark.usefixtures("mediapipe")
 def test_what_others_write_is_read_as_far_as_it_is_known():
-    pytest.importorskip("mediapipe", reason="has the schema's classes")
     import flatbuffers
     from mediapipe.tasks.metadata import metadata_schema_py_generated as schema
 
