@@ -67,9 +67,9 @@ class LiteRTOptions:
         typer.Option(
             "--mode",
             help="fp16: weights in 16 bits, half the size. weight-int8: weights in 8 bits, a quarter of the size, "
-            "arithmetic in float. dynamic-int8: as small, and faster on transformers; it destroys MobileNetV3 and "
-            "EfficientNet, which weight-int8 keeps. int8, int16x8: integer arithmetic, by calibration; "
-            "norms, softmax and GELU stay float.",
+            "arithmetic in float; the one to take for MobileNetV3 and EfficientNet, which integers with ranges found "
+            "while running cost most. dynamic-int8: as small, and faster on transformers. int8, int16x8: integer "
+            "arithmetic, by calibration; norms, softmax and GELU stay float. int16x8 is slow on CPUs.",
             rich_help_panel=_ARITHMETIC,
         ),
     ] = LiteRTMode.FP32

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _JUDGED = 8
 """How many calibration inputs a recipe is judged on."""
 _EVERYTHING = ".*"
+_QUANTIZER_NAMES = {"TRANSPOSE_CONV": TFLOperationName.CONV_2D_TRANSPOSE}
+"""Where the quantizer does not call an operation what the format does."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,19 @@ def halve(content: bytes) -> bytes:
 
 
 def store_weights(content: bytes, mode: LiteRTMode, *, per_channel: bool) -> bytes:
-    """Weights in 8 bits; arithmetic in float, or in integers whose ranges are found while running."""
+    """Weights in 8 bits; arithmetic in float, or in integers whose ranges are found while running.
+
+    Depthwise convolutions compute in float either way: of all they lose most to one range for all channels, and XNNPACK
+    does not run them with ranges found while running.
+    """
     quantizer = Quantizer(content)
-    add = (
-        quantizer.add_dynamic_config if mode is LiteRTMode.DYNAMIC_INT8 else quantizer.add_weight_only_config
-    )
-    add(_EVERYTHING, TFLOperationName.ALL_SUPPORTED, 8, granularity=_granularity(per_channel))
+    granularity = _granularity(per_channel)
+    if mode is LiteRTMode.DYNAMIC_INT8:
+        quantizer.add_dynamic_config(_EVERYTHING, TFLOperationName.ALL_SUPPORTED, 8, granularity=granularity)
+        computes_in_float = TFLOperationName.DEPTHWISE_CONV_2D
+    else:
+        computes_in_float = TFLOperationName.ALL_SUPPORTED
+    quantizer.add_weight_only_config(_EVERYTHING, computes_in_float, 8, granularity=granularity)
     return _run(quantizer)
 
 
@@ -112,14 +121,15 @@ def _apply(
     granularity = _granularity(wanted.per_channel)
     for position in sorted(chosen.integer | chosen.stored):
         operation = graph.operations[position]
-        name = _quantizer_name(operation.kind)
-        if name is None:
-            continue
+        name = _QUANTIZER_NAMES.get(operation.kind) or TFLOperationName(operation.kind)
         scope = f"^{re.escape(graph.scope(operation))}$"
-        if position in chosen.stored:
-            quantizer.add_weight_only_config(scope, name, 8, granularity=granularity)
-        else:
+        if position in chosen.integer:
             quantizer.add_static_config(scope, name, wanted.bits, 8, weight_granularity=granularity)
+        elif name is TFLOperationName.FULLY_CONNECTED:
+            # As accurate and faster; and weights alone would make the GPU delegate refuse the whole model.
+            quantizer.add_dynamic_config(scope, name, 8, granularity=granularity)
+        else:
+            quantizer.add_weight_only_config(scope, name, 8, granularity=granularity)
     if edges and wanted.io is not IoType.FLOAT32:
         _set_edges(quantizer, wanted.io)
     return _run(quantizer, found)
@@ -156,12 +166,6 @@ def _run(quantizer: Quantizer, found: dict[str, Any] | None = None) -> bytes:
 
 def _granularity(per_channel: bool) -> QuantGranularity:
     return QuantGranularity.CHANNELWISE if per_channel else QuantGranularity.TENSORWISE
-
-
-def _quantizer_name(kind: str) -> TFLOperationName | None:
-    """The quantizer's name of an operation, None for one that it knows nothing of."""
-    kind = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}.get(kind, kind)
-    return TFLOperationName(kind) if kind in TFLOperationName.__members__ else None
 
 
 def _answers(content: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
