@@ -1,4 +1,4 @@
-"""Every timm family as a float32 `.tflite`, in both layouts, run by the LiteRT runtime with XNNPACK."""
+"""Every timm family as a `.tflite`, in both layouts, run by the LiteRT runtime with XNNPACK."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from timmx.contract import Precision
 from timmx.pipeline import Job
 from timmx.snr import worst_db
+from timmx.verify import FLOORS_DB
 from timmx_litert.convert import convert
 from timmx_litert.lower import lower
+from timmx_litert.quantize import halve
 from timmx_litert.runner import open_interpreter
 from witnesses import answers, witness
 
@@ -26,6 +29,19 @@ NAMED = [
     "coatnet_pico_rw_224",
     "mobilevit_s",
 ]
+HALVED = [
+    *NAMED,
+    "beit_base_patch16_224",
+    "deit_tiny_patch16_224",
+    "eva02_tiny_patch14_224",
+    "fastvit_t8",
+    "hiera_tiny_224",
+    "levit_128s",
+    "swin_tiny_patch4_window7_224",
+    "test_nfnet",
+    "test_vit",
+    "xcit_nano_12_p8_224",
+]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +55,17 @@ def test_quick(name, nhwc, tmp_path):
 @pytest.mark.parametrize("name", FAMILIES + NAMED)
 def test_family_converts_right(name, tmp_path):
     judge(name, (False, True), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HALVED)
+def test_family_keeps_its_answers_with_weights_in_float16(name, tmp_path):
+    """Rounds 2**10 times as coarsely as float32, so loses 60 dB more of what float32 resolves."""
+    session, inputs, resolved_db = witness(name)
+    reference = answers(session.capture().module(), inputs)
+    content = convert(Job(session, tmp_path / "model.tflite", None), nhwc=False, pixel_bytes=False)
+    found = worst_db(reference, run(halve(content), inputs, nhwc=False))
+    assert found >= min(FLOORS_DB[Precision.FP16], resolved_db - 75)
 
 
 def judge(name, layouts, tmp_path):

@@ -50,11 +50,15 @@ def kept_db(model, photographs, path, **options):
 @pytest.mark.parametrize(
     ("name", "most_lost"),
     [
-        ("lcnet_035", {"dynamic-int8": 3, "int8": 4, "int16x8": 2}),
-        pytest.param("mobilenetv3_small_100", {"dynamic-int8": 3, "int8": 6}, marks=pytest.mark.slow),
-        pytest.param("efficientnet_b0", {"dynamic-int8": 8, "int8": 7}, marks=pytest.mark.slow),
-        pytest.param("vit_tiny_patch16_224", {"dynamic-int8": 3, "int8": 8}, marks=pytest.mark.slow),
-        pytest.param("convnext_atto", {"dynamic-int8": 3, "int8": 5}, marks=pytest.mark.slow),
+        ("lcnet_035", {"fp16": -10, "dynamic-int8": 3, "int8": 4, "int16x8": 2}),
+        pytest.param(
+            "mobilenetv3_small_100", {"fp16": -10, "dynamic-int8": 3, "int8": 6}, marks=pytest.mark.slow
+        ),
+        pytest.param("efficientnet_b0", {"fp16": -10, "dynamic-int8": 8, "int8": 7}, marks=pytest.mark.slow),
+        pytest.param(
+            "vit_tiny_patch16_224", {"fp16": -10, "dynamic-int8": 3, "int8": 8}, marks=pytest.mark.slow
+        ),
+        pytest.param("convnext_atto", {"fp16": -10, "dynamic-int8": 3, "int8": 5}, marks=pytest.mark.slow),
     ],
 )
 def test_modes_keep_nearly_what_the_rounded_weights_keep(photographs, tmp_path, name, most_lost):

@@ -79,10 +79,16 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
         shape, layout = tuple(job.example_input.shape), "NHWC" if options.takes_nhwc else "NCHW"
         spec = TensorSpec("input", shape, "uint8" if pixel_bytes else "float32", layout)
         content, plan = make_integer(content, _Inputs(calibration, spec), wanted)
+        if plan.relieved:
+            notes.append(
+                f"{len(plan.relieved)} convolutions and matrix products compute in float, since integers would cost "
+                "most there. Hardware that computes in integers alone leaves them to the CPU."
+            )
         facts |= {
             "calibration": calibration.origin,
             "calibration_method": str(method),
             "integer_operations": len(plan.integer),
+            "stored_operations": len(plan.stored),
             "float_operations": plan.float_kinds,
         }
     elif options.mode is LiteRTMode.FP16:

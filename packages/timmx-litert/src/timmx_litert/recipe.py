@@ -54,12 +54,14 @@ class Plan:
     Attributes:
         integer: positions in `Graph.operations` of those that compute in integers.
         stored: of those whose weights are stored in 8 bits, and whose input and output are float.
+        relieved: of `stored`, those that would compute in integers if these did not cost them so much.
         groups: the kinds of other operations that joined the integers.
         float_kinds: how many operations of each kind stay float although the quantizer could make integers of them.
     """
 
     integer: frozenset[int]
     stored: frozenset[int]
+    relieved: frozenset[int] = frozenset()
     groups: tuple[str, ...] = ()
     float_kinds: dict[str, int] = field(default_factory=dict)
 
@@ -84,7 +86,7 @@ def plan(graph: Graph, groups: tuple[str, ...] = (), relieved: frozenset[int] = 
                 continue
         integer.add(position)
         made.update(operation.outputs)
-    return Plan(frozenset(integer), frozenset(stored), groups, _left(graph, integer | stored))
+    return Plan(frozenset(integer), frozenset(stored), relieved, groups, _left(graph, integer | stored))
 
 
 def choose(graph: Graph, decibels: Callable[[Plan], float]) -> Plan:
@@ -99,7 +101,7 @@ def choose(graph: Graph, decibels: Callable[[Plan], float]) -> Plan:
         best, ratio = _relieve(graph, best, ratio, decibels)
     floor = ratio - LARGEST_LOSS_DB
     for name in _GROUPS:
-        wider = plan(graph, (*best.groups, name), best.stored)
+        wider = plan(graph, (*best.groups, name), best.relieved)
         if wider.integer == best.integer or decibels(wider) >= floor:
             best = wider
     return best
