@@ -31,6 +31,9 @@ It has more roundings, and alike ones in all channels where the statistics are u
 9 dB farther on a CPU, over 10 on CUDA.
 """
 
+_NUDGES = 4
+"""How many times the inputs are rounded otherwise, where a rewrite seems not to be exact."""
+
 _STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 _METHODS = ("fuse", "reparameterize", "switch_to_deploy")
 
@@ -201,14 +204,21 @@ def _rounding_explains(
 
     Untrained weights can be (efficientvit_b0, starnet_s050, iformer_t...): outputs that hardly vary with the
     input, or chaotic depth. In float64 the rewritten model has no rounding to speak of. If the reference
-    lies about as near to that as the rewritten model's float32 outputs do, all compute the same function.
+    lies about as near to that as the rewritten model's float32 outputs do, also where the inputs' last bits
+    are others (levit_128s: one run is 25 dB off, the next 47), all compute the same function.
     """
+    signs = torch.Generator().manual_seed(0)
+    nudged = [
+        inputs * (1 + 2**-23 * torch.randn(inputs.shape, generator=signs).sign().to(inputs.device))
+        for _ in range(_NUDGES)
+    ]
     try:
         exact = copy_model(model).double()
         resolved = [_array(tensor) for tensor in output_tensors(exact(inputs.double()))]
     except RuntimeError:  # a model that names float32 in its forward cannot be asked
         return False
-    return worst_db(resolved, true) >= worst_db(resolved, outputs) - _ROUNDING_MARGIN_DB
+    runs = [outputs, *([_array(tensor) for tensor in output_tensors(model(x))] for x in nudged)]
+    return worst_db(resolved, true) >= min(worst_db(resolved, run) for run in runs) - _ROUNDING_MARGIN_DB
 
 
 def _architecture(model: nn.Module) -> str:
