@@ -135,6 +135,23 @@ def test_a_transformer_in_integers_keeps_its_norms_and_softmax_float(tmp_path):
     assert any("made images" in note or "do not fit" in note for note in result.notes)
 
 
+@pytest.mark.parametrize(
+    ("options", "reasons"),
+    [
+        ({"io": "uint8", "normalize": True}, []),
+        ({}, ["--nhwc-input", "--normalize"]),
+        ({"nhwc_input": True}, ["--normalize"]),
+        ({"nhwc_input": True, "normalize": True, "features": True}, ["no classes"]),
+        ({"in_chans": 1, "io": "uint8", "normalize": True, "batch_size": 2}, ["1 channels", "batch size"]),
+    ],
+)
+def test_a_note_says_why_media_pipe_would_not_read_a_file(tmp_path, options, reasons):
+    result = timmx.export("litert", "lcnet_035", output=tmp_path / "m.tflite", verify=False, **options)
+    notes = [note for note in result.notes if "MediaPipe" in note]
+    assert len(notes) == bool(reasons)
+    assert all(reason in notes[0] for reason in reasons)
+
+
 def test_backend_is_found():
     assert load("litert").suffixes == (".tflite",)
 

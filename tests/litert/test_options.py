@@ -82,6 +82,8 @@ def test_refusal_imports_nothing_heavy(tmp_path):
         (torch.zeros(8, 3, 160, 160, dtype=torch.uint8), "uint8"),
         (torch.zeros(8, 1, 160, 160), "3"),
         ({"weights": torch.zeros(3)}, "tensor"),
+        (torch.full((8, 3, 160, 160), 1e30), "No picture has such values"),
+        (-torch.full((8, 3, 160, 160), 1e30), "No picture has such values"),
     ],
 )
 def test_tensors_that_cannot_calibrate_are_refused(tmp_path, monkeypatch, saved, words):

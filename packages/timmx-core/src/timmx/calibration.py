@@ -182,6 +182,10 @@ class ImageCalibration(CalibrationInputs):
             )
 
 
+_LARGEST_SPANS = 1000
+"""How often the range of a picture's values a number may be; one of 1e30 makes a runtime crash."""
+
+
 class TensorCalibration(CalibrationInputs):
     """Rows of a tensor that torch.save wrote, in the form that the artifact takes; the file stays on the disk."""
 
@@ -218,6 +222,10 @@ class TensorCalibration(CalibrationInputs):
         found = f"{_FLAG} {self._path} holds values from {least:.4g} to {greatest:.4g}"
         low, high = value_range(config.mean, config.std, in_graph)
         due = f"where this export takes {_form(in_graph)}, here from {low:.4g} to {high:.4g}"
+        if max(-least, greatest) > _LARGEST_SPANS * (high - low):
+            raise ConfigurationError(
+                f"{found}, {due}. No picture has such values: take those inputs out, and save the rest."
+            )
         half = (high - low) / 2
         if least < low - half or greatest > high + half:
             if config.input_size[0] in (1, 3) and least >= 0:

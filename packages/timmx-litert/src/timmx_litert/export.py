@@ -129,13 +129,8 @@ def _write(
         entries[task_metadata.NAME] = _task_metadata(metadata, job.labels)
         if job.labels:
             files[_LABELS_FILE] = task_metadata.labels_content(job.labels)
-    else:
-        notes.append(
-            "Android's task libraries and MediaPipe take pictures in NHWC alone, so not this file: --nhwc-input makes "
-            "one that they read."
-            if channels in (1, 3)
-            else f"Android's task libraries read pictures of 1 or 3 channels, so not this file with its {channels}."
-        )
+    if reasons := _unfit_for_media_pipe(metadata):
+        notes.append(f"MediaPipe's image classifier cannot serve this file: {'; '.join(reasons)}.")
     finished = finish(
         content,
         output_names=job.output_names,
@@ -147,6 +142,25 @@ def _write(
     with job.path.open("wb") as file:
         file.write(finished)
         task_metadata.append_files(file, files)
+
+
+def _unfit_for_media_pipe(metadata: dict[str, Any]) -> list[str]:
+    """Why MediaPipe's image classifier (1.2.3) refuses a file or feeds it wrongly, each with what helps."""
+    entry = metadata["input"]
+    reasons = []
+    if entry["layout"] == "NCHW":
+        reasons.append("its input is (N, C, H, W), and --nhwc-input changes that")
+    if entry["dtype"] == "int8":
+        reasons.append("its edges are int8, where --io uint8 is read")
+    if metadata["outputs"][0]["shape"][0] != 1:
+        reasons.append("its batch size is not 1")
+    if entry["size"][0] != 3:
+        reasons.append(f"it takes pictures of {entry['size'][0]} channels, not 3")
+    elif entry["normalization"] == "caller" and not len(set(entry["mean"])) == len(set(entry["std"])) == 1:
+        reasons.append("mean and std differ between channels, and --normalize puts them into the file")
+    if any(output["kind"] not in ("logits", "probabilities") for output in metadata["outputs"]):
+        reasons.append("its outputs are no classes")
+    return reasons
 
 
 def _input_range(job: ExportJob) -> tuple[float, float]:

@@ -178,7 +178,7 @@ def read_pickle(path: Path, mend: str, error: type[TimmxError]) -> Any:
             raise error(f"{path} is a TorchScript program, not tensors: {mend}.") from exc
         if "legacy .tar" in str(exc):
             raise error(f"{path} has the form of PyTorch before 0.1.10: {mend}.") from exc
-        raise error(f"{path} is damaged or no file of torch.save: {said(exc)}.") from exc
+        raise error(f"{path} is damaged or no file of torch.save: {mend}. {said(exc)}") from exc
 
 
 def _first_global(path: Path) -> str:
