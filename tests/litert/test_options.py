@@ -102,6 +102,19 @@ def test_files_that_are_no_flatbuffer_are_refused(tmp_path):
             ask(path)
 
 
+def test_wrong_feeds_and_thread_counts_are_refused(tmp_path):
+    path = tmp_path / "out.tflite"
+    timmx.export("litert", "test_resnet", output=path, verify=False)
+    for threads in (0, -1):
+        with pytest.raises(ConfigurationError, match="1 or more"):
+            LiteRTBackend().open(path, threads=threads)
+    with LiteRTBackend().open(path, threads=1) as runner:
+        for shape in ((1, 3, 80, 80), (2, 3, 160, 160), (1, 160, 160, 3), (3, 160, 160)):
+            with pytest.raises(ConfigurationError, match=r"\(1, 3, 160, 160\)"):
+                runner.run({"input": np.zeros(shape, np.float32)})
+        assert runner.run({"input": np.zeros((1, 3, 160, 160), np.float32)})["output"].shape == (1, 1000)
+
+
 def test_a_damaged_file_is_refused(tmp_path):
     path = tmp_path / "out.tflite"
     timmx.export("litert", "test_resnet", output=path, verify=False)

@@ -81,8 +81,8 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
         content, plan = make_integer(content, _Inputs(calibration, spec), wanted)
         if plan.relieved:
             notes.append(
-                f"{len(plan.relieved)} convolutions and matrix products compute in float, since integers would cost "
-                "most there. Hardware that computes in integers alone leaves them to the CPU."
+                "Convolutions and matrix products that compute in float, since integers would cost the answers most "
+                f"there: {len(plan.relieved)}. Hardware that computes in integers alone leaves them to the CPU."
             )
         facts |= {
             "calibration": calibration.origin,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from timmx.contract import Quantization, Runner, TensorSpec
-from timmx.errors import ArtifactError, RuntimeUnavailable
+from timmx.errors import ArtifactError, ConfigurationError, RuntimeUnavailable
 
 from timmx_litert.model_file import read_metadata
 
@@ -28,10 +28,13 @@ class LiteRTRunner(Runner):
 
     Raises:
         ArtifactError: the file is no LiteRT model, or is damaged, or holds several signatures.
+        ConfigurationError: less than one thread; at `run`, an input of another shape than the file takes.
         RuntimeUnavailable: it has operations that this runtime has no kernel for.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigurationError(f"threads is {threads}: give 1 or more, or None for all cores.")
         layout = read_metadata(path).get("input", {}).get("layout", "")
         try:
             self._interpreter: Any = Interpreter(model_path=str(path), num_threads=threads or usable_cores())
@@ -53,6 +56,14 @@ class LiteRTRunner(Runner):
         )
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for spec in self.inputs:  # the runtime would resize the model, and answer or fail by chance
+            found = feeds[spec.name].shape if spec.name in feeds else spec.shape
+            if len(found) != len(spec.shape) or any(
+                size not in ("batch", got) for size, got in zip(spec.shape, found, strict=True)
+            ):
+                raise ConfigurationError(
+                    f"The file takes {spec.name} of shape {spec.shape}, and was given one of shape {tuple(found)}."
+                )
         return dict(self._signature(**feeds))
 
     def close(self) -> None:
