@@ -20,8 +20,9 @@ def photographs(tmp_path_factory):
     """A folder of 32 square parts of two photographs."""
     folder = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(0)
+    wholes = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     for number in range(32):
-        whole = Image.fromarray(load_sample_images().images[number % 2])
+        whole = wholes[number % 2]
         side = int(rng.integers(160, 420))
         left, top = (int(rng.integers(0, length - side + 1)) for length in whole.size)
         whole.crop((left, top, left + side, top + side)).save(folder / f"{number:02}.png")

@@ -207,16 +207,16 @@ def _rounding_explains(
     lies about as near to that as the rewritten model's float32 outputs do, also where the inputs' last bits
     are others (levit_128s: one run is 25 dB off, the next 47), all compute the same function.
     """
-    signs = torch.Generator().manual_seed(0)
-    nudged = [
-        inputs * (1 + 2**-23 * torch.randn(inputs.shape, generator=signs).sign().to(inputs.device))
-        for _ in range(_NUDGES)
-    ]
     try:
         exact = copy_model(model).double()
         resolved = [_array(tensor) for tensor in output_tensors(exact(inputs.double()))]
     except RuntimeError:  # a model that names float32 in its forward cannot be asked
         return False
+    signs = torch.Generator().manual_seed(0)
+    nudged = [
+        inputs * (1 + 2**-23 * torch.randn(inputs.shape, generator=signs).sign().to(inputs.device))
+        for _ in range(_NUDGES)
+    ]
     runs = [outputs, *([_array(tensor) for tensor in output_tensors(model(x))] for x in nudged)]
     return worst_db(resolved, true) >= min(worst_db(resolved, run) for run in runs) - _ROUNDING_MARGIN_DB
 
