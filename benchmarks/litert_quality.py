@@ -87,14 +87,14 @@ def report(models: list[str], folder: Path, rounds: int, threads: int) -> None:
         if name == "digits":
             judged = _digits(folder)
         else:
-            module = _witness(name, calibration)
+            module = settled_model(name, calibration)
             judged = Judged(module, module, calibration, sorted(held_out.glob("*.png")))
         work = folder / name
         work.mkdir()
         _print_table(name, judged, [*_ours(judged, work), *_plain(judged, work)], rounds, threads)
 
 
-def _witness(name: str, calibration: Path) -> nn.Module:
+def settled_model(name: str, calibration: Path) -> nn.Module:
     """Awakened random weights, with batch norms that take their statistics from the calibration pictures.
 
     With those of noise, efficientnet_b0 magnifies roundings on photographs: float32 resolves it to 50 dB; with these to
@@ -107,11 +107,11 @@ def _witness(name: str, calibration: Path) -> nn.Module:
         norm.momentum = None  # the average of all that is seen
         norm.train()
     with torch.inference_mode():
-        module(torch.from_numpy(_read(module, sorted(calibration.glob("*.png")))))
+        module(torch.from_numpy(read(module, sorted(calibration.glob("*.png")))))
     return module.eval()
 
 
-def _read(module: nn.Module, paths: list[Path], normalize: bool = False) -> np.ndarray:
+def read(module: nn.Module, paths: list[Path], normalize: bool = False) -> np.ndarray:
     """(N, C, H, W) as a file takes it that does or does not normalise."""
     config, _ = resolve_data_config(module.pretrained_cfg, module.pretrained_cfg["input_size"])
     reader = ImageReader(config, normalize)
@@ -119,19 +119,23 @@ def _read(module: nn.Module, paths: list[Path], normalize: bool = False) -> np.n
 
 
 def _digits(folder: Path) -> Judged:
-    """Calibrated on 128 of the images that are not in `samples/`."""
     calibration = folder / "digits_seen"
-    calibration.mkdir()
+    write_seen_digits(calibration, 128)
     held_out = sorted(DIGITS.glob("samples/*/*.png"))
-    tested = {int(path.stem) for path in held_out}
-    images = load_digits().images
-    seen = [row for row in range(len(images)) if row not in tested]
-    for row in seen[:: len(seen) // 128][:128]:
-        ink = np.rint(images[row] * 255 / 16).astype(np.uint8)
-        Image.fromarray(ink).save(calibration / f"{row:04}.png")
     source = f"local-dir:{DIGITS}"
     labels = np.array([int(path.parent.name) for path in held_out])
     return Judged(source, timm.create_model(source, pretrained=True).eval(), calibration, held_out, labels)
+
+
+def write_seen_digits(folder: Path, count: int) -> None:
+    """Write so many of the digits that are not in `samples/`."""
+    folder.mkdir()
+    tested = {int(path.stem) for path in DIGITS.glob("samples/*/*.png")}
+    images = load_digits().images
+    seen = [row for row in range(len(images)) if row not in tested]
+    for row in seen[:: len(seen) // count][:count]:
+        ink = np.rint(images[row] * 255 / 16).astype(np.uint8)
+        Image.fromarray(ink).save(folder / f"{row:04}.png")
 
 
 def _ours(judged: Judged, work: Path) -> list[File]:
@@ -166,7 +170,7 @@ def _plain(judged: Judged, work: Path) -> list[File]:
 
 
 def _print_table(name: str, judged: Judged, files: list[File], rounds: int, threads: int) -> None:
-    inputs = {normalize: _read(judged.module, judged.held_out, normalize) for normalize in (False, True)}
+    inputs = {normalize: read(judged.module, judged.held_out, normalize) for normalize in (False, True)}
     with torch.inference_mode():
         expected = judged.module.eval()(torch.from_numpy(inputs[False])).numpy()
     columns = ["file", "size", "ratio", "top-1 agreement", "a run", "to fp32"]
@@ -200,13 +204,7 @@ def _figures(
     file: File, runner: Runner, inputs: np.ndarray, expected: np.ndarray, labels: np.ndarray | None
 ) -> list[str]:
     """Size, signal-to-noise ratio and top-1 agreement; and accuracy, where labels are known."""
-    (entry,), (output,) = runner.inputs, runner.outputs
-    found = np.concatenate(
-        [
-            fetch(output, runner.run({entry.name: feed(entry, inputs[i : i + 1])})[output.name])
-            for i in range(len(inputs))
-        ]
-    )
+    found = answers(runner, inputs)
     ratio = SignalToNoise()
     ratio.update(expected, found)
     size = file.path.stat().st_size
@@ -218,6 +216,17 @@ def _figures(
     if labels is not None:
         figures.append(f"{100 * (found.argmax(1) == labels).mean():.1f} %")
     return figures
+
+
+def answers(runner: Runner, inputs: np.ndarray) -> np.ndarray:
+    """The one output for all inputs (N, C, H, W), image by image, as float32."""
+    (entry,), (output,) = runner.inputs, runner.outputs
+    return np.concatenate(
+        [
+            fetch(output, runner.run({entry.name: feed(entry, inputs[i : i + 1])})[output.name])
+            for i in range(len(inputs))
+        ]
+    )
 
 
 def _refused(path: Path, snr_db: float) -> str:

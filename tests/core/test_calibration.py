@@ -356,7 +356,7 @@ def test_a_damaged_file_is_told(tmp_path, said, content):
 
 
 def test_a_large_tensor_file_is_not_read_whole(tmp_path, said):
-    path = saved(tmp_path, torch.zeros(400, 3, 256, 256))
+    path = saved(tmp_path, torch.rand(400, 1, 1, 1).expand(-1, 3, 256, 256).contiguous())
     code = (
         "import sys\nfrom pathlib import Path\nimport psutil, torch\n"
         "from timmx.calibration import choose_calibration\nfrom timmx.model.data_config import DataConfig\n"

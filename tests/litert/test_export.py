@@ -7,16 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import timmx
 import torch
+from litert_quality import answers, read, write_seen_digits
 from PIL import Image
+from timmx.errors import VerificationError
 from timmx.registry import load
 from timmx.testing import awakened_model
 from timmx_litert.plugin import LiteRTBackend
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 SAMPLES = DIGITS / "samples"
-CALIBRATED = {"calibration_data": SAMPLES, "calibration_samples": 32}
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """A folder of digits that are none of the samples."""
+    folder = tmp_path_factory.mktemp("digits") / "seen"
+    write_seen_digits(folder, 32)
+    return folder
 
 
 def export(tmp_path, **options):
@@ -56,17 +66,18 @@ def fed(pixels, entry):
 
 
 @pytest.mark.parametrize(
-    ("mode", "options", "least_db", "most_lost"),
+    ("mode", "least_db", "most_lost"),
     [
-        ("fp32", {}, 100, 0.0),
-        ("fp16", {}, 45, 0.002),
-        ("dynamic-int8", {}, 25, 0.005),
-        ("weight-int8", {}, 25, 0.005),
-        ("int8", CALIBRATED, 20, 0.01),
-        ("int16x8", CALIBRATED, 20, 0.01),
+        ("fp32", 100, 0.0),
+        ("fp16", 45, 0.002),
+        ("dynamic-int8", 25, 0.005),
+        ("weight-int8", 25, 0.005),
+        ("int8", 20, 0.01),
+        ("int16x8", 20, 0.01),
     ],
 )
-def test_each_mode_keeps_the_accuracy(tmp_path, mode, options, least_db, most_lost):
+def test_each_mode_keeps_the_accuracy(tmp_path, seen, mode, least_db, most_lost):
+    options = {"calibration_data": seen} if mode in ("int8", "int16x8") else {}
     result = export(tmp_path, mode=mode, **options)
     assert result.verification.status == "verified"
     assert result.verification.snr_db > least_db
@@ -79,14 +90,14 @@ def test_each_mode_keeps_the_accuracy(tmp_path, mode, options, least_db, most_lo
     [
         ({"io": "uint8", "normalize": True}, "uint8", "NHWC"),
         ({"mode": "weight-int8", "io": "uint8", "normalize": True}, "uint8", "NHWC"),
-        ({"mode": "int8", "io": "uint8", "normalize": True, **CALIBRATED}, "uint8", "NHWC"),
-        ({"mode": "int8", "io": "uint8", **CALIBRATED}, "uint8", "NHWC"),
-        ({"mode": "int8", "io": "int8", **CALIBRATED}, "int8", "NCHW"),
-        ({"mode": "int8", "nhwc_input": True, "batch_size": 1, **CALIBRATED}, "float32", "NHWC"),
+        ({"mode": "int8", "io": "uint8", "normalize": True}, "uint8", "NHWC"),
+        ({"mode": "int8", "io": "uint8"}, "uint8", "NHWC"),
+        ({"mode": "int8", "io": "int8"}, "int8", "NCHW"),
+        ({"mode": "int8", "nhwc_input": True, "batch_size": 1}, "float32", "NHWC"),
     ],
 )
-def test_each_edge_is_fed_as_the_metadata_says(tmp_path, options, dtype, layout):
-    result = export(tmp_path, **options)
+def test_each_edge_is_fed_as_the_metadata_says(tmp_path, seen, options, dtype, layout):
+    result = export(tmp_path, **options, calibration_data=seen if options.get("mode") == "int8" else None)
     entry = result.metadata["input"]
     assert (entry["dtype"], entry["layout"]) == (dtype, layout)
     assert accuracy(result.path) >= 0.986
@@ -95,11 +106,26 @@ def test_each_edge_is_fed_as_the_metadata_says(tmp_path, options, dtype, layout)
         assert runner.inputs[0].dtype == dtype
 
 
-def test_tensors_calibrate_like_the_images_that_they_were(tmp_path):
-    values = torch.rand(16, 3, 64, 64)
-    torch.save(values, tmp_path / "inputs.pt")
-    result = export(tmp_path, mode="int8", normalize=True, calibration_data=tmp_path / "inputs.pt")
-    assert result.verification.status == "verified"
+def test_tensors_calibrate_like_the_images_that_they_were(tmp_path, seen):
+    module = timm.create_model(f"local-dir:{DIGITS}")
+    tensor, shown = tmp_path / "inputs.pt", read(module, sorted(SAMPLES.glob("*/*.png"))[::50], True)
+    torch.save(torch.from_numpy(read(module, sorted(seen.iterdir()), True)), tensor)
+    found = []
+    for data in (seen, tensor):
+        result = export(tmp_path, mode="int8", normalize=True, calibration_data=data)
+        assert str(data) in result.metadata["format"]["calibration"]
+        with timmx.open(result.path) as runner:
+            found.append(answers(runner, shown))
+    np.testing.assert_array_equal(*found)
+
+
+def test_pictures_that_show_nothing_are_named_where_the_file_is_refused(tmp_path):
+    black = tmp_path / "black"
+    black.mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 64)).save(black / f"{number}.png")
+    with pytest.raises(VerificationError, match=r"calibrated on 4 images of .*black: inputs of another kind"):
+        export(tmp_path, mode="int8", calibration_data=black)
 
 
 def test_data_that_a_mode_does_not_need_is_said_to_be_unused(tmp_path):
@@ -107,9 +133,10 @@ def test_data_that_a_mode_does_not_need_is_said_to_be_unused(tmp_path):
     assert any("needs no ranges" in note for note in result.notes)
 
 
-def test_same_export_gives_the_same_bytes(tmp_path):
-    first = export(tmp_path, mode="int8", nhwc_input=True, **CALIBRATED).path.read_bytes()
-    assert export(tmp_path, mode="int8", nhwc_input=True, **CALIBRATED).path.read_bytes() == first
+def test_same_export_gives_the_same_bytes(tmp_path, seen):
+    options = {"mode": "int8", "nhwc_input": True, "calibration_data": seen}
+    first = export(tmp_path, **options).path.read_bytes()
+    assert export(tmp_path, **options).path.read_bytes() == first
 
 
 def test_inspect_tells_operations_and_what_leaves_the_gpu(tmp_path):
@@ -118,7 +145,12 @@ def test_inspect_tells_operations_and_what_leaves_the_gpu(tmp_path):
     assert told["operations"]["CONV_2D"] > 3
     assert told["parameters"] == pytest.approx(sum(told["constants_by_type"].values()), rel=0.01)
     assert told["associated_files"] == ["labels.txt"]
-    assert told["task_metadata"] is not None
+    assert told["task_metadata"]["author"].startswith("Unknown; exported with timmx")
+    assert told["task_metadata"]["license"] == "apache-2.0"
+    assert (
+        told["task_metadata"]["version"]
+        == f"weights sha256:{result.metadata['model']['weights_sha256'][:16]}"
+    )
 
 
 def test_a_transformer_in_integers_keeps_its_norms_and_softmax_float(tmp_path):

@@ -42,8 +42,12 @@ def test_help_names_every_option():
         ({"mode": "fp16", "per_channel": True}, "--per-channel"),
         ({"per_channel": False}, "--no-per-channel"),
         ({"calibration_method": "mse"}, "--calibration-method"),
-        ({"mode": "weight-int8", "random_calibration": True}, "chooses ranges"),
-        ({"mode": "dynamic-int8", "calibration_method": "mse"}, "chooses ranges"),
+        ({"mode": "weight-int8", "random_calibration": True}, "--random-calibration is about ranges"),
+        ({"mode": "dynamic-int8", "calibration_method": "mse"}, "--calibration-method is about ranges"),
+        (
+            {"mode": "weight-int8", "calibration_data": ".", "calibration_samples": 8},
+            "--calibration-samples is about ranges",
+        ),
         ({"io": "int8"}, "--mode int8"),
         ({"mode": "int16x8", "random_calibration": True, "io": "int8"}, "--mode int8"),
         ({"io": "uint8"}, "--normalize"),
@@ -78,12 +82,14 @@ def test_refusal_imports_nothing_heavy(tmp_path):
 @pytest.mark.parametrize(
     ("saved", "words"),
     [
-        (torch.zeros(8, 3, 32), "4|shape|N, C, H, W"),
-        (torch.zeros(8, 3, 160, 160, dtype=torch.uint8), "uint8"),
-        (torch.zeros(8, 1, 160, 160), "3"),
-        ({"weights": torch.zeros(3)}, "tensor"),
-        (torch.full((8, 3, 160, 160), 1e30), "No picture has such values"),
-        (-torch.full((8, 3, 160, 160), 1e30), "No picture has such values"),
+        (torch.rand(8, 3, 32), r"shape \(8, 3, 32\); this model takes \(N, 3, 160, 160\)"),
+        (torch.zeros(8, 3, 160, 160, dtype=torch.uint8), r"uint8 numbers.*float\(\) / 255"),
+        (torch.rand(8, 1, 160, 160), r"shape \(8, 1, 160, 160\); this model takes \(N, 3, 160, 160\)"),
+        (torch.rand(3, 3, 160, 160), "holds 3 inputs; at least 4"),
+        (torch.zeros(8, 3, 160, 160), "nothing but 0, which gives no ranges"),
+        ({"weights": torch.zeros(3)}, r"holds a dict \(weights, ...\), no tensor"),
+        (1e30 * torch.rand(8, 3, 160, 160), "No picture has such values"),
+        (-1e30 * torch.rand(8, 3, 160, 160), "No picture has such values"),
     ],
 )
 def test_tensors_that_cannot_calibrate_are_refused(tmp_path, monkeypatch, saved, words):
@@ -112,10 +118,13 @@ def test_wrong_feeds_and_thread_counts_are_refused(tmp_path):
         for shape in ((1, 3, 80, 80), (2, 3, 160, 160), (1, 160, 160, 3), (3, 160, 160)):
             with pytest.raises(ConfigurationError, match=r"\(1, 3, 160, 160\)"):
                 runner.run({"input": np.zeros(shape, np.float32)})
+        with pytest.raises(ConfigurationError, match="takes input, and was given image"):
+            runner.run({"image": np.zeros((1, 3, 160, 160), np.float32)})
         assert runner.run({"input": np.zeros((1, 3, 160, 160), np.float32)})["output"].shape == (1, 1000)
 
 
 def test_a_damaged_file_is_refused(tmp_path):
+    """Cut off, it cannot be opened; with other bytes in its graph, it is told at the latest when it is run."""
     path = tmp_path / "out.tflite"
     timmx.export("litert", "test_resnet", output=path, verify=False)
     whole = path.read_bytes()

@@ -219,6 +219,11 @@ class TensorCalibration(CalibrationInputs):
                     "it out, and save the rest."
                 )
             least, greatest = min(least, float(array.min())), max(greatest, float(array.max()))
+        if least == greatest:
+            raise ConfigurationError(
+                f"{_FLAG} {self._path} holds nothing but {least:g}, which gives no ranges: {_SAVE} that holds typical "
+                "inputs."
+            )
         found = f"{_FLAG} {self._path} holds values from {least:.4g} to {greatest:.4g}"
         low, high = value_range(config.mean, config.std, in_graph)
         due = f"where this export takes {_form(in_graph)}, here from {low:.4g} to {high:.4g}"

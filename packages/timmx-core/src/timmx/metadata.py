@@ -138,6 +138,20 @@ def build_metadata(
     return metadata
 
 
+def author(metadata: Mapping[str, Any]) -> str:
+    """Whom a format's own field of that name should name: the owner of the weights on the hub, where there is one."""
+    facts = metadata["model"]
+    owner = facts["name"].rpartition("/")[0] if facts["source"] == "hf-hub" else ""
+    if facts["source"] == "timm":
+        owner = "timm" if facts["trained"] else ""
+    return owner or f"Unknown; exported with timmx {metadata['versions']['timmx-core']}"
+
+
+def weights_version(metadata: Mapping[str, Any]) -> str:
+    """A model's version for a format's own field: which weights these are."""
+    return f"weights sha256:{metadata['model']['weights_sha256'][:16]}"
+
+
 def _quantization(quantization: Quantization | None) -> dict[str, Any]:
     if quantization is None:
         return {}

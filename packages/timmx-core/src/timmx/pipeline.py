@@ -128,7 +128,7 @@ def export_session(
     metadata = job.stated(exported.precision)
     _check_written(backend, stage.path, metadata)
     with session.step("Verifying"), exact_cuda():
-        verification = _verify(backend, session, stage.path, exported, options)
+        verification = _verify(backend, session, stage.path, exported, options, job.calibrated_on)
     with session.step("Publishing"):
         files = stage.publish(_old_files(backend, stage.output))
     return ExportResult(
@@ -187,6 +187,11 @@ class Job:
             choose_calibration(data, samples, self._session.loaded.data_config, self.request.normalize)
         )
         return self._calibrations[-1]
+
+    @property
+    def calibrated_on(self) -> str:
+        """The origin of the calibration data; empty where none was asked for."""
+        return ", ".join(inputs.origin for inputs in self._calibrations)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -271,7 +276,12 @@ def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any])
 
 
 def _verify(
-    backend: ExportBackend, session: ModelSession, path: Path, exported: Exported, options: Any
+    backend: ExportBackend,
+    session: ModelSession,
+    path: Path,
+    exported: Exported,
+    options: Any,
+    calibrated_on: str,
 ) -> VerificationReport:
     from timmx.verify import Status, VerificationReport, verify
 
@@ -293,6 +303,8 @@ def _verify(
         return VerificationReport(Status.UNPROVEN, f"{exc} Instead, {checked}")
     if report.status is Status.FAILED:
         shown = "".join(f" {note}" for note in report.notes)
+        if calibrated_on:
+            shown += f" It was calibrated on {calibrated_on}: inputs of another kind lead to this."
         raise VerificationError(
             f"Verification failed: {report.reason}.{shown} Nothing was published. Another precision may hold it; "
             "--min-snr sets another floor, --no-verify publishes without proof.",

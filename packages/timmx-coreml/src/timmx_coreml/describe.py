@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from timmx.metadata import author, weights_version
+
 from timmx_coreml.package import METADATA_KEY
 
 _PREVIEW = "com.apple.coreml.model.preview.type"
@@ -15,9 +17,9 @@ def describe(model: Any, metadata: dict[str, Any]) -> None:
     """Fill in the description of a `CoreML.Specification.Model` from timmx's metadata, in place."""
     description, facts = model.description, metadata["model"]
     shown = description.metadata
-    shown.author = _author(facts, metadata["versions"])
+    shown.author = author(metadata)
     shown.license = facts["license"] or "Unknown"
-    shown.versionString = f"{facts['name']}, weights sha256:{facts['weights_sha256'][:16]}"
+    shown.versionString = f"{facts['name']}, {weights_version(metadata)}"
     shown.shortDescription = _summary(metadata)
     shown.userDefined.pop(_DATE, None)  # the same export gives the same bytes
     shown.userDefined[METADATA_KEY] = json.dumps(metadata, sort_keys=True)
@@ -63,13 +65,6 @@ def input_text(facts: dict[str, Any]) -> str:
         mean, std = (", ".join(f"{value:g}" for value in facts[key]) for key in ("mean", "std"))
         values = f"(pixel - mean) / std for pixels from 0 to 1, mean [{mean}], std [{std}]"
     return f"{colors} image, (N, {channels}, {height}, {width}): {values}. {how}"
-
-
-def _author(facts: dict[str, Any], versions: dict[str, str]) -> str:
-    owner = facts["name"].rpartition("/")[0] if facts["source"] == "hf-hub" else ""
-    if facts["source"] == "timm":
-        owner = "timm" if facts["trained"] else ""
-    return owner or f"Unknown; exported with timmx {versions['timmx-core']}"
 
 
 def _summary(metadata: dict[str, Any]) -> str:

@@ -39,13 +39,14 @@ class Observed:
 
 
 def observe(
-    content: bytes, graph: Graph, inputs: Iterable[np.ndarray], method: CalibrationMethod
+    content: bytes, graph: Graph, inputs: Iterable[np.ndarray], method: CalibrationMethod, bits: int
 ) -> dict[str, tuple[float, float]]:
     """The range of every float tensor that depends on the input, by name.
 
     Args:
         content: the float `.tflite`.
         inputs: as the file takes them, one at a time; gone through twice unless the method is minmax.
+        bits: of the activations.
     """
     names = {
         index: graph.tensors[index].name
@@ -70,7 +71,7 @@ def observe(
             interpreter.invoke()
             for index in names:
                 _count(observed[index], interpreter.get_tensor(index))
-    return {names[index]: chosen_range(seen, method) for index, seen in observed.items()}
+    return {names[index]: chosen_range(seen, method, bits) for index, seen in observed.items()}
 
 
 def _count(seen: Observed, values: np.ndarray) -> None:
@@ -80,7 +81,7 @@ def _count(seen: Observed, values: np.ndarray) -> None:
     seen.counts = counts if seen.counts is None else seen.counts + counts
 
 
-def chosen_range(seen: Observed, method: CalibrationMethod) -> tuple[float, float]:
+def chosen_range(seen: Observed, method: CalibrationMethod, bits: int) -> tuple[float, float]:
     """The range that a method gives for what was seen; 0 is in it, as quantization demands."""
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     if seen.counts is None or seen.low == seen.high:
@@ -91,11 +92,13 @@ def chosen_range(seen: Observed, method: CalibrationMethod) -> tuple[float, floa
         first = int(np.searchsorted(share, _OUTERMOST, side="right"))
         last = int(np.searchsorted(share, 1 - _OUTERMOST, side="left"))
         return min(float(edges[first]), 0.0), max(float(edges[min(last, _BINS - 1) + 1]), 0.0)
-    return _least_error(low, high, (edges[:-1] + edges[1:]) / 2, seen.counts)
+    return _least_error(low, high, (edges[:-1] + edges[1:]) / 2, seen.counts, 2**bits)
 
 
-def _least_error(low: float, high: float, centres: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Draw in the far end, then the other one, to where 256 levels represent the values with the least error."""
+def _least_error(
+    low: float, high: float, centres: np.ndarray, counts: np.ndarray, levels: int
+) -> tuple[float, float]:
+    """Draw in the far end, then the other one, to where so many levels represent the values with the least error."""
     used = counts > 0
     centres, counts = centres[used], counts[used]
     for _ in range(2):
@@ -104,16 +107,18 @@ def _least_error(low: float, high: float, centres: np.ndarray, counts: np.ndarra
             candidates = end * np.linspace(1, 1 / _CANDIDATES, _CANDIDATES)
             lows = np.full(_CANDIDATES, low) if moves_high else candidates
             highs = candidates if moves_high else np.full(_CANDIDATES, high)
-            best = int(np.argmin(_errors(lows, highs, centres, counts)))
+            best = int(np.argmin(_errors(lows, highs, centres, counts, levels)))
             low, high = float(lows[best]), float(highs[best])
     return low, high
 
 
-def _errors(lows: np.ndarray, highs: np.ndarray, centres: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Weighted squared error of rounding `centres` to 256 levels, for each range."""
-    scales = np.maximum((highs - lows) / 255, np.finfo(np.float32).tiny)[:, None]
-    levels = np.rint(np.clip(centres, lows[:, None], highs[:, None]) / scales) * scales
-    return np.asarray(((levels - centres) ** 2 * counts).sum(axis=1))
+def _errors(
+    lows: np.ndarray, highs: np.ndarray, centres: np.ndarray, counts: np.ndarray, levels: int
+) -> np.ndarray:
+    """Weighted squared error of rounding `centres` to so many levels, for each range."""
+    scales = np.maximum((highs - lows) / (levels - 1), np.finfo(np.float32).tiny)[:, None]
+    rounded = np.rint(np.clip(centres, lows[:, None], highs[:, None]) / scales) * scales
+    return np.asarray(((rounded - centres) ** 2 * counts).sum(axis=1))
 
 
 def statistics(ranges: Mapping[str, tuple[float, float]], graph: Graph) -> dict[str, dict[str, np.ndarray]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from timmx.contract import Exported, Precision, TensorSpec
 from timmx.edges import feed
 from timmx.errors import UnsupportedError
+from timmx.metadata import author, weights_version
 
 from timmx_litert import task_metadata
 from timmx_litert.convert import convert
@@ -58,7 +59,7 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
     if options.mode.calibrated:  # data that cannot serve is refused before the long conversion
         calibration = job.calibration(options.calibration_data, options.calibration_samples)
     elif options.calibration_data is not None:
-        notes.append(f"--mode {options.mode} needs no ranges: --calibration-data is not used.")
+        notes.append(f"--mode {options.mode} needs no ranges: --calibration-data is not read.")
     # In integers the quantizer makes bytes of the edge; elsewhere the graph itself turns bytes into numbers.
     integer_edges = options.mode is LiteRTMode.INT8 and options.io is not IoType.FLOAT32
     pixel_bytes = options.io is IoType.UINT8 and not integer_edges
@@ -78,7 +79,7 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
         )
         shape, layout = tuple(job.example_input.shape), "NHWC" if options.takes_nhwc else "NCHW"
         spec = TensorSpec("input", shape, "uint8" if pixel_bytes else "float32", layout)
-        content, plan = make_integer(content, _Inputs(calibration, spec), wanted)
+        content, plan = make_integer(content, _Inputs(calibration, spec), wanted, job.progress)
         if plan.relieved:
             notes.append(
                 "Convolutions and matrix products that compute in float, since integers would cost the answers most "
@@ -205,7 +206,8 @@ def _task_metadata(metadata: dict[str, Any], labels: tuple[str, ...] | None) -> 
     return task_metadata.build(
         name=model["name"],
         description=f"{model['architecture']} from {model['source']}, exported by timmx.",
-        version=metadata["versions"]["timmx-core"],
+        version=weights_version(metadata),
+        author=author(metadata),
         license=model["license"],
         inputs=[image],
         outputs=outputs,

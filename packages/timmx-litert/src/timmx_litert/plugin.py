@@ -95,7 +95,8 @@ class LiteRTOptions:
         bool,
         typer.Option(
             "--nhwc-input",
-            help="Take (N, H, W, C), as Android's task libraries and cameras have it.",
+            help="Take (N, H, W, C), as cameras and Android's task libraries have it. These need --normalize too, "
+            "where mean and std differ between channels.",
             rich_help_panel=_INPUT,
         ),
     ] = False
@@ -128,8 +129,9 @@ class LiteRTBackend(ExportBackend):
     suffixes = (".tflite",)
     options = LiteRTOptions
     capabilities = Capabilities(
-        dynamic_batch="litert-torch cannot lower a graph whose batch is open. Give --batch-size N; the file is fixed "
-        "to it. timmx onnx and timmx torch-export have --dynamic-batch."
+        dynamic_batch="litert-torch cannot lower a graph whose batch is open, and files resized at run time are right "
+        "for some models alone. Give --batch-size N, which the file then declares. timmx onnx and timmx torch-export "
+        "have --dynamic-batch."
     )
 
     def check_environment(

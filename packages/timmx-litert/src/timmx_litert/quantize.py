@@ -28,7 +28,7 @@ from timmx_litert.recipe import Plan, choose
 from timmx_litert.runner import open_interpreter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _JUDGED = 8
 """How many calibration inputs a recipe is judged on."""
@@ -98,17 +98,20 @@ def store_weights(content: bytes, mode: LiteRTMode, *, per_channel: bool) -> byt
     return _run(quantizer)
 
 
-def make_integer(content: bytes, inputs: Iterable[np.ndarray], wanted: Integers) -> tuple[bytes, Plan]:
+def make_integer(
+    content: bytes, inputs: Iterable[np.ndarray], wanted: Integers, progress: Callable[[str], None]
+) -> tuple[bytes, Plan]:
     """Integers throughout, but for what integers would cost too much (see `recipe`).
 
     Args:
         inputs: as the float file takes them, one image each; gone through several times.
+        progress: told what takes long.
 
     Returns:
         The file, and what its operations compute in.
     """
     graph = Graph(content)
-    ranges = observe(content, graph, inputs, wanted.method)
+    ranges = observe(content, graph, inputs, wanted.method, wanted.bits)
     if not wanted.pixel_bytes:
         ranges[graph.tensors[graph.input].name] = wanted.edge
     found = statistics(ranges, graph)
@@ -120,7 +123,7 @@ def make_integer(content: bytes, inputs: Iterable[np.ndarray], wanted: Integers)
             expected, _answers(_apply(content, graph, candidate, wanted, found, edges=False), judged)
         )
 
-    chosen = choose(graph, decibels)
+    chosen = choose(graph, decibels, progress)
     return _apply(content, graph, chosen, wanted, found, edges=True), chosen
 
 

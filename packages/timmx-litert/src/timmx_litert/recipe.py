@@ -89,16 +89,20 @@ def plan(graph: Graph, groups: tuple[str, ...] = (), relieved: frozenset[int] = 
     return Plan(frozenset(integer), frozenset(stored), relieved, groups, _left(graph, integer | stored))
 
 
-def choose(graph: Graph, decibels: Callable[[Plan], float]) -> Plan:
+def choose(graph: Graph, decibels: Callable[[Plan], float], progress: Callable[[str], None]) -> Plan:
     """The plan with the most groups that loses no more than `LARGEST_LOSS_DB`.
 
     Args:
         decibels: the signal-to-noise ratio of the model quantized by a plan.
+        progress: told what takes long.
     """
     best = plan(graph)
     ratio = decibels(best)
     if ratio < SOUGHT_DB:
+        layers = sum(graph.operations[at].kind in LINEAR for at in best.integer)
+        progress(f"Finding what integers cost each of {layers} layers")
         best, ratio = _relieve(graph, best, ratio, decibels)
+        progress("Quantizing")
     floor = ratio - LARGEST_LOSS_DB
     for name in _GROUPS:
         wider = plan(graph, (*best.groups, name), best.relieved)

@@ -27,27 +27,28 @@ class LiteRTRunner(Runner):
         threads: how many XNNPACK may use; by default all that this process may.
 
     Raises:
-        ArtifactError: the file is no LiteRT model, or is damaged, or holds several signatures.
-        ConfigurationError: less than one thread; at `run`, an input of another shape than the file takes.
+        ArtifactError: the file is no LiteRT model, or is damaged, or holds several signatures; at `run`, the runtime
+            fails.
+        ConfigurationError: less than one thread; at `run`, an input of another name or shape than the file takes.
         RuntimeUnavailable: it has operations that this runtime has no kernel for.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise ConfigurationError(f"threads is {threads}: give 1 or more, or None for all cores.")
+        self._path = path
         layout = read_metadata(path).get("input", {}).get("layout", "")
         try:
             self._interpreter: Any = Interpreter(model_path=str(path), num_threads=threads or usable_cores())
+            self._interpreter.allocate_tensors()  # which checks more of the file
             self._signature: Any = self._interpreter.get_signature_runner()
         except (RuntimeError, ValueError) as exc:
-            reason = " ".join(str(exc).split())
+            reason = _one_line(exc)
             if "unresolved" in reason or "custom op" in reason.lower():
                 raise RuntimeUnavailable(
-                    f"{path} has operations that this LiteRT runtime has no kernel for: {reason[:300]}"
+                    f"{path} has operations that this LiteRT runtime has no kernel for: {reason}"
                 ) from exc
-            raise ArtifactError(
-                f"The LiteRT runtime refuses {path}: {reason[:300]} Export it again."
-            ) from exc
+            raise ArtifactError(f"The LiteRT runtime refuses {path}: {reason} Export it again.") from exc
         self.inputs = tuple(
             _spec(name, details, layout) for name, details in self._signature.get_input_details().items()
         )
@@ -56,15 +57,25 @@ class LiteRTRunner(Runner):
         )
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [spec.name for spec in self.inputs]
+        if sorted(feeds) != sorted(names):
+            raise ConfigurationError(
+                f"The file takes {', '.join(names)}, and was given {', '.join(feeds) or 'nothing'}."
+            )
         for spec in self.inputs:  # the runtime would resize the model, and answer or fail by chance
-            found = feeds[spec.name].shape if spec.name in feeds else spec.shape
+            found = feeds[spec.name].shape
             if len(found) != len(spec.shape) or any(
                 size not in ("batch", got) for size, got in zip(spec.shape, found, strict=True)
             ):
                 raise ConfigurationError(
                     f"The file takes {spec.name} of shape {spec.shape}, and was given one of shape {tuple(found)}."
                 )
-        return dict(self._signature(**feeds))
+        try:
+            return dict(self._signature(**feeds))
+        except RuntimeError as exc:
+            raise ArtifactError(
+                f"The LiteRT runtime fails in {self._path}: {_one_line(exc)} Export it again, or copy it anew."
+            ) from exc
 
     def close(self) -> None:
         self._signature = self._interpreter = None
@@ -86,6 +97,10 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _one_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:300]
 
 
 def _spec(name: str, details: Mapping[str, Any], layout: str) -> TensorSpec:

@@ -72,13 +72,14 @@ def _unused(options: LiteRTOptions) -> None:
                 )
     if not mode.calibrated:
         for flag, given in (
+            ("--calibration-samples", options.calibration_samples is not None),
             ("--random-calibration", options.random_calibration),
             ("--calibration-method", options.calibration_method is not None),
         ):
             if given:
                 raise ConfigurationError(
-                    f"{flag} chooses ranges of activations, and --mode {mode} has none: leave it out, or choose --mode "
-                    "int8 or int16x8."
+                    f"{flag} is about ranges of activations, and --mode {mode} has none: leave it out, or choose "
+                    "--mode int8 or int16x8."
                 )
 
 

@@ -82,7 +82,7 @@ def check_content(path: Path, where: str, what: str) -> None:
     except OSError as exc:
         raise ConfigurationError(f"{where} cannot be read: {exc.strerror or exc}.") from exc
     if not start:
-        raise ConfigurationError(f"{where} is empty.")
+        raise ConfigurationError(f"{where} is empty: copy or save {what} anew.")
     if start.startswith(b"version https://git-lfs"):
         raise ConfigurationError(f"{where} is a Git LFS pointer, not {what}: run git lfs pull.")
 
@@ -178,7 +178,8 @@ def read_pickle(path: Path, mend: str, error: type[TimmxError]) -> Any:
             raise error(f"{path} is a TorchScript program, not tensors: {mend}.") from exc
         if "legacy .tar" in str(exc):
             raise error(f"{path} has the form of PyTorch before 0.1.10: {mend}.") from exc
-        raise error(f"{path} is damaged or no file of torch.save: {mend}. {said(exc)}") from exc
+        reason = "" if isinstance(exc, LookupError) else f" {said(exc)}"  # a KeyError says a number alone
+        raise error(f"{path} is damaged or no file of torch.save: {mend}.{reason}") from exc
 
 
 def _first_global(path: Path) -> str:
