@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from timmx.contract import Precision
 from timmx.pipeline import Job
 from timmx.snr import worst_db
-from timmx.verify import FLOORS_DB
 from timmx_litert.convert import convert
 from timmx_litert.lower import lower
 from timmx_litert.quantize import halve
@@ -60,12 +58,12 @@ def test_family_converts_right(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HALVED)
 def test_family_keeps_its_answers_with_weights_in_float16(name, tmp_path):
-    """Rounds 2**10 times as coarsely as float32, so loses 60 dB more of what float32 resolves."""
+    """float16 rounds 2**13 times as coarsely as float32: up to 78 dB of what float32 resolves, 56 to 73 measured."""
     session, inputs, resolved_db = witness(name)
     reference = answers(session.capture().module(), inputs)
     content = convert(Job(session, tmp_path / "model.tflite", None), nhwc=False, pixel_bytes=False)
     found = worst_db(reference, run(halve(content), inputs, nhwc=False))
-    assert found >= min(FLOORS_DB[Precision.FP16], resolved_db - 75)
+    assert found >= resolved_db - 75
 
 
 def judge(name, layouts, tmp_path):
