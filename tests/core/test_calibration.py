@@ -214,6 +214,17 @@ def test_what_is_no_image_is_left_out_at_once_and_what_is_cut_off_when_it_is_rea
     assert len(said) == 3, "each is said once"
 
 
+def test_other_images_take_the_place_of_damaged_ones(photos, tmp_path, said):
+    copied(photos, tmp_path, 6)
+    photo = (photos / "temple" / "00.JPG").read_bytes()
+    for number in range(3):
+        (tmp_path / f"0_{number}.png").write_text("no image at all")
+        (tmp_path / f"zz_{number}.jpg").write_bytes(photo[: len(photo) // 2])
+    calibration = choose_calibration(tmp_path, 5, CONFIG, True)
+    assert len(list(calibration)) == len(calibration) == len(list(calibration)) == 5
+    assert not any("fewer" in line for line in said)
+
+
 def test_too_few_readable_images_are_refused(photos, tmp_path, said):
     copied(photos, tmp_path, 3)
     (tmp_path / "text.png").write_text("no image at all")

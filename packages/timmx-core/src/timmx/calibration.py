@@ -141,15 +141,13 @@ class ImageCalibration(CalibrationInputs):
                 f"{_FLAG} {folder} does not fit: images have 1 or 3 channels, this model takes {channels}. Instead, "
                 f"{_SAVE} and name that file."
             )
-        self._folder = folder
+        self._folder, self._most = folder, most
         self._reader = ImageReader(config, in_graph)
-        self._paths = spread(_image_paths(folder), most)
-        unreadable = []
-        for path in self._paths:
-            try:
-                check_image(path)
-            except ConfigurationError:
-                unreadable.append(path)
+        paths = _image_paths(folder)
+        self._paths = spread(paths, most)
+        chosen = set(self._paths)
+        self._spare = [path for path in paths if path not in chosen]
+        unreadable = [path for path in self._paths if not _opens(path)]
         self._leave_out(unreadable)
 
     @property
@@ -161,25 +159,47 @@ class ImageCalibration(CalibrationInputs):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         unreadable = []
-        for path in tuple(self._paths):
+        waiting = list(self._paths)
+        while waiting:
+            path = waiting.pop(0)
             try:
                 array = self._reader.read(path)
             except ConfigurationError:
                 unreadable.append(path)
+                waiting += self._replacements(1)
                 continue
             yield array[None]
         self._leave_out(unreadable)
+
+    def _replacements(self, count: int) -> list[Path]:
+        """Up to `count` images that were not chosen, in place of damaged ones."""
+        found = []
+        while self._spare and len(found) < count:
+            path = self._spare.pop(0)
+            found += [path] if _opens(path) else []
+        self._paths += found
+        return found
 
     def _leave_out(self, unreadable: Sequence[Path]) -> None:
         if not unreadable:
             return
         self._paths = [path for path in self._paths if path not in unreadable]
         self.warn(left_out(unreadable))
+        self._replacements(self._most - len(self))
         if len(self) < LEAST_CALIBRATION_SAMPLES:
             raise ConfigurationError(
                 f"{_FLAG} {self._folder}: {len(self)} images can be read, and calibration needs at least "
                 f"{LEAST_CALIBRATION_SAMPLES}. Mend the others, or name another folder."
             )
+
+
+def _opens(path: Path) -> bool:
+    """Whether a file begins as an image does."""
+    try:
+        check_image(path)
+    except ConfigurationError:
+        return False
+    return True
 
 
 _LARGEST_SPANS = 1000

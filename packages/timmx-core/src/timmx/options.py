@@ -21,6 +21,14 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class CalibrationMethod(StrEnum):
+    """How the range of an activation is chosen from what calibration sees."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
 class Floats(tuple[float, ...]):
     """Numbers typed as `0.5,0.5,0.5`."""
 
@@ -90,6 +98,18 @@ RandomCalibration = Annotated[
     ),
 ]
 """As above, default False."""
+
+CalibrationChoice = Annotated[
+    CalibrationMethod | None,
+    typer.Option(
+        "--calibration-method",
+        help="Range of an activation: all that was seen (minmax), all but the outermost 0.01 % (percentile), or the "
+        "one of least squared error (mse). Default: minmax.",
+        show_default=False,
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+"""As above, default None; `timmx.ranges` computes them."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 

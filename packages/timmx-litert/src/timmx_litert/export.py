@@ -9,11 +9,12 @@ from timmx.contract import Exported, Precision, TensorSpec
 from timmx.edges import feed
 from timmx.errors import UnsupportedError
 from timmx.metadata import author, weights_version
+from timmx.options import CalibrationMethod
 
 from timmx_litert import task_metadata
 from timmx_litert.convert import convert
 from timmx_litert.model_file import LIMIT, METADATA_NAME, edge_quantization, finish
-from timmx_litert.plugin import CalibrationMethod, IoType, LiteRTMode
+from timmx_litert.plugin import IoType, LiteRTMode
 from timmx_litert.quantize import Integers, halve, make_integer, store_weights
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from timmx.contract import Calibration, ExportJob
 
     from timmx_litert.plugin import LiteRTOptions
+    from timmx_litert.recipe import Plan
 
 _PRECISIONS = {
     LiteRTMode.FP32: Precision.FP32,
@@ -76,15 +78,13 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
             method=method,
             edge=_input_range(job),
             pixel_bytes=pixel_bytes,
+            probabilities=job.request.softmax,
         )
         shape, layout = tuple(job.example_input.shape), "NHWC" if options.takes_nhwc else "NCHW"
         spec = TensorSpec("input", shape, "uint8" if pixel_bytes else "float32", layout)
         content, plan = make_integer(content, _Inputs(calibration, spec), wanted, job.progress)
-        if plan.relieved:
-            notes.append(
-                "Convolutions and matrix products that compute in float, since integers would cost the answers most "
-                f"there: {len(plan.relieved)}. Hardware that computes in integers alone leaves them to the CPU."
-            )
+        if left := _left_in_float(plan):
+            notes.append(f"{left} Hardware that computes in integers alone leaves them to the CPU.")
         facts |= {
             "calibration": calibration.origin,
             "calibration_method": str(method),
@@ -99,6 +99,16 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
         content = store_weights(content, options.mode, per_channel=options.per_channel is not False)
     _write(job, options, content, facts, notes)
     return Exported(_PRECISIONS[options.mode], tuple(notes))
+
+
+def _left_in_float(plan: Plan) -> str:
+    """Which operations compute in float, since integers would cost the answers too much."""
+    counts = dict(plan.float_kinds)
+    if plan.stored:
+        counts |= {"convolutions and matrix products with 8-bit weights": len(plan.stored)}
+    if not counts:
+        return ""
+    return f"In float compute: {', '.join(f'{count} {kind}' for kind, count in counts.items())}."
 
 
 def _write(

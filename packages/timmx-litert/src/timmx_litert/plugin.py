@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from timmx.contract import Capabilities, ExportBackend, Exported, ExportJob
-from timmx.options import CalibrationData, CalibrationSamples, RandomCalibration  # noqa: TC002 - Typer's
+from timmx.options import (  # noqa: TC002 - Typer's
+    CalibrationChoice,
+    CalibrationData,
+    CalibrationSamples,
+    RandomCalibration,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,15 +52,7 @@ class IoType(StrEnum):
     UINT8 = "uint8"
 
 
-class CalibrationMethod(StrEnum):
-    """How the range of an activation is chosen from what calibration sees."""
-
-    MINMAX = "minmax"
-    PERCENTILE = "percentile"
-    MSE = "mse"
-
-
-_ARITHMETIC, _INPUT, _CALIBRATION = "Arithmetic", "Input and output tensors", "Calibration"
+_ARITHMETIC, _INPUT = "Arithmetic", "Input and output tensors"
 
 
 @dataclass(frozen=True)
@@ -103,16 +100,7 @@ class LiteRTOptions:
     calibration_data: CalibrationData = None
     calibration_samples: CalibrationSamples = None
     random_calibration: RandomCalibration = False
-    calibration_method: Annotated[
-        CalibrationMethod | None,
-        typer.Option(
-            "--calibration-method",
-            help="Range of an activation: all that was seen (minmax), all but the outermost 0.01 % (percentile), or "
-            "the one of least squared error (mse). Default: minmax.",
-            show_default=False,
-            rich_help_panel=_CALIBRATION,
-        ),
-    ] = None
+    calibration_method: CalibrationChoice = None
 
     @property
     def takes_nhwc(self) -> bool:
@@ -125,7 +113,7 @@ class LiteRTBackend(ExportBackend):
 
     contract = 1
     name = "litert"
-    help = "Export to LiteRT (.tflite) for Android, iOS, microcontrollers and the browser."
+    help = "Export to LiteRT (.tflite) for Android, iOS, embedded Linux and the browser."
     suffixes = (".tflite",)
     options = LiteRTOptions
     capabilities = Capabilities(

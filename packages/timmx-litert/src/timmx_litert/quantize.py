@@ -23,12 +23,14 @@ from timmx.snr import worst_db
 
 from timmx_litert.calibrate import observe, statistics
 from timmx_litert.graph import Graph, Operation
-from timmx_litert.plugin import CalibrationMethod, IoType, LiteRTMode
+from timmx_litert.plugin import IoType, LiteRTMode
 from timmx_litert.recipe import Plan, choose
 from timmx_litert.runner import open_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from timmx.options import CalibrationMethod
 
 _JUDGED = 8
 """How many calibration inputs a recipe is judged on."""
@@ -48,6 +50,7 @@ class Integers:
         per_channel: one scale an output channel.
         edge: the range of the input's values, known from the model's data config.
         pixel_bytes: the float file's input is uint8 already, and has no range to find.
+        probabilities: the outputs are such, from 0 to 1 whatever calibration sees.
     """
 
     bits: int
@@ -56,6 +59,7 @@ class Integers:
     method: CalibrationMethod
     edge: tuple[float, float]
     pixel_bytes: bool = False
+    probabilities: bool = False
 
 
 def halve(content: bytes) -> bytes:
@@ -114,6 +118,8 @@ def make_integer(
     ranges = observe(content, graph, inputs, wanted.method, wanted.bits)
     if not wanted.pixel_bytes:
         ranges[graph.tensors[graph.input].name] = wanted.edge
+    if wanted.probabilities:
+        ranges |= {graph.tensors[index].name: (0.0, 1.0) for index in graph.outputs}
     found = statistics(ranges, graph)
     judged = [array for array, _ in zip(inputs, range(_JUDGED), strict=False)]
     expected = _answers(content, judged)
