@@ -173,7 +173,7 @@ class ImageCalibration(CalibrationInputs):
 
     def _replacements(self, count: int) -> list[Path]:
         """Up to `count` images that were not chosen, in place of damaged ones."""
-        found = []
+        found: list[Path] = []
         while self._spare and len(found) < count:
             path = self._spare.pop(0)
             found += [path] if _opens(path) else []
