@@ -57,7 +57,8 @@ def test_documented_commands_and_their_options_exist(command: str):
 def test_options_that_the_documents_name_exist():
     """Every `--option` in running text is one of timmx's, or of the tools that are named with it."""
     known = " ".join(
-        help_of(name) for name in ("", "coreml", "litert", "onnx", "torch-export", "list", "info", "doctor")
+        help_of(name)
+        for name in ("", "coreml", "litert", "onnx", "tensorrt", "torch-export", "list", "info", "doctor")
     )
     for document in DOCUMENTS:
         prose = re.sub(r"^ *```.*?^ *```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)

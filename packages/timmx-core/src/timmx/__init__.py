@@ -44,13 +44,13 @@ __all__ = [
 ]
 
 
-def export(backend: str, model: str | nn.Module, **options: Any) -> ExportResult:
+def export(backend: str, model: str | nn.Module | None = None, **options: Any) -> ExportResult:
     """Export a model; the same as `timmx <backend> MODEL ...`, and checked the same way.
 
     Args:
         backend: an installed backend's name, such as `onnx` (`timmx.backends()` lists them).
         model: a timm name, `hf-hub:OWNER/NAME`, `local-dir:FOLDER`, or a module with a `pretrained_cfg`. A
-            module is left as it is: mode, device and parameters.
+            module is left as it is: mode, device and parameters. None where an option names a file in its place.
         options: the command's options with underscores, such as `output=`, `dynamic_batch=True`.
 
     Returns:

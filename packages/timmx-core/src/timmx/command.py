@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from timmx.coercion import build, defaults, option_types, reject_unknown
+from timmx.contract import ExportBackend
 from timmx.errors import BackendError, ConfigurationError
-from timmx.options import ExportRequest
+from timmx.options import ExportRequest, Floats, Ints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from timmx.contract import ExportBackend
     from timmx.pipeline import ExportResult
 
 
@@ -38,21 +39,29 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
 
         if model is not None:
             values["model"] = model
-        if values.get("model") is None:
-            raise ConfigurationError("Which model? Give a timm name, hf-hub:, local-dir: or a module.")
+        values.setdefault("model", None)
         reject_unknown(values, [*shared, *own], f"timmx {backend.name}")
         request = build(ExportRequest, {name: value for name, value in values.items() if name in shared})
         options: Any = build(backend.options, {name: value for name, value in values.items() if name in own})
+        prepared = backend.prepared(options)
+        if request.model is None and prepared is None:
+            raise ConfigurationError("Which model? Give a timm name, hf-hub:, local-dir: or a module.")
+        if request.model is not None and prepared is not None:
+            raise ConfigurationError(
+                f"{prepared} holds its model: leave {request.source} out, or leave out the option that names the file."
+            )
         result = export(backend, request, options)
         if request.json:
             print(json.dumps(result.to_dict(), indent=2))
         return result
 
     preset = defaults(ExportRequest) | defaults(backend.options)
+    if type(backend).prepared is not ExportBackend.prepared:
+        preset = {"model": None} | preset
     parameters = [
         inspect.Parameter(
             name,
-            inspect.Parameter.KEYWORD_ONLY if name in preset else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if name == "model" else inspect.Parameter.KEYWORD_ONLY,
             default=preset.get(name, inspect.Parameter.empty),
             annotation=_for_typer(annotation),
         )
@@ -63,6 +72,44 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def command_words(backend: ExportBackend, request: ExportRequest, options: Any) -> list[str]:
+    """The command line that asks for the same export; a module that was handed in is named by its class."""
+    words = ["timmx", backend.name]
+    if request.model is not None:
+        words.append(request.source)
+    for values in (request, options):
+        cls: type = type(values)
+        preset = defaults(cls)
+        for name, annotation in option_types(cls).items():
+            value = getattr(values, name)
+            if name in ("model", "json", "force") or value == preset.get(name):
+                continue
+            words += _given(_flag(annotation), value)
+    return words
+
+
+def _flag(annotation: Any) -> str:
+    """The first spelling of an option; inside Annotated, Typer keeps it where a default would be."""
+    option = next(extra for extra in get_args(annotation) if hasattr(extra, "param_decls"))
+    return str(next(iter((option.default, *option.param_decls))))
+
+
+def _given(flag: str, value: Any) -> list[str]:
+    """One option as words of a command line."""
+    yes, _, no = flag.partition("/")
+    if isinstance(value, bool):
+        return [yes if value else no]
+    if isinstance(value, (Floats, Ints)):
+        return [yes, ",".join(f"{item:g}" for item in value)]
+    if isinstance(value, Mapping):
+        return [word for key, item in value.items() for word in (yes, f"{key}={item!r}")]
+    if isinstance(value, list):
+        return [word for item in value for word in (yes, str(item))]
+    if isinstance(value, tuple):
+        return [yes, *map(str, value)]
+    return [yes, str(value)]
 
 
 def _for_typer(annotation: Any) -> Any:

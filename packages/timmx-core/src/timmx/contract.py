@@ -50,6 +50,8 @@ class Problem:
 
     message: str
     mend: str
+    partial: bool = False
+    """The backend does part of its work all the same: the rest is told, and nothing needs a mend."""
 
 
 NOT_DECLARED = "not declared by this backend"
@@ -249,6 +251,13 @@ class ExportJob(Protocol):
             ValueError: an unknown layout or output, or whole numbers of which nobody knows what they stand for.
         """
 
+    def beside(self, output: Path) -> Path:
+        """Where to write a further file or folder that the user has named; published as `output` with the artifact.
+
+        Raises:
+            ArtifactError: it cannot be written there.
+        """
+
     def progress(self, step: str) -> None:
         """Say what is being done now, such as "Converting"."""
 
@@ -268,6 +277,8 @@ class ExportBackend(ABC):
         suffixes: every file suffix that `open` takes, the default first.
         options: a frozen dataclass, one field an option: `field: Annotated[type, typer.Option(...)] = default`.
         capabilities: what the format cannot do, with reasons.
+        caveat: what a user should know before relying on it, such as hardware that it was never tried on; `timmx
+            doctor` shows it.
     """
 
     contract: ClassVar[int]
@@ -276,6 +287,7 @@ class ExportBackend(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     options: ClassVar[type] = NoOptions
     capabilities: ClassVar[Capabilities] = Capabilities()
+    caveat: ClassVar[str] = ""
 
     def create_command(self) -> Callable[..., Any]:
         """A plain function with Annotated parameters: Typer can register it, Python can call it.
@@ -289,6 +301,14 @@ class ExportBackend(ABC):
     def output_suffix(self, options: Any) -> str:
         """The suffix that these options write."""
         return self.suffixes[0]
+
+    def prepared(self, options: Any) -> Path | None:
+        """A file of an earlier export that these options take in MODEL's place; None where MODEL is due.
+
+        Where a backend has this, MODEL may be left out, and `job.capture` is not to be called. What the artifact is
+        verified by are the answers of the file itself, which `open` and `read_metadata` take.
+        """
+        return None
 
     def check_environment(
         self, request: ExportRequest | None = None, options: Any = None

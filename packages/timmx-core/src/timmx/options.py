@@ -20,6 +20,11 @@ class Device(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
 
+    @property
+    def torch_name(self) -> str:
+        """As PyTorch calls it."""
+        return self.value
+
 
 class CalibrationMethod(StrEnum):
     """How the range of an activation is chosen from what calibration sees."""

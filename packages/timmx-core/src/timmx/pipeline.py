@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from timmx.errors import (
     UnsupportedError,
     VerificationError,
 )
-from timmx.metadata import Edges, build_metadata
+from timmx.metadata import Edges
 from timmx.progress import reporter
 from timmx.registry import distribution_of
 from timmx.validation import validate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from timmx.calibration import CalibrationInputs
     from timmx.contract import ExportBackend, Precision, Quantization
     from timmx.options import ExportRequest
+    from timmx.prepared import PreparedSession
     from timmx.session import ModelSession
     from timmx.verify import VerificationReport
 
@@ -94,17 +96,28 @@ def export(backend: ExportBackend, request: ExportRequest, options: Any) -> Expo
     """
     output = validate(backend, request, options)
     with staging(output) as stage, _ONE_AT_A_TIME:
-        from timmx.session import ModelSession
-
         start = time.perf_counter()
-        session = ModelSession(request)
+        session = _session(backend, request, options)
         result = export_session(backend, session, options, stage)
         result.seconds["total"] = round(time.perf_counter() - start, 3)
         return result
 
 
+def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> ModelSession | PreparedSession:
+    prepared = backend.prepared(options)
+    if prepared is not None:
+        from timmx.prepared import PreparedSession
+
+        return PreparedSession(
+            request, prepared, backend.read_metadata(prepared), lambda: backend.open(prepared)
+        )
+    from timmx.session import ModelSession
+
+    return ModelSession(request)
+
+
 def export_session(
-    backend: ExportBackend, session: ModelSession, options: Any, stage: Staging
+    backend: ExportBackend, session: ModelSession | PreparedSession, options: Any, stage: Staging
 ) -> ExportResult:
     """Write, verify and publish one format of a model that is already loaded and prepared.
 
@@ -116,21 +129,24 @@ def export_session(
             f"This model has {len(session.reference.names)} outputs ({', '.join(session.reference.names)}), "
             f"and {backend.name} takes one: {backend.capabilities.several_outputs}"
         )
-    job = Job(session, stage.path, distribution_of(backend))
-    with (
-        session.step("Exporting"),
-        writing(stage.path),
-        exact_cuda(),
-    ):  # traces record whether TF32 is allowed
-        exported = _export(backend, job, options)
-        for note in exported.notes:
-            reporter().warn(note)
-    metadata = job.stated(exported.precision)
-    _check_written(backend, stage.path, metadata)
-    with session.step("Verifying"), exact_cuda():
-        verification = _verify(backend, session, stage.path, exported, options, job.calibrated_on)
-    with session.step("Publishing"):
-        files = stage.publish(_old_files(backend, stage.output))
+    with ExitStack() as open_stages:
+        job = Job(session, stage.path, distribution_of(backend), open_stages)
+        with (
+            session.step("Exporting"),
+            writing(stage.path),
+            exact_cuda(),
+        ):  # traces record whether TF32 is allowed
+            exported = _export(backend, job, options)
+            for note in exported.notes:
+                reporter().warn(note)
+        metadata = job.stated(exported.precision)
+        _check_written(backend, stage.path, metadata)
+        with session.step("Verifying"), exact_cuda():
+            verification = _verify(backend, session, stage.path, exported, options, job.calibrated_on)
+        with session.step("Publishing"):
+            files = stage.publish(_old_files(backend, stage.output))
+            for further in job.further:
+                files += further.publish((further.output,) if further.output.exists() else ())
     return ExportResult(
         path=files[0],
         files=files,
@@ -151,9 +167,17 @@ def export_session(
 class Job:
     """What `ExportBackend.export` is given; see `timmx.contract.ExportJob`."""
 
-    def __init__(self, session: ModelSession, path: Path, distribution: str | None) -> None:
+    def __init__(
+        self,
+        session: ModelSession | PreparedSession,
+        path: Path,
+        distribution: str | None,
+        open_stages: ExitStack | None = None,
+    ) -> None:
         self._session = session
         self._distribution = distribution
+        self._open = open_stages or ExitStack()
+        self.further: list[Staging] = []
         self.path = path
         self.request = session.request
         self._facts: dict[str, Any] = {}
@@ -217,16 +241,12 @@ class Job:
 
     def stated(self, precision: Precision) -> dict[str, Any]:
         """The metadata with what the backend stated last, and this precision."""
-        metadata = build_metadata(
-            self.request,
-            self._session.loaded,
-            self._session.output_facts(),
-            precision,
-            self._distribution,
-            self._facts,
-            self._edges,
-        )
+        metadata = self._session.metadata(precision, self._distribution, self._facts, self._edges)
         return json.loads(json.dumps(metadata))
+
+    def beside(self, output: Path) -> Path:
+        self.further.append(self._open.enter_context(staging(output)))
+        return self.further[-1].path
 
     def progress(self, step: str) -> None:
         reporter().step(step)
@@ -277,7 +297,7 @@ def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any])
 
 def _verify(
     backend: ExportBackend,
-    session: ModelSession,
+    session: ModelSession | PreparedSession,
     path: Path,
     exported: Exported,
     options: Any,

@@ -64,12 +64,15 @@ def _child(selector: str) -> dict[str, Any]:
         backend = load_entry(entry)
     except BackendError as exc:
         return {"state": exc.state, "reason": exc.reason, "mend": exc.mend}
-    problems = backend.check_environment()
+    problems = [problem for problem in backend.check_environment() if not problem.partial]
+    partial = [problem for problem in backend.check_environment() if problem.partial]
+    limits = [backend.caveat, *(f"{problem.message} {problem.mend}" for problem in partial)]
     return {
         "state": State.NEEDS_MEND if problems else State.AVAILABLE,
         "reason": " ".join(problem.message for problem in problems),
         "mend": " ".join(problem.mend for problem in problems),
         "contract": type(backend).contract,
+        "limits": " ".join(filter(None, limits)),
     }
 
 

@@ -16,6 +16,9 @@ class Reporter:
     def step(self, text: str) -> None:
         """A stage has begun."""
 
+    def advance(self, text: str, share: float) -> None:
+        """How far the stage has come, 0 to 1, and what it is at."""
+
     def detail(self, text: str) -> None:
         """A fact for `--verbose`."""
 

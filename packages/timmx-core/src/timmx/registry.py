@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 GROUP = "timmx.backends"
+CHECKED_GROUP = "timmx.checked"
+"""Requirements without which a backend works in part: named by its wheel, told by its own `check_environment`."""
 
 _REDIRECTING = threading.Lock()
 """`redirect_stdout` is for the whole process: two threads at once would leave it redirected."""
@@ -68,6 +70,7 @@ class BackendEntry:
         reason: the trouble in words; empty where there is none.
         mend: what to do about it.
         contract: the contract version it was written for, where it has been loaded.
+        limits: what it cannot do here, and what it has not been tried on; empty until it has been loaded.
     """
 
     name: str
@@ -79,6 +82,7 @@ class BackendEntry:
     reason: str = ""
     mend: str = ""
     contract: int | None = None
+    limits: str = ""
 
     def error(self, state: State, reason: str, mend: str) -> BackendError:
         """The error that says why this backend cannot be used."""
@@ -106,7 +110,8 @@ def entries() -> tuple[BackendEntry, ...]:
             continue
         seen.add(key)
         version, summary = headers["Version"][0], headers["Summary"][0]
-        unmet = _unmet_requirements(headers["Requires-Dist"])
+        spared = {_canonical(point.name) for point in distribution.entry_points.select(group=CHECKED_GROUP)}
+        unmet = _unmet_requirements(headers["Requires-Dist"], spared)
         found += [
             _judge(BackendEntry(point.name, key, version, summary, point.value), unmet) for point in points
         ]
@@ -320,8 +325,8 @@ def _installed_version(name: str) -> str | None:
         return None
 
 
-def _unmet_requirements(requirements: Iterable[str]) -> list[tuple[str, str]]:
-    """Requirements that this environment does not meet, each with what was found instead."""
+def _unmet_requirements(requirements: Iterable[str], spared: set[str]) -> list[tuple[str, str]]:
+    """Requirements that this environment does not meet, each with what was found instead; none of `spared`."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     unmet = []
@@ -329,6 +334,8 @@ def _unmet_requirements(requirements: Iterable[str]) -> list[tuple[str, str]]:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
+            continue
+        if _canonical(requirement.name) in spared:
             continue
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from timmx.capture import capture
 from timmx.devices import exact_cuda
 from timmx.errors import ConfigurationError
+from timmx.metadata import Edges, build_metadata
 from timmx.model.labels import check_count
 from timmx.model.load import load_model
 from timmx.progress import reporter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from timmx.contract import Precision
     from timmx.model.load import LoadedModel
     from timmx.model.prepare import Rewrite
     from timmx.model.wrap import ExportModule
@@ -73,7 +75,7 @@ class ModelSession:
 
         count = self.request.trace_batch
         inputs = self.reference.samples.take([index % len(self.reference) for index in range(count)])
-        return torch.from_numpy(inputs).to(self.request.device.value)
+        return torch.from_numpy(inputs).to(self.request.device.torch_name)
 
     def capture(self, strict: bool = False) -> torch.export.ExportedProgram:
         """The prepared module as an ExportedProgram; made once."""
@@ -92,6 +94,14 @@ class ModelSession:
             for name, array in zip(self.reference.names, self.reference.outputs, strict=True)
         ]
 
+    def metadata(
+        self, precision: Precision, distribution: str | None, format_facts: dict[str, Any], edges: Edges
+    ) -> dict[str, Any]:
+        """The JSON of an artifact of this model; see `build_metadata`."""
+        return build_metadata(
+            self.request, self.loaded, self.output_facts(), precision, distribution, format_facts, edges
+        )
+
     def _wrap(self) -> ExportModule:
         from timmx.model.prepare import copy_model
         from timmx.model.wrap import ExportModule, Normalize
@@ -100,7 +110,7 @@ class ModelSession:
         model = self.loaded.model if self.loaded.owned else copy_model(self.loaded.model)
         normalize = Normalize(config.mean, config.std) if self.request.normalize else None
         wrapped = ExportModule(model, normalize, self.request.softmax)
-        return wrapped.eval().requires_grad_(False).to(self.request.device.value)
+        return wrapped.eval().requires_grad_(False).to(self.request.device.torch_name)
 
     def _samples(self) -> Samples:
         config, request = self.loaded.data_config, self.request
@@ -122,7 +132,7 @@ class ModelSession:
 
         hook = module.model.register_forward_hook(keep_names)
         try:
-            outputs = run_reference(module, samples, request.device.value)
+            outputs = run_reference(module, samples, request.device.torch_name)
         finally:
             hook.remove()
         if request.softmax and (names[0] != ("output",) or outputs[0].ndim != 2):
@@ -143,7 +153,7 @@ class ModelSession:
 
         from timmx.model.prepare import prepare
 
-        device = self.request.device.value
+        device = self.request.device.torch_name
         inputs = torch.from_numpy(self.reference.samples.take(range(LEAST_INPUTS))).to(device)
         expected = tuple(torch.from_numpy(array[:LEAST_INPUTS]) for array in self.reference.outputs)
         prepared = prepare(module, inputs, expected, in_place=True)

@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timmx.coercion import defaults
 from timmx.errors import ArtifactError, ConfigurationError, MissingRequirementError
 from timmx.images import image_paths
+from timmx.options import ExportRequest
 from timmx.registry import known_backends
 
 if TYPE_CHECKING:
     from timmx.contract import ExportBackend
-    from timmx.options import ExportRequest
 
 
 _KNOWN_SUFFIXES = {suffix for facts in known_backends().values() for suffix in facts["suffixes"]}
@@ -30,11 +31,15 @@ def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Pa
         ArtifactError: the output exists and may not be overwritten, or has a wrong suffix.
         MissingRequirementError: the backend lacks something on this machine.
     """
+    prepared = backend.prepared(options)
+    if prepared is not None:
+        _prepared(request, prepared)
     for check in (_weights, _outputs, _tensors, _verification):
         check(request)
     _capabilities(backend, request)
     backend.validate(request, options)
-    _model(request)
+    if prepared is None:
+        _model(request)
     output = output_path(backend, request, options)
     problems = backend.check_environment(request, options)
     if problems:
@@ -52,10 +57,12 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
             there.
     """
     suffix = backend.output_suffix(options)
-    output = request.output or Path(default_name(request) + suffix)
+    prepared = backend.prepared(options)
+    name = default_name(request) if prepared is None else prepared.stem
+    output = request.output or Path(name + suffix)
     if output.is_dir() and output.suffix != suffix:
         raise ConfigurationError(
-            f"--output {output} is a folder: name the file in it, such as {output / default_name(request)}{suffix}"
+            f"--output {output} is a folder: name the file in it, such as {output / name}{suffix}"
         )
     if output.suffix != suffix:
         stem = output.with_suffix("") if output.suffix.lower() in _KNOWN_SUFFIXES else output
@@ -114,6 +121,26 @@ def _model(request: ExportRequest) -> None:
     if given:
         raise ConfigurationError(
             f"{', '.join(given)} cannot be applied to a module that is already built: build it that way."
+        )
+
+
+_BESIDE_A_PREPARED_FILE = frozenset(
+    "model output force json batch_size device verify verify_data min_snr".split()
+)
+
+
+def _prepared(request: ExportRequest, path: Path) -> None:
+    """What a file of an earlier export has decided cannot be asked for again."""
+    if not path.is_file():
+        raise ConfigurationError(f"There is no file {path}.")
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, default in defaults(ExportRequest).items()
+        if name not in _BESIDE_A_PREPARED_FILE and getattr(request, name) != default
+    ]
+    if given:
+        raise ConfigurationError(
+            f"{', '.join(given)} belongs to the export of a model, and {path} is one already: leave it out."
         )
 
 

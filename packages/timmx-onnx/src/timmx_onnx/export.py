@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
@@ -16,9 +16,12 @@ from timmx_onnx.plugin import OnnxMode
 from timmx_onnx.proto import METADATA_KEY, external_name
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from timmx.contract import ExportJob
 
     from timmx_onnx.plugin import OnnxOptions
+    from timmx_onnx.precision import PrecisionReport
 
 _PROTOBUF_LIMIT = 2**31 - 1
 _GRAPH_ROOM = 64 * 2**20
@@ -32,48 +35,27 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
         UnsupportedError: PyTorch's exporter has no translation of an operation, or the weights do not fit
             into one file that `external_data` insists on.
     """
-    model = _translate(job, options)
+    model = translate(job, options.opset, optimize=options.optimize)
     precision = Precision.FP32
     notes: tuple[str, ...] = ()
     if options.mode is OnnxMode.FP16:
-        precision, notes = Precision.FP16, _lower(model, job)
-    # The exporter notes the stack trace of every node, with the paths of this machine.
-    ClearMetadataAndDocStringPass()(model)
+        precision = Precision.FP16
+        _, notes = to_float16(model, job)
     metadata = job.metadata(precision, opset=options.opset, ir_version=model.ir_version)
-    model.metadata_props[METADATA_KEY] = json.dumps(metadata, sort_keys=True)
     job.progress("Writing ONNX")
-    weights = (value.const_value for value in model.graph.initializers.values())
-    weights_bytes = sum(int(tensor.nbytes) for tensor in weights if tensor is not None)
-    external = options.external_data
-    if external is None:
-        external = weights_bytes > _PROTOBUF_LIMIT - _GRAPH_ROOM
-    elif not external and weights_bytes > _PROTOBUF_LIMIT - _GRAPH_ROOM:
-        raise UnsupportedError(
-            f"The weights take {weights_bytes / 1e9:.1f} GB, and one ONNX file holds 2 GB: leave out "
-            "--no-external-data."
-        )
-    ir.save(model, job.path, external_data=external_name(job.path) if external else None)
-    onnx.checker.check_model(str(job.path), full_check=True)
+    write(model, job.path, metadata, options.external_data)
     return Exported(precision, notes)
 
 
-def _lower(model: ir.Model, job: ExportJob) -> tuple[str, ...]:
-    """Make the graph float16; returns what stays float32 beyond the rule, for the user."""
-    from timmx_onnx.precision import lower_precision, overflowing
+def translate(job: ExportJob, opset: int, *, optimize: bool = True) -> ir.Model:
+    """The job's capture as a float32 graph; its batch is called `batch` where it is open.
 
-    job.progress("Lowering to float16")
-    overflows = overflowing(model, {"input": job.example_input.cpu().numpy()})
-    count = sum(map(overflows, model.graph))
-    report = lower_precision(model, ir.DataType.FLOAT16, overflows)
-    notes = []
-    if count:
-        notes.append(f"{count} operations stay in float32: their numbers come near float16's limit of 65504.")
-    if report.out_of_range:
-        notes.append(f"{len(report.out_of_range)} constants stay in float32: float16 cannot hold them.")
-    return tuple(notes)
+    Args:
+        optimize: fold and fuse the graph.
 
-
-def _translate(job: ExportJob, options: OnnxOptions) -> ir.Model:
+    Raises:
+        UnsupportedError: PyTorch's exporter has no translation of an operation.
+    """
     program = job.capture()
     job.progress("Translating to ONNX")
     shapes = ({0: "batch"},) if job.request.dynamic_batch else None
@@ -87,16 +69,57 @@ def _translate(job: ExportJob, options: OnnxOptions) -> ir.Model:
                 dynamo=True,
                 input_names=["input"],
                 output_names=list(job.output_names),
-                opset_version=options.opset,
+                opset_version=opset,
                 dynamic_shapes=shapes,
-                optimize=options.optimize,
+                optimize=optimize,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as exc:
         reason = str(exc.__cause__ or exc).strip().splitlines()[0]
         raise UnsupportedError(
-            f"PyTorch's ONNX exporter cannot translate this model to opset {options.opset}: {reason} "
+            f"PyTorch's ONNX exporter cannot translate this model to opset {opset}: {reason} "
             "Another --opset may have the operation; timmx torch-export holds the model in any case."
         ) from exc
     assert translated is not None  # with dynamo=True there is always a program
+    # The exporter notes the stack trace of every node, with the paths of this machine.
+    ClearMetadataAndDocStringPass()(translated.model)
     return translated.model
+
+
+def to_float16(model: ir.Model, job: ExportJob) -> tuple[PrecisionReport, tuple[str, ...]]:
+    """Make the graph float16, in place; tells what was done, and what stays float32 beyond the rule, for the user."""
+    from timmx_onnx.precision import lower_precision, overflowing
+
+    job.progress("Lowering to float16")
+    overflows = overflowing(model, {"input": job.example_input.cpu().numpy()})
+    count = sum(map(overflows, model.graph))
+    report = lower_precision(model, ir.DataType.FLOAT16, overflows)
+    notes = []
+    if count:
+        notes.append(f"{count} operations stay in float32: their numbers come near float16's limit of 65504.")
+    if report.out_of_range:
+        notes.append(f"{len(report.out_of_range)} constants stay in float32: float16 cannot hold them.")
+    return report, tuple(notes)
+
+
+def write(model: ir.Model, path: Path, metadata: dict[str, Any], external: bool | None = None) -> None:
+    """Save a graph with its metadata, and have it checked.
+
+    Args:
+        external: weights in a file beside it; None for where they exceed what one file holds.
+
+    Raises:
+        UnsupportedError: `external` is False, and the weights do not fit into one file.
+    """
+    model.metadata_props[METADATA_KEY] = json.dumps(metadata, sort_keys=True)
+    weights = (value.const_value for value in model.graph.initializers.values())
+    weights_bytes = sum(int(tensor.nbytes) for tensor in weights if tensor is not None)
+    if external is None:
+        external = weights_bytes > _PROTOBUF_LIMIT - _GRAPH_ROOM
+    elif not external and weights_bytes > _PROTOBUF_LIMIT - _GRAPH_ROOM:
+        raise UnsupportedError(
+            f"The weights take {weights_bytes / 1e9:.1f} GB, and one ONNX file holds 2 GB: leave out "
+            "--no-external-data."
+        )
+    ir.save(model, path, external_data=external_name(path) if external else None)
+    onnx.checker.check_model(str(path), full_check=True)

@@ -114,6 +114,9 @@ def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: D
     else:
         print(_lines(list(report.versions.items())))
         _print_backends(report.backends)
+        for entry in report.backends:
+            if entry.limits:
+                print(f"note: {entry.selector}: {entry.limits}")
         for problem in report.problems:
             print(f"problem: {problem.message}\n   mend: {problem.mend}")
         if not report.problems:

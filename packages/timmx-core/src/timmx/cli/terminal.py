@@ -23,6 +23,7 @@ class TerminalReporter(Reporter):
         self._stream = stream
         self._verbose = verbose
         self._said: set[str] = set()
+        self._stage = ""
         self._progress: Progress | None = None
         if stream.isatty() and not verbose:
             from rich.console import Console
@@ -43,8 +44,15 @@ class TerminalReporter(Reporter):
                 if not task.finished:
                     self._progress.update(task.id, total=1, completed=1)
             self._progress.add_task(text, total=None)
+            self._stage = text
         elif self._verbose:
             print(f"[{text}]", file=self._stream, flush=True)
+
+    def advance(self, text: str, share: float) -> None:
+        if self._progress is not None and self._progress.tasks:
+            self._progress.update(
+                self._progress.tasks[-1].id, description=f"{self._stage}: {text} {share:.0%}"
+            )
 
     def detail(self, text: str) -> None:
         if self._verbose:

@@ -80,7 +80,7 @@ def load_model(request: ExportRequest) -> LoadedModel:
     probe = Probe() if may_download(request) else None  # answers while torch is imported
     import torch
 
-    if request.device == "cuda" and not torch.cuda.is_available():
+    if request.device.torch_name == "cuda" and not torch.cuda.is_available():
         raise MissingRequirementError("--device cuda: torch finds no CUDA device here. Leave --device out.")
     loaded = _from_timm(request, probe) if isinstance(request.model, str) else _from_module(request)
     if request.labels is not None:
@@ -146,7 +146,7 @@ def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
     trained = source.weights is not None or checkpoint is not None
     notes += [*config_notes, *([label_note] if label_note else []), *([] if trained else [UNTRAINED])]
     return LoadedModel(
-        model=model.to(str(request.device)),
+        model=model.to(request.device.torch_name),
         owned=True,
         name=source.name,
         architecture=cfg["architecture"],

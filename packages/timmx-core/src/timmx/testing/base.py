@@ -52,12 +52,14 @@ class ConformanceBase:
     Attributes:
         backend: the backend's name, as its entry point has it.
         export_options: options of the backend's own for every export, such as a mode.
+        open_batch_options: options that go with `--dynamic-batch` where it is not enough by itself.
         light_modules: what `timmx <backend> --help` may import of the distribution's requirements.
         overridden: standard checks that this class replaces or drops, each with the reason.
     """
 
     backend: ClassVar[str]
     export_options: ClassVar[dict[str, Any]] = {}
+    open_batch_options: ClassVar[dict[str, Any]] = {}
     light_modules: ClassVar[tuple[str, ...]] = ("typer", "timmx")
     overridden: ClassVar[dict[str, str]] = {}
     _export_checks_run: ClassVar[int] = 0
@@ -102,7 +104,8 @@ class ConformanceBase:
                 model = awakened_model(model)
             folder = tmp_path / "out"
             folder.mkdir(exist_ok=True)
-            chosen = dict(self.export_options) | options
+            further = self.open_batch_options if options.get("dynamic_batch") else {}
+            chosen = dict(self.export_options) | further | options
             if "output" not in chosen:
                 chosen["output"] = folder / f"{name}{self.suffix(subject, chosen)}"
             return subject.create_command()(model=model, **chosen)

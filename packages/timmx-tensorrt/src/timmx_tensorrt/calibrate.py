@@ -1,0 +1,52 @@
+"""What values flow through a float32 graph for typical inputs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+import onnxruntime
+from timmx.options import CalibrationMethod
+from timmx.ranges import Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy as np
+
+_BITS = 8
+
+
+def observe(
+    model: ir.Model, names: Sequence[str], inputs: Iterable[np.ndarray], method: CalibrationMethod
+) -> dict[str, tuple[float, float]]:
+    """The range of each value, by name.
+
+    Args:
+        model: float32; the same afterwards.
+        names: of values in its main graph.
+        inputs: (N, C, H, W) float32 as the graph takes them; gone through twice unless the method is minmax.
+    """
+    graph = model.graph
+    entry, outputs = str(graph.inputs[0].name), list(graph.outputs)
+    values = {str(value.name): value for node in graph for value in node.outputs}
+    inner = [name for name in names if name != entry]
+    try:
+        graph.outputs.extend(values[name] for name in inner if values[name] not in outputs)
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            path = Path(folder, "model.onnx")
+            ir.save(model, path, external_data="weights")
+            settings = onnxruntime.SessionOptions()
+            settings.log_severity_level = 3
+            session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    finally:
+        graph.outputs[:] = outputs
+    observed = {name: Observed() for name in names}
+    for again in (False, True) if method is not CalibrationMethod.MINMAX else (False,):
+        for array in inputs:
+            found = dict(zip(inner, session.run(inner, {entry: array}), strict=True)) | {entry: array}
+            for name, seen in observed.items():
+                (seen.count if again else seen.widen)(found[name])
+    return {name: seen.range(method, _BITS) for name, seen in observed.items()}

@@ -1,0 +1,368 @@
+"""All that is said to TensorRT, in the words that versions 10 and 11 share.
+
+Precision is in the types of the graph: networks are strongly typed, which version 10 must be told and version 11 always
+does. Integers of the enumerations differ between the two, so they are never stored.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import tensorrt as trt
+import torch
+from timmx.errors import ArtifactError, ConfigurationError, RuntimeUnavailable, UnsupportedError
+from timmx.progress import reporter
+
+from timmx_tensorrt import gpu
+from timmx_tensorrt.plugin import HardwareCompat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from timmx_tensorrt.profile import Profile
+
+_COMPATIBILITY = {
+    HardwareCompat.AMPERE_PLUS: "AMPERE_PLUS",
+    HardwareCompat.SAME_CC: "SAME_COMPUTE_CAPABILITY",  # by 10.16; not yet in 10.0
+}
+_KEPT_LINES = 20
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How an engine is built.
+
+    Attributes:
+        profile: the batches that it takes; None where the batch is fixed.
+        tf32: whether float32 products may be computed with 10 bits of mantissa.
+        workspace_bytes: most scratch memory; None for all.
+        opt_level: how long tactics are searched; None for TensorRT's default.
+        timing_cache: a file that builds share.
+        version_compatible: later versions run the engine.
+        hardware_compat: other GPUs run it.
+        name: stored in the plan.
+    """
+
+    profile: Profile | None
+    tf32: bool
+    workspace_bytes: int | None = None
+    opt_level: int | None = None
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compat: HardwareCompat = HardwareCompat.NONE
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan, and what the user should know of its making."""
+
+    plan: bytes
+    notes: tuple[str, ...]
+
+
+def version() -> str:
+    """TensorRT's."""
+    return str(trt.__version__)
+
+
+def build(onnx: Path, settings: BuildSettings) -> Built:
+    """An engine from a typed ONNX. Ctrl-C ends it at the next step.
+
+    Raises:
+        ConfigurationError: a setting that this TensorRT does not have.
+        UnsupportedError: TensorRT does not take an operation, or has no way to compute the network.
+    """
+    log = _Log()
+    builder = _started(trt.Builder, log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network.name = settings.name[:128]
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(onnx)):
+        raise UnsupportedError(f"TensorRT {version()} does not take this graph: {_parser_errors(parser)}")
+    config = _configured(builder, network, settings)
+    cache, notes = _with_timing_cache(config, settings.timing_cache)
+    monitor = _Monitor()
+    config.progress_monitor = monitor
+    plan = _build(builder, network, config, monitor)
+    if plan is None:
+        raise UnsupportedError(
+            f"TensorRT {version()} could not build the engine: {log.last() or 'it gave no reason.'} Another --mode may "
+            "work; so may more --workspace."
+        )
+    if settings.timing_cache is not None and cache is not None:
+        _keep_timings(config, settings.timing_cache)
+    return Built(bytes(plan), (*notes, *log.warnings()))
+
+
+class Engine:
+    """A plan that can be run.
+
+    Args:
+        plan: the engine file's bytes.
+        carries_code: it was built to be version-compatible, and its own code is to be run.
+
+    Raises:
+        ArtifactError: TensorRT does not read it, with what it said.
+    """
+
+    def __init__(self, plan: bytes, *, carries_code: bool = False) -> None:
+        self._log = _Log()
+        self._runtime = _started(trt.Runtime, self._log)
+        if carries_code:
+            self._runtime.engine_host_code_allowed = True
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise ArtifactError(
+                f"TensorRT {version()} does not read it: {self._log.last() or 'no reason given.'}"
+            )
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise ArtifactError(f"TensorRT {version()} cannot prepare to run it: {self._log.last()}")
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        self.inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self.outputs = [name for name in names if name not in self.inputs]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of an input or output; -1 where it is open."""
+        return tuple(self._engine.get_tensor_shape(name))
+
+    def dtype(self, name: str) -> str:
+        """Of an input or output, by numpy's name."""
+        found = self._engine.get_tensor_dtype(name)
+        if found not in _DTYPES:
+            raise ArtifactError(f"Its {name} is of type {found}, which has no counterpart in numpy.")
+        return str(_DTYPES[found]).removeprefix("torch.")
+
+    def batches(self, name: str) -> tuple[int, int, int]:
+        """The smallest, the best and the largest batch of an input."""
+        smallest, best, largest = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0))
+        return smallest[0], best[0], largest[0]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Inputs to outputs, both on the host.
+
+        Raises:
+            ConfigurationError: a shape that the engine was not built for.
+            ArtifactError: TensorRT fails.
+        """
+        held = {name: torch.from_numpy(array).to(gpu.device()).contiguous() for name, array in feeds.items()}
+        for name, tensor in held.items():
+            if not self._context.set_input_shape(name, tuple(tensor.shape)):
+                smallest, _, largest = self.batches(name)
+                raise ConfigurationError(
+                    f"The engine takes {name} of shape {self.shape(name)} with batches from {smallest} to {largest}, "
+                    f"and was given {tuple(tensor.shape)}."
+                )
+        if missing := self._context.infer_shapes():
+            raise ArtifactError(f"The engine lacks shapes of {', '.join(missing)}.")
+        for name in self.outputs:
+            shape = tuple(self._context.get_tensor_shape(name))
+            held[name] = torch.empty(
+                shape, dtype=_DTYPES[self._engine.get_tensor_dtype(name)], device=gpu.device()
+            )
+        for name, tensor in held.items():
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        stream = gpu.Stream()
+        if not self._context.execute_async_v3(stream.handle):
+            raise ArtifactError(f"TensorRT fails to run the engine: {self._log.last() or 'no reason given.'}")
+        stream.synchronize()
+        return {name: held[name].cpu().numpy() for name in self.outputs}
+
+    def close(self) -> None:
+        """Give the GPU's memory back."""
+        self._context = self._engine = None
+
+
+_DTYPES = {
+    trt.DataType.FLOAT: torch.float32,
+    trt.DataType.HALF: torch.float16,
+    trt.DataType.INT32: torch.int32,
+    trt.DataType.INT64: torch.int64,
+    trt.DataType.INT8: torch.int8,
+    trt.DataType.UINT8: torch.uint8,
+    trt.DataType.BOOL: torch.bool,
+}
+
+
+class _Log(trt.ILogger):  # type: ignore[misc]
+    """Keeps what TensorRT says, from any thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[tuple[Any, str]] = []
+
+    def log(self, severity: Any, msg: str) -> None:
+        line = " ".join(msg.split())
+        self._lines.append((severity, line))
+
+    def last(self) -> str:
+        """The errors, the latest last."""
+        wanted = (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
+        return " ".join(line for severity, line in self._lines[-200:] if severity in wanted)[-1500:]
+
+    def warnings(self) -> list[str]:
+        """What it warns of, each once."""
+        found = (line for severity, line in self._lines if severity == trt.ILogger.Severity.WARNING)
+        return [f"TensorRT: {line}" for line in dict.fromkeys(found)][:_KEPT_LINES]
+
+
+class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    """Called by TensorRT from its own threads, where nothing may be raised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._phases: dict[str, list[Any]] = {}
+
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        with self._lock:
+            self._phases[phase_name] = [parent_phase, max(1, num_steps), 0]
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        with self._lock:
+            if phase_name in self._phases:
+                self._phases[phase_name][2] = step + 1
+        return not self._cancelled.is_set()
+
+    def phase_finish(self, phase_name: str) -> None:
+        with self._lock:
+            self._phases.pop(phase_name, None)
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def state(self) -> tuple[str, float] | None:
+        """The outermost phase, and the share of it that is done with the phases inside it."""
+        with self._lock:
+            phases = {name: tuple(phase) for name, phase in self._phases.items()}
+        outer = next((name for name, (parent, _, _) in phases.items() if parent not in phases), None)
+        if outer is None:
+            return None
+        share, part = 0.0, 1.0
+        name: str | None = outer
+        while name is not None:
+            _, steps, done = phases[name]
+            share += part * min(1.0, done / steps)
+            part /= steps
+            name = next((inner for inner, (parent, _, _) in phases.items() if parent == name), None)
+        return outer, min(1.0, share)
+
+
+def _started(factory: Any, log: _Log) -> Any:
+    """A builder or a runtime; where there is none, the bindings raise a TypeError, and the log has the reason."""
+    try:
+        return factory(log)
+    except TypeError as exc:
+        raise RuntimeUnavailable(
+            f"TensorRT {version()} cannot start here: {log.last() or exc} nvidia-smi shows the driver and the GPU."
+        ) from exc
+
+
+def _build(builder: Any, network: Any, config: Any, monitor: _Monitor) -> Any:
+    """Build in a thread of its own: a signal reaches Python while TensorRT computes."""
+    result: list[Any] = []
+
+    def work() -> None:
+        result.append(builder.build_serialized_network(network, config))
+
+    thread = threading.Thread(target=work, name="TensorRT build")
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_POLL_SECONDS)
+            if state := monitor.state():
+                reporter().advance(*state)
+    except BaseException:
+        monitor.cancel()
+        raise
+    finally:
+        thread.join()
+    return result[0] if result else None
+
+
+def _parser_errors(parser: Any) -> str:
+    said = []
+    for index in range(min(parser.num_errors, 5)):
+        error = parser.get_error(index)
+        where = f" at {error.node_name()} ({error.node_operator()})" if error.node_operator() else ""
+        said.append(f"{' '.join(error.desc().split())[:300]}{where}.")
+    more = parser.num_errors - len(said)
+    return " ".join(said) + (f" And {more} more." if more > 0 else "")
+
+
+def _configured(builder: Any, network: Any, settings: BuildSettings) -> Any:
+    config = builder.create_builder_config()
+    config.profiling_verbosity = (
+        trt.ProfilingVerbosity.DETAILED
+    )  # layers tell their types, at no cost when run
+    if settings.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    if settings.opt_level is not None:
+        config.builder_optimization_level = settings.opt_level
+    if not settings.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if settings.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if settings.hardware_compat is not HardwareCompat.NONE:
+        wanted = _COMPATIBILITY[settings.hardware_compat]
+        level = getattr(trt.HardwareCompatibilityLevel, wanted, None)
+        if level is None:
+            raise ConfigurationError(
+                f"TensorRT {version()} has no --hardware-compat {settings.hardware_compat}: upgrade it, or leave it "
+                "out."
+            )
+        config.hardware_compatibility_level = level
+    if settings.profile is not None:
+        _add_profile(builder, network, config, settings.profile)
+    return config
+
+
+def _add_profile(builder: Any, network: Any, config: Any, wanted: Profile) -> None:
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        entry = network.get_input(index)
+        rest = tuple(entry.shape)[1:]
+        profile.set_shape(
+            entry.name, *((size, *rest) for size in (wanted.smallest, wanted.tuned_for, wanted.largest))
+        )
+    if config.add_optimization_profile(profile) < 0:
+        raise UnsupportedError(
+            f"TensorRT {version()} refuses batches from {wanted.smallest} to {wanted.largest}."
+        )
+
+
+def _with_timing_cache(config: Any, path: Path | None) -> tuple[Any, tuple[str, ...]]:
+    """Have the build take timings from a file; one of another GPU or version is left, and a new one begun."""
+    if path is None:
+        return None, ()
+    stored = path.read_bytes() if path.is_file() else b""
+    if (cache := config.create_timing_cache(stored)) is not None and config.set_timing_cache(cache, False):
+        return cache, ()
+    cache = config.create_timing_cache(b"")
+    config.set_timing_cache(cache, False)
+    why = "are damaged, or of another GPU or TensorRT" if stored else "cannot be kept"
+    return cache, (f"The timings in {path} {why}: this build measures its own.",)
+
+
+def _keep_timings(config: Any, path: Path) -> None:
+    """Add a build's timings to those that other builds have written meanwhile."""
+    cache = config.get_timing_cache()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{path}.lock"):
+        if path.is_file():
+            other = config.create_timing_cache(path.read_bytes())
+            if other is not None:  # else it is damaged, and is replaced
+                cache.combine(other, False)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(bytes(cache.serialize()))
+        Path(file.name).replace(path)

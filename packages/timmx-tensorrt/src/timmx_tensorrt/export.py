@@ -1,0 +1,134 @@
+"""From a capture, or from a typed ONNX, to an engine and what lies beside it."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx.command import command_words
+from timmx.contract import Exported, Precision
+from timmx.errors import ArtifactError
+from timmx.options import ExportRequest
+from timmx_onnx.proto import read_metadata
+
+from timmx_tensorrt import gpu, sidecar, triton
+from timmx_tensorrt.plugin import TensorRTBackend, TensorRTOptions
+from timmx_tensorrt.profile import choose_profile
+from timmx_tensorrt.typed import Typed, check, check_batches, write_typed
+
+if TYPE_CHECKING:
+    from timmx.contract import ExportJob
+
+
+def export(job: ExportJob, options: TensorRTOptions) -> Exported:
+    """Write the typed ONNX, or the engine with its sidecar and whatever else was asked for.
+
+    Raises:
+        ConfigurationError: batches or calibration data that cannot serve.
+        UnsupportedError: TensorRT does not take the model.
+        VerificationError: the typed ONNX does not run at one of its batches.
+    """
+    if options.onnx_only:
+        typed = write_typed(job, options, job.path)
+        return Exported(typed.precision, typed.notes)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        if options.from_onnx is not None:
+            source = options.from_onnx
+            typed = _read_typed(job, options, source)
+        else:
+            source = job.beside(options.keep_onnx) if options.keep_onnx else Path(folder, "model.onnx")
+            typed = write_typed(job, options, source)
+        notes = _write_engine(job, options, typed, source)
+    return Exported(typed.precision, (*typed.notes, *notes))
+
+
+def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
+    """What a file that `--onnx-only` or `--keep-onnx` wrote says of itself, checked anew: it may have been edited."""
+    stated = read_metadata(path)
+    facts = dict(stated["format"])
+    if "profile" not in facts:
+        raise ArtifactError(
+            f"{path} was not written by timmx tensorrt --onnx-only, but by another command: use that."
+        )
+    dynamic = bool(stated["batch"].get("dynamic"))
+    size = job.request.batch_size
+    profile = choose_profile(options, dynamic, size, facts["profile"])
+    if not dynamic and size != stated["batch"]["size"]:
+        raise ArtifactError(
+            f"{path} has a fixed batch of {stated['batch']['size']}: leave --batch-size out, or export the model anew."
+        )
+    facts["profile"] = profile.facts()
+    check(path, dynamic=dynamic)
+    check_batches(path, profile, job.example_input.cpu().numpy())
+    return Typed(Precision(stated["precision"]), facts, profile, ())
+
+
+def _write_engine(job: ExportJob, options: TensorRTOptions, typed: Typed, onnx: Path) -> tuple[str, ...]:
+    from timmx_tensorrt.engine import BuildSettings, build, version
+
+    metadata = job.metadata(typed.precision, **typed.facts)
+    onnx_sha256 = sidecar.sha256(onnx)
+    job.progress("Building the engine")
+    settings = BuildSettings(
+        profile=typed.profile if metadata["batch"].get("dynamic") else None,
+        tf32=typed.precision is not Precision.FP32,
+        workspace_bytes=None if options.workspace is None else int(options.workspace * 2**30),
+        opt_level=options.opt_level,
+        timing_cache=options.timing_cache,
+        version_compatible=options.version_compatible,
+        hardware_compat=options.hardware_compat,
+        name=f"timmx {onnx_sha256}",
+    )
+    built = build(onnx, settings)
+    job.path.write_bytes(built.plan)
+    engine = {
+        "plan_sha256": sidecar.sha256(job.path),
+        "onnx_sha256": onnx_sha256,
+        "tensorrt": version(),
+        **gpu.facts(),
+        "version_compatible": options.version_compatible,
+        "hardware_compat": str(options.hardware_compat),
+        "rebuild": rebuild_command(job, options),
+    }
+    sidecar.write(job.path, metadata, engine)
+    if options.triton is not None:
+        _write_triton(job, options.triton, metadata)
+    return built.notes
+
+
+def _write_triton(job: ExportJob, repository: Path, metadata: dict[str, Any]) -> None:
+    folder = repository / job.path.stem
+    if folder.exists() and not triton.is_own(folder):
+        raise ArtifactError(
+            f"{folder} exists, and timmx did not write it: name another --triton or --output."
+        )
+    triton.write_model(job.beside(folder), job.path, metadata)
+
+
+def rebuild_command(job: ExportJob, options: TensorRTOptions) -> str:
+    """What builds the engine anew, on this GPU or another one; from the typed ONNX where that was kept."""
+    request, kept = job.request, options.keep_onnx
+    if kept is not None:
+        options = TensorRTOptions(
+            from_onnx=kept,
+            batch_min=options.batch_min,
+            batch_max=options.batch_max,
+            triton=options.triton,
+            workspace=options.workspace,
+            opt_level=options.opt_level,
+            timing_cache=options.timing_cache,
+            version_compatible=options.version_compatible,
+            hardware_compat=options.hardware_compat,
+        )
+        request = ExportRequest(
+            model=None,
+            output=request.output,
+            device=request.device,
+            batch_size=request.batch_size if request.dynamic_batch else None,
+        )
+    elif options.from_onnx is not None:
+        request = replace(request, normalize=False, dynamic_batch=False)
+    return shlex.join(command_words(TensorRTBackend(), request, options))

@@ -1,0 +1,79 @@
+"""What is asked of the GPU itself: of the driver, and of CUDA through PyTorch, which is imported only then."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def is_there() -> bool:
+    """Whether the driver finds a device; asked of the driver itself, in milliseconds."""
+    driver = _driver()
+    count = ctypes.c_int()
+    return (
+        driver is not None
+        and driver.cuInit(0) == 0
+        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and count.value > 0
+    )
+
+
+def device() -> torch.device:
+    """Where arrays go that an engine reads and writes."""
+    import torch
+
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+class Stream:
+    """A queue of work on the GPU that is not the default one, on which TensorRT would wait more than it must."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._stream = torch.cuda.Stream()
+        # What PyTorch has queued so far, such as copies of inputs, comes first.
+        self._stream.wait_stream(torch.cuda.current_stream())
+
+    @property
+    def handle(self) -> int:
+        """As CUDA's functions take it."""
+        return int(self._stream.cuda_stream)
+
+    def synchronize(self) -> None:
+        """Wait for all that was queued."""
+        self._stream.synchronize()
+
+
+def facts() -> dict[str, Any]:
+    """What an engine depends on beside TensorRT; JSON values."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "gpu": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "driver": _driver_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _driver() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+def _driver_version() -> str | None:
+    """The CUDA version that the driver speaks, such as `13.0`."""
+    driver, version = _driver(), ctypes.c_int()
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"

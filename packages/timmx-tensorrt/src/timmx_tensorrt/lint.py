@@ -1,0 +1,337 @@
+"""What a strongly typed TensorRT 10 or 11 build rejects in an ONNX graph, misreads in silence, or makes slow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_SCALE_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_QUANTIZED_TYPES = (ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN)
+_SMALLEST_NORMAL_HALF = 2.0**-14
+_HALF_SCALES_OPSET = 19
+_SAFE_OPSETS = range(18, 23)
+_WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul".split())
+_ELEMENTWISE = frozenset("Clip Elu Gelu HardSwish Identity LeakyRelu MaxPool PRelu Relu".split())
+_LAYOUT = frozenset("Identity Reshape Transpose".split())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One place of the graph, and what is wrong there and what would mend it.
+
+    Attributes:
+        where: the name of the node or of the input or output; empty for the graph as a whole.
+        reason: in words.
+    """
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}" if self.where else self.reason
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `lint` found.
+
+    Attributes:
+        errors: TensorRT rejects it, or reads something else than was written.
+        warnings: it is read as written; accuracy or speed suffers.
+    """
+
+    errors: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
+
+
+def lint(model: onnx.ModelProto | ir.Model, dynamic_batch: bool = False) -> Findings:
+    """Look for what TensorRT's parser and builder do not take, without TensorRT.
+
+    The rules are those of the ONNX importer at 10.1 and later, and of NVIDIA's guide to explicit quantization.
+
+    Args:
+        model: a valid ONNX graph; it is only read.
+        dynamic_batch: whether the first axis of inputs and outputs is to be symbolic; every other axis never is.
+    """
+    read = ir.from_proto(model) if isinstance(model, onnx.ModelProto) else model
+    found = _Collector()
+    _check_opset(read, found)
+    _check_edges(read.graph, dynamic_batch, found)
+    _check_domains(read, found)
+    _check_doubles(read.graph, found)
+    for node in read.graph.all_nodes():
+        if _is(node, "QuantizeLinear", "DequantizeLinear"):
+            _check_data_type(node, found)
+            _check_zero_point(node, found)
+            _check_scale(node, read.opset_imports.get("", 0), found)
+        elif node.op_type in _WEIGHTED:
+            _check_operands(node, found)
+        elif node.op_type == "Add":
+            _check_residual(node, found)
+    return Findings(tuple(found.errors), tuple(found.warnings))
+
+
+@dataclass
+class _Collector:
+    errors: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+
+    def error(self, where: ir.Node | ir.Value | None, reason: str) -> None:
+        self.errors.append(Finding(_name(where), reason))
+
+    def warn(self, where: ir.Node | ir.Value | None, reason: str) -> None:
+        self.warnings.append(Finding(_name(where), reason))
+
+
+def _check_opset(model: ir.Model, found: _Collector) -> None:
+    opset = model.opset_imports.get("", 0)
+    if opset not in _SAFE_OPSETS:
+        found.warn(
+            None, f"opset {opset} is outside what all of TensorRT 10 and 11 read: export with 18 to 22"
+        )
+
+
+def _check_edges(graph: ir.Graph, dynamic_batch: bool, found: _Collector) -> None:
+    """Types and sizes of the graph's inputs and outputs."""
+    batches: set[str] = set()
+    inputs = [value for value in graph.inputs if not value.is_initializer()]
+    for value in (*inputs, *graph.outputs):
+        if value.dtype != ir.DataType.FLOAT:
+            kind = value.dtype.name if value.dtype else "of unknown type"
+            found.error(
+                value, f"is {kind}: inputs and outputs are float32, whatever is computed between them"
+            )
+        sizes: list[Any] = list(value.shape or ())
+        batch, others = sizes[:1], sizes[1:]
+        if dynamic_batch:
+            if not batch or isinstance(batch[0], int):
+                found.error(value, "has no symbolic batch: the graph was made for one batch size")
+            else:
+                batches.add(str(batch[0]))
+        else:
+            others = sizes
+        if value.shape is None or any(not isinstance(size, int) for size in others):
+            found.error(value, "has a size that is not known: TensorRT would need a range for it")
+    if dynamic_batch and len(batches) > 1:
+        found.error(None, f"inputs and outputs name different batches: {', '.join(sorted(batches))}")
+
+
+def _check_domains(model: ir.Model, found: _Collector) -> None:
+    local = {(function.domain, function.name) for function in model.functions.values()}
+    for node in model.graph.all_nodes():
+        if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in local:
+            found.error(
+                node, f"{node.domain}.{node.op_type} is not standard ONNX: TensorRT needs a plugin for it"
+            )
+
+
+def _check_doubles(graph: ir.Graph, found: _Collector) -> None:
+    double = ir.DataType.DOUBLE
+    for value in graph.initializers.values():
+        if value.const_value is not None and value.const_value.dtype == double:
+            found.error(value, "is a float64 constant, which TensorRT does not have: store it as float32")
+    for node in graph.all_nodes():
+        if any(value.dtype == double for value in node.outputs):
+            found.error(node, "gives float64, in which TensorRT does not compute: cast to float32 before")
+
+
+def _check_data_type(node: ir.Node, found: _Collector) -> None:
+    """The integers of a Q or DQ node."""
+    dtype = _quantized_type(node)
+    if dtype is None:
+        found.error(
+            node, "has no zero point: to ONNX that means uint8, TensorRT reads int8; add an int8 zero"
+        )
+    elif dtype == ir.DataType.UINT8:
+        found.error(node, "is uint8, which TensorRT reads as int8, so that 128 and more saturate; use int8")
+    elif dtype == ir.DataType.INT32:
+        found.error(node, "is int32, as of a bias, which TensorRT does not take; leave the bias float")
+    elif dtype not in _QUANTIZED_TYPES:
+        found.error(node, f"is {dtype.name}; TensorRT takes int8")
+
+
+def _check_zero_point(node: ir.Node, found: _Collector) -> None:
+    zero_point = _zero_point(node)
+    if zero_point is None:
+        return
+    zeros = _array(zero_point)
+    if zeros is None:
+        found.error(node, "has a zero point that is computed; make it a constant")
+        return
+    if zeros.astype(np.float32).any():
+        found.error(node, "has a zero point other than 0; TensorRT's quantization is symmetric")
+    scales = _array(node.inputs[1])
+    if scales is not None and scales.size != zeros.size:
+        found.error(node, f"has {scales.size} scales and {zeros.size} zero points; give as many of both")
+
+
+def _check_scale(node: ir.Node, opset: int, found: _Collector) -> None:
+    scales = _array(node.inputs[1])
+    if scales is None:
+        found.error(node, "has a scale that is computed, or absent; make it a constant")
+        return
+    scale = node.inputs[1]
+    dtype = None if scale is None else scale.dtype
+    if dtype not in _SCALE_TYPES:
+        found.error(node, "has a scale that is not float32, float16 or bfloat16")
+        return
+    numbers = scales.astype(np.float64)
+    if not (np.isfinite(numbers).all() and (numbers > 0).all()):
+        found.error(node, "has a scale that is not finite and above 0; leave float what has no range")
+        return
+    if dtype == ir.DataType.FLOAT16 and opset < _HALF_SCALES_OPSET:
+        found.error(
+            node, f"has a float16 scale, which needs opset {_HALF_SCALES_OPSET}; this graph has {opset}"
+        )
+    if dtype == ir.DataType.FLOAT16 and numbers.min() < _SMALLEST_NORMAL_HALF:
+        found.warn(
+            node, f"has a scale of {numbers.min():.1e}, which a GPU may flush to 0; keep it in float32"
+        )
+    constant = _array(node.inputs[0])
+    judged = node.op_type == "QuantizeLinear" if constant is None else bool(constant.any())
+    if judged and (numbers == 1).any():
+        found.warn(node, "has a scale of exactly 1: a calibration that failed, or found a range too small")
+    if numbers.size > 1 or numbers.ndim > 1:
+        _check_channels(node, numbers, found)
+
+
+def _check_channels(node: ir.Node, scales: NDArray[np.float64], found: _Collector) -> None:
+    """Where there are several scales: on constants only, along the axis of the output channels."""
+    constant = _array(_quantized_source(node))
+    if constant is None:
+        found.error(node, "has a scale a channel for an activation; TensorRT takes one scale for all")
+        return
+    if scales.ndim > 1 or "block_size" in node.attributes:
+        found.error(node, "has scales by blocks, which int8 does not; use one a channel")
+        return
+    if "axis" not in node.attributes:
+        found.error(node, "has no axis for its scales; some parsers assume 0 and others 1, so write it")
+        return
+    axis = node.attributes["axis"].as_int()
+    if not -constant.ndim <= axis < constant.ndim or constant.shape[axis] != scales.size:
+        found.error(
+            node,
+            f"has {scales.size} scales on axis {axis} of a constant of shape {constant.shape}; these differ",
+        )
+        return
+    for user, index in node.outputs[0].uses():
+        wanted = _channel_axis(user) if index == 1 else None
+        if wanted is not None and axis % constant.ndim != wanted:
+            found.error(
+                node, f"has its scales on axis {axis}; the output channels of {user.op_type} are on {wanted}"
+            )
+
+
+def _check_operands(node: ir.Node, found: _Collector) -> None:
+    """All or none of a layer's operands are quantized, and never its bias."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if _dequantizes(bias) is not None:
+        found.error(node, "has a quantized bias, which TensorRT does not take; leave it float")
+    quantized = [_dequantizes(value) is not None for value in node.inputs[:2]]
+    if any(quantized) and not all(quantized):
+        missing = "weight" if quantized[0] else "input"
+        found.warn(node, f"computes in float, since its {missing} is not quantized; quantize both or none")
+
+
+def _check_residual(add: ir.Node, found: _Collector) -> None:
+    """A sum with a convolution's result: TensorRT computes both at once if the other branch alone is quantized."""
+    if any(_array(value) is not None for value in add.inputs):
+        return
+    pairs = [_dequantizes(value) for value in add.inputs]
+    if all(pair is not None for pair in pairs):
+        if any(_is(_before_pair(pair), "Conv") for pair in pairs):
+            found.warn(
+                add, "has both inputs quantized, so that no Conv is fused with it; quantize the shortcut"
+            )
+        return
+    convs = [value.producer() for value in add.inputs if value is not None]
+    in_integers = any(
+        conv is not None and _is(conv, "Conv") and _dequantizes(conv.inputs[0]) is not None for conv in convs
+    )
+    if in_integers and pairs == [None, None] and _requantized(add.outputs[0]):
+        found.warn(add, "has a float shortcut, so that Conv and Add give floats; quantize the shortcut")
+
+
+def _requantized(value: ir.Value) -> bool:
+    """Whether a value becomes integers again, maybe after an activation."""
+    return any(
+        _is(user, "QuantizeLinear") or (_is(user, *_ELEMENTWISE) and _requantized(user.outputs[0]))
+        for user, _ in value.uses()
+    )
+
+
+def _dequantizes(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear that a value comes from, also behind a transpose or a reshape."""
+    node = None if value is None else value.producer()
+    while node is not None and _is(node, *_LAYOUT):
+        source = node.inputs[0]
+        node = None if source is None else source.producer()
+    return node if node is not None and _is(node, "DequantizeLinear") else None
+
+
+def _before_pair(dequantize: ir.Node | None) -> ir.Node | None:
+    """What made the value that a pair quantizes."""
+    source = None if dequantize is None else _quantized_source(dequantize)
+    return None if source is None else source.producer()
+
+
+def _quantized_source(node: ir.Node) -> ir.Value | None:
+    """What a Q node takes, or the Q node before a DQ node; else the integers themselves."""
+    value = node.inputs[0]
+    producer = None if value is None else value.producer()
+    if node.op_type == "DequantizeLinear" and producer is not None and _is(producer, "QuantizeLinear"):
+        return producer.inputs[0]
+    return value
+
+
+def _quantized_type(node: ir.Node) -> ir.DataType | None:
+    """Of the integers that a Q node gives or a DQ node takes, as ONNX has it; None where it is not written."""
+    zero_point = _zero_point(node)
+    if zero_point is not None:
+        return zero_point.dtype
+    if node.op_type == "QuantizeLinear":
+        written = node.attributes.get_int("output_dtype", 0)
+        return ir.DataType(written) if written else None
+    value = node.inputs[0]
+    producer = None if value is None else value.producer()
+    if producer is not None and _is(producer, "QuantizeLinear"):
+        return _quantized_type(producer)
+    return None if value is None else value.dtype
+
+
+def _zero_point(node: ir.Node) -> ir.Value | None:
+    return node.inputs[2] if len(node.inputs) > 2 else None
+
+
+def _channel_axis(layer: ir.Node) -> int | None:
+    """The axis of a weight that counts output channels; None where a node is no layer."""
+    axes = {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}
+    if layer.op_type == "Gemm":
+        return 0 if layer.attributes.get_int("transB", 0) else 1
+    return axes.get(layer.op_type)
+
+
+def _array(value: ir.Value | None) -> NDArray[Any] | None:
+    """A constant's numbers; None for what is computed or fed."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def _is(node: ir.Node | None, *op_types: str) -> bool:
+    return node is not None and node.domain in ("", "ai.onnx") and node.op_type in op_types
+
+
+def _name(where: ir.Node | ir.Value | None) -> str:
+    """A node without a name goes by what it gives."""
+    if isinstance(where, ir.Node):
+        return str(where.name or where.outputs[0].name)
+    return "" if where is None else str(where.name)

@@ -1,0 +1,80 @@
+"""Which batches an engine takes, and which one it is tuned for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from timmx_tensorrt.plugin import TensorRTOptions
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Batch sizes; all equal where the batch is fixed."""
+
+    smallest: int
+    tuned_for: int
+    largest: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.smallest <= self.tuned_for <= self.largest:
+            raise ConfigurationError(
+                f"--batch-min {self.smallest}, --batch-size {self.tuned_for} and --batch-max {self.largest} must "
+                "ascend in this order: an engine is tuned for one of the batches that it takes."
+            )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The different ones, ascending."""
+        return tuple(sorted({self.smallest, self.tuned_for, self.largest}))
+
+    def facts(self) -> dict[str, int]:
+        """As the metadata has it, under `format.profile`."""
+        return {"min": self.smallest, "opt": self.tuned_for, "max": self.largest}
+
+
+def choose_profile(
+    options: TensorRTOptions, dynamic: bool, batch_size: int | None, stated: Mapping[str, int] | None = None
+) -> Profile:
+    """What the options ask for.
+
+    Args:
+        dynamic: the batch is open.
+        batch_size: the one to tune for, or the fixed one; None where it was not given.
+        stated: the profile in the metadata of a file that is built from.
+
+    Raises:
+        ConfigurationError: sizes that exclude each other, or none to tune for.
+    """
+    if not dynamic:
+        for flag, given in (("--batch-min", options.batch_min), ("--batch-max", options.batch_max)):
+            if given is not None:
+                raise ConfigurationError(
+                    f"{flag} is about an open batch, and here it is fixed: give --dynamic-batch too, or leave it out."
+                )
+        return Profile(*[batch_size or 1] * 3)
+    stated = stated or {}
+    tuned_for = batch_size or stated.get("opt")
+    if tuned_for is None or tuned_for < 2:
+        raise ConfigurationError(
+            "--dynamic-batch needs --batch-size N with N of 2 or more, the batch that the engine is tuned for. It "
+            "takes all from --batch-min (1) to --batch-max (N)."
+        )
+    smallest = options.batch_min or min(stated.get("min", 1), tuned_for)
+    return Profile(smallest, tuned_for, options.batch_max or max(stated.get("max", tuned_for), tuned_for))
+
+
+def batch_sizes(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """The batches that a file is verified at: the smallest, the one it is tuned for and the largest.
+
+    1, 2 and 3 where its metadata names none.
+    """
+    stated = metadata.get("format", {}).get("profile")
+    if stated is None:
+        return 1, 2, 3
+    return Profile(stated["min"], stated["opt"], stated["max"]).sizes

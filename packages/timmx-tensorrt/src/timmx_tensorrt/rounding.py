@@ -1,0 +1,251 @@
+"""A typed half-precision graph as a float32 one that rounds where the typed one stores, to prove it on a CPU.
+
+ONNX Runtime's CPU kernels do not show what a half-precision graph does: float16 nodes compute in float32 and
+their results often stay so, and bfloat16 has no kernels at all. ONNX's reference evaluator shows it, and takes
+seconds for one image.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+from timmx.errors import UnsupportedError
+from timmx_onnx.float32_islands import subgraphs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HALF_TYPES = frozenset((ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
+
+_FLOAT32 = ir.DataType.FLOAT
+
+_TYPE_ATTRIBUTES = frozenset("dtype output_dtype precision softmax_precision stash_type to".split())
+"""Attributes that name an element type: of an output, or of the arithmetic inside."""
+
+_EXACT = frozenset(
+    "Abs Ceil Clip Compress Concat ConstantOfShape DepthToSpace Expand EyeLike Flatten Floor Gather GatherElements "
+    "GatherND GlobalMaxPool Identity Max MaxPool Min Neg OneHot Pad ReduceMax ReduceMin Relu Reshape "
+    "ReverseSequence Round Sign Slice SpaceToDepth Split Squeeze Tile TopK Transpose Trilu Unsqueeze Where".split()
+)
+"""Operators that give nothing but numbers that they were given, or neighbouring whole ones: nothing to round."""
+
+_REFUSED = frozenset(
+    "BitCast ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct "
+    "SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap SplitToSequence".split()
+)
+"""Operators on bits, or on other containers than tensors. Known by name: onnx-ir 1.1 infers tensors for sequences."""
+
+
+def rounded(model: ir.Model) -> ir.Model:
+    """A float32 graph with the numbers of a typed one: whatever was FLOAT16 or BFLOAT16 is rounded to that.
+
+    Every node computes in float32; a Cast to the half type and one back follow every output that was half. So
+    overflow becomes inf, small numbers vanish, and bfloat16 runs. Weights are widened, which changes none. A Cast
+    that was in the graph becomes the rounding, or Identity where it only widened. QuantizeLinear divides by its
+    half scale, and DequantizeLinear multiplies with it, in float32; what the latter gives is rounded.
+
+    This models TensorRT on a GPU: products and sums accumulate in float32, tensors are stored in half. It is no
+    bit-exact twin. The order of a sum differs from kernel to kernel; kernels that TensorRT fuses keep what lies
+    between their parts in float32, where this rounds (and may overflow); Attention is one node here, with all
+    inside it in float32; and ONNX divides half numbers by half scales in half, unless `precision` says otherwise.
+
+    Args:
+        model: of any size; untouched. Its weights are shared, and the half ones are widened while the new model
+            is saved, one after the other.
+
+    Returns:
+        A model of the same names, with float32 inputs and outputs where they were half: the inputs are rounded
+        first, the outputs hold rounded numbers. What is computed before a rounding has the name of what was
+        rounded with `_unrounded`.
+
+    Raises:
+        UnsupportedError: half numbers in a sequence or optional, or taken as bits; a value whose type cannot be told.
+    """
+    twin = model.clone()
+    common.InlinePass()(twin)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(twin)
+    common.OutputFixPass()(twin)
+    if any(value.type is None for graph in _graphs(twin.graph) for value in _values(graph)):
+        common.ShapeInferencePass()(twin)
+    _Rounding(twin.graph).apply()
+    return twin
+
+
+def half_types(model: ir.Model) -> frozenset[ir.DataType]:
+    """Which of FLOAT16 and BFLOAT16 a model has; empty for a plain float32 one. Needs no inferred types."""
+    graphs = [*_graphs(model.graph)]
+    for function in model.functions.values():
+        graphs += _graphs(function.graph)
+    found: set[ir.DataType | None] = set()
+    for graph in graphs:
+        found.update(value.dtype for value in _values(graph))
+        for node in graph:
+            found.update(_types_named(node))
+    return frozenset(kind for kind in found if kind in HALF_TYPES)
+
+
+class _Rounding:
+    """One model being rewritten in place."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._main = graph
+        graphs = [*_graphs(graph)]
+        self._names = {value.name for inner in graphs for value in _values(inner)}
+        self._halves = {
+            value: kind for inner in graphs for value in _values(inner) if (kind := _half_type(value))
+        }
+
+    def apply(self) -> None:
+        for graph in _graphs(self._main):
+            nodes = tuple(graph)
+            for value in graph.initializers.values():
+                self._widen_weights(value)
+            for value in graph.inputs:
+                if value in self._halves:
+                    value.type = ir.TensorType(_FLOAT32)
+                    if graph is self._main:
+                        self._round(value, graph, None)
+            for node in nodes:
+                self._rewrite(node, graph)
+
+    def _widen_weights(self, value: ir.Value) -> None:
+        if value in self._halves and value.const_value is not None:
+            value.const_value = _widened(value.const_value)
+            value.type = ir.TensorType(_FLOAT32)
+
+    def _rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
+        halves = [value for value in node.outputs if value in self._halves]
+        standard = node.domain in ("", "ai.onnx")
+        if not halves and self._halves.keys().isdisjoint(node.inputs):
+            return
+        if standard and node.op_type in _REFUSED:
+            raise UnsupportedError(
+                f"Node {node.name!r} ({node.op_type}) works on the bits of half numbers, or on a sequence or optional "
+                "of them: only tensors are rounded."
+            )
+        if standard and node.op_type == "CastLike" and node.outputs[0].dtype is not None:
+            node.op_type = "Cast"
+            node.resize_inputs(1)
+            node.attributes["to"] = ir.AttrInt64("to", node.outputs[0].dtype)
+        if standard and node.op_type == "Cast":
+            if halves:
+                self._round_cast(node, graph)
+            elif node.outputs[0].dtype is _FLOAT32 and node.inputs[0] in self._halves:
+                node.op_type = "Identity"
+                node.attributes.clear()
+            return
+        for attribute in tuple(node.attributes.values()):
+            if attribute.name in _TYPE_ATTRIBUTES and attribute.value in HALF_TYPES:
+                node.attributes[attribute.name] = ir.AttrInt64(attribute.name, _FLOAT32)
+            elif attribute.type is ir.AttributeType.TENSOR and attribute.as_tensor().dtype in HALF_TYPES:
+                node.attributes[attribute.name] = ir.AttrTensor(
+                    attribute.name, _widened(attribute.as_tensor())
+                )
+        exact = bool(next(subgraphs(node), None)) or (standard and _is_exact(node))
+        for value in halves:
+            value.type = ir.TensorType(_FLOAT32)
+            if not exact:
+                self._round(value, graph, node)
+
+    def _round(self, value: ir.Value, graph: ir.Graph, producer: ir.Node | None) -> None:
+        """Give all users of a value its rounded twin, which takes its name unless it is an input's."""
+        half = ir.Value(
+            name=self._unique(f"{value.name}_half"),
+            type=ir.TensorType(self._halves[value]),
+            shape=value.shape,
+        )
+        down = ir.Node("", "Cast", [value], [ir.AttrInt64("to", self._halves[value])], outputs=[half])
+        up = self._widening(value, half, graph)
+        for cast in (down, up):
+            cast.name = self._unique(f"round_{value.name}")
+        if producer is None:
+            up.outputs[0].name = self._unique(f"{value.name}_rounded")
+            first = next(iter(graph), None)
+            if first is None:
+                graph.extend((down, up))
+            else:
+                graph.insert_before(first, (down, up))
+        else:
+            value.name, up.outputs[0].name = self._unique(f"{value.name}_unrounded"), value.name
+            graph.insert_after(producer, (down, up))
+
+    def _round_cast(self, cast: ir.Node, graph: ir.Graph) -> None:
+        """Let a Cast to half be the first step of the rounding."""
+        (value,) = cast.outputs
+        up = self._widening(value, value, graph)
+        up.name = self._unique(f"round_{value.name}")
+        value.name, up.outputs[0].name = self._unique(f"{value.name}_half"), value.name
+        graph.insert_after(cast, up)
+
+    def _widening(self, value: ir.Value, half: ir.Value, graph: ir.Graph) -> ir.Node:
+        """A Cast of `half` to float32, whose output replaces `value` wherever it was used."""
+        users, places = (
+            tuple(value.uses()),
+            [index for index, out in enumerate(graph.outputs) if out is value],
+        )
+        wide = ir.Value(type=ir.TensorType(_FLOAT32), shape=value.shape)
+        node = ir.Node("", "Cast", [half], [ir.AttrInt64("to", _FLOAT32)], outputs=[wide])
+        for user, index in users:
+            if user is not half.producer():
+                user.replace_input_with(index, wide)
+        for index in places:
+            graph.outputs[index] = wide
+        return node
+
+    def _unique(self, name: str) -> str:
+        unique, count = name, 0
+        while unique in self._names:
+            count += 1
+            unique = f"{name}_{count}"
+        self._names.add(unique)
+        return unique
+
+
+def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """A graph and the bodies inside it, however deep."""
+    yield graph
+    for node in graph:
+        for inner in subgraphs(node):
+            yield from _graphs(inner)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from (value for value in graph.initializers.values() if not value.is_graph_input())
+    for node in graph:
+        yield from (value for value in node.outputs if value.name)
+
+
+def _half_type(value: ir.Value) -> ir.DataType | None:
+    """FLOAT16, BFLOAT16, or None for a value of another type."""
+    if value.type is None:
+        node = value.producer()
+        where = f"node {node.name!r} ({node.op_type})" if node is not None else "the graph"
+        raise UnsupportedError(f"The type of {value.name!r} of {where} cannot be told; see onnx.checker.")
+    return value.dtype if value.dtype in HALF_TYPES else None
+
+
+def _types_named(node: ir.Node) -> Iterator[ir.DataType]:
+    for attribute in node.attributes.values():
+        if attribute.name in _TYPE_ATTRIBUTES and attribute.type is ir.AttributeType.INT:
+            yield ir.DataType(attribute.as_int())
+        elif attribute.type is ir.AttributeType.TENSOR:
+            yield attribute.as_tensor().dtype
+
+
+def _is_exact(node: ir.Node) -> bool:
+    """Old Clip and Pad have their constants as attributes, which are float32 and may need a rounding."""
+    return node.op_type in _EXACT and not any(
+        attribute.type is ir.AttributeType.FLOAT for attribute in node.attributes.values()
+    )
+
+
+def _widened(tensor: ir.TensorProtocol) -> ir.LazyTensor:
+    def widen() -> ir.TensorProtocol:
+        return ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name)
+
+    assert isinstance(tensor.shape, ir.Shape)
+    return ir.LazyTensor(widen, _FLOAT32, tensor.shape, name=tensor.name)

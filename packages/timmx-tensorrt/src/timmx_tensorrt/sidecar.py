@@ -1,0 +1,111 @@
+"""The JSON beside an engine: the engine itself is nothing but TensorRT's plan, which every runtime of NVIDIA's reads.
+
+It holds timmx's metadata, and under `engine` what the plan was built with, and where it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from timmx.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_ENGINE = "engine"
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What lies beside an engine; both are empty where nothing does.
+
+    Attributes:
+        metadata: timmx's.
+        engine: `plan_sha256`, `onnx_sha256`, `tensorrt`, `cuda`, `driver`, `gpu`, `compute_capability`, `platform`,
+            `version_compatible`, `hardware_compat`, and `rebuild`, the command that builds it anew.
+    """
+
+    metadata: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+def beside(path: Path) -> Path:
+    """The sidecar's place: the engine's name and `.json`."""
+    return path.with_name(f"{path.name}.json")
+
+
+def write(path: Path, metadata: Mapping[str, Any], engine: Mapping[str, Any]) -> None:
+    """Write the sidecar of the engine at `path`."""
+    content = {**metadata, _ENGINE: engine}
+    beside(path).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> Sidecar:
+    """What is said of the engine at `path`.
+
+    Raises:
+        ArtifactError: there is no engine, or what lies beside it is no JSON object.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"There is no file {path}.")
+    try:
+        content = json.loads(beside(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Sidecar()
+    except ValueError as exc:
+        raise ArtifactError(
+            f"{beside(path)} is damaged: it is no JSON ({exc}). Export the engine again."
+        ) from exc
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{beside(path)} is damaged: it is no JSON object. Export the engine again.")
+    return Sidecar({key: value for key, value in content.items() if key != _ENGINE}, content.get(_ENGINE, {}))
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_NAMES = {
+    "tensorrt": "TensorRT",
+    "gpu": "GPU",
+    "compute_capability": "compute capability",
+    "platform": "platform",
+}
+
+
+def differences(built: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Why an engine may not run here: what it depends on, and is another than where it was built.
+
+    Args:
+        built: `Sidecar.engine`.
+        here: `gpu.facts()` and `tensorrt`.
+    """
+    found = []
+    for key, name in _NAMES.items():
+        if key not in built or built[key] == here[key] or _allowed(key, built, here):
+            continue
+        found.append(f"{name} {built[key]}, here {here[key]}")
+    return found
+
+
+def _allowed(key: str, built: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether the engine was built to stand this difference."""
+    compat = built.get("hardware_compat", "none")
+    same_capability = built.get("compute_capability") == here["compute_capability"]
+    if key == "gpu":  # another card of the same chip may run it, and is named by its capability where not
+        return not same_capability or compat != "none"
+    if key == "compute_capability":
+        return compat == "ampere-plus" and float(here[key]) >= 8.0
+    if key == "tensorrt":
+        return bool(built.get("version_compatible")) and _version(built[key]) <= _version(here[key])
+    return False
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:3] if part.isdecimal())

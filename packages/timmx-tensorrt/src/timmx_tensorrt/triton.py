@@ -1,0 +1,73 @@
+"""A model in a repository of NVIDIA's Triton Inference Server: the plan, how it is called, its class names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_LABELS = "labels.txt"
+_METADATA = "timmx.json"
+"""Not Triton's: it lets timmx know its own folder again."""
+
+
+def is_own(folder: Path) -> bool:
+    """Whether timmx wrote a model's folder."""
+    return (folder / _METADATA).is_file()
+
+
+def write_model(folder: Path, plan: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a model's folder, which is called as the model is.
+
+    Args:
+        folder: does not exist yet.
+        plan: the engine.
+        metadata: the engine's.
+    """
+    (folder / "1").mkdir(parents=True)
+    shutil.copyfile(plan, folder / "1" / "model.plan")  # Triton's own name for it
+    labels = metadata["labels"]
+    (folder / "config.pbtxt").write_text(config(folder.name, metadata), encoding="utf-8")
+    if labels:
+        (folder / _LABELS).write_text(
+            "".join(f"{' '.join(name.split())}\n" for name in labels), encoding="utf-8"
+        )
+    (folder / _METADATA).write_text(json.dumps(metadata, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def config(name: str, metadata: Mapping[str, Any]) -> str:
+    """The content of `config.pbtxt`, a text of Triton's ModelConfig.
+
+    Triton makes batches itself where the engine takes single images too; then shapes are written without the batch.
+    """
+    profile = metadata["format"]["profile"]
+    dynamic = bool(metadata["batch"].get("dynamic"))
+    batches = dynamic and profile["min"] == 1
+    outputs = []
+    for output in metadata["outputs"]:
+        shape = [-1 if isinstance(size, str) else size for size in output["shape"]]
+        named = bool(metadata["labels"]) and output["kind"] in ("logits", "probabilities")
+        outputs.append(_tensor(output["name"], shape[1:] if batches else shape, _LABELS if named else ""))
+    batch = -1 if dynamic else metadata["batch"]["size"]
+    size = metadata["input"]["size"]
+    entry = _tensor(metadata["input"]["name"], size if batches else [batch, *size])
+    lines = [
+        f"name: {json.dumps(name)}",
+        'platform: "tensorrt_plan"',
+        f"max_batch_size: {profile['max'] if batches else 0}",
+        f"input [\n{entry}\n]",
+        "output [\n" + ",\n".join(outputs) + "\n]",
+    ]
+    if batches:
+        lines.append(f"dynamic_batching {{\n  preferred_batch_size: [ {profile['opt']} ]\n}}")
+    return "\n".join(lines) + "\n"
+
+
+def _tensor(name: str, shape: list[int], labels: str = "") -> str:
+    named = f"\n    label_filename: {json.dumps(labels)}" if labels else ""
+    dims = ", ".join(map(str, shape))
+    return f"  {{\n    name: {json.dumps(name)}\n    data_type: TYPE_FP32\n    dims: [ {dims} ]{named}\n  }}"

@@ -1,0 +1,156 @@
+"""From a capture to the strongly typed ONNX that engines are built from, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from timmx.contract import Precision
+from timmx.errors import UnsupportedError, VerificationError
+from timmx.options import CalibrationMethod
+from timmx.progress import reporter
+from timmx_onnx.export import to_float16, translate, write
+from timmx_onnx.precision import lower_precision
+
+from timmx_tensorrt.calibrate import observe
+from timmx_tensorrt.lint import lint
+from timmx_tensorrt.plugin import TensorRTMode
+from timmx_tensorrt.profile import choose_profile
+from timmx_tensorrt.quantize import insert, observed_values
+from timmx_tensorrt.typed_runner import TypedRunner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from timmx.contract import ExportJob
+
+    from timmx_tensorrt.plugin import TensorRTOptions
+    from timmx_tensorrt.profile import Profile
+
+PRECISIONS = {
+    TensorRTMode.FP32: Precision.FP32,
+    TensorRTMode.FP16: Precision.FP16,
+    TensorRTMode.BF16: Precision.BF16,
+    TensorRTMode.INT8: Precision.INT8,
+}
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A typed ONNX that was written.
+
+    Attributes:
+        precision: the arithmetic inside.
+        facts: what the metadata says of it under `format`.
+        profile: the batches that it is for.
+        notes: what the user should know.
+    """
+
+    precision: Precision
+    facts: dict[str, Any]
+    profile: Profile
+    notes: tuple[str, ...]
+
+
+def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
+    """Translate, quantize or lower, write, and check what can be checked without a GPU.
+
+    Raises:
+        ConfigurationError: the calibration data cannot serve this model.
+        UnsupportedError: the graph holds what TensorRT does not take.
+        VerificationError: the graph does not run at one of its batches.
+    """
+    mode = options.mode
+    profile = choose_profile(options, job.request.dynamic_batch, job.request.batch_size)
+    facts: dict[str, Any] = {"mode": str(mode), "opset": options.chosen_opset, "profile": profile.facts()}
+    calibration = None
+    if mode is TensorRTMode.INT8:  # data that cannot serve is refused before the long translation
+        calibration = job.calibration(options.calibration_data, options.calibration_samples)
+    model = translate(job, options.chosen_opset)
+    notes: tuple[str, ...] = ()
+    if calibration is not None:
+        job.progress("Calibrating")
+        method = options.calibration_method or CalibrationMethod.MINMAX
+        batch = 1 if job.request.dynamic_batch else profile.tuned_for
+        ranges = observe(model, observed_values(model), _Batches(calibration, batch), method)
+        report = insert(model, ranges)
+        facts |= {
+            "calibration": calibration.origin,
+            "calibration_method": str(method),
+            "integer_operations": dict(report.quantized),
+        }
+    if mode in (TensorRTMode.FP16, TensorRTMode.INT8):
+        lowered, notes = to_float16(model, job)
+        facts["float32_operations"] = dict(lowered.kept)
+    elif mode is TensorRTMode.BF16:
+        job.progress("Lowering to bfloat16")
+        facts["float32_operations"] = dict(lower_precision(model, ir.DataType.BFLOAT16).kept)
+    precision = PRECISIONS[mode]
+    job.progress("Writing the typed ONNX")
+    write(model, path, job.metadata(precision, **facts))
+    check(path, dynamic=job.request.dynamic_batch)
+    job.progress("Running the typed ONNX")
+    check_batches(path, profile, job.example_input.cpu().numpy())
+    return Typed(precision, facts, profile, notes)
+
+
+class _Batches:
+    """Calibration inputs at the batch that the graph takes; can be gone through several times."""
+
+    def __init__(self, calibration: Any, size: int) -> None:
+        self._calibration, self._size = calibration, size
+
+    def __iter__(self) -> Any:
+        return self._calibration.batches(self._size)
+
+
+def check(path: Path, *, dynamic: bool) -> None:
+    """Refuse what TensorRT would reject, or would misread in silence.
+
+    Raises:
+        UnsupportedError: with what was found.
+    """
+    findings = lint(onnx.load(path), dynamic_batch=dynamic)
+    for warning in findings.warnings:
+        reporter().detail(str(warning))
+    if findings.errors:
+        shown = "; ".join(map(str, findings.errors[:5]))
+        raise UnsupportedError(
+            f"TensorRT would refuse or misread this graph: {shown}. Another --mode or --opset may do; if the model is "
+            "one of timm's, this is a defect of timmx."
+        )
+
+
+def check_batches(path: Path, profile: Profile, inputs: np.ndarray) -> None:
+    """Run the graph at the smallest batch, the one that an engine is tuned for, and the largest.
+
+    Args:
+        inputs: (N, C, H, W) float32 of any N, repeated as needed.
+
+    Raises:
+        VerificationError: it fails at one of them, or gives another number of answers, or numbers that are none.
+    """
+    with TypedRunner(path) as runner:
+        (entry,) = runner.inputs
+        for size in profile.sizes:
+            rows = np.resize(np.arange(len(inputs)), size)
+            try:
+                found = runner.run({entry.name: inputs[rows]})
+            except Exception as exc:  # ONNX Runtime raises many kinds
+                raise VerificationError(
+                    f"The typed ONNX fails at a batch of {size}: {' '.join(str(exc).split())[:300]}"
+                ) from exc
+            for name, array in found.items():
+                if len(array) != size:
+                    raise VerificationError(
+                        f"The typed ONNX gives {len(array)} rows of {name} for a batch of {size}: a size is "
+                        "frozen in it."
+                    )
+                if not np.isfinite(array).all():
+                    raise VerificationError(
+                        f"The typed ONNX gives inf or NaN in {name}: its numbers leave the range of the type. "
+                        "--mode bf16 holds larger ones."
+                    )

@@ -1,0 +1,116 @@
+"""A typed `.onnx` file run on a CPU as a GPU would store its numbers."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from timmx.contract import Runner
+from timmx.errors import ArtifactError, RuntimeUnavailable, UnsupportedError
+from timmx_onnx.proto import read_proto
+from timmx_onnx.runner import OnnxRunner
+
+from timmx_tensorrt.rounding import HALF_TYPES, half_types, rounded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class TypedRunner(Runner):
+    """Runs a strongly typed `.onnx` file in ONNX Runtime, its half-precision numbers as `rounding.rounded` has them.
+
+    A graph without half types runs as it is. In both cases ONNX Runtime optimizes as it likes: at no level does it
+    remove a Cast to half and back (1.32; `session.enable_cast_chain_elimination` would, and is off).
+
+    Args:
+        path: the file, with its external data beside it.
+        batch_sizes: where the batch is symbolic, the sizes to verify at.
+
+    Raises:
+        ArtifactError: the file is no ONNX model, its types contradict each other, or ONNX Runtime refuses it.
+        RuntimeUnavailable: the graph is valid, but ONNX Runtime lacks a kernel, or the rounding cannot be shown.
+    """
+
+    def __init__(self, path: Path, batch_sizes: tuple[int, ...] = (1, 2, 3)) -> None:
+        self.batch_sizes = batch_sizes
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._not_finite: set[str] = set()
+        self._halves: dict[str, ir.DataType] = {}
+        model = _read(path)
+        if half_types(model):
+            self.engine = "ONNX Runtime, every half value rounded"
+            edges = (*model.graph.inputs, *model.graph.outputs)
+            self._halves = {
+                str(value.name): value.dtype for value in edges if value.dtype in HALF_TYPES and value.dtype
+            }
+            self._runner = self._open_rounded(model, path)
+        else:
+            self.engine = "ONNX Runtime"
+            self._runner = OnnxRunner(path)
+        self.inputs, self.outputs = (
+            tuple(
+                replace(spec, dtype=self._halves[spec.name].numpy().name)
+                if spec.name in self._halves
+                else spec
+                for spec in specs
+            )
+            for specs in (self._runner.inputs, self._runner.outputs)
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self._not_finite:
+            return ()
+        found = ", ".join(sorted(self._not_finite))
+        return (f"{len(self._not_finite)} of {len(self.outputs)} outputs held inf or NaN: {found}.",)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = self._runner.run({name: self._widen(name, array) for name, array in feeds.items()})
+        self._not_finite.update(name for name, array in outputs.items() if not np.isfinite(array).all())
+        return {
+            name: array.astype(self._halves[name].numpy()) if name in self._halves else array
+            for name, array in outputs.items()
+        }
+
+    def close(self) -> None:
+        """Forget the session, and delete the widened copy that it may have mapped into memory."""
+        if hasattr(self, "_runner"):
+            del self._runner
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _open_rounded(self, model: ir.Model, path: Path) -> OnnxRunner:
+        # The rounded graph has one float type only, so it would run where the types of the file do not fit.
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+            raise ArtifactError(f"{path} is no valid ONNX model: {exc}") from exc
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        file = Path(self._folder.name, path.name)
+        try:
+            ir.save(rounded(model), file, external_data="weights")
+            return OnnxRunner(file)
+        except UnsupportedError as exc:
+            raise RuntimeUnavailable(f"{path} cannot be run with its rounding: {exc}") from exc
+        except ArtifactError as exc:
+            raise ArtifactError(str(exc).replace(str(file), str(path))) from exc
+
+    def _widen(self, name: str, array: np.ndarray) -> np.ndarray:
+        if name not in self._halves:
+            return array
+        wanted = self._halves[name].numpy()
+        if array.dtype != wanted:
+            raise ValueError(f"Input {name!r} takes {wanted.name}, not {array.dtype}.")
+        return array.astype(np.float32)
+
+
+def _read(path: Path) -> ir.Model:
+    """The graph, its external data left on the disk."""
+    model = ir.from_proto(read_proto(path))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return model

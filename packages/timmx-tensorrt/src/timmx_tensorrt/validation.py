@@ -1,0 +1,172 @@
+"""Which options go together, and what the machine lacks; told before torch or TensorRT is imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import math
+import sys
+from typing import TYPE_CHECKING
+
+from timmx.calibration import check_calibration
+from timmx.contract import Problem
+from timmx.errors import ConfigurationError
+
+from timmx_tensorrt import gpu
+from timmx_tensorrt.plugin import HardwareCompat, TensorRTMode
+from timmx_tensorrt.profile import choose_profile
+
+if TYPE_CHECKING:
+    from timmx.options import ExportRequest
+
+    from timmx_tensorrt.plugin import TensorRTOptions
+
+OLDEST = 10
+"""The first major version whose networks can be strongly typed in every layer."""
+_LEAST_OPSETS = {TensorRTMode.BF16: 22, TensorRTMode.INT8: 19}
+_DISTRIBUTIONS = (
+    "tensorrt",
+    "tensorrt-cu13",
+    "tensorrt-cu12",
+    "tensorrt-cu13-bindings",
+    "tensorrt-cu12-bindings",
+)
+
+
+def validate(request: ExportRequest, options: TensorRTOptions) -> None:
+    """Refuse combinations that make no sense.
+
+    Raises:
+        ConfigurationError: with the mend.
+    """
+    _places(options)
+    _calibration(options)
+    if options.from_onnx is None:
+        choose_profile(options, request.dynamic_batch, request.batch_size)
+    least = _LEAST_OPSETS.get(options.mode, 0)
+    if options.chosen_opset < least:
+        raise ConfigurationError(f"--mode {options.mode} needs --opset {least} or later: leave --opset out.")
+    if options.workspace is not None and not (math.isfinite(options.workspace) and options.workspace > 0):
+        raise ConfigurationError(
+            f"--workspace {options.workspace:g} is no amount of memory: give GiB, such as 2."
+        )
+    if not options.onnx_only and request.device != "cuda":
+        raise ConfigurationError(
+            "An engine is built and run on an NVIDIA GPU: give --device cuda, or --onnx-only to stop at the typed "
+            "ONNX, from which --from-onnx builds on the GPU later."
+        )
+
+
+def _places(options: TensorRTOptions) -> None:
+    if options.onnx_only:
+        for flag, given in (
+            ("--from-onnx", options.from_onnx is not None),
+            ("--keep-onnx", options.keep_onnx is not None),
+            ("--triton", options.triton is not None),
+            ("--workspace", options.workspace is not None),
+            ("--opt-level", options.opt_level is not None),
+            ("--timing-cache", options.timing_cache is not None),
+            ("--version-compatible", options.version_compatible),
+            ("--hardware-compat", options.hardware_compat is not HardwareCompat.NONE),
+        ):
+            if given:
+                raise ConfigurationError(
+                    f"{flag} is about an engine, and --onnx-only builds none: leave one of them out."
+                )
+    if options.from_onnx is not None:
+        for flag, given in (
+            ("--mode", options.mode is not TensorRTMode.FP32),
+            ("--opset", options.opset is not None),
+            ("--keep-onnx", options.keep_onnx is not None),
+            ("--calibration-data", options.calibration_data is not None),
+            ("--calibration-samples", options.calibration_samples is not None),
+            ("--random-calibration", options.random_calibration),
+            ("--calibration-method", options.calibration_method is not None),
+        ):
+            if given:
+                raise ConfigurationError(
+                    f"{flag} was decided when {options.from_onnx} was written: leave it out, or export the model anew."
+                )
+        if options.from_onnx.suffix != ".onnx":
+            raise ConfigurationError(
+                f"--from-onnx {options.from_onnx} is no .onnx file: name what --onnx-only wrote."
+            )
+    if options.keep_onnx is not None and options.keep_onnx.suffix != ".onnx":
+        raise ConfigurationError(f"--keep-onnx {options.keep_onnx} must end in .onnx.")
+    if options.triton is not None and options.triton.exists() and not options.triton.is_dir():
+        raise ConfigurationError(
+            f"--triton {options.triton} is a file: name the folder of a model repository."
+        )
+    if options.timing_cache is not None and options.timing_cache.is_dir():
+        raise ConfigurationError(f"--timing-cache {options.timing_cache} is a folder: name a file in it.")
+
+
+def _calibration(options: TensorRTOptions) -> None:
+    if options.mode is not TensorRTMode.INT8:
+        for flag, given in (
+            ("--calibration-data", options.calibration_data is not None),
+            ("--calibration-samples", options.calibration_samples is not None),
+            ("--random-calibration", options.random_calibration),
+            ("--calibration-method", options.calibration_method is not None),
+        ):
+            if given and options.from_onnx is None:
+                raise ConfigurationError(
+                    f"{flag} is about integers, and --mode {options.mode} has none: leave it out, or choose "
+                    "--mode int8."
+                )
+        return
+    if options.from_onnx is None and options.calibration_data is None and not options.random_calibration:
+        raise ConfigurationError(
+            "--mode int8 needs to see typical inputs: give --calibration-data FOLDER of images (or a tensor file), or "
+            "--random-calibration to do without and lose accuracy, or choose --mode fp16, which needs none."
+        )
+    check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
+
+
+def missing() -> tuple[Problem, ...]:
+    """What building and running engines lacks here, told without importing TensorRT or torch."""
+    problems = []
+    if sys.platform == "darwin":
+        return (
+            Problem(
+                "There is no TensorRT for macOS.",
+                "Use --onnx-only here, and timmx tensorrt --from-onnx on the machine with the GPU.",
+            ),
+        )
+    version = installed_version()
+    if version is None:
+        problems.append(
+            Problem(
+                "tensorrt is not installed.",
+                "uv pip install 'tensorrt>=10,<12' on the machine with the GPU; --onnx-only works without.",
+            )
+        )
+    elif int(version.partition(".")[0]) < OLDEST:
+        problems.append(
+            Problem(
+                f"tensorrt {version} cannot build strongly typed networks.",
+                "uv pip install --upgrade 'tensorrt>=10,<12'",
+            )
+        )
+    if not gpu.is_there():
+        problems.append(
+            Problem(
+                "No NVIDIA driver with a GPU answers here.",
+                "Run it where nvidia-smi shows one; --onnx-only works without.",
+            )
+        )
+    return tuple(problems)
+
+
+def installed_version() -> str | None:
+    """Of TensorRT's Python bindings, None where they are not there."""
+    if "tensorrt" in sys.modules:
+        return str(sys.modules["tensorrt"].__version__)
+    if importlib.util.find_spec("tensorrt") is None:
+        return None
+    for name in _DISTRIBUTIONS:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None

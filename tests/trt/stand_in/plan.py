@@ -1,0 +1,57 @@
+"""What a plan and a timing cache are here: bytes with a mark, a header in JSON, and for a plan the ONNX."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+PLAN_MARK = b"stand-in plan\0"
+CACHE_MARK = b"stand-in timing cache\0"
+
+
+@dataclass(frozen=True)
+class Plan:
+    version: str
+    device: str
+    network_name: str
+    flags: list[str]
+    hardware_compatibility: str
+    profiling_verbosity: str
+    profiles: list[dict[str, list[list[int]]]]
+    """For each profile the shapes of each input: min, opt, max."""
+    onnx: bytes = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        header = {key: value for key, value in asdict(self).items() if key != "onnx"}
+        return PLAN_MARK + json.dumps(header).encode() + b"\0" + self.onnx
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Plan | None:
+        """None where the bytes are no plan."""
+        if not content.startswith(PLAN_MARK):
+            return None
+        header, found, onnx = content[len(PLAN_MARK) :].partition(b"\0")
+        try:
+            return cls(**json.loads(header), onnx=onnx) if found else None
+        except (ValueError, TypeError):
+            return None
+
+
+@dataclass
+class Timings:
+    """The content of a timing cache."""
+
+    version: str
+    device: str
+    entries: list[str] = field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        return CACHE_MARK + json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Timings | None:
+        """None where the bytes are no timing cache."""
+        try:
+            return cls(**json.loads(content[len(CACHE_MARK) :])) if content.startswith(CACHE_MARK) else None
+        except (ValueError, TypeError):
+            return None

@@ -1,0 +1,145 @@
+"""What we use of TensorRT, and what the stand-in says of it, checked against NVIDIA's real Python bindings.
+
+The bindings are downloaded and loaded over stubs of their libraries, which takes no GPU; see `bindings.py`. Where
+that is not possible, these tests skip and say why.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from trt import bindings
+from trt.calls import calls_of
+from trt.stand_in import VERSIONS, load
+from trt.stand_in.surface import read_json, signature
+from trt.usage import members, used_names
+
+ENGINE = Path(__file__).resolve().parents[2] / "packages/timmx-tensorrt/src/timmx_tensorrt/engine.py"
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """The real bindings of a version, installed once."""
+    found = {}
+
+    def get(version):
+        if version not in found:
+            try:
+                found[version] = bindings.install(version, tmp_path_factory.mktemp("bindings"))
+            except bindings.BindingsError as reason:
+                found[version] = reason
+        if isinstance(found[version], bindings.BindingsError):
+            pytest.skip(f"TensorRT {version}'s bindings: {found[version]}")
+        return found[version]
+
+    return get
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def version(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def real(installed, version):
+    return installed(version)
+
+
+@pytest.fixture(scope="session")
+def surface(real):
+    """The surface as the real bindings print it."""
+    return real.run("surface")
+
+
+def test_what_a_backend_needs_exists(surface):
+    assert sorted(set(bindings.USED) - members(surface)) == []
+
+
+def test_our_engine_module_uses_only_what_exists(surface):
+    if not ENGINE.exists():
+        pytest.skip(f"{ENGINE.name} is not written yet")
+    used = used_names(ENGINE, surface)
+    assert "Builder.create_network" in used
+    assert sorted(used - members(surface)) == []
+
+
+def test_arguments_have_the_names_that_we_give(surface):
+    for name, parameters in bindings.PARAMETERS.items():
+        owner, method = name.split(".")
+        overloads = surface["classes"][owner]["methods"][method]
+        assert parameters.split() in [[one.name for one in signature(text).parameters] for text in overloads]
+
+
+def test_the_committed_surface_is_the_real_one(surface, version):
+    assert surface == read_json(version)
+
+
+@pytest.fixture(scope="session")
+def outcomes(real, version):
+    """What each expression comes to on the real bindings."""
+    return real.run("calls", list(calls_of(version)))
+
+
+def test_the_real_bindings_refuse_what_we_think_they_do(outcomes, version):
+    assert outcomes == calls_of(version)
+
+
+def test_the_stand_in_answers_as_the_real_bindings(outcomes, version):
+    trt = load(version)
+    assert {expression: bindings.outcome(trt, expression) for expression in outcomes} == outcomes
+
+
+def test_names_are_found_in_source(tmp_path):
+    source = tmp_path / "engine.py"
+    source.write_text(
+        """
+class Logger(trt.ILogger):
+    def log(self, severity, msg): ...
+    def errors(self): ...
+
+class Session:
+    engine: trt.ICudaEngine | None
+    def __init__(self, trt, logger):
+        self.trt, self.flag = trt, self.trt.BuilderFlag.TF32
+        self.builder = started(trt.Builder, logger)
+    def network(self):
+        return self.builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
+    def errors(self, path):
+        parser = trt.OnnxParser(self.network(), Logger())
+        parser.parse_from_file(str(path).upper())
+        if (cache := make_config(self.builder).get_timing_cache()) is not None:
+            cache.combine(cache, True)
+        return [parser.get_error(index).desc() for index in range(parser.num_errors)]
+
+def make_config(builder):
+    config = builder.create_builder_config()
+    config.max_workspace_size = 1
+    return config
+
+def shapes(session: Session):
+    return session.engine.get_tensor_shape("x")
+"""
+    )
+    used = used_names(source, read_json("11.4"))
+    assert sorted(used - members(read_json("11.4"))) == [
+        "IBuilderConfig.max_workspace_size",
+        "NetworkDefinitionCreationFlag.EXPLICIT_BATCH",
+    ]
+    assert {name for name in used if "." in name} >= {
+        "BuilderFlag.TF32",
+        "Builder.create_network",
+        "IBuilderConfig.get_timing_cache",
+        "ICudaEngine.get_tensor_shape",
+        "ILogger.log",
+        "ITimingCache.combine",
+        "OnnxParser.parse_from_file",
+        "ParserError.desc",
+    }
+
+
+def test_without_a_compiler_the_reason_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(bindings.BindingsError, match=re.escape("Linux") + "|C compiler"):
+        bindings.install("11.4", tmp_path)

@@ -1,0 +1,303 @@
+"""`timmx tensorrt` from command to engine, TensorRT and the GPU in the shape of a stand-in."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timmx
+from google.protobuf import text_format
+from timmx.cli.main import app
+from timmx.errors import (
+    ArtifactError,
+    ConfigurationError,
+    RuntimeUnavailable,
+    UnsupportedError,
+    VerificationError,
+)
+from timmx_tensorrt.plugin import TensorRTBackend
+from timmx_tensorrt.sidecar import beside, read, sha256
+from typer.testing import CliRunner
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits"
+SOURCE = f"local-dir:{DIGITS}"
+OPEN_BATCH = {"dynamic_batch": True, "batch_size": 4, "batch_max": 8}
+
+
+@pytest.fixture
+def export(tensorrt, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(model=SOURCE, **options):
+        command = TensorRTBackend().create_command()
+        return command(model, **{"output": tmp_path / "digits.engine", "device": "cuda"} | options)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "least_db"),
+    [
+        ({}, 100),
+        ({"mode": "fp16"}, 45),
+        ({"mode": "int8", "calibration_data": DIGITS / "samples", "calibration_samples": 32}, 20),
+        ({"mode": "fp16", **OPEN_BATCH}, 45),
+    ],
+)
+def test_an_engine_is_built_and_proven(export, tensorrt, options, least_db):
+    result = export(**options)
+    assert result.verification.status == "verified"
+    assert result.verification.snr_db > least_db
+    assert result.files == (result.path, beside(result.path))
+    assert result.verification.batch_sizes == ((1, 4, 8) if options.get("dynamic_batch") else (1,))
+    (build,) = tensorrt.builds
+    assert build.strongly_typed
+    assert ("TF32" in build.flags) is (options.get("mode", "fp32") != "fp32")
+
+
+def test_the_engine_is_nothing_but_the_plan_and_the_rest_lies_beside_it(export, tensorrt, tmp_path):
+    result = export(keep_onnx=tmp_path / "digits.onnx", **OPEN_BATCH)
+    runtime = tensorrt.Runtime(tensorrt.Logger())
+    assert runtime.deserialize_cuda_engine(result.path.read_bytes()).num_io_tensors == 2
+    sidecar = read(result.path)
+    assert sidecar.metadata == result.metadata
+    assert sidecar.engine["plan_sha256"] == sha256(result.path)
+    assert sidecar.engine["onnx_sha256"] == sha256(tmp_path / "digits.onnx")
+    assert sidecar.engine["tensorrt"] == tensorrt.__version__
+    assert sidecar.engine["gpu"] == "NVIDIA L4"
+    assert sidecar.metadata["format"]["profile"] == {"min": 1, "opt": 4, "max": 8}
+
+
+def test_what_is_asked_of_the_build_reaches_it(export, tensorrt, tmp_path):
+    export(
+        workspace=1.5,
+        opt_level=5,
+        version_compatible=True,
+        hardware_compat="ampere-plus",
+        timing_cache=tmp_path / "timings" / "cache",
+    )
+    (build,) = tensorrt.builds
+    assert build.memory_pools == {"WORKSPACE": 3 * 2**29}
+    assert build.optimization_level == 5
+    assert "VERSION_COMPATIBLE" in build.flags
+    assert build.hardware_compatibility == "AMPERE_PLUS"
+    assert build.timing_cache_entries == 0
+
+
+def test_a_second_build_takes_the_timings_of_the_first(export, tensorrt, tmp_path):
+    cache = tmp_path / "cache"
+    export(timing_cache=cache)
+    export(timing_cache=cache)
+    assert tensorrt.builds[1].timing_cache_hits > 0
+    assert not list(tmp_path.glob(".cache.*"))
+
+
+def test_timings_of_another_gpu_are_told_and_left(export, tensorrt, put_in, tmp_path):
+    cache = tmp_path / "cache"
+    export(timing_cache=cache)
+    put_in(gpu="NVIDIA T4", compute_capability="7.5")
+    result = export(timing_cache=cache)
+    assert any("of another GPU or TensorRT" in note for note in result.notes)
+
+
+def test_the_command_in_the_sidecar_builds_the_same_engine(export, tmp_path):
+    result = export(mode="fp16", keep_onnx=tmp_path / "digits.onnx", opt_level=2, **OPEN_BATCH)
+    words = shlex.split(read(result.path).engine["rebuild"])
+    assert words[:2] == ["timmx", "tensorrt"]
+    before = result.path.read_bytes()
+    done = CliRunner().invoke(app, words[1:])
+    assert done.exit_code == 0, done.output
+    assert result.path.read_bytes() == before
+    assert "verified" in done.stdout
+
+
+def test_a_model_is_rebuilt_by_its_own_command(export):
+    result = export(mode="fp16", normalize=True, softmax=True)
+    words = shlex.split(read(result.path).engine["rebuild"])
+    assert CliRunner().invoke(app, words[1:]).exit_code == 0
+    assert read(result.path).metadata == result.metadata
+
+
+def test_an_engine_is_built_from_the_typed_onnx_alone(export, tmp_path):
+    onnx = tmp_path / "typed.onnx"
+    first = export(output=onnx, device="cpu", onnx_only=True, mode="fp16", normalize=True, **OPEN_BATCH)
+    result = export(None, from_onnx=onnx, batch_size=2, batch_max=16)
+    assert result.verification.status == "verified"
+    assert result.verification.batch_sizes == (1, 2, 16)
+    for key in ("model", "input", "outputs", "labels", "precision"):
+        assert result.metadata[key] == first.metadata[key]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"normalize": True}, "--normalize belongs to the export of a model"),
+        ({"mode": "fp16"}, "--mode was decided"),
+        ({"batch_size": 3}, "fixed batch of 1"),
+        ({"batch_max": 3}, "batch is open|batch, and here it is fixed"),
+    ],
+)
+def test_what_the_typed_onnx_has_decided_cannot_be_asked_again(export, tmp_path, options, words):
+    onnx = tmp_path / "typed.onnx"
+    export(output=onnx, device="cpu", onnx_only=True, verify=False)
+    with pytest.raises((ConfigurationError, ArtifactError), match=words):
+        export(None, from_onnx=onnx, **options)
+    assert {path.name for path in tmp_path.iterdir()} == {"typed.onnx"}
+
+
+def test_an_onnx_of_another_command_is_refused(export, tmp_path):
+    timmx.export("onnx", SOURCE, output=tmp_path / "other.onnx", verify=False)
+    with pytest.raises(ArtifactError, match="--onnx-only"):
+        export(None, from_onnx=tmp_path / "other.onnx")
+
+
+TROUBLES = [
+    ("parse", "No importer for NonZero", UnsupportedError, r"No importer for NonZero at .* \(\w+\)"),
+    ("build", "no tactic found", UnsupportedError, "no tactic found"),
+    ("profile", "bad shapes", UnsupportedError, "refuses batches from 1 to 8"),
+    ("deserialize", "out of memory", ArtifactError, "out of memory"),
+    ("context", "out of memory", ArtifactError, "cannot prepare to run it: out of memory"),
+    ("execute", "illegal address", VerificationError, "illegal address"),
+    ("wrong_numbers", True, VerificationError, "the floor is 60"),
+    ("corrupt_rows", True, VerificationError, "equal rows of one batch differently|the floor is 60"),
+    ("not_finite", True, VerificationError, "dB"),
+    ("no_device", "CUDA initialization failure with error: 35", RuntimeUnavailable, "error: 35"),
+]
+
+
+@pytest.mark.parametrize(("trouble", "value", "error", "words"), TROUBLES)
+def test_trouble_is_told_and_nothing_is_lost(export, tensorrt, tmp_path, trouble, value, error, words):
+    before = export()
+    old = {path: path.read_bytes() for path in before.files}
+    setattr(tensorrt.trouble, trouble, value)
+    with pytest.raises(error, match=words):
+        export(triton=tmp_path / "repository", keep_onnx=tmp_path / "kept.onnx", **OPEN_BATCH)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
+
+
+def test_too_little_workspace_is_named(export, tensorrt):
+    tensorrt.trouble.workspace_needed = 2**31
+    with pytest.raises(UnsupportedError, match="--workspace"):
+        export(workspace=1)
+
+
+def test_equal_rows_with_different_answers_are_no_engine(export, tensorrt):
+    tensorrt.trouble.corrupt_rows = True
+    with pytest.raises(VerificationError, match="equal rows of one batch differently"):
+        export(min_snr=-100, mode="fp16", batch_size=4)
+
+
+def test_ctrl_c_ends_a_build(export, tensorrt, tmp_path):
+    tensorrt.trouble.during_build = lambda: os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        export()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_says_why_it_does_not_run_elsewhere(export, put_in):
+    put_in()
+    path = export().path
+    put_in(gpu="NVIDIA T4", compute_capability="7.5")
+    with pytest.raises(
+        RuntimeUnavailable, match=r"capability 8\.9, here 7\.5.*Build it here: timmx tensorrt"
+    ):
+        timmx.open(path)
+
+
+def test_another_engine_under_the_same_name_is_told(export):
+    path = export().path
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ArtifactError, match="not the engine that the JSON beside it is about"):
+        timmx.open(path)
+
+
+def test_an_engine_alone_still_runs(export):
+    path = export(**OPEN_BATCH).path
+    beside(path).unlink()
+    with timmx.open(path) as runner:
+        assert runner.inputs[0].shape == ("batch", 3, 64, 64)
+        assert runner.batch_sizes == (1, 4, 8)
+        assert runner.run({"input": np.zeros((3, 3, 64, 64), np.float32)})["output"].shape == (3, 10)
+        with pytest.raises(ConfigurationError, match="batches from 1 to 8"):
+            runner.run({"input": np.zeros((9, 3, 64, 64), np.float32)})
+
+
+def test_files_that_are_no_engine_are_refused(tensorrt, tmp_path):
+    path = tmp_path / "wrong.engine"
+    path.write_bytes(b"no plan")
+    with pytest.raises(ArtifactError, match="no engine"):
+        timmx.open(path)
+    beside(path).write_text("{")
+    with pytest.raises(ArtifactError, match="no JSON"):
+        TensorRTBackend().read_metadata(path)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, OPEN_BATCH, {"dynamic_batch": True, "batch_size": 4, "batch_min": 2}]
+)
+def test_triton_finds_a_model_that_it_can_serve(export, tmp_path, model_config, options):
+    result = export(triton=tmp_path / "repository", softmax=True, **options)
+    folder = tmp_path / "repository" / "digits"
+    assert (folder / "1" / "model.plan").read_bytes() == result.path.read_bytes()
+    assert (folder / "labels.txt").read_text().split() == [str(digit) for digit in range(10)]
+    config = parsed(folder / "config.pbtxt", model_config)
+    assert (config.name, config.platform) == ("digits", "tensorrt_plan")
+    takes_one = options == OPEN_BATCH
+    batch = [] if takes_one else [-1] if options else [1]
+    assert config.max_batch_size == (8 if takes_one else 0)
+    assert list(config.input[0].dims) == [*batch, 3, 64, 64]
+    assert list(config.output[0].dims) == [*batch, 10]
+    assert config.output[0].label_filename == "labels.txt"
+    assert list(config.dynamic_batching.preferred_batch_size) == ([4] if takes_one else [])
+
+
+def test_a_folder_in_a_repository_that_is_not_ours_stays(export, tmp_path):
+    theirs = tmp_path / "repository" / "digits" / "config.pbtxt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("theirs")
+    with pytest.raises(ArtifactError, match="timmx did not write it"):
+        export(triton=tmp_path / "repository")
+    assert theirs.read_text() == "theirs"
+    assert not (tmp_path / "digits.engine").exists()
+
+
+def test_a_model_in_a_repository_is_replaced(export, tmp_path, model_config):
+    export(triton=tmp_path / "repository")
+    export(triton=tmp_path / "repository", **OPEN_BATCH)
+    assert parsed(tmp_path / "repository" / "digits" / "config.pbtxt", model_config).max_batch_size == 8
+
+
+@pytest.fixture(scope="session")
+def model_config(tmp_path_factory):
+    """Triton's own message, from its client library; that is installed alone, since it pins old libraries."""
+    folder = tmp_path_factory.mktemp("tritonclient")
+    install = ["uv", "pip", "install", "--no-deps", "--target", str(folder), "tritonclient>=2.50,<3"]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"tritonclient cannot be installed here: {done.stderr.strip()[-200:]}")
+    spec = importlib.util.spec_from_file_location(
+        "model_config_pb2", folder / "tritonclient" / "grpc" / "model_config_pb2.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ModelConfig
+
+
+def parsed(path, model_config):
+    return text_format.Parse(path.read_text(), model_config())
+
+
+def test_json_says_all(export, tmp_path, capsys):
+    done = CliRunner().invoke(
+        app, ["tensorrt", SOURCE, "--device", "cuda", "-o", str(tmp_path / "a.engine"), "--json"]
+    )
+    found = json.loads(done.stdout)
+    assert found["verification"]["status"] == "verified"
+    assert [Path(name).name for name in found["files"]] == ["a.engine", "a.engine.json"]

@@ -1,0 +1,13 @@
+"""The conformance kit on what the tensorrt backend can do without a GPU: the typed ONNX."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from timmx.testing import BackendConformance
+
+
+class TestTyped(BackendConformance):
+    backend = "tensorrt"
+    export_options: ClassVar = {"onnx_only": True, "mode": "fp16"}
+    open_batch_options: ClassVar = {"batch_size": 2, "batch_max": 4}

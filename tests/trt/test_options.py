@@ -1,0 +1,104 @@
+"""What `timmx tensorrt` refuses, before torch or TensorRT is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import timmx
+from timmx.cli.main import app
+from timmx.errors import ConfigurationError, MissingRequirementError
+from timmx.registry import entries, load
+from typer.testing import CliRunner
+
+BUILD = {"device": "cuda"}
+ONNX = {"onnx_only": True}
+
+
+def test_help_names_every_option_and_model_may_be_left_out():
+    shown = CliRunner().invoke(app, ["tensorrt", "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    assert "[MODEL]" in shown.output
+    for flag in (
+        "--mode --opset --batch-min --batch-max --onnx-only --from-onnx --keep-onnx --triton --workspace --opt-level "
+        "--timing-cache --version-compatible --hardware-compat --calibration-data --calibration-samples "
+        "--calibration-method --random-calibration"
+    ).split():
+        assert flag in shown.output
+
+
+def test_backend_is_found_and_works_in_part_without_its_libraries():
+    (entry,) = (entry for entry in entries() if entry.name == "tensorrt")
+    assert entry.state == "available"
+    assert load("tensorrt").suffixes == (".engine", ".plan")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "--device cuda, or --onnx-only"),
+        ({"dynamic_batch": True, **BUILD}, "--batch-size N with N of 2 or more"),
+        ({"dynamic_batch": True, "batch_size": 1, **BUILD}, "2 or more where the batch is open"),
+        ({"dynamic_batch": True, "batch_size": 4, "batch_max": 2, **BUILD}, "must ascend"),
+        ({"dynamic_batch": True, "batch_size": 4, "batch_min": 5, **BUILD}, "must ascend"),
+        ({"batch_min": 2, **BUILD}, "--batch-min is about an open batch"),
+        ({"batch_max": 2, **ONNX}, "--batch-max is about an open batch"),
+        ({"mode": "int8", **ONNX}, "--calibration-data.*--random-calibration.*--mode fp16"),
+        ({"mode": "fp16", "calibration_samples": 8, **ONNX}, "--mode fp16 has none"),
+        ({"calibration_method": "mse", **ONNX}, "--mode fp32 has none"),
+        ({"mode": "bf16", "opset": 21, **ONNX}, "--opset 22 or later"),
+        ({"mode": "int8", "opset": 18, "random_calibration": True, **ONNX}, "--opset 19 or later"),
+        ({"mode": "fp8", **ONNX}, "not among the choices"),
+        ({"workspace": 0.0, **BUILD}, "no amount of memory"),
+        ({"workspace": 2.0, **ONNX}, "--workspace is about an engine"),
+        ({"triton": "repository", **ONNX}, "--triton is about an engine"),
+        ({"version_compatible": True, **ONNX}, "--version-compatible is about an engine"),
+        ({"keep_onnx": "kept.txt", **BUILD}, "must end in .onnx"),
+        ({"output": "model.onnx", **BUILD}, "must end in .engine"),
+        ({"output": "model.engine", **ONNX}, "must end in .onnx"),
+    ],
+)
+def test_wrong_options_are_refused_with_their_mend(tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=words):
+        timmx.export("tensorrt", "test_resnet", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        (None, {}, "Which model"),
+        (None, {"from_onnx": "absent.onnx"}, "There is no file absent.onnx"),
+        (None, {"from_onnx": "notes.txt"}, "no .onnx file"),
+        ("test_resnet", {"from_onnx": "notes.txt"}, "holds its model: leave test_resnet out"),
+        (None, {"from_onnx": "notes.txt", "softmax": True}, "--softmax belongs to the export"),
+    ],
+)
+def test_a_file_in_the_models_place(tmp_path, monkeypatch, model, options, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigurationError, match=words):
+        timmx.export("tensorrt", model, **options, **BUILD)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_the_machine_lacks_is_told_before_torch_is_imported(tmp_path):
+    if load("tensorrt").check_environment() == ():
+        pytest.skip("TensorRT and a GPU are here")
+    with pytest.raises(MissingRequirementError, match="--onnx-only works without"):
+        timmx.export("tensorrt", "test_resnet", output=tmp_path / "a.engine", **BUILD)
+    code = (
+        "import sys, json, timmx\n"
+        "for options in ({}, {'device': 'cuda'}):\n"
+        "    try: timmx.export('tensorrt', 'test_resnet', **options)\n"
+        "    except timmx.TimmxError: pass\n"
+        "heavy = ('torch', 'timm', 'onnx', 'onnxruntime', 'onnx_ir', 'tensorrt', 'numpy')\n"
+        "print(json.dumps([name for name in heavy if name in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == []

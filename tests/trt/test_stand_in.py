@@ -1,0 +1,575 @@
+"""The stand-in for TensorRT: it refuses what the real one refuses, and builds, saves, opens and runs a network."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import signal
+import threading
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from trt import bindings
+from trt.calls import calls_of
+from trt.stand_in import VERSIONS, load
+
+PROFILE = ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request):
+    return request.param
+
+
+@pytest.fixture
+def trt(version):
+    return load(version)
+
+
+@pytest.fixture
+def logger(trt):
+    class Logger(trt.ILogger):
+        def __init__(self):
+            super().__init__()
+            self.lines = []
+
+        def log(self, severity, msg):
+            self.lines.append((severity.name, msg))
+
+        def errors(self):
+            return [text for severity, text in self.lines if severity == "ERROR"]
+
+    return Logger()
+
+
+def network_bytes(batch="batch", conv="Conv", location=None):
+    """A convolution, a mean and a linear layer: images (N, 3, 8, 8) to scores (N, 5)."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "kernel": rng.standard_normal((4, 3, 3, 3)),
+        "matrix": rng.standard_normal((4, 5)),
+    }
+    nodes = [
+        helper.make_node(conv, ["image", "kernel"], ["features"], name="stem"),
+        helper.make_node("Relu", ["features"], ["positive"], name="act"),
+        helper.make_node("GlobalAveragePool", ["positive"], ["pooled"], name="pool"),
+        helper.make_node("Flatten", ["pooled"], ["flat"], name="flatten"),
+        helper.make_node("MatMul", ["flat", "matrix"], ["scores"], name="head"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 5])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    if location is not None:
+        onnx.save_model(
+            model, str(location), save_as_external_data=True, location="weights", size_threshold=0
+        )
+    return model.SerializeToString()
+
+
+class Bench:
+    """A builder with all that a build needs."""
+
+    def __init__(self, trt, logger, flags=None):
+        self.trt, self.logger = trt, logger
+        self.builder = trt.Builder(logger)
+        if flags is None:
+            flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        self.network = self.builder.create_network(flags)
+        self.config = self.builder.create_builder_config()
+
+    def parse(self, model):
+        self.parser = self.trt.OnnxParser(self.network, self.logger)
+        return self.parser.parse(model)
+
+    def profile(self, shapes=PROFILE, name="image"):
+        profile = self.builder.create_optimization_profile()
+        profile.set_shape(name, *shapes)
+        return self.config.add_optimization_profile(profile)
+
+    def build(self):
+        return self.builder.build_serialized_network(self.network, self.config)
+
+
+@pytest.fixture
+def bench(trt, logger):
+    made = Bench(trt, logger)
+    assert made.parse(network_bytes())
+    return made
+
+
+@pytest.fixture
+def plan(bench):
+    bench.profile()
+    return bytes(bench.build())
+
+
+def opened(trt, logger, plan, host_code=False):
+    runtime = trt.Runtime(logger)
+    runtime.engine_host_code_allowed = host_code
+    return runtime.deserialize_cuda_engine(plan)
+
+
+def run(engine, images):
+    context = engine.create_execution_context()
+    assert context.set_input_shape("image", images.shape)
+    scores = np.full(tuple(context.get_tensor_shape("scores")), np.inf, np.float32)
+    assert context.set_tensor_address("image", images.ctypes.data)
+    assert context.set_tensor_address("scores", scores.ctypes.data)
+    assert context.infer_shapes() == []
+    assert context.execute_async_v3(0)
+    return scores
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(1).standard_normal((3, 3, 8, 8)).astype(np.float32)
+
+
+def reference(images):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(network_bytes(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": images})[0]
+
+
+def test_calls_come_to_what_they_do_on_the_real_bindings(trt, version):
+    expected = calls_of(version)
+    assert {expression: bindings.outcome(trt, expression) for expression in expected} == expected
+
+
+def test_what_a_backend_needs_is_there(trt):
+    for name in bindings.USED:
+        operator.attrgetter(name)(trt)
+
+
+def test_the_version_is_the_one_of_the_surface(trt, version):
+    assert trt.__version__.startswith(version)
+
+
+def test_types_of_numpy(trt):
+    assert trt.nptype(trt.float16) is np.float16
+    with pytest.raises(TypeError, match="numpy"):
+        trt.nptype(trt.bfloat16)
+
+
+def test_what_is_not_modelled_says_so(trt, bench):
+    with pytest.raises(NotImplementedError, match="add_identity"):
+        bench.network.add_identity(bench.network.get_input(0))
+
+
+def test_a_plan_is_built_saved_opened_and_run(trt, logger, bench, images, tmp_path):
+    bench.network.name = "a hash"
+    bench.profile()
+    plan = bench.build()
+    path = tmp_path / "small.engine"
+    path.write_bytes(plan)
+    assert path.stat().st_size == plan.nbytes
+    engine = opened(trt, logger, path.read_bytes())
+    assert (engine.name, engine.num_io_tensors, engine.num_optimization_profiles) == ("a hash", 2, 1)
+    assert [engine.get_tensor_name(index) for index in range(2)] == ["image", "scores"]
+    assert engine.get_tensor_mode("image") == trt.TensorIOMode.INPUT
+    assert engine.get_tensor_mode("scores") == trt.TensorIOMode.OUTPUT
+    assert engine.get_tensor_shape("scores") == (-1, 5)
+    assert engine.get_tensor_dtype("image") == trt.float32
+    assert [tuple(shape) for shape in engine.get_tensor_profile_shape("image", 0)] == list(PROFILE)
+    np.testing.assert_allclose(run(engine, images), reference(images), rtol=1e-5)
+    assert logger.errors() == []
+
+
+def test_shapes_outside_the_profile_are_refused(trt, logger, plan):
+    context = opened(trt, logger, plan).create_execution_context()
+    assert not context.set_input_shape("image", (5, 3, 8, 8))
+    assert not context.set_input_shape("image", (2, 3, 8))
+    assert not context.set_input_shape("scores", (2, 5))
+    assert context.infer_shapes() == ["image"]
+    assert len(logger.errors()) == 2
+
+
+def test_an_engine_does_not_run_without_shapes_and_addresses(trt, logger, plan, images):
+    context = opened(trt, logger, plan).create_execution_context()
+    context.set_tensor_address("image", images.ctypes.data)
+    assert not context.execute_async_v3(0)
+    assert "Missing" in logger.errors()[0]
+    assert not context.set_tensor_address("picture", images.ctypes.data)
+
+
+def test_each_profile_has_its_own_shapes(trt, logger, bench):
+    bench.profile()
+    assert bench.profile([(8, 3, 8, 8)] * 3) == 1
+    context = opened(trt, logger, bench.build()).create_execution_context()
+    assert not context.set_input_shape("image", (8, 3, 8, 8))
+    assert context.set_optimization_profile_async(1, 0)
+    assert context.set_input_shape("image", (8, 3, 8, 8))
+    assert not context.set_optimization_profile_async(2, 0)
+
+
+def test_a_static_network_needs_no_profile(trt, logger, images):
+    bench = Bench(trt, logger)
+    bench.parse(network_bytes(batch=3))
+    engine = opened(trt, logger, bench.build())
+    assert [tuple(shape) for shape in engine.get_tensor_profile_shape("image", 0)] == [(3, 3, 8, 8)] * 3
+    np.testing.assert_allclose(run(engine, images), reference(images), rtol=1e-5)
+
+
+def test_a_dynamic_network_is_not_built_without_a_profile_that_fits(bench, logger):
+    assert bench.build() is None
+    assert "no optimization profile" in logger.errors()[-1]
+    bench.profile(name="picture")
+    assert bench.build() is None
+    assert "no shapes for the dynamic input image" in logger.errors()[-1]
+
+
+def test_a_profile_of_other_fixed_sizes_is_refused(bench, logger):
+    bench.profile([(1, 3, 9, 8)] * 3)
+    assert bench.build() is None
+    assert "does not fit image" in logger.errors()[-1]
+
+
+def test_a_profile_that_is_out_of_order_or_empty_is_refused(bench):
+    profile = bench.builder.create_optimization_profile()
+    with pytest.raises(ValueError, match="min <= opt <= max"):
+        profile.set_shape("image", (4, 3, 8, 8), (2, 3, 8, 8), (1, 3, 8, 8))
+    assert not profile
+    assert bench.config.add_optimization_profile(profile) == -1
+
+
+def test_weak_typing_is_seen(trt, logger, version):
+    bench = Bench(trt, logger, flags=0)
+    bench.parse(network_bytes(batch=1))
+    bench.build()
+    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    warned = any(severity == "WARNING" and "weakly typed" in text for severity, text in logger.lines)
+    assert bench.network.get_flag(flag) is trt.builds[0].strongly_typed is (version == "11.4")
+    assert warned is (version == "10.16")
+
+
+def test_a_build_is_recorded_as_it_was_asked_for(trt, bench):
+    bench.config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 2**20)
+    bench.config.builder_optimization_level = 5
+    bench.config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    bench.config.clear_flag(trt.BuilderFlag.TF32)
+    bench.config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    bench.config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    bench.profile()
+    bench.build()
+    (build,) = trt.builds
+    assert build.memory_pools == {"WORKSPACE": 2**20}
+    assert build.flags == {"VERSION_COMPATIBLE"}
+    assert (build.optimization_level, build.hardware_compatibility) == (5, "AMPERE_PLUS")
+    assert (build.profiles, build.profiling_verbosity) == (({"image": PROFILE},), "DETAILED")
+
+
+def test_values_out_of_range_are_logged_and_left(trt, bench, logger):
+    bench.config.builder_optimization_level = 9
+    bench.config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 2**50)
+    bench.network.name = "x" * 200
+    assert (bench.config.builder_optimization_level, bench.network.name) == (3, "")
+    assert bench.config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) < 2**50
+    assert len(logger.errors()) == 3
+
+
+def test_the_parser_names_the_node_that_it_refuses(trt, logger):
+    bench = Bench(trt, logger)
+    assert not bench.parse(network_bytes(conv="Convolve"))
+    error = bench.parser.get_error(0)
+    assert (bench.parser.num_errors, error.node_name(), error.node_operator()) == (1, "stem", "Convolve")
+    assert error.code() == trt.ErrorCode.INVALID_NODE
+    assert "Convolve" in error.desc()
+    assert "Convolve" in logger.errors()[0]
+    assert bench.build() is None
+
+
+def test_the_parser_refuses_types_that_do_not_match(trt, logger):
+    model = onnx.ModelProto.FromString(network_bytes())
+    half = numpy_helper.to_array(model.graph.initializer[1]).astype(np.float16)
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(half, "matrix"))
+    bench = Bench(trt, logger)
+    assert not bench.parse(model.SerializeToString())
+    assert bench.parser.get_error(0).node_name() == "head"
+
+
+def test_the_parser_refuses_what_is_no_onnx(trt, logger):
+    bench = Bench(trt, logger)
+    assert not bench.parse(b"no model at all")
+    assert bench.parser.get_error(0).code() == trt.ErrorCode.MODEL_DESERIALIZE_FAILED
+
+
+def test_rules_of_our_own_are_errors_of_the_parser(version):
+    trt = load(version, lint=lambda model: [f"{len(model.graph.node)} nodes are too many"])
+    bench = Bench(trt, trt.Logger(trt.Logger.INTERNAL_ERROR))
+    assert not bench.parse(network_bytes())
+    assert bench.parser.get_error(0).desc() == "5 nodes are too many"
+
+
+def test_weights_beside_the_file_are_found_by_its_path(trt, logger, tmp_path, images):
+    path = tmp_path / "model.onnx"
+    network_bytes(location=path)
+    bench = Bench(trt, logger)
+    assert not bench.parse(path.read_bytes())
+    parser = trt.OnnxParser(bench.network, logger)
+    assert parser.parse(path.read_bytes(), path=str(path))
+    bench = Bench(trt, logger)
+    parser = trt.OnnxParser(bench.network, logger)
+    assert not parser.parse_from_file(str(tmp_path / "none.onnx"))
+    parser.clear_errors()
+    assert parser.parse_from_file(str(path))
+    bench.profile()
+    np.testing.assert_allclose(run(opened(trt, logger, bench.build()), images), reference(images), rtol=1e-5)
+
+
+def test_a_timing_cache_grows_and_serves_the_next_build(trt, logger, bench):
+    bench.profile()
+    cache = bench.config.create_timing_cache(b"")
+    assert bench.config.set_timing_cache(cache, False)
+    bench.build()
+    saved = bytes(bench.config.get_timing_cache().serialize())
+    second = Bench(trt, logger)
+    second.parse(network_bytes(batch=1))
+    assert second.config.set_timing_cache(second.config.create_timing_cache(saved), False)
+    second.build()
+    assert [build.timing_cache_entries for build in trt.builds] == [0, 5]
+    assert [build.timing_cache_hits for build in trt.builds] == [0, 5]
+
+
+def test_caches_are_combined(trt, bench):
+    bench.profile()
+    bench.config.set_timing_cache(bench.config.create_timing_cache(b""), False)
+    bench.build()
+    full, empty = bench.config.get_timing_cache(), bench.config.create_timing_cache(b"")
+    assert empty.combine(full, False)
+    assert bytes(empty.serialize()) == bytes(full.serialize())
+
+
+def test_a_timing_cache_of_another_device_is_refused(trt, bench, logger):
+    saved = bytes(bench.config.create_timing_cache(b"").serialize())
+    trt.trouble.device = "Another GPU"
+    foreign = bench.config.create_timing_cache(saved)
+    assert not bench.config.set_timing_cache(foreign, False)
+    assert not bench.config.create_timing_cache(b"").combine(foreign, False)
+    assert bench.config.set_timing_cache(foreign, True)
+    assert bench.config.create_timing_cache(b"damaged") is None
+    assert len(logger.errors()) == 2
+
+
+class Steps:
+    """Makes a monitor that records what it is told, and cancels at a step."""
+
+    def __new__(cls, trt, cancel_at=None, error=None):
+        class Monitor(trt.IProgressMonitor):
+            def __init__(self):
+                super().__init__()
+                self.open, self.deepest, self.steps, self.threads = [], 0, 0, set()
+
+            def phase_start(self, phase_name, parent_phase, num_steps):
+                assert parent_phase == (self.open[-1] if self.open else None)
+                self.open.append(phase_name)
+                self.deepest = max(self.deepest, len(self.open))
+                self.threads.add(threading.get_ident())
+
+            def step_complete(self, phase_name, step):
+                self.steps += 1
+                if error is not None:
+                    raise error
+                return self.steps != cancel_at
+
+            def phase_finish(self, phase_name):
+                self.open.remove(phase_name)
+
+        return Monitor()
+
+
+def test_progress_comes_in_nested_phases_from_two_threads(trt, bench):
+    bench.profile()
+    monitor = bench.config.progress_monitor = Steps(trt)
+    assert bench.build() is not None
+    assert (monitor.open, monitor.deepest, len(monitor.threads)) == ([], 2, 2)
+    assert monitor.steps == 8  # 3 of the build, and one for each of the 5 layers
+
+
+@pytest.mark.parametrize("cancel_at", [1, 3, 8])
+def test_a_monitor_cancels_the_build(trt, bench, cancel_at):
+    bench.profile()
+    monitor = bench.config.progress_monitor = Steps(trt, cancel_at)
+    assert bench.build() is None
+    assert (monitor.steps, monitor.open) == (cancel_at, [])
+
+
+def test_an_exception_in_a_monitor_is_swallowed_and_cancels(trt, bench, capfd):
+    bench.profile()
+    monitor = bench.config.progress_monitor = Steps(trt, error=KeyboardInterrupt())
+    assert bench.build() is None
+    assert monitor.steps == 1
+    assert "Exception caught in step_complete()" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("step", [1, 3])  # in the thread that called, and in the other
+def test_ctrl_c_is_swallowed_by_the_next_callback(trt, bench, step):
+    """As pybind11 does: a handler of signals runs in the main thread's next line of Python, which is a callback."""
+    bench.profile()
+    monitor = bench.config.progress_monitor = Steps(trt)
+    trt.trouble.during_build = lambda: monitor.steps == step and os.kill(os.getpid(), signal.SIGINT)
+    assert bench.build() is None
+    assert monitor.open == []
+
+
+def test_ctrl_c_without_a_monitor_comes_after_the_build(trt, bench):
+    bench.profile()
+    trt.trouble.during_build = lambda: os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        bench.build()
+
+
+def test_an_override_reaches_no_method_above_it(trt, capfd):
+    class Chatty(trt.ILogger):
+        def log(self, severity, msg):
+            super().log(severity, msg)
+
+    trt.ILogger.log(Chatty(), trt.ILogger.ERROR, "x")
+    assert capfd.readouterr().err.count("pure virtual") == 1
+
+
+def test_a_monitor_that_nobody_keeps_is_told(trt, bench, logger):
+    bench.profile()
+    bench.config.progress_monitor = Steps(trt)
+    assert bench.build() is None
+    assert "collected" in logger.errors()[0]
+
+
+def test_bytes_that_are_no_plan_are_refused(trt, logger, plan):
+    assert opened(trt, logger, b"ftrt and no more") is None
+    assert opened(trt, logger, plan[:20]) is None
+    assert len(logger.errors()) == 2
+
+
+def plan_of(version, *flags, hardware="NONE"):
+    """A plan of another version, with builder flags."""
+    trt = load(version)
+    bench = Bench(trt, trt.Logger(trt.Logger.ERROR))
+    bench.parse(network_bytes(batch=3))
+    for flag in flags:
+        bench.config.set_flag(getattr(trt.BuilderFlag, flag))
+    bench.config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, hardware)
+    return bytes(bench.build())
+
+
+def test_a_plan_of_another_version_is_refused(trt, logger, version):
+    (other,) = set(VERSIONS) - {version}
+    assert opened(trt, logger, plan_of(other), host_code=True) is None
+    assert "was made with TensorRT" in logger.errors()[0]
+
+
+def test_a_version_compatible_plan_opens_in_a_later_version(images):
+    plan = plan_of("10.16", "VERSION_COMPATIBLE")
+    later = load("11.4")
+    quiet = later.Logger(later.Logger.INTERNAL_ERROR)
+    assert opened(later, quiet, plan) is None
+    np.testing.assert_allclose(run(opened(later, quiet, plan, True), images), reference(images), rtol=1e-5)
+    earlier = load("10.16")
+    quiet = earlier.Logger(earlier.Logger.INTERNAL_ERROR)
+    assert opened(earlier, quiet, plan_of("11.4", "VERSION_COMPATIBLE"), True) is None
+
+
+def test_a_plan_of_another_device_opens_where_it_was_built_for_more(trt, logger, version):
+    plans = {name: plan_of(version, hardware=name) for name in ("NONE", "AMPERE_PLUS")}
+    trt.trouble.device = "Another GPU"
+    assert opened(trt, logger, plans["NONE"]) is None
+    assert "Another GPU" in logger.errors()[0]
+    assert opened(trt, logger, plans["AMPERE_PLUS"]) is not None
+
+
+def test_an_inspector_tells_layers_in_full_only_where_asked(trt, logger, bench, version):
+    bench.profile()
+    told = []
+    for verbosity in ("LAYER_NAMES_ONLY", "DETAILED"):
+        bench.config.profiling_verbosity = getattr(trt.ProfilingVerbosity, verbosity)
+        inspector = opened(trt, logger, bench.build()).create_engine_inspector()
+        told.append(json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON)))
+    assert told[0]["Layers"] == ["stem", "act", "pool", "flatten", "head"]
+    assert told[1]["Layers"][0]["LayerType"] == "Conv"
+    assert told[0]["Bindings" if version == "10.16" else "I/O Tensors"] == ["image", "scores"]
+
+
+def test_types_that_onnx_runtime_has_no_kernels_for_are_run_by_onnx(trt, logger, images):
+    model = onnx.ModelProto.FromString(network_bytes())
+    for one in model.graph.initializer:
+        kernel = helper.make_tensor(
+            one.name, TensorProto.BFLOAT16, one.dims, numpy_helper.to_array(one).flatten()
+        )
+        one.CopyFrom(kernel)
+    nodes = model.graph.node
+    nodes[0].input[0], nodes[4].output[0] = "image_bf16", "scores_bf16"
+    nodes.insert(0, helper.make_node("Cast", ["image"], ["image_bf16"], to=TensorProto.BFLOAT16))
+    nodes.append(helper.make_node("Cast", ["scores_bf16"], ["scores"], to=TensorProto.FLOAT))
+    model.opset_import[0].version = 22
+    bench = Bench(trt, logger)
+    assert bench.parse(model.SerializeToString()), logger.errors()
+    bench.profile()
+    found = run(opened(trt, logger, bench.build()), images)
+    assert 0 < np.abs(found - reference(images)).max() < 0.1
+
+
+def test_a_machine_without_a_gpu(trt, logger):
+    trt.trouble.no_device = "CUDA initialization failure with error: 35"
+    for kind in (trt.Builder, trt.Runtime):
+        with pytest.raises(TypeError, match="nullptr"):
+            kind(logger)
+    assert logger.errors() == [trt.trouble.no_device] * 2
+
+
+@pytest.mark.parametrize("trouble", ["build", "profile"])
+def test_trouble_in_a_build(trt, bench, logger, trouble):
+    setattr(trt.trouble, trouble, "out of memory")
+    assert (bench.profile() == -1) is (trouble == "profile")
+    assert bench.build() is None
+    assert logger.errors()[0] == "out of memory"
+
+
+def test_trouble_in_the_parser(trt, logger):
+    trt.trouble.parse = "No importer registered"
+    bench = Bench(trt, logger)
+    assert not bench.parse(network_bytes())
+    assert bench.parser.get_error(0).node_name() == "stem"
+    assert bench.parser.get_error(0).code() == trt.ErrorCode.UNSUPPORTED_NODE
+
+
+def test_too_small_a_workspace_builds_nothing(trt, bench, logger):
+    trt.trouble.workspace_needed = 2**21
+    bench.profile()
+    assert bench.build() is not None
+    bench.config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 2**20)
+    assert bench.build() is None
+    assert "workspace of 1048576 bytes" in logger.errors()[0]
+
+
+@pytest.mark.parametrize("trouble", ["deserialize", "context", "execute"])
+def test_trouble_with_an_engine(trt, logger, plan, trouble):
+    setattr(trt.trouble, trouble, "out of memory")
+    engine = opened(trt, logger, plan)
+    if trouble == "deserialize":
+        assert engine is None
+    elif trouble == "context":
+        assert engine.create_execution_context() is None
+    else:
+        with pytest.raises(AssertionError):
+            run(engine, np.zeros((1, 3, 8, 8), np.float32))
+    assert logger.errors() == ["out of memory"]
+
+
+def test_faulty_engines_have_faulty_numbers(trt, logger, plan, images):
+    engine, right = opened(trt, logger, plan), reference(images)
+    trt.trouble.wrong_numbers = True
+    np.testing.assert_allclose(run(engine, images), -right, rtol=1e-5)
+    trt.trouble.wrong_numbers, trt.trouble.corrupt_rows = False, True
+    found = run(engine, np.repeat(images[:1], 3, axis=0))
+    np.testing.assert_array_equal(found[0], found[2])
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    trt.trouble.corrupt_rows, trt.trouble.not_finite = False, True
+    assert not np.isfinite(run(engine, images)).all()
