@@ -1,0 +1,97 @@
+"""The typed ONNX on other arithmetic than ONNX Runtime's: PyTorch's, on this CPU, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+import ctypes
+
+import onnx_ir as ir
+import pytest
+import timmx
+import torch
+from timmx.devices import exact_cuda
+from timmx.model.data_config import resolve_data_config
+from timmx.samples import MadeSamples
+from timmx.snr import worst_db
+from timmx.testing import awakened_model
+from timmx_tensorrt import gpu
+from timmx_tensorrt.typed_runner import TypedRunner
+from trt import torch_graph
+
+CASES = [
+    ("test_resnet", "fp32", 80),
+    ("test_resnet", "fp16", 30),
+    ("test_resnet", "bf16", 10),
+    ("test_resnet", "int8", 10),
+    ("test_efficientnet", "fp16", 30),
+    ("test_vit", "fp16", 35),
+    ("test_vit", "bf16", 15),
+    ("test_vit", "int8", 15),
+]
+MORE = [
+    (name, mode, least)
+    for name in ("resnet18", "mobilenetv3_small_100", "convnext_atto", "vit_tiny_patch16_224")
+    for mode, least in (("fp32", 80), ("fp16", 25), ("bf16", 8), ("int8", 6))
+]
+
+
+def answers(name, mode, tmp_path, device):
+    """Of the PyTorch model, of the typed ONNX with its rounding shown, and of the same run by PyTorch."""
+    model = awakened_model(name)
+    options = {"random_calibration": True} if mode == "int8" else {}
+    path = tmp_path / "model.onnx"
+    timmx.export(
+        "tensorrt", model, onnx_only=True, mode=mode, batch_size=4, output=path, verify=False, **options
+    )
+    config, _ = resolve_data_config(model.pretrained_cfg, model.pretrained_cfg["input_size"])
+    inputs = MadeSamples(config, False, 4, seed=1).take(range(4))
+    with torch.inference_mode():
+        exact = model(torch.from_numpy(inputs)).numpy()
+    with TypedRunner(path) as runner:
+        shown = runner.run({"input": inputs})["output"]
+    with exact_cuda():
+        return exact, shown, torch_graph.run(ir.load(path), inputs, device)
+
+
+@pytest.mark.parametrize(("name", "mode", "least_db"), CASES)
+def test_pytorch_computes_what_the_rounding_shows(tmp_path, name, mode, least_db):
+    exact, shown, found = answers(name, mode, tmp_path, "cpu")
+    judge(exact, shown, found, least_db)
+
+
+@pytest.mark.device
+@pytest.mark.parametrize(("name", "mode", "least_db"), CASES + MORE)
+def test_a_gpu_computes_what_the_rounding_shows(tmp_path, name, mode, least_db):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device; test_pytorch_computes_what_the_rounding_shows does the same on this CPU")
+    exact, shown, found = answers(name, mode, tmp_path, "cuda")
+    print(
+        f"\n{name} {mode}: rounded {worst_db([exact], [shown]):.1f} dB, GPU {worst_db([exact], [found]):.1f} dB"
+    )
+    judge(exact, shown, found, least_db)
+
+
+def judge(exact, shown, found, least_db):
+    """Both are as far from the model; two orders of summing up are no nearer to each other than to it."""
+    shown_db, found_db = worst_db([exact], [shown]), worst_db([exact], [found])
+    assert min(shown_db, found_db) >= least_db
+    if shown_db < 80:
+        assert abs(shown_db - found_db) < 6
+
+
+@pytest.mark.device
+def test_what_is_asked_of_the_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    assert gpu.is_there()
+    facts = gpu.facts()
+    assert facts["gpu"] == torch.cuda.get_device_name()
+    assert facts["compute_capability"] == ".".join(map(str, torch.cuda.get_device_capability()))
+    assert facts["cuda"] == torch.version.cuda
+    assert float(facts["driver"]) >= 12
+    ones = torch.ones(2**20, device=gpu.device())
+    stream = gpu.Stream()
+    assert stream.handle != 0
+    assert torch.cuda.ExternalStream(stream.handle).query() in (True, False)
+    stream.synchronize()
+    ctypes.cast(ones.data_ptr(), ctypes.c_void_p)
+    assert ones.sum().item() == 2**20
