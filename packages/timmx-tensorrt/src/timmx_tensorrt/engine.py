@@ -223,6 +223,7 @@ class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._phases: dict[str, list[Any]] = {}
+        self._furthest: dict[str, float] = {}
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
         with self._lock:
@@ -255,7 +256,9 @@ class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
             share += part * min(1.0, done / steps)
             part /= steps
             name = next((inner for inner, (parent, _, _) in phases.items() if parent == name), None)
-        return outer, min(1.0, share)
+        # Between the end of an inner phase and its outer step the sum is smaller again.
+        self._furthest[outer] = max(self._furthest.get(outer, 0.0), min(1.0, share))
+        return outer, self._furthest[outer]
 
 
 def _started(factory: Any, log: _Log) -> Any:
