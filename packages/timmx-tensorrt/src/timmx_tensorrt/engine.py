@@ -84,10 +84,10 @@ def build(onnx: Path, settings: BuildSettings) -> Built:
     log = _Log()
     builder = _started(trt.Builder, log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    network.name = settings.name[:128]
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx)):
         raise UnsupportedError(f"TensorRT {version()} does not take this graph: {_parser_errors(parser)}")
+    network.name = settings.name[:128]  # after the parser, which may name it too
     config = _configured(builder, network, settings)
     cache, notes = _with_timing_cache(config, settings.timing_cache)
     monitor = _Monitor()
