@@ -51,7 +51,7 @@ def measure(model: object, calibration: Path, held_out: Path, folder: Path) -> l
     """One cell a mode."""
     cells = []
     for mode in TensorRTMode:
-        options = {"calibration_data": calibration} if mode is TensorRTMode.INT8 else {}
+        options = {"calibration_data": calibration} if mode.calibrated else {}
         result = timmx.export(
             "tensorrt",
             model,

@@ -81,6 +81,7 @@ def build(export, typed):
         ({}, 100),
         ({"mode": "fp16"}, 45),
         ({"mode": "int8", "calibration_data": DIGITS / "samples", "calibration_samples": 32}, 20),
+        ({"mode": "fp8", "calibration_data": DIGITS / "samples", "calibration_samples": 32}, 20),
         ({"mode": "fp16", **OPEN_BATCH}, 45),
     ],
 )
@@ -288,6 +289,24 @@ def test_an_engine_says_why_it_does_not_run_elsewhere(build, put_in):
         RuntimeUnavailable, match=r"capability 8\.9, here 7\.5.*Build it here: timmx tensorrt"
     ):
         timmx.open(path)
+
+
+def test_float8_is_refused_where_the_gpu_has_none(export, tensorrt, put_in, tmp_path):
+    onnx = tmp_path / "typed.onnx"
+    export(output=onnx, device="cpu", onnx_only=True, mode="fp8", random_calibration=True, verify=False)
+    put_in(gpu="NVIDIA A10", compute_capability="8.6")
+    for model, options in (
+        (SOURCE, {"mode": "fp8", "random_calibration": True}),
+        (None, {"from_onnx": onnx}),
+    ):
+        with pytest.raises(
+            ConfigurationError, match=r"8\.9 or later, and NVIDIA A10 has 8\.6.*--mode int8 or fp16"
+        ):
+            export(model, **options)
+    assert tensorrt.builds == []
+    assert list(tmp_path.iterdir()) == [onnx]
+    put_in(gpu="NVIDIA B200", compute_capability="10.0")
+    assert export(None, from_onnx=onnx).metadata["precision"] == "fp8"
 
 
 def test_another_engine_under_the_same_name_is_told(build):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -15,6 +16,7 @@ from timmx_tensorrt.lint import lint
 
 FLOAT = TensorProto.FLOAT
 HALF = np.float16
+FLOAT8 = ml_dtypes.float8_e4m3fn
 
 
 def scale(size=32, dtype=np.float32):
@@ -75,6 +77,16 @@ def residual(*, shortcut: bool, main: bool):
     return graph(nodes, constants())
 
 
+def in_float8(**changes):
+    """What `constants` gives, its 8-bit numbers of FLOAT8E4M3FN."""
+    eight_bits = {
+        name: np.asarray(array).astype(FLOAT8)
+        for name, array in constants().items()
+        if np.asarray(array).dtype == np.int8
+    }
+    return eight_bits | changes
+
+
 def said(findings):
     return [(finding.where, finding.reason) for finding in findings]
 
@@ -106,6 +118,37 @@ def test_float_graphs_of_timm_models_have_no_findings(tmp_path, name):
     timmx.export("onnx", awakened_model(name), output=tmp_path / "m.onnx", opset=21, verify=False)
     findings = lint(onnx.load(tmp_path / "m.onnx"))
     assert (findings.errors, findings.warnings) == ((), ())
+
+
+def test_float8_is_held_to_the_same_rules():
+    model = convolution(**in_float8())
+    onnx.checker.check_model(model, full_check=True)
+    findings = lint(model, dynamic_batch=True)
+    assert (findings.errors, findings.warnings) == ((), ())
+    scales = scale()
+    scales[5] = 1
+    assert_one_error(convolution(axis=None, **in_float8()), "w_dequantize", "no axis")
+    assert_one_error(convolution(axis=1, **in_float8()), "w_dequantize", "output channels of Conv are on 0")
+    assert_one_error(convolution(**in_float8(w_zero=np.ones(32, FLOAT8))), "w_dequantize", "other than 0")
+    assert_one_error(convolution(**in_float8(w_zero=np.zeros(16, FLOAT8))), "w_dequantize", "16 zero points")
+    assert_one_warning(convolution(**in_float8(w_scale=scales)), "w_dequantize", "exactly 1")
+    assert_one_warning(convolution(**in_float8(step=np.float32(1))), "x_quantize", "exactly 1")
+    dead = in_float8(w_scale=scales, w_int8=np.zeros((32, 32, 1, 1), FLOAT8))
+    assert lint(convolution(**dead), dynamic_batch=True).warnings == ()
+
+
+def test_the_other_float8_is_refused():
+    wide = np.zeros((32, 32, 1, 1), ml_dtypes.float8_e5m2)
+    model = convolution(w_int8=wide, w_zero=np.zeros(32, ml_dtypes.float8_e5m2))
+    assert_one_error(model, "w_dequantize", "FLOAT8E5M2; TensorRT takes int8 and FLOAT8E4M3FN")
+
+
+def test_float8_asks_for_no_shortcut():
+    model = residual(shortcut=False, main=False)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.INT8:
+            tensor.CopyFrom(from_array(onnx.numpy_helper.to_array(tensor).astype(FLOAT8), tensor.name))
+    assert lint(model, dynamic_batch=True).warnings == ()
 
 
 def test_uint8_is_misread_as_int8():

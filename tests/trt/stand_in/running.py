@@ -128,6 +128,8 @@ class Engine(Inner):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
+        # At higher levels 1.32 leaves out a Relu before a float8 QuantizeLinear.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
             return onnxruntime.InferenceSession(self.plan.onnx, options, ["CPUExecutionProvider"]).run
         except Exception:  # kernels that ONNX Runtime lacks, such as a convolution in bf16

@@ -10,24 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.command import command_words
 from timmx.contract import Exported, Precision
-from timmx.errors import ArtifactError
+from timmx.errors import ArtifactError, ConfigurationError
 from timmx.options import ExportRequest
 from timmx_onnx.proto import read_metadata
 
 from timmx_tensorrt import gpu, sidecar, triton
 from timmx_tensorrt.plugin import TensorRTBackend, TensorRTOptions
 from timmx_tensorrt.profile import choose_profile
-from timmx_tensorrt.typed import Typed, check, check_batches, write_typed
+from timmx_tensorrt.typed import PRECISIONS, Typed, check, check_batches, write_typed
 
 if TYPE_CHECKING:
     from timmx.contract import ExportJob
+
+_FLOAT8_CAPABILITY = (8, 9)
+"""Ada's; tensor cores before it have no float8."""
 
 
 def export(job: ExportJob, options: TensorRTOptions) -> Exported:
     """Write the typed ONNX, or the engine with its sidecar and whatever else was asked for.
 
     Raises:
-        ConfigurationError: batches or calibration data that cannot serve.
+        ConfigurationError: batches or calibration data that cannot serve, or a GPU that lacks the arithmetic.
         UnsupportedError: TensorRT does not take the model.
         VerificationError: the typed ONNX does not run at one of its batches.
     """
@@ -39,6 +42,7 @@ def export(job: ExportJob, options: TensorRTOptions) -> Exported:
             source = options.from_onnx
             typed = _read_typed(job, options, source)
         else:
+            _check_gpu(PRECISIONS[options.mode])
             source = job.beside(options.keep_onnx) if options.keep_onnx else Path(folder, "model.onnx")
             typed = write_typed(job, options, source)
         notes = _write_engine(job, options, typed, source)
@@ -53,6 +57,7 @@ def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
         raise ArtifactError(
             f"{path} was not written by timmx tensorrt --onnx-only, but by another command: use that."
         )
+    _check_gpu(Precision(stated["precision"]))
     dynamic = bool(stated["batch"].get("dynamic"))
     size = job.request.batch_size
     profile = choose_profile(options, dynamic, size, facts["profile"])
@@ -64,6 +69,19 @@ def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
     check(path, dynamic=dynamic)
     check_batches(path, profile, job.example_input.cpu().numpy())
     return Typed(Precision(stated["precision"]), facts, profile, ())
+
+
+def _check_gpu(precision: Precision) -> None:
+    """Refuse a GPU without the arithmetic before the model is translated, which takes minutes."""
+    if precision is not Precision.FP8:
+        return
+    card = gpu.facts()
+    if tuple(map(int, card["compute_capability"].split("."))) < _FLOAT8_CAPABILITY:
+        raise ConfigurationError(
+            f"--mode fp8 needs a GPU of compute capability 8.9 or later, and {card['gpu']} has "
+            f"{card['compute_capability']}: export with --mode int8 or fp16, or build on a newer GPU from what "
+            "--onnx-only writes."
+        )
 
 
 def _write_engine(job: ExportJob, options: TensorRTOptions, typed: Typed, onnx: Path) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ def _check_doubles(graph: ir.Graph, found: _Collector) -> None:
 
 
 def _check_data_type(node: ir.Node, found: _Collector) -> None:
-    """The integers of a Q or DQ node."""
+    """The 8-bit numbers of a Q or DQ node."""
     dtype = _quantized_type(node)
     if dtype is None:
         found.error(
@@ -154,7 +154,7 @@ def _check_data_type(node: ir.Node, found: _Collector) -> None:
     elif dtype == ir.DataType.INT32:
         found.error(node, "is int32, as of a bias, which TensorRT does not take; leave the bias float")
     elif dtype not in _QUANTIZED_TYPES:
-        found.error(node, f"is {dtype.name}; TensorRT takes int8")
+        found.error(node, f"is {dtype.name}; TensorRT takes int8 and FLOAT8E4M3FN")
 
 
 def _check_zero_point(node: ir.Node, found: _Collector) -> None:
@@ -209,7 +209,7 @@ def _check_channels(node: ir.Node, scales: NDArray[np.float64], found: _Collecto
         found.error(node, "has a scale a channel for an activation; TensorRT takes one scale for all")
         return
     if scales.ndim > 1 or "block_size" in node.attributes:
-        found.error(node, "has scales by blocks, which int8 does not; use one a channel")
+        found.error(node, "has scales by blocks, which 8 bits do not; use one a channel")
         return
     if "axis" not in node.attributes:
         found.error(node, "has no axis for its scales; some parsers assume 0 and others 1, so write it")
@@ -241,7 +241,7 @@ def _check_operands(node: ir.Node, found: _Collector) -> None:
 
 
 def _check_residual(add: ir.Node, found: _Collector) -> None:
-    """A sum with a convolution's result: TensorRT computes both at once if the other branch alone is quantized."""
+    """A sum with a convolution's result: TensorRT computes both at once in int8 if the other branch alone is int8."""
     if any(_array(value) is not None for value in add.inputs):
         return
     pairs = [_dequantizes(value) for value in add.inputs]
@@ -253,7 +253,7 @@ def _check_residual(add: ir.Node, found: _Collector) -> None:
         return
     convs = [value.producer() for value in add.inputs if value is not None]
     in_integers = any(
-        conv is not None and _is(conv, "Conv") and _dequantizes(conv.inputs[0]) is not None for conv in convs
+        conv is not None and _is(conv, "Conv") and _of_int8(_dequantizes(conv.inputs[0])) for conv in convs
     )
     if in_integers and pairs == [None, None] and _requantized(add.outputs[0]):
         found.warn(add, "has a float shortcut, so that Conv and Add give floats; quantize the shortcut")
@@ -274,6 +274,10 @@ def _dequantizes(value: ir.Value | None) -> ir.Node | None:
         source = node.inputs[0]
         node = None if source is None else source.producer()
     return node if node is not None and _is(node, "DequantizeLinear") else None
+
+
+def _of_int8(dequantize: ir.Node | None) -> bool:
+    return dequantize is not None and _quantized_type(dequantize) == ir.DataType.INT8
 
 
 def _before_pair(dequantize: ir.Node | None) -> ir.Node | None:

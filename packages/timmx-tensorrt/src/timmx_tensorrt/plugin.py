@@ -30,6 +30,12 @@ class TensorRTMode(StrEnum):
     FP16 = "fp16"
     BF16 = "bf16"
     INT8 = "int8"
+    FP8 = "fp8"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether activations have fixed ranges, which calibration finds."""
+        return self in (TensorRTMode.INT8, TensorRTMode.FP8)
 
 
 class HardwareCompat(StrEnum):
@@ -53,7 +59,7 @@ class TensorRTOptions:
             "--mode",
             help="fp16, bf16: norms, softmax and --normalize stay float32. bf16 for models whose numbers leave "
             "float16's range. int8: Q/DQ by calibration, float16 for the rest; often no faster than fp16 on "
-            "transformers.",
+            "transformers. fp8: likewise in float8, for GPUs of compute capability 8.9 and later.",
             rich_help_panel=_GRAPH,
         ),
     ] = TensorRTMode.FP32

@@ -1,4 +1,4 @@
-"""A typed half-precision graph as a float32 one that rounds where the typed one stores, to prove it on a CPU.
+"""A typed graph of half and float8 numbers as a float32 one that rounds where it stores, to prove it on a CPU.
 
 ONNX Runtime's CPU kernels do not show what a half-precision graph does: float16 nodes compute in float32 and
 their results often stay so, and bfloat16 has no kernels at all. ONNX's reference evaluator shows it, and takes
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HALF_TYPES = frozenset((ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
 
-_FLOAT32 = ir.DataType.FLOAT
+_FLOAT32, _FLOAT8 = ir.DataType.FLOAT, ir.DataType.FLOAT8E4M3FN
 
 _TYPE_ATTRIBUTES = frozenset("dtype output_dtype precision softmax_precision stash_type to".split())
 """Attributes that name an element type: of an output, or of the arithmetic inside."""
@@ -45,7 +45,9 @@ def rounded(model: ir.Model) -> ir.Model:
     Every node computes in float32; a Cast to the half type and one back follow every output that was half. So
     overflow becomes inf, small numbers vanish, and bfloat16 runs. Weights are widened, which changes none. A Cast
     that was in the graph becomes the rounding, or Identity where it only widened. QuantizeLinear divides by its
-    half scale, and DequantizeLinear multiplies with it, in float32; what the latter gives is rounded.
+    half scale, and DequantizeLinear multiplies with it, in float32; what the latter gives is rounded. Those of
+    FLOAT8E4M3FN become that arithmetic with a Cast to float8 or from it, since ONNX Runtime 1.32 leaves out a Relu
+    before a float8 QuantizeLinear, as if float8 had no negative numbers.
 
     This models TensorRT on a GPU: products and sums accumulate in float32, tensors are stored in half. It is no
     bit-exact twin. The order of a sum differs from kernel to kernel; kernels that TensorRT fuses keep what lies
@@ -71,6 +73,8 @@ def rounded(model: ir.Model) -> ir.Model:
     if any(value.type is None for graph in _graphs(twin.graph) for value in _values(graph)):
         common.ShapeInferencePass()(twin)
     _Rounding(twin.graph).apply()
+    if takes_float8(twin):
+        _spell_out_float8(twin)
     return twin
 
 
@@ -85,6 +89,11 @@ def half_types(model: ir.Model) -> frozenset[ir.DataType]:
         for node in graph:
             found.update(_types_named(node))
     return frozenset(kind for kind in found if kind in HALF_TYPES)
+
+
+def takes_float8(model: ir.Model) -> bool:
+    """Whether a node of the graph quantizes to FLOAT8E4M3FN, or dequantizes it."""
+    return any(_of_float8(node) for graph in _graphs(model.graph) for node in graph)
 
 
 class _Rounding:
@@ -202,6 +211,67 @@ class _Rounding:
             unique = f"{name}_{count}"
         self._names.add(unique)
         return unique
+
+
+def _of_float8(node: ir.Node) -> bool:
+    if node.domain not in ("", "ai.onnx") or node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        return False
+    zero_point = node.inputs[2] if len(node.inputs) > 2 else None
+    return zero_point is not None and zero_point.dtype is _FLOAT8
+
+
+def _spell_out_float8(model: ir.Model) -> None:
+    """Divide and Cast in place of QuantizeLinear, Cast and multiply in place of DequantizeLinear; to the same bits."""
+    for graph in _graphs(model.graph):
+        for node in filter(_of_float8, tuple(graph)):
+            value = node.inputs[0]
+            assert value is not None
+            scale = _scale_of_float8(node, graph)
+            between = ir.Value(
+                name=f"{node.outputs[0].name}_unscaled", type=ir.TensorType(_FLOAT32), shape=value.shape
+            )
+            if node.op_type == "QuantizeLinear":
+                saturate = node.attributes.get_int("saturate", 1)
+                inner = ir.Node("", "Div", [value, scale], outputs=[between])
+                outer = ir.Node(
+                    "",
+                    "Cast",
+                    [between],
+                    [ir.AttrInt64("to", _FLOAT8), ir.AttrInt64("saturate", saturate)],
+                    num_outputs=1,
+                )
+            else:
+                inner = ir.Node("", "Cast", [value], [ir.AttrInt64("to", _FLOAT32)], outputs=[between])
+                outer = ir.Node("", "Mul", [between, scale], num_outputs=1)
+            inner.name, outer.name = between.name, node.name
+            ir.convenience.replace_nodes_and_values(
+                graph, node, [node], [inner, outer], node.outputs, outer.outputs
+            )
+    common.RemoveUnusedNodesPass()(model)
+
+
+def _scale_of_float8(node: ir.Node, graph: ir.Graph) -> ir.Value:
+    """The scale of a Q or DQ node, in a shape that fits the axis it is for."""
+    value, scale, zero_point = node.inputs[:3]
+    assert value is not None
+    assert scale is not None
+    tensors = [None if one is None else ir.convenience.get_const_tensor(one) for one in (scale, zero_point)]
+    arrays = [one.numpy() for one in tensors if one is not None]
+    if len(arrays) < 2 or arrays[0].ndim > 1 or value.shape is None or arrays[1].astype(np.float32).any():
+        raise UnsupportedError(
+            f"Node {node.name!r} ({node.op_type}) has no constant scale for all numbers or for each channel, or a zero "
+            "point other than 0: such float8 is not shown."
+        )
+    if arrays[0].size == 1:
+        return scale
+    shape = [1] * len(value.shape)
+    shape[node.attributes.get_int("axis", 1)] = arrays[0].size
+    tensor = ir.Tensor(arrays[0].reshape(shape), name=f"{node.outputs[0].name}_scale_by_channel")
+    aligned = ir.Value(
+        name=tensor.name, type=ir.TensorType(_FLOAT32), shape=ir.Shape(shape), const_value=tensor
+    )
+    graph.register_initializer(aligned)
+    return aligned
 
 
 def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:

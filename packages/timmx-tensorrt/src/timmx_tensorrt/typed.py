@@ -19,7 +19,8 @@ from timmx_tensorrt.calibrate import observe
 from timmx_tensorrt.lint import lint
 from timmx_tensorrt.plugin import TensorRTMode
 from timmx_tensorrt.profile import choose_profile
-from timmx_tensorrt.quantize import insert, observed_values
+from timmx_tensorrt.quantize import insert
+from timmx_tensorrt.targets import FP8, INT8, observed_values
 from timmx_tensorrt.typed_runner import TypedRunner
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ PRECISIONS = {
     TensorRTMode.FP16: Precision.FP16,
     TensorRTMode.BF16: Precision.BF16,
     TensorRTMode.INT8: Precision.INT8,
+    TensorRTMode.FP8: Precision.FP8,
 }
+_GRIDS = {TensorRTMode.INT8: INT8, TensorRTMode.FP8: FP8}
 
 
 @dataclass(frozen=True)
@@ -66,23 +69,23 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
     mode = options.mode
     profile = choose_profile(options, job.request.dynamic_batch, job.request.batch_size)
     facts: dict[str, Any] = {"mode": str(mode), "opset": options.chosen_opset, "profile": profile.facts()}
-    calibration = None
-    if mode is TensorRTMode.INT8:  # data that cannot serve is refused before the long translation
+    calibration, grid = None, _GRIDS.get(mode)
+    if grid is not None:  # data that cannot serve is refused before the long translation
         calibration = job.calibration(options.calibration_data, options.calibration_samples)
     model = translate(job, options.chosen_opset)
     notes: tuple[str, ...] = ()
-    if calibration is not None:
+    if calibration is not None and grid is not None:
         job.progress("Calibrating")
         method = options.calibration_method or CalibrationMethod.MINMAX
         batch = 1 if job.request.dynamic_batch else profile.tuned_for
-        ranges = observe(model, observed_values(model), _Batches(calibration, batch), method)
-        report = insert(model, ranges)
+        ranges = observe(model, observed_values(model, grid), _Batches(calibration, batch), method)
+        report = insert(model, ranges, grid)
         facts |= {
             "calibration": calibration.origin,
             "calibration_method": str(method),
-            "integer_operations": dict(report.quantized),
+            "quantized_operations": dict(report.quantized),
         }
-    if mode in (TensorRTMode.FP16, TensorRTMode.INT8):
+    if mode is TensorRTMode.FP16 or grid is not None:
         lowered, notes = to_float16(model, job)
         facts["float32_operations"] = dict(lowered.kept)
     elif mode is TensorRTMode.BF16:

@@ -15,7 +15,7 @@ from timmx.errors import ArtifactError, RuntimeUnavailable, UnsupportedError
 from timmx_onnx.proto import read_proto
 from timmx_onnx.runner import OnnxRunner
 
-from timmx_tensorrt.rounding import HALF_TYPES, half_types, rounded
+from timmx_tensorrt.rounding import HALF_TYPES, half_types, rounded, takes_float8
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class TypedRunner(Runner):
     """Runs a strongly typed `.onnx` file in ONNX Runtime, its half-precision numbers as `rounding.rounded` has them.
 
-    A graph without half types runs as it is. In both cases ONNX Runtime optimizes as it likes: at no level does it
-    remove a Cast to half and back (1.32; `session.enable_cast_chain_elimination` would, and is off).
+    A graph without half types or float8 runs as it is. In both cases ONNX Runtime optimizes as it likes: at no level
+    does it remove a Cast to half or float8 and back (1.32; `session.enable_cast_chain_elimination` would, and is off).
 
     Args:
         path: the file, with its external data beside it.
@@ -42,7 +42,7 @@ class TypedRunner(Runner):
         self._not_finite: set[str] = set()
         self._halves: dict[str, ir.DataType] = {}
         model = _read(path)
-        if half_types(model):
+        if half_types(model) or takes_float8(model):
             self.engine = "ONNX Runtime, every half value rounded"
             edges = (*model.graph.inputs, *model.graph.outputs)
             self._halves = {

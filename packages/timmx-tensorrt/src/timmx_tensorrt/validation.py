@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from timmx.calibration import check_calibration
 from timmx.contract import Problem
 from timmx.errors import ConfigurationError
+from timmx.options import CalibrationMethod
 
 from timmx_tensorrt import gpu
 from timmx_tensorrt.plugin import HardwareCompat, TensorRTMode
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 OLDEST = 10
 """The first major version whose networks can be strongly typed in every layer."""
-_LEAST_OPSETS = {TensorRTMode.BF16: 22, TensorRTMode.INT8: 19}
+_LEAST_OPSETS = {TensorRTMode.BF16: 22, TensorRTMode.INT8: 19, TensorRTMode.FP8: 19}
 _DISTRIBUTIONS = (
     "tensorrt",
     "tensorrt-cu13",
@@ -102,7 +103,7 @@ def _places(options: TensorRTOptions) -> None:
 
 
 def _calibration(options: TensorRTOptions) -> None:
-    if options.mode is not TensorRTMode.INT8:
+    if not options.mode.calibrated:
         for flag, given in (
             ("--calibration-data", options.calibration_data is not None),
             ("--calibration-samples", options.calibration_samples is not None),
@@ -111,14 +112,18 @@ def _calibration(options: TensorRTOptions) -> None:
         ):
             if given and options.from_onnx is None:
                 raise ConfigurationError(
-                    f"{flag} is about integers, and --mode {options.mode} has none: leave it out, or choose "
-                    "--mode int8."
+                    f"{flag} is about 8-bit numbers, and --mode {options.mode} has none: leave it out, or choose "
+                    "--mode int8 or fp8."
                 )
         return
     if options.from_onnx is None and options.calibration_data is None and not options.random_calibration:
         raise ConfigurationError(
-            "--mode int8 needs to see typical inputs: give --calibration-data FOLDER of images (or a tensor file), or "
-            "--random-calibration to do without and lose accuracy, or choose --mode fp16, which needs none."
+            f"--mode {options.mode} needs to see typical inputs: give --calibration-data FOLDER of images (or a tensor "
+            "file), or --random-calibration to do without and lose accuracy, or choose --mode fp16, which needs none."
+        )
+    if options.mode is TensorRTMode.FP8 and options.calibration_method is CalibrationMethod.MSE:
+        raise ConfigurationError(
+            "--calibration-method mse weighs the even steps of integers, which float8 does not have: leave it out."
         )
     check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
 

@@ -1,0 +1,97 @@
+"""The typed ONNX of the digits in every mode, and of the families on photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import photographs
+import pytest
+import timmx
+from litert_quality import settled_model, write_seen_digits
+from timmx.verify import FLOORS_DB
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits"
+CALIBRATED = ("int8", "fp8")
+FAMILIES = [
+    "resnet18",
+    "efficientnet_b0",
+    "mobilenetv3_small_100",
+    "convnext_atto",
+    "vit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "eva02_tiny_patch14_224",
+]
+
+
+@pytest.mark.parametrize(
+    ("mode", "least_db", "most_changed"),
+    [("fp32", 100, 0), ("fp16", 45, 1), ("bf16", 30, 1), ("int8", 20, 5), ("fp8", 10, 5)],
+)
+def test_each_mode_reads_the_digits(tmp_path, mode, least_db, most_changed):
+    data = {}
+    if mode in CALIBRATED:
+        write_seen_digits(tmp_path / "seen", 64)
+        data["calibration_data"] = tmp_path / "seen"
+    result = timmx.export(
+        "tensorrt", f"local-dir:{DIGITS}", onnx_only=True, mode=mode, output=tmp_path / "digits.onnx", **data
+    )
+    assert result.verification.status == "verified"
+    assert result.verification.inputs == 500
+    assert result.verification.snr_db > least_db
+    assert result.verification.top1_agreement >= 1 - most_changed / 500
+    assert result.metadata["format"]["mode"] == mode
+    edges = [*onnx.load(result.path).graph.input, *onnx.load(result.path).graph.output]
+    assert {edge.type.tensor_type.elem_type for edge in edges} == {onnx.TensorProto.FLOAT}
+
+
+def test_norms_softmax_and_normalization_stay_float32(tmp_path):
+    result = timmx.export(
+        "tensorrt",
+        "test_vit",
+        onnx_only=True,
+        mode="fp16",
+        normalize=True,
+        softmax=True,
+        output=tmp_path / "vit.onnx",
+        verify=False,
+    )
+    kept = result.metadata["format"]["float32_operations"]
+    assert {"LayerNormalization", "Softmax", "Sub", "Div"} <= kept.keys()
+
+
+def test_a_graph_that_overflows_is_held_by_bfloat16_or_kept_in_float32(tmp_path):
+    """efficientvit_b0's linear attention exceeds float16 on random weights."""
+    result = timmx.export(
+        "tensorrt",
+        "efficientvit_b0",
+        onnx_only=True,
+        mode="fp16",
+        input_size=(3, 64, 64),
+        output=tmp_path / "m.onnx",
+    )
+    assert result.verification.snr_db > 20
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return photographs.write(tmp_path_factory.mktemp("photographs"), calibration=16, held_out=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("mode", ["fp32", "fp16", "bf16", *CALIBRATED])
+def test_families_hold_the_floors(tmp_path, pictures, name, mode):
+    calibration, held_out = pictures
+    model = settled_model(name, calibration)
+    result = timmx.export(
+        "tensorrt",
+        model,
+        onnx_only=True,
+        mode=mode,
+        output=tmp_path / f"{name}.onnx",
+        verify_data=held_out,
+        min_snr=0,
+        **({"calibration_data": calibration} if mode in CALIBRATED else {}),
+    )
+    assert result.verification.snr_db >= FLOORS_DB[result.precision]
