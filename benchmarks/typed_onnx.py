@@ -64,9 +64,8 @@ def measure(model: object, calibration: Path, held_out: Path, folder: Path) -> l
         )
         report = result.verification
         mark = "" if report.snr_db >= FLOORS_DB[result.precision] else ", below the floor"
-        cells.append(
-            f"{result.size_bytes / 1e6:.2f} MB, {report.snr_db:.1f} dB, {100 * report.top1_agreement:.1f} %{mark}"
-        )
+        agreement = "" if report.top1_agreement is None else f", {100 * report.top1_agreement:.1f} %"
+        cells.append(f"{result.size_bytes / 1e6:.2f} MB, {report.snr_db:.1f} dB{agreement}{mark}")
     return cells
 
 

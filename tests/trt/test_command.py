@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import onnx
 import pytest
 import timmx
 from google.protobuf import text_format
@@ -21,6 +22,7 @@ from timmx.errors import (
     ArtifactError,
     ConfigurationError,
     RuntimeUnavailable,
+    TimmxError,
     UnsupportedError,
     VerificationError,
 )
@@ -107,6 +109,7 @@ def test_the_engine_is_nothing_but_the_plan_and_the_rest_lies_beside_it(export, 
     assert sidecar.engine["onnx_sha256"] == sha256(tmp_path / "digits.onnx")
     assert sidecar.engine["tensorrt"] == tensorrt.__version__
     assert sidecar.engine["gpu"] == "NVIDIA L4"
+    assert sidecar.engine["float32_nodes"] == []
     assert sidecar.metadata["format"]["profile"] == {"min": 1, "opt": 4, "max": 8}
 
 
@@ -161,8 +164,10 @@ def test_timings_that_cannot_serve_are_told_and_left(build, put_in, tmp_path, da
         cache.write_bytes(b"no timings")
     else:
         put_in(gpu="NVIDIA T4", compute_capability="7.5")
+    held = cache.read_bytes()
     result = build(timing_cache=cache)
-    assert any("of another GPU or TensorRT" in note for note in result.notes)
+    assert any("holds no timings for this GPU" in note for note in result.notes)
+    assert cache.read_bytes() == held
 
 
 def test_a_build_tells_how_far_it_is(build, tensorrt):
@@ -221,6 +226,61 @@ def test_what_the_typed_onnx_has_decided_cannot_be_asked_again(build, tmp_path, 
     with pytest.raises((ConfigurationError, ArtifactError), match=words):
         build(**options)
     assert list(tmp_path.iterdir()) == []
+
+
+LIES = [
+    ({"precision": "fp32"}, "says that it is fp32, and its types are fp16"),
+    ({"precision": "int99"}, "int99"),
+    ({"input": None}, "metadata is not what timmx writes"),
+    ({"batch": {}}, "size that is not known"),
+    ({"labels": ["a", "b"]}, "2"),
+    ({"format": {"profile": {"min": 1}}}, "its profile is"),
+    ({"format": {"profile": "wide"}}, "profile"),
+    ({"outputs": [{"name": "logits", "kind": "logits", "shape": [1, 10]}]}, "metadata names outputs logits"),
+    ({"schema": 99}, "schema 99"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), LIES)
+def test_metadata_that_is_not_true_of_the_graph_is_refused(export, typed, tmp_path, change, words):
+    model = onnx.load(typed["open"])
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "timmx")
+    entry.value = json.dumps(json.loads(entry.value) | change)
+    onnx.save(model, tmp_path / "edited.onnx")
+    with pytest.raises(TimmxError, match=words):
+        export(None, from_onnx=tmp_path / "edited.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["edited.onnx"]
+
+
+def test_metadata_that_is_no_json_is_refused(export, typed, tmp_path):
+    model = onnx.load(typed["one"])
+    model.metadata_props[0].value = "{"
+    onnx.save(model, tmp_path / "edited.onnx")
+    with pytest.raises(ArtifactError, match="no JSON"):
+        export(None, from_onnx=tmp_path / "edited.onnx")
+
+
+def test_a_folder_where_the_onnx_is_to_be_kept_is_refused_and_nothing_is_written(export, tmp_path):
+    (tmp_path / "kept.onnx").mkdir()
+    with pytest.raises(ConfigurationError, match=r"--keep-onnx .* is a folder"):
+        export(keep_onnx=tmp_path / "kept.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.onnx"]
+
+
+def test_timings_that_cannot_be_written_cost_no_engine(build, tensorrt, tmp_path):
+    cache = tmp_path / "timings" / "cache"
+    tensorrt.trouble.during_build = lambda: (tmp_path / "timings").touch()
+    result = build(timing_cache=cache)
+    assert result.verification.status == "verified"
+    assert any("could not be kept" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "digits.engine", "a_file/cache"])
+def test_timings_take_no_other_files_place(build, tensorrt, tmp_path, name):
+    (tmp_path / "a_file").touch()
+    with pytest.raises(ConfigurationError, match="--timing-cache"):
+        build(timing_cache=tmp_path / name)
+    assert tensorrt.builds == []
 
 
 def test_an_onnx_of_another_command_is_refused(export, tmp_path):
@@ -309,6 +369,14 @@ def test_float8_is_refused_where_the_gpu_has_none(export, tensorrt, put_in, tmp_
     assert export(None, from_onnx=onnx).metadata["precision"] == "fp8"
 
 
+def test_an_engine_that_runs_on_another_card_says_so(build, put_in):
+    put_in()
+    path = build(hardware_compat="ampere-plus").path
+    put_in(platform="Windows AMD64")
+    with timmx.open(path) as runner:
+        assert "platform Linux x86_64, here Windows AMD64" in runner.notes[0]
+
+
 def test_another_engine_under_the_same_name_is_told(build):
     path = build().path
     path.write_bytes(path.read_bytes() + b" ")
@@ -355,12 +423,13 @@ def test_triton_finds_a_model_that_it_can_serve(build, tmp_path, model_config, n
     assert list(config.dynamic_batching.preferred_batch_size) == ([4] if largest else [])
 
 
-def test_a_folder_in_a_repository_that_is_not_ours_stays(build, tmp_path):
+def test_a_folder_in_a_repository_that_is_not_ours_stays(build, tensorrt, tmp_path):
     theirs = tmp_path / "repository" / "digits" / "config.pbtxt"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs")
     with pytest.raises(ArtifactError, match="timmx did not write it"):
         build(triton=tmp_path / "repository")
+    assert tensorrt.builds == []
     assert theirs.read_text() == "theirs"
     assert not (tmp_path / "digits.engine").exists()
 

@@ -57,6 +57,7 @@ def test_backend_is_found_and_works_in_part_without_its_libraries():
         ({"mode": "bf16", "random_calibration": True, **ONNX}, "--mode bf16 has none.*--mode int8 or fp8"),
         ({"mode": "fp4", **ONNX}, "not among the choices"),
         ({"workspace": 0.0, **BUILD}, "no amount of memory"),
+        ({"workspace": 1e300, **BUILD}, "no amount of memory"),
         ({"workspace": 2.0, **ONNX}, "--workspace is about an engine"),
         ({"triton": "repository", **ONNX}, "--triton is about an engine"),
         ({"version_compatible": True, **ONNX}, "--version-compatible is about an engine"),

@@ -81,7 +81,7 @@ def test_what_is_asked_of_the_gpu():
     assert facts["gpu"] == torch.cuda.get_device_name()
     assert facts["compute_capability"] == ".".join(map(str, torch.cuda.get_device_capability()))
     assert facts["cuda"] == torch.version.cuda
-    assert float(facts["driver"]) >= 12
+    assert int(facts["driver"].split(".")[0]) >= 500
     ones = torch.ones(2**20, device=gpu.device())
     stream = gpu.Stream()
     assert stream.handle != 0

@@ -144,9 +144,11 @@ def export_session(
         with session.step("Verifying"), exact_cuda():
             verification = _verify(backend, session, stage.path, exported, options, job.calibrated_on)
         with session.step("Publishing"):
-            files = stage.publish(_old_files(backend, stage.output))
+            # The artifact last: where another file cannot be published, it is as it was.
+            others: tuple[Path, ...] = ()
             for further in job.further:
-                files += further.publish((further.output,) if further.output.exists() else ())
+                others += further.publish((further.output,) if further.output.exists() else ())
+            files = (*stage.publish(_old_files(backend, stage.output)), *others)
     return ExportResult(
         path=files[0],
         files=files,

@@ -13,6 +13,7 @@ from timmx.edges import feed, fetch
 from timmx.errors import ArtifactError
 from timmx.metadata import SCHEMA
 from timmx.model.data_config import DataConfig
+from timmx.model.labels import check_count
 from timmx.progress import reporter
 from timmx.samples import choose_samples
 from timmx.verify import Reference
@@ -59,26 +60,17 @@ class PreparedSession:
         self, request: ExportRequest, path: Path, metadata: dict[str, Any], open_file: Callable[[], Runner]
     ) -> None:
         check_metadata(path, metadata)
-        self._metadata, entry = metadata, metadata["input"]
-        self._path = path
+        self._metadata, self._path = metadata, path
         self.seconds: dict[str, float] = {}
-        self.request = replace(
-            request,
-            normalize=entry["normalization"] == "graph",
-            dynamic_batch=metadata["batch"].get("dynamic", False),
-            batch_size=request.batch_size or metadata["batch"].get("size"),
-        )
-        channels, height, width = entry["size"]
-        config = DataConfig(
-            (channels, height, width),
-            tuple(entry["mean"]),
-            tuple(entry["std"]),
-            entry["interpolation"],
-            entry["crop_pct"],
-            entry["crop_mode"],
-        )
-        labels = metadata["labels"]
-        self.loaded = PreparedModel(metadata["model"]["trained"], config, tuple(labels) if labels else None)
+        try:
+            self.request = _with_what_is_decided(request, metadata)
+            self.loaded = _model_inside(metadata)
+        except (LookupError, TypeError, ValueError, AttributeError) as exc:
+            raise ArtifactError(
+                f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc}). "
+                "Export it anew."
+            ) from exc
+        config = self.loaded.data_config
         with self.step("Running the reference"):
             samples = choose_samples(request.verify_data, None, config, self.request.normalize)
             with open_file() as runner:
@@ -123,21 +115,63 @@ class PreparedSession:
         return ArtifactError(f"{self._path} is a file that was exported: there is no PyTorch model in it.")
 
     def _run(self, runner: Runner, samples: Samples) -> Reference:
+        import numpy as np
+
         (entry,) = runner.inputs
         size = entry.shape[0] if isinstance(entry.shape[0], int) else 1
         names = tuple(output["name"] for output in self._metadata["outputs"])
         specs = {spec.name: spec for spec in runner.outputs}
+        taken = entry.shape[1:] if entry.layout != "NHWC" else (entry.shape[3], *entry.shape[1:3])
+        if sorted(names) != sorted(specs) or taken != self.loaded.data_config.input_size:
+            raise ArtifactError(
+                f"{self._path} is damaged: its metadata names outputs {', '.join(names)} and the input "
+                f"{self.loaded.data_config.input_size}, and the graph has {', '.join(specs)} and {taken}. "
+                "Export it anew."
+            )
         answers: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for start in range(0, len(samples), size):
             indices = [(start + offset) % len(samples) for offset in range(size)]
             found = runner.run({entry.name: feed(entry, samples.take(indices))})
             for name in names:
                 answers[name] += list(fetch(specs[name], found[name]))
-        import numpy as np
-
         outputs = tuple(np.stack(answers[name][: len(samples)]) for name in names)
-        kinds = [output["kind"] for output in self._metadata["outputs"]]
-        return Reference(samples, outputs, names, kinds[0] in ("logits", "probabilities"))
+        classes = self._metadata["outputs"][0]["kind"] in ("logits", "probabilities")
+        if self.loaded.labels and classes:
+            check_count(self.loaded.labels, outputs[0].shape[1])
+        return Reference(samples, outputs, names, classes)
+
+
+def _with_what_is_decided(request: ExportRequest, metadata: dict[str, Any]) -> ExportRequest:
+    """The request with the normalisation and the batch that the file has."""
+    batch = metadata["batch"]
+    return replace(
+        request,
+        normalize={"graph": True, "caller": False}[metadata["input"]["normalization"]],
+        dynamic_batch=bool(batch.get("dynamic", False)),
+        batch_size=request.batch_size or batch.get("size"),
+    )
+
+
+def _model_inside(metadata: dict[str, Any]) -> PreparedModel:
+    entry, labels = metadata["input"], metadata["labels"]
+    channels, height, width = map(int, entry["size"])
+    config = DataConfig(
+        (channels, height, width),
+        tuple(map(float, entry["mean"])),
+        tuple(map(float, entry["std"])),
+        str(entry["interpolation"]),
+        float(entry["crop_pct"]),
+        str(entry["crop_mode"]),
+    )
+    if not len(config.mean) == len(config.std) == channels:
+        raise ValueError(f"mean and std are not of {channels} channels")
+    if not isinstance(metadata["outputs"], list) or not all(
+        "kind" in output for output in metadata["outputs"]
+    ):
+        raise ValueError("the outputs are not described")
+    return PreparedModel(
+        bool(metadata["model"]["trained"]), config, tuple(map(str, labels)) if labels else None
+    )
 
 
 def check_metadata(path: Path, metadata: dict[str, Any]) -> None:

@@ -37,11 +37,19 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata inside an `.onnx` file, {} where timmx did not write it.
 
     Raises:
-        ArtifactError: the file is no ONNX model.
+        ArtifactError: the file is no ONNX model, or its metadata is no JSON object.
     """
     for entry in read_proto(path).metadata_props:
         if entry.key == METADATA_KEY:
-            return json.loads(entry.value)
+            try:
+                metadata = json.loads(entry.value)
+            except ValueError as exc:
+                raise ArtifactError(
+                    f"{path} is damaged: its metadata is no JSON ({exc}). Export it again."
+                ) from exc
+            if not isinstance(metadata, dict):
+                raise ArtifactError(f"{path} is damaged: its metadata is no JSON object. Export it again.")
+            return metadata
     return {}
 
 

@@ -6,10 +6,10 @@ does. Integers of the enumerations differ between the two, so they are never sto
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+import os
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
@@ -23,6 +23,7 @@ from timmx_tensorrt.plugin import HardwareCompat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import numpy as np
 
@@ -34,6 +35,8 @@ _COMPATIBILITY = {
 }
 _KEPT_LINES = 20
 _POLL_SECONDS = 0.1
+_LOCK_SECONDS = 30
+"""How long to wait for another build that writes the same timings."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def build(onnx: Path, settings: BuildSettings) -> Built:
             "work; so may more --workspace."
         )
     if settings.timing_cache is not None and cache is not None:
-        _keep_timings(config, settings.timing_cache)
+        notes += _keep_timings(config, settings.timing_cache)
     return Built(bytes(plan), (*notes, *log.warnings()))
 
 
@@ -170,7 +173,8 @@ class Engine:
                 shape, dtype=_DTYPES[self._engine.get_tensor_dtype(name)], device=gpu.device()
             )
         for name, tensor in held.items():
-            self._context.set_tensor_address(name, tensor.data_ptr())
+            if not self._context.set_tensor_address(name, tensor.data_ptr()):
+                raise ArtifactError(f"TensorRT refuses the memory of {name}: {self._log.last()}")
         stream = gpu.Stream()
         if not self._context.execute_async_v3(stream.handle):
             raise ArtifactError(f"TensorRT fails to run the engine: {self._log.last() or 'no reason given.'}")
@@ -194,25 +198,27 @@ _DTYPES = {
 
 
 class _Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps what TensorRT says, from any thread."""
+    """Keeps the errors and warnings that TensorRT tells from any thread; it tells much else."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: list[tuple[Any, str]] = []
+        self._errors: list[str] = []
+        self._warnings: dict[str, None] = {}
 
     def log(self, severity: Any, msg: str) -> None:
         line = " ".join(msg.split())
-        self._lines.append((severity, line))
+        if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+            self._errors.append(line)
+        elif severity == trt.ILogger.Severity.WARNING:
+            self._warnings[line] = None
 
     def last(self) -> str:
         """The errors, the latest last."""
-        wanted = (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
-        return " ".join(line for severity, line in self._lines[-200:] if severity in wanted)[-1500:]
+        return " ".join(self._errors[-_KEPT_LINES:])[-1500:]
 
     def warnings(self) -> list[str]:
         """What it warns of, each once."""
-        found = (line for severity, line in self._lines if severity == trt.ILogger.Severity.WARNING)
-        return [f"TensorRT: {line}" for line in dict.fromkeys(found)][:_KEPT_LINES]
+        return [f"TensorRT: {line}" for line in list(self._warnings)[:_KEPT_LINES]]
 
 
 class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -274,9 +280,13 @@ def _started(factory: Any, log: _Log) -> Any:
 def _build(builder: Any, network: Any, config: Any, monitor: _Monitor) -> Any:
     """Build in a thread of its own: a signal reaches Python while TensorRT computes."""
     result: list[Any] = []
+    raised: list[BaseException] = []
 
     def work() -> None:
-        result.append(builder.build_serialized_network(network, config))
+        try:
+            result.append(builder.build_serialized_network(network, config))
+        except BaseException as exc:  # raised again below, where it can be seen
+            raised.append(exc)
 
     thread = threading.Thread(target=work, name="TensorRT build")
     thread.start()
@@ -290,7 +300,9 @@ def _build(builder: Any, network: Any, config: Any, monitor: _Monitor) -> Any:
         raise
     finally:
         thread.join()
-    return result[0] if result else None
+    if raised:
+        raise raised[0]
+    return result[0]
 
 
 def _parser_errors(parser: Any) -> str:
@@ -345,27 +357,36 @@ def _add_profile(builder: Any, network: Any, config: Any, wanted: Profile) -> No
 
 
 def _with_timing_cache(config: Any, path: Path | None) -> tuple[Any, tuple[str, ...]]:
-    """Have the build take timings from a file; one of another GPU or version is left, and a new one begun."""
+    """Have the build take timings from a file. One that it cannot take stays as it is: it may be another GPU's."""
     if path is None:
         return None, ()
     stored = path.read_bytes() if path.is_file() else b""
-    if (cache := config.create_timing_cache(stored)) is not None and config.set_timing_cache(cache, False):
+    cache = config.create_timing_cache(stored)
+    if cache is not None and config.set_timing_cache(cache, False):
         return cache, ()
-    cache = config.create_timing_cache(b"")
-    config.set_timing_cache(cache, False)
-    why = "are damaged, or of another GPU or TensorRT" if stored else "cannot be kept"
-    return cache, (f"The timings in {path} {why}: this build measures its own.",)
+    return None, (
+        f"{path} holds no timings for this GPU and TensorRT: it is left as it is, and this build's are not kept. Name "
+        "another --timing-cache.",
+    )
 
 
-def _keep_timings(config: Any, path: Path) -> None:
-    """Add a build's timings to those that other builds have written meanwhile."""
+def _keep_timings(config: Any, path: Path) -> tuple[str, ...]:
+    """Add a build's timings to those that other builds have written meanwhile; a note where that cannot be done."""
     cache = config.get_timing_cache()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):
-        if path.is_file():
-            other = config.create_timing_cache(path.read_bytes())
-            if other is not None:  # else it is damaged, and is replaced
-                cache.combine(other, False)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(bytes(cache.serialize()))
-        Path(file.name).replace(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{path}.lock", timeout=_LOCK_SECONDS):
+            if path.is_file():
+                other = config.create_timing_cache(path.read_bytes())
+                if other is None or not cache.combine(other, False):
+                    return (
+                        f"{path} has become something else than timings for this GPU: it is left as it is.",
+                    )
+            part.write_bytes(bytes(cache.serialize()))
+            part.replace(path)
+    except (OSError, filelock.Timeout) as exc:  # the engine is built, and worth more than its timings
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        return (f"The timings of this build could not be kept in {path}: {exc}.",)
+    return ()

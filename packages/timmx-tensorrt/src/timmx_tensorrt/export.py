@@ -6,18 +6,27 @@ import shlex
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import onnx_ir as ir
 from timmx.command import command_words
 from timmx.contract import Exported, Precision
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.options import ExportRequest
-from timmx_onnx.proto import read_metadata
+from timmx_onnx.proto import external_files, read_metadata
 
 from timmx_tensorrt import gpu, sidecar, triton
 from timmx_tensorrt.plugin import TensorRTBackend, TensorRTOptions
-from timmx_tensorrt.profile import choose_profile
-from timmx_tensorrt.typed import PRECISIONS, Typed, check, check_batches, write_typed
+from timmx_tensorrt.profile import choose_profile, stated_profile
+from timmx_tensorrt.typed import (
+    PRECISIONS,
+    Typed,
+    check,
+    check_batches,
+    float32_nodes,
+    precision_of,
+    write_typed,
+)
 
 if TYPE_CHECKING:
     from timmx.contract import ExportJob
@@ -37,6 +46,8 @@ def export(job: ExportJob, options: TensorRTOptions) -> Exported:
     if options.onnx_only:
         typed = write_typed(job, options, job.path)
         return Exported(typed.precision, typed.notes)
+    if options.triton is not None:
+        _check_repository(options.triton / job.path.stem)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if options.from_onnx is not None:
             source = options.from_onnx
@@ -52,23 +63,27 @@ def export(job: ExportJob, options: TensorRTOptions) -> Exported:
 def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
     """What a file that `--onnx-only` or `--keep-onnx` wrote says of itself, checked anew: it may have been edited."""
     stated = read_metadata(path)
-    facts = dict(stated["format"])
-    if "profile" not in facts:
+    given = stated_profile(path, stated)
+    if given is None:
         raise ArtifactError(
             f"{path} was not written by timmx tensorrt --onnx-only, but by another command: use that."
         )
-    _check_gpu(Precision(stated["precision"]))
-    dynamic = bool(stated["batch"].get("dynamic"))
-    size = job.request.batch_size
-    profile = choose_profile(options, dynamic, size, facts["profile"])
-    if not dynamic and size != stated["batch"]["size"]:
+    precision = precision_of(ir.load(path))
+    if stated.get("precision") != precision:
         raise ArtifactError(
-            f"{path} has a fixed batch of {stated['batch']['size']}: leave --batch-size out, or export the model anew."
+            f"{path} says that it is {stated.get('precision')}, and its types are {precision}: export it anew."
         )
-    facts["profile"] = profile.facts()
+    _check_gpu(precision)
+    dynamic, size = job.request.dynamic_batch, job.request.batch_size
+    profile = choose_profile(options, dynamic, size, given)
+    if not dynamic and size != stated["batch"].get("size"):
+        raise ArtifactError(
+            f"{path} has a fixed batch of {stated['batch'].get('size')}: leave --batch-size out, or export the model "
+            "anew."
+        )
     check(path, dynamic=dynamic)
     check_batches(path, profile, job.example_input.cpu().numpy())
-    return Typed(Precision(stated["precision"]), facts, profile, ())
+    return Typed(precision, stated["format"] | {"profile": profile.facts()}, profile, ())
 
 
 def _check_gpu(precision: Precision) -> None:
@@ -88,7 +103,7 @@ def _write_engine(job: ExportJob, options: TensorRTOptions, typed: Typed, onnx: 
     from timmx_tensorrt.engine import BuildSettings, build, version
 
     metadata = job.metadata(typed.precision, **typed.facts)
-    onnx_sha256 = sidecar.sha256(onnx)
+    onnx_sha256 = sidecar.sha256(onnx, *external_files(onnx))
     job.progress("Building the engine")
     settings = BuildSettings(
         profile=typed.profile if metadata["batch"].get("dynamic") else None,
@@ -105,30 +120,36 @@ def _write_engine(job: ExportJob, options: TensorRTOptions, typed: Typed, onnx: 
     engine = {
         "plan_sha256": sidecar.sha256(job.path),
         "onnx_sha256": onnx_sha256,
+        "float32_nodes": float32_nodes(ir.load(onnx)),
         "tensorrt": version(),
         **gpu.facts(),
+        "workspace_bytes": settings.workspace_bytes,
+        "opt_level": settings.opt_level,
         "version_compatible": options.version_compatible,
         "hardware_compat": str(options.hardware_compat),
         "rebuild": rebuild_command(job, options),
     }
     sidecar.write(job.path, metadata, engine)
     if options.triton is not None:
-        _write_triton(job, options.triton, metadata)
+        triton.write_model(job.beside(options.triton / job.path.stem), job.path, metadata)
     return built.notes
 
 
-def _write_triton(job: ExportJob, repository: Path, metadata: dict[str, Any]) -> None:
-    folder = repository / job.path.stem
+def _check_repository(folder: Path) -> None:
+    """Refuse, before the build, a model's folder that is not ours."""
     if folder.exists() and not triton.is_own(folder):
         raise ArtifactError(
             f"{folder} exists, and timmx did not write it: name another --triton or --output."
         )
-    triton.write_model(job.beside(folder), job.path, metadata)
 
 
 def rebuild_command(job: ExportJob, options: TensorRTOptions) -> str:
-    """What builds the engine anew, on this GPU or another one; from the typed ONNX where that was kept."""
+    """What builds the engine anew, on this GPU or another one; from the typed ONNX where that was kept.
+
+    Its paths are as they were given, relative ones to the folder that the command ran in.
+    """
     request, kept = job.request, options.keep_onnx
+    output = request.output or Path(job.path.name)
     if kept is not None:
         options = TensorRTOptions(
             from_onnx=kept,
@@ -143,10 +164,12 @@ def rebuild_command(job: ExportJob, options: TensorRTOptions) -> str:
         )
         request = ExportRequest(
             model=None,
-            output=request.output,
             device=request.device,
+            verify=request.verify,
+            verify_data=request.verify_data,
+            min_snr=request.min_snr,
             batch_size=request.batch_size if request.dynamic_batch else None,
         )
     elif options.from_onnx is not None:
         request = replace(request, normalize=False, dynamic_batch=False)
-    return shlex.join(command_words(TensorRTBackend(), request, options))
+    return shlex.join(command_words(TensorRTBackend(), replace(request, output=output), options))

@@ -72,8 +72,12 @@ def _driver() -> ctypes.CDLL | None:
 
 
 def _driver_version() -> str | None:
-    """The CUDA version that the driver speaks, such as `13.0`."""
-    driver, version = _driver(), ctypes.c_int()
-    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+    """Of NVIDIA's driver, such as `580.159.04`."""
+    try:
+        library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    except OSError:
         return None
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+    text = ctypes.create_string_buffer(96)
+    if library.nvmlInit_v2() != 0 or library.nvmlSystemGetDriverVersion(text, len(text)) != 0:
+        return None
+    return text.value.decode()

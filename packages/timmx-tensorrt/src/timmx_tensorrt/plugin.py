@@ -231,10 +231,11 @@ class TensorRTBackend(ExportBackend):
 
     def open(self, path: Path) -> Runner:
         if path.suffix == ".onnx":
-            from timmx_tensorrt.profile import batch_sizes
+            from timmx_tensorrt.profile import stated_profile
             from timmx_tensorrt.typed_runner import TypedRunner
 
-            return TypedRunner(path, batch_sizes(self.read_metadata(path)))
+            profile = stated_profile(path, self.read_metadata(path))
+            return TypedRunner(path, profile.sizes) if profile else TypedRunner(path)
         from timmx_tensorrt.runner import EngineRunner
 
         return EngineRunner(path)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from timmx.errors import ConfigurationError
+from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from timmx_tensorrt.plugin import TensorRTOptions
 
@@ -39,14 +40,14 @@ class Profile:
 
 
 def choose_profile(
-    options: TensorRTOptions, dynamic: bool, batch_size: int | None, stated: Mapping[str, int] | None = None
+    options: TensorRTOptions, dynamic: bool, batch_size: int | None, stated: Profile | None = None
 ) -> Profile:
     """What the options ask for.
 
     Args:
         dynamic: the batch is open.
         batch_size: the one to tune for, or the fixed one; None where it was not given.
-        stated: the profile in the metadata of a file that is built from.
+        stated: that of the file that is built from.
 
     Raises:
         ConfigurationError: sizes that exclude each other, or none to tune for.
@@ -58,23 +59,27 @@ def choose_profile(
                     f"{flag} is about an open batch, and here it is fixed: give --dynamic-batch too, or leave it out."
                 )
         return Profile(*[batch_size or 1] * 3)
-    stated = stated or {}
-    tuned_for = batch_size or stated.get("opt")
+    tuned_for = batch_size or (stated.tuned_for if stated else None)
     if tuned_for is None or tuned_for < 2:
         raise ConfigurationError(
             "--dynamic-batch needs --batch-size N with N of 2 or more, the batch that the engine is tuned for. It "
             "takes all from --batch-min (1) to --batch-max (N)."
         )
-    smallest = options.batch_min or min(stated.get("min", 1), tuned_for)
-    return Profile(smallest, tuned_for, options.batch_max or max(stated.get("max", tuned_for), tuned_for))
+    smallest = options.batch_min or min(stated.smallest if stated else 1, tuned_for)
+    largest = options.batch_max or max(stated.largest if stated else tuned_for, tuned_for)
+    return Profile(smallest, tuned_for, largest)
 
 
-def batch_sizes(metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    """The batches that a file is verified at: the smallest, the one it is tuned for and the largest.
+def stated_profile(path: Path, metadata: Mapping[str, Any]) -> Profile | None:
+    """The profile that a file's metadata names; None where it names none.
 
-    1, 2 and 3 where its metadata names none.
+    Raises:
+        ArtifactError: what stands there is no profile.
     """
     stated = metadata.get("format", {}).get("profile")
     if stated is None:
-        return 1, 2, 3
-    return Profile(stated["min"], stated["opt"], stated["max"]).sizes
+        return None
+    try:
+        return Profile(int(stated["min"]), int(stated["opt"]), int(stated["max"]))
+    except (LookupError, TypeError, ValueError, ConfigurationError) as exc:
+        raise ArtifactError(f"{path} is damaged: its profile is {stated!r}. Export it anew.") from exc

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from timmx.contract import Runner, TensorSpec
 from timmx.errors import ArtifactError, RuntimeUnavailable, VerificationError
+from timmx.progress import reporter
 from timmx.snr import worst_db
 
 from timmx_tensorrt import gpu
@@ -36,26 +37,36 @@ class EngineRunner(Runner):
             said = " ".join(f"{problem.message} {problem.mend}" for problem in problems)
             raise RuntimeUnavailable(f"{path} cannot be run here: {said}")
         built = sidecar.engine
-        if built and sha256(path) != built["plan_sha256"]:
+        again = built.get("rebuild", "timmx tensorrt")
+        if built and sha256(path) != built.get("plan_sha256"):
             raise ArtifactError(
                 f"{path} is not the engine that the JSON beside it is about: it was changed, or replaced by another. "
-                f"Build it again: {built['rebuild']}"
+                f"Build it again: {again}"
             )
         from timmx_tensorrt.engine import Engine, version
 
+        found = "; ".join(differences(built, gpu.facts() | {"tensorrt": version()}))
         try:
             self._engine = Engine(path.read_bytes(), carries_code=bool(built.get("version_compatible")))
         except ArtifactError as exc:
-            here = gpu.facts() | {"tensorrt": version()}
-            if found := differences(built, here):
+            if found:
                 raise RuntimeUnavailable(
-                    f"{path} was built for {'; '.join(found)}. Build it here: {built['rebuild']}. {exc}"
+                    f"{path} was built for {found}. Build it here: {again}. {exc}"
                 ) from exc
             raise ArtifactError(f"{path} is no engine for this GPU, or is damaged. {exc}") from exc
+        self._notes = (
+            (f"{path.name} was built for {found}: it may be slow or wrong. {again}",) if found else ()
+        )
+        for note in self._notes:
+            reporter().warn(note)
         self.inputs = tuple(self._spec(name) for name in self._engine.inputs)
         self.outputs = tuple(self._spec(name) for name in self._engine.outputs)
         if "batch" in self.inputs[0].shape:
             self.batch_sizes = tuple(sorted(set(self._engine.batches(self.inputs[0].name))))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._notes
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self._engine.run(feeds)

@@ -25,8 +25,9 @@ class Sidecar:
 
     Attributes:
         metadata: timmx's.
-        engine: `plan_sha256`, `onnx_sha256`, `tensorrt`, `cuda`, `driver`, `gpu`, `compute_capability`, `platform`,
-            `version_compatible`, `hardware_compat`, and `rebuild`, the command that builds it anew.
+        engine: `plan_sha256`, `onnx_sha256`, `float32_nodes`, `tensorrt`, `cuda`, `driver`, `gpu`,
+            `compute_capability`, `platform`, `workspace_bytes`, `opt_level`, `version_compatible`,
+            `hardware_compat`, and `rebuild`, the command that builds it anew.
     """
 
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -65,10 +66,14 @@ def read(path: Path) -> Sidecar:
     return Sidecar({key: value for key, value in content.items() if key != _ENGINE}, content.get(_ENGINE, {}))
 
 
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """Of the bytes of these files, one after the other, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while part := file.read(2**20):
+                digest.update(part)
+    return digest.hexdigest()
 
 
 _NAMES = {

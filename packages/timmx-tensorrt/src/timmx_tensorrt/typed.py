@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from timmx.contract import Precision
-from timmx.errors import UnsupportedError, VerificationError
+from timmx.errors import ArtifactError, UnsupportedError, VerificationError
 from timmx.options import CalibrationMethod
 from timmx.progress import reporter
 from timmx_onnx.export import to_float16, translate, write
@@ -20,6 +20,7 @@ from timmx_tensorrt.lint import lint
 from timmx_tensorrt.plugin import TensorRTMode
 from timmx_tensorrt.profile import choose_profile
 from timmx_tensorrt.quantize import insert
+from timmx_tensorrt.rounding import half_types
 from timmx_tensorrt.targets import FP8, INT8, observed_values
 from timmx_tensorrt.typed_runner import TypedRunner
 
@@ -114,8 +115,13 @@ def check(path: Path, *, dynamic: bool) -> None:
     """Refuse what TensorRT would reject, or would misread in silence.
 
     Raises:
+        ArtifactError: the graph is not valid.
         UnsupportedError: with what was found.
     """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise ArtifactError(f"{path} is no valid ONNX model: {exc}") from exc
     findings = lint(onnx.load(path), dynamic_batch=dynamic)
     for warning in findings.warnings:
         reporter().detail(str(warning))
@@ -157,3 +163,33 @@ def check_batches(path: Path, profile: Profile, inputs: np.ndarray) -> None:
                         f"The typed ONNX gives inf or NaN in {name}: its numbers leave the range of the type. "
                         "--mode bf16 holds larger ones."
                     )
+
+
+def precision_of(model: ir.Model) -> Precision:
+    """The arithmetic that the types of a graph say."""
+    stored = {
+        value.dtype
+        for node in model.graph
+        if node.op_type == "DequantizeLinear"
+        for value in node.inputs[:1]
+        if value
+    }
+    for kind, precision in ((ir.DataType.INT8, Precision.INT8), (ir.DataType.FLOAT8E4M3FN, Precision.FP8)):
+        if kind in stored:
+            return precision
+    halves = half_types(model)
+    if ir.DataType.BFLOAT16 in halves:
+        return Precision.BF16
+    return Precision.FP16 if halves else Precision.FP32
+
+
+def float32_nodes(model: ir.Model) -> list[str]:
+    """The names of the nodes that compute in float32 where the rest does not; none of a float32 graph."""
+    if not half_types(model):
+        return []
+    moved = ("Cast", "QuantizeLinear", "DequantizeLinear")
+    return [
+        str(node.name)
+        for node in model.graph
+        if node.op_type not in moved and any(value.dtype is ir.DataType.FLOAT for value in node.outputs)
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import math
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,14 @@ from timmx_tensorrt.plugin import HardwareCompat, TensorRTMode
 from timmx_tensorrt.profile import choose_profile
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from timmx.options import ExportRequest
 
     from timmx_tensorrt.plugin import TensorRTOptions
 
-OLDEST = 10
-"""The first major version whose networks can be strongly typed in every layer."""
+MAJORS = (10, 11)
+"""Before, networks cannot be strongly typed in every layer."""
 _LEAST_OPSETS = {TensorRTMode.BF16: 22, TensorRTMode.INT8: 19, TensorRTMode.FP8: 19}
 _DISTRIBUTIONS = (
     "tensorrt",
@@ -47,7 +49,7 @@ def validate(request: ExportRequest, options: TensorRTOptions) -> None:
     least = _LEAST_OPSETS.get(options.mode, 0)
     if options.chosen_opset < least:
         raise ConfigurationError(f"--mode {options.mode} needs --opset {least} or later: leave --opset out.")
-    if options.workspace is not None and not (math.isfinite(options.workspace) and options.workspace > 0):
+    if options.workspace is not None and not 0.001 <= options.workspace <= 10_000:
         raise ConfigurationError(
             f"--workspace {options.workspace:g} is no amount of memory: give GiB, such as 2."
         )
@@ -98,8 +100,25 @@ def _places(options: TensorRTOptions) -> None:
         raise ConfigurationError(
             f"--triton {options.triton} is a file: name the folder of a model repository."
         )
-    if options.timing_cache is not None and options.timing_cache.is_dir():
-        raise ConfigurationError(f"--timing-cache {options.timing_cache} is a folder: name a file in it.")
+    if options.keep_onnx is not None and options.keep_onnx.is_dir():
+        raise ConfigurationError(f"--keep-onnx {options.keep_onnx} is a folder: name a file in it.")
+    if options.timing_cache is not None:
+        _timing_cache(options.timing_cache)
+
+
+def _timing_cache(path: Path) -> None:
+    """Refuse, before a long build, where timings cannot be kept, or where something else would be lost."""
+    if path.is_dir():
+        raise ConfigurationError(f"--timing-cache {path} is a folder: name a file in it.")
+    if path.suffix in (".onnx", ".engine", ".plan", ".json", ".data"):
+        raise ConfigurationError(
+            f"--timing-cache {path} would be replaced by timings: name a file of its own, such as {path.stem}.cache."
+        )
+    folder = next(parent for parent in (path.parent, *path.parent.parents) if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigurationError(
+            f"--timing-cache {path} cannot be written: {folder} is no folder to write in."
+        )
 
 
 def _calibration(options: TensorRTOptions) -> None:
@@ -146,10 +165,10 @@ def missing() -> tuple[Problem, ...]:
                 "uv pip install 'tensorrt>=10,<12' on the machine with the GPU; --onnx-only works without.",
             )
         )
-    elif int(version.partition(".")[0]) < OLDEST:
+    elif int(version.partition(".")[0]) not in MAJORS:
         problems.append(
             Problem(
-                f"tensorrt {version} cannot build strongly typed networks.",
+                f"tensorrt {version} is not one of the versions that this backend was written for.",
                 "uv pip install --upgrade 'tensorrt>=10,<12'",
             )
         )
