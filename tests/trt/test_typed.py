@@ -42,6 +42,8 @@ def test_each_mode_reads_the_digits(tmp_path, mode, least_db, most_changed):
     assert result.verification.snr_db > least_db
     assert result.verification.top1_agreement >= 1 - most_changed / 500
     assert result.metadata["format"]["mode"] == mode
+    if mode in CALIBRATED:
+        assert result.metadata["format"]["quantized_operations"] == {"Conv": {"int8": 7, "fp8": 6}[mode]}
     edges = [*onnx.load(result.path).graph.input, *onnx.load(result.path).graph.output]
     assert {edge.type.tensor_type.elem_type for edge in edges} == {onnx.TensorProto.FLOAT}
 

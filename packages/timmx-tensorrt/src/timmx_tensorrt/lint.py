@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from timmx_tensorrt.targets import WEIGHTED
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -17,7 +19,6 @@ _QUANTIZED_TYPES = (ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN)
 _SMALLEST_NORMAL_HALF = 2.0**-14
 _HALF_SCALES_OPSET = 19
 _SAFE_OPSETS = range(18, 23)
-_WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul".split())
 _ELEMENTWISE = frozenset("Clip Elu Gelu HardSwish Identity LeakyRelu MaxPool PRelu Relu".split())
 _LAYOUT = frozenset("Identity Reshape Transpose".split())
 
@@ -71,7 +72,7 @@ def lint(model: onnx.ModelProto | ir.Model, dynamic_batch: bool = False) -> Find
             _check_data_type(node, found)
             _check_zero_point(node, found)
             _check_scale(node, read.opset_imports.get("", 0), found)
-        elif node.op_type in _WEIGHTED:
+        elif node.op_type in WEIGHTED:
             _check_operands(node, found)
         elif node.op_type == "Add":
             _check_residual(node, found)

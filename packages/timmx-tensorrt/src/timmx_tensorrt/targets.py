@@ -28,6 +28,9 @@ _MAX_FP8_KERNEL = 32
 _MAX_HEAD = 2**22
 """Weights of a layer with one position an image that stay float: 8 MB in half precision, read in microseconds."""
 
+WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul".split())
+"""Operators with a weight, which TensorRT computes with 8-bit numbers where both inputs are such."""
+
 _ACTIVATIONS = frozenset("Clip Elu Gelu HardSwish LeakyRelu Mish PRelu Relu Selu Swish".split())
 _LAYOUT = frozenset("Flatten Identity Reshape Squeeze Transpose Unsqueeze".split())
 _FOLDED = frozenset(("Identity", "Reshape", "Transpose"))
@@ -117,7 +120,7 @@ def targets(model: ir.Model, grid: Grid = INT8) -> Targets:
     batch = _batch(model.graph)
     layers, left_float = [], {}
     for node in model.graph:
-        if node.domain == "" and node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if node.domain == "" and node.op_type in WEIGHTED:
             weight = _constant(node.inputs[1])
             reason = "no constant weight" if weight is None else _reason(node, weight, batch, grid)
             if weight is None or reason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from timmx_tensorrt.plugin import TensorRTMode
 from timmx_tensorrt.profile import choose_profile
 from timmx_tensorrt.quantize import insert
 from timmx_tensorrt.rounding import half_types
-from timmx_tensorrt.targets import FP8, INT8, observed_values
+from timmx_tensorrt.targets import FP8, INT8, WEIGHTED, observed_values
 from timmx_tensorrt.typed_runner import TypedRunner
 
 if TYPE_CHECKING:
@@ -80,15 +81,13 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
         method = options.calibration_method or CalibrationMethod.MINMAX
         batch = 1 if job.request.dynamic_batch else profile.tuned_for
         ranges = observe(model, observed_values(model, grid), _Batches(calibration, batch), method)
-        report = insert(model, ranges, grid)
-        facts |= {
-            "calibration": calibration.origin,
-            "calibration_method": str(method),
-            "quantized_operations": dict(report.quantized),
-        }
+        insert(model, ranges, grid)
+        facts |= {"calibration": calibration.origin, "calibration_method": str(method)}
     if mode is TensorRTMode.FP16 or grid is not None:
         lowered, notes = to_float16(model, job)
         facts["float32_operations"] = dict(lowered.kept)
+        if grid is not None:
+            facts["quantized_operations"] = quantized_operations(model)
     elif mode is TensorRTMode.BF16:
         job.progress("Lowering to bfloat16")
         facts["float32_operations"] = dict(lower_precision(model, ir.DataType.BFLOAT16).kept)
@@ -181,6 +180,24 @@ def precision_of(model: ir.Model) -> Precision:
     if ir.DataType.BFLOAT16 in halves:
         return Precision.BF16
     return Precision.FP16 if halves else Precision.FP32
+
+
+def quantized_operations(model: ir.Model) -> dict[str, int]:
+    """How many nodes of each kind TensorRT computes with 8-bit numbers: both inputs come from a DequantizeLinear.
+
+    One that stays float32 since it comes near float16's limit has a Cast between, and is none of them.
+    """
+    found = Counter(
+        node.op_type
+        for node in model.graph
+        if node.op_type in WEIGHTED and all(_dequantized(value) for value in node.inputs[:2])
+    )
+    return dict(sorted(found.items()))
+
+
+def _dequantized(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
 
 
 def float32_nodes(model: ir.Model) -> list[str]:
