@@ -52,6 +52,14 @@ def test_a_wrong_option_is_refused_with_its_mend(options, words):
         timmx.export("onnx", "test_resnet", **options)
 
 
+@pytest.fixture
+def without_tensorrt(monkeypatch):
+    """The environment of somebody who has the other formats."""
+    others = tuple(entry for entry in registry.entries() if entry.name != "tensorrt")
+    monkeypatch.setattr(registry, "entries", lambda: others)
+
+
+@pytest.mark.usefixtures("without_tensorrt")
 def test_an_unknown_backend_names_what_is_installed():
     with pytest.raises(BackendError, match=r"Installed: .*onnx"):
         timmx.export("nonsense", "test_resnet")
@@ -191,6 +199,7 @@ def test_options_that_build_a_model_are_refused_for_a_built_one():
         timmx.export("onnx", torch.nn.Identity(), num_classes=3)
 
 
+@pytest.mark.usefixtures("without_tensorrt")
 def test_opening_says_what_is_missing(tmp_path):
     with pytest.raises(timmx.ArtifactError, match="There is no file"):
         timmx.open(tmp_path / "none.onnx")

@@ -41,6 +41,8 @@ def test_each_mode_reads_the_digits(tmp_path, mode, least_db, most_changed):
     assert result.verification.inputs == 500
     assert result.verification.snr_db > least_db
     assert result.verification.top1_agreement >= 1 - most_changed / 500
+    assert abs(result.verification.accuracy - result.verification.model_accuracy) <= most_changed / 500
+    assert result.verification.model_accuracy == pytest.approx(0.996)
     assert result.metadata["format"]["mode"] == mode
     if mode in CALIBRATED:
         assert result.metadata["format"]["quantized_operations"] == {"Conv": {"int8": 7, "fp8": 6}[mode]}

@@ -87,6 +87,12 @@ class ImageSamples:
             self._paths.append(path)
         self.origin = f"{len(self._paths)} images of {folder}"
 
+    def true_classes(self, labels: Sequence[str]) -> np.ndarray | None:
+        """The class of each image where its folder is called as a class is; None where one is not."""
+        numbers = {label: number for number, label in enumerate(labels)}
+        folders = [path.parent.name for path in self._paths]
+        return np.array([numbers[name] for name in folders]) if numbers.keys() >= set(folders) else None
+
     def __len__(self) -> int:
         return len(self._paths)
 

@@ -14,7 +14,7 @@ from timmx.metadata import Edges, build_metadata
 from timmx.model.labels import check_count
 from timmx.model.load import load_model
 from timmx.progress import reporter
-from timmx.samples import LEAST_INPUTS, MadeSamples, Samples, choose_samples
+from timmx.samples import LEAST_INPUTS, ImageSamples, MadeSamples, Samples, choose_samples
 from timmx.verify import Reference, run_reference
 
 if TYPE_CHECKING:
@@ -146,7 +146,10 @@ class ModelSession:
             if self.loaded.labels and classes:
                 check_count(self.loaded.labels, outputs[0].shape[1])
             self.loaded = replace(self.loaded, num_classes=outputs[0].shape[1] if classes else 0)
-        return Reference(samples, outputs, names[0], classes)
+        labels, truth = self.loaded.labels, None
+        if classes and labels and isinstance(samples, ImageSamples):
+            truth = samples.true_classes(labels)
+        return Reference(samples, outputs, names[0], classes, truth)
 
     def _prepare(self, module: ExportModule) -> tuple[ExportModule, tuple[Rewrite, ...]]:
         import torch

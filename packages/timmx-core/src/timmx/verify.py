@@ -83,6 +83,8 @@ class VerificationReport:
         batch_sizes: the batch sizes that the artifact was run at.
         engine: what ran it, where that is not the format's own runtime.
         notes: what the runner showed beside the figures, such as operations that overflow.
+        accuracy: the share of inputs whose class the artifact reads right; None where the right ones are not known.
+        model_accuracy: the same of the PyTorch model.
     """
 
     status: Status
@@ -94,6 +96,8 @@ class VerificationReport:
     batch_sizes: tuple[int, ...] = ()
     engine: str = ""
     notes: tuple[str, ...] = ()
+    accuracy: float | None = None
+    model_accuracy: float | None = None
 
     @property
     def snr_db(self) -> float | None:
@@ -119,12 +123,14 @@ class Reference:
         outputs: one array an output, (number of inputs, ...), float32.
         names: the outputs' names.
         classes: whether the single output ranks classes.
+        truth: the right class of each input, where the inputs tell it.
     """
 
     samples: Samples
     outputs: tuple[np.ndarray, ...]
     names: tuple[str, ...]
     classes: bool
+    truth: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.outputs[0])
@@ -154,10 +160,14 @@ def verify(
     measures = [SignalToNoise() for _ in reference.names]
     _check_interface(runner, reference)
     specs = {spec.name: spec for spec in runner.outputs}
+    read = np.full(len(reference), -1)
     for indices in _schedule(len(reference), sizes):
         found = _run(runner, reference.samples.take(indices))
         for measure, name, expected in zip(measures, reference.names, reference.outputs, strict=True):
-            measure.update(expected[indices], _output(found, specs[name], expected[indices].shape))
+            output = _output(found, specs[name], expected[indices].shape)
+            measure.update(expected[indices], output)
+            if reference.truth is not None:
+                read[indices] = output.argmax(axis=1)
     figures = tuple(
         OutputFigures(
             name=name,
@@ -181,7 +191,15 @@ def verify(
         batch_sizes=sizes,
         engine=runner.engine,
         notes=runner.notes,
+        accuracy=_share_right(read, reference.truth),
+        model_accuracy=_share_right(reference.outputs[0].argmax(axis=1), reference.truth)
+        if reference.truth is not None
+        else None,
     )
+
+
+def _share_right(read: np.ndarray, truth: np.ndarray | None) -> float | None:
+    return None if truth is None else float((read == truth[: len(read)]).mean())
 
 
 def run_reference(module: torch.nn.Module, samples: Samples, device: str) -> tuple[np.ndarray, ...]:

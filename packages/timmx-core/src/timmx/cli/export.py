@@ -72,7 +72,12 @@ def _verdict(report: VerificationReport) -> list[str]:
     worst = f"  cosine at least {cosine:.6f}, largest difference {largest:.2g}"
     if report.top1_agreement is not None:
         worst += f", top-1 agreement {100 * report.top1_agreement:.1f} %"
-    return [*lines, worst]
+    lines.append(worst)
+    if report.accuracy is not None and report.model_accuracy is not None:
+        lines.append(
+            f"  accuracy {100 * report.accuracy:.1f} %, the model's {100 * report.model_accuracy:.1f} %"
+        )
+    return lines
 
 
 def _size(size_bytes: int) -> str:
