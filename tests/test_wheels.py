@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import email
 import os
 import re
@@ -87,10 +88,12 @@ def test_wheel_has_the_entry_point_of_its_format(wheel: zipfile.ZipFile):
     if metadata["Name"] == "timmx-core":
         return
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
-    group, entry_point = wheel.read(name).decode().split("\n", 1)
+    points = configparser.ConfigParser()
+    points.read_string(wheel.read(name).decode())
     backend = metadata["Name"].removeprefix("timmx-")
-    assert group == "[timmx.backends]"
-    assert re.fullmatch(rf"{backend} = {import_package(wheel)}\.plugin:\w+\s*", entry_point)
+    assert set(points) <= {"DEFAULT", "timmx.backends", "timmx.checked"}
+    assert list(points["timmx.backends"]) == [backend]
+    assert re.fullmatch(rf"{import_package(wheel)}\.plugin:\w+", points["timmx.backends"][backend])
     plugin = wheel.read(f"{import_package(wheel)}/plugin.py").decode()
     assert f'name = "{backend}"' in plugin
 
