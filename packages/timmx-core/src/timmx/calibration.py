@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from timmx.model.data_config import DataConfig
+    from timmx.options import CalibrationMethod
 
 _FLAG = "--calibration-data"
 _TENSOR_SUFFIXES = (".pt", ".pth")
@@ -63,6 +64,19 @@ def check_calibration(data: Path | None, samples: int | None, random: bool) -> N
         )
     else:
         check_content(data, f"{_FLAG} {data}", "the tensor")
+
+
+def given_flags(
+    data: Path | None, samples: int | None, random: bool, method: CalibrationMethod | None
+) -> list[str]:
+    """Which of the calibration options were given, as flags: for a backend that refuses those it does not use."""
+    given = {
+        "--calibration-data": data is not None,
+        "--calibration-samples": samples is not None,
+        "--random-calibration": random,
+        "--calibration-method": method is not None,
+    }
+    return [flag for flag, was in given.items() if was]
 
 
 def choose_calibration(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 
+from timmx.errors import ArtifactError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from timmx.contract import Precision, Quantization
     from timmx.model.load import LoadedModel
@@ -135,6 +139,21 @@ def build_metadata(
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if epoch is not None:
         metadata["created"] = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC).isoformat()
+    return metadata
+
+
+def parse(path: Path, content: str | bytes) -> dict[str, Any]:
+    """The JSON that `path` holds or has beside it.
+
+    Raises:
+        ArtifactError: it is no JSON object.
+    """
+    try:
+        metadata = json.loads(content)
+    except ValueError as exc:
+        raise ArtifactError(f"{path} is damaged: its metadata is no JSON ({exc}). Export it again.") from exc
+    if not isinstance(metadata, dict):
+        raise ArtifactError(f"{path} is damaged: its metadata is no JSON object. Export it again.")
     return metadata
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,16 +12,15 @@ from timmx.errors import ArtifactError
 from timmx.metadata import SCHEMA
 from timmx.model.data_config import DataConfig
 from timmx.model.labels import check_count
-from timmx.progress import reporter
 from timmx.samples import choose_samples
+from timmx.session import Session
 from timmx.verify import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
-    import torch
 
     from timmx.contract import Precision, Runner
     from timmx.metadata import Edges
@@ -41,7 +38,7 @@ class PreparedModel:
     notes: tuple[str, ...] = ()
 
 
-class PreparedSession:
+class PreparedSession(Session):
     """Stands where a `ModelSession` does, without a model.
 
     Args:
@@ -61,9 +58,8 @@ class PreparedSession:
     ) -> None:
         check_metadata(path, metadata)
         self._metadata, self._path = metadata, path
-        self.seconds: dict[str, float] = {}
         try:
-            self.request = _with_what_is_decided(request, metadata)
+            super().__init__(_with_what_is_decided(request, metadata))
             self.loaded = _model_inside(metadata)
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
             raise ArtifactError(
@@ -76,25 +72,9 @@ class PreparedSession:
             with open_file() as runner:
                 self.reference = self._run(runner, samples)
 
-    @contextlib.contextmanager
-    def step(self, text: str) -> Iterator[None]:
-        """Report a step and keep its time."""
-        reporter().step(text)
-        start = time.perf_counter()
-        yield
-        self.seconds[text.lower()] = round(time.perf_counter() - start, 3)
-
     @property
     def module(self) -> NoReturn:
         raise self._no_model()
-
-    def example_input(self) -> torch.Tensor:
-        """(N, C, H, W) float32 on the requested device, N the batch that the file is traced at."""
-        import torch
-
-        count = self.request.trace_batch
-        inputs = self.reference.samples.take([index % len(self.reference) for index in range(count)])
-        return torch.from_numpy(inputs).to(self.request.device.torch_name)
 
     def capture(self, strict: bool = False) -> NoReturn:
         raise self._no_model()

@@ -64,8 +64,9 @@ def _child(selector: str) -> dict[str, Any]:
         backend = load_entry(entry)
     except BackendError as exc:
         return {"state": exc.state, "reason": exc.reason, "mend": exc.mend}
-    problems = [problem for problem in backend.check_environment() if not problem.partial]
-    partial = [problem for problem in backend.check_environment() if problem.partial]
+    found = backend.check_environment()
+    problems = [problem for problem in found if not problem.partial]
+    partial = [problem for problem in found if problem.partial]
     limits = [backend.caveat, *(f"{problem.message} {problem.mend}" for problem in partial)]
     return {
         "state": State.NEEDS_MEND if problems else State.AVAILABLE,

@@ -29,35 +29,19 @@ if TYPE_CHECKING:
     from timmx.options import ExportRequest
 
 
-class ModelSession:
-    """A loaded model, its reference answers, and the prepared module that is exported.
-
-    The reference is run before the module is prepared, so that verification covers the preparation too, and
-    so that the preparation may work in place: the weights are in memory once.
+class Session:
+    """What every export goes through, wherever its answers come from.
 
     Attributes:
-        loaded: the model as it was asked for, with what is known about it.
-        module: the prepared `ExportModule`, in eval mode on the requested device.
-        reference: the untouched model's answers to the verification inputs.
-        rewrites: what the preparation changed, each with its proof.
+        request: as it was given.
+        reference: the answers that the artifact is verified by.
         seconds: wall time of each step.
     """
 
     def __init__(self, request: ExportRequest) -> None:
         self.request = request
+        self.reference: Reference
         self.seconds: dict[str, float] = {}
-        self._captures: dict[bool, torch.export.ExportedProgram] = {}
-        with self.step("Loading"):
-            self.loaded: LoadedModel = load_model(request)
-            module = self._wrap()
-            for note in self.loaded.notes:
-                reporter().warn(note)
-            samples = self._samples()
-        with self.step("Running the reference"), exact_cuda():
-            self.reference = self._run_reference(module, samples)
-            _ = self.loaded.weights_sha256  # kept from now on: the preparation rewrites the weights
-        with self.step("Preparing"), exact_cuda():
-            self.module, self.rewrites = self._prepare(module)
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[None]:
@@ -76,6 +60,36 @@ class ModelSession:
         count = self.request.trace_batch
         inputs = self.reference.samples.take([index % len(self.reference) for index in range(count)])
         return torch.from_numpy(inputs).to(self.request.device.torch_name)
+
+
+class ModelSession(Session):
+    """A loaded model, its reference answers, and the prepared module that is exported.
+
+    The reference is run before the module is prepared, so that verification covers the preparation too, and
+    so that the preparation may work in place: the weights are in memory once.
+
+    Attributes:
+        loaded: the model as it was asked for, with what is known about it.
+        module: the prepared `ExportModule`, in eval mode on the requested device.
+        reference: the untouched model's answers to the verification inputs.
+        rewrites: what the preparation changed, each with its proof.
+        seconds: wall time of each step.
+    """
+
+    def __init__(self, request: ExportRequest) -> None:
+        super().__init__(request)
+        self._captures: dict[bool, torch.export.ExportedProgram] = {}
+        with self.step("Loading"):
+            self.loaded: LoadedModel = load_model(request)
+            module = self._wrap()
+            for note in self.loaded.notes:
+                reporter().warn(note)
+            samples = self._samples()
+        with self.step("Running the reference"), exact_cuda():
+            self.reference = self._run_reference(module, samples)
+            _ = self.loaded.weights_sha256  # kept from now on: the preparation rewrites the weights
+        with self.step("Preparing"), exact_cuda():
+            self.module, self.rewrites = self._prepare(module)
 
     def capture(self, strict: bool = False) -> torch.export.ExportedProgram:
         """The prepared module as an ExportedProgram; made once."""

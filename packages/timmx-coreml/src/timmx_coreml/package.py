@@ -11,6 +11,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 from timmx.errors import ArtifactError
+from timmx.metadata import parse
 
 from timmx_coreml.schema import schema
 
@@ -85,15 +86,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def metadata_of(file: CoreMLFile) -> dict[str, Any]:
     """As `read_metadata`, of a file that is parsed already."""
     text = file.model.description.metadata.userDefined.get(METADATA_KEY)
-    try:
-        metadata = json.loads(text) if text else {}
-    except ValueError as exc:
-        raise ArtifactError(
-            f"{file.path} is damaged: its metadata is no JSON ({exc}). Export it again."
-        ) from exc
-    if not isinstance(metadata, dict):
-        raise ArtifactError(f"{file.path} is damaged: its metadata is no JSON object. Export it again.")
-    return metadata
+    return parse(file.path, text) if text else {}
 
 
 def write(path: Path, model: Any, weights: Path | None) -> None:

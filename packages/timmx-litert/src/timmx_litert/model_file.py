@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import struct
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.contract import Quantization
 from timmx.errors import ArtifactError
+from timmx.metadata import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -67,15 +67,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     with reading(path) as model:
         content = metadata_buffer(model, METADATA_NAME)
-    if content is None:
-        return {}
-    try:
-        metadata = json.loads(content)
-    except ValueError as exc:
-        raise ArtifactError(f"{path} is damaged: its metadata is no JSON ({exc}). Export it again.") from exc
-    if not isinstance(metadata, dict):
-        raise ArtifactError(f"{path} is damaged: its metadata is no JSON object. Export it again.")
-    return metadata
+    return {} if content is None else parse(path, content)
 
 
 def names_of(enumeration: type) -> dict[int, str]:

@@ -7,7 +7,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from timmx.calibration import check_calibration
+from timmx.calibration import check_calibration, given_flags
 from timmx.contract import Problem
 from timmx.errors import ConfigurationError
 
@@ -56,27 +56,22 @@ def _edges(request: ExportRequest, options: LiteRTOptions) -> None:
 
 def _unused(options: LiteRTOptions) -> None:
     mode = options.mode
+    calibration = given_flags(
+        options.calibration_data,
+        options.calibration_samples,
+        options.random_calibration,
+        options.calibration_method,
+    )
     if not mode.quantized:
-        for flag, given in (
-            ("--per-channel", options.per_channel is True),
-            ("--no-per-channel", options.per_channel is False),
-            ("--calibration-data", options.calibration_data is not None),
-            ("--calibration-samples", options.calibration_samples is not None),
-            ("--random-calibration", options.random_calibration),
-            ("--calibration-method", options.calibration_method is not None),
-        ):
-            if given:
-                raise ConfigurationError(
-                    f"{flag} is about quantization, and --mode {mode} quantizes nothing: leave it out, or choose "
-                    "another --mode."
-                )
+        channels = {True: ["--per-channel"], False: ["--no-per-channel"], None: []}[options.per_channel]
+        for flag in (*channels, *calibration):
+            raise ConfigurationError(
+                f"{flag} is about quantization, and --mode {mode} quantizes nothing: leave it out, or choose "
+                "another --mode."
+            )
     if not mode.calibrated:
-        for flag, given in (
-            ("--calibration-samples", options.calibration_samples is not None),
-            ("--random-calibration", options.random_calibration),
-            ("--calibration-method", options.calibration_method is not None),
-        ):
-            if given:
+        for flag in calibration:
+            if flag != "--calibration-data":  # accepted, with a note
                 raise ConfigurationError(
                     f"{flag} is about ranges of activations, and --mode {mode} has none: leave it out, or choose "
                     "--mode int8 or int16x8."

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from onnx_ir.passes import common
 from timmx.errors import ConfigurationError, UnsupportedError
 
 from timmx_onnx.float32_islands import Islands, subgraphs
+from timmx_onnx.names import Names
+from timmx_onnx.runner import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -145,10 +146,7 @@ def overflowing(model: ir.Model, feeds: Mapping[str, NDArray[np.float32]]) -> Ca
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.onnx")
             ir.save(model, path, external_data="weights")
-            settings = onnxruntime.SessionOptions()
-            settings.log_severity_level = 3
-            session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-            found = session.run([f"largest_{index}" for index in range(len(values))], dict(feeds))
+            found = open_session(path).run([f"largest_{index}" for index in range(len(values))], dict(feeds))
     finally:
         graph.outputs[:] = outputs
         graph.remove(nodes, safe=True)
@@ -181,7 +179,7 @@ class _Twins:
         self.casts = 0
         self._graph = graph
         self._made: dict[ir.Value, ir.Value] = {}
-        self._names = {value.name for inner in (graph, *graph.subgraphs()) for value in _values(inner)}
+        self._names = Names(value.name for inner in (graph, *graph.subgraphs()) for value in _values(inner))
         self._rounded: dict[ir.Value, NDArray[np.generic]] = {}
         self._held: dict[tuple[ir.Value, bool], bool] = {}
 
@@ -204,7 +202,7 @@ class _Twins:
         if value.dtype == dtype:
             return value
         if value not in self._made:
-            name = self._unique(f"{value.name}_{dtype.name.lower()}")
+            name = self._names.unused(f"{value.name}_{dtype.name.lower()}")
             twin = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
             if value.is_initializer() and not value.is_graph_input():
                 twin.const_value = ir.Tensor(self._round(value), dtype, name=name)
@@ -223,7 +221,7 @@ class _Twins:
     def take_name(self, output: ir.Value) -> ir.Value:
         """The float32 twin of a graph output that has become half, under the output's own name."""
         twin = self.get(output, _FLOAT32, None)
-        name, output.name = output.name, self._unique(f"{output.name}_{self.dtype.name.lower()}")
+        name, output.name = output.name, self._names.unused(f"{output.name}_{self.dtype.name.lower()}")
         twin.name = name
         return twin
 
@@ -241,14 +239,6 @@ class _Twins:
             with np.errstate(over="ignore"):
                 self._rounded[value] = _array(value).astype(self.dtype.numpy())
         return self._rounded[value]
-
-    def _unique(self, name: str) -> str:
-        unique, count = name, 0
-        while unique in self._names:
-            count += 1
-            unique = f"{name}_{count}"
-        self._names.add(unique)
-        return unique
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

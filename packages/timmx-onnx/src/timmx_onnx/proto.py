@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from google.protobuf.message import DecodeError
 from timmx.errors import ArtifactError
+from timmx.metadata import parse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,15 +41,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     for entry in read_proto(path).metadata_props:
         if entry.key == METADATA_KEY:
-            try:
-                metadata = json.loads(entry.value)
-            except ValueError as exc:
-                raise ArtifactError(
-                    f"{path} is damaged: its metadata is no JSON ({exc}). Export it again."
-                ) from exc
-            if not isinstance(metadata, dict):
-                raise ArtifactError(f"{path} is damaged: its metadata is no JSON object. Export it again.")
-            return metadata
+            return parse(path, entry.value)
     return {}
 
 

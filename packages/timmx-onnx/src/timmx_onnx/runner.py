@@ -33,6 +33,13 @@ _DTYPES = {
 }
 
 
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the CPU, which says nothing but errors."""
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+
+
 class OnnxRunner(Runner):
     """Runs an `.onnx` file on the CPU.
 
@@ -42,12 +49,8 @@ class OnnxRunner(Runner):
     """
 
     def __init__(self, path: Path) -> None:
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), settings, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(path)
         except (InvalidProtobuf, InvalidArgument) as exc:
             raise ArtifactError(f"{path} is no ONNX file, or is damaged: {exc}. Export it again.") from exc
         except (Fail, InvalidGraph, NoSuchFile) as exc:

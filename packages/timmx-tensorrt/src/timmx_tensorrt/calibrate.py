@@ -7,27 +7,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-import onnxruntime
 from timmx.options import CalibrationMethod
 from timmx.ranges import Observed
+from timmx_onnx.runner import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    import numpy as np
+    from timmx.contract import Calibration
 
 _BITS = 8
 
 
 def observe(
-    model: ir.Model, names: Sequence[str], inputs: Iterable[np.ndarray], method: CalibrationMethod
+    model: ir.Model, names: Sequence[str], calibration: Calibration, batch: int, method: CalibrationMethod
 ) -> dict[str, tuple[float, float]]:
     """The range of each value, by name.
 
     Args:
         model: float32; the same afterwards.
         names: of values in its main graph.
-        inputs: (N, C, H, W) float32 as the graph takes them; gone through twice unless the method is minmax.
+        calibration: gone through twice unless the method is minmax.
+        batch: that the graph takes.
     """
     graph = model.graph
     entry, outputs = str(graph.inputs[0].name), list(graph.outputs)
@@ -38,14 +39,12 @@ def observe(
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             path = Path(folder, "model.onnx")
             ir.save(model, path, external_data="weights")
-            settings = onnxruntime.SessionOptions()
-            settings.log_severity_level = 3
-            session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+            session = open_session(path)
     finally:
         graph.outputs[:] = outputs
     observed = {name: Observed() for name in names}
     for again in (False, True) if method is not CalibrationMethod.MINMAX else (False,):
-        for array in inputs:
+        for array in calibration.batches(batch):
             found = dict(zip(inner, session.run(inner, {entry: array}), strict=True)) | {entry: array}
             for name, seen in observed.items():
                 (seen.count if again else seen.widen)(found[name])

@@ -27,6 +27,7 @@ from timmx_tensorrt.typed import (
     precision_of,
     write_typed,
 )
+from timmx_tensorrt.typed_runner import check_valid
 
 if TYPE_CHECKING:
     from timmx.contract import ExportJob
@@ -81,6 +82,7 @@ def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
             f"{path} has a fixed batch of {stated['batch'].get('size')}: leave --batch-size out, or export the model "
             "anew."
         )
+    check_valid(path)
     check(path, dynamic=dynamic)
     check_batches(path, profile, job.example_input.cpu().numpy())
     return Typed(precision, stated["format"] | {"profile": profile.facts()}, profile, ())

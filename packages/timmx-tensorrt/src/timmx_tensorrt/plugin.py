@@ -15,6 +15,7 @@ from timmx.options import (  # noqa: TC002 - Typer's
     CalibrationSamples,
     RandomCalibration,
 )
+from timmx_onnx.plugin import OnnxBackend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -249,27 +250,21 @@ class TensorRTBackend(ExportBackend):
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         if path.suffix == ".onnx":
-            from timmx_onnx.proto import read_metadata
-
-            return read_metadata(path)
+            return OnnxBackend().read_metadata(path)
         from timmx_tensorrt.sidecar import read
 
         return read(path).metadata
 
     def inspect(self, path: Path) -> dict[str, Any]:
         if path.suffix == ".onnx":
-            from timmx_onnx.proto import inspect
-
-            return inspect(path)
+            return OnnxBackend().inspect(path)
         from timmx_tensorrt.sidecar import read
 
         return read(path).engine
 
     def files(self, path: Path) -> tuple[Path, ...]:
         if path.suffix == ".onnx":
-            from timmx_onnx.proto import external_files
-
-            return (path, *external_files(path))
+            return OnnxBackend().files(path)
         from timmx_tensorrt.sidecar import beside
 
         sidecar = beside(path)

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from timmx.errors import ConfigurationError
+from timmx_onnx.names import Names
 
 from timmx_tensorrt.targets import INT8, last_conv, targets
 
@@ -107,8 +108,10 @@ class _Writer:
         self._activations: dict[ir.Value, ir.Value] = {}
         self._weights: dict[tuple[ir.Value, int], ir.Value] = {}
         self._zeros: dict[tuple[int, ...], ir.Value] = {}
-        self._names = {value.name for value in (*graph.inputs, *graph.initializers.values())}
-        self._names |= {value.name for node in graph for value in node.outputs}
+        given = (*graph.inputs, *graph.initializers.values())
+        self._names = Names(
+            value.name for value in (*given, *(out for node in graph for out in node.outputs))
+        )
 
     @property
     def pairs(self) -> int:
@@ -154,9 +157,11 @@ class _Writer:
     def _node(self, op_type: str, value: ir.Value, scale: ir.Value, axis: int | None) -> ir.Node:
         """One half of a pair; the zero point is there because TensorRT reads none as int8, and ONNX as uint8."""
         dtype = self._grid.dtype if op_type == "QuantizeLinear" else ir.DataType.FLOAT
-        name = self._unique(f"{value.name}_{op_type}")
+        name = self._names.unused(f"{value.name}_{op_type}")
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
-        output = ir.Value(name=self._unique(f"{name}_output"), type=ir.TensorType(dtype), shape=value.shape)
+        output = ir.Value(
+            name=self._names.unused(f"{name}_output"), type=ir.TensorType(dtype), shape=value.shape
+        )
         return ir.Node(
             "", op_type, [value, scale, self._zero_point(scale)], attributes, outputs=[output], name=name
         )
@@ -171,7 +176,7 @@ class _Writer:
         return self._zeros[shape]
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        tensor = ir.Tensor(array, name=self._unique(name))
+        tensor = ir.Tensor(array, name=self._names.unused(name))
         value = ir.Value(
             name=tensor.name,
             type=ir.TensorType(tensor.dtype),
@@ -180,14 +185,6 @@ class _Writer:
         )
         self._graph.register_initializer(value)
         return value
-
-    def _unique(self, name: str) -> str:
-        unique, count = name, 0
-        while unique in self._names:
-            count += 1
-            unique = f"{name}_{count}"
-        self._names.add(unique)
-        return unique
 
 
 def quantized_weight(

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from timmx.errors import UnsupportedError
 from timmx_onnx.float32_islands import subgraphs
+from timmx_onnx.names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +103,7 @@ class _Rounding:
     def __init__(self, graph: ir.Graph) -> None:
         self._main = graph
         graphs = [*_graphs(graph)]
-        self._names = {value.name for inner in graphs for value in _values(inner)}
+        self._names = Names(value.name for inner in graphs for value in _values(inner))
         self._halves = {
             value: kind for inner in graphs for value in _values(inner) if (kind := _half_type(value))
         }
@@ -162,31 +163,31 @@ class _Rounding:
     def _round(self, value: ir.Value, graph: ir.Graph, producer: ir.Node | None) -> None:
         """Give all users of a value its rounded twin, which takes its name unless it is an input's."""
         half = ir.Value(
-            name=self._unique(f"{value.name}_half"),
+            name=self._names.unused(f"{value.name}_half"),
             type=ir.TensorType(self._halves[value]),
             shape=value.shape,
         )
         down = ir.Node("", "Cast", [value], [ir.AttrInt64("to", self._halves[value])], outputs=[half])
         up = self._widening(value, half, graph)
         for cast in (down, up):
-            cast.name = self._unique(f"round_{value.name}")
+            cast.name = self._names.unused(f"round_{value.name}")
         if producer is None:
-            up.outputs[0].name = self._unique(f"{value.name}_rounded")
+            up.outputs[0].name = self._names.unused(f"{value.name}_rounded")
             first = next(iter(graph), None)
             if first is None:
                 graph.extend((down, up))
             else:
                 graph.insert_before(first, (down, up))
         else:
-            value.name, up.outputs[0].name = self._unique(f"{value.name}_unrounded"), value.name
+            value.name, up.outputs[0].name = self._names.unused(f"{value.name}_unrounded"), value.name
             graph.insert_after(producer, (down, up))
 
     def _round_cast(self, cast: ir.Node, graph: ir.Graph) -> None:
         """Let a Cast to half be the first step of the rounding."""
         (value,) = cast.outputs
         up = self._widening(value, value, graph)
-        up.name = self._unique(f"round_{value.name}")
-        value.name, up.outputs[0].name = self._unique(f"{value.name}_half"), value.name
+        up.name = self._names.unused(f"round_{value.name}")
+        value.name, up.outputs[0].name = self._names.unused(f"{value.name}_half"), value.name
         graph.insert_after(cast, up)
 
     def _widening(self, value: ir.Value, half: ir.Value, graph: ir.Graph) -> ir.Node:
@@ -203,14 +204,6 @@ class _Rounding:
         for index in places:
             graph.outputs[index] = wide
         return node
-
-    def _unique(self, name: str) -> str:
-        unique, count = name, 0
-        while unique in self._names:
-            count += 1
-            unique = f"{name}_{count}"
-        self._names.add(unique)
-        return unique
 
 
 def _of_float8(node: ir.Node) -> bool:

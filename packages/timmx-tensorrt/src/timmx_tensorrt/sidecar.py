@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ArtifactError
+from timmx.metadata import parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,15 +55,9 @@ def read(path: Path) -> Sidecar:
     if not path.is_file():
         raise ArtifactError(f"There is no file {path}.")
     try:
-        content = json.loads(beside(path).read_text(encoding="utf-8"))
+        content = parse(beside(path), beside(path).read_bytes())
     except FileNotFoundError:
         return Sidecar()
-    except ValueError as exc:
-        raise ArtifactError(
-            f"{beside(path)} is damaged: it is no JSON ({exc}). Export the engine again."
-        ) from exc
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{beside(path)} is damaged: it is no JSON object. Export the engine again.")
     return Sidecar({key: value for key, value in content.items() if key != _ENGINE}, content.get(_ENGINE, {}))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from timmx.contract import Precision
-from timmx.errors import ArtifactError, UnsupportedError, VerificationError
+from timmx.errors import UnsupportedError, VerificationError
 from timmx.options import CalibrationMethod
 from timmx.progress import reporter
 from timmx_onnx.export import to_float16, translate, write
@@ -80,7 +80,7 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
         job.progress("Calibrating")
         method = options.calibration_method or CalibrationMethod.MINMAX
         batch = 1 if job.request.dynamic_batch else profile.tuned_for
-        ranges = observe(model, observed_values(model, grid), _Batches(calibration, batch), method)
+        ranges = observe(model, observed_values(model, grid), calibration, batch, method)
         insert(model, ranges, grid)
         facts |= {"calibration": calibration.origin, "calibration_method": str(method)}
     if mode is TensorRTMode.FP16 or grid is not None:
@@ -100,27 +100,12 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
     return Typed(precision, facts, profile, notes)
 
 
-class _Batches:
-    """Calibration inputs at the batch that the graph takes; can be gone through several times."""
-
-    def __init__(self, calibration: Any, size: int) -> None:
-        self._calibration, self._size = calibration, size
-
-    def __iter__(self) -> Any:
-        return self._calibration.batches(self._size)
-
-
 def check(path: Path, *, dynamic: bool) -> None:
     """Refuse what TensorRT would reject, or would misread in silence.
 
     Raises:
-        ArtifactError: the graph is not valid.
         UnsupportedError: with what was found.
     """
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise ArtifactError(f"{path} is no valid ONNX model: {exc}") from exc
     findings = lint(onnx.load(path), dynamic_batch=dynamic)
     for warning in findings.warnings:
         reporter().detail(str(warning))

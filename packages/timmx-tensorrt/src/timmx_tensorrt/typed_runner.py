@@ -86,10 +86,7 @@ class TypedRunner(Runner):
 
     def _open_rounded(self, model: ir.Model, path: Path) -> OnnxRunner:
         # The rounded graph has one float type only, so it would run where the types of the file do not fit.
-        try:
-            onnx.checker.check_model(str(path), full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-            raise ArtifactError(f"{path} is no valid ONNX model: {exc}") from exc
+        check_valid(path)
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         file = Path(self._folder.name, path.name)
         try:
@@ -107,6 +104,18 @@ class TypedRunner(Runner):
         if array.dtype != wanted:
             raise ValueError(f"Input {name!r} takes {wanted.name}, not {array.dtype}.")
         return array.astype(np.float32)
+
+
+def check_valid(path: Path) -> None:
+    """Refuse a graph whose nodes and types contradict ONNX or each other.
+
+    Raises:
+        ArtifactError: with what ONNX's checker says.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise ArtifactError(f"{path} is no valid ONNX model: {exc}") from exc
 
 
 def _read(path: Path) -> ir.Model:

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from timmx.calibration import check_calibration
+from timmx.calibration import check_calibration, given_flags
 from timmx.contract import Problem
 from timmx.errors import ConfigurationError
 from timmx.options import CalibrationMethod
@@ -81,10 +81,7 @@ def _places(options: TensorRTOptions) -> None:
             ("--mode", options.mode is not TensorRTMode.FP32),
             ("--opset", options.opset is not None),
             ("--keep-onnx", options.keep_onnx is not None),
-            ("--calibration-data", options.calibration_data is not None),
-            ("--calibration-samples", options.calibration_samples is not None),
-            ("--random-calibration", options.random_calibration),
-            ("--calibration-method", options.calibration_method is not None),
+            *((flag, True) for flag in _calibration_flags(options)),
         ):
             if given:
                 raise ConfigurationError(
@@ -122,20 +119,16 @@ def _timing_cache(path: Path) -> None:
 
 
 def _calibration(options: TensorRTOptions) -> None:
-    if not options.mode.calibrated:
-        for flag, given in (
-            ("--calibration-data", options.calibration_data is not None),
-            ("--calibration-samples", options.calibration_samples is not None),
-            ("--random-calibration", options.random_calibration),
-            ("--calibration-method", options.calibration_method is not None),
-        ):
-            if given and options.from_onnx is None:
-                raise ConfigurationError(
-                    f"{flag} is about 8-bit numbers, and --mode {options.mode} has none: leave it out, or choose "
-                    "--mode int8 or fp8."
-                )
+    if options.from_onnx is not None:  # decided there, and refused above
         return
-    if options.from_onnx is None and options.calibration_data is None and not options.random_calibration:
+    if not options.mode.calibrated:
+        for flag in _calibration_flags(options):
+            raise ConfigurationError(
+                f"{flag} is about 8-bit numbers, and --mode {options.mode} has none: leave it out, or choose "
+                "--mode int8 or fp8."
+            )
+        return
+    if options.calibration_data is None and not options.random_calibration:
         raise ConfigurationError(
             f"--mode {options.mode} needs to see typical inputs: give --calibration-data FOLDER of images (or a tensor "
             "file), or --random-calibration to do without and lose accuracy, or choose --mode fp16, which needs none."
@@ -145,6 +138,15 @@ def _calibration(options: TensorRTOptions) -> None:
             "--calibration-method mse weighs the even steps of integers, which float8 does not have: leave it out."
         )
     check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
+
+
+def _calibration_flags(options: TensorRTOptions) -> list[str]:
+    return given_flags(
+        options.calibration_data,
+        options.calibration_samples,
+        options.random_calibration,
+        options.calibration_method,
+    )
 
 
 def missing() -> tuple[Problem, ...]:
