@@ -12,7 +12,7 @@ import weakref
 from . import parsing
 from .parsing import Network
 from .plan import Plan, Timings
-from .pybind import Inner, Virtual, swallow
+from .pybind import Flagged, Inner, Virtual, swallow
 from .trouble import Build
 from .values import host_memory
 
@@ -61,7 +61,7 @@ class Builder(Inner):
         return host_memory(self.trt, plan_of(network, config).to_bytes())
 
 
-class Config(Inner):
+class Config(Flagged, Inner):
     shown = "IBuilderConfig"
 
     def __init__(self, trt, logger):
@@ -74,15 +74,6 @@ class Config(Inner):
         self.runtime_platform = trt.RuntimePlatform.SAME_AS_BUILD
         self.max_num_tactics = self.max_aux_streams = -1
         self.avg_timing_iterations, self._level, self._monitor = 1, 3, None
-
-    def set_flag(self, flag) -> None:
-        self.flags |= 1 << int(flag)
-
-    def clear_flag(self, flag) -> None:
-        self.flags &= ~(1 << int(flag))
-
-    def get_flag(self, flag) -> bool:
-        return bool(self.flags >> int(flag) & 1)
 
     @property
     def builder_optimization_level(self) -> int:

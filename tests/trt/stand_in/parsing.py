@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .pybind import Inner
+from .pybind import Flagged, Inner
 
 NAMES_OF_TYPES = {
     1: "FLOAT",
@@ -102,7 +102,7 @@ class Tensor(Inner):
         self.is_shape_tensor, self.is_execution_tensor = False, True
 
 
-class Parser(Inner):
+class Parser(Flagged, Inner):
     shown = "OnnxParser"
 
     def __init__(self, trt, network: Network, logger):
@@ -121,15 +121,6 @@ class Parser(Inner):
 
     def clear_errors(self) -> None:
         self.errors = []
-
-    def set_flag(self, flag) -> None:
-        self.flags |= 1 << int(flag)
-
-    def clear_flag(self, flag) -> None:
-        self.flags &= ~(1 << int(flag))
-
-    def get_flag(self, flag) -> bool:
-        return bool(self.flags >> int(flag) & 1)
 
     def parse_from_file(self, model) -> bool:
         path = Path(model if isinstance(model, str) else model.decode())

@@ -121,6 +121,19 @@ def make_enum(name: str, members: dict[str, int]) -> type:
     return kind
 
 
+class Flagged:
+    """What has `flags`, one bit each."""
+
+    def set_flag(self, flag) -> None:
+        self.flags |= 1 << int(flag)
+
+    def clear_flag(self, flag) -> None:
+        self.flags &= ~(1 << int(flag))
+
+    def get_flag(self, flag) -> bool:
+        return bool(self.flags >> int(flag) & 1)
+
+
 def make_class(
     trt: types.ModuleType, told: Class, bases: tuple[type, ...], inner: type[Inner] | None
 ) -> type:
