@@ -92,7 +92,7 @@ def test_the_gates_run_what_the_readme_says():
     (first_steps,) = [block for block in blocks(README, "") if "pip install uv" in block]
     assert first_steps.splitlines()[1:] == [
         "uv run timmx onnx local-dir:examples/digits -o digits.onnx",
-        "uv run pytest",
+        "uv run pytest -n 2 --dist loadfile",
     ]
     assert re.search(r"^uv run pytest\b", gates, re.MULTILINE)
     contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
