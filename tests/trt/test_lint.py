@@ -271,6 +271,24 @@ def test_only_one_operand_in_integers():
     assert_one_warning(model, "conv", "input is not quantized")
 
 
+def test_a_convolution_behind_casts_is_not_fused_with_its_pairs():
+    model = convolution()
+    casts = [make_node("Cast", [name], [f"{name}_wide"], f"{name}_cast", to=FLOAT) for name in ("x", "w")]
+    conv = model.graph.node.pop()
+    conv.input[:] = ["x_wide", "w_wide"]
+    model.graph.node.extend([*casts, conv])
+    assert_one_warning(model, "conv", "is a Cast")
+
+
+def test_convolutions_that_float8_does_not_have():
+    grouped = convolution(**in_float8(w_int8=np.ones((32, 4, 1, 1), FLOAT8)))
+    grouped.graph.node[3].attribute.append(onnx.helper.make_attribute("group", 8))
+    assert_one_error(grouped, "conv", "grouped convolution")
+    transposed = convolution(axis=1, **in_float8())
+    transposed.graph.node[3].op_type = "ConvTranspose"
+    assert_one_error(transposed, "conv", "transposed convolution")
+
+
 def test_sums_with_convolutions():
     assert lint(residual(shortcut=True, main=False), dynamic_batch=True).warnings == ()
     assert_one_warning(residual(shortcut=False, main=False), "add", "float shortcut")

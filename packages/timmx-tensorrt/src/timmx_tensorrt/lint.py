@@ -235,10 +235,26 @@ def _check_operands(node: ir.Node, found: _Collector) -> None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if _dequantizes(bias) is not None:
         found.error(node, "has a quantized bias, which TensorRT does not take; leave it float")
-    quantized = [_dequantizes(value) is not None for value in node.inputs[:2]]
-    if any(quantized) and not all(quantized):
-        missing = "weight" if quantized[0] else "input"
+    pairs = [_dequantizes(value) for value in node.inputs[:2]]
+    if any(_dequantizes(_before_cast(value)) is not None for value in node.inputs[:2]):
+        found.warn(
+            node,
+            "computes in float32: between it and its Q/DQ pairs is a Cast, so that none is fused with it",
+        )
+    elif any(pairs) and not all(pairs):
+        missing = "weight" if pairs[0] else "input"
         found.warn(node, f"computes in float, since its {missing} is not quantized; quantize both or none")
+    if any(pair and _quantized_type(pair) == ir.DataType.FLOAT8E4M3FN for pair in pairs):
+        _check_float8(node, found)
+
+
+def _check_float8(node: ir.Node, found: _Collector) -> None:
+    if node.op_type == "ConvTranspose":
+        found.error(
+            node, "is a transposed convolution of float8, which TensorRT does not have; leave it float"
+        )
+    elif node.attributes.get_int("group", 1) > 1:
+        found.error(node, "is a grouped convolution of float8, which has no kernel; leave it float")
 
 
 def _check_residual(add: ir.Node, found: _Collector) -> None:
@@ -275,6 +291,12 @@ def _dequantizes(value: ir.Value | None) -> ir.Node | None:
         source = node.inputs[0]
         node = None if source is None else source.producer()
     return node if node is not None and _is(node, "DequantizeLinear") else None
+
+
+def _before_cast(value: ir.Value | None) -> ir.Value | None:
+    """What a Cast takes; None where a value comes from something else."""
+    node = None if value is None else value.producer()
+    return node.inputs[0] if node is not None and _is(node, "Cast") else None
 
 
 def _of_int8(dequantize: ir.Node | None) -> bool:
