@@ -27,7 +27,7 @@ PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml")
 SOURCES = sorted(path for package in PACKAGES for path in package.glob("src/**/*.py"))
 
 LAYERS = (
-    {"errors", "progress"},
+    {"errors", "progress", "threads"},
     {"contract"},
     {"coercion", "options", "registry"},
     {
@@ -39,6 +39,7 @@ LAYERS = (
         "images",
         "metadata",
         "model",
+        "preprocess",
         "ranges",
         "rewrites",
         "lowering",
@@ -49,6 +50,8 @@ LAYERS = (
     {"session", "validation", "prepared"},
     {"pipeline"},
     {"command", "doctor", "opening", "probe"},
+    {"report"},
+    {"tools"},
     {"cli", "testing"},
     {"", "__main__"},
 )

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, TypeVar
 from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
+    from PIL import Image
 
     from timmx.model.data_config import DataConfig
 
@@ -77,15 +78,25 @@ class ImageReader:
             ConfigurationError: the file is no image, or is damaged.
         """
         import numpy as np
-        from PIL import Image
 
-        try:
-            with Image.open(path) as image:
-                array = self._transform(image.convert(self._mode)).numpy()
-        except (*_DAMAGED, Image.DecompressionBombError) as exc:
-            raise _unreadable(path, exc) from exc
+        array = open_image(path, lambda image: self._transform(image.convert(self._mode)).numpy())
         # timm leaves pixels in PIL's order, channels last: a trace would take that for the input's layout.
         return np.ascontiguousarray(array / np.float32(255) if self._in_graph else array)
+
+
+def open_image(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """What `read` makes of an image file, which is decoded while it reads.
+
+    Raises:
+        ConfigurationError: the file is no image, or is damaged.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return read(image)
+    except (*_DAMAGED, Image.DecompressionBombError) as exc:
+        raise _unreadable(path, exc) from exc
 
 
 _DAMAGED = (OSError, ValueError, SyntaxError)

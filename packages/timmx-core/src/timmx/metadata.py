@@ -157,6 +157,23 @@ def parse(path: Path, content: str | bytes) -> dict[str, Any]:
     return metadata
 
 
+def check_metadata(path: Path, metadata: dict[str, Any]) -> None:
+    """Refuse a file whose metadata does not say what the model is and how it is fed.
+
+    Raises:
+        ArtifactError: timmx did not write the file, or a later timmx did.
+    """
+    if not metadata:
+        raise ArtifactError(
+            f"{path} was not written by timmx: nothing in it says how to feed it. Export it anew."
+        )
+    if metadata.get("schema") != SCHEMA:
+        raise ArtifactError(
+            f"{path} has metadata of schema {metadata.get('schema')}, and this timmx reads {SCHEMA}: install the timmx "
+            "that wrote it, or export it anew."
+        )
+
+
 def author(metadata: Mapping[str, Any]) -> str:
     """Whom a format's own field of that name should name: the owner of the weights on the hub, where there is one."""
     facts = metadata["model"]

@@ -113,7 +113,9 @@ def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> Mo
         )
     from timmx.session import ModelSession
 
-    return ModelSession(request)
+    session = ModelSession(request)
+    session.prepare()
+    return session
 
 
 def export_session(

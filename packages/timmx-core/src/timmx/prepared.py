@@ -9,9 +9,9 @@ import importlib_metadata
 
 from timmx.edges import feed, fetch
 from timmx.errors import ArtifactError
-from timmx.metadata import SCHEMA
-from timmx.model.data_config import DataConfig
+from timmx.metadata import check_metadata
 from timmx.model.labels import check_count
+from timmx.preprocess import ImageRecipe
 from timmx.samples import choose_samples
 from timmx.session import Session
 from timmx.verify import Reference
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from timmx.contract import Precision, Runner
     from timmx.metadata import Edges
+    from timmx.model.data_config import DataConfig
     from timmx.options import ExportRequest
     from timmx.samples import Samples
 
@@ -133,18 +134,7 @@ def _with_what_is_decided(request: ExportRequest, metadata: dict[str, Any]) -> E
 
 
 def _model_inside(metadata: dict[str, Any]) -> PreparedModel:
-    entry, labels = metadata["input"], metadata["labels"]
-    channels, height, width = map(int, entry["size"])
-    config = DataConfig(
-        (channels, height, width),
-        tuple(map(float, entry["mean"])),
-        tuple(map(float, entry["std"])),
-        str(entry["interpolation"]),
-        float(entry["crop_pct"]),
-        str(entry["crop_mode"]),
-    )
-    if not len(config.mean) == len(config.std) == channels:
-        raise ValueError(f"mean and std are not of {channels} channels")
+    labels, config = metadata["labels"], ImageRecipe.of(metadata).config
     if not isinstance(metadata["outputs"], list) or not all(
         "kind" in output for output in metadata["outputs"]
     ):
@@ -152,20 +142,3 @@ def _model_inside(metadata: dict[str, Any]) -> PreparedModel:
     return PreparedModel(
         bool(metadata["model"]["trained"]), config, tuple(map(str, labels)) if labels else None
     )
-
-
-def check_metadata(path: Path, metadata: dict[str, Any]) -> None:
-    """Refuse a file whose metadata does not say what the model is and how it is fed.
-
-    Raises:
-        ArtifactError: timmx did not write the file, or a later timmx did.
-    """
-    if not metadata:
-        raise ArtifactError(
-            f"{path} was not written by timmx: nothing in it says how to feed it. Export it anew."
-        )
-    if metadata.get("schema") != SCHEMA:
-        raise ArtifactError(
-            f"{path} has metadata of schema {metadata.get('schema')}, and this timmx reads {SCHEMA}: install the timmx "
-            "that wrote it, or export it anew."
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -70,6 +71,7 @@ class ModelSession(Session):
 
     Attributes:
         loaded: the model as it was asked for, with what is known about it.
+        module_as_loaded: the model between normalisation and softmax, untouched until it is prepared, in place.
         module: the prepared `ExportModule`, in eval mode on the requested device.
         reference: the untouched model's answers to the verification inputs.
         rewrites: what the preparation changed, each with its proof.
@@ -78,27 +80,49 @@ class ModelSession(Session):
 
     def __init__(self, request: ExportRequest) -> None:
         super().__init__(request)
-        self._captures: dict[bool, torch.export.ExportedProgram] = {}
+        self._captures: dict[tuple[bool, bool, int], torch.export.ExportedProgram] = {}
+        self._made: tuple[ExportModule, tuple[Rewrite, ...]] | None = None
         with self.step("Loading"):
             self.loaded: LoadedModel = load_model(request)
-            module = self._wrap()
+            self.module_as_loaded = self._wrap()
             for note in self.loaded.notes:
                 reporter().warn(note)
             samples = self._samples()
         with self.step("Running the reference"), exact_cuda():
-            self.reference = self._run_reference(module, samples)
+            self.reference = self._run_reference(self.module_as_loaded, samples)
             _ = self.loaded.weights_sha256  # kept from now on: the preparation rewrites the weights
-        with self.step("Preparing"), exact_cuda():
-            self.module, self.rewrites = self._prepare(module)
+
+    @property
+    def module(self) -> ExportModule:
+        return self._prepared()[0]
+
+    @property
+    def rewrites(self) -> tuple[Rewrite, ...]:
+        return self._prepared()[1]
+
+    def prepare(self) -> None:
+        """Make `module` now; otherwise it is made when it is first asked for, and not at all where nobody exports."""
+        self._prepared()
+
+    def with_batch(self, request: ExportRequest) -> ModelSession:
+        """The same loaded model, reference and captures under a request that differs in the batch, or in where the
+        artifact goes and by what floor it is judged.
+        """
+        self.prepare()
+        other = copy.copy(self)
+        other.request, other.seconds = request, {}
+        return other
 
     def capture(self, strict: bool = False) -> torch.export.ExportedProgram:
-        """The prepared module as an ExportedProgram; made once."""
-        if strict not in self._captures:
+        """The prepared module as an ExportedProgram; made once for each shape."""
+        key = (strict, self.request.dynamic_batch, self.request.trace_batch)
+        if key not in self._captures:
+            module = self.module
             with self.step("Capturing"):
-                self._captures[strict] = capture(
-                    self.module, self.example_input(), dynamic=self.request.dynamic_batch, strict=strict
+                self._captures[key] = capture(
+                    module, self.example_input(), dynamic=self.request.dynamic_batch, strict=strict
                 )
-        return self._captures[strict]
+        return self._captures[key]
 
     def output_facts(self) -> list[dict[str, Any]]:
         """Name, kind and shape of each output, as the metadata states them."""
@@ -164,6 +188,12 @@ class ModelSession(Session):
         if classes and labels and isinstance(samples, ImageSamples):
             truth = samples.true_classes(labels)
         return Reference(samples, outputs, names[0], classes, truth)
+
+    def _prepared(self) -> tuple[ExportModule, tuple[Rewrite, ...]]:
+        if self._made is None:
+            with self.step("Preparing"), exact_cuda():
+                self._made = self._prepare(self.module_as_loaded)
+        return self._made
 
     def _prepare(self, module: ExportModule) -> tuple[ExportModule, tuple[Rewrite, ...]]:
         import torch

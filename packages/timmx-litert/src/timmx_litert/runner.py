@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from timmx.contract import Quantization, Runner, TensorSpec
 from timmx.errors import ArtifactError, ConfigurationError, RuntimeUnavailable
+from timmx.threads import asked_threads, usable_cores
 
 from timmx_litert.model_file import read_metadata
 
@@ -37,9 +37,10 @@ class LiteRTRunner(Runner):
         if threads is not None and threads < 1:
             raise ConfigurationError(f"threads is {threads}: give 1 or more, or None for all cores.")
         self._path = path
+        count = threads or asked_threads() or usable_cores()
         layout = read_metadata(path).get("input", {}).get("layout", "")
         try:
-            self._interpreter: Any = Interpreter(model_path=str(path), num_threads=threads or usable_cores())
+            self._interpreter: Any = Interpreter(model_path=str(path), num_threads=count)
             self._interpreter.allocate_tensors()  # which checks more of the file
             self._signature: Any = self._interpreter.get_signature_runner()
         except (RuntimeError, ValueError) as exc:
@@ -90,13 +91,6 @@ def open_interpreter(content: bytes, *, keep_all: bool = False) -> Interpreter:
         )
     interpreter.allocate_tensors()
     return interpreter
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _one_line(exc: Exception) -> str:

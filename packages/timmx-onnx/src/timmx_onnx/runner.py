@@ -15,6 +15,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplementedByRuntime
 from timmx.contract import Runner, TensorSpec
 from timmx.errors import ArtifactError, RuntimeUnavailable
+from timmx.threads import asked_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +38,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     """ONNX Runtime on the CPU, which says nothing but errors."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
+    settings.intra_op_num_threads = asked_threads() or 0  # 0: as many as it finds cores
     return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 
 

@@ -1,0 +1,189 @@
+"""What the tools run: an artifact opened by its own metadata, or a PyTorch model in the same place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from timmx.contract import Runner
+from timmx.edges import feed, fetch
+from timmx.errors import ArtifactError, ConfigurationError, TimmxError
+from timmx.metadata import check_metadata
+from timmx.opening import backend_for
+from timmx.preprocess import ImageRecipe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from timmx.contract import ExportBackend, TensorSpec
+
+_MOST_AT_ONCE = 8
+"""Images in a batch where the batch is open and nobody says how many."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that answers images: opened, with its recipe. Usable in `with`, which closes the runner.
+
+    Attributes:
+        name: as a person would name it: the file's name, or the model's.
+        runner: arrays in, arrays out.
+        recipe: from an image to its input.
+        labels: the classes' names by number, or None where nobody knows them.
+        kind: of the first output: `logits`, `probabilities`, `embedding`, `features` or `tensor`.
+        output_names: in the order of the metadata.
+        metadata: what the file says of itself; for a model, that of the file that it stands beside.
+        batch_size: how many images are run at once.
+        path: of the file; None for a model.
+        backend: that opened it; None for a model.
+    """
+
+    name: str
+    runner: Runner
+    recipe: ImageRecipe
+    labels: tuple[str, ...] | None
+    kind: str
+    output_names: tuple[str, ...]
+    metadata: dict[str, Any]
+    batch_size: int
+    path: Path | None = None
+    backend: ExportBackend | None = None
+
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.runner.close()
+
+    @property
+    def ranks_classes(self) -> bool:
+        """Whether the first output has one number a class."""
+        return self.kind in ("logits", "probabilities")
+
+    def require_classes(self) -> None:
+        """Refuse what does not rank classes.
+
+        Raises:
+            ArtifactError: it gives embeddings, features or other tensors.
+        """
+        if not self.ranks_classes:
+            raise ArtifactError(
+                f"{self.name} gives {self.kind}, not classes: use timmx.open in Python, which gives its numbers."
+            )
+
+    def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """The answers to any number of inputs, in batches as the artifact takes them.
+
+        Args:
+            inputs: (N, C, H, W) float32, as `recipe` makes them.
+
+        Returns:
+            By output name, (N, ...) in real numbers. A batch that is not full is filled with its last input, whose
+            further answers are dropped.
+        """
+        (entry,) = self.runner.inputs
+        specs = {spec.name: spec for spec in self.runner.outputs}
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.output_names}
+        for start in range(0, len(inputs), self.batch_size):
+            batch = inputs[start : start + self.batch_size]
+            count = len(batch)
+            if count < self.batch_size:
+                batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch_size - count, axis=0)])
+            found = self._run_batch(entry, batch)
+            for name, part in parts.items():
+                part.append(fetch(specs[name], found[name])[:count])
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+    def probabilities(self, inputs: np.ndarray) -> np.ndarray:
+        """The classes' probabilities, (N, classes) float32.
+
+        Args:
+            inputs: (N, C, H, W) float32, as `recipe` makes them.
+
+        Raises:
+            ArtifactError: see `require_classes`.
+        """
+        self.require_classes()
+        answers = self.run(inputs)[self.output_names[0]].astype(np.float32)
+        return answers if self.kind == "probabilities" else _softmax(answers)
+
+    def _run_batch(self, entry: TensorSpec, batch: np.ndarray) -> dict[str, np.ndarray]:
+        try:
+            return self.runner.run({entry.name: feed(entry, batch)})
+        except TimmxError:
+            raise
+        except Exception as exc:  # a runtime may raise anything
+            said = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
+            raise ArtifactError(f"{self.name} fails at a batch of {len(batch)}: {said}") from exc
+
+
+def open_subject(path: Path, batch_size: int | None = None) -> Subject:
+    """Open a file that timmx wrote.
+
+    Args:
+        path: of any installed backend's suffix.
+        batch_size: images at once; by default the file's own, or where that is open up to 8.
+
+    Raises:
+        ArtifactError: there is no such file, it is damaged, or timmx did not write it.
+        BackendError: no installed backend opens it.
+        ConfigurationError: the file has another batch.
+        RuntimeUnavailable: it cannot run here.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise ArtifactError(f"There is no file {path}.")
+    backend = backend_for(path)
+    metadata = backend.read_metadata(path)
+    check_metadata(path, metadata)
+    try:
+        recipe = ImageRecipe.of(metadata)
+        outputs = [(str(output["name"]), str(output["kind"])) for output in metadata["outputs"]]
+        labels = tuple(map(str, metadata["labels"])) if metadata["labels"] else None
+        batch = metadata["batch"]
+        fixed = None if batch.get("dynamic") else int(batch["size"])
+        kind = outputs[0][1]
+    except (LookupError, TypeError, ValueError, AttributeError) as exc:
+        raise ArtifactError(
+            f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc}). Export it anew."
+        ) from exc
+    if fixed is not None and batch_size not in (None, fixed):
+        raise ConfigurationError(
+            f"{path} takes {fixed} images at once, not {batch_size}: leave --batch-size out, or export it with "
+            "--dynamic-batch."
+        )
+    runner = backend.open(path)
+    try:
+        names = tuple(name for name, _ in outputs)
+        _check_edges(path, runner, names)
+        size = fixed or batch_size or _batch_of(runner)
+    except BaseException:
+        runner.close()
+        raise
+    return Subject(path.name, runner, recipe, labels, kind, names, metadata, size, path, backend)
+
+
+def _check_edges(path: Path, runner: Runner, names: Sequence[str]) -> None:
+    found = {spec.name for spec in runner.outputs}
+    if len(runner.inputs) != 1 or not found.issuperset(names):
+        raise ArtifactError(
+            f"{path} is damaged: its metadata names one input and the outputs {', '.join(names)}, and the graph has "
+            f"{len(runner.inputs)} inputs and the outputs {', '.join(sorted(found))}. Export it anew."
+        )
+
+
+def _batch_of(runner: Runner) -> int:
+    """Up to 8 of an open batch."""
+    if tuple(runner.batch_sizes) == Runner.batch_sizes:  # which stands for no limit
+        return _MOST_AT_ONCE
+    return max(
+        (size for size in runner.batch_sizes if size <= _MOST_AT_ONCE), default=min(runner.batch_sizes)
+    )
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
