@@ -61,7 +61,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Marks with names, such as accuracy over latency with size as area."""
+    """Marks with names, such as accuracy over latency with size as area.
+
+    Attributes:
+        x_kind, y_kind, size_kind: how the values at the axes, at the marks and in the legend are written.
+    """
 
     title: str
     x_title: str
@@ -69,6 +73,9 @@ class Scatter:
     points: Sequence[Point]
     size_title: str = ""
     note: str = ""
+    x_kind: Kind = "number"
+    y_kind: Kind = "number"
+    size_kind: Kind = "number"
 
 
 @dataclass(frozen=True)
@@ -77,12 +84,14 @@ class Distributions:
 
     Attributes:
         values: by name.
+        kind: of the values.
     """
 
     title: str
     y_title: str
     values: Mapping[str, Sequence[float]]
     note: str = ""
+    kind: Kind = "number"
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ class Bars:
 
     Attributes:
         intervals: (low, high) by name, drawn as whiskers; may be empty.
+        kind: of the values.
     """
 
     title: str
@@ -98,6 +108,7 @@ class Bars:
     values: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     note: str = ""
+    kind: Kind = "number"
 
 
 @dataclass(frozen=True)

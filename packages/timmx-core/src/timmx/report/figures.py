@@ -1,0 +1,279 @@
+"""From what a report holds to what its page shows: a table of texts for every section, and data for every plot."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from timmx.report.content import Bars, Column, Distributions, Matrix, Scatter, Section, Table
+from timmx.report.formats import is_number, written
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+LARGEST_MARK = 44
+"""Diameter in pixels of the mark whose area stands for the largest size."""
+
+MOST_CONFUSIONS = 1000
+"""So many rows has the table below a confusion matrix, the most frequent ones."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table, and what it is sorted by: a number, or its text where that is None."""
+
+    text: str
+    order: float | None = None
+    missing: bool = False
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A section as the page shows it.
+
+    Attributes:
+        head: title of each column, and whether numbers stand in it.
+        plot: JSON-ready; None for a table. With a plot, the table holds its values.
+        legend: marks of known area: diameter in pixels, and what they stand for.
+    """
+
+    title: str
+    note: str
+    head: Sequence[tuple[str, bool]]
+    rows: Sequence[Sequence[Cell]]
+    plot: Mapping[str, Any] | None = None
+    legend: Sequence[tuple[float, str]] = ()
+
+
+def sections(found: Sequence[Section]) -> list[Shown]:
+    """Every section, ready to be shown; one name has one colour in all of them."""
+    colours = _colours(found)
+    return [_shown(section, colours) for section in found]
+
+
+def _shown(section: Section, colours: Mapping[str, int]) -> Shown:
+    if isinstance(section, Table):
+        return _table(section)
+    if isinstance(section, Scatter):
+        return _scatter(section, colours)
+    if isinstance(section, Distributions):
+        return _distributions(section, colours)
+    return _bars(section) if isinstance(section, Bars) else _matrix(section)
+
+
+def _colours(found: Iterable[Section]) -> dict[str, int]:
+    """The number of its colour for each name, in order of appearance."""
+    names: dict[str, int] = {}
+    for section in found:
+        if isinstance(section, Scatter):
+            for point in section.points:
+                names.setdefault(point.name, len(names))
+        elif isinstance(section, Distributions):
+            for name in section.values:
+                names.setdefault(name, len(names))
+    return names
+
+
+def _table(table: Table) -> Shown:
+    return Shown(table.title, table.note, *_grid(table.columns, table.rows))
+
+
+def _grid(
+    columns: Sequence[Column], rows: Iterable[Mapping[str, Any]]
+) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
+    """The head and the rows of a table."""
+    head = [(column.title, column.kind != "text") for column in columns]
+    return head, [[_cell(row.get(column.key), column) for column in columns] for row in rows]
+
+
+def _cell(value: Any, column: Column) -> Cell:
+    text = written(value, column.kind)
+    if not is_number(value):
+        missing = not isinstance(value, str) or value == ""
+        return Cell(text, missing=missing)
+    return Cell(text, order=float(value) if column.kind != "text" else None)
+
+
+def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
+    drawn = [point for point in scatter.points if _finite(point.x) and _finite(point.y)]
+    largest = max((point.size for point in drawn if _finite(point.size) and point.size), default=0.0)
+    columns = [
+        Column("name", "name"),
+        Column("x", scatter.x_title, scatter.x_kind),
+        Column("y", scatter.y_title, scatter.y_kind),
+    ]
+    if any(is_number(point.error) for point in scatter.points):
+        columns.append(Column("error", "±", scatter.y_kind))
+    if any(is_number(point.size) for point in scatter.points):
+        columns.append(Column("size", scatter.size_title or "size", scatter.size_kind))
+    marks = []
+    for point in drawn:
+        lines = [(scatter.x_title, written(point.x, scatter.x_kind))]
+        error = f" ± {written(point.error, scatter.y_kind)}" if _finite(point.error) else ""
+        lines.append((scatter.y_title, written(point.y, scatter.y_kind) + error))
+        if _finite(point.size):
+            lines.append((scatter.size_title or "size", written(point.size, scatter.size_kind)))
+        marks.append(
+            {
+                "name": point.name,
+                "x": float(point.x),
+                "y": float(point.y),
+                "error": float(point.error) if _finite(point.error) else None,
+                "diameter": _diameter(point.size, largest),
+                "colour": colours[point.name],
+                "lines": lines,
+            }
+        )
+    missing = [point.name for point in scatter.points if point not in drawn]
+    plot = {
+        "type": "scatter",
+        "x": _axis(scatter.x_title, scatter.x_kind, [point.x for point in drawn]),
+        "y": _axis(scatter.y_title, scatter.y_kind),
+        "points": marks,
+    }
+    return Shown(
+        scatter.title,
+        _joined(scatter.note, f"Without a place in the plot: {', '.join(missing)}." if missing else ""),
+        *_grid(columns, [vars(point) for point in scatter.points]),
+        plot=plot if drawn else None,
+        legend=_legend(scatter, largest) if largest else (),
+    )
+
+
+def _diameter(size: float | None, largest: float) -> float:
+    """Of a mark whose area is in proportion to `size`; of 14 pixels where there are no sizes."""
+    if not largest:
+        return 14.0
+    if size is None or not _finite(size):
+        return 6.0
+    return round(max(4.0, LARGEST_MARK * math.sqrt(max(size, 0.0) / largest)), 1)
+
+
+def _legend(scatter: Scatter, largest: float) -> list[tuple[float, str]]:
+    return [
+        (_diameter(size, largest), written(size, scatter.size_kind))
+        for size in (_round_down(largest / 20), _round_down(largest / 4), largest)
+    ]
+
+
+def _round_down(value: float) -> float:
+    """To one digit: 1, 2, 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (5, 2, 1) if step * power <= value * 1.0001)
+
+
+def _distributions(distributions: Distributions, colours: Mapping[str, int]) -> Shown:
+    boxes = {
+        name: [value for value in values if _finite(value)] for name, values in distributions.values.items()
+    }
+    columns = [Column("name", "name"), Column("count", "values", "number")]
+    columns += [
+        Column(title, title, distributions.kind)
+        for title in ("lowest", "p25", "median", "p75", "p90", "highest")
+    ]
+    drawn = [
+        {"name": name, "colour": colours[name], "values": [_shortened(value) for value in values]}
+        for name, values in boxes.items()
+        if values
+    ]
+    plot = {
+        "type": "boxes",
+        "x": _axis(
+            distributions.y_title, distributions.kind, [_quantile(v, 0.5) for v in boxes.values() if v]
+        ),
+        "boxes": drawn,
+    }
+    return Shown(
+        distributions.title,
+        distributions.note,
+        *_grid(columns, [{"name": name, **_figures(values)} for name, values in boxes.items()]),
+        plot=plot if drawn else None,
+    )
+
+
+def _figures(values: Sequence[float]) -> dict[str, Any]:
+    places = {"lowest": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "highest": 1.0}
+    return {
+        "count": len(values),
+        **{name: _quantile(values, place) for name, place in places.items() if values},
+    }
+
+
+def _quantile(values: Sequence[float], place: float) -> float:
+    """Interpolated linearly between the neighbours, as numpy does it."""
+    ordered = sorted(values)
+    position = place * (len(ordered) - 1)
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
+
+
+def _bars(bars: Bars) -> Shown:
+    columns = [Column("name", "name"), Column("value", bars.y_title, bars.kind)]
+    if bars.intervals:
+        columns += [Column("low", "low", bars.kind), Column("high", "high", bars.kind)]
+    rows = []
+    for name, value in bars.values.items():
+        low, high = bars.intervals.get(name, (None, None))
+        rows.append({"name": name, "value": value, "low": low, "high": high})
+    drawn = []
+    for row in rows:
+        if not _finite(row["value"]):
+            continue
+        whole = _finite(row["low"]) and _finite(row["high"])
+        between = f" ({written(row['low'], bars.kind)} to {written(row['high'], bars.kind)})" if whole else ""
+        drawn.append(
+            {
+                "name": row["name"],
+                "value": float(row["value"]),
+                "low": float(row["low"]) if whole else None,
+                "high": float(row["high"]) if whole else None,
+                "text": written(row["value"], bars.kind) + between,
+            }
+        )
+    plot = {"type": "bars", "x": _axis(bars.y_title, bars.kind), "bars": drawn}
+    return Shown(bars.title, bars.note, *_grid(columns, rows), plot=plot if drawn else None)
+
+
+def _matrix(matrix: Matrix) -> Shown:
+    labels = [str(label) for label in matrix.labels]
+    cells = [
+        (row, column, int(count))
+        for row, counts in enumerate(matrix.counts)
+        for column, count in enumerate(counts)
+        if count
+    ]
+    confused = sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: -cell[2])
+    totals = [sum(map(int, counts)) for counts in matrix.counts]
+    columns = [
+        Column("true", "true class"),
+        Column("read", "read as"),
+        Column("count", "images", "number"),
+        Column("share", "of the true class", "percent"),
+    ]
+    rows = [
+        {"true": labels[row], "read": labels[column], "count": count, "share": count / totals[row]}
+        for row, column, count in confused[:MOST_CONFUSIONS]
+    ]
+    plot = {"type": "matrix", "labels": labels, "cells": cells}
+    return Shown(matrix.title, matrix.note, *_grid(columns, rows), plot=plot if labels else None)
+
+
+def _axis(title: str, kind: str, values: Sequence[float] = ()) -> dict[str, Any]:
+    """A title, the form of the numbers, and whether steps are factors: where values lie a factor of 20 apart."""
+    log = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
+    return {"title": title + (" – log scale" if log else ""), "kind": kind, "log": log}  # noqa: RUF001 - a dash
+
+
+def _finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
+
+
+def _shortened(value: float) -> float:
+    """To six digits: thousands of measured values need not fill the file."""
+    return float(f"{value:.6g}")
+
+
+def _joined(*sentences: str) -> str:
+    return " ".join(sentence for sentence in sentences if sentence)

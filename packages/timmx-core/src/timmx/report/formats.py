@@ -1,0 +1,75 @@
+"""How a report writes a value of each kind: percent, bytes, milliseconds, decibels."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from timmx.report.content import Kind
+
+MISSING = "–"  # noqa: RUF001 - a dash, not a minus
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one that can be drawn and sorted by: neither missing nor NaN, and no text."""
+    if value is None or isinstance(value, str | bytes):
+        return False
+    try:
+        return not math.isnan(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def written(value: Any, kind: Kind) -> str:
+    """The value as a person reads it; a dash where there is none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not is_number(value):
+        return str(value)
+    if kind == "text":
+        return str(value)
+    number = float(value)
+    if math.isinf(number):
+        return "∞" if number > 0 else "−∞"  # noqa: RUF001 - a minus
+    text = _FORMATS[kind](number)
+    return text.replace("-", "−") if number < 0 else text  # noqa: RUF001 - a minus
+
+
+def _number(value: float) -> str:
+    """Up to four digits, but never fewer than a whole number has."""
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:.4g}"
+
+
+def _percent(value: float) -> str:
+    percent = 100 * value
+    return f"{percent:.1f} %" if percent == 0 or abs(percent) >= 0.1 else f"{percent:.2g} %"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if abs(value) < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB" if abs(value) < 999.5 else f"{value:,.0f} GB"
+
+
+def _ms(value: float) -> str:
+    if value and abs(value) < 0.9995:
+        return f"{value:.3f} ms" if abs(value) >= 0.01 else f"{value:.2g} ms"
+    return f"{value:.2f} ms" if abs(value) < 100 else f"{value:,.0f} ms"
+
+
+def _db(value: float) -> str:
+    return f"{value:.1f} dB"
+
+
+_FORMATS = {"number": _number, "percent": _percent, "bytes": _bytes, "ms": _ms, "db": _db}

@@ -1,0 +1,268 @@
+// The plots of a report: drawn from the data beside each, in the colours of the theme, as wide as there is room.
+const LIGHT = {
+  paper: "#ffffff", ink: "#1b2430", soft: "#566273", line: "#d9dfe7", raised: "#f5f7fa",
+  // Okabe and Ito's colours, which colour-blind people tell apart, without yellow and black.
+  marks: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a"],
+  right: [[0, "#eef4fb"], [0.5, "#7fb2dd"], [1, "#0b559f"]],
+  wrong: [[0, "#fff0e0"], [0.5, "#f5a45c"], [1, "#b23c00"]],
+};
+const DARK = {
+  paper: "#14171c", ink: "#e4e8ee", soft: "#9aa6b5", line: "#343b46", raised: "#1d2229",
+  marks: ["#4aa8e0", "#f08040", "#2cc295", "#e09ac4", "#f0b840", "#8fd0f5", "#a8a8a8"],
+  right: [[0, "#17273a"], [0.5, "#2a6aa8"], [1, "#8cc8ff"]],
+  wrong: [[0, "#33231a"], [0.5, "#b5601f"], [1, "#ffb870"]],
+};
+const SYMBOLS = ["circle", "diamond", "square", "triangle-up"];
+const TICKS = {
+  percent: { tickformat: "~%" },
+  ms: { ticksuffix: " ms", tickformat: "~r" },
+  db: { ticksuffix: " dB" },
+  bytes: { ticksuffix: "B", tickformat: "~s" },
+  number: {},
+  text: {},
+};
+const DRAW = { scatter, boxes, bars, matrix };
+const ROW = 30; // pixels of height for one box or bar
+
+const plots = [...document.querySelectorAll(".plot")].map((place) => ({
+  place,
+  data: JSON.parse(place.parentElement.querySelector(".plot-data").textContent),
+}));
+
+function draw(theme, width) {
+  for (const plot of plots) {
+    const room = Math.max(200, Math.floor(width || plot.place.clientWidth));
+    const { traces, layout } = DRAW[plot.data.type](plot.data, theme, room);
+    const base = {
+      width: room,
+      paper_bgcolor: theme.paper, plot_bgcolor: theme.paper, showlegend: false, dragmode: "zoom",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: theme.ink },
+      hoverlabel: { bgcolor: theme.raised, bordercolor: theme.line, font: { color: theme.ink }, align: "left" },
+    };
+    Plotly.react(plot.place, traces, { ...base, ...layout }, {
+      displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    });
+  }
+}
+
+// Plotly reads a few tags and entities in texts; names are shown as they are.
+function plain(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
+
+// The middle of a long name says least: files differ at their ends.
+function short(name, most) {
+  const letters = [...name];
+  if (letters.length <= most) return plain(name);
+  const end = Math.floor((most - 1) / 2);
+  return plain(letters.slice(0, most - 1 - end).join("") + "…" + letters.slice(-end).join(""));
+}
+
+function axis(about, theme) {
+  return {
+    title: { text: plain(about.title), font: { size: 13, color: theme.soft } },
+    type: about.log ? "log" : "linear", ...TICKS[about.kind], ...(about.log ? { dtick: "D2" } : {}),
+    gridcolor: theme.line, linecolor: theme.line, zerolinecolor: theme.line, tickfont: { color: theme.soft },
+    automargin: true,
+  };
+}
+
+// Names at the left of horizontal boxes and bars, the first on top.
+function nameAxis(names, theme, room) {
+  return {
+    tickvals: names.map((_, i) => i), ticktext: names.map((name) => short(name, room < 500 ? 16 : 34)),
+    range: [names.length - 0.5, -0.5], automargin: true, zeroline: false, showgrid: false, fixedrange: true,
+    tickfont: { color: theme.ink },
+  };
+}
+
+function scatter(data, theme, room) {
+  const height = room < 500 ? 340 : 440;
+  const margin = { l: 66, r: 16, t: 16, b: 56 };
+  const inside = { width: room - margin.l - margin.r, height: height - margin.t - margin.b };
+  const low = (p) => p.y - (p.error || 0), high = (p) => p.y + (p.error || 0);
+  const x = range(data.points.map((p) => p.x), data.points.map((p) => p.x), data.x.log);
+  const y = range(data.points.map(low), data.points.map(high), false);
+  const placed = data.points.map((p) => ({
+    ...p, label: short(p.name, room < 500 ? 18 : 34),
+    left: ((data.x.log ? Math.log10(p.x) : p.x) - x[0]) / (x[1] - x[0]) * inside.width,
+    top: (y[1] - p.y) / (y[1] - y[0]) * inside.height,
+  }));
+  const traces = placed.map((p) => {
+    const colour = theme.marks[p.colour % theme.marks.length];
+    return {
+      type: "scatter", mode: "markers", x: [p.x], y: [p.y],
+      error_y: p.error === null ? undefined : { type: "data", array: [p.error], thickness: 1.2, width: 4, color: colour },
+      marker: {
+        size: p.diameter, color: colour, opacity: 0.75, line: { width: 1.5, color: theme.paper },
+        symbol: SYMBOLS[Math.floor(p.colour / theme.marks.length) % SYMBOLS.length],
+      },
+      hovertemplate: `<b>${plain(p.name)}</b><br>` + p.lines.map(([a, b]) => `${plain(a)}: ${plain(b)}`).join("<br>") + "<extra></extra>",
+    };
+  });
+  const annotations = labels(placed, inside).map(({ point, dx, dy, anchor }) => ({
+    x: data.x.log ? Math.log10(point.x) : point.x, y: point.y, text: point.label, showarrow: false,
+    xshift: dx, yshift: -dy, xanchor: anchor, yanchor: "middle", font: { size: 12, color: theme.ink },
+  }));
+  return {
+    traces,
+    layout: {
+      height, margin, annotations, hovermode: "closest",
+      xaxis: { ...axis(data.x, theme), range: x, automargin: false, zeroline: false },
+      yaxis: { ...axis(data.y, theme), range: y, automargin: false, zeroline: false },
+    },
+  };
+}
+
+// From the lowest to the highest with room for marks and names; logarithms where the axis is one.
+function range(lows, highs, log) {
+  let low = Math.min(...lows), high = Math.max(...highs);
+  if (log) [low, high] = [Math.log10(low), Math.log10(high)];
+  const pad = high > low ? 0.14 * (high - low) : Math.abs(high) * 0.1 || 1;
+  return [low - pad, high + pad];
+}
+
+// A place for each name beside its mark, where it meets no other name and no mark; none where there is none.
+function labels(points, inside) {
+  const taken = points.map((p) => box(p.left, p.top, p.diameter, p.diameter));
+  const found = [];
+  for (const point of [...points].sort((a, b) => a.diameter - b.diameter)) {
+    const wide = point.label.length * 6.6, high = 15, r = point.diameter / 2 + 4;
+    const places = [
+      [r, 0, "left"], [-r, 0, "right"], [0, -r - high / 2, "center"], [0, r + high / 2, "center"],
+      [r * 0.7, -r - high / 2 + 2, "left"], [r * 0.7, r + high / 2 - 2, "left"],
+      [-r * 0.7, -r - high / 2 + 2, "right"], [-r * 0.7, r + high / 2 - 2, "right"],
+      [0, -r - high * 1.6, "center"], [0, r + high * 1.6, "center"],
+    ];
+    for (const [dx, dy, anchor] of places) {
+      const middle = point.left + dx + (anchor === "left" ? wide / 2 : anchor === "right" ? -wide / 2 : 0);
+      const own = box(middle, point.top + dy, wide, high);
+      const outside = own[0] < 0 || own[2] > inside.width || own[1] < 0 || own[3] > inside.height;
+      if (outside || taken.some((other) => overlap(own, other))) continue;
+      taken.push(own);
+      found.push({ point, dx, dy, anchor });
+      break;
+    }
+  }
+  return found;
+}
+
+function box(x, y, width, height) {
+  return [x - width / 2, y - height / 2, x + width / 2, y + height / 2];
+}
+
+function overlap(a, b) {
+  return a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
+}
+
+function boxes(data, theme, room) {
+  const names = data.boxes.map((b) => b.name);
+  const traces = data.boxes.map((b, i) => {
+    const colour = theme.marks[b.colour % theme.marks.length];
+    return {
+      type: "box", orientation: "h", name: plain(b.name), x: b.values, y0: i, boxpoints: "outliers", width: 0.55,
+      line: { color: colour, width: 1.6 }, fillcolor: colour + "40", marker: { color: colour, size: 4, opacity: 0.6 },
+      hoverinfo: "x+name", hoverlabel: { namelength: -1 },
+    };
+  });
+  return {
+    traces,
+    layout: {
+      height: ROW * 1.25 * names.length + 76, margin: { l: 16, r: 20, t: 12, b: 52 }, hovermode: "closest",
+      xaxis: { ...axis(data.x, theme), zeroline: false }, yaxis: nameAxis(names, theme, room),
+    },
+  };
+}
+
+function bars(data, theme, room) {
+  const names = data.bars.map((b) => b.name);
+  const many = names.length > 60; // too many to name: then hovering tells
+  const values = data.bars.map((b) => b.value), places = names.map((_, i) => i);
+  const whiskers = {
+    type: "data", symmetric: false, thickness: 1.2, width: many ? 0 : 4, color: theme.ink,
+    array: data.bars.map((b) => (b.high === null ? 0 : b.high - b.value)),
+    arrayminus: data.bars.map((b) => (b.low === null ? 0 : b.value - b.low)),
+  };
+  const whiskered = data.bars.some((b) => b.low !== null);
+  const trace = {
+    type: "bar", marker: { color: theme.marks[0], opacity: 0.8 },
+    hovertemplate: data.bars.map((b) => `<b>${plain(b.name)}</b><br>${plain(b.text)}<extra></extra>`),
+  };
+  const share = data.x.kind === "percent" && values.every((v) => v >= 0 && v <= 1) ? { range: [0, 1.02] } : {};
+  if (many) {
+    Object.assign(trace, { x: places, y: values, error_y: whiskered ? whiskers : undefined });
+    return {
+      traces: [trace],
+      layout: {
+        height: 380, margin: { l: 16, r: 16, t: 12, b: 24 }, bargap: 0.1, hovermode: "closest",
+        xaxis: { showticklabels: false, showgrid: false, zeroline: false },
+        yaxis: { ...axis(data.x, theme), ...share },
+      },
+    };
+  }
+  Object.assign(trace, { orientation: "h", y: places, x: values, error_x: whiskered ? whiskers : undefined });
+  return {
+    traces: [trace],
+    layout: {
+      height: ROW * names.length + 76, margin: { l: 16, r: 20, t: 12, b: 52 }, bargap: 0.35, hovermode: "closest",
+      xaxis: { ...axis(data.x, theme), ...share }, yaxis: nameAxis(names, theme, room),
+    },
+  };
+}
+
+// Colours by the logarithm of the count, so that one confusion shows beside a hundred right answers.
+function matrix(data, theme, room) {
+  const n = data.labels.length, few = n <= 20;
+  const empty = () => Array.from({ length: n }, () => new Array(n).fill(null));
+  const right = empty(), wrong = empty(), texts = few ? empty() : undefined;
+  let most = 1;
+  for (const [row, column, count] of data.cells) {
+    (row === column ? right : wrong)[row][column] = Math.log10(1 + count);
+    if (few) texts[row][column] = String(count);
+    if (row !== column) most = Math.max(most, count);
+  }
+  const most_right = Math.max(1, ...data.cells.filter(([r, c]) => r === c).map(([, , count]) => count));
+  const counts = new Map(data.cells.map(([row, column, count]) => [row * n + column, count]));
+  const hover = n <= 200 ? empty() : undefined;
+  if (hover) {
+    for (let row = 0; row < n; row++) for (let column = 0; column < n; column++) {
+      const count = counts.get(row * n + column) || 0;
+      hover[row][column] = `${count} ${plain(data.labels[row])} read as ${plain(data.labels[column])}`;
+    }
+  }
+  const common = {
+    type: "heatmap", showscale: false, xgap: few ? 2 : 0, ygap: few ? 2 : 0, zmin: 0,
+    text: texts, texttemplate: few ? "%{text}" : undefined, hovertext: hover, hoverongaps: false,
+    hovertemplate: hover ? "%{hovertext}<extra></extra>" : "row %{y}, column %{x}<extra></extra>",
+  };
+  const margin = { l: 16, r: 16, t: 12, b: 48 };
+  const side = Math.min(room - 80, few ? Math.max(260, 46 * n) : 640);
+  const ticks = {
+    tickvals: data.labels.map((_, i) => i), ticktext: data.labels.map((label) => short(label, room < 500 ? 10 : 18)),
+    automargin: true, showgrid: false, zeroline: false, tickfont: { color: theme.ink, size: n > 30 ? 10 : 12 },
+    ...(n > 60 ? { showticklabels: false } : {}), constrain: "domain",
+  };
+  const title = (text) => ({ text, font: { size: 13, color: theme.soft } });
+  return {
+    traces: [
+      { ...common, z: wrong, colorscale: theme.wrong, zmax: Math.log10(1 + most) },
+      { ...common, z: right, colorscale: theme.right, zmax: Math.log10(1 + most_right) },
+    ],
+    layout: {
+      height: side + 70, margin, hovermode: "closest",
+      xaxis: { ...ticks, title: title("read as"), range: [-0.5, n - 0.5] },
+      yaxis: { ...ticks, title: title("true class"), range: [n - 0.5, -0.5], scaleanchor: "x" },
+    },
+  };
+}
+
+const redraw = () => draw(isDark() ? DARK : LIGHT);
+let waiting = 0;
+addEventListener("themechange", redraw);
+addEventListener("resize", () => {
+  cancelAnimationFrame(waiting);
+  waiting = requestAnimationFrame(redraw);
+});
+addEventListener("beforeprint", () => draw(LIGHT, 660)); // within the margins of A4 and Letter
+addEventListener("afterprint", redraw);
+redraw();

@@ -1,0 +1,105 @@
+"""Writes a report as one HTML file that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import importlib_metadata
+
+from timmx.errors import ArtifactError, ConfigurationError
+
+if TYPE_CHECKING:
+    from timmx.report.content import Report
+
+
+def check_report_path(path: Path) -> None:
+    """Refuse, before any work is done, what no report can be written to.
+
+    Raises:
+        ConfigurationError: the name does not end in `.html`, a folder has it, or its folder cannot be written to.
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        mended = path.with_suffix(".html") if path.name else path / "report.html"
+        raise ConfigurationError(f"--report {path} is to be an HTML file. Name it {mended}.")
+    if path.is_dir():
+        raise ConfigurationError(f"--report {path} is a folder. Choose another name.")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise ConfigurationError(f"--report {path}: {parent} is a file, no folder. Choose another place.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"--report {path}: {parent} cannot be written to. Choose another place.")
+
+
+def write(report: Report, path: Path) -> None:
+    """Write the report; a file that is there is replaced when the new one is complete.
+
+    Args:
+        report: what it holds.
+        path: ends in `.html`. Missing folders are made. Where it is a link, what it points to is replaced.
+
+    Raises:
+        ConfigurationError: no report can have this path.
+        ArtifactError: it cannot be written there.
+    """
+    check_report_path(path)
+    _replace(Path(os.path.realpath(path)), page(report), shown=path)
+
+
+def page(report: Report) -> str:
+    """The report as HTML: 30 kB, and plotly.js (4.9 MB) where there is a plot."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from timmx.report.figures import sections
+
+    found = sections(report.sections)
+    environment = Environment(
+        loader=PackageLoader("timmx.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        report=report,
+        sections=found,
+        plotly=_plotly() if any(section.plot for section in found) else "",
+        part=_part,
+        version=importlib_metadata.version("timmx-core"),
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )
+
+
+def _plotly() -> str:
+    """plotly.js, whole: its Python package holds no smaller one."""
+    from plotly.offline import get_plotlyjs
+
+    # Without a comment of its own, it ends no script element (3.7 does not); a later one may hold such a text.
+    return get_plotlyjs().replace("</script", "<\\/script")  # type: ignore[no-any-return]
+
+
+def _part(name: str) -> str:
+    """A style sheet or script of the page, to stand in it as it is."""
+    return (resources.files("timmx.report") / "page" / name).read_text("utf-8")
+
+
+def _replace(path: Path, text: str, shown: Path) -> None:
+    """Write beside it, then rename: whoever opens `path` sees the old report or the new one."""
+    staged = path.with_name(f".timmx-report-{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with staged.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
+    except OSError as exc:
+        raise ArtifactError(
+            f"Cannot write the report {shown}: {exc.strerror or exc}. Mend that, or choose another --report."
+        ) from exc
