@@ -1,0 +1,100 @@
+"""Answers to many images: threads decode the next ones while the runtime computes, and memory stays flat."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from timmx.errors import ConfigurationError
+from timmx.threads import usable_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from timmx.tools.subject import Subject
+
+_MOST_WORKERS = 16
+"""Decoding threads, unless someone asks for more: each needs Python's lock between Pillow's long calls."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a subject says to one image.
+
+    Attributes:
+        path: of the image.
+        probabilities: of the classes, (classes,) float32; None where the image cannot be read.
+        error: why it cannot be read; empty where it can.
+    """
+
+    path: Path
+    probabilities: np.ndarray | None
+    error: str = ""
+
+
+def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = None) -> Iterator[Answer]:
+    """The probabilities for each image, in the order of `paths`.
+
+    Worker threads decode and preprocess, a batch and a bit ahead of the runtime, which is called from the thread that
+    iterates. Closing the iterator ends the threads.
+
+    Args:
+        subject: what answers, in batches of its `batch_size`.
+        paths: of image files. One that cannot be read is answered with an error and stops nothing.
+        workers: threads that decode; by default one a core of this process, up to 16.
+
+    Raises:
+        ArtifactError: the subject takes no images, does not rank classes, or fails at a batch.
+        ConfigurationError: fewer than one worker.
+    """
+    subject.require_classes()
+    subject.recipe.check()
+    if workers is None:
+        workers = min(usable_cores(), _MOST_WORKERS)
+    if workers < 1:
+        raise ConfigurationError(f"{workers} workers cannot decode: --workers is 1 or more.")
+    return _answers(subject, paths, workers)
+
+
+def _answers(subject: Subject, paths: Sequence[Path], workers: int) -> Iterator[Answer]:
+    pool = ThreadPoolExecutor(min(workers, max(len(paths), 1)), thread_name_prefix="timmx-decode")
+    try:
+        coming: deque[Future[np.ndarray | str]] = deque()
+        left = iter(paths)
+        for path in islice(left, subject.batch_size + workers):
+            coming.append(pool.submit(_read, subject, path))
+        for start in range(0, len(paths), subject.batch_size):
+            batch = paths[start : start + subject.batch_size]
+            inputs = []
+            for _ in batch:
+                inputs.append(coming.popleft().result())
+                for path in islice(left, 1):
+                    coming.append(pool.submit(_read, subject, path))
+            yield from _answer(subject, batch, inputs)
+    finally:  # reached when the iterator is closed early and after Ctrl-C too
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read(subject: Subject, path: Path) -> np.ndarray | str:
+    """An image as the subject takes it, (C, H, W) float32, or why it cannot be read."""
+    try:
+        return subject.recipe.read(path)
+    except ConfigurationError as exc:
+        return str(exc)
+    except Exception as exc:  # Pillow's rarer readers raise what they like; the other images still count
+        said = " ".join(str(exc).split()) or type(exc).__name__
+        return f"{path} cannot be read as an image: {said}"
+
+
+def _answer(subject: Subject, paths: Sequence[Path], inputs: Sequence[np.ndarray | str]) -> Iterator[Answer]:
+    good = [item for item in inputs if not isinstance(item, str)]
+    found = iter(subject.probabilities(np.stack(good)) if good else ())
+    for path, item in zip(paths, inputs, strict=True):
+        yield Answer(path, None, item) if isinstance(item, str) else Answer(path, next(found))
