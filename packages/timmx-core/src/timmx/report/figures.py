@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from timmx.report.content import Bars, Column, Distributions, Matrix, Scatter, Section, Table
 from timmx.report.formats import is_number, written
@@ -27,6 +27,11 @@ class Cell:
     order: float | None = None
     missing: bool = False
 
+    @property
+    def long(self) -> bool:
+        """Whether it is broken into lines."""
+        return len(self.text) > 40
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -35,7 +40,9 @@ class Shown:
     Attributes:
         head: title of each column, and whether numbers stand in it.
         plot: JSON-ready; None for a table. With a plot, the table holds its values.
+        values_title: of that table.
         legend: marks of known area: diameter in pixels, and what they stand for.
+        caption: below the plot, how to read it.
     """
 
     title: str
@@ -43,7 +50,9 @@ class Shown:
     head: Sequence[tuple[str, bool]]
     rows: Sequence[Sequence[Cell]]
     plot: Mapping[str, Any] | None = None
+    values_title: str = "Values"
     legend: Sequence[tuple[float, str]] = ()
+    caption: str = ""
 
 
 def sections(found: Sequence[Section]) -> list[Shown]:
@@ -138,6 +147,7 @@ def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
         *_grid(columns, [vars(point) for point in scatter.points]),
         plot=plot if drawn else None,
         legend=_legend(scatter, largest) if largest else (),
+        caption=f"Area: {scatter.size_title or 'size'}" if largest else "",
     )
 
 
@@ -213,7 +223,7 @@ def _bars(bars: Bars) -> Shown:
     columns = [Column("name", "name"), Column("value", bars.y_title, bars.kind)]
     if bars.intervals:
         columns += [Column("low", "low", bars.kind), Column("high", "high", bars.kind)]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, value in bars.values.items():
         low, high = bars.intervals.get(name, (None, None))
         rows.append({"name": name, "value": value, "low": low, "high": high})
@@ -257,7 +267,17 @@ def _matrix(matrix: Matrix) -> Shown:
         for row, column, count in confused[:MOST_CONFUSIONS]
     ]
     plot = {"type": "matrix", "labels": labels, "cells": cells}
-    return Shown(matrix.title, matrix.note, *_grid(columns, rows), plot=plot if labels else None)
+    caption = (
+        "Rows: the true class. Blue: read right. Orange: confused; the stronger, the more, by logarithm."
+    )
+    return Shown(
+        matrix.title,
+        matrix.note,
+        *_grid(columns, rows),
+        plot=plot if labels else None,
+        values_title="The most frequent confusions" if len(confused) > MOST_CONFUSIONS else "All confusions",
+        caption=caption,
+    )
 
 
 def _axis(title: str, kind: str, values: Sequence[float] = ()) -> dict[str, Any]:
@@ -266,7 +286,7 @@ def _axis(title: str, kind: str, values: Sequence[float] = ()) -> dict[str, Any]
     return {"title": title + (" – log scale" if log else ""), "kind": kind, "log": log}  # noqa: RUF001 - a dash
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: Any) -> TypeGuard[float]:
     return is_number(value) and math.isfinite(value)
 
 

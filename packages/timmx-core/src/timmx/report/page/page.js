@@ -64,8 +64,9 @@ function isDark() {
 }
 
 function themeChanged() {
-  toggle.textContent = isDark() ? "light" : "dark";
-  toggle.setAttribute("aria-label", `Show in ${toggle.textContent} colours`);
+  const other = isDark() ? "light" : "dark";
+  toggle.textContent = `◐ ${other}`;
+  toggle.setAttribute("aria-label", `Show in ${other} colours`);
   dispatchEvent(new Event("themechange"));
 }
 

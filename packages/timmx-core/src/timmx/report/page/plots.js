@@ -61,90 +61,117 @@ function short(name, most) {
 function axis(about, theme) {
   return {
     title: { text: plain(about.title), font: { size: 13, color: theme.soft } },
-    type: about.log ? "log" : "linear", ...TICKS[about.kind], ...(about.log ? { dtick: "D2" } : {}),
-    gridcolor: theme.line, linecolor: theme.line, zerolinecolor: theme.line, tickfont: { color: theme.soft },
-    automargin: true,
+    type: about.log ? "log" : "linear", ...TICKS[about.kind], automargin: true, zeroline: false,
+    gridcolor: theme.line, linecolor: theme.line, tickfont: { color: theme.soft },
   };
+}
+
+// Steps of 1, 2, 5 on a logarithmic axis, from exponent to exponent; of 1 alone where there is no room for all.
+function logTicks(about, low, high, width) {
+  if (!about.log) return {};
+  const steps = (digits) => {
+    const found = [];
+    for (let power = Math.floor(low); power <= high; power++) {
+      for (const digit of digits) {
+        const exponent = power + Math.log10(digit);
+        if (exponent >= low && exponent <= high) found.push(Number(`${digit}e${power}`));
+      }
+    }
+    return found;
+  };
+  const all = steps([1, 2, 5]);
+  const ticks = all.length * 55 <= width ? all : steps([1]);
+  return ticks.length > 1 ? { tickvals: ticks } : {};
 }
 
 // Names at the left of horizontal boxes and bars, the first on top.
 function nameAxis(names, theme, room) {
   return {
     tickvals: names.map((_, i) => i), ticktext: names.map((name) => short(name, room < 500 ? 16 : 34)),
-    range: [names.length - 0.5, -0.5], automargin: true, zeroline: false, showgrid: false, fixedrange: true,
+    range: [names.length - 0.5, -0.5], automargin: true, zeroline: false, ticks: "outside", ticklen: 6, tickcolor: theme.paper, showgrid: false, fixedrange: true,
     tickfont: { color: theme.ink },
   };
 }
 
 function scatter(data, theme, room) {
-  const height = room < 500 ? 340 : 440;
-  const margin = { l: 66, r: 16, t: 16, b: 56 };
+  const height = room < 500 ? 360 : 440;
+  const margin = { l: 60, r: 16, t: 38, b: 52 };
   const inside = { width: room - margin.l - margin.r, height: height - margin.t - margin.b };
   const low = (p) => p.y - (p.error || 0), high = (p) => p.y + (p.error || 0);
   const x = range(data.points.map((p) => p.x), data.points.map((p) => p.x), data.x.log);
   const y = range(data.points.map(low), data.points.map(high), false);
+  const across = (value) => (value - x[0]) / (x[1] - x[0]) * inside.width;
+  const down = (value) => (y[1] - value) / (y[1] - y[0]) * inside.height;
   const placed = data.points.map((p) => ({
-    ...p, label: short(p.name, room < 500 ? 18 : 34),
-    left: ((data.x.log ? Math.log10(p.x) : p.x) - x[0]) / (x[1] - x[0]) * inside.width,
-    top: (y[1] - p.y) / (y[1] - y[0]) * inside.height,
+    ...p, label: short(p.name, room < 500 ? 18 : 34), at: data.x.log ? Math.log10(p.x) : p.x,
+    left: across(data.x.log ? Math.log10(p.x) : p.x), top: down(p.y), whisker: [down(high(p)), down(low(p))],
   }));
-  const traces = placed.map((p) => {
-    const colour = theme.marks[p.colour % theme.marks.length];
-    return {
-      type: "scatter", mode: "markers", x: [p.x], y: [p.y],
-      error_y: p.error === null ? undefined : { type: "data", array: [p.error], thickness: 1.2, width: 4, color: colour },
-      marker: {
-        size: p.diameter, color: colour, opacity: 0.75, line: { width: 1.5, color: theme.paper },
-        symbol: SYMBOLS[Math.floor(p.colour / theme.marks.length) % SYMBOLS.length],
-      },
-      hovertemplate: `<b>${plain(p.name)}</b><br>` + p.lines.map(([a, b]) => `${plain(a)}: ${plain(b)}`).join("<br>") + "<extra></extra>",
-    };
-  });
-  const annotations = labels(placed, inside).map(({ point, dx, dy, anchor }) => ({
-    x: data.x.log ? Math.log10(point.x) : point.x, y: point.y, text: point.label, showarrow: false,
-    xshift: dx, yshift: -dy, xanchor: anchor, yanchor: "middle", font: { size: 12, color: theme.ink },
+  const colour = (p) => theme.marks[p.colour % theme.marks.length];
+  const traces = placed.map((p) => ({
+    type: "scatter", mode: "markers", x: [p.x], y: [p.y],
+    error_y: p.error === null ? undefined : { type: "data", array: [p.error], thickness: 1, width: 4, color: colour(p) },
+    marker: {
+      size: p.diameter, color: colour(p), opacity: 0.8, line: { width: 1.5, color: theme.paper },
+      symbol: SYMBOLS[Math.floor(p.colour / theme.marks.length) % SYMBOLS.length],
+    },
+    hovertemplate: `<b>${plain(p.name)}</b><br>` + p.lines.map(([a, b]) => `${plain(a)}: ${plain(b)}`).join("<br>") + "<extra></extra>",
   }));
+  const names = labels(placed, inside).map(({ point, dx, dy, gap }) => ({
+    x: point.at, y: point.y, text: point.label, font: { size: 12, color: theme.ink },
+    ax: dx, ay: dy, showarrow: true, arrowhead: 0, arrowwidth: 1, standoff: point.diameter / 2,
+    arrowcolor: gap > 14 ? theme.soft : "rgba(0,0,0,0)", // a line to a name that is far from its mark
+  }));
+  const above = { // the title of the vertical axis, to be read without turning the head
+    xref: "paper", yref: "paper", x: 0, y: 1, xanchor: "left", yanchor: "bottom", xshift: -margin.l + 12, yshift: 8,
+    text: short(data.y.title, 60), showarrow: false, font: { size: 13, color: theme.soft },
+  };
   return {
     traces,
     layout: {
-      height, margin, annotations, hovermode: "closest",
-      xaxis: { ...axis(data.x, theme), range: x, automargin: false, zeroline: false },
-      yaxis: { ...axis(data.y, theme), range: y, automargin: false, zeroline: false },
+      height, margin, annotations: [above, ...names], hovermode: "closest",
+      xaxis: { ...axis(data.x, theme), ...logTicks(data.x, ...x, inside.width), range: x, automargin: false },
+      yaxis: { ...axis(data.y, theme), title: undefined, range: y, automargin: false },
     },
   };
 }
 
 // From the lowest to the highest with room for marks and names; logarithms where the axis is one.
-function range(lows, highs, log) {
+function range(lows, highs, log, share = 0.14) {
   let low = Math.min(...lows), high = Math.max(...highs);
   if (log) [low, high] = [Math.log10(low), Math.log10(high)];
-  const pad = high > low ? 0.14 * (high - low) : Math.abs(high) * 0.1 || 1;
+  const pad = high > low ? share * (high - low) : Math.abs(high) * 0.1 || 1;
   return [low - pad, high + pad];
 }
 
-// A place for each name beside its mark, where it meets no other name and no mark; none where there is none.
+// A place for each name near its mark, where it meets no other name and no mark, and if it can be no whisker;
+// none where there is no room. The offset leads from the mark's middle to the name's.
 function labels(points, inside) {
   const taken = points.map((p) => box(p.left, p.top, p.diameter, p.diameter));
+  const whiskers = points.filter((p) => p.error !== null).map((p) => [p.left - 2, p.whisker[0], p.left + 2, p.whisker[1]]);
   const found = [];
   for (const point of [...points].sort((a, b) => a.diameter - b.diameter)) {
-    const wide = point.label.length * 6.6, high = 15, r = point.diameter / 2 + 4;
-    const places = [
-      [r, 0, "left"], [-r, 0, "right"], [0, -r - high / 2, "center"], [0, r + high / 2, "center"],
-      [r * 0.7, -r - high / 2 + 2, "left"], [r * 0.7, r + high / 2 - 2, "left"],
-      [-r * 0.7, -r - high / 2 + 2, "right"], [-r * 0.7, r + high / 2 - 2, "right"],
-      [0, -r - high * 1.6, "center"], [0, r + high * 1.6, "center"],
-    ];
-    for (const [dx, dy, anchor] of places) {
-      const middle = point.left + dx + (anchor === "left" ? wide / 2 : anchor === "right" ? -wide / 2 : 0);
-      const own = box(middle, point.top + dy, wide, high);
-      const outside = own[0] < 0 || own[2] > inside.width || own[1] < 0 || own[3] > inside.height;
-      if (outside || taken.some((other) => overlap(own, other))) continue;
-      taken.push(own);
-      found.push({ point, dx, dy, anchor });
-      break;
+    const wide = letters(point.label) * 6.8 + 4, high = 16, r = point.diameter / 2 + 3;
+    let best = null;
+    for (const gap of [0, 14, 30, 50, 75]) {
+      for (const [h, v] of [[1, 0], [-1, 0], [0, -1], [0, 1], [1, -1], [1, 1], [-1, -1], [-1, 1]]) {
+        const reach = h && v ? 0.6 : 1; // a corner of a circle lies nearer
+        const dx = h * ((r + gap) * reach + wide / 2), dy = v * ((r + gap) * reach + high / 2);
+        const own = box(point.left + dx, point.top + dy, wide, high);
+        if (own[0] < 0 || own[2] > inside.width || own[1] < 0 || own[3] > inside.height) continue;
+        if (taken.some((other) => overlap(own, other))) continue;
+        const cost = gap + 20 * whiskers.filter((whisker) => overlap(own, whisker)).length;
+        if (!best || cost < best.cost) best = { point, dx, dy, own, cost, gap };
+      }
     }
+    if (!best) continue;
+    taken.push(best.own);
+    found.push(best);
   }
   return found;
+}
+
+function letters(text) {
+  return text.replace(/&(amp|lt|gt);/g, "x").length;
 }
 
 function box(x, y, width, height) {
@@ -156,7 +183,8 @@ function overlap(a, b) {
 }
 
 function boxes(data, theme, room) {
-  const names = data.boxes.map((b) => b.name);
+  const names = data.boxes.map((b) => b.name), all = data.boxes.flatMap((b) => b.values);
+  const ends = range([all.reduce((a, b) => Math.min(a, b))], [all.reduce((a, b) => Math.max(a, b))], data.x.log, 0.04);
   const traces = data.boxes.map((b, i) => {
     const colour = theme.marks[b.colour % theme.marks.length];
     return {
@@ -169,7 +197,7 @@ function boxes(data, theme, room) {
     traces,
     layout: {
       height: ROW * 1.25 * names.length + 76, margin: { l: 16, r: 20, t: 12, b: 52 }, hovermode: "closest",
-      xaxis: { ...axis(data.x, theme), zeroline: false }, yaxis: nameAxis(names, theme, room),
+      xaxis: { ...axis(data.x, theme), ...logTicks(data.x, ...ends, room - 160), range: ends }, yaxis: nameAxis(names, theme, room),
     },
   };
 }
@@ -213,43 +241,37 @@ function bars(data, theme, room) {
 // Colours by the logarithm of the count, so that one confusion shows beside a hundred right answers.
 function matrix(data, theme, room) {
   const n = data.labels.length, few = n <= 20;
-  const empty = () => Array.from({ length: n }, () => new Array(n).fill(null));
-  const right = empty(), wrong = empty(), texts = few ? empty() : undefined;
-  let most = 1;
-  for (const [row, column, count] of data.cells) {
-    (row === column ? right : wrong)[row][column] = Math.log10(1 + count);
-    if (few) texts[row][column] = String(count);
-    if (row !== column) most = Math.max(most, count);
-  }
-  const most_right = Math.max(1, ...data.cells.filter(([r, c]) => r === c).map(([, , count]) => count));
-  const counts = new Map(data.cells.map(([row, column, count]) => [row * n + column, count]));
-  const hover = n <= 200 ? empty() : undefined;
-  if (hover) {
-    for (let row = 0; row < n; row++) for (let column = 0; column < n; column++) {
-      const count = counts.get(row * n + column) || 0;
-      hover[row][column] = `${count} ${plain(data.labels[row])} read as ${plain(data.labels[column])}`;
-    }
-  }
-  const common = {
-    type: "heatmap", showscale: false, xgap: few ? 2 : 0, ygap: few ? 2 : 0, zmin: 0,
-    text: texts, texttemplate: few ? "%{text}" : undefined, hovertext: hover, hoverongaps: false,
-    hovertemplate: hover ? "%{hovertext}<extra></extra>" : "row %{y}, column %{x}<extra></extra>",
+  const layer = (isRight, colorscale) => {
+    const cells = data.cells.filter(([row, column]) => (row === column) === isRight);
+    const filled = (nothing, value) => {
+      const rows = Array.from({ length: n }, () => new Array(n).fill(nothing));
+      for (const cell of cells) rows[cell[0]][cell[1]] = value(cell);
+      return rows;
+    };
+    const most = cells.reduce((found, [, , count]) => Math.max(found, count), 1);
+    return {
+      type: "heatmap", z: filled(null, ([, , count]) => Math.log10(1 + count)), zmin: 0, zmax: Math.log10(1 + most),
+      colorscale, showscale: false, xgap: few ? 2 : 0, ygap: few ? 2 : 0, hoverongaps: false,
+      hovertext: filled("", ([row, column, count]) =>
+        `<b>${count}</b> of class <b>${plain(data.labels[row])}</b><br>read as <b>${plain(data.labels[column])}</b>`),
+      hovertemplate: "%{hovertext}<extra></extra>",
+      ...(few ? { text: filled("", ([, , count]) => String(count)), texttemplate: "%{text}" } : {}),
+    };
   };
-  const margin = { l: 16, r: 16, t: 12, b: 48 };
   const side = Math.min(room - 80, few ? Math.max(260, 46 * n) : 640);
   const ticks = {
     tickvals: data.labels.map((_, i) => i), ticktext: data.labels.map((label) => short(label, room < 500 ? 10 : 18)),
     automargin: true, showgrid: false, zeroline: false, tickfont: { color: theme.ink, size: n > 30 ? 10 : 12 },
-    ...(n > 60 ? { showticklabels: false } : {}), constrain: "domain",
+    ticks: "", ...(n > 60 ? { showticklabels: false } : {}), constrain: "domain",
   };
   const title = (text) => ({ text, font: { size: 13, color: theme.soft } });
+  const frame = { // what was counted ends here, where the corners are empty
+    type: "rect", xref: "x", yref: "y", x0: -0.5, y0: -0.5, x1: n - 0.5, y1: n - 0.5, line: { color: theme.line, width: 1 },
+  };
   return {
-    traces: [
-      { ...common, z: wrong, colorscale: theme.wrong, zmax: Math.log10(1 + most) },
-      { ...common, z: right, colorscale: theme.right, zmax: Math.log10(1 + most_right) },
-    ],
+    traces: [layer(false, theme.wrong), layer(true, theme.right)],
     layout: {
-      height: side + 70, margin, hovermode: "closest",
+      height: side + 60, margin: { l: 16, r: 16, t: 12, b: 40 }, hovermode: "closest", shapes: [frame],
       xaxis: { ...ticks, title: title("read as"), range: [-0.5, n - 0.5] },
       yaxis: { ...ticks, title: title("true class"), range: [n - 0.5, -0.5], scaleanchor: "x" },
     },
