@@ -28,9 +28,9 @@ class Cell:
     missing: bool = False
 
     @property
-    def long(self) -> bool:
-        """Whether it is broken into lines."""
-        return len(self.text) > 40
+    def length(self) -> str:
+        """`long` is always broken into lines, `middling` on narrow screens."""
+        return "long" if len(self.text) > 40 else "middling" if len(self.text) > 16 else ""
 
 
 @dataclass(frozen=True)

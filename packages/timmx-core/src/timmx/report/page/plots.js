@@ -117,9 +117,9 @@ function scatter(data, theme, room) {
     hovertemplate: `<b>${plain(p.name)}</b><br>` + p.lines.map(([a, b]) => `${plain(a)}: ${plain(b)}`).join("<br>") + "<extra></extra>",
   }));
   const names = labels(placed, inside).map(({ point, dx, dy, gap }) => ({
-    x: point.at, y: point.y, text: point.label, font: { size: 12, color: theme.ink },
+    x: point.at, y: point.y, text: point.label, font: { size: 12, color: theme.ink }, bgcolor: theme.paper + "b0", borderpad: 0,
     ax: dx, ay: dy, showarrow: true, arrowhead: 0, arrowwidth: 1, standoff: point.diameter / 2,
-    arrowcolor: gap > 14 ? theme.soft : "rgba(0,0,0,0)", // a line to a name that is far from its mark
+    arrowcolor: gap > 0 ? theme.soft : "rgba(0,0,0,0)", // a line to a name that is far from its mark
   }));
   const above = { // the title of the vertical axis, to be read without turning the head
     xref: "paper", yref: "paper", x: 0, y: 1, xanchor: "left", yanchor: "bottom", xshift: -margin.l + 12, yshift: 8,
@@ -208,8 +208,8 @@ function bars(data, theme, room) {
   const values = data.bars.map((b) => b.value), places = names.map((_, i) => i);
   const whiskers = {
     type: "data", symmetric: false, thickness: 1.2, width: many ? 0 : 4, color: theme.ink,
-    array: data.bars.map((b) => (b.high === null ? 0 : b.high - b.value)),
-    arrayminus: data.bars.map((b) => (b.low === null ? 0 : b.value - b.low)),
+    array: data.bars.map((b) => (b.high === null ? null : b.high - b.value)),
+    arrayminus: data.bars.map((b) => (b.low === null ? null : b.value - b.low)),
   };
   const whiskered = data.bars.some((b) => b.low !== null);
   const trace = {
@@ -248,23 +248,23 @@ function matrix(data, theme, room) {
       for (const cell of cells) rows[cell[0]][cell[1]] = value(cell);
       return rows;
     };
-    const most = cells.reduce((found, [, , count]) => Math.max(found, count), 1);
+    const most = cells.reduce((found, [, , count]) => Math.max(found, count), 5); // a single one is never the strongest
     return {
       type: "heatmap", z: filled(null, ([, , count]) => Math.log10(1 + count)), zmin: 0, zmax: Math.log10(1 + most),
       colorscale, showscale: false, xgap: few ? 2 : 0, ygap: few ? 2 : 0, hoverongaps: false,
       hovertext: filled("", ([row, column, count]) =>
         `<b>${count}</b> of class <b>${plain(data.labels[row])}</b><br>read as <b>${plain(data.labels[column])}</b>`),
       hovertemplate: "%{hovertext}<extra></extra>",
-      ...(few ? { text: filled("", ([, , count]) => String(count)), texttemplate: "%{text}" } : {}),
+      ...(few ? { text: filled("", ([, , count]) => String(count)), texttemplate: "%{text}", textfont: { size: 13, weight: 600 } } : {}),
     };
   };
   const side = Math.min(room - 80, few ? Math.max(260, 46 * n) : 640);
   const ticks = {
     tickvals: data.labels.map((_, i) => i), ticktext: data.labels.map((label) => short(label, room < 500 ? 10 : 18)),
     automargin: true, showgrid: false, zeroline: false, tickfont: { color: theme.ink, size: n > 30 ? 10 : 12 },
-    ticks: "", ...(n > 60 ? { showticklabels: false } : {}), constrain: "domain",
+    ticks: "", showticklabels: side / n >= 9, constrain: "domain",
   };
-  const title = (text) => ({ text, font: { size: 13, color: theme.soft } });
+  const title = (text) => ({ text, standoff: 12, font: { size: 13, color: theme.soft } });
   const frame = { // what was counted ends here, where the corners are empty
     type: "rect", xref: "x", yref: "y", x0: -0.5, y0: -0.5, x1: n - 0.5, y1: n - 0.5, line: { color: theme.line, width: 1 },
   };

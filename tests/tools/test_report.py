@@ -1,0 +1,392 @@
+"""Reports, looked at in a real browser: tables sort, plots are there, nothing is fetched, odd names do no harm."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from timmx.errors import ArtifactError, ConfigurationError
+from timmx.report.content import Bars, Column, Distributions, Matrix, Point, Report, Scatter, Table
+from timmx.report.environment import environment
+from timmx.report.render import check_report_path, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+EVIL = "<script>throw new Error('run')</script> <b>\"bold\"</b> &amp; ü→漢字 'q' ${x} {{ 7 * 7 }}"
+LONG = "efficientnet" * 40 + ".onnx"
+NAN, INF = float("nan"), float("inf")
+DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+FILES = ("digits.onnx", "digits-fp16.onnx", "digits.mlpackage", "digits-int8.tflite", "digits.pt2")
+MEDIANS_MS = (0.112, 0.131, 2.4, 0.098, 0.61)
+ACCURACIES = (0.9833, 0.9833, 0.9833, 0.975, None)
+SIZES = (95_000, 52_000, 54_000, 41_000, 180_000)
+COUNTS = [
+    [36 if row == column else int((row, column) == (4, 9)) * 2 for column in range(10)] for row in range(10)
+]
+
+ORDINARY = Report(
+    "digits: 5 files side by side",
+    "digits-int8.tflite is the fastest; `timmx verify` measures the others.",
+    [
+        Table(
+            "Side by side",
+            [
+                Column("file", "file"),
+                Column("size", "size", "bytes"),
+                Column("accuracy", "top-1", "percent"),
+                Column("median", "median", "ms"),
+            ],
+            [
+                {"file": name, "size": size, "accuracy": accuracy, "median": median}
+                for name, size, accuracy, median in zip(FILES, SIZES, ACCURACIES, MEDIANS_MS, strict=True)
+            ],
+        ),
+        Scatter(
+            "Accuracy over latency",
+            "median latency (ms)",
+            "top-1",
+            [
+                Point(name, median, accuracy or 0.95, size, 0.01)
+                for name, size, accuracy, median in zip(FILES, SIZES, ACCURACIES, MEDIANS_MS, strict=True)
+            ],
+            "file size",
+            y_kind="percent",
+            size_kind="bytes",
+        ),
+        Distributions(
+            "Latency",
+            "latency",
+            {name: [m, m * 1.1, m * 1.05] for name, m in zip(FILES, MEDIANS_MS, strict=True)},
+            kind="ms",
+        ),
+        Bars(
+            "Accuracy of each class",
+            "top-1",
+            {str(label): 0.9 + label / 100 for label in range(10)},
+            {str(label): (0.85, 0.99) for label in range(10)},
+            kind="percent",
+        ),
+        Matrix("Confusion matrix", [str(label) for label in range(10)], COUNTS),
+    ],
+    environment(["timmx-onnx"]),
+    ["timmx compare out --data examples/digits/samples --report compare.html"],
+)
+
+ODD = Report(
+    EVIL,
+    EVIL + LONG,
+    [
+        Table(
+            EVIL,
+            [Column(EVIL, EVIL), Column("value", "value", "number")],
+            [
+                {EVIL: EVIL, "value": NAN},
+                {EVIL: LONG, "value": INF},
+                {EVIL: "", "value": 12},
+                {EVIL: "b", "value": None},
+                {EVIL: None, "value": -INF},
+                {"value": 3.5},
+            ],
+            note=EVIL,
+        ),
+        Table("No rows", [Column("a", "a")], []),
+        Table("No columns", [], []),
+        Scatter("One mark", EVIL, EVIL, [Point(EVIL, 1, 2, 3)], EVIL),
+        Scatter("No mark", "x", "y", []),
+        Scatter(
+            "Marks without a place",
+            "x",
+            "y",
+            [Point("a", NAN, 1), Point(LONG, INF, 1), Point("c", 2, 2, NAN, INF)],
+        ),
+        Distributions("Odd values", EVIL, {EVIL: [1, 2, NAN, INF], "none": [], LONG: [3.0], "far": [1000.0]}),
+        Distributions("No values", "y", {}),
+        Bars("Odd bars", "y", {EVIL: NAN, LONG: 2, "z": -1}, {LONG: (1, NAN), "z": (-2, 0)}),
+        Bars("No bars", "y", {}),
+        Matrix("No classes", [], []),
+        Matrix("One class", [EVIL], [[3]]),
+        Matrix("Two classes of one name", ["same", "same"], [[3, 0], [1000, 2]]),
+    ],
+    {EVIL: LONG, "empty": ""},
+    [EVIL + LONG],
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium; playwright brings none along."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser to look at reports with: none of {', '.join(BROWSERS)} is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=found)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def show(browser: Browser, tmp_path: Path) -> Iterator:
+    """A report in the browser: `show(report, **context options)` gives its page. Trouble fails the test."""
+    contexts: list[BrowserContext] = []
+    trouble: list[str] = []
+
+    def show(report: Report, **options) -> Page:
+        path = tmp_path / "report.html"
+        write(report, path)
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: trouble.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+        page.on("request", lambda request: trouble.append(f"request: {request.url[:200]}"))
+        page.goto(path.as_uri())
+        trouble.remove(f"request: {path.as_uri()}")
+        return page
+
+    yield show
+    for context in contexts:
+        context.close()
+    assert trouble == []
+
+
+def section(page: Page, title: str):
+    return page.locator("section", has=page.get_by_role("heading", name=title, exact=True))
+
+
+def column(page: Page, title: str, number: int) -> list[str]:
+    return section(page, title).locator(f"tbody tr td:nth-child({number})").all_inner_texts()
+
+
+def test_every_plot_is_there_with_its_marks(show):
+    page = show(ORDINARY)
+    assert page.locator(".plot svg.main-svg").count() > 0
+    scatter = section(page, "Accuracy over latency")
+    assert scatter.locator(".scatterlayer .point").count() == 5
+    assert scatter.locator(".errorbar").count() == 5
+    named = scatter.locator(".annotation").all_text_contents()
+    assert {"digits.onnx", "digits-int8.tflite", "top-1"} <= set(named)
+    assert section(page, "Latency").locator(".boxlayer path.box").count() == 5
+    bars = section(page, "Accuracy of each class")
+    assert bars.locator(".barlayer .point").count() == 10
+    assert bars.locator(".errorbar").count() == 10
+    counts = section(page, "Confusion matrix").locator(".heatmap-label").all_text_contents()
+    assert sorted(counts) == ["2", *["36"] * 10]
+
+
+def test_areas_are_in_proportion_to_sizes(show):
+    page = show(ORDINARY)
+    marks = section(page, "Accuracy over latency").locator(".scatterlayer .point")
+    boxes = [marks.nth(number).evaluate("mark => mark.getBBox().width") for number in range(5)]
+    for width, size in zip(boxes, SIZES, strict=True):
+        assert (width / boxes[-1]) ** 2 == pytest.approx(size / SIZES[-1], rel=0.05)
+
+
+def test_hovering_tells_exact_values(show):
+    page = show(ORDINARY)
+    scatter = section(page, "Accuracy over latency")
+    scatter.scroll_into_view_if_needed()
+    mark = scatter.locator(".scatterlayer .point").nth(2).bounding_box()
+    page.mouse.move(mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2)
+    told = scatter.locator(".hoverlayer .hovertext").first.text_content()
+    for part in ("digits.mlpackage", "2.4", "98.3 % ± 1.0 %", "54 kB"):
+        assert part in told
+
+
+def test_a_table_sorts_both_ways_and_what_is_missing_comes_last(show):
+    page = show(ORDINARY)
+    head = section(page, "Side by side").get_by_role("columnheader", name="top-1")
+    assert head.get_attribute("aria-sort") == "none"
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert column(page, "Side by side", 3) == ["97.5 %", "98.3 %", "98.3 %", "98.3 %", DASH]
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert column(page, "Side by side", 3) == ["98.3 %", "98.3 %", "98.3 %", "97.5 %", DASH]
+    size = section(page, "Side by side").get_by_role("columnheader", name="size").get_by_role("button")
+    size.focus()
+    page.keyboard.press("Enter")  # by value: as texts, 180 kB would come first
+    assert column(page, "Side by side", 2) == ["41 kB", "52 kB", "54 kB", "95 kB", "180 kB"]
+    assert head.get_attribute("aria-sort") == "none"
+
+
+def test_numbers_that_are_none_sort_too(show):
+    page = show(ODD)
+    button = page.locator("section").first.get_by_role("button", name="value")
+    value = "page => [...document.querySelector('tbody').rows].map(row => row.cells[1].innerText)"
+    button.click()
+    assert page.evaluate(value) == [MINUS + "∞", "3.5", "12", "∞", DASH, DASH]
+    button.click()
+    assert page.evaluate(value) == ["∞", "12", "3.5", MINUS + "∞", DASH, DASH]
+
+
+def test_light_and_dark_follow_the_system_and_the_button(show):
+    page = show(ORDINARY, color_scheme="light")
+    background = "getComputedStyle(document.body).backgroundColor"
+    paper = "document.querySelector('.main-svg').style.background"
+    light = page.evaluate(background), page.evaluate(paper)
+    page.emulate_media(color_scheme="dark")
+    dark = page.evaluate(background), page.evaluate(paper)
+    assert light[0] == light[1] == "rgb(255, 255, 255)"
+    assert dark[0] == dark[1] != light[0]
+    page.get_by_role("button", name="Show in light colours").click()
+    assert (page.evaluate(background), page.evaluate(paper)) == light
+    page.get_by_role("button", name="Show in dark colours").click()
+    assert (page.evaluate(background), page.evaluate(paper)) == dark
+
+
+@pytest.mark.parametrize("report", [ORDINARY, ODD], ids=["ordinary", "odd"])
+def test_a_phone_scrolls_in_tables_not_in_the_page(show, report: Report):
+    page = show(report, viewport={"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    for box in page.locator(".box").all():
+        if box.is_visible():
+            assert box.bounding_box()["width"] <= 360
+    assert (
+        page.evaluate("Math.max(...[...document.querySelectorAll('.main-svg')].map(s => s.clientWidth))")
+        < 360
+    )
+
+
+def test_plots_take_the_width_that_there_is(show):
+    page = show(ORDINARY, viewport={"width": 1200, "height": 800})
+    width = "document.querySelector('.main-svg').clientWidth"
+    wide = page.evaluate(width)
+    page.set_viewport_size({"width": 500, "height": 800})
+    page.wait_for_function(f"{width} < {wide / 2}")
+
+
+def test_tables_are_readable_without_javascript(show):
+    page = show(ORDINARY, java_script_enabled=False)
+    assert column(page, "Side by side", 1) == list(FILES)
+    assert [note.is_visible() for note in page.locator("noscript p").all()] == [True] * 4
+    assert page.locator("button:visible").count() == 0
+    values = section(page, "Latency")
+    values.locator("summary").click()
+    assert values.locator("tbody tr").first.inner_text().split("\t") == [
+        "digits.onnx", "3", "0.112 ms", "0.115 ms", "0.118 ms", "0.120 ms", "0.122 ms", "0.123 ms",
+    ]  # fmt: skip
+
+
+def test_odd_names_and_values_are_shown_as_they_are(show):
+    page = show(ODD)
+    assert page.title() == EVIL
+    assert page.locator("h1").inner_text() == EVIL
+    assert page.locator("td", has_text=EVIL).first.inner_text() == EVIL
+    assert page.locator("b").count() == 0
+    named = section(page, "One mark").locator(".annotation").all_text_contents()
+    assert any("</script>" in name or "…" in name for name in named)
+    assert section(page, "One mark").locator(".scatterlayer .point").count() == 1
+    assert (
+        "Without a place in the plot: a, efficientnet" in section(page, "Marks without a place").inner_text()
+    )
+    for title in ("No rows", "No columns", "No mark", "No values", "No bars", "No classes"):
+        assert section(page, title).locator("td").all_inner_texts() == ["nothing"]
+    assert section(page, "Two classes of one name").locator(".heatmap-label").all_text_contents() == [
+        "1000",
+        "3",
+        "2",
+    ]
+
+
+def test_a_matrix_of_a_thousand_classes_is_drawn(show):
+    n = 1000
+    counts = [[0] * n for _ in range(n)]
+    for row in range(n):
+        counts[row][row] = 40
+        counts[row][(row * 7) % n] += 3
+    page = show(
+        Report(
+            "Many classes", "", [Matrix("Confusion matrix", [f"class {i}" for i in range(n)], counts)], {}, []
+        )
+    )
+    matrix = section(page, "Confusion matrix")
+    assert matrix.locator(".heatmaplayer image").count() == 2
+    matrix.locator("summary").click()
+    assert matrix.locator("tbody tr").first.inner_text().split("\t") == ["class 1", "class 7", "3", "7.0 %"]
+
+
+def test_a_command_is_copied(show):
+    page = show(ORDINARY, permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="copy").click()
+    page.get_by_role("button", name="copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == ORDINARY.commands[0]
+
+
+def test_a_printed_report_is_light_and_as_wide_as_the_paper(show):
+    page = show(ORDINARY, color_scheme="dark", viewport={"width": 1200, "height": 800})
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert page.evaluate("document.querySelector('.main-svg').clientWidth") <= 680
+    assert page.evaluate("document.querySelector('.main-svg').style.background") == "rgb(255, 255, 255)"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.pdf()[:5] == b"%PDF-"
+
+
+def test_the_file_names_no_other_and_holds_plotly_only_where_it_plots(tmp_path: Path):
+    path = tmp_path / "made" / "on the way" / "report.html"
+    write(Report("Table", "", ORDINARY.sections[:1], {}, []), path)
+    assert path.stat().st_size < 30_000
+    assert not re.search(
+        r"https?://|<link[^>]+stylesheet|<script[^>]+src|@import|url\(", path.read_text("utf-8")
+    )
+    write(ORDINARY, path)
+    text = path.read_text("utf-8")
+    assert len(re.findall(r"\* plotly\.js v", text)) == 1
+    assert not re.search(r"<script[^>]+src=|<link[^>]+stylesheet", text)
+    assert [child.name for child in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_report_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.html").mkdir()
+    check_report_path(tmp_path / "new folder" / "report.html")
+    assert not (tmp_path / "new folder").exists()
+    for path, said in (
+        (tmp_path / "report.pdf", "report.html"),
+        (tmp_path / "report", "report.html"),
+        (tmp_path / "folder.html", "is a folder"),
+        (tmp_path / "file" / "report.html", "is a file"),
+    ):
+        with pytest.raises(ConfigurationError, match=re.escape(said)):
+            check_report_path(path)
+        with pytest.raises(ConfigurationError, match=re.escape(said)):
+            write(ORDINARY, path)
+
+
+def test_a_full_disk_leaves_the_old_report(tmp_path: Path):
+    resource = pytest.importorskip("resource", reason="no limits on file sizes on this system")
+    import signal
+
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
+    try:
+        with pytest.raises(ArtifactError, match=r"Cannot write the report .*report\.html: File too large"):
+            write(ORDINARY, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_text() == "old"
+    assert [child.name for child in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_what_reports_are_made_with_is_imported_for_a_report_alone():
+    code = (
+        "import sys, timmx.cli.main, timmx.report.content, timmx.report.render;"
+        "from pathlib import Path; timmx.report.render.check_report_path(Path('a.html')); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert not {"jinja2", "markupsafe", "plotly", "numpy", "torch"} & set(done.stdout.split())
