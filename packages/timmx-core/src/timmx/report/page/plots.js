@@ -94,7 +94,7 @@ function nameAxis(names, theme, room) {
 }
 
 function scatter(data, theme, room) {
-  const height = room < 500 ? 360 : 440;
+  const height = room < 700 ? 360 : 440;
   const margin = { l: 60, r: 16, t: 38, b: 52 };
   const inside = { width: room - margin.l - margin.r, height: height - margin.t - margin.b };
   const low = (p) => p.y - (p.error || 0), high = (p) => p.y + (p.error || 0);
@@ -152,14 +152,16 @@ function labels(points, inside) {
   for (const point of [...points].sort((a, b) => a.diameter - b.diameter)) {
     const wide = letters(point.label) * 6.8 + 4, high = 16, r = point.diameter / 2 + 3;
     let best = null;
-    for (const gap of [0, 14, 30, 50, 75]) {
+    for (const gap of [0, 12, 25, 40, 60, 85, 120]) {
       for (const [h, v] of [[1, 0], [-1, 0], [0, -1], [0, 1], [1, -1], [1, 1], [-1, -1], [-1, 1]]) {
         const reach = h && v ? 0.6 : 1; // a corner of a circle lies nearer
         const dx = h * ((r + gap) * reach + wide / 2), dy = v * ((r + gap) * reach + high / 2);
         const own = box(point.left + dx, point.top + dy, wide, high);
         if (own[0] < 0 || own[2] > inside.width || own[1] < 0 || own[3] > inside.height) continue;
         if (taken.some((other) => overlap(own, other))) continue;
-        const cost = gap + 20 * whiskers.filter((whisker) => overlap(own, whisker)).length;
+        const crossed = points.filter((other) => other !== point && [0.2, 0.4, 0.6, 0.8].some((share) =>
+          Math.hypot(point.left + share * dx - other.left, point.top + share * dy - other.top) < other.diameter / 2));
+        const cost = gap + 20 * whiskers.filter((whisker) => overlap(own, whisker)).length + 40 * crossed.length;
         if (!best || cost < best.cost) best = { point, dx, dy, own, cost, gap };
       }
     }
