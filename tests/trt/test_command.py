@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -27,6 +28,7 @@ from timmx.errors import (
     VerificationError,
 )
 from timmx.progress import Reporter, reporting
+from timmx.testing import awakened_model
 from timmx_tensorrt.plugin import TensorRTBackend
 from timmx_tensorrt.sidecar import beside, read, sha256
 from trt.stand_in import VERSIONS
@@ -218,6 +220,7 @@ def test_an_engine_is_built_from_the_typed_onnx_alone(build, typed):
     [
         ({"normalize": True}, "--normalize belongs to the export of a model"),
         ({"mode": "fp16"}, "--mode was decided"),
+        ({"mode": "fp32"}, "--mode was decided"),
         ({"batch_size": 3}, "fixed batch of 1"),
         ({"batch_max": 3}, "and here it is fixed"),
     ],
@@ -434,11 +437,91 @@ def test_a_folder_in_a_repository_that_is_not_ours_stays(build, tensorrt, tmp_pa
     theirs = tmp_path / "repository" / "digits" / "config.pbtxt"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs")
-    with pytest.raises(ArtifactError, match="timmx did not write it"):
+    with pytest.raises(ConfigurationError, match=r"holds config\.pbtxt, which timmx did not write"):
         build(triton=tmp_path / "repository")
     assert tensorrt.builds == []
     assert theirs.read_text() == "theirs"
     assert not (tmp_path / "digits.engine").exists()
+
+
+def test_another_version_beside_ours_in_a_repository_stays(build, tmp_path):
+    build(triton=tmp_path / "repository")
+    theirs = tmp_path / "repository" / "digits" / "2" / "model.plan"
+    theirs.parent.mkdir()
+    theirs.write_text("theirs")
+    with pytest.raises(ConfigurationError, match="holds 2, which timmx did not write"):
+        build(triton=tmp_path / "repository")
+    assert theirs.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("flag", ["output", "from_onnx", "keep_onnx", "timing_cache"])
+def test_what_lies_in_the_repository_is_not_lost(export, typed, tmp_path, flag):
+    inside = tmp_path / "repository" / "digits"
+    inside.mkdir(parents=True)
+    (inside / "timmx.json").write_text("{}")
+    (inside / "1").mkdir()
+    options = {
+        "output": {"output": inside / "digits.engine", "from_onnx": typed["one"]},
+        "from_onnx": {"from_onnx": inside / "1" / "model.onnx"},
+        "keep_onnx": {"keep_onnx": inside / "1" / "model.onnx"},
+        "timing_cache": {"timing_cache": inside / "timings", "from_onnx": typed["one"]},
+    }[flag]
+    if flag == "from_onnx":
+        shutil.copyfile(typed["one"], options["from_onnx"])
+    model = SOURCE if flag == "keep_onnx" else None
+    with pytest.raises(ConfigurationError, match=f"--{flag.replace('_', '-')} .* lies in"):
+        export(model, triton=tmp_path / "repository", **options)
+    assert (inside / "timmx.json").read_text() == "{}"
+    assert (inside / "1" / "model.onnx").exists() is (flag == "from_onnx")
+
+
+def test_an_engine_takes_no_other_inputs_than_its_own(build):
+    path = build().path
+    inputs = np.zeros((1, 3, 64, 64), np.float32)
+    with timmx.open(path) as runner:
+        assert np.isfinite(runner.run({"input": inputs})["output"]).all()
+        for dtype in (np.float64, np.float16, np.uint8):
+            with pytest.raises(ConfigurationError, match=f"as float32, and was given {np.dtype(dtype).name}"):
+                runner.run({"input": inputs.astype(dtype)})
+        for feeds in ({}, {"x": inputs}, {"input": inputs, "x": inputs}):
+            with pytest.raises(ConfigurationError, match="takes input, and was given"):
+                runner.run(feeds)
+    with pytest.raises(ConfigurationError, match="closed"):
+        runner.run({"input": inputs})
+
+
+def test_an_engine_of_a_module_names_no_command_that_would_not_build_it(export):
+    result = export(awakened_model("test_resnet"), mode="fp16", verify=False)
+    assert read(result.path).engine["rebuild"] is None
+
+
+def test_doubts_about_an_edited_onnx_are_told(build, typed, tmp_path):
+    model = onnx.load(typed["one"])
+    edited = tmp_path / "edited.onnx"
+    scale = onnx.numpy_helper.from_array(np.float16(1), "edited_scale")
+    zero = onnx.numpy_helper.from_array(np.int8(0), "edited_zero")
+    model.graph.initializer.extend([scale, zero])
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    nodes = [
+        onnx.helper.make_node(
+            "QuantizeLinear", [conv.input[0], "edited_scale", "edited_zero"], ["edited_q"], "eq"
+        ),
+        onnx.helper.make_node(
+            "DequantizeLinear", ["edited_q", "edited_scale", "edited_zero"], ["edited"], "ed"
+        ),
+    ]
+    position = list(model.graph.node).index(conv)
+    conv.input[0] = "edited"
+    for node in reversed(nodes):
+        model.graph.node.insert(position, node)
+    entry = next(item for item in model.metadata_props if item.key == "timmx")
+    entry.value = entry.value.replace('"precision": "fp16"', '"precision": "int8"').replace(
+        '"precision":"fp16"', '"precision":"int8"'
+    )
+    onnx.save(model, edited)
+    notes = build(from_onnx=edited, verify=False).notes
+    assert any("scale of exactly 1" in note for note in notes)
+    assert any("weight is not quantized" in note for note in notes)
 
 
 def test_a_model_in_a_repository_is_replaced(build, tmp_path, model_config):

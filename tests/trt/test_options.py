@@ -61,6 +61,7 @@ def test_backend_is_found_and_works_in_part_without_its_libraries():
         ({"workspace": 2.0, **ONNX}, "--workspace is about an engine"),
         ({"triton": "repository", **ONNX}, "--triton is about an engine"),
         ({"version_compatible": True, **ONNX}, "--version-compatible is about an engine"),
+        ({"mode": "int8", "calibration_data": "nowhere", **ONNX}, "there is no nowhere"),
         ({"keep_onnx": "kept.txt", **BUILD}, "must end in .onnx"),
         ({"output": "model.onnx", **BUILD}, "must end in .engine"),
         ({"output": "model.engine", **ONNX}, "must end in .onnx"),

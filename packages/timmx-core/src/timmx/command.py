@@ -45,7 +45,10 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
         options: Any = build(backend.options, {name: value for name, value in values.items() if name in own})
         prepared = backend.prepared(options)
         if request.model is None and prepared is None:
-            raise ConfigurationError("Which model? Give a timm name, hf-hub:, local-dir: or a module.")
+            instead = ", or the option that names an earlier export" if _takes_prepared(backend) else ""
+            raise ConfigurationError(
+                f"Which model? Give timmx {backend.name} a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER{instead}."
+            )
         if request.model is not None and prepared is not None:
             raise ConfigurationError(
                 f"{prepared} holds its model: leave {request.source} out, or leave out the option that names the file."
@@ -56,7 +59,7 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
         return result
 
     preset = defaults(ExportRequest) | defaults(backend.options)
-    if type(backend).prepared is not ExportBackend.prepared:
+    if _takes_prepared(backend):
         preset = {"model": None} | preset
     parameters = [
         inspect.Parameter(
@@ -72,6 +75,10 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def _takes_prepared(backend: ExportBackend) -> bool:
+    return type(backend).prepared is not ExportBackend.prepared
 
 
 def command_words(backend: ExportBackend, request: ExportRequest, options: Any) -> list[str]:

@@ -7,6 +7,7 @@ differs from the model. A cosine lets garbage through, because most of an output
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -247,7 +248,8 @@ def _judge(figures: tuple[OutputFigures, ...], floor: float | None) -> tuple[Sta
             "the weights are trained and the images of --verify-data differ"
         )
     if not worst.snr_db >= floor:
-        return Status.FAILED, f"{worst.name} has {worst.snr_db:.1f} dB, the floor is {floor:g} dB"
+        found = math.floor(10 * worst.snr_db) / 10 if math.isfinite(worst.snr_db) else worst.snr_db
+        return Status.FAILED, f"{worst.name} has {found:.1f} dB, the floor is {floor:g} dB"
     return Status.VERIFIED, ""
 
 

@@ -154,9 +154,10 @@ class Engine:
         """Inputs to outputs, both on the host.
 
         Raises:
-            ConfigurationError: a shape that the engine was not built for.
+            ConfigurationError: names, element types or shapes that the engine was not built for; or it is closed.
             ArtifactError: TensorRT fails.
         """
+        self._check(feeds)
         held = {name: torch.from_numpy(array).to(gpu.device()).contiguous() for name, array in feeds.items()}
         for name, tensor in held.items():
             if not self._context.set_input_shape(name, tuple(tensor.shape)):
@@ -180,6 +181,21 @@ class Engine:
             raise ArtifactError(f"TensorRT fails to run the engine: {self._log.last() or 'no reason given.'}")
         stream.synchronize()
         return {name: held[name].cpu().numpy() for name in self.outputs}
+
+    def _check(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """TensorRT is given bare addresses: what is too short or of another type it would read as it lies there."""
+        if self._engine is None:
+            raise ConfigurationError("The engine is closed: open it again.")
+        if sorted(feeds) != sorted(self.inputs):
+            raise ConfigurationError(
+                f"The engine takes {', '.join(self.inputs)}, and was given {', '.join(feeds) or 'nothing'}."
+            )
+        for name, array in feeds.items():
+            if array.dtype.name != self.dtype(name):
+                raise ConfigurationError(
+                    f"The engine takes {name} as {self.dtype(name)}, and was given {array.dtype.name}: convert it "
+                    f"with .astype({self.dtype(name)!r})."
+                )
 
     def close(self) -> None:
         """Give the GPU's memory back."""

@@ -28,6 +28,7 @@ from timmx_tensorrt.typed import (
     write_typed,
 )
 from timmx_tensorrt.typed_runner import check_valid
+from timmx_tensorrt.validation import check_repository
 
 if TYPE_CHECKING:
     from timmx.contract import ExportJob
@@ -47,14 +48,13 @@ def export(job: ExportJob, options: TensorRTOptions) -> Exported:
     if options.onnx_only:
         typed = write_typed(job, options, job.path)
         return Exported(typed.precision, typed.notes)
-    if options.triton is not None:
-        _check_repository(options.triton / job.path.stem)
+    check_repository(job.request.output or Path(job.path.name), options)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if options.from_onnx is not None:
             source = options.from_onnx
             typed = _read_typed(job, options, source)
         else:
-            _check_gpu(PRECISIONS[options.mode])
+            _check_gpu(PRECISIONS[options.chosen_mode])
             source = job.beside(options.keep_onnx) if options.keep_onnx else Path(folder, "model.onnx")
             typed = write_typed(job, options, source)
         notes = _write_engine(job, options, typed, source)
@@ -83,9 +83,12 @@ def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
             "anew."
         )
     check_valid(path)
-    check(path, dynamic=dynamic)
+    doubts = check(path, dynamic=dynamic)
+    notes = tuple(f"{path.name}: {doubt}." for doubt in doubts[:5])
+    if len(doubts) > 5:
+        notes += (f"{path.name}: {len(doubts) - 5} more doubts of that kind; --verbose shows all.",)
     check_batches(path, profile, job.example_input.cpu().numpy())
-    return Typed(precision, stated["format"] | {"profile": profile.facts()}, profile, ())
+    return Typed(precision, stated["format"] | {"profile": profile.facts()}, profile, notes)
 
 
 def _check_gpu(precision: Precision) -> None:
@@ -137,16 +140,10 @@ def _write_engine(job: ExportJob, options: TensorRTOptions, typed: Typed, onnx: 
     return built.notes
 
 
-def _check_repository(folder: Path) -> None:
-    """Refuse, before the build, a model's folder that is not ours."""
-    if folder.exists() and not triton.is_own(folder):
-        raise ArtifactError(
-            f"{folder} exists, and timmx did not write it: name another --triton or --output."
-        )
-
-
-def rebuild_command(job: ExportJob, options: TensorRTOptions) -> str:
+def rebuild_command(job: ExportJob, options: TensorRTOptions) -> str | None:
     """What builds the engine anew, on this GPU or another one; from the typed ONNX where that was kept.
+
+    None where the model was a module of the caller's, which no command line names.
 
     Its paths are as they were given, relative ones to the folder that the command ran in.
     """
@@ -172,6 +169,8 @@ def rebuild_command(job: ExportJob, options: TensorRTOptions) -> str:
             min_snr=request.min_snr,
             batch_size=request.batch_size if request.dynamic_batch else None,
         )
+    elif request.model is not None and not isinstance(request.model, str):
+        return None
     elif options.from_onnx is not None:
         request = replace(request, normalize=False, dynamic_batch=False)
     return shlex.join(command_words(TensorRTBackend(), replace(request, output=output), options))

@@ -55,15 +55,16 @@ class TensorRTOptions:
     """Options of `timmx tensorrt` alone."""
 
     mode: Annotated[
-        TensorRTMode,
+        TensorRTMode | None,
         typer.Option(
             "--mode",
             help="fp16, bf16: norms, softmax and --normalize stay float32. bf16 for models whose numbers leave "
             "float16's range. int8: Q/DQ by calibration, float16 for the rest; often no faster than fp16 on "
-            "transformers. fp8: likewise in float8, for GPUs of compute capability 8.9 and later.",
+            "transformers. fp8: likewise in float8, for GPUs of compute capability 8.9 and later. Default: fp32.",
+            show_default=False,
             rich_help_panel=_GRAPH,
         ),
-    ] = TensorRTMode.FP32
+    ] = None
     opset: Annotated[
         int | None,
         typer.Option(
@@ -180,6 +181,11 @@ class TensorRTOptions:
             rich_help_panel=_BUILD,
         ),
     ] = HardwareCompat.NONE
+
+    @property
+    def chosen_mode(self) -> TensorRTMode:
+        """The one to export in; fp32 unless another was given."""
+        return self.mode or TensorRTMode.FP32
 
     @property
     def chosen_opset(self) -> int:

@@ -60,6 +60,11 @@ def choose_profile(
                 )
         return Profile(*[batch_size or 1] * 3)
     tuned_for = batch_size or (stated.tuned_for if stated else None)
+    if stated and tuned_for == 1:
+        raise ConfigurationError(
+            "--batch-size 1 is no batch to tune an open one for: give 2 or more. --batch-min 1, the default, lets the "
+            "engine take single images too."
+        )
     if tuned_for is None or tuned_for < 2:
         raise ConfigurationError(
             "--dynamic-batch needs --batch-size N with N of 2 or more, the batch that the engine is tuned for. It "

@@ -37,7 +37,7 @@ class EngineRunner(Runner):
             said = " ".join(f"{problem.message} {problem.mend}" for problem in problems)
             raise RuntimeUnavailable(f"{path} cannot be run here: {said}")
         built = sidecar.engine
-        again = built.get("rebuild", "timmx tensorrt")
+        again = built.get("rebuild") or "timmx tensorrt, with the model that it was made from"
         if built and sha256(path) != built.get("plan_sha256"):
             raise ArtifactError(
                 f"{path} is not the engine that the JSON beside it is about: it was changed, or replaced by another. "

@@ -10,14 +10,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_LABELS = "labels.txt"
+_CONFIG, _LABELS, _VERSION, _PLAN = "config.pbtxt", "labels.txt", "1", "model.plan"
+"""Triton's own names."""
 _METADATA = "timmx.json"
 """Not Triton's: it lets timmx know its own folder again."""
 
 
-def is_own(folder: Path) -> bool:
-    """Whether timmx wrote a model's folder."""
-    return (folder / _METADATA).is_file()
+def foreign(folder: Path) -> str:
+    """The name of something in a model's folder that timmx did not write; empty where there is nothing."""
+    if not folder.exists():
+        return ""
+    if not (folder / _METADATA).is_file():
+        return next((path.name for path in sorted(folder.iterdir())), "") if folder.is_dir() else folder.name
+    own = {_CONFIG, _LABELS, _METADATA, _VERSION, f"{_VERSION}/{_PLAN}"}
+    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")))
+    return next((name for name in found if name not in own), "")
 
 
 def write_model(folder: Path, plan: Path, metadata: Mapping[str, Any]) -> None:
@@ -28,10 +35,10 @@ def write_model(folder: Path, plan: Path, metadata: Mapping[str, Any]) -> None:
         plan: the engine.
         metadata: the engine's.
     """
-    (folder / "1").mkdir(parents=True)
-    shutil.copyfile(plan, folder / "1" / "model.plan")  # Triton's own name for it
+    (folder / _VERSION).mkdir(parents=True)
+    shutil.copyfile(plan, folder / _VERSION / _PLAN)
     labels = metadata["labels"]
-    (folder / "config.pbtxt").write_text(config(folder.name, metadata), encoding="utf-8")
+    (folder / _CONFIG).write_text(config(folder.name, metadata), encoding="utf-8")
     if labels:
         (folder / _LABELS).write_text(
             "".join(f"{' '.join(name.split())}\n" for name in labels), encoding="utf-8"

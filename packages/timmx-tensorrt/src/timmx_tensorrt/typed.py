@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 from timmx.contract import Precision
-from timmx.errors import UnsupportedError, VerificationError
+from timmx.errors import ArtifactError, RuntimeUnavailable, UnsupportedError, VerificationError
 from timmx.options import CalibrationMethod
 from timmx.progress import reporter
 from timmx_onnx.export import to_float16, translate, write
 from timmx_onnx.precision import lower_precision
+from timmx_onnx.runner import OnnxRunner
 
 from timmx_tensorrt.calibrate import observe
 from timmx_tensorrt.lint import lint
@@ -68,7 +70,7 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
         UnsupportedError: the graph holds what TensorRT does not take.
         VerificationError: the graph does not run at one of its batches.
     """
-    mode = options.mode
+    mode = options.chosen_mode
     profile = choose_profile(options, job.request.dynamic_batch, job.request.batch_size)
     facts: dict[str, Any] = {"mode": str(mode), "opset": options.chosen_opset, "profile": profile.facts()}
     calibration, grid = None, _GRIDS.get(mode)
@@ -95,13 +97,29 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
     job.progress("Writing the typed ONNX")
     write(model, path, job.metadata(precision, **facts))
     check(path, dynamic=job.request.dynamic_batch)
+    notes += _runs_elsewhere(path)
     job.progress("Running the typed ONNX")
     check_batches(path, profile, job.example_input.cpu().numpy())
     return Typed(precision, facts, profile, notes)
 
 
-def check(path: Path, *, dynamic: bool) -> None:
+def _runs_elsewhere(path: Path) -> tuple[str, ...]:
+    """A note where ONNX Runtime cannot open the file itself, as timmx.open and other tools would."""
+    try:
+        OnnxRunner(path).close()
+    except (ArtifactError, RuntimeUnavailable):
+        return (
+            f"ONNX Runtime {onnxruntime.__version__} does not open this file, whose types are TensorRT's: timmx ran it "
+            "with every half-precision number rounded. Build an engine from it.",
+        )
+    return ()
+
+
+def check(path: Path, *, dynamic: bool) -> tuple[str, ...]:
     """Refuse what TensorRT would reject, or would misread in silence.
+
+    Returns:
+        What it reads as it was written, but what costs accuracy or time.
 
     Raises:
         UnsupportedError: with what was found.
@@ -115,6 +133,7 @@ def check(path: Path, *, dynamic: bool) -> None:
             f"TensorRT would refuse or misread this graph: {shown}. Another --mode or --opset may do; if the model is "
             "one of timm's, this is a defect of timmx."
         )
+    return tuple(map(str, findings.warnings))
 
 
 def check_batches(path: Path, profile: Profile, inputs: np.ndarray) -> None:
@@ -155,7 +174,10 @@ def precision_of(model: ir.Model) -> Precision:
         value.dtype
         for node in model.graph
         if node.op_type == "DequantizeLinear"
-        for value in node.inputs[:1]
+        for value in (
+            node.inputs[0],
+            *node.inputs[2:],
+        )  # the zero point has a type where an edited value has none
         if value
     }
     for kind, precision in ((ir.DataType.INT8, Precision.INT8), (ir.DataType.FLOAT8E4M3FN, Precision.FP8)):

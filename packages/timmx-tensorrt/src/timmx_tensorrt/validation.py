@@ -13,7 +13,7 @@ from timmx.contract import Problem
 from timmx.errors import ConfigurationError
 from timmx.options import CalibrationMethod
 
-from timmx_tensorrt import gpu
+from timmx_tensorrt import gpu, triton
 from timmx_tensorrt.plugin import HardwareCompat, TensorRTMode
 from timmx_tensorrt.profile import choose_profile
 
@@ -43,12 +43,16 @@ def validate(request: ExportRequest, options: TensorRTOptions) -> None:
         ConfigurationError: with the mend.
     """
     _places(options)
+    if request.output is not None:
+        check_repository(request.output, options)
     _calibration(options)
     if options.from_onnx is None:
         choose_profile(options, request.dynamic_batch, request.batch_size)
-    least = _LEAST_OPSETS.get(options.mode, 0)
+    least = _LEAST_OPSETS.get(options.chosen_mode, 0)
     if options.chosen_opset < least:
-        raise ConfigurationError(f"--mode {options.mode} needs --opset {least} or later: leave --opset out.")
+        raise ConfigurationError(
+            f"--mode {options.chosen_mode} needs --opset {least} or later: leave --opset out."
+        )
     if options.workspace is not None and not 0.001 <= options.workspace <= 10_000:
         raise ConfigurationError(
             f"--workspace {options.workspace:g} is no amount of memory: give GiB, such as 2."
@@ -78,7 +82,7 @@ def _places(options: TensorRTOptions) -> None:
                 )
     if options.from_onnx is not None:
         for flag, given in (
-            ("--mode", options.mode is not TensorRTMode.FP32),
+            ("--mode", options.mode is not None),
             ("--opset", options.opset is not None),
             ("--keep-onnx", options.keep_onnx is not None),
             *((flag, True) for flag in _calibration_flags(options)),
@@ -103,6 +107,34 @@ def _places(options: TensorRTOptions) -> None:
         _timing_cache(options.timing_cache)
 
 
+def check_repository(output: Path, options: TensorRTOptions) -> None:
+    """Refuse a folder in a model repository that holds what timmx did not write, or that is to hold something else.
+
+    It is replaced as a whole.
+
+    Raises:
+        ConfigurationError: with what lies there, or what was to.
+    """
+    if options.triton is None:
+        return
+    folder = options.triton / output.stem
+    for flag, path in (
+        ("--output", output),
+        ("--from-onnx", options.from_onnx),
+        ("--keep-onnx", options.keep_onnx),
+        ("--timing-cache", options.timing_cache),
+    ):
+        if path is not None and path.resolve().is_relative_to(folder.resolve()):
+            raise ConfigurationError(
+                f"{flag} {path} lies in {folder}, which --triton replaces as a whole: choose another place."
+            )
+    if foreign := triton.foreign(folder):
+        raise ConfigurationError(
+            f"{folder} holds {foreign}, which timmx did not write, and --triton replaces the folder: move it, or name "
+            "another --triton or --output."
+        )
+
+
 def _timing_cache(path: Path) -> None:
     """Refuse, before a long build, where timings cannot be kept, or where something else would be lost."""
     if path.is_dir():
@@ -121,19 +153,20 @@ def _timing_cache(path: Path) -> None:
 def _calibration(options: TensorRTOptions) -> None:
     if options.from_onnx is not None:  # decided there, and refused above
         return
-    if not options.mode.calibrated:
+    if not options.chosen_mode.calibrated:
         for flag in _calibration_flags(options):
             raise ConfigurationError(
-                f"{flag} is about 8-bit numbers, and --mode {options.mode} has none: leave it out, or choose "
+                f"{flag} is about 8-bit numbers, and --mode {options.chosen_mode} has none: leave it out, or choose "
                 "--mode int8 or fp8."
             )
         return
     if options.calibration_data is None and not options.random_calibration:
         raise ConfigurationError(
-            f"--mode {options.mode} needs to see typical inputs: give --calibration-data FOLDER of images (or a tensor "
-            "file), or --random-calibration to do without and lose accuracy, or choose --mode fp16, which needs none."
+            f"--mode {options.chosen_mode} needs to see typical inputs: give --calibration-data FOLDER of images (or a "
+            "tensor file), or --random-calibration to do without and lose accuracy, or choose --mode fp16, which needs "
+            "none."
         )
-    if options.mode is TensorRTMode.FP8 and options.calibration_method is CalibrationMethod.MSE:
+    if options.chosen_mode is TensorRTMode.FP8 and options.calibration_method is CalibrationMethod.MSE:
         raise ConfigurationError(
             "--calibration-method mse weighs the even steps of integers, which float8 does not have: leave it out."
         )

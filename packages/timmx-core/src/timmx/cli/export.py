@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from timmx.contract import ExportBackend
     from timmx.pipeline import ExportResult
@@ -53,8 +54,12 @@ def export_command(backend: ExportBackend) -> Callable[..., None]:
 def summary(result: ExportResult) -> str:
     """What was written and what it is worth, in a few lines."""
     lines = [f"{result.path}  {_size(result.size_bytes)}  {result.precision}"]
-    lines += [f"  with {path.name}" for path in result.files[1:]]
+    lines += [f"  with {_beside(result.path, path)}" for path in result.files[1:]]
     return "\n".join([*lines, *_verdict(result.verification)])
+
+
+def _beside(artifact: Path, further: Path) -> str:
+    return further.name if further.parent == artifact.parent else str(further)
 
 
 def _verdict(report: VerificationReport) -> list[str]:
