@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from timmx.report.content import Bars, Column, Distributions, Matrix, Scatter, Section, Table
-from timmx.report.formats import is_number, written
+from timmx.report.formats import MISSING, is_number, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -98,10 +98,8 @@ def _grid(
 
 def _cell(value: Any, column: Column) -> Cell:
     text = written(value, column.kind)
-    if not is_number(value):
-        missing = not isinstance(value, str) or value == ""
-        return Cell(text, missing=missing)
-    return Cell(text, order=float(value) if column.kind != "text" else None)
+    order = float(value) if column.kind != "text" and is_number(value) else None
+    return Cell(text, order, missing=text == MISSING)
 
 
 def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
@@ -134,7 +132,7 @@ def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
                 "lines": lines,
             }
         )
-    missing = [point.name for point in scatter.points if point not in drawn]
+    missing = [point.name for point in scatter.points if not (_finite(point.x) and _finite(point.y))]
     plot = {
         "type": "scatter",
         "x": _axis(scatter.x_title, scatter.x_kind, [point.x for point in drawn]),
@@ -180,7 +178,7 @@ def _distributions(distributions: Distributions, colours: Mapping[str, int]) -> 
     columns = [Column("name", "name"), Column("count", "values", "number")]
     columns += [
         Column(title, title, distributions.kind)
-        for title in ("lowest", "p25", "median", "p75", "p90", "highest")
+        for title in ("lowest", "p25", "median", "p75", "p90", "p99", "highest")
     ]
     drawn = [
         {"name": name, "colour": colours[name], "values": [_shortened(value) for value in values]}
@@ -203,7 +201,7 @@ def _distributions(distributions: Distributions, colours: Mapping[str, int]) -> 
 
 
 def _figures(values: Sequence[float]) -> dict[str, Any]:
-    places = {"lowest": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "highest": 1.0}
+    places = {"lowest": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "highest": 1.0}
     return {
         "count": len(values),
         **{name: _quantile(values, place) for name, place in places.items() if values},

@@ -13,29 +13,33 @@ MISSING = "–"  # noqa: RUF001 - a dash, not a minus
 
 def is_number(value: Any) -> bool:
     """Whether it is one that can be drawn and sorted by: neither missing nor NaN, and no text."""
-    if value is None or isinstance(value, str | bytes):
+    if value is None or isinstance(value, str | bytes) or _is_nan(value):
         return False
     try:
-        return not math.isnan(float(value))
+        float(value)
     except (TypeError, ValueError):
         return False
+    return True
 
 
 def written(value: Any, kind: Kind) -> str:
     """The value as a person reads it; a dash where there is none."""
-    if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
+    if value is None or value == "" or _is_nan(value):
         return MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if not is_number(value):
-        return str(value)
-    if kind == "text":
+    if kind == "text" or not is_number(value):
         return str(value)
     number = float(value)
     if math.isinf(number):
         return "∞" if number > 0 else "−∞"  # noqa: RUF001 - a minus
     text = _FORMATS[kind](number)
     return text.replace("-", "−") if number < 0 else text  # noqa: RUF001 - a minus
+
+
+def _is_nan(value: Any) -> bool:
+    """Python's or numpy's, which are the values that differ from themselves."""
+    return bool(value != value)
 
 
 def _number(value: float) -> str:
