@@ -41,6 +41,7 @@ LAYERS = (
         "model",
         "preprocess",
         "ranges",
+        "records",
         "rewrites",
         "lowering",
         "samples",

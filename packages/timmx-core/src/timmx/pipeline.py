@@ -22,6 +22,7 @@ from timmx.errors import (
 )
 from timmx.metadata import Edges
 from timmx.progress import reporter
+from timmx.records import remember
 from timmx.registry import distribution_of
 from timmx.validation import validate
 
@@ -151,6 +152,7 @@ def export_session(
             for further in job.further:
                 others += further.publish((further.output,) if further.output.exists() else ())
             files = (*stage.publish(_old_files(backend, stage.output)), *others)
+            remember(backend.files(files[0]), verification.to_dict(), exported.notes)
     return ExportResult(
         path=files[0],
         files=files,

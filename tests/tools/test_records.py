@@ -1,0 +1,129 @@
+"""What verification measured is found again: for the same bytes, wherever they lie, and for no others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+
+import pytest
+from timmx import records
+
+FIGURES = {"status": "verified", "reason": "", "snr_db": 101.5, "outputs": []}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder of its own."""
+    monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    return tmp_path / "cache" / "verifications"
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"weights")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "a.pack"
+    (path / "data").mkdir(parents=True)
+    (path / "data" / "b").write_bytes(b"b")
+    (path / "a").write_bytes(b"a")
+    return path
+
+
+def test_a_copy_is_known_and_a_changed_file_is_not(cache, file, tmp_path):
+    assert records.recall(file, (file,)) is None
+    records.remember((file,), FIGURES, ("a note",))
+    found = records.recall(file, (file,))
+    assert found["verification"] == FIGURES
+    assert found["notes"] == ["a note"]
+    assert found["measured"].startswith("20")
+    copy = tmp_path / "elsewhere" / "b.bin"
+    copy.parent.mkdir()
+    shutil.copy(file, copy)
+    assert records.recall(copy, (copy,)) == found
+    copy.write_bytes(b"weightz")
+    assert records.recall(copy, (copy,)) is None
+
+
+def test_one_file_has_the_digest_that_sha256sum_gives(file):
+    assert records.digest((file,)) == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_folder_is_known_by_names_and_contents(cache, folder):
+    first = records.digest((folder,))
+    assert records.digest((folder.rename(folder.with_name("b.pack")),)) == first
+    folder = folder.with_name("b.pack")
+    (folder / "a").rename(folder / "c")
+    renamed = records.digest((folder,))
+    (folder / "c").write_bytes(b"c")
+    assert len({first, renamed, records.digest((folder,))}) == 3
+
+
+def test_companions_count(file, tmp_path):
+    companion = tmp_path / "a.bin.data"
+    companion.write_bytes(b"1")
+    first = records.digest((file, companion))
+    companion.write_bytes(b"2")
+    assert len({records.digest((file,)), first, records.digest((file, companion))}) == 3
+
+
+def test_the_manifest_beside_a_file_comes_first_while_it_speaks_of_these_bytes(cache, file):
+    records.remember((file,), FIGURES)
+    entry = {"sha256": records.digest((file,)), "verification": FIGURES | {"snr_db": 99.0}}
+    manifest = file.with_name("timmx.json")
+    manifest.write_text(json.dumps({"artifacts": {file.name: entry}}))
+    found = records.recall(file, (file,))
+    assert (found["verification"]["snr_db"], found["source"]) == (99.0, str(manifest))
+    for other in ({"artifacts": {file.name: entry | {"sha256": "0"}}}, {"artifacts": []}, [], {"a": 1}):
+        manifest.write_text(json.dumps(other))
+        assert records.recall(file, (file,))["verification"] == FIGURES
+    manifest.write_text("{torn")
+    assert records.recall(file, (file,))["verification"] == FIGURES
+
+
+def test_what_was_skipped_replaces_nothing(cache, file):
+    records.remember((file,), {"status": "skipped", "reason": "--no-verify was given"})
+    assert records.recall(file, (file,)) is None
+    records.remember((file,), FIGURES)
+    records.remember((file,), {"status": "skipped", "reason": "--no-verify was given"})
+    assert records.recall(file, (file,))["verification"] == FIGURES
+
+
+def test_a_cache_that_cannot_be_written_or_read_is_done_without(cache, file):
+    cache.parent.write_text("a file where the folder should be")
+    records.remember((file,), FIGURES)
+    assert records.recall(file, (file,)) is None
+
+
+def test_a_torn_record_counts_for_nothing(cache, file):
+    records.remember((file,), FIGURES)
+    (record,) = cache.iterdir()
+    record.write_text(record.read_text()[:20])
+    assert records.recall(file, (file,)) is None
+
+
+def test_the_oldest_records_are_dropped(cache, file):
+    cache.mkdir(parents=True)
+    for number in range(1005):
+        record = cache / f"{number:04}.json"
+        record.write_text("{}")
+        os.utime(record, (number, number))
+    records.remember((file,), FIGURES)
+    assert len(list(cache.iterdir())) == 1000
+    assert not (cache / "0000.json").exists()
+    assert (cache / "1004.json").exists()
+    assert records.recall(file, (file,)) is not None
+
+
+def test_an_export_is_remembered(cache, digits, run_timmx, tmp_path):
+    done = run_timmx("torch-export", digits, "-o", "a.pt2", "--json")
+    assert done.exit_code == 0
+    path = tmp_path / "a.pt2"
+    found = records.recall(path, (path,))
+    assert found["verification"] == json.loads(done.stdout)["verification"]
