@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from timmx.cli.export import DebugOption, VerboseOption
+from timmx.cli.predict import predict
 from timmx.errors import BackendError
 from timmx.options import JsonOption, complete_model_name
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Give the commands to the application, in the order of its help."""
     app.command("list")(list_models)
     app.command("info")(info)
+    app.command("predict")(predict)
     app.command("backends")(backends)
     app.command("doctor")(doctor)
     app.command("new-backend")(new_backend)

@@ -1,0 +1,126 @@
+"""`timmx predict FILE IMAGE...`: what an exported file sees in images."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from timmx.cli.export import DebugOption, VerboseOption
+from timmx.options import JsonOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from timmx.tools.predict import Predictions
+
+
+def predict(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that timmx wrote, of any format.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image files, folders (with all below them), or globs in quotes such as 'photos/**/*.jpg'.",
+        ),
+    ],
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="Classes shown for each image, at most as many as there are.")
+    ] = 5,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", help="Images at once, where the file takes any number; 8 by default."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Threads that decode images; by default one a core, up to 16."),
+    ] = None,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV on stdout: path, rank, class, label, probability.")
+    ] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Classify images with an exported file, prepared by the recipe that is inside it."""
+    from timmx.cli.terminal import working
+    from timmx.errors import ConfigurationError
+    from timmx.tools.predict import predict as run
+
+    if as_csv and as_json:
+        raise ConfigurationError("--csv and --json both want stdout: give one of them.")
+    with working(verbose):
+        found = run(file, images, top_k=top_k, batch_size=batch_size, workers=workers)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+    elif as_csv:
+        _print_csv(found)
+    elif sys.stdout.isatty():
+        _print_table(found)
+    else:
+        print(_aligned([_COLUMNS, *_rows(found)]))
+
+
+_COLUMNS = ("image", "rank", "class", "label", "probability")
+
+
+def _rows(found: Predictions, decimals: str = ".4f") -> list[tuple[str, ...]]:
+    return [
+        (
+            _shown(image.path),
+            str(rank),
+            str(guess.number),
+            guess.label or "",
+            format(guess.probability, decimals),
+        )
+        for image in found.images
+        for rank, guess in enumerate(image.guesses, 1)
+    ]
+
+
+def _shown(path: Path) -> str:
+    """A path that can be printed, even one that is no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _print_csv(found: Predictions) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("path", *_COLUMNS[1:]))
+    writer.writerows(_rows(found, ".6g"))
+
+
+def _print_table(found: Predictions) -> None:
+    """On a terminal: each image named once."""
+    from rich.console import Console
+    from rich.table import Table
+
+    named = any(guess.label for image in found.images for guess in image.guesses)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("image", overflow="fold")
+    table.add_column("class", justify="right", no_wrap=True)
+    if named:
+        table.add_column("label", overflow="fold")
+    table.add_column("probability", justify="right", no_wrap=True)
+    for path, rank, number, label, probability in _rows(found):
+        table.add_row(path if rank == "1" else "", number, *([label] if named else []), probability)
+    Console(highlight=False, markup=False).print(table)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Columns side by side, without one that is empty below its head."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    right = [all(cell[:1].isdigit() for cell in column[1:]) for column in columns]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in zip(*columns, strict=True)
+    )
