@@ -119,6 +119,11 @@ class TorchRunner(Runner):
             for name, array in zip(session.reference.names, session.reference.outputs, strict=True)
         )
 
+    @property
+    def weights_sha256(self) -> str:
+        """Which weights these are, as metadata has it."""
+        return self._session.loaded.weights_sha256
+
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         import torch
 
@@ -127,6 +132,10 @@ class TorchRunner(Runner):
         with torch.inference_mode():
             outputs = output_tensors(self._session.module_as_loaded(torch.from_numpy(feeds["input"])))
         return {spec.name: output.float().numpy() for spec, output in zip(self.outputs, outputs, strict=True)}
+
+    def compile(self) -> None:
+        """Have torch.compile make it at the next run, for each shape anew."""
+        self._session.module_as_loaded.compile(dynamic=False)
 
 
 def _named(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
