@@ -13,8 +13,6 @@ import importlib_metadata
 from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from timmx.report.content import Report
 
 
@@ -65,7 +63,6 @@ def page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["code"] = _code
     return environment.get_template("page.html").render(
         report=report,
         sections=found,
@@ -82,18 +79,6 @@ def _plotly() -> str:
 
     # Without a comment of its own, it ends no script element (3.7 does not); a later one may hold such a text.
     return get_plotlyjs().replace("</script", "<\\/script")
-
-
-def _code(text: str) -> Markup:
-    """Escaped, and what stands between backticks as code."""
-    from markupsafe import Markup, escape
-
-    parts = text.split("`")
-    if len(parts) % 2 == 0:  # one without its other
-        return escape(text)
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
-    )
 
 
 def _part(name: str) -> str:

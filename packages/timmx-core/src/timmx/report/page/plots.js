@@ -58,9 +58,9 @@ function short(name, most) {
   return plain(letters.slice(0, most - 1 - end).join("") + "…" + letters.slice(-end).join(""));
 }
 
-function axis(about, theme) {
+function axis(about, theme, room) {
   return {
-    title: { text: plain(about.title), font: { size: 13, color: theme.soft } },
+    title: { text: short(about.title, Math.floor(room / 9)), font: { size: 13, color: theme.soft } },
     type: about.log ? "log" : "linear", ...TICKS[about.kind], automargin: true, zeroline: false,
     gridcolor: theme.line, linecolor: theme.line, tickfont: { color: theme.soft },
   };
@@ -84,13 +84,19 @@ function logTicks(about, low, high, width) {
   return ticks.length > 1 ? { tickvals: ticks } : {};
 }
 
-// Names at the left of horizontal boxes and bars, the first on top.
-function nameAxis(names, theme, room) {
-  return {
-    tickvals: names.map((_, i) => i), ticktext: names.map((name) => short(name, room < 500 ? 16 : 34)),
-    range: [names.length - 0.5, -0.5], automargin: true, zeroline: false, ticks: "outside", ticklen: 6, tickcolor: theme.paper, showgrid: false, fixedrange: true,
-    tickfont: { color: theme.ink },
+// Names of horizontal boxes and bars, the first on top: at the left, or above each where there is little room.
+function rows(names, theme, room) {
+  const above = room < 500 && names.some((name) => name.length > 12);
+  const side = {
+    tickvals: names.map((_, i) => i), ticktext: names.map((name) => short(name, 34)), showticklabels: !above,
+    range: [names.length - 0.5, above ? -0.8 : -0.5], automargin: true, zeroline: false, showgrid: false, fixedrange: true,
+    ticks: "outside", ticklen: above ? 0 : 6, tickcolor: theme.paper, tickfont: { color: theme.ink },
   };
+  const annotations = (above ? names : []).map((name, i) => ({
+    xref: "paper", x: 0, y: i, xanchor: "left", yanchor: "middle", yshift: ROW * 0.65, showarrow: false,
+    text: short(name, Math.floor(room / 7.5)), font: { size: 12, color: theme.ink },
+  }));
+  return { side, annotations, height: (above ? 1.7 : 1) * ROW };
 }
 
 function scatter(data, theme, room) {
@@ -129,8 +135,8 @@ function scatter(data, theme, room) {
     traces,
     layout: {
       height, margin, annotations: [above, ...names], hovermode: "closest",
-      xaxis: { ...axis(data.x, theme), ...logTicks(data.x, ...x, inside.width), range: x, automargin: false },
-      yaxis: { ...axis(data.y, theme), title: undefined, range: y, automargin: false },
+      xaxis: { ...axis(data.x, theme, room), ...logTicks(data.x, ...x, inside.width), range: x, automargin: false },
+      yaxis: { ...axis(data.y, theme, room), title: undefined, range: y, automargin: false },
     },
   };
 }
@@ -185,12 +191,13 @@ function overlap(a, b) {
 }
 
 function boxes(data, theme, room) {
-  const names = data.boxes.map((b) => b.name), all = data.boxes.flatMap((b) => b.values);
+  const names = data.boxes.map((b) => b.name), { side, annotations, height } = rows(names, theme, room);
+  const all = data.boxes.flatMap((b) => b.values);
   const ends = range([all.reduce((a, b) => Math.min(a, b))], [all.reduce((a, b) => Math.max(a, b))], data.x.log, 0.04);
   const traces = data.boxes.map((b, i) => {
     const colour = theme.marks[b.colour % theme.marks.length];
     return {
-      type: "box", orientation: "h", name: plain(b.name), x: b.values, y0: i, boxpoints: "outliers", width: 0.55,
+      type: "box", orientation: "h", name: plain(b.name), x: b.values, y0: i, boxpoints: "outliers", width: height > ROW ? 0.36 : 0.55,
       line: { color: colour, width: 1.6 }, fillcolor: colour + "40", marker: { color: colour, size: 4, opacity: 0.6 },
       hoverinfo: "x+name", hoverlabel: { namelength: -1 },
     };
@@ -198,8 +205,8 @@ function boxes(data, theme, room) {
   return {
     traces,
     layout: {
-      height: ROW * 1.25 * names.length + 76, margin: { l: 16, r: 20, t: 12, b: 52 }, hovermode: "closest",
-      xaxis: { ...axis(data.x, theme), ...logTicks(data.x, ...ends, room - 160), range: ends }, yaxis: nameAxis(names, theme, room),
+      annotations, height: (height + 6) * names.length + 76, margin: { l: 16, r: 20, t: 12, b: 52 }, hovermode: "closest",
+      xaxis: { ...axis(data.x, theme, room), ...logTicks(data.x, ...ends, room - 160), range: ends }, yaxis: side,
     },
   };
 }
@@ -226,16 +233,17 @@ function bars(data, theme, room) {
       layout: {
         height: 380, margin: { l: 16, r: 16, t: 12, b: 24 }, bargap: 0.1, hovermode: "closest",
         xaxis: { showticklabels: false, showgrid: false, zeroline: false },
-        yaxis: { ...axis(data.x, theme), ...share },
+        yaxis: { ...axis(data.x, theme, room), ...share },
       },
     };
   }
   Object.assign(trace, { orientation: "h", y: places, x: values, error_x: whiskered ? whiskers : undefined });
+  const { side, annotations, height } = rows(names, theme, room);
   return {
     traces: [trace],
     layout: {
-      height: ROW * names.length + 76, margin: { l: 16, r: 20, t: 12, b: 52 }, bargap: 0.35, hovermode: "closest",
-      xaxis: { ...axis(data.x, theme), ...share }, yaxis: nameAxis(names, theme, room),
+      annotations, height: height * names.length + 76, margin: { l: 16, r: 20, t: 12, b: 52 }, bargap: height > ROW ? 0.62 : 0.35, hovermode: "closest",
+      xaxis: { ...axis(data.x, theme, room), ...share }, yaxis: side,
     },
   };
 }
