@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from timmx.cli.bench import bench
 from timmx.cli.export import DebugOption, VerboseOption
+from timmx.cli.model_options import with_model_options
 from timmx.cli.predict import predict
 from timmx.errors import BackendError
 from timmx.options import JsonOption, complete_model_name
@@ -20,6 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command("list")(list_models)
     app.command("info")(info)
     app.command("predict")(predict)
+    app.command("bench")(with_model_options(bench))
     app.command("backends")(backends)
     app.command("doctor")(doctor)
     app.command("new-backend")(new_backend)

@@ -240,7 +240,7 @@ def _start(
     path = None if subject.is_model else subject.path
     sizes = list(wanted) if subject.batch is None else [subject.batch]
     left_out = [] if subject.batch is None else [size for size in wanted if size != subject.batch]
-    notes = (
+    notes: tuple[str, ...] = (
         (f"it takes {_images(sizes[0])} at once, so it was not measured at {', '.join(map(str, left_out))}",)
         if left_out
         else ()

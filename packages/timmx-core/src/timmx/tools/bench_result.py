@@ -140,6 +140,13 @@ class BenchResult:
 TIMED = "a run of the runtime, arrays in, arrays out; images are not read or resized in it"
 
 
+def stand_in(case: BenchCase) -> str:
+    """What is to be said beside the figures of a file that its format's own runtime did not run; else empty."""
+    if not case.engine:
+        return ""
+    return f"run by {case.engine}, which stands in for the format's own runtime: it tells nothing of a device's speed"
+
+
 def _rounded(value: float | None) -> float | None:
     """Six digits: more are not measured."""
     return None if value is None else float(f"{value:.6g}")
