@@ -10,9 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from timmx.cli.bench import bench
+from timmx.cli.evaluate import evaluate
 from timmx.cli.export import DebugOption, VerboseOption
+from timmx.cli.inspect import inspect
 from timmx.cli.model_options import with_model_options
 from timmx.cli.predict import predict
+from timmx.cli.verify import verify
 from timmx.errors import BackendError
 from timmx.options import JsonOption, complete_model_name
 
@@ -21,7 +24,10 @@ def register(app: typer.Typer) -> None:
     """Give the commands to the application, in the order of its help."""
     app.command("list")(list_models)
     app.command("info")(info)
+    app.command("inspect")(inspect)
+    app.command("verify")(with_model_options(verify))
     app.command("predict")(predict)
+    app.command("eval")(with_model_options(evaluate))
     app.command("bench")(with_model_options(bench))
     app.command("backends")(backends)
     app.command("doctor")(doctor)

@@ -9,7 +9,6 @@ from timmx.coercion import build
 from timmx.contract import Runner, TensorSpec
 from timmx.errors import ConfigurationError
 from timmx.options import ExportRequest
-from timmx.preprocess import ImageRecipe
 from timmx.progress import reporter
 
 if TYPE_CHECKING:
@@ -81,6 +80,7 @@ def open_model(request: ExportRequest, metadata: Mapping[str, Any], batch_size: 
     Raises:
         TimmxError: the model cannot be loaded; see `timmx.model.load`.
     """
+    from timmx.preprocess import ImageRecipe  # brings numpy, which help does not need
     from timmx.session import ModelSession
     from timmx.tools.subject import Subject
 

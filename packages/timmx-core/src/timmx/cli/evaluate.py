@@ -1,0 +1,238 @@
+"""`timmx eval FILE --data DIR`: how many images of known classes an exported file reads right."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from timmx.cli.export import DebugOption, VerboseOption
+from timmx.options import JsonOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from timmx.tools.evaluation import Comparison, Evaluation
+
+_ALL_CLASSES, _WORST, _FIRST = 20, 10, 10
+"""Up to how many classes all are shown, how many of more, and how many images."""
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that timmx wrote, of any format.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            metavar="DIR|CSV",
+            help="Images of known classes: a folder with one folder a class, called as the class is, or a CSV with the "
+            "columns path and label.",
+        ),
+    ],
+    class_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-map",
+            help="Where the data calls classes otherwise: its names in the order of the classes, one a line.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", help="Only so many images, evenly taken from the classes."),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="JOURNAL",
+            help="Keep each answer in this file, and where it exists go on from there: after Ctrl-C, or a kill.",
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write a CSV with a line for each image."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a report with tables and plots."),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", help="Images at once, where the file takes any number; 8 by default."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Threads that decode images; by default one a core, up to 16."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="MODEL",
+            help="Compare image by image with this PyTorch model, named as for an export, or with another file.",
+        ),
+    ] = None,
+    model_options: Any = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure an exported file's accuracy on images of known classes."""
+    from timmx.cli.terminal import working
+    from timmx.tools.evaluate import evaluate as run
+
+    _check_outputs(csv, report)
+    with working(verbose):
+        found = run(
+            file,
+            data,
+            class_map=class_map,
+            batch_size=batch_size,
+            workers=workers,
+            limit=limit,
+            resume=resume,
+            against=against,
+            model_options=model_options,
+        )
+        if csv is not None:
+            _write_csv(found, csv)
+        if report is not None:
+            _write_report(found, report)
+    print(json.dumps(found.to_dict(), indent=2) if as_json else summary(found))
+
+
+def summary(found: Evaluation) -> str:
+    """The figures, and each class or the worst of many."""
+    some = f" of {found.total:,} (--limit)" if len(found.images) < found.total else ""
+    lines = [
+        f"{found.path} on {found.data}: {len(found.images):,} images{some}, {len(found.classes):,} classes",
+        "  ".join(
+            ("top-1", _share(found.top1, found.top1_interval), f"{found.right:,} of {found.count:,} right")
+        ),
+    ]
+    if found.top5 is not None and found.top5_interval is not None:
+        lines.append("  ".join(("top-5", _share(found.top5, found.top5_interval))))
+    speed = f"speed  {found.images_per_s:,.0f} images/s, {found.seconds:.1f} s" if found.images_per_s else ""
+    lines += [speed] if speed else []
+    if found.resumed:
+        lines.append(f"{found.resumed:,} answers were in the journal already")
+    if found.unreadable:
+        lines.append(f"{len(found.unreadable):,} images cannot be read, and do not count:")
+        lines += [f"  {_shown(name)}" for name, _ in found.unreadable[:_FIRST]]
+        lines += _more(len(found.unreadable), "--json names all")
+    lines += ["", *_class_lines(found)]
+    if found.against is not None:
+        lines += ["", *_against_lines(found, found.against)]
+    return "\n".join(lines)
+
+
+def _class_lines(found: Evaluation) -> list[str]:
+    from timmx.tools.evaluation_report import worst_first
+
+    shown, head = list(found.per_class), "class"
+    if len(shown) > _ALL_CLASSES:
+        shown, head = worst_first(found.per_class)[:_WORST], f"the {_WORST} worst classes"
+    rows = [
+        (
+            _shown(item.name),
+            f"{item.count:,}",
+            _percent(item.accuracy),
+            f"{_shown(item.confused_with[0])} ({item.confused_with[1]:,})" if item.confused_with else "",
+        )
+        for item in shown
+    ]
+    return _aligned([(head, "images", "right", "most often taken for"), *rows])
+
+
+def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
+    low, high = (100 * value for value in other.drop_interval)
+    lines = [
+        f"against {_shown(other.name)}",
+        "  ".join(("top-1", _share(other.top1, other.top1_interval))),
+        f"drop   {100 * other.drop:.2f} points (95 %: {low:.2f} to {high:.2f}; McNemar's p = {other.p_value:.2g})",
+        "  ".join(("agree", _share(other.agreement, other.agreement_interval))),
+    ]
+    if not other.disagreements:
+        return [*lines, "No image is read differently."]
+    rows = [
+        (
+            _shown(item.image),
+            item.truth,
+            _read(item.read, item.probability),
+            _read(item.against_read, item.against_probability),
+        )
+        for item in other.disagreements[:_FIRST]
+    ]
+    lines += ["", *_aligned([("read differently", "class", found.path.name, _shown(other.name)), *rows])]
+    return [*lines, *_more(len(other.disagreements), "--json, --csv and --report have all")]
+
+
+def _check_outputs(csv: Path | None, report: Path | None) -> None:
+    """Refuse before the work what cannot be written after it."""
+    from timmx.errors import ConfigurationError
+    from timmx.report.render import check_report_path
+
+    if report is not None:
+        check_report_path(report)
+    if csv is not None and (csv.is_dir() or not os.access(csv.absolute().parent, os.W_OK | os.X_OK)):
+        raise ConfigurationError(
+            f"--csv {csv} cannot be written: it is a folder, or its folder is missing or closed. Choose another place."
+        )
+
+
+def _write_csv(found: Evaluation, path: Path) -> None:
+    import csv
+
+    from timmx.errors import ArtifactError
+
+    rows = found.rows()
+    try:
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row | {"right": {True: 1, False: 0, None: ""}[row["right"]]} for row in rows)
+    except OSError as exc:
+        raise ArtifactError(f"Cannot write --csv {path}: {exc.strerror or exc}.") from exc
+
+
+def _write_report(found: Evaluation, path: Path) -> None:
+    from timmx.report.environment import environment, this_command
+    from timmx.report.render import write
+    from timmx.tools.evaluation_report import evaluation_report
+
+    write(evaluation_report(found, environment(), [this_command()]), path)
+
+
+def _share(share: float, interval: tuple[float, float]) -> str:
+    return f"{_percent(share):>7}  (95 %: {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _read(name: str | None, probability: float | None) -> str:
+    return "no number" if name is None or probability is None else f"{_shown(name)} ({_percent(probability)})"
+
+
+def _shown(name: str) -> str:
+    """A name that can be printed, even one that is no UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _more(count: int, where: str) -> list[str]:
+    return [f"  and {count - _FIRST:,} more; {where}"] if count > _FIRST else []
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns side by side, without one that is empty below its head; numbers to the right."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    ready = []
+    for column in columns:
+        width = max(map(len, column))
+        numbers = column[0] in ("images", "right")
+        ready.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in column])
+    return ["  ".join(row).rstrip() for row in zip(*ready, strict=True)]

@@ -1,0 +1,215 @@
+"""`timmx eval`: how many images of known classes an artifact reads right, and beside a model or another artifact."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from timmx.errors import ConfigurationError
+from timmx.images import left_out
+from timmx.progress import reporter
+from timmx.records import digest
+from timmx.tools.against import TorchRunner, open_model, request_for
+from timmx.tools.dataset import read_dataset
+from timmx.tools.evaluation import Evaluation, Side
+from timmx.tools.journal import Journal, Reading, listing
+from timmx.tools.stream import answers
+from timmx.tools.subject import Subject, open_subject
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from timmx.tools.dataset import Dataset
+    from timmx.tools.stream import Answer
+
+_SHOWN_EVERY_S = 0.1
+
+
+def evaluate(
+    path: Path,
+    data: Path,
+    *,
+    class_map: Path | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    limit: int | None = None,
+    resume: Path | None = None,
+    against: Any = None,
+    model_options: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Run an artifact on images whose classes are known.
+
+    Args:
+        path: the artifact, of any installed backend.
+        data: a folder with one folder a class, or a CSV with the columns path and label; see `read_dataset`.
+        class_map: a file of the data's names in the order of the classes, one a line.
+        batch_size: images at once, where the artifact leaves that open.
+        workers: threads that decode images.
+        limit: as many images at most, evenly taken from the classes.
+        resume: a journal: each answer is written there, and a run that was cut off goes on from it.
+        against: the PyTorch model to compare with, as an export takes it, or another artifact.
+        model_options: which weights and shape the model has; see `timmx.tools.against.MODEL_OPTIONS`.
+
+    Raises:
+        ConfigurationError: the data does not fit, or none of the images can be read.
+        TimmxError: the artifact or the model cannot be opened or run.
+    """
+    say = reporter()
+    say.step(f"Opening {path.name}")
+    with ExitStack() as stack:
+        subject = stack.enter_context(open_subject(path, batch_size))
+        whole = dataset_for(subject, data, class_map)
+        dataset = whole.limited(limit)
+        other = None
+        if against is not None or model_options:
+            say.step(f"Opening {against}")
+            other = stack.enter_context(_open_other(subject, against, model_options))
+        journal = None
+        if resume is not None:
+            about = _identity(subject)
+            journal = stack.enter_context(Journal(resume, about, listing(dataset)))
+            if other is not None:
+                journal.second(_identity(other))
+        side = read_all(subject, dataset, workers=workers, journal=journal)
+        second = (
+            read_all(other, dataset, workers=workers, journal=journal, of="second")
+            if other is not None
+            else None
+        )
+        return Evaluation.of(path, dataset, side, second)
+
+
+def dataset_for(subject: Subject, data: Path, class_map: Path | None = None) -> Dataset:
+    """The images of `data` by the classes of an artifact.
+
+    Raises:
+        ArtifactError: it ranks no classes, or takes no images.
+        ConfigurationError: the data does not fit; see `read_dataset`.
+    """
+    subject.require_classes()
+    subject.recipe.check()
+    classes = int(subject.metadata["outputs"][0]["shape"][-1])
+    return read_dataset(data, subject.name, subject.labels, classes, class_map)
+
+
+def read_all(
+    subject: Subject,
+    dataset: Dataset,
+    *,
+    workers: int | None = None,
+    journal: Journal | None = None,
+    of: str = "subject",
+) -> Side:
+    """A reader's answers to all images.
+
+    Args:
+        of: under which name the journal has them.
+
+    Raises:
+        ConfigurationError: none of the images can be read.
+        TimmxError: the reader fails.
+    """
+    say = reporter()
+    say.step(f"Asking {subject.name}")
+    known = journal.readings(of, subject.batch_size) if journal else []
+    readings, total = list(known), len(dataset.images)
+    if known:
+        say.warn(f"{len(known):,} of {total:,} images were answered before, and are not asked again.")
+    left = dataset.images[len(known) :]
+    stream = answers(subject, [image.path for image in left], workers=workers)
+    start = shown = time.perf_counter()
+    try:
+        for image, answer in zip(left, stream, strict=True):
+            reading = _reading(answer, image.truth)
+            if journal:
+                journal.add(of, len(readings), reading)
+            readings.append(reading)
+            now = time.perf_counter()
+            if now - shown > _SHOWN_EVERY_S:
+                shown = now
+                done = len(readings) - len(known)
+                ahead = (now - start) * (len(left) - done) / done
+                say.advance(
+                    f"{len(readings):,} of {total:,} images, {_clock(ahead)} left", len(readings) / total
+                )
+    except (KeyboardInterrupt, SystemExit):
+        if journal:
+            say.warn(f"{len(readings):,} of {total:,} answers are kept: the same command goes on from there.")
+        raise
+    seconds = time.perf_counter() - start
+    unreadable = [image.path for image, item in zip(dataset.images, readings, strict=True) if item.unreadable]
+    if len(unreadable) == total:
+        raise ConfigurationError(f"None of the {total} images can be read, such as this: {readings[0].error}")
+    if unreadable and of == "subject":
+        say.warn(left_out(unreadable))
+    failed = sum(bool(item.error) and not item.unreadable for item in readings)
+    if failed:
+        say.warn(
+            f"{subject.name} answers {failed:,} of {total:,} images with what is no number; they count as wrong."
+        )
+    return Side(subject.name, tuple(readings), seconds, len(left))
+
+
+def _reading(answer: Answer, truth: int) -> Reading:
+    found = answer.probabilities
+    if found is None:
+        return Reading(None, None, None, answer.error, unreadable=True)
+    if not np.isfinite(found).all():
+        return Reading(None, None, None, "the answer is no number")
+    read = int(found.argmax())
+    before = int((found > found[truth]).sum() + (found[:truth] == found[truth]).sum())
+    return Reading(read, float(found[read]), before)
+
+
+def _open_other(subject: Subject, against: Any, options: Mapping[str, Any] | None) -> Subject:
+    """What to compare with: a file where there is one with a suffix, else a PyTorch model."""
+    if isinstance(against, (str, Path)) and Path(against).suffix and Path(against).expanduser().exists():
+        if options:
+            flag = next(iter(options)).replace("_", "-")
+            raise ConfigurationError(
+                f"--{flag} is about a model, and --against {against} is a file: leave it out."
+            )
+        other = open_subject(Path(against))
+        try:
+            _check_alike(subject, other)
+        except BaseException:
+            other.runner.close()
+            raise
+        return other
+    request = request_for(subject.metadata, against, options)
+    return open_model(request, subject.metadata, subject.batch_size)
+
+
+def _check_alike(subject: Subject, other: Subject) -> None:
+    other.require_classes()
+    mine, its = (int(item.metadata["outputs"][0]["shape"][-1]) for item in (subject, other))
+    if mine != its or (subject.labels and other.labels and subject.labels != other.labels):
+        raise ConfigurationError(
+            f"{subject.name} has {_classes(mine, subject.labels)}, and {other.name} {_classes(its, other.labels)}: "
+            "they can be compared where their classes are the same, in the same order."
+        )
+
+
+def _classes(count: int, labels: Sequence[str] | None) -> str:
+    return f"{count} classes" + (f" ({', '.join(islice(labels, 3))}, ...)" if labels else "")
+
+
+def _identity(reader: Subject) -> dict[str, Any]:
+    """What tells this reader from another, for the journal."""
+    if reader.path is not None and reader.backend is not None:
+        found = digest(reader.backend.files(reader.path))
+    else:
+        assert isinstance(reader.runner, TorchRunner)
+        found = reader.runner.weights_sha256
+    return {"name": reader.name, "sha256": found, "recipe": reader.metadata["input"]}
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
