@@ -359,7 +359,9 @@ class ExportBackend(ABC):
     def inspect(self, path: Path) -> dict[str, Any]:
         """What the format can tell of a file beyond its metadata; optional, JSON values, light.
 
-        `operations` maps the format's own names of operations to their count, `parameters` is a number.
+        `operations` maps the format's own names of operations to their count, `parameters` is a number, `inputs` and
+        `outputs` list what the graph itself says of its edges: `name`, `shape`, `dtype`, and `quantization` as in the
+        metadata where there is one. Other keys are shown as they are.
 
         Raises:
             ArtifactError: the file is not of this format.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from timmx.errors import VerificationError
 from timmx.snr import SignalToNoise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import torch
 
@@ -114,6 +114,28 @@ class VerificationReport:
         """JSON-ready; infinite and undefined figures become strings such as `inf`."""
         data = asdict(self) | {"snr_db": self.snr_db, "top1_agreement": self.top1_agreement}
         return _json_ready(data)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> VerificationReport:
+        """What `to_dict` gave.
+
+        Raises:
+            LookupError, TypeError, ValueError: it did not.
+        """
+        known = {item.name: data[item.name] for item in fields(cls)}
+        figures = tuple(
+            OutputFigures(**item | {key: float(item[key]) for key in ("snr_db", "cosine_min", "max_abs_diff")})
+            for item in known["outputs"]
+        )
+        return cls(
+            **known
+            | {
+                "status": Status(known["status"]),
+                "outputs": figures,
+                "batch_sizes": tuple(known["batch_sizes"]),
+                "notes": tuple(known["notes"]),
+            }
+        )
 
 
 @dataclass(frozen=True)

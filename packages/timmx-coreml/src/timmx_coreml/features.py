@@ -10,6 +10,8 @@ from timmx.errors import UnsupportedError
 from timmx_coreml.schema import schema
 
 _CHANNELS = {"GRAYSCALE": 1, "GRAYSCALE_FLOAT16": 1, "RGB": 3, "BGR": 3}
+ARRAY_DTYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "int32"}
+"""Names of `ArrayFeatureType.ArrayDataType`."""
 
 
 @dataclass(frozen=True)

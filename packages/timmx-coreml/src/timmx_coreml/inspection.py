@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from timmx_coreml.features import read_input
+from timmx_coreml.features import ARRAY_DTYPES, read_input
 from timmx_coreml.package import CoreMLFile, main_block, read
 from timmx_coreml.schema import schema
 from timmx_coreml.targets import of_specification
@@ -28,9 +28,31 @@ def inspect(path: Path) -> dict[str, Any]:
         "specification_version": file.model.specificationVersion,
         "runs_on": of_specification(file.model.specificationVersion),
         "weights_bytes": _weights_bytes(file),
+        "inputs": [_edge(described) for described in file.model.description.input],
+        "outputs": [_edge(described) for described in file.model.description.output],
     }
     told |= _ml_program(file) if file.kind == "mlprogram" else _neural_network(file)
     return told
+
+
+def _edge(described: Any) -> dict[str, Any]:
+    """An input or output as the description states it; a neuralnetwork's outputs have no shape there."""
+    kind = described.type.WhichOneof("Type")
+    if kind == "imageType":
+        feature = read_input(described)
+        return {
+            "name": feature.name,
+            "shape": list(feature.shape),
+            "dtype": "uint8",
+            "picture": feature.colors,
+        }
+    if kind != "multiArrayType":
+        return {"name": described.name, "shape": [], "dtype": str(kind).removesuffix("Type")}
+    array = described.type.multiArrayType
+    shape: list[Any] = [int(size) for size in array.shape]
+    if array.WhichOneof("ShapeFlexibility") and shape:
+        shape[0] = "batch"
+    return {"name": described.name, "shape": shape, "dtype": ARRAY_DTYPES.get(array.dataType, "other")}
 
 
 def _ml_program(file: CoreMLFile) -> dict[str, Any]:

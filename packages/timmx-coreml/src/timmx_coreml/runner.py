@@ -10,7 +10,7 @@ import torch
 from timmx.contract import Runner, TensorSpec
 from timmx.errors import ArtifactError, UnsupportedError
 
-from timmx_coreml.features import Feature, read_input
+from timmx_coreml.features import ARRAY_DTYPES, Feature, read_input
 from timmx_coreml.package import CoreMLFile, class_labels, metadata_of, read
 from timmx_coreml.plugin import ComputeUnits
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
-_DTYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "int32"}
-"""Names of `ArrayFeatureType.ArrayDataType`."""
-
 _NAMED_OPERATIONS = 5
 """As many operations are named in a note about large values."""
 
@@ -207,6 +204,6 @@ def _batch_sizes(feature: Feature) -> tuple[int, ...]:
 
 def _array_dtype(described: Any) -> str:
     number = described.type.multiArrayType.dataType
-    if number not in _DTYPES:
+    if number not in ARRAY_DTYPES:
         raise ArtifactError(f"{described.name} has an element type, {number}, that timmx does not know.")
-    return _DTYPES[number]
+    return ARRAY_DTYPES[number]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from timmx_litert import task_metadata
+from timmx_litert.edges import edges
 from timmx_litert.model_file import metadata_buffer, names_of, reading
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Operations, parameters, types of weights, what falls off the GPU delegate, what the task libraries read.
+    """Operations, parameters, edges, types of weights, what falls off the GPU delegate, what the task libraries read.
 
     Raises:
         ArtifactError: the file is no LiteRT model, or is damaged.
@@ -27,6 +28,7 @@ def inspect(path: Path) -> dict[str, Any]:
         operations = Counter(operation.kind for graph in graphs for operation in graph.operations)
         off_gpu = _off_gpu_delegate(graphs)  # reads options, so while the file is open
         task = metadata_buffer(model, task_metadata.NAME)
+        sides = edges(model)
     return {
         "operations": dict(sorted(operations.items())),
         "parameters": sum(
@@ -36,6 +38,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "off_gpu_delegate": off_gpu,
         "task_metadata": task_metadata.read(task, path) if task is not None else None,
         "associated_files": list(task_metadata.associated_files(path)),
+        **sides,
     }
 
 

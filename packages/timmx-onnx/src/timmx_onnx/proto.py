@@ -46,17 +46,34 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Operations by type, the number of parameters, and the opsets by domain.
+    """Operations by type, the number of parameters, the opsets by domain, inputs and outputs.
 
     Raises:
         ArtifactError: the file is no ONNX model.
     """
     proto = read_proto(path)
     operations = Counter(node.op_type for node in proto.graph.node)
+    constants = {tensor.name for tensor in proto.graph.initializer}  # old files list them as inputs too
     return {
         "operations": dict(sorted(operations.items())),
         "parameters": sum(math.prod(tensor.dims) for tensor in proto.graph.initializer),
         "opsets": {entry.domain: entry.version for entry in proto.opset_import},
+        "inputs": [_edge(value) for value in proto.graph.input if value.name not in constants],
+        "outputs": [_edge(value) for value in proto.graph.output],
+    }
+
+
+def _edge(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    """An input or output as the graph states it; an open size is its name, `?` where it has none."""
+    tensor = value.type.tensor_type
+    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    shape = [
+        size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in tensor.shape.dim
+    ]
+    return {
+        "name": value.name,
+        "shape": shape,
+        "dtype": {"float": "float32", "double": "float64"}.get(dtype, dtype),
     }
 
 

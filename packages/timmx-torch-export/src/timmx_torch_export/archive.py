@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
 
 METADATA_NAME = "timmx.json"
 """The key in `torch.export.load`'s `extra_files`."""
+
+_DTYPES = {
+    1: "uint8",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "float16",
+    7: "float32",
+    8: "float64",
+    12: "bool",
+    13: "bfloat16",
+}
+"""Names of `torch._export.serde.schema.ScalarType`."""
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -27,15 +42,55 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Operations by ATen name.
+    """Operations by ATen name, the number of parameters, inputs and outputs.
 
     Raises:
         ArtifactError: the file is no `.pt2`, or is damaged.
     """
     model = _read(path, "/models/model.json")
-    nodes = model["graph_module"]["graph"]["nodes"] if model else []
-    operations = Counter(node["target"].removeprefix("torch.ops.") for node in nodes)
-    return {"operations": dict(sorted(operations.items()))}
+    if model is None:
+        return {}
+    try:
+        graph, signature = model["graph_module"]["graph"], model["graph_module"]["signature"]
+        operations = Counter(node["target"].removeprefix("torch.ops.") for node in graph["nodes"])
+        values = graph["tensor_values"]
+        weights = [
+            spec["parameter"]["arg"]["name"] for spec in signature["input_specs"] if "parameter" in spec
+        ]
+        return {
+            "operations": dict(sorted(operations.items())),
+            "parameters": sum(math.prod(_sizes(values[name])) for name in weights),
+            "inputs": [
+                _edge(spec["user_input"]["arg"], values)
+                for spec in signature["input_specs"]
+                if "user_input" in spec
+            ],
+            "outputs": [
+                _edge(spec["user_output"]["arg"], values)
+                for spec in signature["output_specs"]
+                if "user_output" in spec
+            ],
+        }
+    except (LookupError, TypeError, AttributeError) as exc:
+        raise ArtifactError(
+            f"{path} is damaged, or written by a torch.export that lays its graph out otherwise "
+            f"({type(exc).__name__}: {exc})."
+        ) from exc
+
+
+def _edge(argument: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """An input or output of the graph; one that is no tensor has neither shape nor element type."""
+    name = argument.get("as_tensor", {}).get("name", "")
+    if name not in values:
+        return {"name": name or "?", "shape": [], "dtype": "other"}
+    value = values[name]
+    return {"name": name, "shape": _sizes(value), "dtype": _DTYPES.get(value["dtype"], "other")}
+
+
+def _sizes(value: dict[str, Any]) -> list[Any]:
+    """A tensor's shape; an open size is `batch` in front, and elsewhere what torch calls it."""
+    sizes = [size.get("as_int", size.get("as_expr", {}).get("expr_str", "?")) for size in value["sizes"]]
+    return ["batch", *sizes[1:]] if sizes and isinstance(sizes[0], str) else sizes
 
 
 def _read(path: Path, end: str) -> Any:

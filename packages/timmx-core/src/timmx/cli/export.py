@@ -53,16 +53,17 @@ def export_command(backend: ExportBackend) -> Callable[..., None]:
 
 def summary(result: ExportResult) -> str:
     """What was written and what it is worth, in a few lines."""
-    lines = [f"{result.path}  {_size(result.size_bytes)}  {result.precision}"]
+    lines = [f"{result.path}  {size_text(result.size_bytes)}  {result.precision}"]
     lines += [f"  with {_beside(result.path, path)}" for path in result.files[1:]]
-    return "\n".join([*lines, *_verdict(result.verification)])
+    return "\n".join([*lines, *verdict(result.verification)])
 
 
 def _beside(artifact: Path, further: Path) -> str:
     return further.name if further.parent == artifact.parent else str(further)
 
 
-def _verdict(report: VerificationReport) -> list[str]:
+def verdict(report: VerificationReport) -> list[str]:
+    """What was measured, in a line or more."""
     status = f"{report.status}: {report.reason}" if report.reason else f"{report.status}"
     if report.snr_db is None:
         return [status]
@@ -85,7 +86,9 @@ def _verdict(report: VerificationReport) -> list[str]:
     return lines
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
+    """A size in bytes, readable."""
+    """A size as a person reads it, such as `1.23 MB`."""
     size = float(size_bytes)
     for unit in ("B", "kB", "MB"):
         if size < 1000:

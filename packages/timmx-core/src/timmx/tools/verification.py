@@ -1,0 +1,199 @@
+"""A file's verification again, later or elsewhere: beside its PyTorch model, or beside another file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx.artifact import artifact_size
+from timmx.coercion import build
+from timmx.contract import Precision
+from timmx.errors import ArtifactError, ConfigurationError, VerificationError
+from timmx.metadata import check_metadata
+from timmx.opening import backend_for
+from timmx.options import ExportRequest
+from timmx.preprocess import ImageRecipe
+from timmx.progress import reporter
+from timmx.records import remember
+from timmx.tools.against import check_weights, request_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from timmx.contract import ExportBackend
+    from timmx.verify import Reference, VerificationReport
+
+
+@dataclass(frozen=True)
+class FileVerification:
+    """A file that was measured.
+
+    Attributes:
+        path: the file.
+        files: all that belongs to it, `path` first.
+        backend: the name of the one that opened it.
+        precision: the arithmetic inside, as its metadata has it.
+        size_bytes: of all files together.
+        against: what it was compared with, as a person names it.
+        verification: the figures.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    backend: str
+    precision: Precision
+    size_bytes: int
+    against: str
+    verification: VerificationReport
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "path": str(self.path),
+            "files": [str(path) for path in self.files],
+            "backend": self.backend,
+            "precision": str(self.precision),
+            "size_bytes": self.size_bytes,
+            "against": self.against,
+            "verification": self.verification.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class _Standard:
+    """What a file is judged by."""
+
+    name: str
+    reference: Reference
+    trained: bool
+    is_origin: bool
+    """It is the model that the file was made from: its figures are worth remembering."""
+
+
+def verify_file(
+    path: Path,
+    against: str | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    *,
+    verify_data: Path | None = None,
+    min_snr: float | None = None,
+) -> FileVerification:
+    """Run a file beside the model that it was made from, as its export did, and remember the figures.
+
+    Args:
+        path: of any installed backend's suffix.
+        against: a model as an export takes it, or another file that timmx wrote; by default what the metadata names.
+        model_options: values for `timmx.tools.against.MODEL_OPTIONS`.
+        verify_data: a folder of images; by default the samples of a `local-dir:`, else made inputs.
+        min_snr: the least ratio in dB; by default the floor of the file's precision.
+
+    Raises:
+        ArtifactError: there is no such file, it is damaged, or timmx did not write it.
+        ConfigurationError: nobody knows where the model is, or it takes other inputs than the file.
+        RuntimeUnavailable: the file cannot run here.
+        VerificationError: it does not compute what the model computes.
+    """
+    backend, metadata = _opened(path := path.expanduser())
+    precision, batch_size = _judged_as(path, metadata)
+    other = _other_file(against)
+    if other is not None:
+        if model_options:
+            flag = next(iter(model_options)).replace("_", "-")
+            raise ConfigurationError(f"--{flag} is about a model, and {other} is a file that holds its own.")
+        standard = _file_standard(other, path, metadata, verify_data)
+    else:
+        request = request_for(metadata, against, model_options)
+        standard = _model_standard(replace(request, verify_data=verify_data), metadata)
+    from timmx.verify import Status, verify
+
+    reporter().step("Verifying")
+    with backend.open(path) as runner:
+        report = verify(
+            runner,
+            standard.reference,
+            precision=precision,
+            batch_size=batch_size,
+            trained=standard.trained,
+            min_snr_db=min_snr,
+        )
+    files = tuple(backend.files(path))
+    if standard.is_origin:
+        remember(files, report.to_dict())
+    if report.status is Status.FAILED:
+        shown = "".join(f" {note}" for note in report.notes)
+        raise VerificationError(
+            f"{path} does not compute what {standard.name} computes: {report.reason}.{shown} Export it again, or name "
+            "the model that it was made from with --against; --min-snr sets another floor.",
+            report,
+        )
+    for note in report.notes:
+        reporter().warn(note)
+    return FileVerification(path, files, backend.name, precision, artifact_size(files), standard.name, report)
+
+
+def _opened(path: Path) -> tuple[ExportBackend, dict[str, Any]]:
+    if not path.exists():
+        raise ArtifactError(f"There is no file {path}.")
+    backend = backend_for(path)
+    metadata = backend.read_metadata(path)
+    check_metadata(path, metadata)
+    return backend, metadata
+
+
+def _judged_as(path: Path, metadata: Mapping[str, Any]) -> tuple[Precision, int | None]:
+    """The file's precision, and its batch where that is fixed."""
+    try:
+        ImageRecipe.of(metadata)
+        batch = metadata["batch"]
+        return Precision(metadata["precision"]), None if batch.get("dynamic") else int(batch["size"])
+    except (LookupError, TypeError, ValueError, AttributeError) as exc:
+        raise ArtifactError(
+            f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc}). Export it anew."
+        ) from exc
+
+
+def _other_file(against: str | None) -> Path | None:
+    """`--against` as a file, None where it names a model."""
+    if against is None or ":" in against:
+        return None
+    path = Path(against).expanduser()
+    return path if path.exists() else None
+
+
+def _model_standard(request: ExportRequest, metadata: Mapping[str, Any]) -> _Standard:
+    from timmx.session import ModelSession
+
+    session = ModelSession(request)  # not prepared: nothing is exported
+    weights = session.loaded.weights_sha256
+    check_weights(weights, metadata, request.source)
+    same = weights == metadata["model"]["weights_sha256"]
+    trained = session.loaded.trained or bool(
+        metadata["model"]["trained"]
+    )  # then random weights are the wrong ones
+    return _Standard(request.source, session.reference, trained, same)
+
+
+def _file_standard(
+    other: Path, path: Path, metadata: Mapping[str, Any], verify_data: Path | None
+) -> _Standard:
+    """Another file's answers to the same images, each fed as it wants them."""
+    from timmx.prepared import PreparedSession
+    from timmx.samples import ImageSamples, choose_samples
+
+    backend, theirs = _opened(other)
+    _judged_as(other, theirs)
+    recipe = ImageRecipe.of(metadata)
+    if ImageRecipe.of(theirs).config != recipe.config:
+        raise ConfigurationError(
+            f"{other} and {path} prepare images differently: size, crop, interpolation, mean or std. Two files can be "
+            "compared where these are alike; timmx inspect shows them."
+        )
+    request = build(ExportRequest, {"model": None, "verify_data": verify_data})
+    session = PreparedSession(request, other, theirs, lambda: backend.open(other))
+    samples = choose_samples(verify_data, None, recipe.config, recipe.in_graph)
+    labels, truth = session.loaded.labels, None
+    if session.reference.classes and labels and isinstance(samples, ImageSamples):
+        truth = samples.true_classes(labels)
+    reference = replace(session.reference, samples=samples, truth=truth)
+    return _Standard(str(other), reference, session.loaded.trained, False)
