@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from timmx.verify import VerificationReport
 
 
-_ONE_AT_A_TIME = threading.RLock()
+ONE_AT_A_TIME = threading.RLock()
 """torch.export traces one model at a time in a process; exports in other threads wait."""
 
 
@@ -96,7 +96,7 @@ def export(backend: ExportBackend, request: ExportRequest, options: Any) -> Expo
         TimmxError: one of its subclasses, with the mend in the message.
     """
     output = validate(backend, request, options)
-    with staging(output) as stage, _ONE_AT_A_TIME:
+    with staging(output) as stage, ONE_AT_A_TIME:
         start = time.perf_counter()
         session = _session(backend, request, options)
         result = export_session(backend, session, options, stage)

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 class Reporter:
@@ -18,6 +18,15 @@ class Reporter:
 
     def advance(self, text: str, share: float) -> None:
         """How far the stage has come, 0 to 1, and what it is at."""
+
+    def rows(self, names: Sequence[str]) -> None:
+        """Several things will be done, each with a row of its own."""
+
+    def row(self, name: str) -> None:
+        """One of them has begun: the next steps are its."""
+
+    def row_done(self, text: str, *, failed: bool = False) -> None:
+        """It has ended, with this result."""
 
     def detail(self, text: str) -> None:
         """A fact for `--verbose`."""

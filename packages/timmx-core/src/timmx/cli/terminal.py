@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING
 from timmx.progress import Reporter, reporting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 
 class TerminalReporter(Reporter):
@@ -25,6 +25,9 @@ class TerminalReporter(Reporter):
         self._said: set[str] = set()
         self._stage = ""
         self._progress: Progress | None = None
+        self._rows: dict[str, TaskID] = {}
+        self._waiting: list[str] = []
+        self._row = ""
         if stream.isatty() and not verbose:
             from rich.console import Console
             from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -39,7 +42,10 @@ class TerminalReporter(Reporter):
             self._progress.start()
 
     def step(self, text: str) -> None:
-        if self._progress is not None:
+        if self._progress is not None and self._row:
+            self._stage = f"{self._row}: {text}"
+            self._progress.update(self._rows[self._row], description=self._stage)
+        elif self._progress is not None:
             for task in self._progress.tasks:
                 if not task.finished:
                     self._progress.update(task.id, total=1, completed=1)
@@ -50,15 +56,40 @@ class TerminalReporter(Reporter):
 
     def advance(self, text: str, share: float) -> None:
         if self._progress is not None and self._progress.tasks:
-            self._progress.update(
-                self._progress.tasks[-1].id, description=f"{self._stage}: {text} {share:.0%}"
-            )
+            last = self._rows.get(self._row, self._progress.tasks[-1].id)
+            self._progress.update(last, description=f"{self._stage}: {text} {share:.0%}")
+
+    def rows(self, names: Sequence[str]) -> None:
+        self._waiting = list(names)
+
+    def row(self, name: str) -> None:
+        self._row = name
+        if self._progress is not None:
+            if not self._rows:  # below the rows of the steps that all share
+                for task in self._progress.tasks:
+                    self._progress.update(task.id, total=1, completed=1)
+                for waiting in self._waiting:
+                    self._rows[waiting] = self._progress.add_task(
+                        f"{waiting}: waiting", total=None, start=False
+                    )
+            self._progress.start_task(self._rows[name])
+        elif self._verbose:
+            print(f"[{name}]", file=self._stream, flush=True)
+
+    def row_done(self, text: str, *, failed: bool = False) -> None:
+        name, self._row = self._row, ""
+        if self._progress is not None:
+            shown = f"[red]{name}: {text}[/red]" if failed else f"{name}: {text}"
+            self._progress.update(self._rows[name], description=shown, total=1, completed=1)
+        elif self._verbose:
+            print(f"[{name}: {text}]", file=self._stream, flush=True)
 
     def detail(self, text: str) -> None:
         if self._verbose:
             print(f"  {text}", file=self._stream, flush=True)
 
     def warn(self, text: str) -> None:
+        text = f"{self._row}: {text}" if self._row else text
         if text in self._said:  # what is checked before and after torch is imported is said once
             return
         self._said.add(text)

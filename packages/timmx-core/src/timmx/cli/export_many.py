@@ -1,0 +1,184 @@
+"""`timmx export MODEL --to FORMAT ...`: several formats from one load, from words or from a recipe."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from timmx.cli.export import DebugOption, VerboseOption
+from timmx.coercion import option_types
+from timmx.options import ExportRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from timmx.tools.multi_export import ManyResult
+
+_TARGETS = "Targets"
+_OWN: dict[str, Any] = {
+    "to": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--to",
+            metavar="FORMAT[:KEY=VALUE,...]",
+            help="A format, and options of its own: those that timmx FORMAT --help shows, of the shared ones "
+            "batch-size, dynamic-batch, min-snr and output, the file's name. KEY alone switches on; a value may hold "
+            "commas (batch-sizes=1,2,4). Repeatable.",
+            rich_help_panel=_TARGETS,
+        ),
+    ],
+    "output": Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The folder to write into; files in it are replaced after success. By default the current one, "
+            "where nothing is overwritten.",
+            rich_help_panel=_TARGETS,
+        ),
+    ],
+    "recipe": Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe",
+            metavar="FILE.toml",
+            help="Model, options and targets from a file; what is given beside it counts more.",
+            rich_help_panel=_TARGETS,
+        ),
+    ],
+    "recipe_schema": Annotated[
+        bool,
+        typer.Option(
+            "--recipe-schema",
+            help="Print the JSON schema of a recipe for the formats that are installed, and exit.",
+            rich_help_panel=_TARGETS,
+        ),
+    ],
+}
+
+
+def export_many_command() -> Callable[..., None]:
+    """The command, with every option that exports share."""
+    shared = option_types(ExportRequest)
+
+    def export(
+        recipe_schema: bool = False,
+        recipe: Path | None = None,
+        verbose: bool = False,
+        debug: bool = False,
+        **values: Any,
+    ) -> None:
+        from timmx.cli.terminal import working
+        from timmx.report.environment import this_command
+
+        if recipe_schema:
+            _print_schema()
+            return
+        as_json = bool(values.pop("json"))
+        given = {name: value for name, value in values.items() if value not in (None, [])}
+        with working(verbose or debug):
+            result = _run(given, recipe, this_command())
+        if as_json:
+            print(json.dumps(result.to_dict(), indent=2))
+        else:
+            _print(result)
+        for failure in result.failures:
+            print(f"error: {failure.name} ({failure.backend}): {failure.message}", file=sys.stderr)
+        if result.failures:
+            raise typer.Exit(result.exit_code)
+
+    model = Annotated[(str | None, *get_args(shared["model"])[1:])]
+    kinds = {"model": model, **_OWN}
+    # None stands for "not given": what a recipe says then counts, a default of ours does not.
+    kinds |= {name: _or_none(kind) for name, kind in shared.items() if name not in ("model", "output")}
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if name == "model" else inspect.Parameter.KEYWORD_ONLY,
+            default=False if name in ("json", "recipe_schema") else None,
+            annotation=kind,
+        )
+        for name, kind in kinds.items()
+    ]
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in (("verbose", VerboseOption), ("debug", DebugOption))
+    ]
+    export.__doc__ = (
+        "Export a model to several formats at once: it is loaded, prepared and traced once for all."
+    )
+    export.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    export.__annotations__ = {item.name: item.annotation for item in parameters}
+    return export
+
+
+def _run(given: dict[str, Any], recipe: Path | None, command: str) -> ManyResult:
+    from timmx.tools.multi_export import export_many
+
+    to: list[Any] = given.pop("to", [])
+    if recipe is not None:
+        from timmx.tools.recipe_file import read_recipe
+
+        stated = read_recipe(recipe)
+        to = to or list(stated.targets)
+        given = {**stated.options, "model": stated.model, "output": stated.output, **given}
+    model, output = given.pop("model", None), given.pop("output", None)
+    return export_many(model, to, output, command=command, **given)
+
+
+def _print_schema() -> None:
+    from timmx.registry import load_entry, usable
+    from timmx.tools.recipe_file import recipe_schema
+
+    print(json.dumps(recipe_schema([load_entry(entry) for entry in usable()]), indent=2))
+
+
+def _or_none(annotated: Any) -> Any:
+    first, *extras = get_args(annotated)
+    return Annotated[(first | None, *extras)]
+
+
+def _print(result: ManyResult) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from timmx.cli.export import size_text
+
+    table = Table(box=None, pad_edge=False)
+    for title, side in (("file", "left"), ("size", "right"), ("precision", "left"), ("verdict", "left")):
+        table.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for title in ("SNR", "top-1 agrees", "time"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for item in result.results:
+        report = item.verification
+        table.add_row(
+            item.path.name,
+            size_text(item.size_bytes),
+            str(item.precision),
+            str(report.status),
+            "-" if report.snr_db is None else f"{report.snr_db:.1f} dB",
+            "-" if report.top1_agreement is None else f"{100 * report.top1_agreement:.1f} %",
+            f"{item.seconds['total']:.1f} s",
+        )
+    for failure in result.failures:
+        table.add_row(failure.name, "-", "-", "failed", "-", "-", "-")
+    Console(highlight=False, markup=False).print(table)
+    if not result.results:
+        return
+    origin = result.results[0].verification.origin
+    shared = result.seconds["total"] - sum(item.seconds["total"] for item in result.results)
+    reasons = {item.verification.reason for item in result.results if item.verification.reason}
+    if origin:
+        print(f"Verified on {origin}." if not reasons else f"Run on {origin}: {'; '.join(sorted(reasons))}.")
+    elif reasons:
+        print(f"Not verified: {'; '.join(sorted(reasons))}.")
+    print(f"{result.seconds['total']:.1f} s in all, {shared:.1f} s of them for what all share.")
+    print(
+        f"{result.manifest} keeps these figures; timmx compare {result.folder} sets the files side by side."
+    )
