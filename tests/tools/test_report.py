@@ -317,6 +317,18 @@ def test_a_matrix_of_a_thousand_classes_is_drawn(show):
     assert matrix.locator("tbody tr").first.inner_text().split("\t") == ["class 1", "class 7", "3", "7.0 %"]
 
 
+def test_a_table_with_very_many_rows_says_that_it_is_cut(show):
+    rows = [{"image": f"{number}.png"} for number in range(50_000)]
+    page = show(
+        Report("Many images", "", [Table("Images", [Column("image", "image")], rows, "All wrong.")], {}, [])
+    )
+    assert page.locator("tbody tr").count() == 5000
+    assert page.get_by_text("All wrong. The first 5,000 of 50,000 rows.").is_visible()
+    for _ in range(2):
+        page.get_by_role("columnheader", name="image").get_by_role("button").click()
+    assert page.locator("tbody tr").first.inner_text() == "4999.png"
+
+
 def test_a_command_is_copied(show):
     page = show(ORDINARY, permissions=["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="copy").click()

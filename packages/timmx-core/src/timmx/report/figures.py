@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 LARGEST_MARK = 44
 """Diameter in pixels of the mark whose area stands for the largest size."""
 
+MOST_ROWS = 5000
+"""So many rows has a table; ten times as many took Chromium more than half a minute to sort."""
+
 MOST_CONFUSIONS = 1000
 """So many rows has the table below a confusion matrix, the most frequent ones."""
 
@@ -85,7 +88,9 @@ def _colours(found: Iterable[Section]) -> dict[str, int]:
 
 
 def _table(table: Table) -> Shown:
-    return Shown(table.title, table.note, *_grid(table.columns, table.rows))
+    rows = table.rows[:MOST_ROWS]
+    left_out = f"The first {MOST_ROWS:,} of {len(table.rows):,} rows." if len(rows) < len(table.rows) else ""
+    return Shown(table.title, _joined(table.note, left_out), *_grid(table.columns, rows))
 
 
 def _grid(
