@@ -101,6 +101,7 @@ def _bars(classes: Sequence[ClassFigures]) -> Bars:
         {item.name: item.accuracy for item in shown},
         {item.name: item.interval for item in shown},
         f"{note}Whiskers are 95 % intervals.",
+        kind="percent",
     )
 
 
