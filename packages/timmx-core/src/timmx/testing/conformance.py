@@ -6,9 +6,10 @@ from timmx.testing.device import DeviceChecks
 from timmx.testing.exports import ExportChecks
 from timmx.testing.parity import ParityChecks
 from timmx.testing.static import StaticChecks
+from timmx.testing.tools import ToolChecks
 
 
-class BackendConformance(StaticChecks, ExportChecks, ParityChecks, DeviceChecks):
+class BackendConformance(StaticChecks, ExportChecks, ParityChecks, ToolChecks, DeviceChecks):
     """Every check that a backend of contract 1 has to pass. Subclass it and set `backend`.
 
     A check that a format cannot pass is not deleted: declare the capability as missing, with the reason. A

@@ -1,0 +1,94 @@
+"""Checks that the core's own commands work on what was written: what a user of the format is given for nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from timmx.cli.main import app
+from timmx.errors import RuntimeUnavailable
+from timmx.samples import MadeSamples
+from timmx.testing.base import ConformanceBase, export_check
+from timmx.testing.models import awakened_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from timmx.contract import ExportBackend
+    from timmx.pipeline import ExportResult
+
+    Export = Callable[..., ExportResult]
+
+LABELS = ("first", "second", "third")
+
+
+class ToolChecks(ConformanceBase):
+    """`timmx inspect`, `predict`, `eval` and `bench` on an artifact of three classes."""
+
+    @export_check
+    def test_tools_take_the_artifact(self, export: Export, subject: ExportBackend, tmp_path: Path) -> None:
+        result = export(awakened_model("test_resnet", num_classes=3), labels=LABELS, verify=False)
+        told = _json("inspect", result.path)
+        assert told["model"]["architecture"] == "test_resnet"
+        try:
+            subject.open(result.path).close()
+        except RuntimeUnavailable as exc:
+            pytest.skip(f"the artifact cannot be run here: {exc}")
+        images = _images(result, tmp_path / "images")
+        read = self._predictions(subject, result, images)
+        found = _json("predict", result.path, tmp_path / "images")
+        first = {item["path"]: item["predictions"][0] for item in found["images"]}
+        assert {path: LABELS.index(entry["label"]) for path, entry in first.items()} == read
+        right = sum(LABELS[number] in path for path, number in read.items())
+        judged = _json("eval", result.path, "--data", tmp_path / "images")
+        assert (judged["count"], round(judged["top1"] * len(read))) == (len(read), right)
+        (case,) = _json("bench", result.path, "--seconds", "0.2")["cases"]
+        assert case["error"] is None or not case["error"]
+        assert case["p50_ms"] > 0
+
+    def _predictions(
+        self, subject: ExportBackend, result: ExportResult, images: dict[str, Any]
+    ) -> dict[str, int]:
+        """The class of each image, by the artifact's own runner and timm's own preprocessing."""
+        from timmx.edges import feed, fetch
+        from timmx.images import ImageReader
+        from timmx.preprocess import ImageRecipe
+
+        recipe = ImageRecipe.of(result.metadata)
+        reader = ImageReader(recipe.config, recipe.in_graph)
+        read = {}
+        with subject.open(result.path) as runner:
+            (entry,), output = runner.inputs, runner.outputs[0]
+            for path in images.values():
+                found = runner.run({entry.name: feed(entry, reader.read(path)[None])})
+                read[str(path)] = int(np.argmax(fetch(output, found[output.name])))
+        return read
+
+
+def _images(result: ExportResult, folder: Path) -> dict[str, Path]:
+    """Two pictures in the folder of each class."""
+    from PIL import Image
+
+    from timmx.preprocess import ImageRecipe
+
+    config = ImageRecipe.of(result.metadata).config
+    pixels = MadeSamples(config, True, 2 * len(LABELS)).take(range(2 * len(LABELS)))
+    paths = {}
+    for number, picture in enumerate(pixels):
+        path = folder / LABELS[number % len(LABELS)] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.rint(255 * picture.transpose(1, 2, 0)).astype(np.uint8)).save(path)
+        paths[path.name] = path
+    return paths
+
+
+def _json(*arguments: object) -> dict[str, Any]:
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    assert done.exit_code == 0, f"timmx {' '.join(map(str, arguments))}: {done.output}"
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
