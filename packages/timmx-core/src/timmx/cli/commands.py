@@ -12,6 +12,7 @@ import typer
 from timmx.cli.bench import bench
 from timmx.cli.evaluate import evaluate
 from timmx.cli.export import DebugOption, VerboseOption
+from timmx.cli.export_many import export_many_command
 from timmx.cli.inspect import inspect
 from timmx.cli.model_options import with_model_options
 from timmx.cli.predict import predict
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     """Give the commands to the application, in the order of its help."""
     app.command("list")(list_models)
     app.command("info")(info)
+    app.command("export")(export_many_command())
     app.command("inspect")(inspect)
     app.command("verify")(with_model_options(verify))
     app.command("predict")(predict)
