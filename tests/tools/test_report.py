@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,10 +17,10 @@ from timmx.report.render import check_report_path, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from playwright.sync_api import Browser, BrowserContext, Page
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 EVIL = "<script>throw new Error('run')</script> <b>\"bold\"</b> &amp; ü→漢字 'q' ${x} {{ 7 * 7 }}"
 LONG = "efficientnet" * 40 + ".onnx"
@@ -375,6 +376,14 @@ def test_a_report_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
             check_report_path(path)
         with pytest.raises(ConfigurationError, match=re.escape(said)):
             write(ORDINARY, path)
+
+
+def test_the_documented_example_writes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (ROOT / "docs" / "reports.md").read_text("utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert "95 kB" in (tmp_path / "files.html").read_text("utf-8")
 
 
 def test_a_full_disk_leaves_the_old_report(tmp_path: Path):
