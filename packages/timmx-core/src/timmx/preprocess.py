@@ -90,14 +90,22 @@ class ImageRecipe:
         return _MODES[str(self.color_order)]
 
     def check(self) -> None:
-        """Refuse an artifact that takes no images.
+        """Refuse an artifact that takes no images, and a recipe that nobody here can follow.
 
         Raises:
             ArtifactError: its channels are no colours.
+            ConfigurationError: its interpolation is unknown.
         """
+        from PIL import Image
+
         if self.color_order not in _MODES:
             raise ArtifactError(
                 f"This file takes {self.config.input_size[0]} channels, which are no image: feed it with timmx.open."
+            )
+        if self.config.interpolation.upper() not in Image.Resampling.__members__:
+            known = ", ".join(item.name.lower() for item in Image.Resampling)
+            raise ConfigurationError(
+                f"The interpolation {self.config.interpolation!r} is unknown; there are {known}."
             )
 
     def _cut(self, image: Image.Image) -> Image.Image:
@@ -107,7 +115,8 @@ class ImageRecipe:
         if self.config.crop_mode == "squash":
             return _center_crop(self._resize(image, scaled), size, 0)
         if self.config.crop_mode == "border":
-            fill = tuple(round(255 * value) for value in self.config.mean)
+            mean = self.config.mean[::-1] if self.color_order == "BGR" else self.config.mean
+            fill = tuple(round(255 * value) for value in mean)
             return _center_crop(self._resize(image, _keeping_ratio(image, scaled, max)), size, fill)
         target = (
             _shortest_edge(image, scaled[0]) if scaled[0] == scaled[1] else _keeping_ratio(image, scaled, min)
@@ -117,13 +126,7 @@ class ImageRecipe:
     def _resize(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
         from PIL import Image
 
-        try:
-            resample = Image.Resampling[self.config.interpolation.upper()]
-        except KeyError as exc:
-            known = ", ".join(item.name.lower() for item in Image.Resampling)
-            raise ConfigurationError(
-                f"The interpolation {self.config.interpolation!r} is unknown; there are {known}."
-            ) from exc
+        resample = Image.Resampling[self.config.interpolation.upper()]
         wanted = size[1], size[0]
         return image if image.size == wanted else image.resize(wanted, resample)
 
@@ -149,7 +152,7 @@ def _center_crop(image: Image.Image, size: tuple[int, int], fill: int | tuple[in
 
     height, width = size
     left, top = _offset(image.width, width), _offset(image.height, height)
-    if left >= 0 and top >= 0:
+    if image.width >= width and image.height >= height:
         return image.crop((left, top, left + width, top + height))
     single = not isinstance(fill, tuple) or len(fill) == 1
     canvas = Image.new(image.mode, (width, height), fill[0] if isinstance(fill, tuple) and single else fill)

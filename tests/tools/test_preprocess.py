@@ -1,0 +1,210 @@
+"""The way from an image to a file's input, without torch, is timm's own evaluation transform to the last digit."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import timm.data
+from PIL import Image
+from skimage import data
+from sklearn.datasets import load_sample_image
+from timmx.contract import Quantization, TensorSpec
+from timmx.edges import feed
+from timmx.errors import ArtifactError, ConfigurationError
+from timmx.model.data_config import DataConfig
+from timmx.preprocess import ImageRecipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def config(
+    size: tuple[int, int] = (64, 64),
+    channels: int = 3,
+    interpolation: str = "bicubic",
+    crop_pct: float = 0.875,
+    crop_mode: str = "center",
+) -> DataConfig:
+    return DataConfig((channels, *size), MEAN[:channels], STD[:channels], interpolation, crop_pct, crop_mode)
+
+
+def timms(recipe: ImageRecipe, image: Image.Image) -> np.ndarray:
+    """What timm makes of an image; its colours are red, green, blue, so a BGR recipe is turned round."""
+    order = slice(None, None, -1 if recipe.color_order == "BGR" else 1)
+    transform = timm.data.create_transform(
+        input_size=recipe.config.input_size,
+        interpolation=recipe.config.interpolation,
+        mean=recipe.config.mean[order],
+        std=recipe.config.std[order],
+        crop_pct=recipe.config.crop_pct,
+        crop_mode=recipe.config.crop_mode,
+        normalize=not recipe.in_graph,
+    )
+    pixels = transform(image.convert("L" if recipe.color_order == "L" else "RGB"))
+    found = pixels.numpy()[order]
+    return found / np.float32(255) if recipe.in_graph else found
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[Image.Image]:
+    """Portrait, landscape, square, long and tiny ones."""
+    flower = Image.fromarray(load_sample_image("flower.jpg")).resize((320, 214))
+    cat = Image.fromarray(data.chelsea()).resize((226, 150))
+    return [
+        cat,
+        cat.transpose(Image.Transpose.ROTATE_90),
+        Image.fromarray(data.astronaut()).resize((101, 101)),
+        flower.crop((0, 80, 320, 97)),
+        flower.crop((0, 0, 3, 2)),
+        flower.crop((7, 9, 8, 10)),
+        flower.crop((0, 0, 64, 64)),
+        flower.crop((0, 0, 73, 74)),
+    ]
+
+
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_is_timms_transform(photographs: list[Image.Image], interpolation: str, crop_mode: str) -> None:
+    sizes = ((64, 64), (48, 80), (81, 47), (14, 14))
+    for size, crop_pct, number in product(sizes, (1.0, 0.875, 0.9, 0.5, 1.1), range(len(photographs))):
+        recipe = ImageRecipe(config(size, 3, interpolation, crop_pct, crop_mode), False, "RGB")
+        found, expected = recipe.apply(photographs[number]), timms(recipe, photographs[number])
+        assert found.dtype == np.float32
+        assert found.flags.c_contiguous
+        np.testing.assert_allclose(
+            found, expected, rtol=0, atol=1e-6, err_msg=f"{size} {crop_pct} {photographs[number].size}"
+        )
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+@pytest.mark.parametrize("color_order", ["RGB", "BGR", "L"])
+def test_colours_and_normalisation(
+    photographs: list[Image.Image], color_order: str, crop_mode: str, in_graph: bool
+) -> None:
+    channels = 1 if color_order == "L" else 3
+    for size, crop_pct in product(((56, 56), (40, 60)), (0.875, 1.1)):
+        recipe = ImageRecipe(
+            config(size, channels, crop_pct=crop_pct, crop_mode=crop_mode), in_graph, color_order
+        )
+        for photograph in photographs:
+            found, expected = recipe.apply(photograph), timms(recipe, photograph)
+            assert found.shape == (channels, *size)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """One photograph in the modes and formats that cameras, scanners and the web leave behind."""
+    folder = tmp_path_factory.mktemp("sources")
+    photograph = Image.fromarray(data.astronaut()).resize((150, 110))
+    grey = photograph.convert("L")
+    clear = photograph.copy()
+    clear.putalpha(grey)
+    palette = photograph.quantize(64)
+    deep = np.asarray(grey).astype(np.uint16) * 257
+    written = {
+        "plain.png": photograph,
+        "plain.jpg": photograph,
+        "plain.webp": photograph,
+        "plain.bmp": photograph,
+        "grey.jpg": grey,
+        "clear.png": clear,
+        "clear.webp": clear,
+        "grey_clear.png": clear.convert("LA"),
+        "palette.png": palette,
+        "palette.gif": palette,
+        "bits.png": photograph.convert("1"),
+        "ink.jpg": photograph.convert("CMYK"),
+        "ink.tif": photograph.convert("CMYK"),
+        "luma.jpg": photograph.convert("YCbCr"),
+        "deep.png": Image.fromarray(deep),
+        "deep.tif": Image.fromarray(deep),
+        "wide.tif": Image.fromarray(deep.astype(np.int32)),
+        "real.tif": Image.fromarray(np.asarray(grey, np.float32)),
+    }
+    for name, image in written.items():
+        image.save(folder / name)
+    palette.save(folder / "palette_clear.png", transparency=3)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned by 90 degrees, which timm does not do either
+    photograph.save(folder / "turned.jpg", exif=turned)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("color_order", ["RGB", "BGR", "L"])
+def test_every_kind_of_file(sources: list[Path], color_order: str) -> None:
+    assert len(sources) == 20
+    for path, in_graph in product(sources, (False, True)):
+        recipe = ImageRecipe(config(channels=1 if color_order == "L" else 3), in_graph, color_order)
+        with Image.open(path) as image:
+            expected = timms(recipe, image)
+        np.testing.assert_allclose(recipe.read(path), expected, rtol=0, atol=1e-6, err_msg=path.name)
+
+
+def test_the_recipe_comes_from_the_metadata(photographs: list[Image.Image]) -> None:
+    entry = {
+        "size": [3, 60, 44],
+        "mean": list(MEAN),
+        "std": list(STD),
+        "interpolation": "lanczos",
+        "crop_pct": 0.95,
+        "crop_mode": "border",
+        "normalization": "caller",
+        "color_order": "RGB",
+    }
+    recipe = ImageRecipe.of({"input": entry})
+    np.testing.assert_allclose(recipe.apply(photographs[0]), timms(recipe, photographs[0]), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="3 channels"):
+        ImageRecipe.of({"input": entry | {"mean": [0.5]}})
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+def test_bytes_of_pixels_are_those_that_timm_cuts_out(
+    photographs: list[Image.Image], crop_mode: str, layout: str
+) -> None:
+    recipe = ImageRecipe(config((48, 64), crop_mode=crop_mode), True, "RGB")
+    shape = (1, 3, 48, 64) if layout == "NCHW" else (1, 48, 64, 3)
+    spec = TensorSpec("input", shape, "uint8", layout)
+    for photograph in photographs:
+        fed = feed(spec, recipe.apply(photograph)[None])
+        pixels = np.rint(255 * timms(recipe, photograph)).astype(np.uint8)[None]
+        assert (fed.dtype, fed.shape) == (np.uint8, shape)
+        assert fed.flags.c_contiguous
+        np.testing.assert_array_equal(fed, pixels if layout == "NCHW" else pixels.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(("dtype", "zero_point"), [("int8", -14), ("uint8", 114), ("int16", 0)])
+def test_whole_numbers_stand_for_timms_values(
+    photographs: list[Image.Image], dtype: str, zero_point: int
+) -> None:
+    recipe = ImageRecipe(config(), False, "RGB")
+    scale = 0.01875 if dtype != "int16" else 0.0001
+    spec = TensorSpec("input", (1, 64, 64, 3), dtype, "NHWC", Quantization(scale, zero_point))
+    for photograph in photographs:
+        fed = feed(spec, recipe.apply(photograph)[None])
+        assert (fed.dtype, fed.shape) == (np.dtype(dtype), (1, 64, 64, 3))
+        real = scale * (fed[0].astype(np.float64) - zero_point)
+        expected = timms(recipe, photograph).transpose(1, 2, 0)
+        limits = np.iinfo(dtype)
+        held = np.clip(expected, scale * (limits.min - zero_point), scale * (limits.max - zero_point))
+        assert np.abs(real - held).max() <= scale * 0.501
+
+
+def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
+    eight = DataConfig((8, 64, 64), (0.5,) * 8, (0.5,) * 8, "bicubic", 1.0, "center")
+    with pytest.raises(ArtifactError, match="8 channels, which are no image"):
+        ImageRecipe(eight, False, None).check()
+    with pytest.raises(ConfigurationError, match="'cubic' is unknown"):
+        ImageRecipe(config(interpolation="cubic"), False, "RGB").check()
+    (tmp_path / "note.png").write_text("not a picture")
+    with pytest.raises(ConfigurationError, match="cannot be read as an image"):
+        ImageRecipe(config(), False, "RGB").read(tmp_path / "note.png")
