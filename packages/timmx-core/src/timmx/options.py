@@ -351,3 +351,7 @@ class ExportRequest:
             except (ValueError, SyntaxError):
                 parsed[key] = text
         return parsed
+
+
+MODEL_OPTIONS = ("pretrained", "checkpoint", "use_ema", "num_classes", "in_chans", "model_kwargs", "seed")
+"""Those of an export that say which weights and which shape a model has; they go with `--against MODEL` too."""

@@ -6,8 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from timmx.coercion import defaults, option_types
-from timmx.options import ExportRequest
-from timmx.tools.against import MODEL_OPTIONS
+from timmx.options import MODEL_OPTIONS, ExportRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

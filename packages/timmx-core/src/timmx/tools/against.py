@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from timmx.session import ModelSession
     from timmx.tools.subject import Subject
 
-MODEL_OPTIONS = ("pretrained", "checkpoint", "use_ema", "num_classes", "in_chans", "model_kwargs", "seed")
-"""The options of every export that say which weights and which shape a model has; they go with `--against`."""
-
 
 def request_for(
     metadata: Mapping[str, Any], model: Any = None, options: Mapping[str, Any] | None = None
@@ -31,7 +28,7 @@ def request_for(
     Args:
         metadata: of the file, checked.
         model: a timm name, hf-hub:, local-dir: or a module; None for what the metadata names.
-        options: values for `MODEL_OPTIONS`; they need `model`.
+        options: values for `timmx.options.MODEL_OPTIONS`; they need `model`.
 
     Raises:
         ConfigurationError: the metadata does not tell where the model is, or the options make no sense.

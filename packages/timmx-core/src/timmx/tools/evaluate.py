@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from timmx.tools.stream import Answer
 
 _SHOWN_EVERY_S = 0.1
+_BAR = 16
+"""Letters of the progress bar."""
 
 
 def evaluate(
@@ -53,7 +55,7 @@ def evaluate(
         limit: as many images at most, evenly taken from the classes.
         resume: a journal: each answer is written there, and a run that was cut off goes on from it.
         against: the PyTorch model to compare with, as an export takes it, or another artifact.
-        model_options: which weights and shape the model has; see `timmx.tools.against.MODEL_OPTIONS`.
+        model_options: which weights and shape the model has; see `timmx.options.MODEL_OPTIONS`.
 
     Raises:
         ConfigurationError: the data does not fit, or none of the images can be read.
@@ -133,10 +135,9 @@ def read_all(
             if now - shown > _SHOWN_EVERY_S:
                 shown = now
                 done = len(readings) - len(known)
-                ahead = (now - start) * (len(left) - done) / done
-                say.advance(
-                    f"{len(readings):,} of {total:,} images, {_clock(ahead)} left", len(readings) / total
-                )
+                ahead = _clock((now - start) * (len(left) - done) / done)
+                say.advance(_bar(len(readings), total, f", {ahead} left"), len(readings) / total)
+        say.advance(_bar(total, total), 1.0)
     except (KeyboardInterrupt, SystemExit):
         if journal:
             say.warn(f"{len(readings):,} of {total:,} answers are kept: the same command goes on from there.")
@@ -207,6 +208,12 @@ def _identity(reader: Subject) -> dict[str, Any]:
         assert isinstance(reader.runner, TorchRunner)
         found = reader.runner.weights_sha256
     return {"name": reader.name, "sha256": found, "recipe": reader.metadata["input"]}
+
+
+def _bar(done: int, total: int, more: str = "") -> str:
+    """How far it is, for a terminal."""
+    full = _BAR * done // total
+    return f"{'━' * full}{'┄' * (_BAR - full)} {done:,} of {total:,} images{more}"
 
 
 def _clock(seconds: float) -> str:
