@@ -1,0 +1,229 @@
+"""Images of known classes: folders and CSVs that fit an artifact, and the one clear error for those that do not."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from timmx.errors import ConfigurationError
+from timmx.progress import Reporter, reporting
+from timmx.tools.dataset import read_dataset
+
+SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
+DIGITS = tuple("0123456789")
+
+
+class Heard(Reporter):
+    """Keeps warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def heard():
+    found = Heard()
+    with reporting(found):
+        yield found.warnings
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Makes class folders, each with as many images as asked."""
+
+    def make(**counts):
+        for name, count in counts.items():
+            (tmp_path / "data" / name).mkdir(parents=True)
+            for number in range(count):
+                shutil.copy(next(SAMPLES.glob("3/*.png")), tmp_path / "data" / name / f"{number}.png")
+        return tmp_path / "data"
+
+    return make
+
+
+def table(tmp_path, *lines):
+    file = tmp_path / "images.csv"
+    file.write_text("\n".join(lines), "utf-8")
+    return file
+
+
+def refusal(*arguments, **options):
+    with pytest.raises(ConfigurationError) as caught:
+        read_dataset(*arguments, **options)
+    return str(caught.value)
+
+
+def test_folders_are_matched_with_labels_by_name():
+    found = read_dataset(SAMPLES, "f.onnx", DIGITS, 10)
+    assert len(found.images) == found.total == 500
+    assert all(image.path.parent.name == DIGITS[image.truth] for image in found.images)
+    assert found.images[0].name == "0/0010.png"
+
+
+def test_labels_in_another_order_give_other_numbers():
+    found = read_dataset(SAMPLES, "f.onnx", DIGITS[::-1], 10)
+    assert {image.truth for image in found.images if image.name.startswith("0/")} == {9}
+
+
+def test_images_lie_at_any_depth_and_hidden_folders_do_not_count(folder, tmp_path):
+    data = folder(cat=1, dog=1)
+    shutil.copytree(data / "cat", data / "cat" / "deeper" / "still")
+    shutil.copytree(data / "cat", data / ".cache")
+    found = read_dataset(data, "f.onnx", ("cat", "dog"), 2)
+    assert Counter(image.truth for image in found.images) == {0: 2, 1: 1}
+
+
+def test_a_mismatch_shows_both_sides_and_the_mend(folder):
+    said = refusal(folder(cat=1, dog=1, cow=1), "f.onnx", ("dog", "tabby", "horse"), 3)
+    assert "3 folder names, of which 2 are no class of f.onnx: cat, cow." in said
+    assert "Its 3 classes are dog, tabby, horse." in said
+    assert "--class-map" in said
+
+
+def test_a_mismatch_of_many_shows_the_first_and_how_many_more(folder):
+    said = refusal(folder(**{f"n{number}": 1 for number in range(12)}), "f.onnx", DIGITS, 10)
+    assert "n0, n1, n2, n3, n4 and 7 more" in said
+    assert "0, 1, 2, 3, 4 and 5 more" in said
+
+
+def test_a_class_map_joins_other_names_with_the_classes(folder, tmp_path):
+    (tmp_path / "map.txt").write_text("katze\nhund\n", "utf-8")
+    found = read_dataset(folder(hund=2, katze=1), "f.onnx", ("cat", "dog"), 2, tmp_path / "map.txt")
+    assert Counter(image.truth for image in found.images) == {1: 2, 0: 1}
+    assert found.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("cat\n", "has 1 names (cat), and the file has 2 classes"),
+        ("cat\ncat\n", "more than once: cat"),
+        ("cat\ncow\n", "of which 1 are no class of f.onnx: dog. The 2 names of --class-map"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_class_map_that_does_not_fit_is_refused(folder, tmp_path, content, said):
+    if content:
+        (tmp_path / "map.txt").write_text(content, "utf-8")
+    assert said in refusal(folder(cat=1, dog=1), "f.onnx", None, 2, tmp_path / "map.txt")
+
+
+def test_without_labels_the_folders_are_the_classes_and_a_warning_says_so(folder, heard):
+    found = read_dataset(folder(cat=1, ape=1, bee=0), "f.onnx", None, 3)
+    assert found.classes == ("ape", "bee", "cat")
+    assert [image.truth for image in found.images] == [0, 2]
+    assert "taken for them in sorted order." in heard[0]
+
+
+def test_without_labels_numbers_in_names_count_by_value_as_in_timm(folder, heard):
+    from timm.data.readers.reader_image_folder import find_images_and_targets
+
+    data = folder(n2=1, n10=1, N3=1)
+    found = read_dataset(data, "f.onnx", None, 3)
+    _, by_name = find_images_and_targets(str(data))
+    assert {name: number for number, name in enumerate(found.classes)} == by_name
+    assert "as timm has it and torchvision has not" in heard[0]
+
+
+def test_without_labels_another_number_of_folders_is_refused(folder):
+    said = refusal(folder(cat=1, dog=1), "f.onnx", None, 3)
+    assert "does not name its 3 classes" in said
+    assert "2 folders (cat, dog)" in said
+    assert "--class-map" in said
+
+
+@pytest.mark.parametrize(
+    ("arrange", "said"),
+    [
+        (lambda data: None, "neither folders nor images"),
+        (lambda data: (data / "cat").mkdir(), "no images in folders of it"),
+        (
+            lambda data: shutil.copy(next(SAMPLES.glob("3/*.png")), data),
+            "1 images, but no folders with images",
+        ),
+    ],
+)
+def test_a_folder_without_class_folders_is_refused(tmp_path, arrange, said):
+    arrange(tmp_path)
+    assert said in refusal(tmp_path, "f.onnx", DIGITS, 10)
+
+
+def test_images_beside_the_class_folders_are_told(folder, heard):
+    data = folder(cat=1, dog=1)
+    shutil.copy(data / "cat" / "0.png", data)
+    assert len(read_dataset(data, "f.onnx", ("cat", "dog"), 2).images) == 2
+    assert "1 images directly in" in heard[0]
+
+
+@pytest.mark.parametrize("header", ["path,label", "Label , PATH,split", None])
+def test_a_csv_with_and_without_header(tmp_path, folder, header):
+    folder(cat=1, dog=2)
+    rows = [("data/cat/0.png", "cat"), ("data/dog/0.png", "dog"), ("data/dog/1.png", "1")]
+    lines = [
+        f"{label},{path},x" if header and "split" in header else f"{path},{label}" for path, label in rows
+    ]
+    found = read_dataset(
+        table(tmp_path, *([header] if header else []), *lines, ""), "f.onnx", ("cat", "dog"), 2
+    )
+    assert [(image.name, image.truth) for image in found.images] == [
+        ("data/cat/0.png", 0),
+        ("data/dog/0.png", 1),
+        ("data/dog/1.png", 1),
+    ]
+
+
+def test_a_number_that_is_a_name_is_taken_as_the_name(tmp_path, folder):
+    folder(cat=1)
+    file = table(tmp_path, "path,label", "data/cat/0.png,0")
+    assert read_dataset(file, "f.onnx", ("1", "0"), 2).images[0].truth == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([], "is empty"),
+        (["path,label"], "has a header and no images"),
+        (["file,class", "data/cat/0.png,cat"], "has the columns file, class; path and label are needed"),
+        (["data/cat/0.png", "data/cat/0.png"], "path and label are needed"),
+        (["path,label", "data/cat/0.png,"], "has no label in line 2"),
+        (["path,label", "data/cat/0.png,cow"], "1 labels, of which 1 are no class of f.onnx: cow"),
+        (["path,label", "data/cat/0.png,2"], "of f.onnx: 2. Its 2 classes are cat, dog"),
+        (
+            ["path,label", "a.png,cat", "b.png,cat", "c.png,dog", "d.png,dog", "data/cat/0.png,cat"],
+            "4 of them",
+        ),
+    ],
+)
+def test_a_csv_that_does_not_fit_is_refused(tmp_path, folder, lines, said):
+    folder(cat=1)
+    found = refusal(table(tmp_path, *lines), "f.onnx", ("cat", "dog"), 2)
+    assert said in found
+
+
+def test_the_first_missing_images_of_a_csv_are_named(tmp_path):
+    said = refusal(table(tmp_path, "path,label", *[f"{x}.png,cat" for x in "abcde"]), "f", ("cat", "dog"), 2)
+    assert "a.png, b.png, c.png and 2 more" in said
+
+
+def test_what_is_no_text_is_refused_as_a_csv():
+    assert "neither a folder nor a CSV" in refusal(next(SAMPLES.glob("3/*.png")), "f.onnx", DIGITS, 10)
+
+
+@pytest.mark.parametrize("most", [1, 7, 10, 33, 499, 500, 900])
+def test_a_limit_is_even_over_the_classes(most):
+    found = read_dataset(SAMPLES, "f.onnx", DIGITS, 10).limited(most)
+    counts = Counter(image.truth for image in found.images)
+    assert len(found.images) == min(most, 500)
+    assert found.total == 500
+    if most < 480:
+        assert max(counts.values()) - min(counts.get(truth, 0) for truth in range(10)) <= 1
+
+
+def test_a_limit_fills_up_from_large_classes_where_others_are_small(folder):
+    found = read_dataset(folder(cat=1, dog=9), "f.onnx", ("cat", "dog"), 2).limited(6)
+    assert Counter(image.truth for image in found.images) == {0: 1, 1: 5}

@@ -1,0 +1,387 @@
+"""Accuracy of exported files on real images: the figures, what hinders them, and runs that were cut off."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timmx
+from timmx.errors import ArtifactError, ConfigurationError
+from timmx.tools.accuracy import Paired, wilson
+from timmx.tools.evaluate import evaluate
+
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
+SAMPLES = DIGITS / "samples"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("exported")
+
+
+@pytest.fixture(scope="module")
+def file(folder, digits):
+    return timmx.export("onnx", digits, output=folder / "digits.onnx", dynamic_batch=True, verify=False).path
+
+
+@pytest.fixture(scope="module")
+def blurred(folder):
+    """The digits' model with noise on its weights, which reads fewer of them, and knows no labels."""
+    import timm
+    import torch
+
+    model = timm.create_model(f"local-dir:{DIGITS}", pretrained=True).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += (
+                0.05 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=generator)
+            )
+    model.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if "label" not in key}
+    return timmx.export("onnx", model, output=folder / "blurred.onnx", verify=False).path
+
+
+@pytest.fixture(scope="module")
+def found(file):
+    return evaluate(file, SAMPLES)
+
+
+@pytest.fixture
+def some(tmp_path):
+    """A copy of two classes, to change."""
+    for name in ("3", "8"):
+        shutil.copytree(SAMPLES / name, tmp_path / "some" / name)
+    return tmp_path / "some"
+
+
+def same_figures(one, other):
+    timeless = {"seconds": 0, "images_per_s": None, "resumed": 0}
+    return one.to_dict() | timeless == other.to_dict() | timeless
+
+
+def test_the_figures_are_those_of_timms_own_transform_and_pytorch(found):
+    import timm
+    import torch
+    from PIL import Image
+
+    model = timm.create_model(f"local-dir:{DIGITS}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    paths = sorted(SAMPLES.glob("*/*.png"))
+    with torch.inference_mode():
+        inputs = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+        order = model(inputs).argsort(dim=1, descending=True)
+    truth = torch.tensor([int(path.parent.name) for path in paths])[:, None]
+    ranks = (order == truth).int().argmax(dim=1)
+    assert found.count == len(found.images) == 500
+    assert found.top1 == (ranks == 0).double().mean().item() == 0.996
+    assert found.top5 == (ranks < 5).double().mean().item()
+    assert [item.read for item in found.readings] == order[:, 0].tolist()
+    assert found.top1_interval == wilson(498, 500)
+    assert found.images_per_s > 0
+
+
+def test_classes_and_confusions_add_up(found):
+    assert [item.name for item in found.per_class] == list("0123456789")
+    assert sum(item.count for item in found.per_class) == sum(found.confusion.values()) == 500
+    assert sum(item.right for item in found.per_class) == found.right == 498
+    wrong = found.confused()
+    assert sum(count for *_, count in wrong) == 2
+    by_name = {item.name: item for item in found.per_class}
+    assert all(by_name[truth].confused_with == (read, count) for truth, read, count in wrong)
+
+
+def test_a_csv_gives_what_the_folders_give(file, found, tmp_path):
+    lines = [f"{path},{path.parent.name}" for path in sorted(SAMPLES.glob("*/*.png"))]
+    (tmp_path / "images.csv").write_text("\n".join(["path,label", *lines]))
+    assert evaluate(file, tmp_path / "images.csv", workers=1).readings == found.readings
+
+
+def test_images_that_cannot_be_read_are_named_and_do_not_count(file, some, run_timmx):
+    bad = sorted((some / "3").iterdir())[:2]
+    bad[0].write_bytes(b"no image")
+    bad[1].write_bytes(bad[1].read_bytes()[:60])
+    done = run_timmx("eval", file, "--data", some, "--csv", "out.csv")
+    assert done.exit_code == 0
+    assert "2 images cannot be read" in done.stderr
+    assert "97 of 97 right" in done.stdout or "96 of 97 right" in done.stdout
+    assert f"3/{bad[0].name}" in done.stdout
+    assert f"3/{bad[1].name}" in done.stdout
+    with Path("out.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 99
+    unreadable = [row for row in rows if row["error"]]
+    assert [row["path"] for row in unreadable] == [f"3/{path.name}" for path in bad]
+    assert all(row["read"] == row["right"] == "" for row in unreadable)
+
+
+def test_no_image_that_can_be_read_is_an_error(file, some):
+    for path in some.glob("*/*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ConfigurationError, match="None of the 99 images can be read"):
+        evaluate(file, some)
+
+
+def test_answers_that_are_no_numbers_count_as_wrong(folder, some, run_timmx):
+    import timm
+
+    model = timm.create_model(f"local-dir:{DIGITS}", pretrained=True).eval()
+    model.classifier.bias.data[0] = np.nan
+    file = timmx.export(
+        "onnx", model, output=folder / "nan.onnx", verify=False, labels=list("0123456789")
+    ).path
+    done = run_timmx("eval", file, "--data", some, "--json")
+    assert json.loads(done.stdout)["top1"] == 0
+    assert json.loads(done.stdout)["not_numbers"] == 99
+    assert "what is no number; they count as wrong" in done.stderr
+
+
+def test_a_limit_is_said(file, run_timmx):
+    done = run_timmx("eval", file, "--data", SAMPLES, "--limit", 30)
+    assert "30 images of 500 (--limit), 10 classes" in done.stdout
+    assert done.stdout.count("100.0 %") >= 9
+
+
+def test_few_classes_have_no_top5(folder, some, awakened):
+    file = timmx.export(
+        "onnx",
+        "test_resnet",
+        checkpoint=awakened("test_resnet", num_classes=2),
+        num_classes=2,
+        labels=["3", "8"],
+        output=folder / "two.onnx",
+        verify=False,
+    ).path
+    found = evaluate(file, some)
+    assert found.top5 is None
+    assert found.top5_interval is None
+
+
+def test_a_file_that_ranks_no_classes_is_refused(folder, digits):
+    file = timmx.export("onnx", digits, num_classes=0, output=folder / "embedding.onnx", verify=False).path
+    with pytest.raises(ArtifactError, match="not classes"):
+        evaluate(file, SAMPLES)
+
+
+def test_the_model_that_it_was_made_from_agrees(file, digits, run_timmx):
+    done = run_timmx("eval", file, "--data", SAMPLES, "--limit", 100, "--against", digits, "--json")
+    assert done.exit_code == 0, done.stderr
+    against = json.loads(done.stdout)["against"]
+    assert against["agreement"] == 1
+    assert against["drop"] == 0
+    assert against["disagreements"] == []
+    low, high = against["drop_interval"]
+    assert low < 0 < high
+
+
+def test_another_file_is_told_apart_image_by_image(file, blurred, found, run_timmx):
+    done = run_timmx(
+        "eval",
+        blurred,
+        "--data",
+        SAMPLES,
+        "--against",
+        file,
+        "--json",
+        "--csv",
+        "o.csv",
+        "--report",
+        "o.html",
+    )
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    other = result["against"]
+    assert other["top1"] == found.top1 > result["top1"]
+    assert other["drop"] == pytest.approx(other["top1"] - result["top1"])
+    assert other["drop_interval"][0] < other["drop"] < other["drop_interval"][1]
+    apart = [row for row in result["predictions"] if row["read"] != row["against_read"]]
+    assert [row["path"] for row in apart] == [row["path"] for row in other["disagreements"]]
+    assert len(apart) == round(500 * (1 - other["agreement"])) > 0
+    with Path("o.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert sum(row["read"] != row["against_read"] for row in rows) == len(apart)
+    page = Path("o.html").read_text("utf-8")
+    assert all(row["path"] in page for row in apart)
+
+
+def test_the_text_names_the_first_disagreements(file, blurred, run_timmx):
+    done = run_timmx("eval", blurred, "--data", SAMPLES, "--against", file)
+    assert "read differently" in done.stdout
+    assert "McNemar" in done.stdout
+    assert len(done.stdout.splitlines()) < 45
+
+
+def test_files_of_other_classes_are_not_compared(file, folder, digits):
+    labels = [f"digit {number}" for number in range(10)]
+    other = timmx.export("onnx", digits, labels=labels, output=folder / "named.onnx", verify=False).path
+    with pytest.raises(ConfigurationError, match="where their classes are the same"):
+        evaluate(file, SAMPLES, against=other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.onnx", "--data", SAMPLES], "There is no file missing.onnx"),
+        (["FILE", "--data", "nowhere"], "there is no nowhere"),
+        (["FILE", "--data", SAMPLES, "--pretrained"], "name it with --against"),
+        (["FILE", "--data", SAMPLES, "--limit", 0], "--limit 0"),
+        (["FILE", "--data", SAMPLES, "--workers", 0], "--workers is 1 or more"),
+        (["FILE", "--data", SAMPLES, "--report", "out.txt"], "Name it out.html"),
+        (
+            ["FILE", "--data", SAMPLES, "--csv", "no/such/folder.csv"],
+            "--csv no/such/folder.csv cannot be written",
+        ),
+        (["FILE", "--data", SAMPLES, "--against", "FILE", "--seed", 1], "--seed is about a model"),
+        (["FILE", "--data", SAMPLES, "--resume", SAMPLES], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(file, arguments, said, run_timmx):
+    done = run_timmx("eval", *(file if item == "FILE" else item for item in arguments))
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_a_run_that_was_cut_off_goes_on_and_finds_the_same(file, found, tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    assert same_figures(evaluate(file, SAMPLES, resume=journal), found)
+    whole = journal.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:301]) + lines[301][:20])
+    again = evaluate(file, SAMPLES, resume=journal)
+    assert same_figures(again, found)
+    assert again.resumed == 296  # whole batches of 8
+    assert journal.read_bytes() == whole
+    at_once = evaluate(file, SAMPLES, resume=journal)
+    assert at_once.resumed == 500
+    assert at_once.images_per_s is None
+    assert same_figures(at_once, found)
+
+
+@pytest.mark.parametrize("length", [0, 1, 40])
+def test_a_run_that_was_cut_off_in_the_first_line_begins_anew(file, found, tmp_path, length):
+    journal = tmp_path / "journal.jsonl"
+    evaluate(file, SAMPLES, resume=journal, limit=20)
+    journal.write_bytes(journal.read_bytes()[:length])
+    assert evaluate(file, SAMPLES, resume=journal, limit=20).resumed == 0
+
+
+def test_a_journal_keeps_both_readers(file, blurred, tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    options = {"against": file, "resume": journal, "limit": 50}
+    first = evaluate(blurred, SAMPLES, **options)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-7]))
+    second = evaluate(blurred, SAMPLES, **options)
+    assert replace(second.against, seconds=0, images_per_s=0) == replace(
+        first.against, seconds=0, images_per_s=0
+    )
+    with pytest.raises(ConfigurationError, match="is of an evaluation against digits"):
+        evaluate(blurred, SAMPLES, against=blurred, resume=journal, limit=50)
+
+
+def test_a_journal_of_something_else_is_refused_and_left_as_it_is(file, blurred, some, tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    evaluate(file, some, resume=journal)
+    before = journal.read_bytes()
+    with pytest.raises(ConfigurationError, match=r"of digits.onnx \(sha256 .*this one is of blurred.onnx"):
+        evaluate(blurred, SAMPLES, resume=journal)
+    with pytest.raises(
+        ConfigurationError, match=r"on some \(images 99, .*this one is of samples \(images 500"
+    ):
+        evaluate(file, SAMPLES, resume=journal)
+    with pytest.raises(ConfigurationError, match="on some"):
+        evaluate(file, some, resume=journal, limit=10)
+    next((some / "3").iterdir()).write_bytes(b"changed")
+    with pytest.raises(ConfigurationError, match="on some"):
+        evaluate(file, some, resume=journal)
+    assert journal.read_bytes() == before
+
+
+def test_a_file_that_was_renamed_is_still_known(file, some, tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    evaluate(file, some, resume=journal)
+    renamed = shutil.copy(file, tmp_path / "renamed.onnx")
+    assert evaluate(Path(renamed), some, resume=journal).resumed == 99
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"{}\n", b'{"journal": 1}\n[]\n', b"\x89PNG\r\n\x1a\n\0"])
+def test_another_file_is_not_taken_for_a_journal(file, some, tmp_path, content):
+    (tmp_path / "notes").write_bytes(content)
+    with pytest.raises(ConfigurationError, match="is no journal of timmx eval"):
+        evaluate(file, some, resume=tmp_path / "notes")
+    assert (tmp_path / "notes").read_bytes() == content
+
+
+def test_a_damaged_journal_is_told_with_its_line(file, some, tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    evaluate(file, some, resume=journal)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for damage in (b"garbage\n", lines[7]):
+        journal.write_bytes(b"".join([*lines[:5], damage, *lines[6:]]))
+        with pytest.raises(ConfigurationError, match="damaged in line 6"):
+            evaluate(file, some, resume=journal)
+
+
+@pytest.mark.parametrize(("blow", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_after_ctrl_c_and_after_a_kill_the_same_command_goes_on(file, tmp_path, blow, status):
+    paths = sorted(SAMPLES.glob("*/*.png"))
+    lines = [f"{path},{path.parent.name}" for path in paths * 10]
+    (tmp_path / "images.csv").write_text("\n".join(["path,label", *lines]))
+    command = [sys.executable, "-m", "timmx", "eval", file, "--data", "images.csv", "--resume", "j", "--json"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        journal = tmp_path / "j"
+        while not (journal.exists() and journal.stat().st_size > 10_000):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(blow)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == status
+    if blow == signal.SIGINT:
+        assert "the same command goes on from there" in said
+        assert "Traceback" not in said
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert 0 < result["resumed"] < result["count"] == 5_000
+    assert result["right"] == 10 * 498
+    assert "were answered before" in done.stderr
+
+
+def test_no_torch_is_imported_without_a_model(file, tmp_path):
+    code = (
+        "import sys; from timmx.cli.main import app\n"
+        f"try: app(['eval', {str(file)!r}, '--data', {str(SAMPLES)!r}, '--limit', '20', '--report', 'r.html'])\n"
+        "except SystemExit as exc: assert not exc.code\n"
+        "assert not {'torch', 'timm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_intervals_are_those_of_the_papers():
+    # Newcombe, Statistics in Medicine 17 (1998): 857-872, table I, method 3; 2635-2650, table II, method 10.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+    assert wilson(29, 29) == pytest.approx((0.8830, 1), abs=5e-5)
+    assert Paired(36, 12, 2, 0).interval == pytest.approx((0.0569, 0.3404), abs=5e-5)
+
+
+def test_the_exact_test_is_the_binomial_one():
+    assert Paired(5, 12, 2, 3).p_value == pytest.approx(2 * (1 + 14 + 91) / 2**14)
+    assert Paired(5, 0, 0, 3).p_value == 1
+    assert Paired(5, 4, 4, 3).p_value == 1
+    assert 0 < Paired(0, 30_000, 29_000, 0).p_value < 0.001
