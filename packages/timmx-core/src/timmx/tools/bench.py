@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.errors import ConfigurationError, MissingRequirementError, TimmxError
+from timmx.errors import ConfigurationError, TimmxError
 from timmx.progress import reporter
 from timmx.threads import usable_cores
 from timmx.tools.bench_process import WorkerFailure, WorkerProcess
 from timmx.tools.bench_result import BenchCase, BenchResult
+from timmx.tools.bench_subjects import BenchSubject, check_options, find_subjects
 from timmx.tools.timing import NOISY_SPREAD, quantiles, ratio_of_medians, spread
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping, Sequence
 
 _SLICE_S = 0.1
@@ -27,25 +26,6 @@ _LEAST_ROUNDS = 10
 """Unless the user asks for another number: the interval of a ratio is drawn from the rounds."""
 _SEED = 20_240_229
 _MANY_RUNS = 100
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is measured: a file, or the model beside it.
-
-    Attributes:
-        opening: further arguments of the worker's `open`.
-        batch: the only batch that it takes; None where that is open.
-    """
-
-    name: str
-    path: Path
-    batch: int | None
-    opening: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_model(self) -> bool:
-        return bool(self.opening)
 
 
 @dataclass
@@ -98,9 +78,9 @@ def bench(
         raise ConfigurationError("Name a file to measure.")
     counts = list(dict.fromkeys(usable_cores() if count is None else count for count in threads))
     sizes = sorted(set(batch_sizes))
-    _check(against, model_options, counts, sizes, seconds, rounds, compile)
+    check_options(against, model_options, counts, sizes, seconds, rounds, compile)
     warnings: list[str] = []
-    subjects = _subjects(
+    subjects = find_subjects(
         [Path(path).expanduser() for path in paths], against, model_options, compile, warnings
     )
     if max(counts) > usable_cores():
@@ -111,10 +91,12 @@ def bench(
     sizes_of_base = sorted({*sizes, *(subject.batch for subject in subjects if subject.batch is not None)})
     with ExitStack() as workers:
         cases: list[BenchCase | _Measured] = []
-        for subject in subjects:
+        reporter().step("Opening and warming up")
+        for index, subject in enumerate(subjects):
+            reporter().advance(subject.name, index / len(subjects))
             wanted = sizes_of_base if subject.is_model else sizes
             for count in counts:
-                cases += _start(subject, count, wanted, workers, against is not None, warnings)
+                cases += _start(subject, count, wanted, workers, warnings)
         done, turns = _take_turns(cases, seconds, rounds)
         ended = _with_ratios(_ended(done), subjects[0].name)
     for text in _noise(ended):
@@ -132,108 +114,11 @@ def bench(
     )
 
 
-def _check(
-    against: str | None,
-    model_options: Mapping[str, Any] | None,
-    threads: Sequence[int],
-    batch_sizes: Sequence[int],
-    seconds: float,
-    rounds: int | None,
-    compiled: bool,
-) -> None:
-    if against is not None and not isinstance(against, str):
-        raise ConfigurationError(
-            f"against is a {type(against).__name__}: name the model (a timm name, hf-hub: or local-dir:), since it is "
-            "loaded in a process of its own."
-        )
-    if against is None and (compiled or model_options):
-        flag = "compile" if compiled else next(iter(model_options or {})).replace("_", "-")
-        raise ConfigurationError(f"--{flag} is about a model: name it with --against.")
-    for flag, values in (("threads", threads), ("batch-sizes", batch_sizes)):
-        if not values or min(values) < 1:
-            raise ConfigurationError(f"--{flag} takes whole numbers of at least 1, such as 1,2.")
-    if not seconds > 0 or (rounds is not None and rounds < 1):
-        raise ConfigurationError("--seconds is to be above 0, and --rounds at least 1.")
-    if compiled:
-        compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-        if shutil.which(compiler) is None:
-            raise MissingRequirementError(
-                f"--compile needs a C++ compiler, and there is no {compiler} on PATH: install it (apt install g++, or "
-                "xcode-select --install), name another in CXX, or leave --compile out."
-            )
-
-
-def _subjects(
-    paths: Sequence[Path],
-    against: str | None,
-    model_options: Mapping[str, Any] | None,
-    compiled: bool,
-    warnings: list[str],
-) -> list[_Subject]:
-    """The base first. All files are looked at before anything is opened."""
-    from timmx.tools.against import request_for
-
-    metadata = [_metadata(path) for path in paths]
-    first = metadata[0]
-    subjects = []
-    if against is not None:
-        request_for(first, against, model_options)  # refuses options before anything is opened
-        for made in (False, True) if compiled else (False,):
-            opening = {
-                "is_model": True,
-                "against": against,
-                "model_options": _plain(model_options or {}),
-                "compile": made,
-            }
-            shown = Path(against).name if against.startswith("local-dir:") else against
-            name = f"{shown} (torch.compile)" if made else f"{shown} (PyTorch)"
-            subjects.append(_Subject(name, paths[0], None, opening))
-    for name, path, found in zip(_names(paths), paths, metadata, strict=True):
-        batch = found["batch"]
-        subjects.append(_Subject(name, path, None if batch.get("dynamic") else int(batch["size"])))
-        if found["input"]["size"] != first["input"]["size"]:
-            warnings.append(
-                f"{name} takes images of {_size(found)} and {subjects[0].name} of {_size(first)}: the ratio compares "
-                "different work."
-            )
-    return subjects
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The files' names, or their paths where two are named alike; no two are equal."""
-    short = [path.name for path in paths]
-    names: list[str] = []
-    for path in paths:
-        name = path.name if short.count(path.name) == 1 else str(path)
-        again = sum(path == other for other in paths[: len(names)])
-        names.append(f"{name} again" + (f" ({again})" if again > 1 else "") if again else name)
-    return names
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    from timmx.errors import ArtifactError
-    from timmx.metadata import check_metadata
-    from timmx.opening import backend_for
-
-    if not path.exists():
-        raise ArtifactError(f"There is no file {path}.")
-    metadata = backend_for(path).read_metadata(path)
-    check_metadata(path, metadata)
-    try:
-        _ = metadata["batch"].get("dynamic") or int(metadata["batch"]["size"]), metadata["input"]["size"]
-    except (LookupError, TypeError, ValueError, AttributeError) as exc:
-        raise ArtifactError(
-            f"{path} is damaged: its metadata is not what timmx writes. Export it anew."
-        ) from exc
-    return metadata
-
-
 def _start(
-    subject: _Subject,
+    subject: BenchSubject,
     threads: int,
     wanted: Sequence[int],
     workers: ExitStack,
-    base_is_model: bool,
     warnings: list[str],
 ) -> list[BenchCase | _Measured]:
     """Open a subject in a worker and warm it up at each batch size, the smaller ones first."""
@@ -246,9 +131,8 @@ def _start(
         else ()
     )
     cases = [BenchCase(subject.name, path, size, threads, notes=notes) for size in sizes]
-    reporter().step(f"Opening {subject.name}{_by(threads)}")
     worker = workers.enter_context(WorkerProcess(threads))
-    reporter().detail(f"process {worker.pid}")
+    reporter().detail(f"{subject.name}{_by(threads)}: process {worker.pid}")
     try:
         opened = worker.ask("open", path=str(subject.path.absolute()), threads=threads, **subject.opening)
     except WorkerFailure as exc:
@@ -260,37 +144,28 @@ def _start(
             warnings.append(text)
     memory = {"start": opened["start_bytes"], "loaded": opened["loaded_bytes"]}
     started: list[BenchCase | _Measured] = []
-    gone = ""
     for case in cases:
         case = replace(case, engine=opened["engine"], memory=dict(memory))
-        if gone:
-            started.append(replace(case, error=gone))
-            continue
-        reporter().step(f"Warming up {subject.name}, batch {case.batch_size}{_by(threads)}")
         try:
             warm = worker.ask("warm", batch=case.batch_size)
         except WorkerFailure as exc:
-            if exc.died:
-                gone = str(exc)
-                # Those that were warmed up before died with it.
-                started = [replace(_case(item), error=gone) for item in started]
-                started.append(replace(case, error=gone))
-            else:
-                refused = subject.batch is None and case.batch_size > 1 and not subject.is_model
-                started.append(
-                    replace(case, error=f"fails at batch {case.batch_size}: {exc}", refused=refused)
-                )
+            if exc.died:  # those that were warmed up before have died with it
+                return [replace(known, error=str(exc)) for known in cases]
+            started.append(replace(case, error=str(exc)))
             continue
-        notes = case.notes
         if not warm["settled"]:
-            notes = (
-                *notes,
+            unsettled = (
                 f"its latency had not settled after {warm['seconds']:.1f} s of warm-up (variation "
-                f"{100 * warm['variation']:.0f} %)",
+                f"{100 * warm['variation']:.0f} %)"
             )
-        kept = {name: warm[name] for name in ("settled", "runs", "seconds", "variation")}
-        case = replace(case, memory_bytes=warm["warm_bytes"], warm_up=kept, notes=notes)
+            case = replace(case, notes=(*case.notes, unsettled))
+        kept = {name: warm[name] for name in ("settled", "runs", "first_run_s", "seconds", "variation")}
+        case = replace(case, memory_bytes=warm["warm_bytes"], warm_up=kept)
         started.append(_Measured(case, worker, warm["latency_s"]))
+    if any(
+        isinstance(item, _Measured) for item in started
+    ):  # it runs, so it is these sizes that it does not take
+        started = [replace(item, refused=True) if isinstance(item, BenchCase) else item for item in started]
     return started
 
 
@@ -336,7 +211,10 @@ def _ended(cases: Sequence[BenchCase | _Measured]) -> list[BenchCase]:
     peaks: dict[int, int | None] = {}
     for item in cases:
         if isinstance(item, _Measured) and id(item.worker) not in peaks:
-            peaks[id(item.worker)] = item.worker.ask("end")["end_bytes"]
+            try:
+                peaks[id(item.worker)] = item.worker.ask("end")["end_bytes"]
+            except WorkerFailure:  # all was measured by then
+                peaks[id(item.worker)] = None
     return [_figures(item, peaks[id(item.worker)]) if isinstance(item, _Measured) else item for item in cases]
 
 
@@ -391,11 +269,11 @@ def _noise(cases: Sequence[BenchCase]) -> list[str]:
     return [
         f"This machine is noisy: {len(noisy)} of {len(cases)} cases spread by more than {100 * NOISY_SPREAD:.0f} % "
         f"between rounds, {worst.name} by {100 * (worst.spread or 0.0):.0f} %. End what else runs, or give more "
-        "--seconds; the intervals of the ratios hold it."
+        "--seconds; the intervals of the ratios show it."
     ]
 
 
-def _environment(subjects: Sequence[_Subject]) -> dict[str, str]:
+def _environment(subjects: Sequence[BenchSubject]) -> dict[str, str]:
     from timmx.opening import backend_for
     from timmx.registry import distribution_of
     from timmx.report.environment import environment
@@ -417,17 +295,6 @@ def _as_raised(failure: WorkerFailure, name: str) -> TimmxError:
     return raised if isinstance(raised, TimmxError) else TimmxError(str(failure))
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as JSON holds them."""
-    return {
-        name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()
-    }
-
-
-def _case(item: BenchCase | _Measured) -> BenchCase:
-    return item if isinstance(item, BenchCase) else item.case
-
-
 def _less(after: int | None, before: int | None) -> int | None:
     return None if after is None or before is None else after - before
 
@@ -438,7 +305,3 @@ def _images(count: int) -> str:
 
 def _by(threads: int) -> str:
     return f", {threads} thread{'s' * (threads != 1)}"
-
-
-def _size(metadata: Mapping[str, Any]) -> str:
-    return "x".join(map(str, metadata["input"]["size"]))

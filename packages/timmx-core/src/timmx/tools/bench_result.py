@@ -39,7 +39,8 @@ class BenchCase:
         cores_used: processor time of the runs by their wall time.
         memory: bytes: `start` before the file was opened, `loaded` after, `end` after the last run, all largest
             resident sets of the process; `opening` and `running` are their growth.
-        warm_up: `runs`, `seconds`, whether it `settled`, and the `variation` at its end.
+        warm_up: `runs`, `first_run_s` (which may compile), the `seconds` after it, whether it `settled`, and the
+            `variation` at its end.
     """
 
     name: str

@@ -86,8 +86,9 @@ class Worker:
         from timmx.tools.timing import SETTLED_BLOCKS, settled, variation
 
         run = self._run_at(batch)
+        (first,) = _timed(run, 0.0)  # which may compile or allocate: no part of what settles
         blocks: list[float] = []
-        count = 0
+        count = 1
         start = time.perf_counter()
         while True:
             block = _timed(run, _BLOCK_S)
@@ -97,13 +98,14 @@ class Worker:
             steady = settled(blocks)
             if steady and spent >= _WARM_UP_LEAST_S:
                 break
-            if spent >= _WARM_UP_MOST_S and len(blocks) > SETTLED_BLOCKS:
+            if spent >= _WARM_UP_MOST_S and len(blocks) >= SETTLED_BLOCKS:
                 break
         return {
             "settled": steady,
             "runs": count,
+            "first_run_s": round(first, 6),
             "seconds": round(spent, 3),
-            "variation": variation(blocks[-SETTLED_BLOCKS:]),
+            "variation": round(variation(blocks[-SETTLED_BLOCKS:]), 4),
             "latency_s": blocks[-1],
             "warm_bytes": memory(),
         }

@@ -1,0 +1,417 @@
+"""`timmx bench`: every case has its figures, in processes of its own that are gone afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import timmx as api
+from plugins import install_plugin, timmx
+from timmx.errors import ArtifactError, ConfigurationError
+from timmx.tools.bench import bench
+from timmx.tools.timing import ratio_of_medians, settled, spread
+
+DIGITS = f"local-dir:{Path(__file__).resolve().parents[2] / 'examples' / 'digits'}"
+
+SLEEPER = """
+import json, os, time
+import numpy as np
+from timmx.contract import ExportBackend, Runner, TensorSpec
+
+class Backend(ExportBackend):
+    contract = 1
+    name = "{name}"
+    help = "A file that says how long it takes."
+    suffixes = (".{name}",)
+
+    def export(self, job, options): ...
+
+    def read_metadata(self, path):
+        said = json.loads(path.read_text())
+        return {
+            "schema": 1,
+            "model": {"name": "sleeper", "source": "module", "trained": False, "seed": None, "weights_sha256": "0"},
+            "input": {
+                "name": "input", "layout": "NCHW", "dtype": "float32", "normalization": "graph", "size": [3, 8, 8],
+                "mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bilinear", "crop_pct": 1.0,
+                "crop_mode": "center", "color_order": "RGB",
+            },
+            "outputs": [{"name": "output", "kind": "tensor", "shape": ["batch", 1]}],
+            "labels": None,
+            "batch": {"size": said["batch"]} if "batch" in said else {"dynamic": True},
+        }
+
+    def open(self, path):
+        return Sleeper(json.loads(path.read_text()))
+
+class Sleeper(Runner):
+    def __init__(self, said):
+        self.said, self.runs = said, 0
+        self.engine = said.get("engine", "")
+        batch = said.get("batch", "batch")
+        self.inputs = (TensorSpec("input", (batch, 3, 8, 8), "float32", "NCHW"),)
+        self.outputs = (TensorSpec("output", (batch, 1), "float32"),)
+
+    def run(self, feeds):
+        self.runs += 1
+        (array,) = feeds.values()
+        if self.runs == self.said.get("dies_at"):
+            os._exit(7)
+        if len(array) > self.said.get("most", 99):
+            raise ValueError(f"no room for {len(array)} images")
+        time.sleep(self.said["seconds"])
+        return {"output": np.zeros((len(array), 1), np.float32)}
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """The digits in each format: two with an open batch, two that take one image."""
+    folder = tmp_path_factory.mktemp("files")
+    made = {}
+    for backend, suffix, options in (
+        ("onnx", "onnx", {"dynamic_batch": True}),
+        ("torch-export", "pt2", {"dynamic_batch": True}),
+        ("litert", "tflite", {}),
+        ("coreml", "mlpackage", {}),
+    ):
+        output = folder / f"digits.{suffix}"
+        made[backend] = api.export(backend, DIGITS, output=output, verify=False, **options).path
+    return made
+
+
+@pytest.fixture(scope="module")
+def result(files):
+    """All four formats beside PyTorch, on one thread."""
+    return bench(
+        list(files.values()), against=DIGITS, batch_sizes=(4, 1), threads=(1,), seconds=0.4, rounds=6
+    )
+
+
+@pytest.fixture(scope="module")
+def sleepers(tmp_path_factory):
+    """An installed backend whose files say how long a run takes: name -> file, and where it is installed."""
+    folder = tmp_path_factory.mktemp("sleepers")
+    site = folder / "site"
+    install_plugin(site, "sleeper", SLEEPER)
+
+    def make(name: str, **said) -> Path:
+        path = folder / f"{name}.sleeper"
+        path.write_text(json.dumps({"seconds": 0.002} | said))
+        return path
+
+    return make, site
+
+
+@contextmanager
+def running(*arguments, until, site=None, cwd):
+    """A `timmx bench` that has printed `until`, and the processes that it has started by then: name -> pid."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "timmx", "bench", *map(str, arguments), "--verbose"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=os.environ | ({"PYTHONPATH": str(site)} if site else {}),
+    )
+    started = {}
+    try:
+        for line in process.stderr:
+            name, found, number = line.strip().partition(": process ")
+            if found:
+                started[name.partition(",")[0]] = int(number)
+            if until in line:
+                break
+        else:
+            pytest.fail(f"{until} was never printed; exit status {process.wait()}")
+        yield process, started
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, within ten seconds."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_every_case_has_its_figures(result, files):
+    assert [(case.name, case.batch_size) for case in result.cases] == [
+        ("digits (PyTorch)", 1),
+        ("digits (PyTorch)", 4),
+        ("digits.onnx", 1),
+        ("digits.onnx", 4),
+        ("digits.pt2", 1),
+        ("digits.pt2", 4),
+        ("digits.tflite", 1),
+        ("digits.mlpackage", 1),
+    ]
+    for case in result.cases:
+        assert not case.error
+        assert 0 < case.p50_ms <= case.p90_ms <= case.p99_ms
+        assert len(case.rounds_ms) == result.rounds == 6
+        assert len(case.latencies_ms) >= 6
+        mean_s = sum(case.latencies_ms) / len(case.latencies_ms) / 1000
+        assert case.throughput == pytest.approx(case.batch_size / mean_s)
+        assert 0 < case.memory["start"] <= case.memory["loaded"] <= case.memory_bytes <= case.memory["end"]
+        assert case.memory["opening"] == case.memory["loaded"] - case.memory["start"]
+        assert case.warm_up["runs"] > 5
+    assert {case.path for case in result.cases} == {None, *files.values()}
+
+
+def test_the_ratios_are_to_the_model(result):
+    assert result.base == "digits (PyTorch)"
+    for case in result.cases:
+        low, high = case.ratio_interval
+        assert low <= case.ratio <= high
+        if case.name == result.base:
+            assert (case.ratio, low, high) == (1, 1, 1)
+
+
+def test_one_thread_is_one_in_every_format(result):
+    for case in result.cases:
+        assert case.threads == 1
+        assert case.cores_used < 1.2, f"{case.name} used {case.cores_used} cores"
+
+
+def test_a_fixed_batch_is_measured_at_its_own_and_says_so(result):
+    (case,) = (case for case in result.cases if case.name == "digits.tflite")
+    assert any("1 image at once" in note and "not measured at 4" in note for note in case.notes)
+
+
+def test_a_figure_of_an_evaluator_says_that_it_is_none_of_a_device(run_timmx, files):
+    if sys.platform == "darwin":
+        pytest.skip("here Core ML itself runs the file")
+    shown = run_timmx("bench", files["coreml"], "--seconds", 0.1, "--rounds", 1, "--threads", 1)
+    assert shown.exit_code == 0, shown.stderr
+    row = shown.stdout.splitlines()[1]
+    assert row.startswith("digits.mlpackage *")
+    assert row.split()[4].endswith("*")
+    assert "* digits.mlpackage: run by timmx's MIL evaluator" in shown.stdout
+    assert "nothing of a device" in shown.stdout
+
+
+def test_a_file_of_onnx_is_measured_without_torch(files):
+    """Its memory would be torch's."""
+    (case,) = bench([files["onnx"]], threads=(1,), seconds=0.1, rounds=1).cases
+    assert case.memory_bytes < 250e6
+
+
+def test_the_longer_sleep_has_the_larger_figures(sleepers):
+    make, site = sleepers
+    done = timmx(
+        *("bench", make("short", seconds=0.004), make("long", seconds=0.04)),
+        *("--seconds", 1, "--rounds", 8, "--json"),
+        site=site,
+    )
+    assert done.returncode == 0, done.stderr
+    short, long = json.loads(done.stdout)["cases"]
+    assert short["p50_ms"] >= 4
+    assert long["p50_ms"] >= 40
+    assert 2 < long["ratio"] < 12  # 10, and what sleeping takes longer on a busy machine
+    assert long["throughput"] < 25
+    assert long["cores_used"] < 0.5
+
+
+def test_json_holds_one_object_with_all_that_was_measured(sleepers):
+    make, site = sleepers
+    done = timmx(
+        *("bench", make("a"), make("b", engine="a stand-in"), "--json", "--batch-sizes", "1,2"),
+        *("--seconds", 0.1, "--rounds", 5, "--threads", 1),
+        site=site,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["base"] == "a.sleeper"
+    assert found["rounds"] == 5
+    assert "arrays" in found["timed"]
+    assert found["environment"]["cores"]
+    assert len(found["cases"]) == 4
+    for case in found["cases"]:
+        assert set(case) >= {
+            "p50_ms",
+            "p90_ms",
+            "p99_ms",
+            "throughput",
+            "memory_bytes",
+            "ratio",
+            "engine",
+            "error",
+        }
+        assert case["percentiles_ms"]["50"] == case["p50_ms"]
+        assert case["percentiles_ms"]["100"] >= case["percentiles_ms"]["0"] > 0
+        assert len(case["rounds_ms"]) == 5
+        assert case["runs"] >= 5
+        assert case["warm_up"]["settled"] in (True, False)
+    assert found["cases"][2]["engine"] == "a stand-in"
+
+
+def test_a_batch_that_a_file_does_not_take_is_told_and_the_rest_measured(sleepers):
+    make, site = sleepers
+    done = timmx(
+        *("bench", make("small", most=2), "--batch-sizes", "1,8", "--seconds", 0.1, "--rounds", 2), site=site
+    )
+    assert done.returncode == 0, done.stderr
+    assert "small.sleeper, batch 8: not measured: ValueError: no room for 8 images" in done.stdout
+    done = timmx("bench", make("small", most=2), "--batch-sizes", 8, "--seconds", 0.1, site=site)
+    assert done.returncode == 2
+    assert "no room for 8 images" in done.stderr
+
+
+@pytest.mark.parametrize("dies_at", [3, 400])
+def test_a_process_that_ends_is_named_and_the_others_are_measured(sleepers, dies_at):
+    """While it is warmed up, and while it is measured."""
+    make, site = sleepers
+    done = timmx(
+        *("bench", make("frail", dies_at=dies_at, seconds=0.001), make("sound"), "--json"),
+        *("--seconds", 1, "--rounds", 5),
+        site=site,
+    )
+    assert done.returncode == 2
+    frail, sound = json.loads(done.stdout)["cases"]
+    assert "exit status 7" in frail["error"]
+    assert frail["p50_ms"] is None
+    assert sound["p50_ms"] > 0
+    assert not sound["error"]
+    assert done.stderr.strip().splitlines()[-1].startswith("error: frail.sleeper could not be measured")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
+def test_a_killed_process_is_named_and_the_others_are_measured(sleepers, tmp_path):
+    make, site = sleepers
+    files = [make("killed"), make("spared")]
+    with running(*files, "--seconds", 3, "--json", until="[Measuring]", site=site, cwd=tmp_path) as (
+        process,
+        started,
+    ):
+        os.kill(started["killed.sleeper"], signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    killed, spared = json.loads(stdout)["cases"]
+    assert "SIGKILL" in killed["error"]
+    assert "memory runs out" in killed["error"]
+    assert spared["p50_ms"] > 0
+    assert "killed.sleeper could not be measured" in stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
+@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_no_process_is_left_behind(sleepers, tmp_path, ending, status):
+    make, site = sleepers
+    files = [make("one"), make("two", seconds=0.2)]
+    with running(*files, "--seconds", 30, until="[Measuring]", site=site, cwd=tmp_path) as (process, started):
+        process.send_signal(ending)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert not stdout
+    assert "Traceback" not in stderr
+    assert len(started) == 2
+    assert all(map(is_gone, started.values()))
+
+
+def test_what_a_user_has_in_the_folder_is_not_imported(sleepers, tmp_path):
+    make, site = sleepers
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
+    script = str(Path(sys.executable).parent / "timmx")
+    done = subprocess.run(
+        [script, "bench", str(make("calm")), "--seconds", "0.1", "--rounds", "1"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_more_threads_than_cores_are_told(sleepers):
+    make, site = sleepers
+    done = timmx("bench", make("wide"), "--threads", 4096, "--seconds", 0.1, "--rounds", 1, site=site)
+    assert done.returncode == 0
+    assert "4096 threads were asked for" in done.stderr
+
+
+def test_equal_names_are_told_apart(sleepers, tmp_path):
+    make, site = sleepers
+    first = make("twin")
+    other = tmp_path / "twin.sleeper"
+    other.write_text(first.read_text())
+    done = timmx("bench", first, other, other, "--json", "--seconds", 0.1, "--rounds", 1, site=site)
+    names = [case["name"] for case in json.loads(done.stdout)["cases"]]
+    assert names == [str(first), str(other), f"{other} again"]
+
+
+def test_a_report_is_written(sleepers, tmp_path):
+    make, site = sleepers
+    done = timmx(
+        *("bench", make("a"), make("b"), "--batch-sizes", "1,2", "--seconds", 0.1, "--rounds", 5),
+        *("--report", tmp_path / "bench.html"),
+        site=site,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "bench.html").read_text("utf-8")
+    for said in ("a.sleeper, batch 2", "Memory over latency", "Throughput over batch size", "timmx bench"):
+        assert said in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.onnx"], "There is no file missing.onnx"),
+        (["FILE", "--compile"], "name it with --against"),
+        (["FILE", "--num-classes", 3], "name it with --against"),
+        (["FILE", "--threads", 0], "at least 1"),
+        (["FILE", "--batch-sizes", "0,1"], "at least 1"),
+        (["FILE", "--seconds", 0], "above 0"),
+        (["FILE", "--report", "bench.txt"], "bench.html"),
+        (["FILE", "--against", "no_such_model"], "no_such_model"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(run_timmx, files, arguments, said):
+    shown = run_timmx("bench", *(files["onnx"] if item == "FILE" else item for item in arguments))
+    assert shown.exit_code != 0
+    assert said in str(shown.exception or "") + shown.stderr
+    assert not shown.stdout
+
+
+def test_a_missing_compiler_is_told_at_once(files, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(api.MissingRequirementError, match="no no-such-compiler on PATH"):
+        bench([files["onnx"]], against=DIGITS, compile=True)
+
+
+def test_another_programs_file_is_refused(tmp_path, files):
+    other = tmp_path / "other.onnx"
+    other.write_bytes(b"no model")
+    with pytest.raises(ArtifactError, match=r"other\.onnx"):
+        bench([files["onnx"], other])
+    with pytest.raises(ConfigurationError, match="Name a file"):
+        bench([])
+
+
+def test_a_warm_up_is_over_when_the_last_blocks_agree():
+    assert not settled([1.0, 1.0, 1.0, 1.0])
+    assert not settled([9.0, 5.0, 3.0, 2.0, 1.5])
+    assert settled([9.0, 5.0, 1.0, 1.01, 1.0, 0.99, 1.0])
+
+
+def test_drift_that_hits_both_leaves_the_ratio_as_it_is():
+    base = [1.0, 1.1, 1.5, 2.0, 2.5, 3.0, 3.1]
+    ratio, interval = ratio_of_medians([2 * value for value in base], base)
+    assert ratio == pytest.approx(2)
+    assert interval == pytest.approx((2, 2))
+    assert spread(base) > 0.5
+    assert ratio_of_medians([2.0, 2.0], [1.0, 1.0]) == (2.0, None)
