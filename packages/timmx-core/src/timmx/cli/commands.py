@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from timmx.cli.bench import bench
+from timmx.cli.compare import compare
 from timmx.cli.evaluate import evaluate
 from timmx.cli.export import DebugOption, VerboseOption
 from timmx.cli.export_many import export_many_command
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command("predict")(predict)
     app.command("eval")(with_model_options(evaluate))
     app.command("bench")(with_model_options(bench))
+    app.command("compare")(with_model_options(compare))
     app.command("backends")(backends)
     app.command("doctor")(doctor)
     app.command("new-backend")(new_backend)

@@ -145,30 +145,25 @@ def _or_none(annotated: Any) -> Any:
 
 
 def _print(result: ManyResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+    from timmx.cli.columns import columns
     from timmx.cli.export import size_text
 
-    table = Table(box=None, pad_edge=False)
-    for title, side in (("file", "left"), ("size", "right"), ("precision", "left"), ("verdict", "left")):
-        table.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
-    for title in ("SNR", "top-1 agrees", "time"):
-        table.add_column(title, justify="right", no_wrap=True)
+    rows = [["file", "size", "precision", "verdict", "SNR", "top-1 agrees", "time"]]
     for item in result.results:
         report = item.verification
-        table.add_row(
-            item.path.name,
-            size_text(item.size_bytes),
-            str(item.precision),
-            str(report.status),
-            "-" if report.snr_db is None else f"{report.snr_db:.1f} dB",
-            "-" if report.top1_agreement is None else f"{100 * report.top1_agreement:.1f} %",
-            f"{item.seconds['total']:.1f} s",
+        rows.append(
+            [
+                item.path.name,
+                size_text(item.size_bytes),
+                str(item.precision),
+                str(report.status),
+                "-" if report.snr_db is None else f"{report.snr_db:.1f} dB",
+                "-" if report.top1_agreement is None else f"{100 * report.top1_agreement:.1f} %",
+                f"{item.seconds['total']:.1f} s",
+            ]
         )
-    for failure in result.failures:
-        table.add_row(failure.name, "-", "-", "failed", "-", "-", "-")
-    Console(highlight=False, markup=False).print(table)
+    rows += [[failure.name, "-", "-", "failed", "-", "-", "-"] for failure in result.failures]
+    print("\n".join(columns(rows, frozenset({0, 2, 3}))))
     if not result.results:
         return
     origin = result.results[0].verification.origin

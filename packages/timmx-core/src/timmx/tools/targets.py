@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import types
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
-from timmx.coercion import build, option_types, reject_unknown
+from timmx.coercion import build, defaults, option_types, reject_unknown
 from timmx.errors import ConfigurationError, TimmxError
 from timmx.options import ExportRequest
 from timmx.registry import entries, known_backends, load
@@ -85,10 +85,10 @@ def parse_target(text: str) -> Wanted:
         pairs.append((key, value if equals else None))
     _reject_unknown(backend, text, [key for key, _ in pairs])
     values: dict[str, Any] = {}
-    for key, value in pairs:
+    for key, given in pairs:
         if key in values:
             raise ConfigurationError(f"--to {text} gives {key} twice: give it once.")
-        values[key] = _from_text(text, key, types_[key], value)
+        values[key] = _from_text(text, key, types_[key], given)
     return Wanted(backend, values, text)
 
 
@@ -171,17 +171,17 @@ def _target(item: Wanted, shared: ExportRequest, folder: Path) -> Target:
 
 def _with_names_of_their_own(targets: Sequence[Target], folder: Path) -> list[Target]:
     """Where several would write one file, what differs between them goes into the names."""
-    groups: dict[str, list[int]] = {}
-    for number, target in enumerate(targets):
-        groups.setdefault(target.label.lower(), []).append(number)  # file systems may not tell A from a
-    named = list(targets)
-    for numbers in groups.values():
-        group = [targets[number] for number in numbers]
-        for number in numbers:
-            target = targets[number]
-            words = _what_differs(target, group) if len(group) > 1 and target.request.output is None else []
-            path = target.path.with_name("-".join([target.path.stem, *words]) + target.path.suffix)
-            named[number] = replace(target, path=path, request=replace(target.request, output=path))
+    groups: dict[str, list[Target]] = {}
+    for target in targets:
+        groups.setdefault(target.label.lower(), []).append(target)  # file systems may not tell A from a
+    named: list[Target] = []
+    for target in targets:
+        group = groups[target.label.lower()]
+        path = target.path
+        if target.request.output is None and len(group) > 1:
+            words = _what_differs(group)[group.index(target)]
+            path = path.with_name("-".join([path.stem, *words]) + path.suffix)
+        named.append(replace(target, path=path, request=replace(target.request, output=path)))
     seen: dict[str, Target] = {}
     for target in named:
         twin = seen.setdefault(target.label.lower(), target)
@@ -193,21 +193,43 @@ def _with_names_of_their_own(targets: Sequence[Target], folder: Path) -> list[Ta
     return named
 
 
-def _what_differs(target: Target, group: Sequence[Target]) -> list[str]:
-    """Words for the options in which a target differs from others of the group; what is at its default says nothing."""
-    words = []
+def _what_differs(group: Sequence[Target]) -> list[list[str]]:
+    """For each target the fewest words that tell it from the others; what is at its default says nothing."""
+    words: list[list[str]] = [[] for _ in group]
     if len({item.backend.name for item in group}) > 1:
-        words.append(target.backend.name)
-    alike = [item for item in group if type(item.options) is type(target.options)]
-    for values, cls in ((target.request, ExportRequest), (target.options, type(target.options))):
-        others = [item.request if cls is ExportRequest else item.options for item in alike]
-        for field in fields(cls):
-            if field.name in ("output", "min_snr") or field.name not in target.given:
-                continue
-            value = getattr(values, field.name)
-            if value != field.default and any(getattr(other, field.name) != value for other in others):
-                words.append(_word(field.name, value))
+        words = [[item.backend.name] for item in group]
+    names = dict.fromkeys(name for item in group for name in item.given if name not in ("output", "min_snr"))
+    for name in sorted(names, key=lambda name: _rank(group, name)):
+        further = [
+            [*said, *(_word(name, value) for value in [_value(item, name)] if value != _default(item, name))]
+            for said, item in zip(words, group, strict=True)
+        ]
+        if len(set(map(tuple, further))) > len(set(map(tuple, words))):
+            words = further
     return words
+
+
+def _rank(group: Sequence[Target], name: str) -> int:
+    """Choices make the best names, paths the worst."""
+    kinds = (StrEnum, bool, int, float, tuple)
+    found = [_value(item, name) for item in group]
+    return min(
+        (rank for rank, kind in enumerate(kinds) if any(isinstance(value, kind) for value in found)),
+        default=len(kinds),
+    )
+
+
+def _owner(target: Target, name: str) -> Any:
+    return target.options if hasattr(target.options, name) else target.request
+
+
+def _value(target: Target, name: str) -> Any:
+    return getattr(_owner(target, name), name, None)
+
+
+def _default(target: Target, name: str) -> Any:
+    cls: type = type(_owner(target, name))
+    return defaults(cls).get(name)
 
 
 def _word(name: str, value: Any) -> str:

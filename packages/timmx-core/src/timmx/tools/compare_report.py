@@ -1,0 +1,166 @@
+"""A comparison as a report: one table, accuracy or SNR over latency, latencies, and what the files confuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from timmx.report.content import Column, Distributions, Matrix, Point, Report, Scatter, Section, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from timmx.tools.compare import Row, SideBySide
+
+
+def compare_report(found: SideBySide, environment: Mapping[str, str], commands: Sequence[str]) -> Report:
+    """The report of one comparison.
+
+    Args:
+        environment: where it was made.
+        commands: that made it.
+    """
+    sections: list[Section] = [_table(found)]
+    for section in (_scatter(found), _latencies(found)):
+        if section is not None:
+            sections.append(section)
+    sections += _matrices(found)
+    return Report(
+        f"Artifacts in {found.folder.resolve().name}", _summary(found), sections, environment, commands
+    )
+
+
+def _summary(found: SideBySide) -> str:
+    files = [row for row in found.rows if row.path is not None]
+    said = f"{len(files)} files side by side."
+    smallest = min(files, key=lambda row: row.size_bytes or 0)
+    said += f" {smallest.name} is the smallest."
+    native = [row for row in files if row.p50_ms is not None and not row.engine]
+    if native:
+        fastest = min(native, key=lambda row: row.p50_ms or 0.0)
+        said += f" {fastest.name} is the fastest here, {fastest.p50_ms:.3g} ms a run."
+    judged = [row for row in files if row.top1 is not None]
+    if judged:
+        best = max(judged, key=lambda row: row.top1 or 0.0)
+        said += f" {best.name} reads most images right, {100 * (best.top1 or 0.0):.1f} %."
+    return said
+
+
+def _table(found: SideBySide) -> Table:
+    columns = [
+        Column("name", "file"),
+        Column("backend", "format"),
+        Column("precision", "precision"),
+        Column("size", "size", "bytes"),
+        Column("status", "verdict"),
+        Column("snr", "SNR", "db"),
+        Column("agreement", "top-1 agreement", "percent"),
+    ]
+    if found.evaluations:
+        columns += [
+            Column("top1", "accuracy", "percent"),
+            Column("low", "95 % from", "percent"),
+            Column("high", "to", "percent"),
+        ]
+    if found.bench is not None:
+        columns += [Column("p50", "median latency", "ms"), Column("p90", "90 % within", "ms")]
+        if any(row.batch_size not in (None, 1) for row in found.rows):
+            columns.append(Column("batch", "batch", "number"))
+        columns.append(Column("speed", "images/s", "number"))
+    rows = [
+        {
+            "name": row.name,
+            "backend": row.backend or "PyTorch model",
+            "precision": row.precision,
+            "size": row.size_bytes,
+            "status": row.status or None,
+            "snr": row.snr_db,
+            "agreement": row.agreement,
+            "top1": row.top1,
+            "low": row.top1_interval[0] if row.top1_interval else None,
+            "high": row.top1_interval[1] if row.top1_interval else None,
+            "p50": row.p50_ms,
+            "p90": row.p90_ms,
+            "batch": row.batch_size,
+            "speed": row.images_per_s,
+        }
+        for row in found.rows
+    ]
+    notes = (
+        ["SNR and agreement are what verification measured."] if any(row.status for row in found.rows) else []
+    )
+    if found.unverified:
+        names = ", ".join(row.name for row in found.unverified)
+        notes.append(f"Of {names} no verification is known; timmx verify measures it.")
+    notes += [
+        f"{row.name} is run by {row.engine} here: its latency says nothing about a device."
+        for row in found.rows
+        if row.engine and row.p50_ms is not None
+    ]
+    notes += [f"{row.name}: {error}" for row in found.rows for error in row.errors]
+    return Table("Side by side", columns, rows, " ".join(notes))
+
+
+def _scatter(found: SideBySide) -> Scatter | None:
+    """Accuracy where there is data, else SNR, over latency; the area is the size."""
+    timed = [row for row in found.rows if row.p50_ms is not None and not row.engine]
+    by_accuracy = any(row.top1 is not None for row in timed)
+    points = []
+    for row in timed:
+        y = row.top1 if by_accuracy else row.snr_db
+        if row.p50_ms is None or y is None or abs(y) == float("inf"):
+            continue
+        error = None
+        if by_accuracy and row.top1_interval is not None:
+            error = (row.top1_interval[1] - row.top1_interval[0]) / 2
+        points.append(Point(row.name, row.p50_ms, y, row.size_bytes, error))
+    if not points:
+        return None
+    left_out = [row.name for row in found.rows if row.engine and row.p50_ms is not None]
+    note = f"Not shown, since no runtime of its own runs here: {', '.join(left_out)}." if left_out else ""
+    return Scatter(
+        "Accuracy over latency" if by_accuracy else "SNR over latency",
+        "median latency of a run",
+        "accuracy" if by_accuracy else "SNR",
+        points,
+        "size",
+        note,
+        x_kind="ms",
+        y_kind="percent" if by_accuracy else "db",
+        size_kind="bytes",
+    )
+
+
+def _latencies(found: SideBySide) -> Distributions | None:
+    if found.bench is None:
+        return None
+    kept = {(row.path, row.batch_size) for row in found.rows}
+    values = {
+        case.name: case.latencies_ms
+        for case in found.bench.cases
+        if case.latencies_ms and (case.path, case.batch_size) in kept
+    }
+    return Distributions("Latencies", "latency of a run", values, kind="ms") if values else None
+
+
+def _matrices(found: SideBySide) -> list[Matrix]:
+    """What the best file confuses, and the worst where it is another."""
+    from timmx.tools.evaluation_report import evaluation_report
+
+    if not found.evaluations:
+        return []
+    ranked: list[Row] = sorted(
+        (row for row in found.rows if row.name in found.evaluations), key=lambda row: row.top1 or 0.0
+    )
+    chosen = {"the most accurate": ranked[-1]}
+    if ranked[0].top1 != ranked[-1].top1:
+        chosen["the least accurate"] = ranked[0]
+    matrices = []
+    for what, row in chosen.items():
+        sections = evaluation_report(found.evaluations[row.name], {}, ()).sections
+        matrices += [
+            replace(section, title=f"What {row.name}, {what}, reads as what")
+            for section in sections
+            if isinstance(section, Matrix)
+        ]
+    return matrices
