@@ -13,8 +13,7 @@ import numpy as np
 from timmx.errors import ConfigurationError
 from timmx.images import IMAGE_SUFFIXES, list_images
 from timmx.progress import reporter
-from timmx.tools.stream import Answer, answers
-from timmx.tools.subject import open_subject
+from timmx.tools.stream import Answer, answers, open_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,7 +113,7 @@ def predict(
     say.step(f"Opening {file.name}")
     found: list[Prediction] = []
     unreadable: list[tuple[Path, str]] = []
-    with open_subject(file, batch_size) as subject:
+    with open_for(paths, file, batch_size) as subject:
         stream = answers(subject, paths, workers=workers)
         say.step(f"Asking {file.name}")
         start = time.perf_counter()

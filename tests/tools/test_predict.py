@@ -1,0 +1,318 @@
+"""`timmx predict`: images, folders and globs in, the likeliest classes out; and the stream of images below it."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timmx
+from PIL import Image
+from timmx.errors import ArtifactError
+from timmx.threads import usable_cores
+from timmx.tools.stream import answers, open_for
+from timmx.tools.subject import open_subject
+
+SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
+
+
+@pytest.fixture(scope="module")
+def one(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes one image at once."""
+    path = tmp_path_factory.mktemp("one") / "digits.onnx"
+    timmx.export("onnx", digits, output=path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def many(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes any number of images."""
+    path = tmp_path_factory.mktemp("many") / "digits.onnx"
+    timmx.export("onnx", digits, output=path, dynamic_batch=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def three(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes three images at once, as bytes, and answers with probabilities."""
+    path = tmp_path_factory.mktemp("three") / "digits.tflite"
+    timmx.export("litert", digits, output=path, batch_size=3, softmax=True)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """photos/: two digits in subfolders, one beside them, a damaged one, and a text."""
+    photos = tmp_path / "photos"
+    for digit in (3, 7):
+        (photos / f"of {digit}").mkdir(parents=True)
+        shutil.copy(sample(digit), photos / f"of {digit}" / f"a{digit}.png")
+    Image.open(sample(5)).convert("RGB").save(photos / "five.JPG")
+    (photos / "note.txt").write_text("no image")
+    return photos
+
+
+def sample(digit: int) -> Path:
+    return sorted((SAMPLES / str(digit)).glob("*.png"))[1]
+
+
+def paths_of(result) -> list[str]:
+    return [image["path"] for image in json.loads(result.stdout)["images"]]
+
+
+def test_it_sees_what_is_there(run_timmx, one: Path) -> None:
+    result = run_timmx("predict", one, *map(sample, range(10)), "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert (found["file"], found["model"], found["unreadable"]) == (str(one), "digits", [])
+    assert [image["predictions"][0]["label"] for image in found["images"]] == list("0123456789")
+    for image in found["images"]:
+        shares = [guess["probability"] for guess in image["predictions"]]
+        assert len(shares) == 5
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) <= 1.00001
+
+
+def test_files_folders_and_globs(run_timmx, one: Path, folder: Path) -> None:
+    def asked(*names: str) -> list[str]:
+        result = run_timmx("predict", one, *names, "--json", "--top-k", 1)
+        assert result.exit_code == 0, result.stderr
+        return paths_of(result)
+
+    five, three, seven = "photos/five.JPG", "photos/of 3/a3.png", "photos/of 7/a7.png"
+    assert asked("photos") == [five, three, seven]
+    assert asked("photos/*/*.png") == [three, seven]
+    assert sorted(asked("photos/**")) == [five, three, seven]
+    assert asked("photos/**/*.png", five) == [three, seven, five]
+    assert asked("photos/of ?") == [three, seven]
+    assert asked(seven, "photos", seven) == [seven, five, three]
+    assert asked(str(folder / "*.JPG")) == [str(folder / "five.JPG")]
+    shutil.copy(folder / "five.JPG", folder / "picture[1].weird")
+    assert asked("photos/picture[1].weird") == ["photos/picture[1].weird"]
+    assert asked("photos/*.weird") == ["photos/picture[1].weird"]
+
+
+def test_text_csv_and_json_say_the_same(run_timmx, one: Path, folder: Path) -> None:
+    images = json.loads(run_timmx("predict", one, "photos", "--json", "--top-k", 2).stdout)["images"]
+    rows = [
+        [image["path"], str(rank), str(guess["class"]), guess["label"], guess["probability"]]
+        for image in images
+        for rank, guess in enumerate(image["predictions"], 1)
+    ]
+    head, *found = csv.reader(io.StringIO(run_timmx("predict", one, "photos", "--csv", "--top-k", 2).stdout))
+    assert head == ["path", "rank", "class", "label", "probability"]
+    assert [[*row[:4], float(row[4])] for row in found] == rows
+    lines = run_timmx("predict", one, "photos", "--top-k", 2).stdout.splitlines()
+    assert lines[0].split() == ["image", "rank", "class", "label", "probability"]
+    assert [line.rsplit(maxsplit=4) for line in lines[1:]] == [[*row[:4], f"{row[4]:.4f}"] for row in rows]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_more_classes_than_there_are(run_timmx, three: Path) -> None:
+    found = json.loads(run_timmx("predict", three, sample(4), "--top-k", 50, "--json").stdout)
+    shares = [guess["probability"] for guess in found["images"][0]["predictions"]]
+    assert len(shares) == 10
+    assert sum(shares) == pytest.approx(1, abs=1e-4)
+
+
+def test_formats_agree(run_timmx, one: Path, many: Path, three: Path) -> None:
+    names = list(map(str, map(sample, (0, 1, 2, 3, 5, 6, 9))))
+    found = [
+        [
+            (guess["class"], guess["probability"])
+            for image in json.loads(run_timmx("predict", file, *names, "--json").stdout)["images"]
+            for guess in image["predictions"][:1]
+        ]
+        for file in (one, many, three)
+    ]
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-5)
+
+
+def test_bad_images_are_named_and_left_out(run_timmx, many: Path, folder: Path) -> None:
+    (folder / "bad.png").write_bytes(b"nothing")
+    (folder / "cut.png").write_bytes(sample(3).read_bytes()[:90])
+    (folder / "empty.gif").touch()
+    result = run_timmx("predict", many, "photos", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert len(found["images"]) == 3
+    assert [entry["path"] for entry in found["unreadable"]] == [
+        f"photos/{name}" for name in ("bad.png", "cut.png", "empty.gif")
+    ]
+    for entry in found["unreadable"]:
+        assert f"warning: {entry['path']} cannot be read as an image" in result.stderr
+
+
+def test_no_good_image_is_an_error(run_timmx, many: Path, folder: Path) -> None:
+    for name in ("bad.png", "worse.png"):
+        (folder / name).write_bytes(b"nothing")
+    result = run_timmx("predict", many, "photos/bad.png")
+    assert result.exit_code == 2
+    assert result.stderr.count("photos/bad.png cannot be read as an image") == 1
+    assert result.stdout == ""
+    result = run_timmx("predict", many, "photos/w*.png", "photos/worse.png", "photos/bad.png")
+    assert result.exit_code == 2
+    assert "error: None of these 2 images can be read." in result.stderr
+    assert result.stderr.count("warning: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing.png"], "There is no image or folder nothing.png"),
+        (["void"], "void holds no images"),
+        (["*.png"], "No image matches '*.png'"),
+        (["photos", "--top-k", "0"], "--top-k 0"),
+        (["photos", "--batch-size", "0"], "--batch-size 0"),
+        (["photos", "--batch-size", "4"], "takes 1 images at once, not 4"),
+        (["photos", "--workers", "0"], "--workers is 1 or more"),
+        (["photos", "--csv", "--json"], "give one of them"),
+    ],
+)
+def test_what_cannot_be_meant(
+    run_timmx, one: Path, folder: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "void").mkdir()
+    result = run_timmx("predict", one, *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_file_that_is_not_there(run_timmx, folder: Path) -> None:
+    result = run_timmx("predict", "missing.onnx", "photos", "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["message"] == "There is no file missing.onnx."
+
+
+def test_what_ranks_no_classes_is_refused(run_timmx, digits: str, folder: Path, tmp_path: Path) -> None:
+    timmx.export("onnx", digits, output=tmp_path / "embedding.onnx", num_classes=0, verify=False)
+    result = run_timmx("predict", "embedding.onnx", "photos")
+    assert result.exit_code == 2
+    assert "gives embedding, not classes" in result.stderr
+
+
+def test_what_takes_no_images_is_refused(run_timmx, folder: Path, tmp_path: Path) -> None:
+    timmx.export(
+        "onnx", "test_resnet", output=tmp_path / "five.onnx", in_chans=5, input_size=(5, 64, 64), verify=False
+    )
+    result = run_timmx("predict", "five.onnx", "photos")
+    assert result.exit_code == 2
+    assert "5 channels, which are no image" in result.stderr
+
+
+def test_classes_without_names_are_numbers(run_timmx, folder: Path, tmp_path: Path) -> None:
+    timmx.export(
+        "onnx", "test_resnet", output=tmp_path / "t.onnx", num_classes=3, input_size=(3, 64, 64), verify=False
+    )
+    lines = run_timmx("predict", "t.onnx", "photos/five.JPG").stdout.splitlines()
+    assert lines[0].split() == ["image", "rank", "class", "probability"]
+    assert sorted(line.split()[2] for line in lines[1:]) == ["0", "1", "2"]
+    found = json.loads(run_timmx("predict", "t.onnx", "photos/five.JPG", "--json").stdout)
+    assert {guess["label"] for guess in found["images"][0]["predictions"]} == {None}
+
+
+def test_neither_torch_nor_timm_is_imported(one: Path) -> None:
+    code = (
+        "import sys; from timmx.cli.main import app; app(['predict', *sys.argv[1:]], standalone_mode=False); "
+        "print(sorted({'torch', 'timm', 'torchvision'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, one, sample(8)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("workers", [None, 1, 5])
+@pytest.mark.parametrize("batch_size", [None, 1, 7])
+def test_the_stream_gives_each_image_its_own_answer(
+    many: Path, batch_size: int | None, workers: int | None, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nothing")
+    paths = [bad, *sorted(SAMPLES.rglob("*.png"))[::17], bad, sample(1), bad]
+    with open_subject(many, batch_size) as subject:
+        found = list(answers(subject, paths, workers=workers))
+        assert [answer.path for answer in found] == paths
+        for answer in found:
+            assert (answer.probabilities is None) == bool(answer.error) == (answer.path == bad)
+            if answer.probabilities is not None:
+                alone = subject.probabilities(subject.recipe.read(answer.path)[None])[0]
+                np.testing.assert_allclose(answer.probabilities, alone, atol=1e-5)
+    assert not decoders()
+
+
+def test_a_stream_that_is_left_early_leaves_no_threads(many: Path) -> None:
+    with open_subject(many) as subject:
+        stream = answers(subject, sorted(SAMPLES.rglob("*.png")), workers=3)
+        next(stream)
+        assert decoders()
+        stream.close()
+        assert not decoders()
+        stream = answers(subject, sorted(SAMPLES.rglob("*.png")), workers=3)
+        next(stream)
+        del stream
+        gc.collect()
+        assert not decoders()
+        assert list(answers(subject, [])) == []
+
+
+def test_ctrl_c_ends_the_threads(many: Path) -> None:
+    paths = sorted(SAMPLES.rglob("*.png"))
+
+    def interrupted(subject) -> None:
+        for number, _ in enumerate(answers(subject, paths)):
+            if number == 20:
+                signal.raise_signal(signal.SIGINT)
+
+    with open_subject(many) as subject, pytest.raises(KeyboardInterrupt):
+        interrupted(subject)
+    gc.collect()
+    assert not decoders()
+
+
+def test_no_more_images_are_read_than_are_soon_due(many: Path) -> None:
+    taken = []
+
+    class Watched(list):
+        def __iter__(self):
+            for path in super().__iter__():
+                taken.append(path)
+                yield path
+
+    with open_subject(many, 4) as subject:
+        for number, _ in enumerate(answers(subject, Watched(sorted(SAMPLES.rglob("*.png"))), workers=2)):
+            assert len(taken) <= number + 4 + 4 + 2
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="one core leaves no choice of threads")
+def test_a_file_opened_for_many_images_gives_the_same_answers(many: Path, one: Path) -> None:
+    paths = sorted(SAMPLES.rglob("*.png"))[:80]
+    for file in (many, one):
+        with open_for(paths, file) as chosen, open_subject(file) as plain:
+            for first, second in zip(answers(chosen, paths), answers(plain, paths), strict=True):
+                np.testing.assert_allclose(first.probabilities, second.probabilities, atol=1e-5)
+    bad = [Path("nowhere.png")] * 70
+    with open_for(bad, many) as subject:
+        assert all(answer.error for answer in answers(subject, bad))
+
+
+def test_the_stream_refuses_what_ranks_no_classes_before_it_begins(digits: str, tmp_path: Path) -> None:
+    timmx.export("onnx", digits, output=tmp_path / "e.onnx", num_classes=0, verify=False)
+    with open_subject(tmp_path / "e.onnx") as subject, pytest.raises(ArtifactError, match="not classes"):
+        answers(subject, [sample(1)])
+
+
+def decoders() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("timmx-decode")]
