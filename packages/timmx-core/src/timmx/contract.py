@@ -262,6 +262,30 @@ class ExportJob(Protocol):
         """Say what is being done now, such as "Converting"."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Snippet:
+    """How a file is loaded and run in one language; `timmx inspect --snippet` puts the image's way around it.
+
+    Attributes:
+        requires: what to install, as the language's users would name it.
+        imports: lines for the top.
+        load: lines that open the file.
+        run: lines that run it. They find the prepared image as `x` and leave the first output as `output`. In Python
+            both are numpy arrays with the batch in front; in the other languages both are flat, of one image.
+        labels: an expression that reads the class names from the opened file; empty where there is none.
+        takes_picture: `x` is the image itself, resized and cropped, in the type that the language has for images.
+        least_batch: as many images the file wants at least, where its batch is open.
+    """
+
+    requires: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    load: tuple[str, ...] = ()
+    run: tuple[str, ...] = ()
+    labels: str = ""
+    takes_picture: bool = False
+    least_batch: int = 1
+
+
 @dataclass(frozen=True)
 class NoOptions:
     """The options of a backend that has none of its own."""
@@ -279,6 +303,7 @@ class ExportBackend(ABC):
         capabilities: what the format cannot do, with reasons.
         caveat: what a user should know before relying on it, such as hardware that it was never tried on; `timmx
             doctor` shows it.
+        snippet_languages: what `snippet` knows, of python, swift, kotlin and js.
     """
 
     contract: ClassVar[int]
@@ -288,6 +313,7 @@ class ExportBackend(ABC):
     options: ClassVar[type] = NoOptions
     capabilities: ClassVar[Capabilities] = Capabilities()
     caveat: ClassVar[str] = ""
+    snippet_languages: ClassVar[tuple[str, ...]] = ("python",)
 
     def create_command(self) -> Callable[..., Any]:
         """A plain function with Annotated parameters: Typer can register it, Python can call it.
@@ -367,6 +393,19 @@ class ExportBackend(ABC):
             ArtifactError: the file is not of this format.
         """
         return {}
+
+    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet | None:
+        """How this file is run in one of `snippet_languages`; optional.
+
+        Args:
+            path: of a file that timmx wrote.
+            metadata: inside it.
+            language: of `snippet_languages`.
+
+        Returns:
+            None for Python code that opens the file with `timmx.open`.
+        """
+        return None
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files and folders that belong to the artifact at `path`, itself first."""

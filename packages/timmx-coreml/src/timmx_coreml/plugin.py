@@ -13,10 +13,10 @@ from timmx.options import Ints
 from timmx_coreml.targets import Target  # noqa: TC001 - Typer resolves the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from timmx.contract import Problem, Runner
+    from timmx.contract import Problem, Runner, Snippet
     from timmx.options import ExportRequest
 
 
@@ -157,6 +157,7 @@ class CoreMLBackend(ExportBackend):
     name = "coreml"
     help = "Export to Core ML for iPhone, iPad, Mac, Watch, TV and Vision Pro."
     suffixes = (".mlpackage", ".mlmodel")
+    snippet_languages = ("python", "swift")
     options = CoreMLOptions
 
     def output_suffix(self, options: CoreMLOptions) -> str:
@@ -193,6 +194,11 @@ class CoreMLBackend(ExportBackend):
         from timmx_coreml.package import read_metadata
 
         return read_metadata(path)
+
+    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+        from timmx_coreml.snippets import snippet
+
+        return snippet(path, metadata, language)
 
     def inspect(self, path: Path) -> dict[str, Any]:
         from timmx_coreml.inspection import inspect

@@ -16,10 +16,10 @@ from timmx.options import (  # noqa: TC002 - Typer's
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from timmx.contract import Problem, Runner
+    from timmx.contract import Problem, Runner, Snippet
     from timmx.options import ExportRequest
 
 
@@ -115,6 +115,7 @@ class LiteRTBackend(ExportBackend):
     name = "litert"
     help = "Export to LiteRT (.tflite) for Android, iOS, embedded Linux and the browser."
     suffixes = (".tflite",)
+    snippet_languages = ("python", "kotlin")
     options = LiteRTOptions
     capabilities = Capabilities(
         dynamic_batch="litert-torch cannot lower a graph whose batch is open, and files resized at run time are right "
@@ -149,6 +150,11 @@ class LiteRTBackend(ExportBackend):
         from timmx_litert.model_file import read_metadata
 
         return read_metadata(path)
+
+    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+        from timmx_litert.snippets import snippet
+
+        return snippet(path, metadata, language)
 
     def inspect(self, path: Path) -> dict[str, Any]:
         from timmx_litert.inspection import inspect

@@ -10,9 +10,10 @@ import typer
 from timmx.contract import ExportBackend, Exported, ExportJob
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.contract import Runner
+    from timmx.contract import Runner, Snippet
 
 
 class OnnxMode(StrEnum):
@@ -58,6 +59,7 @@ class OnnxBackend(ExportBackend):
     name = "onnx"
     help = "Export to ONNX for ONNX Runtime, browsers, OpenVINO and TensorRT."
     suffixes = (".onnx",)
+    snippet_languages = ("python", "kotlin", "js")
     options = OnnxOptions
 
     def export(self, job: ExportJob, options: OnnxOptions) -> Exported:
@@ -79,6 +81,11 @@ class OnnxBackend(ExportBackend):
         from timmx_onnx.proto import inspect
 
         return inspect(path)
+
+    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+        from timmx_onnx.snippets import snippet
+
+        return snippet(path, metadata, language)
 
     def files(self, path: Path) -> tuple[Path, ...]:
         from timmx_onnx.proto import external_files

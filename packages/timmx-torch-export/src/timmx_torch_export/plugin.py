@@ -9,9 +9,10 @@ import typer
 from timmx.contract import Capabilities, ExportBackend, Exported, ExportJob
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.contract import Runner
+    from timmx.contract import Runner, Snippet
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class TorchExportBackend(ExportBackend):
     name = "torch-export"
     help = "Export to PyTorch's own .pt2 (torch.export) for AOTInductor, ExecuTorch and plain PyTorch."
     suffixes = (".pt2",)
+    snippet_languages = ("python",)
     options = TorchExportOptions
     capabilities = Capabilities(
         dynamic_batch_from_one=(
@@ -53,6 +55,11 @@ class TorchExportBackend(ExportBackend):
         from timmx_torch_export.archive import read_metadata
 
         return read_metadata(path)
+
+    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+        from timmx_torch_export.snippets import snippet
+
+        return snippet(path, metadata, language)
 
     def inspect(self, path: Path) -> dict[str, Any]:
         from timmx_torch_export.archive import inspect

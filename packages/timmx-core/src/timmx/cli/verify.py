@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping  # noqa: TC003 - Typer resolves the annotations
+from collections.abc import Mapping  # Typer resolves the annotations
 from pathlib import Path
 from typing import Annotated, Any
 

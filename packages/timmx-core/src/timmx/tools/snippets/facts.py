@@ -1,0 +1,130 @@
+"""What every language has to know of a file: its image, its numbers, its answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from timmx.contract import Quantization
+from timmx.preprocess import ImageRecipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_INLINE = 20
+"""As many class names are written into the code; more are read from somewhere."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One file's metadata, as snippets need it.
+
+    Attributes:
+        name: the file's.
+        recipe: from an image to its input.
+        scaled: (height, width) that an image is resized for, before it is cropped.
+        batch: how many images it takes at once; None where that is open.
+        input_name, layout, dtype, quantization: of its input.
+        output_name, kind, output_dtype, output_quantization: of its first output.
+        answers: the shape of the first output for one image.
+        labels: class names, None where nobody knows them.
+    """
+
+    name: str
+    recipe: ImageRecipe
+    scaled: tuple[int, int]
+    batch: int | None
+    input_name: str
+    layout: str
+    dtype: str
+    quantization: Quantization | None
+    output_name: str
+    kind: str
+    output_dtype: str
+    output_quantization: Quantization | None
+    answers: tuple[int, ...]
+    labels: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, path: Path, metadata: Mapping[str, Any]) -> Facts:
+        """Read from metadata.
+
+        Raises:
+            LookupError, TypeError, ValueError: it is not what timmx writes.
+        """
+        recipe, entry, output = ImageRecipe.of(metadata), metadata["input"], metadata["outputs"][0]
+        config = recipe.config
+        return cls(
+            path.name,
+            recipe,
+            (
+                math.floor(config.input_size[1] / config.crop_pct),
+                math.floor(config.input_size[2] / config.crop_pct),
+            ),
+            None if metadata["batch"].get("dynamic") else int(metadata["batch"]["size"]),
+            str(entry["name"]),
+            str(entry["layout"]),
+            str(entry["dtype"]),
+            _stored(entry),
+            str(output["name"]),
+            str(output["kind"]),
+            str(output.get("dtype", "float32")),
+            _stored(output),
+            tuple(map(int, output["shape"][1:])),
+            tuple(map(str, metadata["labels"])) if metadata["labels"] else None,
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the input."""
+        return self.recipe.config.input_size[1:]
+
+    @property
+    def channels(self) -> int:
+        return self.recipe.config.input_size[0]
+
+    @property
+    def gray(self) -> bool:
+        return self.recipe.color_order == "L"
+
+    @property
+    def takes_bytes(self) -> bool:
+        """The bytes of a picture as they are."""
+        return self.dtype == "uint8" and self.quantization is None
+
+    @property
+    def normalizes(self) -> bool:
+        """The file does it: the caller does not."""
+        return self.recipe.in_graph
+
+    @property
+    def ranks_classes(self) -> bool:
+        return self.kind in ("logits", "probabilities")
+
+    @property
+    def inline_labels(self) -> tuple[str, ...] | None:
+        """The labels where they are few enough to be written into the code."""
+        return self.labels if self.labels and len(self.labels) <= _INLINE else None
+
+    @property
+    def labels_file_hint(self) -> str:
+        """How to make the file that code reads many labels from."""
+        return f"timmx inspect {self.name} --json | jq -r '.labels[]' > labels.txt"
+
+
+def quoted(text: str) -> str:
+    """A string as Python, JavaScript, and Swift without escapes beyond it, write it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def numbers(values: tuple[float, ...]) -> str:
+    """Numbers with commas."""
+    return ", ".join(f"{value:.9g}" for value in values)
+
+
+def _stored(entry: Mapping[str, Any]) -> Quantization | None:
+    found = entry.get("quantization")
+    return Quantization(float(found["scale"]), int(found["zero_point"])) if found else None

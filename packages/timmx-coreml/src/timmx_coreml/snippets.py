@@ -1,0 +1,95 @@
+"""A Core ML model loaded and run by Core ML: through coremltools on a Mac, and in Swift."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from timmx.contract import Snippet
+
+from timmx_coreml.features import read_input
+from timmx_coreml.package import read
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    """The lines for `python` or `swift`."""
+    feature = read_input(read(path).model.description.input[0])
+    least = min((shape[0] for shape in feature.shapes), default=1)
+    if feature.ranges and not feature.colors:
+        least = feature.ranges[0][0]
+    facts, output = metadata["format"], metadata["outputs"][0]["name"]
+    make = _python if language == "python" else _swift
+    return make(path, metadata, facts.get("probabilities_output"), output, bool(feature.colors), least)
+
+
+def _python(
+    path: Path, metadata: Mapping[str, Any], classes: str | None, output: str, picture: bool, least: int
+) -> Snippet:
+    feeds = f"{{{json.dumps(metadata['input']['name'])}: x}}"
+    run = f"output = model.predict({feeds})[{json.dumps(output)}]"
+    if classes:
+        run = f"found = model.predict({feeds})[{json.dumps(classes)}]"
+    return Snippet(
+        requires=("coremltools",),
+        imports=("import coremltools as ct", "import json"),
+        load=(f"model = ct.models.MLModel({json.dumps(path.name)})  # predicts on macOS alone",),
+        run=(run, "output = np.array([[found[label] for label in labels]], np.float32)")
+        if classes
+        else (run,),
+        labels='json.loads(model.user_defined_metadata["timmx"])["labels"]',
+        takes_picture=picture,
+        least_batch=least,
+    )
+
+
+def _swift(
+    path: Path, metadata: Mapping[str, Any], classes: str | None, output: str, picture: bool, least: int
+) -> Snippet:
+    entry = metadata["input"]
+    channels, height, width = entry["size"]
+    batch = least if metadata["batch"].get("dynamic") else metadata["batch"]["size"]
+    pixel_format = "kCVPixelFormatType_OneComponent8" if channels == 1 else "kCVPixelFormatType_32BGRA"
+    feed: tuple[str, ...]
+    if picture:
+        feed = (
+            f"let value = try MLFeatureValue(cgImage: x, pixelsWide: {width}, pixelsHigh: {height},",
+            f"                               pixelFormatType: {pixel_format}, options: nil)",
+        )
+    else:
+        feed = (
+            f"let array = try MLMultiArray(shape: [{batch}, {channels}, {height}, {width}], dataType: .float32)",
+            "array.withUnsafeMutableBufferPointer(ofType: Float.self) { numbers, _ in",
+            f"    for n in 0..<{batch} {{ for i in 0..<x.count {{ numbers[n * x.count + i] = x[i] }} }}",
+            "}",
+            "let value = MLFeatureValue(multiArray: array)",
+        )
+    feed = (
+        *feed,
+        f'let inputs = try MLDictionaryFeatureProvider(dictionary: ["{entry["name"]}": value])',
+        "let outputs = try model.prediction(from: inputs)",
+    )
+    if classes:
+        found: tuple[str, ...] = (
+            f'let found = outputs.featureValue(for: "{classes}")!.dictionaryValue',
+            "let output = labels.map { found[$0]!.floatValue }",
+        )
+    else:
+        found = (
+            f'let found = outputs.featureValue(for: "{output}")!.multiArrayValue!',
+            f"let output = (0..<found.count{f' / {batch}' if batch > 1 else ''}).map {{ found[$0].floatValue }}",
+        )
+    compiled = path.stem
+    return Snippet(
+        imports=("import CoreML",),
+        load=(
+            f'let url = Bundle.main.url(forResource: "{compiled}", withExtension: "mlmodelc")!'
+            f"  // Xcode compiles {path.name}",
+            "let model = try MLModel(contentsOf: url)",
+        ),
+        run=(*feed, *found),
+        takes_picture=picture,
+    )

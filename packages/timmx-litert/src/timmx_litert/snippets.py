@@ -1,0 +1,68 @@
+"""A `.tflite` loaded and run by LiteRT: in Python, and on Android."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from timmx.contract import Snippet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    """The lines for `python` or `kotlin`."""
+    return _python(path.name, metadata) if language == "python" else _kotlin(path.name, metadata)
+
+
+def _python(file: str, metadata: Mapping[str, Any]) -> Snippet:
+    name, output = metadata["input"]["name"], metadata["outputs"][0]["name"]
+    return Snippet(
+        requires=("ai-edge-litert",),
+        imports=("from ai_edge_litert.interpreter import Interpreter",),
+        load=(f"interpreter = Interpreter({json.dumps(file)})", "run = interpreter.get_signature_runner()"),
+        run=(f"output = run({name}=x)[{json.dumps(output)}]",),
+    )
+
+
+def _kotlin(file: str, metadata: Mapping[str, Any]) -> Snippet:
+    output = metadata["outputs"][0]
+    count = 1
+    for size in output["shape"]:
+        count *= int(size)
+    size, put = {"float32": (4, "asFloatBuffer().put(x)"), "int16": (2, "asShortBuffer().put(x)")}.get(
+        metadata["input"]["dtype"], (1, "put(x); rewind()")
+    )
+    stored, array, get = {
+        "float32": (4, "FloatArray", "asFloatBuffer().get(it)"),
+        "int16": (2, "ShortArray", "asShortBuffer().get(it)"),
+    }.get(output.get("dtype", "float32"), (1, "ByteArray", "get(it)"))
+    several = len(metadata["outputs"]) > 1
+    run = (
+        "interpreter.runForMultipleInputsOutputs(arrayOf(input), "
+        f'mapOf(interpreter.getOutputIndex("{output["name"]}") to found))'
+        if several
+        else "interpreter.run(input, found)"
+    )
+    return Snippet(
+        requires=("com.google.ai.edge.litert:litert",),
+        imports=(
+            "import java.nio.ByteBuffer",
+            "import java.nio.ByteOrder",
+            "import org.tensorflow.lite.Interpreter",
+        ),
+        load=(
+            f'val bytes = context.assets.open("{file}").readBytes()',
+            "val model = ByteBuffer.allocateDirect(bytes.size).order(ByteOrder.nativeOrder()).put(bytes)",
+            "val interpreter = Interpreter(model)",
+        ),
+        run=(
+            f"val input = ByteBuffer.allocateDirect({size} * x.size).order(ByteOrder.nativeOrder()).apply {{ {put} }}",
+            f"val found = ByteBuffer.allocateDirect({stored} * {count}).order(ByteOrder.nativeOrder())",
+            run,
+            "found.rewind()",
+            f"val output = {array}({count}).also {{ found.{get} }}",
+        ),
+    )

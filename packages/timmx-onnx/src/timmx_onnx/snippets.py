@@ -1,0 +1,69 @@
+"""An `.onnx` file loaded and run by ONNX Runtime: in Python, on Android, in Node."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from timmx.contract import Snippet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    """The lines for `python`, `kotlin` or `js`."""
+    entry, output = metadata["input"], metadata["outputs"][0]["name"]
+    return {"python": _python, "kotlin": _kotlin, "js": _js}[language](
+        path.name, entry, output, metadata["batch"]
+    )
+
+
+def _python(file: str, entry: Mapping[str, Any], output: str, batch: Mapping[str, Any]) -> Snippet:
+    return Snippet(
+        requires=("onnxruntime",),
+        imports=("import onnxruntime", "import json"),
+        load=(f"session = onnxruntime.InferenceSession({json.dumps(file)})",),
+        run=(f"output = session.run([{json.dumps(output)}], {{{json.dumps(entry['name'])}: x}})[0]",),
+        labels='json.loads(session.get_modelmeta().custom_metadata_map["timmx"])["labels"]',
+    )
+
+
+def _shape(entry: Mapping[str, Any], batch: Mapping[str, Any]) -> list[int]:
+    channels, height, width = entry["size"]
+    order = [height, width, channels] if entry["layout"] == "NHWC" else [channels, height, width]
+    return [1 if batch.get("dynamic") else batch["size"], *order]
+
+
+def _js(file: str, entry: Mapping[str, Any], output: str, batch: Mapping[str, Any]) -> Snippet:
+    feeds = (
+        f'{{ {json.dumps(entry["name"])}: new ort.Tensor("{entry["dtype"]}", x, {_shape(entry, batch)}) }}'
+    )
+    return Snippet(
+        requires=("onnxruntime-node",),
+        imports=('import * as ort from "onnxruntime-node"; // in a browser: onnxruntime-web',),
+        load=(f"const session = await ort.InferenceSession.create({json.dumps(file)});",),
+        run=(f"const output = (await session.run({feeds}))[{json.dumps(output)}].data;",),
+    )
+
+
+def _kotlin(file: str, entry: Mapping[str, Any], output: str, batch: Mapping[str, Any]) -> Snippet:
+    shape = ", ".join(map(str, _shape(entry, batch)))
+    return Snippet(
+        requires=("com.microsoft.onnxruntime:onnxruntime-android",),
+        imports=(
+            "import ai.onnxruntime.OnnxTensor",
+            "import ai.onnxruntime.OrtEnvironment",
+            "import java.nio.FloatBuffer",
+        ),
+        load=(
+            "val environment = OrtEnvironment.getEnvironment()",
+            f'val session = environment.createSession(context.assets.open("{file}").readBytes())',
+        ),
+        run=(
+            f"val tensor = OnnxTensor.createTensor(environment, FloatBuffer.wrap(x), longArrayOf({shape}))",
+            f'val found = session.run(mapOf("{entry["name"]}" to tensor)).get("{output}").get() as OnnxTensor',
+            "val output = FloatArray(found.floatBuffer.remaining()).also { found.floatBuffer.get(it) }",
+        ),
+    )

@@ -1,0 +1,35 @@
+"""A `.pt2` loaded and run by plain PyTorch."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from timmx.contract import Snippet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    """The lines for Python."""
+    first = "[0]" if len(metadata["outputs"]) > 1 else ""
+    device = metadata["format"].get("device", "cpu")
+    there, back = ("", "") if device == "cpu" else (f'.to("{device}")', ".cpu()")
+    load: tuple[str, ...] = (f"model = torch.export.load({json.dumps(path.name)}).module()",)
+    labels = ""
+    imports: tuple[str, ...] = ("import torch",)
+    if metadata["labels"] and len(metadata["labels"]) > 20:
+        load = (
+            'extra = {"timmx.json": ""}',
+            f"model = torch.export.load({json.dumps(path.name)}, extra_files=extra).module()",
+        )
+        labels, imports = 'json.loads(extra["timmx.json"])["labels"]', ("import json", "import torch")
+    return Snippet(
+        requires=("torch",),
+        imports=imports,
+        load=load,
+        run=("with torch.no_grad():", f"    output = model(torch.from_numpy(x){there}){first}{back}.numpy()"),
+        labels=labels,
+    )

@@ -1,0 +1,208 @@
+"""The code of `timmx inspect --snippet` is run: it answers as the file does when timmx feeds it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import timmx
+from PIL import Image
+from timmx.contract import Snippet
+from timmx.opening import backend_for
+from timmx.preprocess import ImageRecipe
+from timmx.tools.snippets import make_snippet
+from timmx.tools.snippets.facts import Facts
+from timmx.tools.snippets.python import _read
+from timmx.tools.subject import open_subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
+CALIBRATED = ("--mode", "int8", "--calibration-data", str(SAMPLES))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One export of the digits model."""
+
+    backend: str
+    suffix: str
+    options: dict
+
+
+CASES = {
+    "onnx": Case("onnx", "onnx", {}),
+    "torch-export": Case("torch-export", "pt2", {}),
+    "litert": Case("litert", "tflite", {}),
+    "onnx-normalize-softmax": Case("onnx", "onnx", {"normalize": True, "softmax": True}),
+    "onnx-batch-3": Case("onnx", "onnx", {"batch_size": 3}),
+    "onnx-dynamic": Case("onnx", "onnx", {"dynamic_batch": True}),
+    "torch-export-oblong": Case("torch-export", "pt2", {"input_size": (3, 96, 64)}),
+    "litert-uint8": Case(
+        "litert", "tflite", {"io": "uint8", "normalize": True, "mode": "int8", "calibration_data": SAMPLES}
+    ),
+    "litert-int8": Case("litert", "tflite", {"io": "int8", "mode": "int8", "calibration_data": SAMPLES}),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, digits) -> Callable[[str], Path]:
+    """The file of a case, made once."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    def make(name: str) -> Path:
+        case = CASES[name]
+        path = folder / f"{name}.{case.suffix}"
+        if not path.exists():
+            timmx.export(case.backend, digits, output=path, verify=False, **case.options)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> list[Path]:
+    """A digit as it is, and one that is neither square nor small nor gray."""
+    folder = tmp_path_factory.mktemp("photos")
+    digit = next(iter(sorted((SAMPLES / "3").glob("*.png"))))
+    large = Image.open(digit).convert("RGB").resize((211, 157), Image.Resampling.BICUBIC)
+    large.putpixel((3, 3), (250, 20, 90))
+    large.save(folder / "large.png")
+    return [digit, folder / "large.png"]
+
+
+def expected(path: Path, image: Path) -> tuple[str, float]:
+    with open_subject(path) as subject:
+        (row,) = subject.probabilities(subject.recipe.read(image)[None])
+    return subject.labels[int(row.argmax())], float(row.max())
+
+
+def said(command: list[str], folder: Path) -> tuple[str, float]:
+    done = subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    label, probability = done.stdout.split()
+    return label, float(probability)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_python_answers_as_the_file_does(name: str, exported, photos, tmp_path: Path):
+    path = exported(name)
+    code = make_snippet(path, "python")
+    assert "timmx" not in code.replace(path.name, "")
+    (tmp_path / "snippet.py").write_text(code)
+    for image in photos:
+        label, probability = said([sys.executable, str(tmp_path / "snippet.py"), str(image)], path.parent)
+        assert (label, pytest.approx(probability, abs=2e-5)) == expected(path, image)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0, 1.125])
+def test_python_prepares_images_as_timmx_does(crop_mode, crop_pct, exported, photos):
+    """Whatever the recipe: the same numbers go into the file."""
+    path = exported("torch-export")
+    metadata = backend_for(path).read_metadata(path)
+    metadata["input"] |= {"crop_mode": crop_mode, "crop_pct": crop_pct, "mean": [0.5, 0.4, 0.3]}
+    for size in ([3, 64, 64], [3, 60, 91]):
+        metadata["input"]["size"] = size
+        facts = Facts.of(path, metadata)
+        scope = {"Image": Image, "np": np}
+        exec("\n".join(_read(facts, Snippet())), scope)
+        recipe = ImageRecipe.of(metadata)
+        for image in photos:
+            np.testing.assert_array_equal(scope["read"](image)[0], recipe.read(image))
+
+
+def test_python_for_core_ml_feeds_what_the_file_takes(digits, photos, tmp_path: Path):
+    """Its runtime exists on macOS alone: elsewhere all but the run itself is run."""
+    pictures = tmp_path / "pictures.mlpackage"
+    timmx.export(
+        "coreml", digits, output=pictures, normalize=True, image_input=True, classifier=True, verify=False
+    )
+    arrays = tmp_path / "arrays.mlpackage"
+    timmx.export("coreml", digits, output=arrays, verify=False)
+    for path in (pictures, arrays):
+        code = make_snippet(path, "python")
+        compile(code, "snippet.py", "exec")
+        if sys.platform == "darwin":
+            (tmp_path / "snippet.py").write_text(code)
+            label, _ = said([sys.executable, "snippet.py", str(photos[0])], tmp_path)
+            assert label == expected(path, photos[0])[0]
+            continue
+        scope = {"Image": Image, "np": np}
+        exec(code[code.index("def read") : code.index("x = read(")], scope)
+        found = scope["read"](photos[1])
+        with open_subject(path) as subject:
+            wanted = subject.recipe.read(photos[1])
+        if path == pictures:
+            np.testing.assert_array_equal(np.asarray(found).transpose(2, 0, 1), np.rint(255 * wanted))
+        else:
+            np.testing.assert_array_equal(found[0], wanted)
+    swift = make_snippet(pictures, "swift")
+    assert "MLFeatureValue(cgImage: x, pixelsWide: 64, pixelsHigh: 64" in swift
+    assert 'featureValue(for: "classLabel_probs")' in swift
+    assert "MLMultiArray(shape: [1, 3, 64, 64], dataType: .float32)" in make_snippet(arrays, "swift")
+
+
+@pytest.fixture(scope="module")
+def node_folder(tmp_path_factory) -> Path:
+    """A folder with the packages that the JavaScript needs."""
+    if not shutil.which("node") or not shutil.which("npm"):
+        pytest.skip("there is no Node here")
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "package.json").write_text("{}")
+    # Scripts would fetch CUDA's libraries from elsewhere; what runs on the CPU is in the packages.
+    command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "onnxruntime-node", "sharp"]
+    try:
+        done = subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False, timeout=300)
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm does not answer")
+    if done.returncode:
+        pytest.skip(f"npm has no onnxruntime-node and sharp here: {done.stderr.strip()[-200:]}")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnx-normalize-softmax", "onnx-batch-3", "onnx-dynamic"])
+def test_javascript_answers_as_the_file_does(name: str, node_folder: Path, exported, photos):
+    path = exported(name)
+    shutil.copy(path, node_folder)
+    (node_folder / "run.mjs").write_text(make_snippet(path, "js"))
+    for image in photos:
+        label, probability = said(["node", "run.mjs", str(image)], node_folder)
+        # sharp's bicubic filter rounds otherwise than Pillow's
+        assert (label, pytest.approx(probability, abs=0.02)) == expected(path, image)
+
+
+@pytest.mark.parametrize(
+    ("name", "language"), [("onnx", "kotlin"), ("litert", "kotlin"), ("litert-int8", "kotlin")]
+)
+def test_kotlin_states_what_the_file_takes(name: str, language: str, exported):
+    """There is no Android here: what is particular to the file stands in the code."""
+    code = make_snippet(exported(name), language)
+    with open_subject(exported(name)) as subject:
+        (entry,) = subject.runner.inputs
+    assert code.count("{") == code.count("}")
+    assert "0.309f" in code
+    assert f'assets.open("{exported(name).name}")' in code
+    assert "longArrayOf(1, 3, 64, 64)" in code or "ByteBuffer.allocateDirect" in code
+    if entry.quantization is not None:
+        assert f"/ {entry.quantization.scale:.9g}f).roundToInt() + {entry.quantization.zero_point})" in code
+
+
+def test_a_format_says_which_languages_it_has(exported, run_timmx):
+    path = exported("onnx")
+    done = run_timmx("inspect", path, "--snippet", "swift")
+    assert done.exit_code == 2
+    assert "for onnx there are python, kotlin, js" in done.stderr
+    done = run_timmx("inspect", path, "--snippet", "cobol")
+    assert done.exit_code == 2
+    assert "python, swift, kotlin, js" in done.stderr
+    done = run_timmx("inspect", path, "--snippet", "python", "--json")
+    assert json.loads(done.stdout)["code"] == make_snippet(path, "python")
