@@ -359,7 +359,7 @@ def test_after_ctrl_c_and_after_a_kill_the_same_command_goes_on(file, tmp_path, 
     result = json.loads(done.stdout)
     assert 0 < result["resumed"] < result["count"] == 5_000
     assert result["right"] == 10 * 498
-    assert "were answered before" in done.stderr
+    assert done.stderr == ""
 
 
 def test_no_torch_is_imported_without_a_model(file, tmp_path):

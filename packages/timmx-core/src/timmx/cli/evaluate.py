@@ -203,7 +203,10 @@ def _write_report(found: Evaluation, path: Path) -> None:
     from timmx.report.render import write
     from timmx.tools.evaluation_report import evaluation_report
 
-    write(evaluation_report(found, environment(), [this_command()]), path)
+    machine = environment(
+        name for name in found.metadata["versions"] if name not in ("timmx-core", "timm", "torch")
+    )
+    write(evaluation_report(found, machine, [this_command()]), path)
 
 
 def _share(share: float, interval: tuple[float, float]) -> str:

@@ -22,6 +22,7 @@ from timmx.tools.stream import answers
 from timmx.tools.subject import Subject, open_subject
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from timmx.tools.dataset import Dataset
@@ -33,8 +34,8 @@ _BAR = 16
 
 
 def evaluate(
-    path: Path,
-    data: Path,
+    path: str | os.PathLike[str],
+    data: str | os.PathLike[str],
     *,
     class_map: Path | None = None,
     batch_size: int | None = None,
@@ -61,7 +62,7 @@ def evaluate(
         ConfigurationError: the data does not fit, or none of the images can be read.
         TimmxError: the artifact or the model cannot be opened or run.
     """
-    say = reporter()
+    path, data, say = Path(path), Path(data).expanduser(), reporter()
     say.step(f"Opening {path.name}")
     with ExitStack() as stack:
         subject = stack.enter_context(open_subject(path, batch_size))
@@ -83,7 +84,7 @@ def evaluate(
             if other is not None
             else None
         )
-        return Evaluation.of(path, dataset, side, second)
+        return Evaluation.of(path, subject.metadata, dataset, side, second)
 
 
 def dataset_for(subject: Subject, data: Path, class_map: Path | None = None) -> Dataset:
@@ -121,7 +122,7 @@ def read_all(
     known = journal.readings(of, subject.batch_size) if journal else []
     readings, total = list(known), len(dataset.images)
     if known:
-        say.warn(f"{len(known):,} of {total:,} images were answered before, and are not asked again.")
+        say.detail(f"{len(known):,} of {total:,} images were answered before, and are not asked again.")
     left = dataset.images[len(known) :]
     stream = answers(subject, [image.path for image in left], workers=workers)
     start = shown = time.perf_counter()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from timmx.tools.accuracy import Interval, Paired, wilson
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from timmx.tools.dataset import Dataset, LabelledImage
@@ -119,6 +120,7 @@ class Evaluation:
         seconds: what the answers took, images decoded and all.
         images_per_s: of the images asked in that time; None where all were in the journal.
         resumed: images whose answers were in the journal.
+        metadata: what the artifact says of itself.
         against: the second reader, where there is one.
     """
 
@@ -140,10 +142,18 @@ class Evaluation:
     seconds: float
     images_per_s: float | None
     resumed: int
+    metadata: Mapping[str, Any]
     against: Comparison | None = None
 
     @classmethod
-    def of(cls, path: Path, dataset: Dataset, side: Side, second: Side | None = None) -> Evaluation:
+    def of(
+        cls,
+        path: Path,
+        metadata: Mapping[str, Any],
+        dataset: Dataset,
+        side: Side,
+        second: Side | None = None,
+    ) -> Evaluation:
         """The figures of one reader's answers, and of a second's to the same images."""
         pairs = list(zip(dataset.images, side.readings, strict=True))
         good = [(image, reading) for image, reading in pairs if not reading.unreadable]
@@ -168,6 +178,7 @@ class Evaluation:
             side.seconds,
             side.images_per_s,
             len(side.readings) - side.asked,
+            metadata,
             None if second is None else _compare(dataset, side, second),
         )
 
@@ -187,6 +198,8 @@ class Evaluation:
         names = self.classes
         return {
             "file": str(self.path),
+            "model": self.metadata["model"]["name"],
+            "precision": self.metadata["precision"],
             "data": str(self.data),
             "images": len(self.images),
             "images_in_data": self.total,

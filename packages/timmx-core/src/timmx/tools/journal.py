@@ -155,8 +155,13 @@ class Journal:
                 ) from exc
 
     def _write(self, entry: Mapping[str, Any]) -> None:
+        line = _line(entry)
         try:
-            self._stream.write(_line(entry))
+            written = self._stream.write(line)
+            if written < len(
+                line
+            ):  # the rest tells why it found no room; half a line is dropped by the next run
+                self._stream.write(line[written:])
         except OSError as exc:
             raise self._failing(exc) from exc
 
