@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from timmx.artifact import artifact_size
 from timmx.errors import ArtifactError, BackendError, ConfigurationError, TimmxError
 from timmx.opening import backend_for
-from timmx.progress import reporter
+from timmx.options import ExportRequest
 from timmx.records import MANIFEST_NAME, recall
+from timmx.validation import default_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,11 +136,13 @@ def compare(
     rows, left_out = _stated(folder)
     evaluations: dict[str, Evaluation] = {}
     bench = None
-    model = None if against is None else Row(against, precision="fp32")
+    model = None
+    if against is not None:
+        model = Row(f"{default_name(ExportRequest(model=against))} (PyTorch)", precision="fp32")
     if data is not None:
-        rows, model, evaluations = _with_accuracy(rows, model, data, model_options)
+        rows, model, evaluations = _with_accuracy(rows, model, data, against, model_options)
     if measure_latency:
-        rows, model, bench = _with_latency(rows, model, model_options, seconds)
+        rows, model, bench = _with_latency(rows, model, against, model_options, seconds)
     everything = (*([model] if model is not None else []), *rows)
     return SideBySide(folder, everything, tuple(left_out), data, evaluations, bench)
 
@@ -189,7 +192,11 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
 
 
 def _with_accuracy(
-    rows: Sequence[Row], model: Row | None, data: Path, model_options: Mapping[str, Any] | None
+    rows: Sequence[Row],
+    model: Row | None,
+    data: Path,
+    against: str | None,
+    model_options: Mapping[str, Any] | None,
 ) -> tuple[list[Row], Row | None, dict[str, Evaluation]]:
     """The model is run once, beside the first file that can be evaluated."""
     from timmx.tools.evaluate import evaluate
@@ -197,10 +204,9 @@ def _with_accuracy(
     found: list[Row] = []
     evaluations: dict[str, Evaluation] = {}
     first: TimmxError | None = None
-    waiting = model
+    beside = against
     for row in rows:
         assert row.path is not None
-        beside = None if waiting is None else waiting.name
         try:
             result = evaluate(
                 row.path, data, against=beside, model_options=(model_options or {}) if beside else None
@@ -214,21 +220,25 @@ def _with_accuracy(
         if model is not None and result.against is not None:
             other = result.against
             model = replace(model, top1=other.top1, top1_interval=_pair(other.top1_interval))
-            waiting = None
+            beside = None
     if first is not None and not evaluations:
         raise first
     return found, model, evaluations
 
 
 def _with_latency(
-    rows: Sequence[Row], model: Row | None, model_options: Mapping[str, Any] | None, seconds: float
+    rows: Sequence[Row],
+    model: Row | None,
+    against: str | None,
+    model_options: Mapping[str, Any] | None,
+    seconds: float,
 ) -> tuple[list[Row], Row | None, BenchResult]:
     from timmx.tools.bench import bench
 
     result = bench(
         [row.path for row in rows if row.path is not None],
-        against=None if model is None else model.name,
-        model_options=model_options if model is not None else None,
+        against=against,
+        model_options=model_options,
         seconds=seconds,
     )
     measured = []
@@ -253,7 +263,6 @@ def _with_latency(
         )
     if model is not None:
         model = measured.pop(0)
-    reporter().detail(f"{result.rounds} rounds")
     return measured, model, result
 
 

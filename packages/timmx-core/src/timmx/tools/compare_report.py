@@ -42,7 +42,13 @@ def _summary(found: SideBySide) -> str:
     judged = [row for row in files if row.top1 is not None]
     if judged:
         best = max(judged, key=lambda row: row.top1 or 0.0)
-        said += f" {best.name} reads most images right, {100 * (best.top1 or 0.0):.1f} %."
+        worst = min(judged, key=lambda row: row.top1 or 0.0)
+        right = f"{100 * (best.top1 or 0.0):.1f} %"
+        if best.top1 == worst.top1:
+            said += f" {'All read' if len(judged) == len(files) else 'All that could be judged read'} {right} right."
+        else:
+            least = f"{100 * (worst.top1 or 0.0):.1f} %"
+            said += f" {best.name} reads most images right, {right}; {worst.name} fewest, {least}."
     return said
 
 
