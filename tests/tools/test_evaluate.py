@@ -239,6 +239,7 @@ def test_files_of_other_classes_are_not_compared(file, folder, digits):
             ["FILE", "--data", SAMPLES, "--csv", "no/such/folder.csv"],
             "--csv no/such/folder.csv cannot be written",
         ),
+        (["FILE", "--data", SAMPLES, "--against", "missing.onnx"], "There is no file missing.onnx"),
         (["FILE", "--data", SAMPLES, "--against", "FILE", "--seed", 1], "--seed is about a model"),
         (["FILE", "--data", SAMPLES, "--resume", SAMPLES], "cannot be written"),
     ],

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timmx.cli.columns import columns
 from timmx.cli.export import DebugOption, VerboseOption
 from timmx.options import JsonOption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from timmx.tools.evaluation import Comparison, Evaluation
 
 _ALL_CLASSES, _WORST, _FIRST = 20, 10, 10
@@ -144,7 +143,10 @@ def _class_lines(found: Evaluation) -> list[str]:
         )
         for item in shown
     ]
-    return _aligned([(head, "images", "right", "most often taken for"), *rows])
+    lines = [(head, "images", "right", "most often taken for"), *rows]
+    if not any(row[-1] for row in rows):
+        return columns([line[:-1] for line in lines])
+    return columns(lines, left=frozenset({0, 3}))
 
 
 def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
@@ -166,7 +168,8 @@ def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
         )
         for item in other.disagreements[:_FIRST]
     ]
-    lines += ["", *_aligned([("read differently", "class", found.path.name, _shown(other.name)), *rows])]
+    head = ("read differently", "class", found.path.name, _shown(other.name))
+    lines += ["", *columns([head, *rows], left=frozenset(range(4)))]
     return [*lines, *_more(len(other.disagreements), "--json, --csv and --report have all")]
 
 
@@ -228,14 +231,3 @@ def _shown(name: str) -> str:
 
 def _more(count: int, where: str) -> list[str]:
     return [f"  and {count - _FIRST:,} more; {where}"] if count > _FIRST else []
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns side by side, without one that is empty below its head; numbers to the right."""
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    ready = []
-    for column in columns:
-        width = max(map(len, column))
-        numbers = column[0] in ("images", "right")
-        ready.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in column])
-    return ["  ".join(row).rstrip() for row in zip(*ready, strict=True)]

@@ -14,6 +14,7 @@ from timmx.errors import ConfigurationError
 from timmx.images import left_out
 from timmx.progress import reporter
 from timmx.records import digest
+from timmx.registry import known_backends
 from timmx.tools.against import TorchRunner, open_model, request_for
 from timmx.tools.dataset import read_dataset
 from timmx.tools.evaluation import Evaluation, Side
@@ -169,8 +170,8 @@ def _reading(answer: Answer, truth: int) -> Reading:
 
 
 def _open_other(subject: Subject, against: Any, options: Mapping[str, Any] | None) -> Subject:
-    """What to compare with: a file where there is one with a suffix, else a PyTorch model."""
-    if isinstance(against, (str, Path)) and Path(against).suffix and Path(against).expanduser().exists():
+    """What to compare with: a file, or a PyTorch model."""
+    if isinstance(against, (str, Path)) and _is_file(Path(against).expanduser()):
         if options:
             flag = next(iter(options)).replace("_", "-")
             raise ConfigurationError(
@@ -185,6 +186,12 @@ def _open_other(subject: Subject, against: Any, options: Mapping[str, Any] | Non
         return other
     request = request_for(subject.metadata, against, options)
     return open_model(request, subject.metadata, subject.batch_size)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a name is a file's: by what is there, or by a suffix that no tag of a model has."""
+    suffixes = {suffix for facts in known_backends().values() for suffix in facts["suffixes"]}
+    return bool(path.suffix) and (path.suffix in suffixes or path.exists())
 
 
 def _check_alike(subject: Subject, other: Subject) -> None:
