@@ -134,11 +134,11 @@ def plan(wanted: Sequence[Wanted], shared: ExportRequest, folder: Path) -> tuple
             troubles.append((item.said, exc))
     if not troubles:
         targets = _with_names_of_their_own(targets, folder)
-        for target in targets:
-            try:
-                validate(target.backend, target.request, target.options)
-            except TimmxError as exc:
-                troubles.append((target.label, exc))
+    for target in targets:
+        try:
+            validate(target.backend, target.request, target.options)
+        except TimmxError as exc:
+            troubles.append((target.label, exc))
     _raise(troubles, len(wanted))
     if shared.output is None and not shared.force:
         for target in targets:

@@ -1,0 +1,273 @@
+"""`timmx export`: several formats from one load, each as its own command writes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import timmx
+from plugins import timmx as in_a_process
+from timmx.errors import ConfigurationError, TimmxError
+from timmx.records import digest, recall
+from timmx.tools.multi_export import export_many, planned
+
+FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "coreml": ".mlpackage", "litert": ".tflite"}
+
+
+def contents(path: Path) -> dict[str, str]:
+    """Every file of an artifact by its name and hash."""
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    return {
+        str(file.relative_to(path.parent)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+    }
+
+
+@pytest.fixture(scope="module")
+def singles(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each format by its own command."""
+    folder = tmp_path_factory.mktemp("singles")
+    for name, suffix in FORMATS.items():
+        timmx.export(name, digits, output=folder / f"digits{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four(digits: str, tmp_path_factory: pytest.TempPathFactory):
+    """All four by one command."""
+    folder = tmp_path_factory.mktemp("four")
+    return export_many(digits, list(FORMATS), folder)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_is_the_same_as_of_its_own_command(name, singles, four):
+    suffix = FORMATS[name]
+    assert contents(four.folder / f"digits{suffix}") == contents(singles / f"digits{suffix}")
+
+
+def test_the_order_of_the_targets_changes_nothing(digits, singles, tmp_path):
+    backwards = export_many(digits, [*reversed(FORMATS)], tmp_path)
+    assert not backwards.failures
+    for suffix in FORMATS.values():
+        assert contents(tmp_path / f"digits{suffix}") == contents(singles / f"digits{suffix}")
+
+
+def test_the_model_is_loaded_and_traced_once(four):
+    shared = {"loading", "running the reference", "preparing"}
+    assert shared <= four.seconds.keys()
+    captured = ["capturing" in result.seconds for result in four.results]
+    assert captured.count(True) == 1
+    assert not any(shared & result.seconds.keys() for result in four.results)
+
+
+def test_what_was_made_is_written_down_beside_the_files(four):
+    written = json.loads((four.folder / "timmx.json").read_text())
+    assert written["schema"] == 1
+    assert set(written["artifacts"]) == {f"digits{suffix}" for suffix in FORMATS.values()}
+    entry = written["artifacts"]["digits.onnx"]
+    file = four.folder / "digits.onnx"
+    assert entry["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest() == digest([file])
+    assert entry["size_bytes"] == file.stat().st_size
+    assert entry["backend"] == "onnx"
+    assert entry["verification"]["status"] == "verified"
+    known = recall(file, [file])
+    assert known is not None
+    assert known["source"].endswith("timmx.json")
+    assert [path.name for path in four.folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_later_run_adds_to_what_is_written_down_and_forgets_what_is_gone(run_timmx, digits, tmp_path):
+    assert run_timmx("export", digits, "--to", "torch-export", "--no-verify", "-o", "out").exit_code == 0
+    assert run_timmx("export", digits, "--to", "onnx", "--no-verify", "-o", "out").exit_code == 0
+    names = json.loads((tmp_path / "out" / "timmx.json").read_text())["artifacts"]
+    assert list(names) == ["digits.onnx", "digits.pt2"]
+    (tmp_path / "out" / "digits.pt2").unlink()
+    assert run_timmx("export", digits, "--to", "onnx", "--no-verify", "-o", "out").exit_code == 0
+    assert list(json.loads((tmp_path / "out" / "timmx.json").read_text())["artifacts"]) == ["digits.onnx"]
+
+
+def test_anothers_timmx_json_is_refused_before_the_work(run_timmx, digits, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "timmx.json").write_text('{"mine": true}')
+    done = run_timmx("export", digits, "--to", "onnx", "-o", "out")
+    assert done.exit_code == 2
+    assert "no record that timmx export wrote" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["timmx.json"]
+
+
+def test_targets_of_one_format_have_options_and_names_of_their_own(run_timmx, digits, tmp_path):
+    done = run_timmx(
+        "export", digits, "--to", "onnx", "--to", "onnx:mode=fp16,dynamic-batch", "--to", "onnx:opset=18,mode=fp16",
+        "--to", "torch-export:dynamic_batch=true,output=open.pt2", "--no-verify", "-o", "out", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    made = {Path(item["path"]).name: item["metadata"] for item in json.loads(done.stdout)["artifacts"]}
+    assert made.keys() == {"digits.onnx", "digits-fp16-dynamic-batch.onnx", "digits-fp16.onnx", "open.pt2"}
+    assert [made[name]["precision"] for name in sorted(made)] == ["fp16", "fp16", "fp32", "fp32"]
+    assert made["digits-fp16-dynamic-batch.onnx"]["batch"] == made["open.pt2"]["batch"] == {"dynamic": True}
+    assert made["digits-fp16.onnx"]["format"]["opset"] == 18
+    assert made["digits.onnx"]["batch"] == {"size": 1}
+
+
+def test_one_that_fails_does_not_stop_the_others(run_timmx, digits, tmp_path):
+    old = tmp_path / "out" / "digits-fp16.onnx"
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+    done = run_timmx(
+        "export", digits, "--to", "onnx:mode=fp16,min_snr=300", "--to", "onnx", "--to", "torch-export", "-o", "out",
+        "--json",
+    )  # fmt: skip
+    assert done.exit_code == 2
+    assert "error: digits-fp16.onnx (onnx): Verification failed" in done.stderr
+    result = json.loads(done.stdout)
+    assert [Path(item["path"]).name for item in result["artifacts"]] == ["digits.onnx", "digits.pt2"]
+    (failed,) = result["failed"]
+    assert failed["name"] == "digits-fp16.onnx"
+    assert failed["error"]["verification"]["status"] == "failed"
+    assert old.read_bytes() == b"old"
+    assert "digits-fp16.onnx" not in json.loads((tmp_path / "out" / "timmx.json").read_text())["artifacts"]
+
+
+def test_the_table_names_each_file_whole(run_timmx, digits):
+    done = run_timmx(
+        "export", digits, "--to", "torch-export:output=a-rather-long-name-of-a-file.pt2", "-o", "out"
+    )
+    assert done.exit_code == 0
+    assert "a-rather-long-name-of-a-file.pt2" in done.stdout
+    assert "500 images" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ((), "--to FORMAT"),
+        (("no-such",), "no-such"),
+        (("onnx:opsett=18",), "Did you mean opset"),
+        (("onnx:opset=many",), "a whole number is expected"),
+        (("onnx:opset=3",), "at least 18"),
+        (("onnx:mode=fp61",), "Did you mean fp16"),
+        (("onnx:mode",), "mode needs a value"),
+        (("onnx:opset=18,opset=19",), "twice"),
+        (("onnx:external_data=maybe",), "neither true nor false"),
+        (("onnx:softmax=true",), "goes for all targets"),
+        (("onnx:output=../x.onnx",), "is not the name of a file"),
+        (("onnx:output=x.txt",), "must end in .onnx"),
+        (("onnx", "onnx"), "Two targets would write"),
+        (("onnx:output=a.onnx", "onnx:mode=fp16,output=A.onnx"), "Two targets would write"),
+        (("litert:dynamic_batch",), "cannot do --dynamic-batch"),
+        (("coreml", "litert:mode=int8"), "calibration"),
+        (("tensorrt:onnx_only,from_onnx=x.onnx",), "in MODEL's place"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_mend(to, said, digits, tmp_path):
+    with pytest.raises(TimmxError, match=said):
+        planned(digits, to, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_troubles_of_all_targets_are_told_at_once(digits, tmp_path):
+    with pytest.raises(ConfigurationError) as caught:
+        planned(digits, ["onnx:output=a.txt", "torch-export", "litert:dynamic_batch"], tmp_path)
+    said = str(caught.value)
+    assert "2 of 3 targets" in said
+    assert "a.txt" in said
+    assert "--dynamic-batch" in said
+
+
+def test_refusals_import_no_torch(digits, tmp_path):
+    code = (
+        "import sys\n"
+        "from timmx.errors import TimmxError\n"
+        "from timmx.tools.multi_export import export_many\n"
+        "try:\n"
+        "    export_many(sys.argv[1], ['onnx', 'torch-export', 'litert:dynamic_batch'], sys.argv[2])\n"
+        "except TimmxError as exc:\n"
+        "    print(exc)\n"
+        "print(*sys.modules, file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", code, digits, str(tmp_path / "out")]
+    done = subprocess.run(command, text=True, capture_output=True, check=True)
+    assert "--dynamic-batch" in done.stdout
+    imported = set(done.stderr.split())
+    assert "timmx_litert.plugin" in imported
+    assert not imported & {"torch", "timm", "onnx", "coremltools", "litert_torch"}
+
+
+def test_values_may_hold_commas(digits, tmp_path):
+    (target,) = planned(digits, ["coreml:dynamic_batch,batch_sizes=1,2,4,convert_to=mlprogram"], tmp_path)
+    assert target.options.batch_sizes == (1, 2, 4)
+    assert target.options.convert_to == "mlprogram"
+
+
+def test_without_a_folder_nothing_is_overwritten(run_timmx, digits, tmp_path):
+    (tmp_path / "digits.onnx").write_bytes(b"mine")
+    refused = run_timmx("export", digits, "--to", "torch-export", "--to", "onnx")
+    assert refused.exit_code == 2
+    assert "--force" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.onnx"]
+
+
+def test_interrupted_it_leaves_what_is_finished(digits, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "timmx", "export", digits, "--no-verify", "-o", "out", "--to", "torch-export",
+         "--to", "coreml", "--to", "litert"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    manifest = tmp_path / "out" / "timmx.json"
+    while not manifest.exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"digits.pt2", "timmx.json"} <= left
+    assert set(json.loads(manifest.read_text())["artifacts"]) == left - {"timmx.json"}
+    assert "digits.tflite" not in left
+
+
+def test_a_third_partys_backend_needs_no_line_of_its_own(digits, tmp_path):
+    source = (
+        "import json\n"
+        "from timmx.contract import ExportBackend, Exported, Precision\n"
+        "class Backend(ExportBackend):\n"
+        "    contract = 1\n"
+        "    name = '{name}'\n"
+        "    help = 'A test format.'\n"
+        "    suffixes = ('.{name}',)\n"
+        "    def export(self, job, options):\n"
+        "        job.path.write_text(json.dumps(job.metadata(Precision.FP32)))\n"
+        "        return Exported(Precision.FP32)\n"
+        "    def open(self, path):\n"
+        "        from timmx.errors import RuntimeUnavailable\n"
+        "        raise RuntimeUnavailable('Nothing runs it.')\n"
+        "    def read_metadata(self, path): return json.loads(path.read_text())\n"
+    )
+    from plugins import install_plugin
+
+    install_plugin(tmp_path / "site", "paper", source)
+    done = in_a_process(
+        "export",
+        digits,
+        "--to",
+        "paper",
+        "--to",
+        "torch-export",
+        "-o",
+        "out",
+        site=tmp_path / "site",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "digits.paper" in done.stdout
+    assert "Nothing runs it" in done.stdout
+    side = in_a_process("compare", "out", "--no-bench", "--json", site=tmp_path / "site", cwd=tmp_path)
+    assert [row["name"] for row in json.loads(side.stdout)["rows"]] == ["digits.paper", "digits.pt2"]
+    shutil.rmtree(tmp_path / "site")
