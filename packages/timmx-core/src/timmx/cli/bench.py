@@ -14,8 +14,6 @@ from timmx.cli.export import DebugOption, VerboseOption
 from timmx.options import Ints, JsonOption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from timmx.tools.bench_result import BenchCase, BenchResult
 
 
@@ -113,7 +111,7 @@ def _text(found: BenchResult, report: Path | None) -> str:
         ).rstrip()
         for row in rows
     ]
-    lines += ["", *_remarks(found)]
+    lines += ["", *found.remarks]
     lines.append(
         f"Timed: {found.rounds} rounds in turns, each file in its own process; from array to array, without reading "
         "images. memory: the process's peak."
@@ -138,26 +136,6 @@ def _row(case: BenchCase) -> tuple[str, ...]:
         _number(case.ratio),
         interval,
     )
-
-
-def _remarks(found: BenchResult) -> list[str]:
-    """What to know, each said once, with the cases that it is about."""
-    from timmx.tools.bench_report import label
-    from timmx.tools.bench_result import stand_in
-
-    about: dict[str, list[str]] = {}
-    for case in found.cases:
-        if case.engine:
-            about.setdefault(stand_in(case), []).append(f"* {case.name}")
-        for note in case.notes:
-            about.setdefault(note, []).append(label(case, found))
-        if case.error:
-            about.setdefault(f"not measured: {case.error}", []).append(label(case, found))
-    return [f"{_listed(names)}: {text}" for text, names in about.items()]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return "; ".join(dict.fromkeys(names))
 
 
 def _number(value: float | None) -> str:

@@ -14,7 +14,7 @@ from timmx.threads import usable_cores
 from timmx.tools.bench_process import WorkerFailure, WorkerProcess
 from timmx.tools.bench_result import BenchCase, BenchResult
 from timmx.tools.bench_subjects import BenchSubject, check_options, find_subjects
-from timmx.tools.timing import NOISY_SPREAD, quantiles, ratio_of_medians, spread
+from timmx.tools.timing import NOISY_SPREAD, SETTLED_VARIATION, quantiles, ratio_of_medians, spread
 
 if TYPE_CHECKING:
     import os
@@ -26,6 +26,7 @@ _LEAST_ROUNDS = 10
 """Unless the user asks for another number: the interval of a ratio is drawn from the rounds."""
 _SEED = 20_240_229
 _MANY_RUNS = 100
+_LONG_FIRST_S = 1.0
 
 
 @dataclass
@@ -155,8 +156,7 @@ def _start(
             continue
         if not warm["settled"]:
             unsettled = (
-                f"its latency had not settled after {warm['seconds']:.1f} s of warm-up (variation "
-                f"{100 * warm['variation']:.0f} %)"
+                f"its latency still varied by more than {100 * SETTLED_VARIATION:g} % when warm-up ended"
             )
             case = replace(case, notes=(*case.notes, unsettled))
         kept = {name: warm[name] for name in ("settled", "runs", "first_run_s", "seconds", "variation")}
@@ -230,7 +230,10 @@ def _figures(item: _Measured, peak: int | None) -> BenchCase:
     }
     notes = case.notes
     if len(latencies) < _MANY_RUNS:
-        notes = (*notes, f"p99 of {len(latencies)} runs is near their longest")
+        notes = (*notes, f"fewer than {_MANY_RUNS} runs, so p99 is near the longest")
+    first = case.warm_up["first_run_s"]
+    if first > _LONG_FIRST_S and first > 0.02 * p50:  # 20 times, in s and ms
+        notes = (*notes, f"its first run took {first:.1f} s, which is not counted")
     return replace(
         case,
         p50_ms=p50,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from timmx.report.content import Column, Distributions, Point, Report, Scatter, Section, Table
 from timmx.report.environment import this_command
-from timmx.tools.bench_result import TIMED, stand_in
+from timmx.tools.bench_result import TIMED
 from timmx.tools.timing import quantiles
 
 if TYPE_CHECKING:
@@ -27,10 +27,8 @@ _COLUMNS = (
     Column("throughput", "Images/s", "number"),
     Column("memory_bytes", "Peak memory", "bytes"),
     Column("ratio", "Time by base", "number"),
-    Column("low", "95 % from", "number"),
-    Column("high", "to", "number"),
+    Column("interval", "95 %"),
     Column("spread", "Rounds' spread", "percent"),
-    Column("remark", "Remark"),
 )
 
 
@@ -45,23 +43,16 @@ def report(result: BenchResult) -> Report:
     return Report("Benchmark", _summary(result), sections, result.environment, [this_command()])
 
 
-def label(case: BenchCase, result: BenchResult) -> str:
-    """A case's name beside the others: with the batch and the threads where they differ."""
-    sizes = {other.batch_size for other in result.cases}
-    threads = {other.threads for other in result.cases}
-    further = [f"batch {case.batch_size}"] * (len(sizes) > 1)
-    further += [f"{case.threads} thread{'s' * (case.threads != 1)}"] * (len(threads) > 1)
-    return ", ".join([case.name, *further])
-
-
 def _rows(cases: Sequence[BenchCase]) -> list[dict[str, object]]:
     keys = [column.key for column in _COLUMNS]
     rows = []
     for case in cases:
-        low, high = case.ratio_interval or (None, None)
-        remark = "; ".join(filter(None, (case.error, stand_in(case), *case.notes)))
-        row = {key: getattr(case, key, None) for key in keys}
-        rows.append(row | {"low": low, "high": high, "remark": remark})
+        row: dict[str, object] = {key: getattr(case, key, None) for key in keys}
+        if case.engine:
+            row["name"] = f"{case.name} *"
+        if case.ratio_interval and case.ratio_interval[0] < case.ratio_interval[1]:
+            row["interval"] = " to ".join(f"{value:.3g}" for value in case.ratio_interval)
+        rows.append(row)
     return rows
 
 
@@ -70,8 +61,8 @@ def _note(result: BenchResult) -> str:
     return (
         f"Timed is {TIMED}. Each file has a process of its own; they took turns in {result.rounds} rounds, in an order "
         f"drawn anew each round.{base} The interval of 95 % is bootstrapped over the rounds. Peak memory is that of "
-        "the whole process, Python and runtime included."
-    )
+        "the whole process, Python and runtime included. "
+    ) + " ".join(f"{remark}." for remark in result.remarks)
 
 
 def _summary(result: BenchResult) -> str:
@@ -79,17 +70,17 @@ def _summary(result: BenchResult) -> str:
     said = [f"{len(result.cases) - len(result.failed)} of {len(result.cases)} cases were measured."]
     if measured:
         best = min(measured, key=lambda case: case.p50_ms or 0.0)
-        said = [f"The shortest latency has {label(best, result)}: {best.p50_ms:.3g} ms in the median."]
+        said = [f"Shortest latency: {result.label(best)}, {best.p50_ms:.3g} ms in the median."]
         most = max(measured, key=lambda case: case.throughput or 0.0)
-        said.append(f"The most images a second has {label(most, result)}: {most.throughput:,.0f}.")
-    said += [f"{label(case, result)} failed." for case in result.failed]
+        said.append(f"Most images a second: {result.label(most)}, {most.throughput:,.0f}.")
+    said += [f"{result.label(case)} failed." for case in result.failed]
     return " ".join([*said, *result.warnings])
 
 
 def _distributions(result: BenchResult, measured: Sequence[BenchCase]) -> Distributions:
     shares = [index / (_DRAWN - 1) for index in range(_DRAWN)]
     values = {
-        label(case, result): [float(f"{value:.4g}") for value in quantiles(case.latencies_ms, shares)]
+        result.label(case): [float(f"{value:.4g}") for value in quantiles(case.latencies_ms, shares)]
         for case in measured
     }
     return Distributions("Latencies", "ms a run", values, f"{_DRAWN} quantiles of all runs of each case.")
@@ -100,11 +91,11 @@ def _scatters(result: BenchResult, measured: Sequence[BenchCase]) -> list[Sectio
     with_memory = [case for case in measured if case.memory_bytes is not None]
     if with_memory:
         points = [
-            Point(label(case, result), case.p50_ms or 0.0, (case.memory_bytes or 0) / 1e6)
+            Point(result.label(case), case.p50_ms or 0.0, (case.memory_bytes or 0) / 1e6)
             for case in with_memory
         ]
         found.append(Scatter("Memory over latency", "p50, ms", "peak memory, MB", points))
     if len({case.batch_size for case in measured}) > 1:
-        points = [Point(label(case, result), case.batch_size, case.throughput or 0.0) for case in measured]
+        points = [Point(result.label(case), case.batch_size, case.throughput or 0.0) for case in measured]
         found.append(Scatter("Throughput over batch size", "images a run", "images/s", points))
     return found

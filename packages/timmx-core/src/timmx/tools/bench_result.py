@@ -70,6 +70,15 @@ class BenchCase:
         """Whether it should have had figures."""
         return bool(self.error) and not self.refused
 
+    @property
+    def stand_in(self) -> str:
+        """What is to be said beside the figures where the format's own runtime did not run the file; else empty."""
+        if not self.engine:
+            return ""
+        return (
+            f"run by {self.engine} in place of the format's own runtime: it tells nothing of a device's speed"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; of the latencies their number and their quantiles."""
         spots = [f"{100 * share:g}" for share in QUANTILES]
@@ -125,6 +134,32 @@ class BenchResult:
         """The cases that should have had figures and have none."""
         return tuple(case for case in self.cases if case.failed)
 
+    def label(self, case: BenchCase) -> str:
+        """A case's name beside the others: with the batch and the threads where they differ."""
+        further = []
+        if len({other.batch_size for other in self.cases}) > 1:
+            further.append(f"batch {case.batch_size}")
+        if len({other.threads for other in self.cases}) > 1:
+            further.append(f"{case.threads} thread{'s' * (case.threads != 1)}")
+        return ", ".join([case.name, *further])
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to know of the figures, each said once, with the cases that it is about."""
+        about: dict[str, list[str]] = {}
+        for case in self.cases:
+            if case.stand_in:
+                about.setdefault(case.stand_in, []).append(f"* {case.name}")
+            for note in case.notes:
+                about.setdefault(note, []).append(self.label(case))
+            if case.error:
+                about.setdefault(f"not measured: {case.error}", []).append(self.label(case))
+        every = [self.label(case) for case in self.cases]
+        return tuple(
+            f"{'every case' if names == every and len(every) > 1 else '; '.join(dict.fromkeys(names))}: {text}"
+            for text, names in about.items()
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
@@ -139,13 +174,6 @@ class BenchResult:
 
 
 TIMED = "a run of the runtime, arrays in, arrays out; images are not read or resized in it"
-
-
-def stand_in(case: BenchCase) -> str:
-    """What is to be said beside the figures of a file that its format's own runtime did not run; else empty."""
-    if not case.engine:
-        return ""
-    return f"run by {case.engine}, which stands in for the format's own runtime: it tells nothing of a device's speed"
 
 
 def _rounded(value: float | None) -> float | None:
