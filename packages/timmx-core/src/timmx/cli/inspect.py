@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from timmx.tools.inspection import Inspection
 
+_WIDEST = 160
+"""As many characters of what a backend tells are shown in a line."""
 _SHOWN = 8
 """As many operations and labels are named; `--json` has all."""
 
@@ -89,8 +91,8 @@ def _rows(found: Inspection) -> Iterator[tuple[str, list[str]]]:
     if found.parameters is not None:
         yield "parameters", [f"{found.parameters:,}"]
     for name, value in found.told.items():
-        if text := _plain(value):
-            yield name.replace("_", " "), text
+        if lines := _plain(value):
+            yield name.replace("_", " "), [_cut(line) for line in lines]
     if metadata:
         yield "versions", [", ".join(f"{name} {version}" for name, version in metadata["versions"].items())]
     yield "verification", _proof(found)
@@ -109,7 +111,8 @@ def _edge(edge: Mapping[str, Any]) -> str:
     if edge.get("picture"):
         words.append(f"a picture, {edge['picture']}")
     if stored := edge.get("quantization"):
-        words.append(f"real = {stored['scale']:.7g} * (stored - {stored['zero_point']})")
+        number = f"(stored - {stored['zero_point']})" if stored["zero_point"] else "stored"
+        words.append(f"real = {stored['scale']:.7g} * {number}")
     return "  ".join(filter(None, words))
 
 
@@ -143,6 +146,10 @@ def _plain(value: Any) -> list[str]:
         if value not in (None, "")
         else []
     )
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _WIDEST else f"{line[:_WIDEST]} ... (--json has all)"
 
 
 def _inner(value: Any) -> str:

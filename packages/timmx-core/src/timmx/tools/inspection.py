@@ -102,6 +102,8 @@ def inspect_file(path: Path) -> Inspection:
     try:
         sides = _stated(metadata, told) if metadata else {side: list(told.get(side, ())) for side in _EDGES}
         recipe = tuple(recipe_lines(metadata)) if metadata else ()
+        if metadata:
+            _check_shown(metadata)
     except (LookupError, TypeError, ValueError, AttributeError) as exc:
         raise ArtifactError(
             f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc}). Export it anew."
@@ -122,6 +124,16 @@ def inspect_file(path: Path) -> Inspection:
     )
 
 
+def _check_shown(metadata: Mapping[str, Any]) -> None:
+    """What is printed of the metadata word for word is there."""
+    facts, labels = metadata["model"], metadata["labels"]
+    for key in ("name", "architecture", "source", "trained", "weights_sha256", "license"):
+        facts[key]
+    if labels is not None and not all(isinstance(label, str) for label in labels):
+        raise TypeError("the labels are no list of names")
+    metadata["versions"].items()
+
+
 def recipe_lines(metadata: Mapping[str, Any]) -> list[str]:
     """The way from an image to an artifact's input, a step a line.
 
@@ -136,19 +148,28 @@ def recipe_lines(metadata: Mapping[str, Any]) -> list[str]:
     order = {"L": "one channel of gray"}.get(
         entry["color_order"], f"channels in the order {entry['color_order']}"
     )
-    if entry["dtype"] == "uint8" and "quantization" not in entry:
-        lines.append(f"{order}; the bytes as they are, 0 to 255: the file normalizes")
-    elif entry["normalization"] == "graph":
+    stored = entry.get("quantization")
+    if takes_bytes(entry):
+        return [*lines, f"{order}; the bytes as they are, 0 to 255: the file normalizes"]
+    if entry["normalization"] == "graph":
         lines.append(f"{order}; pixels as shares, 0 to 1: the file normalizes")
     else:
         lines.append(
             f"{order}; pixels as shares, 0 to 1, less mean {_numbers(entry['mean'])}, over std {_numbers(entry['std'])}"
         )
-    if stored := entry.get("quantization"):
+    if stored:
         lines.append(
             f"stored as {entry['dtype']}: over {stored['scale']:.7g}, rounded, plus {stored['zero_point']}, clipped"
         )
     return lines
+
+
+def takes_bytes(entry: Mapping[str, Any]) -> bool:
+    """Whether an input takes the bytes of a picture as they are: said so, or by what its numbers stand for."""
+    stored = entry.get("quantization")
+    if entry["dtype"] != "uint8" or entry["normalization"] != "graph":
+        return False
+    return not stored or (not stored["zero_point"] and abs(255 * float(stored["scale"]) - 1) < 1e-6)
 
 
 def _cutting(entry: Mapping[str, Any], height: int, width: int) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.contract import Quantization
 from timmx.preprocess import ImageRecipe
+from timmx.tools.inspection import takes_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,7 @@ class Facts:
         recipe: from an image to its input.
         scaled: (height, width) that an image is resized for, before it is cropped.
         batch: how many images it takes at once; None where that is open.
-        input_name, layout, dtype, quantization: of its input.
+        input_name, layout, dtype, quantization: of its input; no quantization where it takes the bytes of a picture.
         output_name, kind, output_dtype, output_quantization: of its first output.
         answers: the shape of the first output for one image.
         labels: class names, None where nobody knows them.
@@ -68,7 +69,7 @@ class Facts:
             str(entry["name"]),
             str(entry["layout"]),
             str(entry["dtype"]),
-            _stored(entry),
+            None if takes_bytes(entry) else _stored(entry),
             str(output["name"]),
             str(output["kind"]),
             str(output.get("dtype", "float32")),
@@ -93,7 +94,7 @@ class Facts:
     @property
     def takes_bytes(self) -> bool:
         """The bytes of a picture as they are."""
-        return self.dtype == "uint8" and self.quantization is None
+        return self.quantization is None and self.dtype == "uint8"
 
     @property
     def normalizes(self) -> bool:

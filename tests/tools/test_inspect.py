@@ -1,0 +1,219 @@
+"""`timmx inspect` tells what a file is and how to feed it, and plainly what is unknown of one that timmx did not write."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timmx
+from plugins import install_plugin
+from plugins import timmx as in_a_process
+from timmx import records
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = ROOT / "examples" / "digits" / "samples"
+FILES = {
+    "onnx": ("digits.onnx", {}),
+    "torch-export": ("digits.pt2", {}),
+    "coreml": ("digits.mlpackage", {}),
+    "litert": ("digits.tflite", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, digits) -> dict[str, Path]:
+    """The digits model in each format, by backend."""
+    folder = tmp_path_factory.mktemp("files")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: folder / "cache")
+        for backend, (name, options) in FILES.items():
+            timmx.export(backend, digits, output=folder / name, **options)
+    return {backend: folder / name for backend, (name, _) in FILES.items()}
+
+
+@pytest.fixture
+def told(run_timmx, files, monkeypatch):
+    """What `timmx inspect FILE --json` prints."""
+    cache = next(iter(files.values())).parent / "cache"
+    monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: cache)
+
+    def tell(path: Path) -> dict:
+        done = run_timmx("inspect", path, "--json")
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return tell
+
+
+@pytest.mark.parametrize("backend", FILES)
+def test_each_format_tells_the_same_of_the_model(backend: str, files, told, run_timmx):
+    found = told(files[backend])
+    assert found["backend"] == backend
+    size = {"name": "input", "shape": [1, 3, 64, 64], "dtype": "float32", "layout": "NCHW"}
+    assert found["inputs"] == [size]
+    assert found["outputs"] == [{"name": "output", "shape": [1, 10], "dtype": "float32", "kind": "logits"}]
+    assert found["labels"] == [str(digit) for digit in range(10)]
+    assert found["model"]["license"] == "apache-2.0"
+    assert sum(found["operations"].values()) > 30
+    assert found["parameters"] == pytest.approx(100500, rel=0.001)
+    assert found["recipe"][0] == "resize the shorter side to 64 (bicubic)"
+    assert "less mean 0.309, over std 0.349" in found["recipe"][-1]
+    assert found["verification"]["verification"]["status"] == "verified"
+    paths = [item for item in files[backend].rglob("*") if item.is_file()] or [files[backend]]
+    assert found["size_bytes"] == sum(item.stat().st_size for item in paths)
+    text = run_timmx("inspect", files[backend]).stdout
+    assert re.search(r"verification +verified: [\d.]+ dB", text)
+    assert "license apache-2.0" in text
+
+
+@pytest.mark.parametrize("backend", FILES)
+def test_torch_is_not_imported(backend: str, files):
+    command = [sys.executable, "-X", "importtime", "-m", "timmx", "inspect", str(files[backend])]
+    done = subprocess.run(command, text=True, capture_output=True, check=True)
+    imported = set(re.findall(r"^import time:.*\| +(\w+)\S*$", done.stderr, re.MULTILINE))
+    assert "typer" in imported
+    assert not imported & {"torch", "torchvision", "timm", "coremltools", "onnxruntime"}
+
+
+def test_edges_of_bytes_and_whole_numbers(digits, told, tmp_path):
+    path = tmp_path / "bytes.tflite"
+    options = {"mode": "int8", "io": "uint8", "normalize": True, "calibration_data": SAMPLES}
+    timmx.export("litert", digits, output=path, verify=False, **options)
+    found = told(path)
+    (entry,), (output,) = found["inputs"], found["outputs"]
+    assert (entry["dtype"], entry["layout"], entry["shape"]) == ("uint8", "NHWC", [1, 64, 64, 3])
+    assert "quantization" in output
+    assert found["precision"] == "int8"
+    assert "0 to 255" in found["recipe"][-1]
+    assert found["verification"] is None
+
+
+def test_what_is_not_known_here_can_be_measured(files, tmp_path, run_timmx, monkeypatch):
+    monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "empty")
+    text = run_timmx("inspect", files["onnx"]).stdout
+    assert f"not known here; timmx verify {files['onnx']} measures it" in " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory, files) -> dict[str, Path]:
+    """Files that timmx did not write, or that no longer say so."""
+    import onnx
+    import torch
+
+    folder = tmp_path_factory.mktemp("foreign")
+    made = {backend: folder / path.name for backend, path in files.items()}
+    proto = onnx.load(files["onnx"])
+    del proto.metadata_props[:]
+    onnx.save(proto, made["onnx"])
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
+    torch.export.save(torch.export.export(model, (torch.rand(2, 3, 8, 8),)), made["torch-export"])
+    made["litert"].write_bytes(files["litert"].read_bytes().replace(b"timmx", b"other"))
+    shutil.copytree(files["coreml"], made["coreml"])
+    inner = made["coreml"] / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    inner.write_bytes(inner.read_bytes().replace(b"timmx", b"other"))
+    return made
+
+
+@pytest.mark.parametrize("backend", FILES)
+def test_a_foreign_file_tells_its_edges_and_that_its_recipe_is_unknown(
+    backend: str, foreign, told, run_timmx
+):
+    found = told(foreign[backend])
+    assert not found["written_by_timmx"]
+    (entry,), (output,) = found["inputs"], found["outputs"]
+    if backend == "torch-export":
+        assert (entry["shape"], output["shape"]) == ([2, 3, 8, 8], [2, 144])
+        assert found["parameters"] == 4 * 3 * 9 + 4
+    else:
+        assert (entry["shape"], output["shape"]) == ([1, 3, 64, 64], [1, 10])
+    assert entry["dtype"] == "float32"
+    assert found["operations"]
+    assert found["recipe"] == []
+    assert "unknown: timmx did not write this file" in run_timmx("inspect", foreign[backend]).stdout
+
+
+def refused(run_timmx, path: Path) -> str:
+    done = run_timmx("inspect", path)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_a_file_of_another_kind_is_one_clear_error(files, run_timmx, tmp_path):
+    for suffix, said in (
+        (".pt2", "no .pt2"),
+        (".tflite", "no LiteRT"),
+        (".mlmodel", "no Core ML"),
+        (".mlpackage", "no"),
+    ):
+        other = tmp_path / f"a{suffix}"
+        shutil.copy(files["onnx"], other)
+        assert said in refused(run_timmx, other)
+    other = tmp_path / "a.onnx"
+    shutil.copy(files["torch-export"], other)
+    assert "no ONNX file" in refused(run_timmx, other)
+    shutil.copy(files["onnx"], tmp_path / "a.xyz")
+    assert "No installed backend opens .xyz" in refused(run_timmx, tmp_path / "a.xyz")
+    assert "There is no file" in refused(run_timmx, tmp_path / "missing.onnx")
+
+
+def test_damaged_and_newer_metadata_are_told(files, run_timmx, tmp_path):
+    import onnx
+
+    for change, said in (
+        (lambda facts: facts | {"schema": 99}, "metadata of schema 99"),
+        (
+            lambda facts: facts | {"input": {"name": "input"}},
+            "is damaged: its metadata is not what timmx writes",
+        ),
+        (lambda facts: facts | {"model": None}, "is damaged: its metadata is not what timmx writes"),
+        (lambda facts: [], "is damaged"),
+    ):
+        proto = onnx.load(files["onnx"])
+        (entry,) = (entry for entry in proto.metadata_props if entry.key == "timmx")
+        entry.value = json.dumps(change(json.loads(entry.value)))
+        onnx.save(proto, tmp_path / "changed.onnx")
+        assert said in refused(run_timmx, tmp_path / "changed.onnx")
+
+
+def test_a_third_partys_format_needs_no_line_of_its_own(digits, tmp_path):
+    site = tmp_path / "site"
+    install_plugin(
+        site,
+        "loopback",
+        (ROOT / "tests" / "kit" / "loopback.py").read_text("utf-8"),
+        target="timmx_loopback:Loopback",
+    )
+
+    def run(*arguments: object) -> str:
+        done = in_a_process(*arguments, site=site, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("loopback", digits, "-o", "a.loop", "--quantized")
+    found = json.loads(run("inspect", "a.loop", "--json"))
+    assert found["inputs"][0]["layout"] == "NHWC"
+    assert found["inputs"][0]["quantization"]["scale"] > 0
+    assert found["verification"]["verification"]["status"] == "verified"
+    run("verify", "a.loop", "--against", digits)
+    image = next(iter(sorted((SAMPLES / "5").glob("*.png"))))
+    (tmp_path / "snippet.py").write_text(run("inspect", "a.loop", "--snippet", "python"))
+    done = subprocess.run(
+        [sys.executable, "snippet.py", str(image)],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        check=True,
+        env={"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"},
+    )
+    label, probability = done.stdout.split()
+    (row,) = json.loads(run("predict", "a.loop", image, "--json"))["images"]
+    assert row["predictions"][0]["label"] == label == "5"
+    assert row["predictions"][0]["probability"] == pytest.approx(float(probability), abs=1e-5)
