@@ -25,18 +25,19 @@ _COLUMNS = (
     Column("p90_ms", "p90", "ms"),
     Column("p99_ms", "p99", "ms"),
     Column("throughput", "Images/s", "number"),
-    Column("memory_bytes", "Peak memory", "bytes"),
-    Column("ratio", "Time by base", "number"),
+    Column("memory_bytes", "Memory", "bytes"),
+    Column("ratio", "By base", "number"),
     Column("interval", "95 %"),
-    Column("spread", "Rounds' spread", "percent"),
 )
 
 
 def report(result: BenchResult) -> Report:
     """What `timmx bench --report` writes."""
     measured = [case for case in result.cases if case.p50_ms is not None]
+    several = len({case.threads for case in result.cases}) > 1
+    columns = [column for column in _COLUMNS if several or column.key != "threads"]
     sections: list[Section] = [
-        Table("Latency, throughput and memory", _COLUMNS, _rows(result.cases), _note(result))
+        Table("Latency, throughput and memory", columns, _rows(result.cases), _note(result))
     ]
     if measured:
         sections += [_distributions(result, measured), *_scatters(result, measured)]
@@ -57,10 +58,13 @@ def _rows(cases: Sequence[BenchCase]) -> list[dict[str, object]]:
 
 
 def _note(result: BenchResult) -> str:
-    base = f" The base is {result.base}." if result.base else ""
+    base = f" By base is the time by that of {result.base}." if result.base else ""
+    threads = sorted({case.threads for case in result.cases})
+    if len(threads) == 1:
+        base = f" Each might use {threads[0]} thread{'s' * (threads[0] != 1)}.{base}"
     return (
         f"Timed is {TIMED}. Each file has a process of its own; they took turns in {result.rounds} rounds, in an order "
-        f"drawn anew each round.{base} The interval of 95 % is bootstrapped over the rounds. Peak memory is that of "
+        f"drawn anew each round.{base} The interval of 95 % is bootstrapped over the rounds. Memory is the peak of "
         "the whole process, Python and runtime included. "
     ) + " ".join(f"{remark}." for remark in result.remarks)
 
