@@ -1,4 +1,4 @@
-"""`timmx inspect` tells what a file is and how to feed it, and plainly what is unknown of one that timmx did not write."""
+"""`timmx inspect` tells what a file is and how to feed it, and what is unknown of one that timmx did not write."""
 
 from __future__ import annotations
 
