@@ -2,15 +2,17 @@
 
     uv run benchmarks/multi_export.py [--rounds 3] [--models resnet18 vit_small_patch16_224] [--peer PYTHON]
 
-Whole processes, imports included, every file verified. The aim is at most 0.65 of the four commands. The peer is the
-package `timmx` 0.10.1 of the index, by PYTHON's environment, where its extras were installed; the aim is at most half of
-its four commands. It exports without a comparison with the model. Rounds take turns; prints medians.
+Whole processes, imports included, our files verified. The aim is at most 0.65 of the four commands. The peer is
+the package `timmx` 0.10.1 of the index, in PYTHON's environment, with its extras; the aim is at most half of its four
+commands. It does not compare its files with the model. Rounds take turns; prints medians. Where other
+programs run beside it, compare the processor time, with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -29,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     timmx = str(Path(sys.executable).parent / "timmx")
     for model in arguments.models:
-        kept: dict[str, list[tuple[float, float]]] = {}
+        kept: dict[str, list[tuple[float, float, float]]] = {}
         for _ in range(arguments.rounds):
             with tempfile.TemporaryDirectory() as folder:
                 one = [timmx, "export", model, "-o", f"{folder}/one"]
@@ -47,7 +49,7 @@ def main() -> None:
                 if arguments.peer is not None:
                     peer = str(arguments.peer.parent / "timmx")
                     commands = [
-                        [peer, name, model, "--output", f"{folder}/peer-{model}{suffix}"]
+                        [peer, "export", name, model, "--output", f"{folder}/peer-{model}{suffix}"]
                         for name, suffix in FORMATS.items()
                     ]
                     try:
@@ -59,19 +61,20 @@ def main() -> None:
             print(".", end="", flush=True, file=sys.stderr)
         load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
         print(f"\n{model}, {arguments.rounds} rounds, {os.cpu_count()} cores{load}")
-        base = statistics.median(seconds for seconds, _ in kept["one command"])
+        base = [statistics.median(run[index] for run in kept["one command"]) for index in range(3)]
         for what, runs in kept.items():
-            seconds = statistics.median(run[0] for run in runs)
-            memory = statistics.median(run[1] for run in runs)
-            print(
-                f"  {what:16}{seconds:>8.1f} s  {memory:>6.0f} MB  one command by this: {base / seconds:.2f}"
-            )
+            wall, busy, memory = (statistics.median(run[index] for run in runs) for index in range(3))
+            ratios = f"one command by this: {base[0] / wall:.2f}, {base[1] / busy:.2f} of processor time"
+            print(f"  {what:16}{wall:>8.1f} s  processors {busy:>6.1f} s  {memory:>6.0f} MB  {ratios}")
 
 
-def _sum(commands: list[list[str]]) -> tuple[float, float]:
-    """Seconds of all, and the largest memory of one, in MB."""
+def _sum(commands: list[list[str]]) -> tuple[float, float, float]:
+    """Seconds of all, by the clock and of processors, and the largest memory of one, in MB."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     measured = [measure(command) for command in commands]
-    return sum(seconds for seconds, _ in measured), max(memory for _, memory in measured)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return sum(seconds for seconds, _ in measured), busy, max(memory for _, memory in measured)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,135 @@
+"""`timmx compare`: the files of a folder side by side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import timmx
+from timmx.errors import ArtifactError, ConfigurationError
+from timmx.tools.compare import compare
+from timmx.tools.multi_export import export_many
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def made(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three files, and what lies in such folders too."""
+    folder = tmp_path_factory.mktemp("made")
+    result = export_many(digits, ["onnx", "onnx:mode=fp16", "torch-export"], folder)
+    assert not result.failures
+    (folder / "README.md").write_text("Mine.")
+    (folder / "notes").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images of each digit."""
+    folder = tmp_path_factory.mktemp("few")
+    for source in sorted((ROOT / "examples" / "digits" / "samples").iterdir()):
+        (folder / source.name).mkdir()
+        for image in sorted(source.glob("*.png"))[:3]:
+            shutil.copy(image, folder / source.name)
+    return folder
+
+
+def test_size_precision_and_proof_are_told_without_running_anything(run_timmx, made):
+    done = run_timmx("compare", made, "--no-bench", "--json")
+    assert done.exit_code == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+    assert list(rows) == ["digits-fp16.onnx", "digits.onnx", "digits.pt2"]
+    half, full = rows["digits-fp16.onnx"], rows["digits.onnx"]
+    assert half["precision"] == "fp16"
+    assert half["size_bytes"] == (made / "digits-fp16.onnx").stat().st_size < full["size_bytes"]
+    assert 22 < half["snr_db"] < 60 < full["snr_db"]
+    assert full["agreement"] == 1.0
+    assert full["p50_ms"] is None
+
+
+def test_all_that_can_be_measured(run_timmx, made, few, digits, tmp_path):
+    done = run_timmx(
+        "compare", made, "--data", few, "--against", digits, "--seconds", "0.2", "--report", "side.html"
+    )
+    assert done.exit_code == 0, done.stderr
+    title, model, *files = [line for line in done.stdout.splitlines() if line][:5]
+    assert title.split() == "file size precision SNR top-1 agrees accuracy p50 images/s".split()
+    assert model.startswith("digits (PyTorch)")
+    assert [line.split()[0] for line in files] == ["digits-fp16.onnx", "digits.onnx", "digits.pt2"]
+    assert all("100.0 %" in line and " ms" in line for line in files)
+    page = (tmp_path / "side.html").read_text()
+    for words in (
+        "Accuracy over latency",
+        "Latencies",
+        "digits-fp16.onnx",
+        "timmx compare",
+        "digits (PyTorch)",
+    ):
+        assert words in page
+
+
+def test_without_data_the_report_shows_the_proof_over_latency(run_timmx, made, tmp_path):
+    done = run_timmx("compare", made, "--seconds", "0.2", "--report", "side.html")
+    assert done.exit_code == 0, done.stderr
+    assert "accuracy" not in done.stdout
+    assert "SNR over latency" in (tmp_path / "side.html").read_text()
+
+
+def test_where_no_verification_is_known_the_command_that_measures_is_named(
+    run_timmx, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    timmx.export("torch-export", digits, output=tmp_path / "out" / "digits.pt2", verify=False)
+    done = run_timmx("compare", "out", "--no-bench")
+    assert done.exit_code == 0
+    assert "No verification is known of digits.pt2: timmx verify" in done.stdout
+
+
+def test_a_changed_file_is_no_longer_the_one_that_was_verified(run_timmx, made, tmp_path):
+    shutil.copytree(made, tmp_path / "changed")
+    shutil.copy(made / "digits-fp16.onnx", tmp_path / "changed" / "digits.onnx")
+    rows = {row.name: row for row in compare(tmp_path / "changed", measure_latency=False).rows}
+    assert rows["digits.onnx"].precision == "fp16"
+    assert rows["digits.onnx"].snr_db is None or rows["digits.onnx"].snr_db < 60
+
+
+def test_what_is_damaged_or_anothers_is_left_out_and_said(run_timmx, made, tmp_path):
+    shutil.copytree(made, tmp_path / "mixed")
+    (tmp_path / "mixed" / "broken.pt2").write_bytes(b"no zip")
+    done = run_timmx("compare", "mixed", "--no-bench")
+    assert done.exit_code == 0
+    assert "Left out: broken.pt2:" in done.stdout
+    assert "digits.onnx" in done.stdout
+
+
+def test_data_that_does_not_fit_is_refused(made, few, tmp_path):
+    wrong = tmp_path / "wrong"
+    shutil.copytree(few, wrong)
+    (wrong / "3").rename(wrong / "three")
+    with pytest.raises(ConfigurationError, match="three"):
+        compare(made, data=wrong, measure_latency=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "There is no folder"),
+        (("empty",), "no artifact"),
+        (("empty", "--against", "resnet18", "--no-bench"), "nothing to stand beside"),
+        (("empty", "--pretrained"), "name it with --against"),
+        (("empty", "--data", "nowhere"), "there is no nowhere"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(run_timmx, tmp_path, arguments, said):
+    (tmp_path / "empty").mkdir()
+    done = run_timmx("compare", *arguments)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_a_file_is_no_folder(made):
+    with pytest.raises(ArtifactError, match="is a file"):
+        compare(made / "digits.onnx")
