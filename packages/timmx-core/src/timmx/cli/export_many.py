@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -89,6 +90,8 @@ def export_many_command() -> Callable[..., None]:
         else:
             _print(result)
         for failure in result.failures:
+            if debug:
+                traceback.print_exception(failure.error)
             print(f"error: {failure.name} ({failure.backend}): {failure.message}", file=sys.stderr)
         if result.failures:
             raise typer.Exit(result.exit_code)
