@@ -7,23 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.contract import Snippet
 
+from timmx_litert.task_metadata import associated_files
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+_LABELS = "labels.txt"
+"""What the task libraries read the class names from; it lies behind the model, in a zip archive."""
+
 
 def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
     """The lines for `python` or `kotlin`."""
-    return _python(path.name, metadata) if language == "python" else _kotlin(path.name, metadata)
+    return _python(path, metadata) if language == "python" else _kotlin(path.name, metadata)
 
 
-def _python(file: str, metadata: Mapping[str, Any]) -> Snippet:
+def _python(path: Path, metadata: Mapping[str, Any]) -> Snippet:
+    file = path.name
     name, output = metadata["input"]["name"], metadata["outputs"][0]["name"]
+    names = "\n".join(metadata["labels"] or ()).splitlines()
+    told = names == list(metadata["labels"] or ()) and _LABELS in associated_files(path)
     return Snippet(
         requires=("ai-edge-litert",),
-        imports=("from ai_edge_litert.interpreter import Interpreter",),
+        imports=("from ai_edge_litert.interpreter import Interpreter", "import zipfile"),
         load=(f"interpreter = Interpreter({json.dumps(file)})", "run = interpreter.get_signature_runner()"),
         run=(f"output = run({name}=x)[{json.dumps(output)}]",),
+        labels=f'zipfile.ZipFile({json.dumps(file)}).read("{_LABELS}").decode().splitlines()' if told else "",
     )
 
 

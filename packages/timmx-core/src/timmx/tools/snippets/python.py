@@ -29,7 +29,7 @@ def compose(facts: Facts, piece: Snippet) -> str:
     packages = " ".join(sorted({"numpy", "pillow", *piece.requires}))
     wanted = {"import sys", "import numpy as np", "from PIL import Image", *piece.imports}
     if not _reads_labels(facts, piece):
-        wanted.discard("import json")
+        wanted -= {"import json", "import zipfile"}  # they are for nothing else
     imports = sorted(wanted, key=_import_order)
     standard = [line for line in imports if _import_order(line)[0] == 0]
     others = [line for line in imports if _import_order(line)[0] == 1]
@@ -47,7 +47,7 @@ def _reads_labels(facts: Facts, piece: Snippet) -> bool:
 
 def _import_order(line: str) -> tuple[int, str]:
     module = line.split()[1]
-    return (0 if module in ("json", "sys") else 1), f"{line.startswith('from')} {module.lower()}"
+    return (0 if module in ("json", "sys", "zipfile") else 1), f"{line.startswith('from')} {module.lower()}"
 
 
 def _labels(facts: Facts, piece: Snippet) -> Iterator[str]:
