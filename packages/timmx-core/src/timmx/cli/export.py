@@ -87,7 +87,6 @@ def verdict(report: VerificationReport) -> list[str]:
 
 
 def size_text(size_bytes: int) -> str:
-    """A size in bytes, readable."""
     """A size as a person reads it, such as `1.23 MB`."""
     size = float(size_bytes)
     for unit in ("B", "kB", "MB"):
