@@ -58,7 +58,10 @@ def test_options_that_the_documents_name_exist():
     """Every `--option` in running text is one of timmx's, or of the tools that are named with it."""
     known = " ".join(
         help_of(name)
-        for name in ("", "coreml", "litert", "onnx", "tensorrt", "torch-export", "list", "info", "doctor")
+        for name in (
+            *("", "coreml", "litert", "onnx", "tensorrt", "torch-export", "list", "info", "doctor"),
+            *("bench", "compare", "eval", "export", "inspect", "predict", "verify"),
+        )
     )
     for document in DOCUMENTS:
         prose = re.sub(r"^ *```.*?^ *```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)

@@ -124,7 +124,9 @@ class VerificationReport:
         """
         known = {item.name: data[item.name] for item in fields(cls)}
         figures = tuple(
-            OutputFigures(**item | {key: float(item[key]) for key in ("snr_db", "cosine_min", "max_abs_diff")})
+            OutputFigures(
+                **item | {key: float(item[key]) for key in ("snr_db", "cosine_min", "max_abs_diff")}
+            )
             for item in known["outputs"]
         )
         return cls(
