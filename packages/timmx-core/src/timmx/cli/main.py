@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import signal
@@ -104,6 +105,9 @@ commands.register(app)
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as after Ctrl-C, nothing is left behind
+    # Converters make millions of objects that stay. Looking for cycles among them every 700 took a sixth of an export's
+    # time (resnet18 to four formats: 25.6 s of processor time, 21.5 s so), and the peak of memory is the same.
+    gc.set_threshold(100_000, 20, 50)
     app()
 
 
