@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timmx.cli.columns import columns
 from timmx.cli.export import DebugOption, VerboseOption
+from timmx.cli.tool_options import ReportOption
 from timmx.options import Ints, JsonOption
 
 if TYPE_CHECKING:
@@ -59,10 +61,7 @@ def bench(
         int | None,
         typer.Option("--rounds", min=1, help="Turns of each case; by default turns of 0.1 s, at least 10."),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="FILE.html", help="Write tables and plots as one HTML file too."),
-    ] = None,
+    report: ReportOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
@@ -103,14 +102,7 @@ _TITLES = ("file", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "images/s",
 
 def _text(found: BenchResult, report: Path | None) -> str:
     rows = [_TITLES, *map(_row, found.cases)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_TITLES))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = columns(rows)
     lines += ["", *found.remarks]
     lines.append(
         f"Timed: {found.rounds} rounds in turns, each file in its own process; from array to array, without reading "

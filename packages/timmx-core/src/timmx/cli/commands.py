@@ -15,8 +15,8 @@ from timmx.cli.evaluate import evaluate
 from timmx.cli.export import DebugOption, VerboseOption
 from timmx.cli.export_many import export_many_command
 from timmx.cli.inspect import inspect
-from timmx.cli.model_options import with_model_options
 from timmx.cli.predict import predict
+from timmx.cli.tool_options import with_model_options
 from timmx.cli.verify import verify
 from timmx.errors import BackendError
 from timmx.options import JsonOption, complete_model_name

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timmx.cli.export import DebugOption, VerboseOption
+from timmx.cli.tool_options import ReportOption
 from timmx.options import JsonOption
 
 if TYPE_CHECKING:
@@ -39,10 +40,7 @@ def compare(
         bool, typer.Option("--bench/--no-bench", help="Measure latency, batch 1 where a file allows.")
     ] = True,
     seconds: Annotated[float, typer.Option("--seconds", help="How long each is timed, about.")] = 3.0,
-    report: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="FILE.html", help="Write tables and plots as one HTML file too."),
-    ] = None,
+    report: ReportOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,

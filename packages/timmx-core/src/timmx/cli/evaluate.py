@@ -11,6 +11,7 @@ import typer
 
 from timmx.cli.columns import columns
 from timmx.cli.export import DebugOption, VerboseOption
+from timmx.cli.tool_options import BatchSizeOption, FileArgument, ReportOption, WorkersOption
 from timmx.options import JsonOption
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _ALL_CLASSES, _WORST, _FIRST = 20, 10, 10
 
 
 def evaluate(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that timmx wrote, of any format.")],
+    file: FileArgument,
     data: Annotated[
         Path,
         typer.Option(
@@ -54,18 +55,9 @@ def evaluate(
         Path | None,
         typer.Option("--csv", metavar="FILE", help="Write a CSV with a line for each image."),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="FILE.html", help="Write a report with tables and plots."),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", help="Images at once, where the file takes any number; 8 by default."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="Threads that decode images; by default one a core, up to 16."),
-    ] = None,
+    report: ReportOption = None,
+    batch_size: BatchSizeOption = None,
+    workers: WorkersOption = None,
     against: Annotated[
         str | None,
         typer.Option(

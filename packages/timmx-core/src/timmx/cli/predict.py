@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from timmx.cli.columns import columns
 from timmx.cli.export import DebugOption, VerboseOption
+from timmx.cli.tool_options import BatchSizeOption, FileArgument, WorkersOption
 from timmx.options import JsonOption
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that timmx wrote, of any format.")],
+    file: FileArgument,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -31,14 +33,8 @@ def predict(
     top_k: Annotated[
         int, typer.Option("--top-k", help="Classes shown for each image, at most as many as there are.")
     ] = 5,
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", help="Images at once, where the file takes any number; 8 by default."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="Threads that decode images; by default one a core, up to 16."),
-    ] = None,
+    batch_size: BatchSizeOption = None,
+    workers: WorkersOption = None,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV on stdout: path, rank, class, label, probability.")
     ] = False,
@@ -114,13 +110,8 @@ def _print_table(found: Predictions) -> None:
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns side by side, without one that is empty below its head."""
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    widths = [max(map(len, column)) for column in columns]
-    right = [all(cell[:1].isdigit() for cell in column[1:]) for column in columns]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if numeric else cell.ljust(width)
-            for cell, width, numeric in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in zip(*columns, strict=True)
+    shown = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    words = frozenset(
+        at for at, column in enumerate(shown) if not all(cell[:1].isdigit() for cell in column[1:])
     )
+    return "\n".join(columns([*zip(*shown, strict=True)], words))

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from timmx.cli.export import DebugOption, VerboseOption, size_text, verdict
+from timmx.cli.tool_options import FileArgument
 from timmx.options import JsonOption
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that timmx wrote, of any format.")],
+    file: FileArgument,
     model_options: Mapping[str, Any],
     against: Annotated[
         str | None,

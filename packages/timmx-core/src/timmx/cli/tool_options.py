@@ -1,15 +1,36 @@
-"""The options that say which weights and which shape a model has, for commands that take `--against MODEL`."""
+"""The arguments and options that commands on exported files share, and those of the model beside them."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from timmx.coercion import defaults, option_types
 from timmx.options import MODEL_OPTIONS, ExportRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A file that timmx wrote, of any format.")]
+
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE.html", help="Write tables and plots as one HTML file too."),
+]
+
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", help="Images at once, where the file takes any number; 8 by default."),
+]
+
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", help="Threads that decode images; by default one a core, up to 16."),
+]
 
 
 def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
