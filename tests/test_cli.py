@@ -100,7 +100,7 @@ def test_verification_images_of_the_users_own(run_timmx, tmp_path, digits):
     done = run_timmx("torch-export", digits, "--verify-data", "photos")
     assert done.exit_code == 0
     assert "4 images of photos" in done.stdout
-    assert "1 images cannot be read and are left out: broken.jpg" in done.stderr
+    assert "1 image cannot be read and is left out: broken.jpg" in done.stderr
 
     (folder / "rocket.png").unlink()
     refused = run_timmx("torch-export", digits, "--verify-data", "photos", "--force")

@@ -207,7 +207,7 @@ def test_what_is_no_image_is_left_out_at_once_and_what_is_cut_off_when_it_is_rea
     calibration = choose_calibration(tmp_path, 9, CONFIG, True)
     assert said[0] == "2 images cannot be read and are left out: text.png, zero.jpg."
     assert len(list(calibration)) == len(good)
-    assert said[-1] == "1 images cannot be read and are left out: cut.jpg."
+    assert said[-1] == "1 image cannot be read and is left out: cut.jpg."
     assert calibration.origin == f"6 images of {tmp_path}"
     assert len(list(calibration)) == len(calibration) == 6
     assert calibration.notes == said, "the result tells them too"

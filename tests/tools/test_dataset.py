@@ -157,13 +157,13 @@ def test_images_beside_the_class_folders_are_told(folder, heard):
     data = folder(cat=1, dog=1)
     shutil.copy(data / "cat" / "0.png", data)
     assert len(read_dataset(data, "f.onnx", ("cat", "dog"), 2).images) == 2
-    assert "1 images directly in" in heard[0]
+    assert "1 image directly in" in heard[0]
 
 
 @pytest.mark.parametrize("header", ["path,label", "Label , PATH,split", None])
 def test_a_csv_with_and_without_header(tmp_path, folder, header):
     folder(cat=1, dog=2)
-    rows = [("data/cat/0.png", "cat"), ("data/dog/0.png", "dog"), ("data/dog/1.png", "1")]
+    rows = [("data/cat/0.png", "cat"), ("data/dog/0.png", "dog"), ("data/dog/1.png", "dog")]
     lines = [
         f"{label},{path},x" if header and "split" in header else f"{path},{label}" for path, label in rows
     ]
@@ -177,10 +177,37 @@ def test_a_csv_with_and_without_header(tmp_path, folder, header):
     ]
 
 
-def test_a_number_that_is_a_name_is_taken_as_the_name(tmp_path, folder):
+def test_numbers_that_are_names_are_taken_as_names_and_a_warning_says_so(tmp_path, folder, heard):
     folder(cat=1)
     file = table(tmp_path, "path,label", "data/cat/0.png,0")
     assert read_dataset(file, "f.onnx", ("1", "0"), 2).images[0].truth == 1
+    assert "taken as names of classes, not as class numbers: 0 is class 1." in heard[0]
+    read_dataset(file, "f.onnx", ("0", "1"), 2)
+    assert len(heard) == 1
+
+
+def test_numbers_that_are_no_names_are_class_numbers(tmp_path, folder, heard):
+    folder(cat=2)
+    file = table(tmp_path, "path,label", "data/cat/0.png,1", "data/cat/1.png,0")
+    for labels in (("cat", "dog"), None):
+        assert [image.truth for image in read_dataset(file, "f.onnx", labels, 2).images] == [1, 0]
+    assert heard == []
+
+
+def test_labels_are_never_some_names_and_some_numbers(tmp_path, folder):
+    folder(cat=10)
+    lines = [f"data/cat/{number}.png,{number}" for number in range(10)]
+    file, labels = table(tmp_path, "path,label", *lines), tuple(map(str, range(1, 11)))
+    said = refusal(file, "f.onnx", labels, 10)
+    assert "names of classes in f.onnx (1, 2, 3, 4, 5 and 4 more)" in said
+    assert "could only be class numbers (0). The 10 names are 1, 2, 3, 4, 5 and 5 more." in said
+    assert "--class-map FILE" in said
+    (tmp_path / "map.txt").write_text("\n".join(map(str, range(10))), "utf-8")
+    found = read_dataset(file, "f.onnx", labels, 10, tmp_path / "map.txt")
+    assert [image.truth for image in found.images] == list(range(10))
+    assert "(cat) and labels that could only be class numbers (1)" in refusal(
+        table(tmp_path, "path,label", "data/cat/0.png,cat", "data/cat/1.png,1"), "f.onnx", ("cat", "dog"), 2
+    )
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,10 @@ def left_out(paths: Sequence[Path]) -> str:
     """The warning that these images cannot be read: their count, and the names of the first."""
     named = ", ".join(path.name for path in paths[:3])
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return f"{len(paths)} images cannot be read and are left out: {named}{more}."
+    what = (
+        "1 image cannot be read and is" if len(paths) == 1 else f"{len(paths)} images cannot be read and are"
+    )
+    return f"{what} left out: {named}{more}."
 
 
 def _unreadable(path: Path, exc: BaseException) -> ConfigurationError:

@@ -88,9 +88,9 @@ def read_dataset(
     """Find the images and match their classes, before any of them is opened.
 
     A folder's subfolders are the classes, with images at any depth; those whose name begins with a dot do not count. A
-    CSV has the columns path and label, paths from its own folder. Names match where they are equal. A label of a CSV
-    that is a whole number and no name is a class number. Where the artifact names no classes, as many folders as it
-    has classes stand for them in timm's order.
+    CSV has the columns path and label, paths from its own folder. Names match where they are equal. The labels of a
+    CSV are all names, or else all class numbers of which none is a name too: never some this and some that. Where the
+    artifact names no classes, as many folders as it has classes stand for them in timm's order.
 
     Args:
         data: the folder or the CSV.
@@ -111,20 +111,22 @@ def read_dataset(
     if named is None and labels is None and data.is_dir():
         named = _by_order(data, name, num_classes)
     known = list(named or labels or ())
-    numbers = {label: number for number, label in enumerate(known)}
-    truths: dict[str, int] = {}
-    unknown: Counter[str] = Counter()
-    for _, _, label in rows:
-        number = numbers.get(label)
-        if number is None and not data.is_dir() and label.isdecimal() and int(label) < num_classes:
-            number = int(label)
-        if number is None:
-            unknown[label] += 1
-        else:
-            truths[label] = number
+    labels_found = dict.fromkeys(label for _, _, label in rows)
+    truths = {label: number for number, label in enumerate(known) if label in labels_found}
+    numbers = {} if data.is_dir() else _class_numbers(labels_found, num_classes)
+    unknown = labels_found.keys() - truths.keys() - numbers.keys()
     if unknown:
-        found = len(unknown) + len(truths)
-        raise _mismatch(data, name, unknown, found, known, num_classes, class_map)
+        raise _mismatch(data, name, unknown, len(labels_found), known, num_classes, class_map)
+    unnamed = [label for label in labels_found if label not in truths]
+    if unnamed and truths:
+        raise _mixed(data, name, list(truths), unnamed, known, class_map)
+    if unnamed:
+        truths = numbers
+    elif class_map is None and len(numbers) == len(truths) and numbers != truths:
+        label, number = next(item for item in truths.items() if numbers[item[0]] != item[1])
+        reporter().warn(
+            f"The labels of {data} are taken as names of classes, not as class numbers: {label} is class {number}."
+        )
     images = tuple(LabelledImage(path, shown, truths[label]) for path, shown, label in rows)
     if not data.is_dir():
         _check_there(data, images)
@@ -134,6 +136,12 @@ def read_dataset(
 
 Row = tuple["Path", str, str]
 """An image's path, its name in results and its label."""
+
+
+def _class_numbers(labels: Iterable[str], num_classes: int) -> dict[str, int]:
+    """Those of the labels that are whole numbers of classes."""
+    plain = (label for label in labels if label.isascii() and label.isdecimal() and len(label) < 10)
+    return {label: int(label) for label in plain if int(label) < num_classes}
 
 
 def _folder_rows(folder: Path) -> list[Row]:
@@ -157,7 +165,8 @@ def _folder_rows(folder: Path) -> list[Row]:
             "called as the class is, or name a CSV of path,label."
         )
     if loose:
-        reporter().warn(f"{loose} images directly in {folder} are in no class's folder, and are left out.")
+        what = "1 image" if loose == 1 else f"{loose} images"
+        reporter().warn(f"In no class's folder, and left out: {what} directly in {folder}.")
     return rows
 
 
@@ -280,6 +289,29 @@ def _mismatch(
     return ConfigurationError(
         f"{what} {classes} A file of the data's names in the order of the classes, one a line, joins the two: "
         f"--class-map FILE{numbers}."
+    )
+
+
+def _mixed(
+    data: Path,
+    name: str,
+    named: Sequence[str],
+    unnamed: Sequence[str],
+    known: Sequence[str],
+    class_map: Path | None,
+) -> ConfigurationError:
+    """Whole numbers, of which some are names too: the same label would be one class or another."""
+    named, unnamed = sorted(named, key=_natural_key), sorted(unnamed, key=_natural_key)
+    owner = f"--class-map {class_map}" if class_map else name
+    mend = (
+        "correct it"
+        if class_map
+        else "or join the two with --class-map FILE, the data's names in their order"
+    )
+    return ConfigurationError(
+        f"{data} has labels that are names of classes in {owner} ({_some(named)}) and labels that could only be class "
+        f"numbers ({_some(unnamed)}). The {len(known)} names are {_some(known)}. Write names in every line, or numbers "
+        f"of which none is a name, {mend}."
     )
 
 
