@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -141,7 +142,7 @@ def test_answers_that_are_no_numbers_count_as_wrong(folder, some, run_timmx):
     done = run_timmx("eval", file, "--data", some, "--json")
     assert json.loads(done.stdout)["top1"] == 0
     assert json.loads(done.stdout)["not_numbers"] == 99
-    assert "what is no number; they count as wrong" in done.stderr
+    assert "what is no number: counted as wrong" in done.stderr
 
 
 def test_a_limit_is_said(file, run_timmx):
@@ -302,10 +303,45 @@ def test_a_journal_of_something_else_is_refused_and_left_as_it_is(file, blurred,
         evaluate(file, SAMPLES, resume=journal)
     with pytest.raises(ConfigurationError, match="on some"):
         evaluate(file, some, resume=journal, limit=10)
-    next((some / "3").iterdir()).write_bytes(b"changed")
+    next((some / "3").iterdir()).rename(some / "3" / "renamed.png")
     with pytest.raises(ConfigurationError, match="on some"):
         evaluate(file, some, resume=journal)
     assert journal.read_bytes() == before
+
+
+def test_an_image_that_changed_since_its_answer_is_told_even_at_the_same_size_and_time(file, some, tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    evaluate(file, some, resume=journal)
+    before, image = journal.read_bytes(), sorted((some / "3").iterdir())[4]
+    stat = image.stat()
+    image.write_bytes(bytes(reversed(image.read_bytes())))
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(ConfigurationError, match=f"answer to 3/{image.name}, which has changed since"):
+        evaluate(file, some, resume=journal)
+    assert journal.read_bytes() == before
+
+
+def test_images_that_could_not_be_read_are_tried_again(file, blurred, some, tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    whole = evaluate(file, some, against=blurred)
+    bad = {path: path.read_bytes() for path in sorted((some / "3").iterdir())[1:4:2]}
+    for path in bad:
+        path.write_bytes(b"no image")
+    first = evaluate(file, some, resume=journal, against=blurred)
+    assert [name for name, _ in first.unreadable] == [f"3/{path.name}" for path in bad]
+    before = journal.read_bytes()
+    again = evaluate(file, some, resume=journal, against=blurred)
+    assert again.resumed == 97
+    assert again.unreadable == first.unreadable
+    assert journal.read_bytes() == before
+    for path, content in bad.items():
+        path.write_bytes(content)
+    mended = evaluate(file, some, resume=journal, against=blurred)
+    assert mended.resumed == 97
+    assert mended.top1 == whole.top1
+    assert [item.read for item in mended.readings] == [item.read for item in whole.readings]
+    assert [item.read for item in mended.against.readings] == [item.read for item in whole.against.readings]
+    assert evaluate(file, some, resume=journal, against=blurred).resumed == 99
 
 
 def test_a_file_that_was_renamed_is_still_known(file, some, tmp_path):
@@ -327,9 +363,42 @@ def test_a_damaged_journal_is_told_with_its_line(file, some, tmp_path):
     journal = tmp_path / "journal.jsonl"
     evaluate(file, some, resume=journal)
     lines = journal.read_bytes().splitlines(keepends=True)
-    for damage in (b"garbage\n", lines[7]):
+    entry = json.loads(lines[5])
+    changes = [
+        {"read": "x"},
+        {"read": 99},
+        {"read": -1},
+        {"read": True},
+        {"read": None},
+        {"rank": 10},
+        {"rank": 1.0},
+        {"probability": "1"},
+        {"probability": float("nan")},
+        {"error": 1},
+        {"unreadable": "yes"},
+        {"unreadable": True},
+        {"image": "4"},
+        {"image": -1},
+        {"image": 3},
+        {"of": "second"},
+        {"of": []},
+        {"content": None},
+        {"more": 1},
+        {"against": {}},
+    ]
+    for damage in (
+        b"garbage\n",
+        b"[]\n",
+        b"7\n",
+        lines[7],
+        *(json.dumps(entry | it).encode() + b"\n" for it in changes),
+    ):
         journal.write_bytes(b"".join([*lines[:5], damage, *lines[6:]]))
         with pytest.raises(ConfigurationError, match="damaged in line 6"):
+            evaluate(file, some, resume=journal)
+    for further in (json.dumps(entry | {"image": 99}).encode() + b"\n", lines[5], b'{"against": []}\n'):
+        journal.write_bytes(b"".join([*lines, further]))
+        with pytest.raises(ConfigurationError, match="damaged in line 101"):
             evaluate(file, some, resume=journal)
 
 

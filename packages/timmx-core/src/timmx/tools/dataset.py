@@ -306,12 +306,12 @@ def _mixed(
     mend = (
         "correct it"
         if class_map
-        else "or join the two with --class-map FILE, the data's names in their order"
+        else "join the two with --class-map FILE, its names in the order of the classes"
     )
     return ConfigurationError(
         f"{data} has labels that are names of classes in {owner} ({_some(named)}) and labels that could only be class "
         f"numbers ({_some(unnamed)}). The {len(known)} names are {_some(known)}. Write names in every line, or numbers "
-        f"of which none is a name, {mend}."
+        f"of which none is a name, or {mend}."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from timmx.registry import known_backends
 from timmx.tools.against import TorchRunner, open_model, request_for
 from timmx.tools.dataset import read_dataset
 from timmx.tools.evaluation import Evaluation, Side
-from timmx.tools.journal import Journal, Reading, listing
+from timmx.tools.journal import Journal, Reading
 from timmx.tools.stream import answers
 from timmx.tools.subject import Subject, open_subject
 
@@ -76,7 +76,7 @@ def evaluate(
         journal = None
         if resume is not None:
             about = _identity(subject)
-            journal = stack.enter_context(Journal(resume, about, listing(dataset)))
+            journal = stack.enter_context(Journal(resume, about, dataset))
             if other is not None:
                 journal.second(_identity(other))
         side = read_all(subject, dataset, workers=workers, journal=journal)
@@ -122,23 +122,30 @@ def read_all(
     say.step(f"Asking {subject.name}")
     known = journal.readings(of, subject.batch_size) if journal else []
     readings, total = list(known), len(dataset.images)
+    again = [number for number, reading in enumerate(known) if reading.unreadable]
     if known:
-        say.detail(f"{len(known):,} of {total:,} images were answered before, and are not asked again.")
-    left = dataset.images[len(known) :]
-    stream = answers(subject, [image.path for image in left], workers=workers)
+        say.detail(
+            f"{len(known) - len(again):,} of {total:,} images were answered before, and are not asked again."
+        )
+    left = range(len(known), total)  # a stream of its own: as in one go, a batch is made of the same images
+    order = (*again, *left)
+    stream = chain.from_iterable(
+        answers(subject, [dataset.images[number].path for number in numbers], workers=workers)
+        for numbers in (again, left)
+    )
     start = shown = time.perf_counter()
     try:
-        for image, answer in zip(left, stream, strict=True):
-            reading = _reading(answer, image.truth)
+        for asked, (number, answer) in enumerate(zip(order, stream, strict=True), 1):
+            reading = _reading(answer, dataset.images[number].truth)
             if journal:
-                journal.add(of, len(readings), reading)
-            readings.append(reading)
+                journal.add(of, number, reading)
+            readings[number : number + 1] = [reading]
             now = time.perf_counter()
             if now - shown > _SHOWN_EVERY_S:
                 shown = now
-                done = len(readings) - len(known)
-                ahead = _clock((now - start) * (len(left) - done) / done)
-                say.advance(_bar(len(readings), total, f", {ahead} left"), len(readings) / total)
+                ahead = _clock((now - start) * (len(order) - asked) / asked)
+                done = total - len(order) + asked
+                say.advance(_bar(done, total, f", {ahead} left"), done / total)
         say.advance(_bar(total, total), 1.0)
     except (KeyboardInterrupt, SystemExit):
         if journal:
@@ -147,15 +154,18 @@ def read_all(
     seconds = time.perf_counter() - start
     unreadable = [image.path for image, item in zip(dataset.images, readings, strict=True) if item.unreadable]
     if len(unreadable) == total:
-        raise ConfigurationError(f"None of the {total} images can be read, such as this: {readings[0].error}")
+        what = readings[0].error
+        raise ConfigurationError(
+            what if total == 1 else f"None of the {total} images can be read, such as this: {what}"
+        )
     if unreadable and of == "subject":
         say.warn(left_out(unreadable))
     failed = sum(bool(item.error) and not item.unreadable for item in readings)
     if failed:
         say.warn(
-            f"{subject.name} answers {failed:,} of {total:,} images with what is no number; they count as wrong."
+            f"{subject.name} answers {failed:,} of {total:,} images with what is no number: counted as wrong."
         )
-    return Side(subject.name, tuple(readings), seconds, len(left))
+    return Side(subject.name, tuple(readings), seconds, len(order))
 
 
 def _reading(answer: Answer, truth: int) -> Reading:

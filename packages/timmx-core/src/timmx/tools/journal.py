@@ -1,26 +1,30 @@
 """The answers of an evaluation as they come, in a file from which a run that was cut off goes on.
 
-JSON lines. The first says what is evaluated on what; each further one is an answer, or names a second reader, whose
-answers follow. A line counts once its end is written.
+JSON lines. The first says what is evaluated on what; each further one is an answer, with a hash of the image's file,
+or names a second reader, whose answers follow. An image that could not be read is asked again, and a further line
+answers it. A line counts once its end is written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ArtifactError, ConfigurationError
+from timmx.progress import reporter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import IO
 
-    from timmx.tools.dataset import Dataset
+    from timmx.tools.dataset import Dataset, LabelledImage
 
-_KIND, _SCHEMA = "timmx eval", 1
+_KIND, _SCHEMA = "timmx eval", 2
+_READERS = ("subject", "second")
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,20 @@ class Journal:
     Args:
         path: of the file.
         subject: what is evaluated, such as name, sha256 and recipe.
-        data: the images, as `listing` gives them.
+        dataset: the images. Those that were answered before are read once, to see that they are the same.
 
     Raises:
-        ConfigurationError: the file is no journal, or one of something else.
+        ConfigurationError: the file is no journal, is damaged, is one of something else, or an image that it answers
+            has changed since. It is left as it is.
         ArtifactError: it cannot be read or written.
     """
 
-    def __init__(self, path: Path, subject: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, subject: Mapping[str, Any], dataset: Dataset) -> None:
         self._path = path
-        self._readings: dict[str, list[Reading]] = {}
-        self._images = int(data["images"])
+        self._images, self._classes = dataset.images, len(dataset.classes)
+        self._entries: dict[str, list[_Entry]] = {}
         self._second: dict[str, Any] | None = None
-        header = {"journal": _KIND, "schema": _SCHEMA, "subject": dict(subject), "data": dict(data)}
+        header = {"journal": _KIND, "schema": _SCHEMA, "subject": dict(subject), "data": _listing(dataset)}
         first = _line(header)
         try:
             content = path.read_bytes() if path.exists() else b""
@@ -70,6 +75,7 @@ class Journal:
                 self._check(content, header)
                 whole = content[: content.rindex(b"\n") + 1]
                 self._read(whole)
+                self._check_images()
                 if whole != content:
                     _cut(path, len(whole))
             self._stream: IO[bytes] = path.open("ab", buffering=0)
@@ -104,15 +110,18 @@ class Journal:
             of: `subject` or `second`.
             multiple: images at once. All are given where the journal has one for every image.
         """
-        found = self._readings.get(of, [])
-        return found[: len(found) if len(found) == self._images else len(found) - len(found) % multiple]
+        found = [entry.reading for entry in self._entries.get(of, ())]
+        return found[: len(found) if len(found) == len(self._images) else len(found) - len(found) % multiple]
 
     def add(self, of: str, number: int, reading: Reading) -> None:
-        """Write an answer down; one that is there already is left as it is."""
-        if number < len(self._readings.get(of, ())):
+        """Write an answer down; one that is there already is left as it is, unless the image could not be read."""
+        known = self._entries.setdefault(of, [])
+        old = known[number] if number < len(known) else None
+        if old is not None and (not old.reading.unreadable or old.reading == reading):
             return
-        self._readings.setdefault(of, []).append(reading)
-        self._write({"of": of, "image": number} | asdict(reading))
+        entry = _Entry(reading, None if reading.unreadable else _content(self._images[number]))
+        known[number : number + 1] = [entry]
+        self._write({"of": of, "image": number} | asdict(reading) | {"content": entry.content})
 
     def _check(self, content: bytes, header: dict[str, Any]) -> None:
         line, end, _ = content.partition(b"\n")
@@ -140,19 +149,51 @@ class Journal:
     def _read(self, content: bytes) -> None:
         for number, line in enumerate(content.splitlines()[1:], start=2):
             try:
-                found = json.loads(line)
-                if "against" in found:
-                    self._second = dict(found["against"])
-                    continue
-                of, image = str(found.pop("of")), found.pop("image")
-                known = self._readings.setdefault(of, [])
-                if image != len(known):
-                    raise ValueError(f"image {image} follows {len(known) - 1}")
-                known.append(Reading(**found))
-            except (ValueError, LookupError, TypeError) as exc:
+                self._take(json.loads(line))
+            except (ValueError, LookupError, TypeError, RecursionError) as exc:
                 raise ConfigurationError(
                     f"--resume {self._path} is damaged in line {number}: delete it and begin anew."
                 ) from exc
+
+    def _take(self, line: Any) -> None:
+        """Raises ValueError, LookupError or TypeError where the line is none of ours."""
+        if not isinstance(line, dict):
+            raise TypeError("a line is an object")
+        if line.keys() == {"against"}:
+            if self._second is not None or not isinstance(line["against"], dict):
+                raise ValueError("one second reader is named")
+            self._second = line["against"]
+            return
+        of, number, content = line.pop("of"), line.pop("image"), line.pop("content")
+        reading = Reading(**line)
+        if of not in _READERS[: 1 if self._second is None else 2]:
+            raise ValueError(f"no reader is {of}")
+        _check_reading(reading, self._classes)
+        if not (content is None if reading.unreadable else isinstance(content, str)):
+            raise TypeError("an image that was read has a hash")
+        known = self._entries.setdefault(of, [])
+        if not _is_number(number, len(self._images)) or number > len(known):
+            raise ValueError(f"image {number} follows {len(known) - 1}")
+        if number < len(known) and not known[number].reading.unreadable:
+            raise ValueError(f"image {number} is answered twice")
+        known[number : number + 1] = [_Entry(reading, content)]
+
+    def _check_images(self) -> None:
+        """Refuse answers to images that have other content now."""
+        say, seen = reporter(), dict[int, str]()
+        for entries in self._entries.values():
+            for number, entry in enumerate(entries):
+                if entry.content is None:
+                    continue
+                if number not in seen:
+                    seen[number] = _content(self._images[number])
+                    say.advance("Comparing the images with the journal", (number + 1) / len(entries))
+                if seen[number] != entry.content:
+                    what = "has changed since" if seen[number] else "cannot be opened now"
+                    raise ConfigurationError(
+                        f"--resume {self._path} has an answer to {self._images[number].name}, which {what}. "
+                        "Mend that, name another file, or delete this one."
+                    )
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         line = _line(entry)
@@ -169,12 +210,47 @@ class Journal:
         return ArtifactError(f"--resume {self._path} cannot be written: {exc.strerror or exc}.")
 
 
-def listing(dataset: Dataset) -> dict[str, Any]:
-    """What tells other images from these: names, classes and sizes, as one hash; not where they lie."""
+@dataclass(frozen=True)
+class _Entry:
+    """An answer, and the hash of the file that it was given to; None where that could not be read."""
+
+    reading: Reading
+    content: str | None
+
+
+def _check_reading(reading: Reading, classes: int) -> None:
+    """Raises ValueError for what no reader says."""
+    answered = not reading.error
+    if not isinstance(reading.error, str) or not isinstance(reading.unreadable, bool):
+        raise ValueError("an error is a text")
+    if reading.unreadable and answered:
+        raise ValueError("an image that cannot be read has an error")
+    for value in (reading.read, reading.rank):
+        if not (_is_number(value, classes) if answered else value is None):
+            raise ValueError(f"{value} is no class")
+    share = reading.probability
+    if not (isinstance(share, float) and math.isfinite(share) if answered else share is None):
+        raise ValueError(f"{share} is no probability")
+
+
+def _is_number(value: Any, below: int) -> bool:
+    return type(value) is int and 0 <= value < below
+
+
+def _content(image: LabelledImage) -> str:
+    """A hash of the file; empty where it cannot be opened, which no hash equals."""
+    try:
+        with image.path.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError:
+        return ""
+
+
+def _listing(dataset: Dataset) -> dict[str, Any]:
+    """What tells other images from these: names and classes, as one hash; not where they lie."""
     digest = hashlib.sha256()
     for image in dataset.images:
-        entry = (image.name, image.truth, image.path.stat().st_size)
-        digest.update(json.dumps(entry).encode() + b"\n")
+        digest.update(json.dumps((image.name, image.truth)).encode() + b"\n")
     return {"name": dataset.origin.name, "images": len(dataset.images), "sha256": digest.hexdigest()}
 
 
