@@ -235,7 +235,7 @@ LIES = [
     ({"precision": "fp32"}, "says that it is fp32, and its types are fp16"),
     ({"precision": "int99"}, "int99"),
     ({"input": None}, "metadata is not what timmx writes"),
-    ({"batch": {}}, "size that is not known"),
+    ({"batch": {}}, "batch is {}"),
     ({"labels": ["a", "b"]}, "2"),
     ({"format": {"profile": {"min": 1}}}, "its profile is"),
     ({"format": {"profile": "wide"}}, "profile"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import importlib_metadata
 
 from timmx.errors import ArtifactError
+from timmx.schema import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from timmx.contract import Precision, Quantization
     from timmx.model.load import LoadedModel
     from timmx.options import ExportRequest
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,7 @@ def build_metadata(
             "weights_sha256": loaded.weights_sha256,
             "num_classes": loaded.num_classes,
             "license": loaded.license,
+            **({"out_indices": list(request.out_indices)} if request.out_indices is not None else {}),
         },
         "input": {
             "name": "input",
@@ -155,23 +155,6 @@ def parse(path: Path, content: str | bytes) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ArtifactError(f"{path} is damaged: its metadata is no JSON object. Export it again.")
     return metadata
-
-
-def check_metadata(path: Path, metadata: dict[str, Any]) -> None:
-    """Refuse a file whose metadata does not say what the model is and how it is fed.
-
-    Raises:
-        ArtifactError: timmx did not write the file, or a later timmx did.
-    """
-    if not metadata:
-        raise ArtifactError(
-            f"{path} was not written by timmx: nothing in it says how to feed it. Export it anew."
-        )
-    if metadata.get("schema") != SCHEMA:
-        raise ArtifactError(
-            f"{path} has metadata of schema {metadata.get('schema')}, and this timmx reads {SCHEMA}: install the timmx "
-            "that wrote it, or export it anew."
-        )
 
 
 def author(metadata: Mapping[str, Any]) -> str:

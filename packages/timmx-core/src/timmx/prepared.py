@@ -9,10 +9,10 @@ import importlib_metadata
 
 from timmx.edges import feed, fetch
 from timmx.errors import ArtifactError
-from timmx.metadata import check_metadata
 from timmx.model.labels import check_count
 from timmx.preprocess import ImageRecipe
 from timmx.samples import choose_samples
+from timmx.schema import check_metadata
 from timmx.session import Session
 from timmx.verify import Reference
 
@@ -59,14 +59,8 @@ class PreparedSession(Session):
     ) -> None:
         check_metadata(path, metadata)
         self._metadata, self._path = metadata, path
-        try:
-            super().__init__(_with_what_is_decided(request, metadata))
-            self.loaded = _model_inside(metadata)
-        except (LookupError, TypeError, ValueError, AttributeError) as exc:
-            raise ArtifactError(
-                f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc}). "
-                "Export it anew."
-            ) from exc
+        super().__init__(_with_what_is_decided(request, metadata))
+        self.loaded = _model_inside(metadata)
         config = self.loaded.data_config
         with self.step("Running the reference"):
             samples = choose_samples(request.verify_data, None, config, self.request.normalize)
@@ -135,10 +129,4 @@ def _with_what_is_decided(request: ExportRequest, metadata: dict[str, Any]) -> E
 
 def _model_inside(metadata: dict[str, Any]) -> PreparedModel:
     labels, config = metadata["labels"], ImageRecipe.of(metadata).config
-    if not isinstance(metadata["outputs"], list) or not all(
-        "kind" in output for output in metadata["outputs"]
-    ):
-        raise ValueError("the outputs are not described")
-    return PreparedModel(
-        bool(metadata["model"]["trained"]), config, tuple(map(str, labels)) if labels else None
-    )
+    return PreparedModel(metadata["model"]["trained"], config, tuple(labels) if labels else None)

@@ -36,7 +36,7 @@ def _python(
     return Snippet(
         requires=("coremltools",),
         imports=("import coremltools as ct", "import json"),
-        load=(f"model = ct.models.MLModel({json.dumps(path.name)})  # predicts on macOS alone",),
+        load=(f"model = ct.models.MLModel({json.dumps(path.as_posix())})  # predicts on macOS alone",),
         run=(run, "output = np.array([[found[label] for label in labels]], np.float32)")
         if classes
         else (run,),

@@ -23,7 +23,7 @@ def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
 
 
 def _python(path: Path, metadata: Mapping[str, Any]) -> Snippet:
-    file = path.name
+    file = path.as_posix()
     name, output = metadata["input"]["name"], metadata["outputs"][0]["name"]
     names = "\n".join(metadata["labels"] or ()).splitlines()
     told = names == list(metadata["labels"] or ()) and _LABELS in associated_files(path)

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
     """The lines for `python`, `kotlin` or `js`."""
     entry, output = metadata["input"], metadata["outputs"][0]["name"]
-    return {"python": _python, "kotlin": _kotlin, "js": _js}[language](
-        path.name, entry, output, metadata["batch"]
-    )
+    file = path.name if language == "kotlin" else path.as_posix()  # an app has it among its assets
+    return {"python": _python, "kotlin": _kotlin, "js": _js}[language](file, entry, output, metadata["batch"])
 
 
 def _python(file: str, entry: Mapping[str, Any], output: str, batch: Mapping[str, Any]) -> Snippet:

@@ -17,13 +17,13 @@ def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
     first = "[0]" if len(metadata["outputs"]) > 1 else ""
     device = metadata["format"].get("device", "cpu")
     there, back = ("", "") if device == "cpu" else (f'.to("{device}")', ".cpu()")
-    load: tuple[str, ...] = (f"model = torch.export.load({json.dumps(path.name)}).module()",)
+    load: tuple[str, ...] = (f"model = torch.export.load({json.dumps(path.as_posix())}).module()",)
     labels = ""
     imports: tuple[str, ...] = ("import torch",)
     if metadata["labels"] and len(metadata["labels"]) > 20:
         load = (
             'extra = {"timmx.json": ""}',
-            f"model = torch.export.load({json.dumps(path.name)}, extra_files=extra).module()",
+            f"model = torch.export.load({json.dumps(path.as_posix())}, extra_files=extra).module()",
         )
         labels, imports = 'json.loads(extra["timmx.json"])["labels"]', ("import json", "import torch")
     return Snippet(

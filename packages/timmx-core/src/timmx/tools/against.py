@@ -39,6 +39,8 @@ def request_for(
             flag = next(iter(given)).replace("_", "-")
             raise ConfigurationError(f"--{flag} is about a model: name it with --against.")
         model, given = _named(metadata["model"])
+        if metadata["outputs"][0]["kind"] == "features":  # it has no classifier, whatever its classes were
+            given.pop("num_classes", None)
     if isinstance(model, str) and model.startswith(("local-dir:", "hf-hub:")):
         given = {name: value for name, value in given.items() if name != "pretrained"}
     entry, kind = metadata["input"], metadata["outputs"][0]["kind"]
@@ -51,6 +53,7 @@ def request_for(
         "std": entry["std"] if in_graph else None,
         "softmax": kind == "probabilities",
         "features": kind == "features",
+        "out_indices": metadata["model"].get("out_indices"),
     }
     if kind == "embedding":
         values["num_classes"] = 0

@@ -110,8 +110,8 @@ def find_subjects(
         subjects.append(BenchSubject(name, path, None if batch.get("dynamic") else int(batch["size"])))
         if found["input"]["size"] != first["input"]["size"]:
             warnings.append(
-                f"{name} takes images of {_size(found)} and {subjects[0].name} of {_size(first)}: the ratio compares "
-                "different work."
+                f"{name} takes images of {_size(found)} and {subjects[0].name} of {_size(first)}: their times are "
+                "of different work."
             )
     return subjects
 
@@ -128,8 +128,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    from timmx.metadata import check_metadata
     from timmx.opening import backend_for
+    from timmx.schema import check_metadata
 
     if not path.exists():
         raise ArtifactError(f"There is no file {path}.")

@@ -10,9 +10,9 @@ import numpy as np
 from timmx.contract import Runner
 from timmx.edges import feed, fetch
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError
-from timmx.metadata import check_metadata
 from timmx.opening import backend_for
 from timmx.preprocess import ImageRecipe
+from timmx.schema import check_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,17 +139,7 @@ def open_subject(path: Path, batch_size: int | None = None) -> Subject:
     backend = backend_for(path)
     metadata = backend.read_metadata(path)
     check_metadata(path, metadata)
-    try:
-        recipe = ImageRecipe.of(metadata)
-        outputs = [(str(output["name"]), str(output["kind"])) for output in metadata["outputs"]]
-        labels = tuple(map(str, metadata["labels"])) if metadata["labels"] else None
-        batch = metadata["batch"]
-        fixed = None if batch.get("dynamic") else int(batch["size"])
-        kind = outputs[0][1]
-    except (LookupError, TypeError, ValueError, AttributeError) as exc:
-        raise ArtifactError(
-            f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc}). Export it anew."
-        ) from exc
+    fixed = None if metadata["batch"].get("dynamic") else metadata["batch"]["size"]
     if fixed is not None and batch_size not in (None, fixed):
         raise ConfigurationError(
             f"{path} takes {fixed} images at once, not {batch_size}: leave --batch-size out, or export it with "
@@ -157,22 +147,54 @@ def open_subject(path: Path, batch_size: int | None = None) -> Subject:
         )
     runner = backend.open(path)
     try:
-        names = tuple(name for name, _ in outputs)
-        _check_edges(path, runner, names)
+        _check_edges(path, runner, metadata)
         size = fixed or batch_size or _batch_of(runner)
     except BaseException:
         runner.close()
         raise
-    return Subject(path.name, runner, recipe, labels, kind, names, metadata, size, path, backend)
+    return Subject(
+        path.name,
+        runner,
+        ImageRecipe.of(metadata),
+        tuple(metadata["labels"]) if metadata["labels"] else None,
+        metadata["outputs"][0]["kind"],
+        tuple(output["name"] for output in metadata["outputs"]),
+        metadata,
+        size,
+        path,
+        backend,
+    )
 
 
-def _check_edges(path: Path, runner: Runner, names: Sequence[str]) -> None:
-    found = {spec.name for spec in runner.outputs}
-    if len(runner.inputs) != 1 or not found.issuperset(names):
+def _check_edges(path: Path, runner: Runner, metadata: dict[str, Any]) -> None:
+    """The runtime reports the input and the outputs that the metadata states, of the same sizes."""
+    stated = {output["name"]: tuple(output["shape"]) for output in metadata["outputs"]}
+    found = {spec.name: spec.shape for spec in runner.outputs}
+    entry = metadata["input"]
+    channels, height, width = entry["size"]
+    taken = (channels, height, width) if entry["layout"] == "NCHW" else (height, width, channels)
+    alike = len(runner.inputs) == 1 and _alike(runner.inputs[0].shape[1:], taken)
+    if not alike or any(
+        name not in found or not _alike(found[name][1:], shape[1:]) for name, shape in stated.items()
+    ):
+        inputs = ", ".join(f"{spec.name} {spec.shape}" for spec in runner.inputs)
+        outputs = ", ".join(f"{name} {shape}" for name, shape in found.items())
         raise ArtifactError(
-            f"{path} is damaged: its metadata names one input and the outputs {', '.join(names)}, and the graph has "
-            f"{len(runner.inputs)} inputs and the outputs {', '.join(sorted(found))}. Export it anew."
+            f"{path} is damaged: its metadata states an input of {taken} and the outputs "
+            f"{', '.join(f'{name} {shape}' for name, shape in stated.items())}, and the graph has {inputs} and "
+            f"{outputs}. Export it anew."
         )
+
+
+def _alike(found: Sequence[int | str], stated: Sequence[int | str]) -> bool:
+    """Whether sizes agree as far as both are known; a runtime that tells no sizes at all tells nothing wrong."""
+    return not found or (
+        len(found) == len(stated)
+        and all(
+            one == other or isinstance(one, str) or isinstance(other, str)
+            for one, other in zip(found, stated, strict=True)
+        )
+    )
 
 
 def _batch_of(runner: Runner) -> int:

@@ -10,12 +10,12 @@ from timmx.artifact import artifact_size
 from timmx.coercion import build
 from timmx.contract import Precision
 from timmx.errors import ArtifactError, ConfigurationError, VerificationError
-from timmx.metadata import check_metadata
 from timmx.opening import backend_for
 from timmx.options import ExportRequest
 from timmx.preprocess import ImageRecipe
 from timmx.progress import reporter
 from timmx.records import remember
+from timmx.schema import check_metadata
 from timmx.tools.against import check_weights, request_for
 
 if TYPE_CHECKING:
@@ -143,13 +143,12 @@ def _opened(path: Path) -> tuple[ExportBackend, dict[str, Any]]:
 
 def _judged_as(path: Path, metadata: Mapping[str, Any]) -> tuple[Precision, int | None]:
     """The file's precision, and its batch where that is fixed."""
+    batch = metadata["batch"]
     try:
-        ImageRecipe.of(metadata)
-        batch = metadata["batch"]
-        return Precision(metadata["precision"]), None if batch.get("dynamic") else int(batch["size"])
-    except (LookupError, TypeError, ValueError, AttributeError) as exc:
+        return Precision(metadata["precision"]), None if batch.get("dynamic") else batch["size"]
+    except ValueError as exc:
         raise ArtifactError(
-            f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc}). Export it anew."
+            f"{path} has a precision that this timmx does not know, {metadata['precision']!r}: update timmx-core."
         ) from exc
 
 

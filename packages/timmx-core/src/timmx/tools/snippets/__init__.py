@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.metadata import check_metadata
 from timmx.opening import backend_for
+from timmx.schema import check_metadata
 from timmx.tools.snippets.facts import Facts
 
 if TYPE_CHECKING:

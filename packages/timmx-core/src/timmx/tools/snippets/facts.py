@@ -25,6 +25,7 @@ class Facts:
 
     Attributes:
         name: the file's.
+        path: as it was given, with slashes.
         recipe: from an image to its input.
         scaled: (height, width) that an image is resized for, before it is cropped.
         batch: how many images it takes at once; None where that is open.
@@ -35,6 +36,7 @@ class Facts:
     """
 
     name: str
+    path: str
     recipe: ImageRecipe
     scaled: tuple[int, int]
     batch: int | None
@@ -60,6 +62,7 @@ class Facts:
         config = recipe.config
         return cls(
             path.name,
+            path.as_posix(),
             recipe,
             (
                 math.floor(config.input_size[1] / config.crop_pct),

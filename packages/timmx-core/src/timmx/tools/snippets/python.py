@@ -19,7 +19,7 @@ def through_timmx(facts: Facts) -> Snippet:
     """The way of a format that has none of its own: timmx opens the file."""
     return Snippet(
         imports=("import timmx",),
-        load=(f"runner = timmx.open({quoted(facts.name)})",),
+        load=(f"runner = timmx.open({quoted(facts.path)})",),
         run=(f"output = runner.run({{{quoted(facts.input_name)}: x}})[{quoted(facts.output_name)}]",),
     )
 

@@ -1,0 +1,111 @@
+"""Metadata that cannot be is one clear error in every command, whatever is wrong with it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import timmx
+from timmx.errors import ArtifactError
+from timmx.schema import check_metadata
+
+SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
+REMOVED = object()
+
+WRONG = {
+    "schema": [True, 2, "1", None],
+    "model": [REMOVED, "digits", []],
+    "model.name": [REMOVED, 3],
+    "model.weights_sha256": [REMOVED],
+    "model.trained": ["yes"],
+    "input": [None],
+    "input.size": [[3, 64], [3, 64, 0], "3x64x64", [True, 64, 64]],
+    "input.mean": [[0.3], [0.3, 0.3, float("nan")], None],
+    "input.std": [[1, 1, 0]],
+    "input.layout": ["NCWH"],
+    "input.normalization": ["both"],
+    "input.crop_pct": [0, -1, "1"],
+    "input.crop_mode": ["middle"],
+    "input.color_order": [["RGB"], "L", REMOVED],
+    "input.quantization": [{"scale": 0, "zero_point": 0}, 3],
+    "outputs": [[], {}, [{}], [{"name": "output", "kind": "logits"}]],
+    "labels": [["a", "b", "c"], "digits", [str(number % 9) for number in range(10)], REMOVED],
+    "batch": [{}, {"size": -2}, {"size": 0}, {"dynamic": False}],
+    "precision": [None],
+    "versions": ["1.0"],
+}
+CASES = [(where, value) for where, values in WRONG.items() for value in values]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory, digits) -> Path:
+    return timmx.export("onnx", digits, output=tmp_path_factory.mktemp("schema") / "digits.onnx").path
+
+
+def edited(metadata: dict, where: str, value: object) -> dict:
+    changed = copy.deepcopy(metadata)
+    *path, key = where.split(".")
+    place = changed
+    for step in path:
+        place = place[step]
+    if value is REMOVED:
+        del place[key]
+    else:
+        place[key] = value
+    return changed
+
+
+def written(file: Path, metadata: dict, to: Path) -> Path:
+    model = onnx.load(file)
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "timmx")
+    entry.value = json.dumps(metadata)
+    onnx.save(model, to)
+    return to
+
+
+def stated(file: Path) -> dict:
+    (entry,) = (entry for entry in onnx.load(file).metadata_props if entry.key == "timmx")
+    return json.loads(entry.value)
+
+
+@pytest.mark.parametrize(("where", "value"), CASES)
+def test_what_cannot_be_is_refused(file, where, value):
+    metadata = stated(file)
+    check_metadata(file, metadata)
+    with pytest.raises(ArtifactError, match=where.split(".")[0]):
+        check_metadata(file, edited(metadata, where, value))
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect", "predict", "eval", "verify", "bench", "inspect --snippet python"]
+)
+def test_every_command_says_so(file, tmp_path, run_timmx, command):
+    further = {"predict": [SAMPLES / "3"], "eval": ["--data", SAMPLES]}.get(command, [])
+    for where, value in (("model", REMOVED), ("input.crop_pct", 0), ("labels", ["a", "b", "c"])):
+        path = written(file, edited(stated(file), where, value), tmp_path / "edited.onnx")
+        done = run_timmx(*command.split(), path, *further)
+        assert done.exit_code == 2, done.output
+        assert "damaged: its metadata is not what timmx writes" in done.stderr
+
+
+def test_metadata_of_another_graph_is_refused(file, tmp_path, run_timmx):
+    metadata = stated(file)
+    wider = edited(metadata, "outputs", [{"name": "output", "kind": "logits", "shape": [1, 12]}])
+    for changed in (edited(wider, "labels", None), edited(metadata, "input.size", [3, 32, 32])):
+        path = written(file, changed, tmp_path / "edited.onnx")
+        done = run_timmx("predict", path, SAMPLES / "3")
+        assert done.exit_code == 2, done.output
+        assert "its metadata states" in done.stderr
+
+
+def test_chosen_levels_of_a_pyramid_are_verified_by_the_metadata_alone(tmp_path, run_timmx):
+    exported = run_timmx(
+        "onnx", "test_resnet", "--features", "--out-indices", "1,3", "-o", tmp_path / "f.onnx"
+    )
+    assert exported.exit_code == 0, exported.stderr
+    done = run_timmx("verify", tmp_path / "f.onnx")
+    assert done.exit_code == 0, done.stderr
+    assert "other weights" not in done.stderr
