@@ -159,7 +159,13 @@ def test_the_table_names_each_file_whole(run_timmx, digits):
         (("onnx:external_data=maybe",), "neither true nor false"),
         (("onnx:softmax=true",), "goes for all targets"),
         (("onnx:output=../x.onnx",), "is not the name of a file"),
-        (("onnx:output=x.txt",), "must end in .onnx"),
+        (("onnx:output=x.txt",), "output=x.txt must end in .onnx"),
+        (("onnx", "litert:output=a.onnx"), r"Use output=a\.tflite\. Nothing was exported\."),
+        (("onnx:output=timmx.json",), r"Use output=timmx\.onnx$"),
+        (("onnx:batch-size=99999999999999999999",), "at most 65536"),
+        (("onnx:no-dynamic-batch",), "switch it off with dynamic_batch=no"),
+        (("onnx:no-optimize=yes",), "switch it off with optimize=no"),
+        (("onnx:no-such",), "has no option 'no_such'"),
         (("onnx", "onnx"), "Two targets would write"),
         (("onnx:output=a.onnx", "onnx:mode=fp16,output=A.onnx"), "Two targets would write"),
         (("litert:dynamic_batch",), "cannot do --dynamic-batch"),
@@ -199,6 +205,34 @@ def test_refusals_import_no_torch(digits, tmp_path):
     imported = set(done.stderr.split())
     assert "timmx_litert.plugin" in imported
     assert not imported & {"torch", "timm", "onnx", "coremltools", "litert_torch"}
+
+
+def test_what_the_command_switches_off_by_a_flag_goes_here_too(digits, tmp_path):
+    (target,) = planned(digits, ["onnx:no-optimize,no-external-data"], tmp_path)
+    assert target.options.optimize is False
+    assert target.options.external_data is False
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_model_is_loaded(run_timmx, digits, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for command in (
+        ("export", digits, "--to", "onnx", "-o", "file/out"),
+        ("onnx", digits, "-o", "file/x.onnx"),
+    ):
+        done = run_timmx(*command, "--verbose")
+        assert done.exit_code == 2
+        assert "file is a file, no folder" in done.stderr
+        assert "Loading" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_batch_that_no_runtime_could_take_is_refused_before_the_model_runs(run_timmx, tmp_path):
+    model = ("test_vit", "--no-verify", "--batch-size", "60000")
+    for command in (("export", *model, "--to", "onnx", "-o", "out"), ("onnx", *model, "-o", "x.onnx")):
+        done = run_timmx(*command)
+        assert done.exit_code == 2
+        assert "Take at most a batch of 27962" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_values_may_hold_commas(digits, tmp_path):

@@ -29,6 +29,7 @@ def test_the_example_fits_both_schemas(run_timmx):
     jsonschema.Draft202012Validator.check_schema(installed)
     for schema in (recipe_schema(), installed):
         jsonschema.validate(recipe, schema)
+        jsonschema.validate(recipe | {"labels": [f"digit {number}" for number in range(10)]}, schema)
     recipe["target"][0]["dynamic_batsch"] = True
     jsonschema.validate(recipe, recipe_schema())
     with pytest.raises(jsonschema.ValidationError):
@@ -73,6 +74,16 @@ def test_paths_begin_at_the_recipes_folder_and_flags_count_more(run_timmx, tmp_p
     assert Path(made["path"]) == Path("here/digits.pt2")
     assert made["metadata"]["batch"] == {"size": 3}
     assert made["verification"]["status"] == "verified"
+
+
+def test_a_recipe_may_hold_the_names_of_the_classes(run_timmx, tmp_path, digits):
+    (tmp_path / "recipe.toml").write_text(
+        f'model = "{digits}"\noutput = "made"\nverify = false\nlabels = ["zero", "one", "two", "three", "four", '
+        '"five", "six", "seven", "eight", "nine"]\n[[target]]\nformat = "torch-export"\n'
+    )
+    done = run_timmx("export", "--recipe", "recipe.toml", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["artifacts"][0]["metadata"]["labels"][3] == "three"
 
 
 @pytest.mark.parametrize(

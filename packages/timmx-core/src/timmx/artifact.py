@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import takewhile
@@ -65,6 +66,18 @@ def staging(output: Path) -> Iterator[Staging]:
         for folder in (private, *reversed(made)):
             with suppress(OSError):  # not empty: something was published there, or another export has come
                 folder.rmdir()
+
+
+def why_not_in(folder: Path) -> str:
+    """Why no file can be written in a folder that may not be there yet; empty where one can. Nothing remains."""
+    there = next((place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)), folder)
+    if not there.is_dir():
+        return f"{there} is a file, no folder"
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as exc:
+        return f"{there} cannot be written to ({exc.strerror or exc})"
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,9 @@ def complete_model_name(incomplete: str) -> list[str]:
 _MODEL, _INPUT, _OUTPUT, _VERIFY = "Model", "Input and output tensors", "Output file", "Verification"
 _CALIBRATION = "Calibration"
 
+MOST_IMAGES = 65_536
+"""In a batch: with the smallest images that classifiers take, 3 x 32 x 32, it is 0.8 GB."""
+
 DEFAULT_CALIBRATION_SAMPLES = 128
 LEAST_CALIBRATION_SAMPLES = 4
 """Ranges of fewer inputs are of those inputs alone."""
@@ -229,7 +232,11 @@ class ExportRequest:
     batch_size: Annotated[
         int | None,
         typer.Option(
-            "--batch-size", min=1, help="Batch size of the artifact; default 1.", rich_help_panel=_INPUT
+            "--batch-size",
+            min=1,
+            max=MOST_IMAGES,
+            help="Batch size of the artifact; default 1.",
+            rich_help_panel=_INPUT,
         ),
     ] = None
     dynamic_batch: Annotated[

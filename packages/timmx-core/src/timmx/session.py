@@ -16,6 +16,7 @@ from timmx.model.labels import check_count
 from timmx.model.load import load_model
 from timmx.progress import reporter
 from timmx.samples import LEAST_INPUTS, ImageSamples, MadeSamples, Samples, choose_samples
+from timmx.validation import check_batch
 from timmx.verify import Reference, run_reference
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class ModelSession(Session):
         self._made: tuple[ExportModule, tuple[Rewrite, ...]] | None = None
         with self.step("Loading"):
             self.loaded: LoadedModel = load_model(request)
+            check_batch(request, self.loaded.data_config.input_size)
             self.module_as_loaded = self._wrap()
             for note in self.loaded.notes:
                 reporter().warn(note)
@@ -107,7 +109,11 @@ class ModelSession(Session):
     def with_batch(self, request: ExportRequest) -> ModelSession:
         """The same loaded model, reference and captures under a request that differs in the batch, or in where the
         artifact goes and by what floor it is judged.
+
+        Raises:
+            ConfigurationError: the batch is too large for what the model takes.
         """
+        check_batch(request, self.loaded.data_config.input_size)
         self.prepare()
         other = copy.copy(self)
         other.request, other.seconds = request, {}

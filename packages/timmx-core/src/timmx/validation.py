@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timmx.artifact import why_not_in
 from timmx.coercion import defaults
 from timmx.errors import ArtifactError, ConfigurationError, MissingRequirementError
 from timmx.images import image_paths
@@ -14,10 +15,12 @@ from timmx.options import ExportRequest
 from timmx.registry import known_backends
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from timmx.contract import ExportBackend
 
 
-_KNOWN_SUFFIXES = {suffix for facts in known_backends().values() for suffix in facts["suffixes"]}
+KNOWN_SUFFIXES = {suffix for facts in known_backends().values() for suffix in facts["suffixes"]}
 
 
 def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Path:
@@ -65,11 +68,14 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
             f"--output {output} is a folder: name the file in it, such as {output / name}{suffix}"
         )
     if output.suffix != suffix:
-        stem = output.with_suffix("") if output.suffix.lower() in _KNOWN_SUFFIXES else output
+        stem = output.with_suffix("") if output.suffix.lower() in KNOWN_SUFFIXES else output
         raise ConfigurationError(
             f"--output {output} must end in {suffix}: that is what timmx {backend.name} writes with these "
             f"options. Use --output {stem}{suffix}"
         )
+    trouble = why_not_in(output.absolute().parent)
+    if trouble:
+        raise ArtifactError(f"--output {output}: {trouble}. Choose another place.")
     if request.output is None and output.exists() and not request.force:
         raise ArtifactError(f"{output} exists. Use --force to overwrite it, or name another --output.")
     if output.is_dir() and not _is_own_folder(backend, output):
@@ -186,6 +192,29 @@ def _outputs(request: ExportRequest) -> None:
             )
 
 
+MOST_ELEMENTS = 2**31 - 1
+"""Of one input: runtimes count elements in 32 bits, and as floats they are 8.6 GB before the model has begun."""
+
+
+def check_batch(request: ExportRequest, size: Sequence[int]) -> None:
+    """Refuse a batch whose input no runtime could take.
+
+    Args:
+        size: channels, height and width of one image.
+
+    Raises:
+        ConfigurationError: it has too many elements.
+    """
+    one = math.prod(size)
+    if request.trace_batch * one > MOST_ELEMENTS:
+        flag = f"--batch-size {request.trace_batch}" if request.batch_size else "the input size"
+        most = f"a batch of {MOST_ELEMENTS // one}" if one <= MOST_ELEMENTS else "a smaller --input-size"
+        raise ConfigurationError(
+            f"{flag}: {request.trace_batch} x {' x '.join(map(str, size))} are more than 2**31 - 1 numbers, the most "
+            f"that an input can hold. Take at most {most}."
+        )
+
+
 def _tensors(request: ExportRequest) -> None:
     from timmx.model.data_config import check_statistics
 
@@ -196,6 +225,7 @@ def _tensors(request: ExportRequest) -> None:
             raise ConfigurationError(
                 f"--input-size {' '.join(map(str, size))}: every part must be at least 1."
             )
+        check_batch(request, size)
         if channels is not None and channels != size[0]:
             raise ConfigurationError(
                 f"--in-chans {channels} and --input-size {' '.join(map(str, size))} name different channel "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.artifact import staging
+from timmx.artifact import staging, why_not_in
 from timmx.coercion import build, option_types, reject_unknown
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError, VerificationError
 from timmx.options import ExportRequest
@@ -151,6 +151,9 @@ def planned(
         raise ConfigurationError(
             f"--output {folder} is a file: name a folder, in which all targets are written."
         )
+    trouble = why_not_in(folder)
+    if trouble:
+        raise ConfigurationError(f"--output {folder}: {trouble}. Choose another place.")
     wanted = [parse_target(item) if isinstance(item, str) else _wanted(item) for item in to]
     targets = plan(wanted, shared, folder)
     if any(target.label.lower() == MANIFEST_NAME for target in targets):

@@ -84,6 +84,8 @@ def recipe_schema(backends: Iterable[ExportBackend] = ()) -> dict[str, Any]:
         for name, kind in shared.items()
         if name not in _NOT_IN_A_RECIPE
     }
+    properties["labels"] |= {"type": ["string", "array"], "items": {"type": "string"}}
+    properties["labels"]["description"] += " Or the names themselves."
     properties["output"]["description"] = "The folder to write into, relative to the recipe."
     own = {name: _property(shared[name], None) for name in OF_A_TARGET}
     own["output"]["description"] = "The file's name in the output folder; by default the model's name."

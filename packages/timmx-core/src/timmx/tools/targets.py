@@ -12,7 +12,7 @@ from timmx.coercion import build, defaults, option_types, reject_unknown
 from timmx.errors import ConfigurationError, TimmxError
 from timmx.options import ExportRequest
 from timmx.registry import entries, known_backends, load
-from timmx.validation import output_path, validate
+from timmx.validation import KNOWN_SUFFIXES, output_path, validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,8 +63,9 @@ class Target:
 def parse_target(text: str) -> Wanted:
     """What `NAME[:KEY=VALUE[,KEY=VALUE...]]` says.
 
-    A name may be `distribution:name`. In a key, `-` and `_` are alike. `KEY` alone switches something on. A part that
-    is neither `KEY=VALUE` nor an option's name belongs to the value before it: `batch_sizes=1,2,4`.
+    A name may be `distribution:name`. In a key, `-` and `_` are alike. `KEY` alone switches something on;
+    `no-KEY` off, where the format's own command has that flag. A part that is neither `KEY=VALUE` nor an option's name belongs to
+    the value before it: `batch_sizes=1,2,4`.
 
     Raises:
         BackendError: no such backend.
@@ -77,6 +78,10 @@ def parse_target(text: str) -> Wanted:
     for part in rest.split(",") if rest else ():
         key, equals, value = part.partition("=")
         key = key.strip().replace("-", "_")
+        if key.startswith("no_") and key not in types_ and _is_toggle(types_.get(key[3:])):
+            if equals or not _has_negative(types_[key[3:]]):
+                raise ConfigurationError(f"--to {text}: switch it off with {key[3:]}=no.")
+            key, equals, value = key[3:], "=", "no"
         if not equals and key not in types_ and pairs:
             earlier, begun = pairs[-1]
             if begun is not None:
@@ -164,9 +169,21 @@ def _target(item: Wanted, shared: ExportRequest, folder: Path) -> Target:
     if name is not None:
         if not isinstance(name, (str, Path)) or Path(name).name != str(name):
             raise ConfigurationError(f"output={name} is not the name of a file in {folder}.")
+        _check_suffix(backend, Path(name), options)
         request = replace(request, output=folder / name)
     path = output_path(backend, request, options)
     return Target(backend, request, options, folder / path.name, item.values)
+
+
+def _check_suffix(backend: ExportBackend, name: Path, options: Any) -> None:
+    suffix = backend.output_suffix(options)
+    if name.suffix == suffix:
+        return
+    stem = name.stem if name.suffix.lower() in KNOWN_SUFFIXES | {".json"} else name
+    raise ConfigurationError(
+        f"output={name} must end in {suffix}: that is what timmx {backend.name} writes with these options. Use "
+        f"output={stem}{suffix}"
+    )
 
 
 def _with_names_of_their_own(targets: Sequence[Target], folder: Path) -> list[Target]:
@@ -253,7 +270,8 @@ def _raise(troubles: Sequence[tuple[str, TimmxError]], count: int) -> None:
         said, first = troubles[0]
         if len(troubles) == count:  # about what they share
             raise first
-        raise type(first)(f"{said}: {first} Nothing was exported.") from first
+        stop = "" if str(first).endswith((".", "!", "?")) else "."
+        raise type(first)(f"{said}: {first}{stop} Nothing was exported.") from first
     lines = "".join(f"\n  {said}: {exc}" for said, exc in troubles)
     raise ConfigurationError(
         f"{len(troubles)} of {count} targets cannot be exported; nothing was.{lines}"
@@ -287,11 +305,30 @@ def _reject_unknown(backend: ExportBackend, said: str, names: Sequence[str] | Ma
     reject_unknown(names, _types(backend), f"timmx {backend.name}")
 
 
-def _from_text(said: str, name: str, annotated: Any, text: str | None) -> Any:
-    """A Python value for what was typed; what is not clear stays text, which `coercion.build` refuses or takes."""
+def _kind(annotated: Any) -> Any:
+    """The type of an option's values, None left out."""
     annotation = get_args(annotated)[0] if get_origin(annotated) is Annotated else annotated
     members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    kind = next(member for member in members if member is not type(None))
+    return next(member for member in members if member is not type(None))
+
+
+def _is_toggle(annotated: Any) -> bool:
+    return annotated is not None and _kind(annotated) is bool
+
+
+def _has_negative(annotated: Any) -> bool:
+    """Whether its command has a flag that switches it off."""
+    for extra in get_args(annotated)[1:]:
+        # As an annotation, typer keeps the first spelling where a default would be.
+        spelled = (getattr(extra, "default", None), *(getattr(extra, "param_decls", None) or ()))
+        if any(isinstance(flag, str) and "/--no-" in flag for flag in spelled):
+            return True
+    return False
+
+
+def _from_text(said: str, name: str, annotated: Any, text: str | None) -> Any:
+    """A Python value for what was typed; what is not clear stays text, which `coercion.build` refuses or takes."""
+    kind = _kind(annotated)
     if kind is bool:
         word = "true" if text is None else text.strip().lower()
         if word not in _YES + _NO:
