@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timmx
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.tools.compare import compare
+from timmx.tools.compare import Row, SideBySide, compare
+from timmx.tools.compare_report import compare_report
 from timmx.tools.multi_export import export_many
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +44,8 @@ def test_size_precision_and_proof_are_told_without_running_anything(run_timmx, m
     assert done.exit_code == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
     assert list(rows) == ["digits-fp16.onnx", "digits.onnx", "digits.pt2"]
+    table = run_timmx("compare", made, "--no-bench").stdout
+    assert [line.split()[4] for line in table.splitlines()[1:4]] == ["verified"] * 3
     half, full = rows["digits-fp16.onnx"], rows["digits.onnx"]
     assert half["precision"] == "fp16"
     assert half["size_bytes"] == (made / "digits-fp16.onnx").stat().st_size < full["size_bytes"]
@@ -56,7 +60,7 @@ def test_all_that_can_be_measured(run_timmx, made, few, digits, tmp_path):
     )
     assert done.exit_code == 0, done.stderr
     title, model, *files = [line for line in done.stdout.splitlines() if line][:5]
-    assert title.split() == "file size precision SNR top-1 agrees accuracy p50 images/s".split()
+    assert title.split() == "file size precision verdict SNR top-1 agrees accuracy p50 images/s".split()
     assert model.startswith("digits (PyTorch)")
     assert [line.split()[0] for line in files] == ["digits-fp16.onnx", "digits.onnx", "digits.pt2"]
     assert all("100.0 %" in line and " ms" in line for line in files)
@@ -99,10 +103,40 @@ def test_a_changed_file_is_no_longer_the_one_that_was_verified(run_timmx, made, 
 def test_what_is_damaged_or_anothers_is_left_out_and_said(run_timmx, made, tmp_path):
     shutil.copytree(made, tmp_path / "mixed")
     (tmp_path / "mixed" / "broken.pt2").write_bytes(b"no zip")
-    done = run_timmx("compare", "mixed", "--no-bench")
+    done = run_timmx("compare", "mixed", "--no-bench", "--report", "side.html")
     assert done.exit_code == 0
     assert "Left out: broken.pt2:" in done.stdout
+    page = (tmp_path / "side.html").read_text()
+    assert "<h2>Left out</h2>" in page
+    assert "<wbr>.pt2 file, or is damaged" in page
     assert "digits.onnx" in done.stdout
+
+
+def told(*rows: Row):
+    """The summary and the notes of a report on these rows, and its table."""
+    report = compare_report(SideBySide(Path("out"), rows), {}, ())
+    return report.summary, " ".join(section.note for section in report.sections), report.sections[0]
+
+
+def test_no_file_is_called_the_fastest_where_runs_differ_in_work():
+    small = Row(
+        "small.onnx", Path("small.onnx"), "onnx", (3, 32, 32), 10, batch_size=1, p50_ms=1.0, snr_db=90.0
+    )
+    assert "small.onnx is the fastest" in told(small, replace(small, name="b.onnx", p50_ms=2.0))[0]
+    for other in (replace(small, input_size=(3, 64, 64)), replace(small, batch_size=8)):
+        summary, notes, _ = told(small, replace(other, name="other.onnx", p50_ms=2.0))
+        assert "fastest." in summary
+        assert "is the fastest" not in summary
+        assert "no ranking" in notes
+    assert told(small)[0] == "One file: small.onnx. It takes 1 ms a run here."
+
+
+def test_what_has_no_place_in_the_plot_is_named():
+    row = Row("a.onnx", Path("a.onnx"), "onnx", (3, 32, 32), 10, batch_size=1, p50_ms=1.0, snr_db=90.0)
+    notes = told(
+        row, replace(row, name="same.pt2", snr_db=float("inf")), replace(row, name="b.x", snr_db=None)
+    )[1]
+    assert "Not shown: same.pt2 (its numbers are the model's, an SNR without end); b.x (no SNR)." in notes
 
 
 def test_data_that_does_not_fit_is_refused(made, few, tmp_path):

@@ -57,7 +57,7 @@ ORDINARY = Report(
             "median latency (ms)",
             "top-1",
             [
-                Point(name, median, accuracy or 0.95, size, 0.01)
+                Point(name, median, accuracy or 0.95, size, ((accuracy or 0.95) - 0.02, 0.995))
                 for name, size, accuracy, median in zip(FILES, SIZES, ACCURACIES, MEDIANS_MS, strict=True)
             ],
             "file size",
@@ -108,7 +108,7 @@ ODD = Report(
             "Marks without a place",
             "x",
             "y",
-            [Point("a", NAN, 1), Point(LONG, INF, 1), Point("c", 2, 2, NAN, INF)],
+            [Point("a", NAN, 1), Point(LONG, INF, 1), Point("c", 2, 2, NAN, (1, INF))],
         ),
         Distributions("Odd values", EVIL, {EVIL: [1, 2, NAN, INF], "none": [], LONG: [3.0], "far": [1000.0]}),
         Distributions("No values", "y", {}),
@@ -194,6 +194,39 @@ def test_areas_are_in_proportion_to_sizes(show):
         assert (width / boxes[-1]) ** 2 == pytest.approx(size / SIZES[-1], rel=0.05)
 
 
+def test_a_share_has_the_whiskers_that_its_interval_says_and_ends_at_all(show):
+    points = [
+        Point("a", 1, 0.996, 10, (0.9856, 0.9989)),
+        Point("b", 2, 1.0, 1e-9, (0.992, 1.0)),
+        Point("c", 3, 0.99),
+    ]
+    page = show(
+        Report("", "", [Scatter("Shares", "ms", "accuracy", points, "size", y_kind="percent")], {}, [])
+    )
+    scatter = section(page, "Shares")
+    drawn = page.evaluate(
+        "document.querySelector('.plot').data.map("
+        "({ error_y: e }) => e && e.array ? [e.array[0], e.arrayminus[0]] : null)"
+    )
+    assert drawn[0] == pytest.approx([0.0029, 0.0104])
+    assert drawn[1] == pytest.approx([0.0, 0.008])
+    assert drawn[2] is None
+    low, high = page.evaluate("document.querySelector('.plot').layout.yaxis.range")
+    assert low < 0.9856
+    assert high == 1
+    marks = scatter.locator(".scatterlayer .point")
+    assert min(marks.nth(number).evaluate("mark => mark.getBBox().width") for number in range(3)) >= 8
+    scatter.locator("summary").click()
+    assert scatter.locator("tbody tr").first.inner_text().split("\t")[:5] == [
+        "a",
+        "1",
+        "99.6 %",
+        "98.6 %",
+        "99.9 %",
+    ]
+    assert "hollow where there is none" in scatter.inner_text()
+
+
 def test_hovering_tells_exact_values(show):
     page = show(ORDINARY)
     scatter = section(page, "Accuracy over latency")
@@ -201,7 +234,7 @@ def test_hovering_tells_exact_values(show):
     mark = scatter.locator(".scatterlayer .point").nth(2).bounding_box()
     page.mouse.move(mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2)
     told = scatter.locator(".hoverlayer .hovertext").first.text_content()
-    for part in ("digits.mlpackage", "2.4", "98.3 % ± 1.0 %", "54 kB"):
+    for part in ("digits.mlpackage", "2.4", "98.3 % (96.3 to 99.5 %)", "54 kB"):
         assert part in told
 
 
@@ -371,6 +404,7 @@ def test_a_report_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
         (tmp_path / "report", "report.html"),
         (tmp_path / "folder.html", "is a folder"),
         (tmp_path / "file" / "report.html", "is a file"),
+        *([(Path("/proc/report.html"), "/proc cannot be written to")] if Path("/proc/self").exists() else []),
     ):
         with pytest.raises(ConfigurationError, match=re.escape(said)):
             check_report_path(path)

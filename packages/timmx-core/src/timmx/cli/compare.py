@@ -86,12 +86,12 @@ def _write(found: SideBySide, report: Path) -> None:
 def _lines(found: SideBySide, report: Path | None) -> list[str]:
     from timmx.cli.columns import columns
 
-    titles = ["file", "size", "precision", "SNR", "top-1 agrees"]
+    titles = ["file", "size", "precision", "verdict", "SNR", "top-1 agrees"]
     if found.evaluations:
         titles.append("accuracy")
     if found.bench is not None:
         titles += ["p50", "images/s"]
-    lines = columns([titles, *(_row(row, found) for row in found.rows)], frozenset({0, 2}))
+    lines = columns([titles, *(_row(row, found) for row in found.rows)], frozenset({0, 2, 3}))
     notes = [
         f"* run by {row.engine}, not by its own runtime: the latency says nothing about a device."
         for row in found.rows
@@ -102,6 +102,8 @@ def _lines(found: SideBySide, report: Path | None) -> list[str]:
         for row in found.rows
         if row.batch_size not in (None, 1)
     ]
+    if not found.alike:
+        notes.append("Runs differ in the size or the number of their images: their latencies are no ranking.")
     if found.unverified:
         names = ", ".join(row.name for row in found.unverified)
         notes.append(f"No verification is known of {names}: timmx verify measures it.")
@@ -118,6 +120,7 @@ def _row(row: Row, found: SideBySide) -> list[str]:
         row.name,
         "-" if row.size_bytes is None else size_text(row.size_bytes),
         row.precision,
+        row.status or "-",
         "-" if row.snr_db is None else f"{row.snr_db:.1f} dB",
         "-" if row.agreement is None else f"{100 * row.agreement:.1f} %",
     ]

@@ -33,7 +33,7 @@ class Table:
     """Rows that sort by a click on a column's title.
 
     Attributes:
-        rows: by column key.
+        rows: by column key. Where a value was measured with an interval, it is (value, low, high).
         note: a sentence or two below it.
     """
 
@@ -48,15 +48,15 @@ class Point:
     """One mark of a scatter plot.
 
     Attributes:
-        size: what its area stands for; all alike where it is None.
-        error: half the width of its interval, in the units of y.
+        size: what its area stands for; None, where others have one, is a hollow mark.
+        interval: (low, high) of y, drawn as whiskers.
     """
 
     name: str
     x: float
     y: float
     size: float | None = None
-    error: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

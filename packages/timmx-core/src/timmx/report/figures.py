@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from timmx.report.content import Bars, Column, Distributions, Matrix, Scatter, Section, Table
+from timmx.report.content import Bars, Column, Distributions, Kind, Matrix, Point, Scatter, Section, Table
 from timmx.report.formats import MISSING, is_number, written
 
 if TYPE_CHECKING:
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 LARGEST_MARK = 44
 """Diameter in pixels of the mark whose area stands for the largest size."""
+
+LEAST_MARK = 8
+"""Diameter of the least mark: what is smaller still is hard to see, and to point at."""
+
+MARK_WITHOUT_SIZE = 14
+"""Diameter where no area stands for anything."""
 
 MOST_ROWS = 5000
 """So many rows has a table; ten times as many took Chromium more than half a minute to sort."""
@@ -102,7 +108,11 @@ def _grid(
 
 
 def _cell(value: Any, column: Column) -> Cell:
-    text = written(value, column.kind)
+    if isinstance(value, tuple):
+        value, low, high = value
+        text = _with_interval(value, (low, high), column.kind)
+    else:
+        text = written(value, column.kind)
     order = float(value) if column.kind != "text" and is_number(value) else None
     return Cell(text, order, missing=text == MISSING)
 
@@ -115,15 +125,15 @@ def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
         Column("x", scatter.x_title, scatter.x_kind),
         Column("y", scatter.y_title, scatter.y_kind),
     ]
-    if any(is_number(point.error) for point in scatter.points):
-        columns.append(Column("error", "±", scatter.y_kind))
+    if any(point.interval for point in scatter.points):
+        columns += [Column("low", "low", scatter.y_kind), Column("high", "high", scatter.y_kind)]
     if any(is_number(point.size) for point in scatter.points):
         columns.append(Column("size", scatter.size_title or "size", scatter.size_kind))
     marks = []
     for point in drawn:
         lines = [(scatter.x_title, written(point.x, scatter.x_kind))]
-        error = f" ± {written(point.error, scatter.y_kind)}" if _finite(point.error) else ""
-        lines.append((scatter.y_title, written(point.y, scatter.y_kind) + error))
+        low, high = _bounds(point.interval)
+        lines.append((scatter.y_title, _with_interval(point.y, point.interval, scatter.y_kind)))
         if _finite(point.size):
             lines.append((scatter.size_title or "size", written(point.size, scatter.size_kind)))
         marks.append(
@@ -131,8 +141,10 @@ def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
                 "name": point.name,
                 "x": float(point.x),
                 "y": float(point.y),
-                "error": float(point.error) if _finite(point.error) else None,
+                "low": low,
+                "high": high,
                 "diameter": _diameter(point.size, largest),
+                "hollow": bool(largest) and not _finite(point.size),
                 "colour": colours[point.name],
                 "lines": lines,
             }
@@ -147,27 +159,48 @@ def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
     return Shown(
         scatter.title,
         _joined(scatter.note, f"Without a place in the plot: {', '.join(missing)}." if missing else ""),
-        *_grid(columns, [vars(point) for point in scatter.points]),
+        *_grid(columns, [_point_row(point) for point in scatter.points]),
         plot=plot if drawn else None,
         legend=_legend(scatter, largest) if largest else (),
-        caption=f"Area: {scatter.size_title or 'size'}" if largest else "",
+        caption=_area(scatter, any(mark["hollow"] for mark in marks)) if largest else "",
     )
 
 
+def _point_row(point: Point) -> dict[str, Any]:
+    low, high = point.interval or (None, None)
+    return {"name": point.name, "x": point.x, "y": point.y, "size": point.size, "low": low, "high": high}
+
+
+def _bounds(interval: tuple[float | None, float | None] | None) -> tuple[float, float] | tuple[None, None]:
+    """Both ends of an interval, or none where one of them has no place in a plot."""
+    low, high = interval or (None, None)
+    return (float(low), float(high)) if _finite(low) and _finite(high) else (None, None)
+
+
+def _with_interval(value: Any, interval: tuple[float | None, float | None] | None, kind: Kind) -> str:
+    """A value and the ends of its interval."""
+    low, high = _bounds(interval)
+    between = "" if low is None else f" ({written(low, kind).removesuffix(' %')} to {written(high, kind)})"
+    return written(value, kind) + between
+
+
+def _area(scatter: Scatter, hollow: bool) -> str:
+    what = scatter.size_title or "size"
+    return f"Area: {what}; hollow where there is none" if hollow else f"Area: {what}"
+
+
 def _diameter(size: float | None, largest: float) -> float:
-    """Of a mark whose area is in proportion to `size`; of 14 pixels where there are no sizes."""
-    if not largest:
-        return 14.0
-    if size is None or not _finite(size):
-        return 6.0
-    return round(max(4.0, LARGEST_MARK * math.sqrt(max(size, 0.0) / largest)), 1)
+    """Of a mark whose area is in proportion to `size`."""
+    if not largest or size is None or not _finite(size):
+        return MARK_WITHOUT_SIZE
+    return round(max(LEAST_MARK, LARGEST_MARK * math.sqrt(max(size, 0.0) / largest)), 1)
 
 
 def _legend(scatter: Scatter, largest: float) -> list[tuple[float, str]]:
-    return [
-        (_diameter(size, largest), written(size, scatter.size_kind))
-        for size in (_round_down(largest / 20), _round_down(largest / 4), largest)
-    ]
+    """Marks whose area is true; the least ones are drawn larger than they are."""
+    sizes = (_round_down(largest / 20), _round_down(largest / 4), largest)
+    marks = [(_diameter(size, largest), written(size, scatter.size_kind)) for size in sizes]
+    return [mark for mark in marks if mark[0] > LEAST_MARK]
 
 
 def _round_down(value: float) -> float:
@@ -234,15 +267,14 @@ def _bars(bars: Bars) -> Shown:
     for row in rows:
         if not _finite(row["value"]):
             continue
-        whole = _finite(row["low"]) and _finite(row["high"])
-        between = f" ({written(row['low'], bars.kind)} to {written(row['high'], bars.kind)})" if whole else ""
+        low, high = _bounds((row["low"], row["high"]))
         drawn.append(
             {
                 "name": row["name"],
                 "value": float(row["value"]),
-                "low": float(row["low"]) if whole else None,
-                "high": float(row["high"]) if whole else None,
-                "text": written(row["value"], bars.kind) + between,
+                "low": low,
+                "high": high,
+                "text": _with_interval(row["value"], (low, high), bars.kind),
             }
         )
     plot = {"type": "bars", "x": _axis(bars.y_title, bars.kind), "bars": drawn}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import importlib_metadata
 
+from timmx.artifact import why_not_in
 from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,11 +28,9 @@ def check_report_path(path: Path) -> None:
         raise ConfigurationError(f"--report {path} is to be an HTML file. Name it {mended}.")
     if path.is_dir():
         raise ConfigurationError(f"--report {path} is a folder. Choose another name.")
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise ConfigurationError(f"--report {path}: {parent} is a file, no folder. Choose another place.")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"--report {path}: {parent} cannot be written to. Choose another place.")
+    trouble = why_not_in(path.absolute().parent)
+    if trouble:
+        raise ConfigurationError(f"--report {path}: {trouble}. Choose another place.")
 
 
 def write(report: Report, path: Path) -> None:

@@ -26,6 +26,8 @@ class Row:
 
     Attributes:
         path: None for the model.
+        input_size: channels, height and width of what it takes; empty for the model, which takes what the first file
+            does.
         snr_db: of its verification, as it is remembered; None where nothing is.
         agreement: the share of the verification's inputs that it reads as the model does.
         status: of its verification; empty where it is not known.
@@ -39,6 +41,7 @@ class Row:
     name: str
     path: Path | None = None
     backend: str = ""
+    input_size: tuple[int, ...] = ()
     size_bytes: int | None = None
     precision: str = ""
     status: str = ""
@@ -88,6 +91,13 @@ class SideBySide:
     def failed(self) -> tuple[Row, ...]:
         """Files of which something that was asked for could not be measured."""
         return tuple(row for row in self.rows if row.errors)
+
+    @property
+    def alike(self) -> bool:
+        """Whether all latencies are of the same work: of images of one size, as many a run."""
+        timed = [row for row in self.rows if row.p50_ms is not None]
+        sizes = {row.input_size for row in timed if row.input_size}
+        return len(sizes) <= 1 and len({row.batch_size for row in timed}) <= 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -173,6 +183,7 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
                     path.name,
                     path,
                     backend.name,
+                    tuple(metadata.get("input", {}).get("size", ())),
                     artifact_size(files),
                     str(metadata.get("precision", "")),
                     str(known.get("status", "")),

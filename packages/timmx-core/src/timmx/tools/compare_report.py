@@ -25,6 +25,8 @@ def compare_report(found: SideBySide, environment: Mapping[str, str], commands: 
         if section is not None:
             sections.append(section)
     sections += _matrices(found)
+    if found.left_out:
+        sections.append(_left_out(found))
     return Report(
         f"Artifacts in {found.folder.resolve().name}", _summary(found), sections, environment, commands
     )
@@ -32,19 +34,28 @@ def compare_report(found: SideBySide, environment: Mapping[str, str], commands: 
 
 def _summary(found: SideBySide) -> str:
     files = [row for row in found.rows if row.path is not None]
-    said = f"{len(files)} files side by side."
-    smallest = min(files, key=lambda row: row.size_bytes or 0)
-    said += f" {smallest.name} is the smallest."
+    if len(files) == 1:
+        said = f"One file: {files[0].name}."
+    else:
+        said = f"{len(files)} files side by side."
+        smallest = min(files, key=lambda row: row.size_bytes or 0)
+        said += f" {smallest.name} is the smallest."
     native = [row for row in files if row.p50_ms is not None and not row.engine]
-    if native:
+    if native and found.alike:
         fastest = min(native, key=lambda row: row.p50_ms or 0.0)
-        said += f" {fastest.name} is the fastest here, {fastest.p50_ms:.3g} ms a run."
+        most = f"takes {fastest.p50_ms:.3g} ms a run here." if len(files) == 1 else ""
+        said += f" {'It' if most else fastest.name} "
+        said += most or f"is the fastest here, {fastest.p50_ms:.3g} ms a run."
+    elif native:
+        said += " Their runs differ in work, so none is called the fastest."
     judged = [row for row in files if row.top1 is not None]
     if judged:
         best = max(judged, key=lambda row: row.top1 or 0.0)
         worst = min(judged, key=lambda row: row.top1 or 0.0)
         right = f"{100 * (best.top1 or 0.0):.1f} %"
-        if best.top1 == worst.top1:
+        if len(files) == 1:
+            said += f" It reads {right} right."
+        elif best.top1 == worst.top1:
             said += f" {'All read' if len(judged) == len(files) else 'All that could be judged read'} {right} right."
         else:
             least = f"{100 * (worst.top1 or 0.0):.1f} %"
@@ -55,46 +66,46 @@ def _summary(found: SideBySide) -> str:
 def _table(found: SideBySide) -> Table:
     columns = [
         Column("name", "file"),
-        Column("backend", "format"),
         Column("precision", "precision"),
         Column("size", "size", "bytes"),
         Column("status", "verdict"),
         Column("snr", "SNR", "db"),
-        Column("agreement", "top-1 agreement", "percent"),
+        Column("agreement", "agreement", "percent"),
     ]
     if found.evaluations:
-        columns += [
-            Column("top1", "accuracy", "percent"),
-            Column("low", "95 % from", "percent"),
-            Column("high", "to", "percent"),
-        ]
+        columns.append(Column("top1", "accuracy", "percent"))
     if found.bench is not None:
-        columns += [Column("p50", "median latency", "ms"), Column("p90", "90 % within", "ms")]
+        columns.append(Column("p50", "latency", "ms"))
         if any(row.batch_size not in (None, 1) for row in found.rows):
             columns.append(Column("batch", "batch", "number"))
         columns.append(Column("speed", "images/s", "number"))
+    if len({row.input_size for row in found.rows if row.input_size}) > 1:
+        columns.append(Column("input", "input"))
     rows = [
         {
             "name": row.name,
-            "backend": row.backend or "PyTorch model",
             "precision": row.precision,
             "size": row.size_bytes,
             "status": row.status or None,
             "snr": row.snr_db,
             "agreement": row.agreement,
-            "top1": row.top1,
-            "low": row.top1_interval[0] if row.top1_interval else None,
-            "high": row.top1_interval[1] if row.top1_interval else None,
+            "top1": (row.top1, *row.top1_interval) if row.top1_interval else row.top1,
             "p50": row.p50_ms,
-            "p90": row.p90_ms,
             "batch": row.batch_size,
             "speed": row.images_per_s,
+            "input": " x ".join(map(str, row.input_size)) or None,
         }
         for row in found.rows
     ]
-    notes = (
-        ["SNR and agreement are what verification measured."] if any(row.status for row in found.rows) else []
-    )
+    notes = []
+    if any(row.status for row in found.rows):
+        notes.append("SNR and top-1 agreement are what verification measured.")
+    if found.evaluations:
+        notes.append("The interval of the accuracy is of 95 %.")
+    if found.bench is not None:
+        notes.append("Latency is the median of a run.")
+    if not found.alike:
+        notes.append("Runs differ in the size or the number of their images: their latencies are no ranking.")
     if found.unverified:
         names = ", ".join(row.name for row in found.unverified)
         notes.append(f"Of {names} no verification is known; timmx verify measures it.")
@@ -112,18 +123,27 @@ def _scatter(found: SideBySide) -> Scatter | None:
     timed = [row for row in found.rows if row.p50_ms is not None and not row.engine]
     by_accuracy = any(row.top1 is not None for row in timed)
     points = []
-    for row in timed:
+    no_place: dict[str, list[str]] = {}
+    for row in found.rows:
         y = row.top1 if by_accuracy else row.snr_db
-        if row.p50_ms is None or y is None or abs(y) == float("inf"):
+        if row.p50_ms is None:
+            why = "no latency"
+        elif row.engine:
+            why = "no runtime of its own runs here"
+        elif y is None:
+            why = "no accuracy" if by_accuracy else "no SNR"
+        elif abs(y) == float("inf"):
+            why = "its numbers are the model's, an SNR without end" if y > 0 else "an SNR without end"
+        else:
+            interval = row.top1_interval if by_accuracy else None
+            points.append(Point(row.name, row.p50_ms, y, row.size_bytes, interval))
             continue
-        error = None
-        if by_accuracy and row.top1_interval is not None:
-            error = (row.top1_interval[1] - row.top1_interval[0]) / 2
-        points.append(Point(row.name, row.p50_ms, y, row.size_bytes, error))
+        if row.path is not None or row.p50_ms is not None:
+            no_place.setdefault(why, []).append(row.name)
     if not points:
         return None
-    left_out = [row.name for row in found.rows if row.engine and row.p50_ms is not None]
-    note = f"Not shown, since no runtime of its own runs here: {', '.join(left_out)}." if left_out else ""
+    left_out = "; ".join(f"{', '.join(names)} ({why})" for why, names in no_place.items())
+    note = f"Not shown: {left_out}." if left_out else ""
     return Scatter(
         "Accuracy over latency" if by_accuracy else "SNR over latency",
         "median latency of a run",
@@ -134,6 +154,15 @@ def _scatter(found: SideBySide) -> Scatter | None:
         x_kind="ms",
         y_kind="percent" if by_accuracy else "db",
         size_kind="bytes",
+    )
+
+
+def _left_out(found: SideBySide) -> Table:
+    """What looks like an artifact and could not be compared."""
+    return Table(
+        "Left out",
+        [Column("name", "file"), Column("reason", "reason")],
+        [{"name": name, "reason": reason} for name, reason in found.left_out],
     )
 
 

@@ -64,8 +64,8 @@ def parse_target(text: str) -> Wanted:
     """What `NAME[:KEY=VALUE[,KEY=VALUE...]]` says.
 
     A name may be `distribution:name`. In a key, `-` and `_` are alike. `KEY` alone switches something on;
-    `no-KEY` off, where the format's own command has that flag. A part that is neither `KEY=VALUE` nor an option's name belongs to
-    the value before it: `batch_sizes=1,2,4`.
+    `no-KEY` off, where the format's own command has that flag. A part that is neither `KEY=VALUE` nor an option's
+    name belongs to the value before it: `batch_sizes=1,2,4`.
 
     Raises:
         BackendError: no such backend.

@@ -40,7 +40,7 @@ function draw(theme, width) {
       hoverlabel: { bgcolor: theme.raised, bordercolor: theme.line, font: { color: theme.ink }, align: "left" },
     };
     Plotly.react(plot.place, traces, { ...base, ...layout }, {
-      displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      displayModeBar: "hover", displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
     });
   }
 }
@@ -103,9 +103,12 @@ function scatter(data, theme, room) {
   const height = room < 700 ? 360 : 440;
   const margin = { l: 60, r: 16, t: 38, b: 52 };
   const inside = { width: room - margin.l - margin.r, height: height - margin.t - margin.b };
-  const low = (p) => p.y - (p.error || 0), high = (p) => p.y + (p.error || 0);
+  const low = (p) => p.low ?? p.y, high = (p) => p.high ?? p.y;
   const x = range(data.points.map((p) => p.x), data.points.map((p) => p.x), data.x.log);
   const y = range(data.points.map(low), data.points.map(high), false);
+  if (data.y.kind === "percent" && data.points.every((p) => low(p) >= 0 && high(p) <= 1)) { // shares end there
+    [y[0], y[1]] = [Math.max(0, y[0]), Math.min(1, y[1])];
+  }
   const across = (value) => (value - x[0]) / (x[1] - x[0]) * inside.width;
   const down = (value) => (y[1] - value) / (y[1] - y[0]) * inside.height;
   const placed = data.points.map((p) => ({
@@ -114,11 +117,13 @@ function scatter(data, theme, room) {
   }));
   const colour = (p) => theme.marks[p.colour % theme.marks.length];
   const traces = placed.map((p) => ({
-    type: "scatter", mode: "markers", x: [p.x], y: [p.y],
-    error_y: p.error === null ? undefined : { type: "data", array: [p.error], thickness: 1, width: 4, color: colour(p) },
+    type: "scatter", mode: "markers", x: [p.x], y: [p.y], cliponaxis: false, // a mark at 100 % is drawn whole
+    error_y: p.low === null ? undefined : {
+      type: "data", symmetric: false, array: [p.high - p.y], arrayminus: [p.y - p.low], thickness: 1, width: 4, color: colour(p),
+    },
     marker: {
-      size: p.diameter, color: colour(p), opacity: 0.8, line: { width: 1.5, color: theme.paper },
-      symbol: SYMBOLS[Math.floor(p.colour / theme.marks.length) % SYMBOLS.length],
+      size: p.diameter, color: colour(p), opacity: 0.8, line: { width: p.hollow ? 2 : 1.5, color: p.hollow ? colour(p) : theme.paper },
+      symbol: SYMBOLS[Math.floor(p.colour / theme.marks.length) % SYMBOLS.length] + (p.hollow ? "-open" : ""),
     },
     hovertemplate: `<b>${plain(p.name)}</b><br>` + p.lines.map(([a, b]) => `${plain(a)}: ${plain(b)}`).join("<br>") + "<extra></extra>",
   }));
@@ -153,7 +158,7 @@ function range(lows, highs, log, share = 0.14) {
 // none where there is no room. The offset leads from the mark's middle to the name's.
 function labels(points, inside) {
   const taken = points.map((p) => box(p.left, p.top, p.diameter, p.diameter));
-  const whiskers = points.filter((p) => p.error !== null).map((p) => [p.left - 2, p.whisker[0], p.left + 2, p.whisker[1]]);
+  const whiskers = points.filter((p) => p.low !== null).map((p) => [p.left - 2, p.whisker[0], p.left + 2, p.whisker[1]]);
   const found = [];
   for (const point of [...points].sort((a, b) => a.diameter - b.diameter)) {
     const wide = letters(point.label) * 6.8 + 4, high = 16, r = point.diameter / 2 + 3;
@@ -163,7 +168,7 @@ function labels(points, inside) {
         const reach = h && v ? 0.6 : 1; // a corner of a circle lies nearer
         const dx = h * ((r + gap) * reach + wide / 2), dy = v * ((r + gap) * reach + high / 2);
         const own = box(point.left + dx, point.top + dy, wide, high);
-        if (own[0] < 0 || own[2] > inside.width || own[1] < 0 || own[3] > inside.height) continue;
+        if (own[0] < 0 || own[2] > inside.width || own[1] < -8 || own[3] > inside.height) continue;
         if (taken.some((other) => overlap(own, other))) continue;
         const crossed = points.filter((other) => other !== point && [0.2, 0.4, 0.6, 0.8].some((share) =>
           Math.hypot(point.left + share * dx - other.left, point.top + share * dy - other.top) < other.diameter / 2));
