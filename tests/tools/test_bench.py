@@ -15,8 +15,9 @@ import pytest
 import timmx as api
 from plugins import install_plugin, timmx
 from timmx.errors import ArtifactError, ConfigurationError
+from timmx.threads import usable_cores
 from timmx.tools.bench import bench
-from timmx.tools.timing import ratio_of_medians, settled, spread
+from timmx.tools.timing import pooled_quantiles, ratio_of_medians, settled, spread
 
 DIGITS = f"local-dir:{Path(__file__).resolve().parents[2] / 'examples' / 'digits'}"
 
@@ -37,7 +38,9 @@ class Backend(ExportBackend):
         said = json.loads(path.read_text())
         return {
             "schema": 1,
-            "model": {"name": "sleeper", "source": "module", "trained": False, "seed": None, "weights_sha256": "0"},
+            "model": {"name": "sleeper", "architecture": "sleeper", "source": "module", "trained": False, "seed": None,
+                      "weights_sha256": "0", "license": None, "num_classes": 1},
+            "format": {"name": "sleeper"}, "versions": {}, "precision": "fp32",
             "input": {
                 "name": "input", "layout": "NCHW", "dtype": "float32", "normalization": "graph", "size": [3, 8, 8],
                 "mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bilinear", "crop_pct": 1.0,
@@ -339,9 +342,71 @@ def test_what_a_user_has_in_the_folder_is_not_imported(sleepers, tmp_path):
 
 def test_more_threads_than_cores_are_told(sleepers):
     make, site = sleepers
-    done = timmx("bench", make("wide"), "--threads", 4096, "--seconds", 0.1, "--rounds", 1, site=site)
+    wide = usable_cores() + 1
+    done = timmx(
+        "bench", make("wide"), "--threads", wide, "--seconds", 0.1, "--rounds", 1, "--verbose", site=site
+    )
     assert done.returncode == 0
-    assert "4096 threads were asked for" in done.stderr
+    assert done.stderr.index(f"{wide} threads were asked for") < done.stderr.index("[Measuring]")
+
+
+def test_busy_cores_are_told(sleepers):
+    make, site = sleepers
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]
+    try:
+        done = timmx(
+            *("bench", make("calm"), "--threads", usable_cores(), "--seconds", 0.1, "--rounds", 1, "--json"),
+            site=site,
+        )
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+    assert done.returncode == 0
+    (before, *_) = json.loads(done.stdout)["warnings"]
+    assert "cores busy before measuring began" in before
+    assert before.split()[0] == "Other"
+    assert "cores busy before measuring began" in done.stderr.replace("\n", " ")
+
+
+def test_all_of_a_folder_may_be_named(sleepers, tmp_path):
+    """`out/*` names the record of the export too."""
+    make, site = sleepers
+    (tmp_path / "timmx.json").write_text("{}")
+    short = ("--seconds", 0.1, "--rounds", 1)
+    done = timmx("bench", make("a"), tmp_path / "timmx.json", *short, "--json", site=site)
+    assert done.returncode == 0, done.stderr
+    assert [case["name"] for case in json.loads(done.stdout)["cases"]] == ["a.sleeper"]
+    (tmp_path / "notes.txt").write_text("")
+    done = timmx("bench", make("a"), tmp_path / "notes.txt", *short, site=site)
+    assert done.returncode == 2
+    assert "notes.txt" in done.stderr
+    done = timmx("bench", tmp_path, site=site)
+    assert done.returncode == 2
+    assert "is a folder" in done.stderr
+    assert "timmx compare" in done.stderr
+
+
+def test_a_case_beside_no_base_says_why_it_has_no_ratio(sleepers):
+    make, site = sleepers
+    done = timmx(
+        *("bench", make("one", batch=1), make("four", batch=4), "--seconds", 0.1, "--rounds", 1), site=site
+    )
+    assert done.returncode == 0, done.stderr
+    assert "four.sleeper: no ratio, since one.sleeper was not measured at batch 4" in done.stdout
+
+
+def test_remarks_name_files_and_not_each_case(sleepers):
+    make, site = sleepers
+    done = timmx(
+        *("bench", make("slow", seconds=0.03), make("fast", seconds=0.0001), "--batch-sizes", "1,2,3"),
+        *("--threads", "1,2", "--seconds", 0.3, "--rounds", 2),
+        site=site,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "slow.sleeper: fewer than 100 runs" in done.stdout
+    assert "batch 3, 2 threads" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 140
 
 
 def test_equal_names_are_told_apart(sleepers, tmp_path):
@@ -376,6 +441,8 @@ def test_a_report_is_written(sleepers, tmp_path):
         (["FILE", "--threads", 0], "at least 1"),
         (["FILE", "--batch-sizes", "0,1"], "at least 1"),
         (["FILE", "--seconds", 0], "above 0"),
+        (["FILE", "--seconds", "inf"], "above 0"),
+        (["FILE", "--threads", 5000], "more than 4 times"),
         (["FILE", "--report", "bench.txt"], "bench.html"),
         (["FILE", "--against", "no_such_model"], "no_such_model"),
     ],
@@ -410,8 +477,22 @@ def test_a_warm_up_is_over_when_the_last_blocks_agree():
 
 def test_drift_that_hits_both_leaves_the_ratio_as_it_is():
     base = [1.0, 1.1, 1.5, 2.0, 2.5, 3.0, 3.1]
-    ratio, interval = ratio_of_medians([2 * value for value in base], base)
+    ratio, interval = ratio_of_medians([[2 * value] for value in base], [[value] for value in base])
     assert ratio == pytest.approx(2)
     assert interval == pytest.approx((2, 2))
     assert spread(base) > 0.5
-    assert ratio_of_medians([2.0, 2.0], [1.0, 1.0]) == (2.0, None)
+    assert ratio_of_medians([[2.0], [2.0]], [[1.0], [1.0]]) == (2.0, None)
+
+
+def test_rounds_weigh_the_same_however_many_runs_filled_them():
+    """A fast round holds more runs: 10 of 1 ms in 10 ms, one of 10 ms."""
+    rounds = [[1.0] * 10, [10.0], [11.0]]
+    assert pooled_quantiles(rounds, (0.0, 0.3, 0.5, 1.0)) == (1, 1, 10, 11)
+    ratio, _ = ratio_of_medians(rounds, [[5.0]] * 3)
+    assert ratio == 2
+
+
+def test_the_ratio_is_that_of_the_figures_beside_it(result):
+    base = {case.batch_size: case for case in result.cases if case.name == result.base}
+    for case in result.cases:
+        assert case.ratio == pytest.approx(case.p50_ms / base[case.batch_size].p50_ms)

@@ -49,7 +49,12 @@ def backend_for(path: Path) -> ExportBackend:
             continue
         if suffix in backend.suffixes:
             return backend
+    if path.is_dir():
+        raise BackendError(
+            f"{path} is a folder: name files in it, or set them side by side: timmx compare {path}"
+        )
     installed = ", ".join(entry.name for entry in entries()) or "none"
     raise BackendError(
-        f"No installed backend opens {suffix or 'files without a suffix'} (installed: {installed})."
+        f"No installed backend opens {suffix or 'files without a suffix'}, such as {path.name} "
+        f"(installed: {installed})."
     )

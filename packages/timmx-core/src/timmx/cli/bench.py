@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,13 +104,19 @@ _TITLES = ("file", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "images/s",
 def _text(found: BenchResult, report: Path | None) -> str:
     rows = [_TITLES, *map(_row, found.cases)]
     lines = columns(rows)
-    lines += ["", *found.remarks]
+    lines.append("")
+    for remark in found.remarks:
+        lines += textwrap.wrap(
+            remark, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
     lines.append(
-        f"Timed: {found.rounds} rounds in turns, each file in its own process; from array to array, without reading "
-        "images. memory: the process's peak."
+        f"Timed: {found.rounds} rounds in turns, each file in its own process; from array to array, without "
+        "reading images. memory: the process's peak."
     )
     if found.base is not None:
-        lines.append(f"by base: the time by that of {found.base}, with its interval of 95 %.")
+        lines.append(
+            f"by base: p50 by that of {found.base}, with its interval of 95 %. In percentiles rounds weigh alike."
+        )
     if report is not None:
         lines.append(f"Report: {report}")
     return "\n".join(lines)

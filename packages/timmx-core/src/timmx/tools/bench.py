@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 from timmx.errors import ConfigurationError, TimmxError
 from timmx.progress import reporter
 from timmx.threads import usable_cores
+from timmx.tools.bench_load import load_warning
 from timmx.tools.bench_process import WorkerFailure, WorkerProcess
 from timmx.tools.bench_result import BenchCase, BenchResult
 from timmx.tools.bench_subjects import BenchSubject, check_options, find_subjects
-from timmx.tools.timing import NOISY_SPREAD, SETTLED_VARIATION, quantiles, ratio_of_medians, spread
+from timmx.tools.timing import (
+    NOISY_SPREAD,
+    SETTLED_VARIATION,
+    pooled_quantiles,
+    quantiles,
+    ratio_of_medians,
+    spread,
+)
 
 if TYPE_CHECKING:
     import os
@@ -36,7 +44,7 @@ class _Measured:
     case: BenchCase
     worker: WorkerProcess
     latency_s: float = 0.0
-    latencies_s: list[float] = field(default_factory=list)
+    latencies_s: list[list[float]] = field(default_factory=list)
     rounds_s: list[float] = field(default_factory=list)
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -89,6 +97,10 @@ def bench(
             f"{max(counts)} threads were asked for, and this process may use {usable_cores()} cores: they wait for "
             "each other."
         )
+    warnings += (busy := load_warning(counts, "before measuring began"))
+    for text in warnings:  # in time for Ctrl-C
+        reporter().warn(text)
+    told = len(warnings)
     sizes_of_base = sorted({*sizes, *(subject.batch for subject in subjects if subject.batch is not None)})
     with ExitStack() as workers:
         cases: list[BenchCase | _Measured] = []
@@ -100,9 +112,8 @@ def bench(
                 cases += _start(subject, count, wanted, workers, warnings)
         done, turns = _take_turns(cases, seconds, rounds)
         ended = _with_ratios(_ended(done), subjects[0].name)
-    for text in _noise(ended):
-        warnings.append(text)
-    for text in warnings:
+    warnings += [*([] if busy else load_warning(counts, "when measuring ended")), *_noise(ended)]
+    for text in warnings[told:]:
         reporter().warn(text)
     measured = any(case.p50_ms is not None for case in ended)
     return BenchResult(
@@ -193,7 +204,7 @@ def _take_turns(
             except WorkerFailure as exc:
                 gone[id(item.worker)] = str(exc)
                 continue
-            item.latencies_s += found["latencies_s"]
+            item.latencies_s.append(found["latencies_s"])
             item.rounds_s += quantiles(found["latencies_s"], (0.5,))
             item.cpu_s += found["cpu_s"]
             item.wall_s += found["wall_s"]
@@ -220,8 +231,9 @@ def _ended(cases: Sequence[BenchCase | _Measured]) -> list[BenchCase]:
 
 def _figures(item: _Measured, peak: int | None) -> BenchCase:
     case = item.case
-    latencies = [1000 * value for value in item.latencies_s]
-    p50, p90, p99 = quantiles(latencies, (0.5, 0.9, 0.99))
+    rounds = [[1000 * value for value in runs] for runs in item.latencies_s]
+    latencies = [value for runs in rounds for value in runs]
+    p50, p90, p99 = pooled_quantiles(rounds, (0.5, 0.9, 0.99))
     start, loaded = case.memory["start"], case.memory["loaded"]
     memory = dict(case.memory) | {
         "end": peak,
@@ -239,9 +251,10 @@ def _figures(item: _Measured, peak: int | None) -> BenchCase:
         p50_ms=p50,
         p90_ms=p90,
         p99_ms=p99,
-        throughput=case.batch_size * len(latencies) / sum(item.latencies_s),
+        throughput=case.batch_size * len(latencies) / sum(map(sum, item.latencies_s)),
         notes=notes,
         latencies_ms=tuple(latencies),
+        round_runs=tuple(map(len, rounds)),
         rounds_ms=tuple(1000 * value for value in item.rounds_s),
         spread=spread(item.rounds_s),
         cores_used=item.cpu_s / item.wall_s,
@@ -258,8 +271,11 @@ def _with_ratios(cases: Sequence[BenchCase], base: str) -> list[BenchCase]:
         if beside is case:
             case = replace(case, ratio=1.0, ratio_interval=(1.0, 1.0))
         elif beside is not None and case.rounds_ms:
-            ratio, interval = ratio_of_medians(case.rounds_ms, beside.rounds_ms)
+            ratio, interval = ratio_of_medians(case.by_round(), beside.by_round())
             case = replace(case, ratio=ratio, ratio_interval=interval)
+        elif case.rounds_ms:
+            missing = f"no ratio, since {base} was not measured at batch {case.batch_size}"
+            case = replace(case, notes=(*case.notes, missing))
         found.append(case)
     return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from timmx.report.content import Column, Distributions, Point, Report, Scatter, Section, Table
 from timmx.report.environment import this_command
 from timmx.tools.bench_result import TIMED
-from timmx.tools.timing import quantiles
+from timmx.tools.timing import pooled_quantiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _DRAWN = 200
 """As many quantiles of a case's latencies go into the plot: its boxes and whiskers are those of all runs."""
+
+_ROOM = 34
+"""Letters of a name in a plot."""
 
 _COLUMNS = (
     Column("name", "File"),
@@ -64,8 +67,8 @@ def _note(result: BenchResult) -> str:
         base = f" Each might use {threads[0]} thread{'s' * (threads[0] != 1)}.{base}"
     return (
         f"Timed is {TIMED}. Each file has a process of its own; they took turns in {result.rounds} rounds, in an order "
-        f"drawn anew each round.{base} The interval of 95 % is bootstrapped over the rounds. Memory is the peak of "
-        "the whole process, Python and runtime included. "
+        f"drawn anew each round.{base} The interval of 95 % is bootstrapped over the rounds. In "
+        "percentiles each round weighs the same. Memory is the peak of the whole process, Python and runtime included. "
     ) + " ".join(f"{remark}." for remark in result.remarks)
 
 
@@ -83,23 +86,69 @@ def _summary(result: BenchResult) -> str:
 
 def _distributions(result: BenchResult, measured: Sequence[BenchCase]) -> Distributions:
     shares = [index / (_DRAWN - 1) for index in range(_DRAWN)]
+    names = _short_names(result, measured)
     values = {
-        result.label(case): [float(f"{value:.4g}") for value in quantiles(case.latencies_ms, shares)]
+        names[result.label(case)]: [
+            float(f"{value:.4g}") for value in pooled_quantiles(case.by_round(), shares)
+        ]
         for case in measured
     }
-    return Distributions("Latencies", "ms a run", values, f"{_DRAWN} quantiles of all runs of each case.")
+    return Distributions(
+        "Latencies",
+        "ms a run",
+        values,
+        f"{_DRAWN} quantiles of the runs of each case, each round weighing the same.",
+    )
 
 
 def _scatters(result: BenchResult, measured: Sequence[BenchCase]) -> list[Section]:
     found: list[Section] = []
+    names = _short_names(result, measured)
     with_memory = [case for case in measured if case.memory_bytes is not None]
     if with_memory:
         points = [
-            Point(result.label(case), case.p50_ms or 0.0, (case.memory_bytes or 0) / 1e6)
+            Point(names[result.label(case)], case.p50_ms or 0.0, (case.memory_bytes or 0) / 1e6)
             for case in with_memory
         ]
         found.append(Scatter("Memory over latency", "p50, ms", "peak memory, MB", points))
     if len({case.batch_size for case in measured}) > 1:
-        points = [Point(result.label(case), case.batch_size, case.throughput or 0.0) for case in measured]
+        points = [
+            Point(names[result.label(case)], case.batch_size, case.throughput or 0.0) for case in measured
+        ]
         found.append(Scatter("Throughput over batch size", "images a run", "images/s", points))
     return found
+
+
+def _short_names(result: BenchResult, cases: Sequence[BenchCase]) -> dict[str, str]:
+    """Names that a plot has room for, by label: where one is long, what all files' names begin with is left out.
+
+    A plot cuts the middle of a longer one, where batch and threads may be.
+    """
+    labels = {result.label(case): case.name for case in cases}
+    if max(map(len, labels)) <= _ROOM:
+        return {label: label for label in labels}
+    files = [case.name for case in result.cases if case.path is not None]
+    begun = _common(files)
+    short = {}
+    for label, name in labels.items():
+        own = name.removeprefix(begun) if name in files else name
+        further = label[len(name) :].replace(" threads", " thr.").replace(" thread", " thr.")
+        room = max(_ROOM - len(further), 12)
+        if len(own) > room:
+            end = (room - 1) // 2
+            own = f"{own[: room - 1 - end]}…{own[-end:]}"
+        short[label] = own + further
+    return short if len(set(short.values())) == len(short) else {label: label for label in labels}
+
+
+def _common(names: Sequence[str]) -> str:
+    """The words that all names begin with; empty where there is one name."""
+    count = 0
+    if len(set(names)) > 1:
+        alike = (len(set(letters)) == 1 for letters in zip(*names, strict=False))
+        for position, same in enumerate(alike):
+            if not same:
+                break
+            if names[0][position] in "-_./ ":
+                count = position + 1
+    return names[0][:count] if names else ""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
-from timmx.tools.timing import QUANTILES, quantiles
+from timmx.tools.timing import QUANTILES, pooled_quantiles
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+_NAMED = 4
+"""More than so many files are not named in a remark; `notes` in JSON has each case's own."""
 
 
 @dataclass(frozen=True)
@@ -20,20 +25,22 @@ class BenchCase:
         path: of the file; None for a model.
         batch_size: images a run.
         threads: that it might use.
-        p50_ms: the median latency of a run; like all figures None where there is an `error`.
+        p50_ms: the median latency of a run, each round weighing the same (`timmx.tools.timing.pooled_quantiles`), as
+            in all percentiles here; like all figures None where there is an `error`.
         p90_ms: nine of ten runs took no longer.
         p99_ms: 99 of 100 runs took no longer.
-        throughput: images a second, one run after another.
+        throughput: images a second, one run after another: all images by the time of all runs.
         memory_bytes: the largest resident set of its process up to the end of the warm-up at this batch size, Python
             and the runtime included. Smaller sizes are warmed up before. None where the system does not tell.
-        ratio: its median latency by that of the base at the same batch size and threads; None where the base has no
+        ratio: its p50_ms by that of the base at the same batch size and threads; None where the base has no
             such case.
         ratio_interval: (low, high) of 95 %; see `timmx.tools.timing.ratio_of_medians`.
         engine: what computed where it was not the format's own runtime: then the latency says nothing about a device.
         error: why there are no figures.
         refused: the error is that the file does not take this batch size.
         notes: what to know of these figures.
-        latencies_ms: of all runs.
+        latencies_ms: of all runs, round by round.
+        round_runs: how many of them each round has.
         rounds_ms: the median latency of each round.
         spread: how far the rounds differ: the range of their middle half, as a share of their median.
         cores_used: processor time of the runs by their wall time.
@@ -59,6 +66,7 @@ class BenchCase:
     refused: bool = False
     notes: tuple[str, ...] = ()
     latencies_ms: tuple[float, ...] = field(default=(), repr=False)
+    round_runs: tuple[int, ...] = field(default=(), repr=False)
     rounds_ms: tuple[float, ...] = field(default=(), repr=False)
     spread: float | None = None
     cores_used: float | None = None
@@ -79,10 +87,15 @@ class BenchCase:
             f"run by {self.engine} in place of the format's own runtime: it tells nothing of a device's speed"
         )
 
+    def by_round(self) -> list[tuple[float, ...]]:
+        """The latencies of each round, in ms."""
+        ends = list(accumulate(self.round_runs, initial=0))
+        return [self.latencies_ms[begin:end] for begin, end in pairwise(ends)]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; of the latencies their number and their quantiles."""
         spots = [f"{100 * share:g}" for share in QUANTILES]
-        found = quantiles(self.latencies_ms) if self.latencies_ms else ()
+        found = pooled_quantiles(self.by_round()) if self.latencies_ms else ()
         return {
             "name": self.name,
             "path": None if self.path is None else str(self.path),
@@ -145,20 +158,35 @@ class BenchResult:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What to know of the figures, each said once, with the cases that it is about."""
-        about: dict[str, list[str]] = {}
+        """What to know of the figures, each said once, with the files that it is about."""
+        about: dict[str, list[BenchCase]] = {}
         for case in self.cases:
-            if case.stand_in:
-                about.setdefault(case.stand_in, []).append(f"* {case.name}")
-            for note in case.notes:
-                about.setdefault(note, []).append(self.label(case))
-            if case.error:
-                about.setdefault(f"not measured: {case.error}", []).append(self.label(case))
-        every = [self.label(case) for case in self.cases]
-        return tuple(
-            f"{'every case' if names == every and len(every) > 1 else '; '.join(dict.fromkeys(names))}: {text}"
-            for text, names in about.items()
-        )
+            said = [*case.notes, *([f"not measured: {case.error}"] if case.error else [])]
+            for note in [*([case.stand_in] if case.stand_in else []), *said]:
+                about.setdefault(note, []).append(case)
+        return tuple(f"{self._named(cases)}: {text}" for text, cases in about.items())
+
+    def _named(self, cases: Sequence[BenchCase]) -> str:
+        """Which cases these are, by file, in few words."""
+        if len(cases) == len(self.cases) > 1:
+            return "every case"
+        others = [case for case in self.cases if case not in cases]
+        if len(others) < len(cases) and len(others) <= 2:
+            return f"all but {' and '.join(map(self.label, others))}"
+        by_file: dict[str, list[BenchCase]] = {}
+        for case in cases:
+            by_file.setdefault(case.name, []).append(case)
+        named = []
+        for name, found in by_file.items():
+            of_it = [case for case in self.cases if case.name == name]
+            if len(found) == len(of_it):
+                named.append(("* " if found[0].stand_in else "") + name)
+            elif len(found) <= 2:
+                named += map(self.label, found)
+            else:
+                named.append(f"{name} ({len(found)} of {len(of_it)} cases)")
+        further = len(named) - _NAMED
+        return "; ".join(named[:_NAMED] + ([f"and {further} more"] if further > 0 else []))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ArtifactError, ConfigurationError, MissingRequirementError
+from timmx.records import MANIFEST_NAME
+from timmx.threads import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+
+_THREADS_A_CORE = 4
+"""More threads measure the scheduler alone, and thousands do not end."""
+_MOST_SECONDS, _MOST_ROUNDS = 3600, 10_000
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,17 @@ def check_options(
     for flag, values in (("threads", threads), ("batch-sizes", batch_sizes)):
         if not values or min(values) < 1:
             raise ConfigurationError(f"--{flag} takes whole numbers of at least 1, such as 1,2.")
-    if not seconds > 0 or (rounds is not None and rounds < 1):
-        raise ConfigurationError("--seconds is to be above 0, and --rounds at least 1.")
+    if max(threads) > _THREADS_A_CORE * usable_cores():
+        raise ConfigurationError(
+            f"--threads {max(threads)} is more than {_THREADS_A_CORE} times the {usable_cores()} cores that this "
+            f"process may use: give at most {_THREADS_A_CORE * usable_cores()}."
+        )
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise ConfigurationError(
+            f"--seconds {seconds:g} is to be above 0 and at most {_MOST_SECONDS}, which is an hour for each case."
+        )
+    if rounds is not None and not 1 <= rounds <= _MOST_ROUNDS:
+        raise ConfigurationError(f"--rounds {rounds} is to be 1 to {_MOST_ROUNDS}.")
     if compiled:
         compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
         if shutil.which(compiler) is None:
@@ -89,6 +105,9 @@ def find_subjects(
     """
     from timmx.tools.against import request_for
 
+    paths = [path for path in paths if path.name != MANIFEST_NAME]  # `out/*` names it too
+    if not paths:
+        raise ConfigurationError(f"Name a file to measure: {MANIFEST_NAME} is what timmx export remembers.")
     metadata = [_metadata(path) for path in paths]
     first = metadata[0]
     subjects = []
