@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -145,6 +146,14 @@ def test_answers_that_are_no_numbers_count_as_wrong(folder, some, run_timmx):
     assert "what is no number: counted as wrong" in done.stderr
 
 
+def test_one_image_that_cannot_be_read_is_told_as_one(file, some, run_timmx):
+    bad = next((some / "3").iterdir())
+    bad.write_bytes(b"no image")
+    done = run_timmx("eval", file, "--data", some)
+    assert f"1 image cannot be read and is left out: {bad.name}." in done.stderr
+    assert "1 image cannot be read, and does not count:" in done.stdout
+
+
 def test_a_limit_is_said(file, run_timmx):
     done = run_timmx("eval", file, "--data", SAMPLES, "--limit", 30)
     assert "30 images of 500 (--limit), 10 classes" in done.stdout
@@ -227,6 +236,64 @@ def test_files_of_other_classes_are_not_compared(file, folder, digits):
         evaluate(file, SAMPLES, against=other)
 
 
+def test_nothing_that_it_reads_is_overwritten(file, some, tmp_path, run_timmx):
+    here = tmp_path / "here"
+    here.mkdir()
+    artifact = Path(shutil.copy(file, here / "digits.onnx"))
+    lines = [f"{path},{path.parent.name},x" for path in sorted(some.glob("*/*.png"))]
+    data, class_map, link = here / "data.csv", here / "map.html", here / "link.csv"
+    data.write_text("\n".join(["path,label,read,x", *lines]))
+    class_map.write_text("\n".join(map(str, range(10))))
+    link.symlink_to(artifact)
+    other, image, page = here / "other.html", here / "image.csv", here / "page.html"
+    shutil.copy(next(some.glob("3/*.png")), image)
+    page.write_text("my notes")
+    os.link(data, here / "hard.csv")
+    before = {path: path.read_bytes() for path in here.iterdir()}
+    cases = [
+        (["--csv", artifact], "--csv .* is no CSV of timmx eval"),
+        (["--csv", link], "is no CSV of timmx eval"),
+        (["--csv", image], "is no CSV of timmx eval"),
+        (["--csv", data], "is the same as --data"),
+        (["--csv", here / "hard.csv"], "is the same as --data"),
+        (["--report", class_map], "is no HTML"),
+        (["--report", page], "is no HTML"),
+        (["--resume", artifact], "is the same as FILE"),
+        (["--resume", link], "is the same as FILE"),
+        (["--resume", class_map], "is the same as --class-map"),
+        (["--resume", other, "--report", other], "--resume .* is the same as --report"),
+        (["--csv", other, "--report", here / ".." / "here" / "other.html"], "is the same as --csv"),
+        (["--resume", link, "--against", link], "is the same as FILE"),
+    ]
+    for arguments, said in cases:
+        done = run_timmx("eval", artifact, "--data", data, "--class-map", class_map, *arguments)
+        assert done.exit_code == 2, arguments
+        assert re.search(said, done.stderr), done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert {path: path.read_bytes() for path in here.iterdir()} == before
+
+
+def test_nothing_is_written_into_an_artifact_that_is_a_folder(digits, some, tmp_path, run_timmx):
+    package = timmx.export("coreml", digits, output=tmp_path / "digits.mlpackage", verify=False).path
+    for flag, name in (("--csv", "new.csv"), ("--resume", "journal"), ("--report", "new.html")):
+        done = run_timmx("eval", package, "--data", some, flag, package / name)
+        assert done.exit_code == 2
+        assert f"{flag} {package / name} lies in FILE {package}" in done.stderr
+        assert not (package / name).exists()
+
+
+def test_a_csv_of_its_own_is_replaced_and_a_link_stays_one(file, some, tmp_path, run_timmx):
+    Path("link.csv").symlink_to("real.csv")
+    for limit in (10, 4):
+        done = run_timmx(
+            "eval", file, "--data", some, "--limit", limit, "--csv", "link.csv", "--report", "o.html"
+        )
+        assert done.exit_code == 0, done.stderr
+        assert len(Path("real.csv").read_text().splitlines()) == 1 + limit
+    assert Path("link.csv").is_symlink()
+    assert sorted(path.name for path in Path().iterdir() if "csv" in path.name) == ["link.csv", "real.csv"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -242,7 +309,7 @@ def test_files_of_other_classes_are_not_compared(file, folder, digits):
         ),
         (["FILE", "--data", SAMPLES, "--against", "missing.onnx"], "There is no file missing.onnx"),
         (["FILE", "--data", SAMPLES, "--against", "FILE", "--seed", 1], "--seed is about a model"),
-        (["FILE", "--data", SAMPLES, "--resume", SAMPLES], "cannot be written"),
+        (["FILE", "--data", SAMPLES, "--resume", SAMPLES], "is the same as --data"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(file, arguments, said, run_timmx):

@@ -166,6 +166,25 @@ def test_no_good_image_is_an_error(run_timmx, many: Path, folder: Path) -> None:
     assert result.stderr.count("warning: ") == 2
 
 
+def test_answers_that_are_no_numbers_are_no_predictions(run_timmx, folder: Path, tmp_path: Path) -> None:
+    import timm
+
+    model = timm.create_model(f"local-dir:{SAMPLES.parent}", pretrained=True).eval()
+    model.classifier.bias.data[0] = np.nan
+    timmx.export("onnx", model, output=tmp_path / "nan.onnx", verify=False)
+    for extra in ((), ("--csv",)):
+        result = run_timmx("predict", "nan.onnx", "photos", *extra)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert (
+            "warning: nan.onnx answers photos/five.JPG with what is no number (NaN or infinity)"
+            in result.stderr
+        )
+        assert "error: None of these 3 images gets an answer in numbers." in result.stderr
+    result = run_timmx("predict", "nan.onnx", "photos/five.JPG", "--json")
+    assert result.exit_code == 2
+    assert "no number" in json.loads(result.stdout, parse_constant=pytest.fail)["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

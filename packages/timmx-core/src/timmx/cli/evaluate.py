@@ -15,6 +15,8 @@ from timmx.cli.tool_options import BatchSizeOption, FileArgument, ReportOption, 
 from timmx.options import JsonOption
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from timmx.tools.evaluation import Comparison, Evaluation
 
 _ALL_CLASSES, _WORST, _FIRST = 20, 10, 10
@@ -75,8 +77,17 @@ def evaluate(
     from timmx.cli.terminal import working
     from timmx.tools.evaluate import evaluate as run
 
-    _check_outputs(csv, report)
     with working(verbose):
+        _check_outputs(csv, report)
+        _keep_inputs(
+            {"--csv": csv, "--report": report, "--resume": resume},
+            {
+                "--data": data,
+                "--class-map": class_map,
+                "--checkpoint": (model_options or {}).get("checkpoint"),
+            },
+            {"FILE": file, "--against": against},
+        )
         found = run(
             file,
             data,
@@ -111,7 +122,13 @@ def summary(found: Evaluation) -> str:
     if found.resumed:
         lines.append(f"{found.resumed:,} answers were in the journal already")
     if found.unreadable:
-        lines.append(f"{len(found.unreadable):,} images cannot be read, and do not count:")
+        one = len(found.unreadable) == 1
+        what = (
+            "1 image cannot be read, and does"
+            if one
+            else f"{len(found.unreadable):,} images cannot be read, and do"
+        )
+        lines.append(f"{what} not count:")
         lines += [f"  {_shown(name)}" for name, _ in found.unreadable[:_FIRST]]
         lines += _more(len(found.unreadable), "--json names all")
     lines += ["", *_class_lines(found)]
@@ -166,16 +183,81 @@ def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
 
 
 def _check_outputs(csv: Path | None, report: Path | None) -> None:
-    """Refuse before the work what cannot be written after it."""
+    """Refuse before the work what cannot be written after it, and what would be lost by it."""
     from timmx.errors import ConfigurationError
     from timmx.report.render import check_report_path
 
     if report is not None:
         check_report_path(report)
-    if csv is not None and (csv.is_dir() or not os.access(csv.absolute().parent, os.W_OK | os.X_OK)):
+        if not _begins(report, (b"<!doctype html", b"<html")):
+            raise ConfigurationError(
+                f"--report {report} is there and is no HTML: it is left as it is. Name a new file."
+            )
+    if csv is None:
+        return
+    if csv.is_dir() or not os.access(Path(os.path.realpath(csv)).parent, os.W_OK | os.X_OK):
         raise ConfigurationError(
             f"--csv {csv} cannot be written: it is a folder, or its folder is missing or closed. Choose another place."
         )
+    if not _begins(csv, (b"path,label,read,",)):
+        raise ConfigurationError(
+            f"--csv {csv} is there and is no CSV of timmx eval: it is left as it is. Name a new file."
+        )
+
+
+def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
+    """Whether a file is there not yet, or empty, or begins as one that may be replaced. A device may be written to."""
+    from timmx.errors import ConfigurationError
+
+    if not path.is_file():
+        return True
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(256).lstrip().lower()
+    except OSError as exc:
+        raise ConfigurationError(f"{path} is there and cannot be read: {exc.strerror or exc}.") from exc
+    return not head or head.startswith(heads)
+
+
+def _keep_inputs(
+    outputs: Mapping[str, Path | None], inputs: Mapping[str, Any], artifacts: Mapping[str, Any]
+) -> None:
+    """Refuse outputs that are inputs, lie inside an artifact that is a folder, or are one another; links or not."""
+    from timmx.errors import ConfigurationError
+
+    read = [(flag, Path(value).expanduser()) for flag, value in inputs.items() if value is not None]
+    for flag, value in artifacts.items():
+        read += [(flag, path) for path in _files(value)]
+    written = [(flag, path) for flag, path in outputs.items() if path is not None]
+    for number, (flag, path) in enumerate(written):
+        for other, place in [*read, *written[:number]]:
+            inside = (
+                other in artifacts and Path(os.path.realpath(place)) in Path(os.path.realpath(path)).parents
+            )
+            if inside or _same(path, place):
+                what = f"lies in {other} {place}" if inside else f"is the same as {other} {place}"
+                raise ConfigurationError(f"{flag} {path} {what}, which it would damage. Name another file.")
+
+
+def _files(artifact: Any) -> tuple[Path, ...]:
+    """All that belongs to an artifact; nothing where it is no file, such as a model of timm."""
+    from timmx.errors import TimmxError
+    from timmx.opening import backend_for
+
+    path = Path(str(artifact)).expanduser()
+    if artifact is None or not path.suffix or not path.exists():
+        return ()
+    try:
+        return (path, *backend_for(path).files(path))
+    except TimmxError:  # which opening it tells
+        return (path,)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there yet
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _write_csv(found: Evaluation, path: Path) -> None:
@@ -183,12 +265,20 @@ def _write_csv(found: Evaluation, path: Path) -> None:
 
     from timmx.errors import ArtifactError
 
-    rows = found.rows()
+    rows, target = found.rows(), Path(os.path.realpath(path))
+    device = target.exists() and not target.is_file()  # which is written to, not replaced
+    staged = target if device else target.with_name(f".timmx-csv-{os.getpid()}.part")
     try:
-        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(row | {"right": {True: 1, False: 0, None: ""}[row["right"]]} for row in rows)
+        try:
+            with staged.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+                writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(row | {"right": {True: 1, False: 0, None: ""}[row["right"]]} for row in rows)
+            if not device:
+                staged.replace(target)
+        finally:
+            if not device:
+                staged.unlink(missing_ok=True)
     except OSError as exc:
         raise ArtifactError(f"Cannot write --csv {path}: {exc.strerror or exc}.") from exc
 

@@ -50,7 +50,7 @@ class Predictions:
         file: that was asked.
         model: whose file it is, as its metadata names it.
         images: in the order in which they were named.
-        unreadable: images that were left out, each with the reason.
+        unreadable: images that were left out, each with the reason: they cannot be read, or the answer is no number.
     """
 
     file: Path
@@ -99,7 +99,8 @@ def predict(
         workers: threads that decode; see `answers`.
 
     Raises:
-        ConfigurationError: a name without an image, no image that can be read, or an option out of range.
+        ConfigurationError: a name without an image, no image that can be read and is answered in numbers, or an option
+            out of range.
         TimmxError: the file cannot be opened, takes no images or ranks no classes; see `open_subject`, `answers`.
     """
     if top_k < 1:
@@ -113,23 +114,29 @@ def predict(
     say.step(f"Opening {file.name}")
     found: list[Prediction] = []
     unreadable: list[tuple[Path, str]] = []
+    silent = 0
     with open_for(paths, file, batch_size) as subject:
         stream = answers(subject, paths, workers=workers)
         say.step(f"Asking {file.name}")
         start = time.perf_counter()
         for answer in stream:
-            if answer.probabilities is None:
-                unreadable.append((answer.path, answer.error))
+            error = answer.error
+            if answer.probabilities is not None and not np.isfinite(answer.probabilities).all():
+                error = f"{file.name} answers {answer.path} with what is no number (NaN or infinity)"
+                silent += 1
+            if error:
+                unreadable.append((answer.path, error))
                 if len(paths) > 1:  # the error below says it of a single one
-                    say.warn(answer.error)
+                    say.warn(error)
             else:
                 found.append(_prediction(answer, subject.labels, top_k))
             say.advance(f"{answer.path.name}", (len(found) + len(unreadable)) / len(paths))
         seconds = time.perf_counter() - start
         name = str(subject.metadata["model"]["name"])
     if not found:
+        none = "gets an answer in numbers" if silent else "can be read"
         raise ConfigurationError(
-            unreadable[0][1] if len(paths) == 1 else f"None of these {len(paths)} images can be read."
+            unreadable[0][1] if len(paths) == 1 else f"None of these {len(paths)} images {none}."
         )
     say.detail(f"{len(paths)} images in {seconds:.2f} s, {len(paths) / seconds:.0f} a second")
     return Predictions(file, name, tuple(found), tuple(unreadable))
