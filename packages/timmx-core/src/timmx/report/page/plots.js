@@ -163,7 +163,7 @@ function labels(points, inside) {
   for (const point of [...points].sort((a, b) => a.diameter - b.diameter)) {
     const wide = letters(point.label) * 6.8 + 4, high = 16, r = point.diameter / 2 + 3;
     let best = null;
-    for (const gap of [0, 12, 25, 40, 60, 85, 120]) {
+    for (const gap of points.length > 10 ? [0, 12] : [0, 12, 25, 40, 60, 85, 120]) { // of many, only beside their marks
       for (const [h, v] of [[1, 0], [-1, 0], [0, -1], [0, 1], [1, -1], [1, 1], [-1, -1], [-1, 1]]) {
         const reach = h && v ? 0.6 : 1; // a corner of a circle lies nearer
         const dx = h * ((r + gap) * reach + wide / 2), dy = v * ((r + gap) * reach + high / 2);
