@@ -269,15 +269,19 @@ def test_light_and_dark_follow_the_system_and_the_button(show):
     page = show(ORDINARY, color_scheme="light")
     background = "getComputedStyle(document.body).backgroundColor"
     paper = "document.querySelector('.main-svg').style.background"
-    light = page.evaluate(background), page.evaluate(paper)
+
+    def seen() -> str:
+        page.wait_for_function(f"{background} === {paper}")  # plots are drawn anew a moment later
+        return page.evaluate(background)
+
+    assert seen() == "rgb(255, 255, 255)"
     page.emulate_media(color_scheme="dark")
-    dark = page.evaluate(background), page.evaluate(paper)
-    assert light[0] == light[1] == "rgb(255, 255, 255)"
-    assert dark[0] == dark[1] != light[0]
+    dark = seen()
+    assert dark != "rgb(255, 255, 255)"
     page.get_by_role("button", name="Show in light colours").click()
-    assert (page.evaluate(background), page.evaluate(paper)) == light
+    assert seen() == "rgb(255, 255, 255)"
     page.get_by_role("button", name="Show in dark colours").click()
-    assert (page.evaluate(background), page.evaluate(paper)) == dark
+    assert seen() == dark
 
 
 @pytest.mark.parametrize("report", [ORDINARY, ODD], ids=["ordinary", "odd"])
@@ -425,7 +429,7 @@ def test_a_full_disk_leaves_the_old_report(tmp_path: Path):
     import signal
 
     path = tmp_path / "report.html"
-    path.write_text("old")
+    path.write_text("<html>old")
     old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
     try:
@@ -434,8 +438,14 @@ def test_a_full_disk_leaves_the_old_report(tmp_path: Path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
-    assert path.read_text() == "old"
+    assert path.read_text() == "<html>old"
     assert [child.name for child in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_what_is_no_report_is_not_replaced(tmp_path: Path):
+    (tmp_path / "notes.html").write_text("my notes")
+    with pytest.raises(ConfigurationError, match="no HTML"):
+        check_report_path(tmp_path / "notes.html")
 
 
 def test_what_reports_are_made_with_is_imported_for_a_report_alone():

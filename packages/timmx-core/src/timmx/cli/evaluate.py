@@ -189,23 +189,19 @@ def _check_outputs(csv: Path | None, report: Path | None) -> None:
 
     if report is not None:
         check_report_path(report)
-        if not _begins(report, (b"<!doctype html", b"<html")):
-            raise ConfigurationError(
-                f"--report {report} is there and is no HTML: it is left as it is. Name a new file."
-            )
     if csv is None:
         return
     if csv.is_dir() or not os.access(Path(os.path.realpath(csv)).parent, os.W_OK | os.X_OK):
         raise ConfigurationError(
             f"--csv {csv} cannot be written: it is a folder, or its folder is missing or closed. Choose another place."
         )
-    if not _begins(csv, (b"path,label,read,",)):
+    if not _begins(csv, b"path,label,read,"):
         raise ConfigurationError(
             f"--csv {csv} is there and is no CSV of timmx eval: it is left as it is. Name a new file."
         )
 
 
-def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
+def _begins(path: Path, start: bytes) -> bool:
     """Whether a file is there not yet, or empty, or begins as one that may be replaced. A device may be written to."""
     from timmx.errors import ConfigurationError
 
@@ -216,7 +212,7 @@ def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
             head = stream.read(256).lstrip().lower()
     except OSError as exc:
         raise ConfigurationError(f"{path} is there and cannot be read: {exc.strerror or exc}.") from exc
-    return not head or head.startswith(heads)
+    return not head or head.startswith(start)
 
 
 def _keep_inputs(

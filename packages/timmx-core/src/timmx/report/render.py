@@ -21,16 +21,31 @@ def check_report_path(path: Path) -> None:
     """Refuse, before any work is done, what no report can be written to.
 
     Raises:
-        ConfigurationError: the name does not end in `.html`, a folder has it, or its folder cannot be written to.
+        ConfigurationError: the name does not end in `.html`, a folder has it, or a file that is no HTML, or its
+            folder cannot be written to.
     """
     if path.suffix.lower() not in (".html", ".htm"):
         mended = path.with_suffix(".html") if path.name else path / "report.html"
         raise ConfigurationError(f"--report {path} is to be an HTML file. Name it {mended}.")
     if path.is_dir():
         raise ConfigurationError(f"--report {path} is a folder. Choose another name.")
+    if path.is_file() and not _is_html(path):
+        raise ConfigurationError(
+            f"--report {path} is there and is no HTML: it is left as it is. Name a new file."
+        )
     trouble = why_not_in(path.absolute().parent)
     if trouble:
         raise ConfigurationError(f"--report {path}: {trouble}. Choose another place.")
+
+
+def _is_html(path: Path) -> bool:
+    """Whether a file begins as a page does, or is empty."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(256).lstrip().lower()
+    except OSError as exc:
+        raise ConfigurationError(f"--report {path} cannot be read: {exc.strerror or exc}.") from exc
+    return not head or head.startswith((b"<!doctype html", b"<html"))
 
 
 def write(report: Report, path: Path) -> None:

@@ -84,15 +84,15 @@ def _summary(result: BenchResult) -> str:
     return " ".join([*said, *result.warnings])
 
 
-def _distributions(result: BenchResult, measured: Sequence[BenchCase]) -> Distributions:
+def drawn_latencies(case: BenchCase) -> list[float]:
+    """As many quantiles of a case's runs as are drawn in a box, in ms, each round weighing the same."""
     shares = [index / (_DRAWN - 1) for index in range(_DRAWN)]
+    return [float(f"{value:.4g}") for value in pooled_quantiles(case.by_round(), shares)]
+
+
+def _distributions(result: BenchResult, measured: Sequence[BenchCase]) -> Distributions:
     names = _short_names(result, measured)
-    values = {
-        names[result.label(case)]: [
-            float(f"{value:.4g}") for value in pooled_quantiles(case.by_round(), shares)
-        ]
-        for case in measured
-    }
+    values = {names[result.label(case)]: drawn_latencies(case) for case in measured}
     return Distributions(
         "Latencies",
         "ms a run",

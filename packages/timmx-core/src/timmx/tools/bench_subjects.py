@@ -72,10 +72,7 @@ def check_options(
             f"--threads {max(threads)} is more than {_THREADS_A_CORE} times the {usable_cores()} cores that this "
             f"process may use: give at most {_THREADS_A_CORE * usable_cores()}."
         )
-    if not 0 < seconds <= _MOST_SECONDS:
-        raise ConfigurationError(
-            f"--seconds {seconds:g} is to be above 0 and at most {_MOST_SECONDS}, which is an hour for each case."
-        )
+    check_seconds(seconds)
     if rounds is not None and not 1 <= rounds <= _MOST_ROUNDS:
         raise ConfigurationError(f"--rounds {rounds} is to be 1 to {_MOST_ROUNDS}.")
     if compiled:
@@ -85,6 +82,18 @@ def check_options(
                 f"--compile needs a C++ compiler, and there is no {compiler} on PATH: install it (apt install g++, or "
                 "xcode-select --install), name another in CXX, or leave --compile out."
             )
+
+
+def check_seconds(seconds: float) -> None:
+    """Refuse what no case can be timed for.
+
+    Raises:
+        ConfigurationError: nothing, no number, or hours.
+    """
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise ConfigurationError(
+            f"--seconds {seconds:g} is to be above 0 and at most {_MOST_SECONDS}, which is an hour for each case."
+        )
 
 
 def find_subjects(

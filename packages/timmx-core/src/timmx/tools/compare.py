@@ -141,6 +141,10 @@ def compare(
         raise ConfigurationError(
             "--against has nothing to stand beside: leave --no-bench out, or give --data."
         )
+    if measure_latency:
+        from timmx.tools.bench_subjects import check_seconds
+
+        check_seconds(seconds)
     if data is not None and not data.expanduser().exists():
         raise ConfigurationError(f"--data: there is no {data}.")
     rows, left_out = _stated(folder)

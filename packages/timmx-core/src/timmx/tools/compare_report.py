@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from timmx.report.content import Column, Distributions, Matrix, Point, Report, Scatter, Section, Table
+from timmx.tools.bench_report import drawn_latencies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -171,7 +172,7 @@ def _latencies(found: SideBySide) -> Distributions | None:
         return None
     kept = {(row.path, row.batch_size) for row in found.rows}
     values = {
-        case.name: case.latencies_ms
+        case.name: drawn_latencies(case)
         for case in found.bench.cases
         if case.latencies_ms and (case.path, case.batch_size) in kept
     }
