@@ -271,7 +271,11 @@ def test_light_and_dark_follow_the_system_and_the_button(show):
     paper = "document.querySelector('.main-svg').style.background"
 
     def seen() -> str:
-        page.wait_for_function(f"{background} === {paper}")  # plots are drawn anew a moment later
+        for _ in range(100):  # plots are drawn anew a moment later
+            if page.evaluate(background) == page.evaluate(paper):
+                break
+            page.wait_for_timeout(50)
+        assert page.evaluate(background) == page.evaluate(paper)
         return page.evaluate(background)
 
     assert seen() == "rgb(255, 255, 255)"
