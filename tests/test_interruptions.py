@@ -120,3 +120,26 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, digits, backen
         assert list(small.iterdir()) == [output]
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_ctrl_c_inside_a_callback_of_the_garbage_collector_is_not_lost():
+    """jax has one, in which Python swallows what is raised."""
+    code = """
+import gc, time
+from timmx.cli.main import keep_interrupts
+
+def press(phase, info, pressed=[]):
+    if not pressed:
+        pressed.append(phase)
+        raise KeyboardInterrupt
+
+keep_interrupts()
+gc.callbacks.append(press)
+try:
+    gc.collect()
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert done.stdout == "stopped\n", done.stderr
