@@ -69,7 +69,6 @@ def test_all_that_can_be_measured(run_timmx, made, few, digits, tmp_path):
         "Accuracy over latency",
         "Latencies",
         "digits-fp16.onnx",
-        "timmx compare",
         "digits (PyTorch)",
     ):
         assert words in page

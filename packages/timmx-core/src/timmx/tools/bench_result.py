@@ -171,7 +171,7 @@ class BenchResult:
         if len(cases) == len(self.cases) > 1:
             return "every case"
         others = [case for case in self.cases if case not in cases]
-        if len(others) < len(cases) and len(others) <= 2:
+        if 1 <= len(others) <= 2 and len(others) < len(cases):
             return f"all but {' and '.join(map(self.label, others))}"
         by_file: dict[str, list[BenchCase]] = {}
         for case in cases:
