@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 from typing import IO, TYPE_CHECKING
 
 from timmx.progress import Reporter, reporting
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.progress import Progress, TaskID
+
+
+_pressed = threading.Event()
+
+
+def on_interrupt(signum: int, frame: object) -> None:
+    """Ctrl-C: remembered, since some libraries swallow it where they import what may be missing (coremltools 9)."""
+    _pressed.set()
+    raise KeyboardInterrupt
+
+
+def _stop_if_pressed() -> None:
+    if _pressed.is_set():
+        raise KeyboardInterrupt
 
 
 class TerminalReporter(Reporter):
@@ -42,6 +57,7 @@ class TerminalReporter(Reporter):
             self._progress.start()
 
     def step(self, text: str) -> None:
+        _stop_if_pressed()
         if self._progress is not None and self._row:
             self._stage = f"{self._row}: {text}"
             self._progress.update(self._rows[self._row], description=self._stage)
@@ -63,6 +79,7 @@ class TerminalReporter(Reporter):
         self._waiting = list(names)
 
     def row(self, name: str) -> None:
+        _stop_if_pressed()
         self._row = name
         if self._progress is not None:
             if not self._rows:  # below the rows of the steps that all share
