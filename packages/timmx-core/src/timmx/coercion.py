@@ -35,6 +35,17 @@ def build(cls: type[Options], values: Mapping[str, Any]) -> Options:
     return cls(**{name: _coerce(name, types_[name], value) for name, value in values.items()})
 
 
+def value_kind(annotated: Any) -> Any:
+    """The type of an option's values, without Annotated and without None."""
+    annotation = get_args(annotated)[0] if get_origin(annotated) is Annotated else annotated
+    return next(member for member in _members(annotation) if member is not type(None))
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union; of any other type itself."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
 def reject_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
     """Refuse names that are not known, saying which known ones are close.
 
@@ -60,14 +71,11 @@ def _close(name: str, known: Sequence[str]) -> str:
 def _coerce(name: str, annotated: Any, value: Any) -> Any:
     annotation, *extras = get_args(annotated) if get_origin(annotated) is Annotated else (annotated,)
     option = next((extra for extra in extras if hasattr(extra, "param_decls")), None)
-    members = (annotation,)
-    if get_origin(annotation) in (Union, types.UnionType):
-        members = get_args(annotation)
-    if value is None and type(None) in members:
+    if value is None and type(None) in _members(annotation):
         return None
     if annotation is Any:
         return value
-    kind = next(member for member in members if member is not type(None))
+    kind = value_kind(annotated)
     if name == "labels" and not isinstance(value, (str, os.PathLike)) and isinstance(value, Iterable):
         return tuple(map(str, value))
     if name == "model_kwargs" and isinstance(value, Mapping):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ArtifactError, BackendError
 from timmx.registry import entries, known_backends, load_entry, usable
+from timmx.schema import check_metadata
 
 if TYPE_CHECKING:
     from timmx.contract import ExportBackend, Runner
@@ -16,9 +17,32 @@ if TYPE_CHECKING:
 def open_artifact(path: str | os.PathLike[str]) -> Runner:
     """See `timmx.open`."""
     artifact = Path(os.fspath(path)).expanduser()
-    if not artifact.exists():
-        raise ArtifactError(f"There is no file {artifact}.")
-    return backend_for(artifact).open(artifact)
+    return backend_of(artifact).open(artifact)
+
+
+def described(path: Path) -> tuple[ExportBackend, dict[str, Any]]:
+    """The backend of a file that timmx wrote, and what the file says of itself, checked. Nothing is run.
+
+    Raises:
+        ArtifactError: there is no such file, it is damaged, or timmx did not write it.
+        BackendError: no installed backend opens it.
+    """
+    backend = backend_of(path)
+    metadata = backend.read_metadata(path)
+    check_metadata(path, metadata)
+    return backend, metadata
+
+
+def backend_of(path: Path) -> ExportBackend:
+    """The installed backend of a file that is there.
+
+    Raises:
+        ArtifactError: there is no such file.
+        BackendError: see `backend_for`.
+    """
+    if not path.exists():
+        raise ArtifactError(f"There is no file {path}.")
+    return backend_for(path)
 
 
 def backend_for(path: Path) -> ExportBackend:

@@ -12,7 +12,7 @@ from timmx.errors import ArtifactError
 from timmx.model.labels import check_count
 from timmx.preprocess import ImageRecipe
 from timmx.samples import choose_samples
-from timmx.schema import check_metadata
+from timmx.schema import CLASS_KINDS, check_metadata
 from timmx.session import Session
 from timmx.verify import Reference
 
@@ -110,7 +110,7 @@ class PreparedSession(Session):
             for name in names:
                 answers[name] += list(fetch(specs[name], found[name]))
         outputs = tuple(np.stack(answers[name][: len(samples)]) for name in names)
-        classes = self._metadata["outputs"][0]["kind"] in ("logits", "probabilities")
+        classes = self._metadata["outputs"][0]["kind"] in CLASS_KINDS
         if self.loaded.labels and classes:
             check_count(self.loaded.labels, outputs[0].shape[1])
         return Reference(samples, outputs, names, classes)

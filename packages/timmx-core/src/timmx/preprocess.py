@@ -7,7 +7,6 @@ holds the two to the same numbers.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,7 +104,7 @@ class ImageRecipe:
     def _cut(self, image: Image.Image) -> Image.Image:
         """Resized and cropped to (height, width), as timm's crop modes mean it."""
         size = self.config.input_size[1:]
-        scaled = (math.floor(size[0] / self.config.crop_pct), math.floor(size[1] / self.config.crop_pct))
+        scaled = self.config.scaled_size
         if self.config.crop_mode == "squash":
             return _center_crop(self._resize(image, scaled), size, 0)
         if self.config.crop_mode == "border":

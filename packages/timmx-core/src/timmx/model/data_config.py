@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,12 @@ class DataConfig:
     interpolation: str
     crop_pct: float
     crop_mode: str
+
+    @property
+    def scaled_size(self) -> tuple[int, int]:
+        """(height, width) that an image is resized for, before the crop."""
+        _, height, width = self.input_size
+        return math.floor(height / self.crop_pct), math.floor(width / self.crop_pct)
 
 
 def resolve_data_config(

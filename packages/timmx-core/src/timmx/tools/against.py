@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.coercion import build
@@ -10,6 +11,8 @@ from timmx.contract import Runner, TensorSpec
 from timmx.errors import ConfigurationError
 from timmx.options import ExportRequest
 from timmx.progress import reporter
+from timmx.schema import CLASS_KINDS
+from timmx.validation import KNOWN_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,9 +38,7 @@ def request_for(
     """
     given = {name: value for name, value in (options or {}).items() if value not in (None, False, [])}
     if model is None:
-        if given:
-            flag = next(iter(given)).replace("_", "-")
-            raise ConfigurationError(f"--{flag} is about a model: name it with --against.")
+        refuse_model_options(given)
         model, given = _named(metadata["model"])
         if metadata["outputs"][0]["kind"] == "features":  # it has no classifier, whatever its classes were
             given.pop("num_classes", None)
@@ -58,6 +59,33 @@ def request_for(
     if kind == "embedding":
         values["num_classes"] = 0
     return build(ExportRequest, values | given)
+
+
+def refuse_model_options(options: Mapping[str, Any] | None, why: str = "") -> None:
+    """Refuse options that say what a model is where there is none.
+
+    Args:
+        options: values for `timmx.options.MODEL_OPTIONS`.
+        why: what there is instead, and the mend; by default that none was named.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    if options:
+        flag = next(iter(options)).replace("_", "-")
+        raise ConfigurationError(
+            f"--{flag} is about a model, {why}."
+            if why
+            else f"--{flag} is about a model: name it with --against."
+        )
+
+
+def file_named(against: Any) -> Path | None:
+    """The file that `--against` names, told by what is there or by a suffix that models have not; None for a model."""
+    if not isinstance(against, (str, Path)):
+        return None
+    path = Path(against).expanduser()
+    return path if path.suffix and (path.suffix in KNOWN_SUFFIXES or path.exists()) else None
 
 
 def check_weights(session_sha256: str, metadata: Mapping[str, Any], model: str) -> None:
@@ -88,8 +116,7 @@ def open_model(request: ExportRequest, metadata: Mapping[str, Any], batch_size: 
     check_weights(session.loaded.weights_sha256, metadata, request.source)
     output = metadata["outputs"][0]
     if len(session.reference.names) != len(metadata["outputs"]) or (
-        output["kind"] in ("logits", "probabilities")
-        and session.reference.outputs[0].shape[1:] != tuple(output["shape"][1:])
+        output["kind"] in CLASS_KINDS and session.reference.outputs[0].shape[1:] != tuple(output["shape"][1:])
     ):
         raise ConfigurationError(
             f"{request.source} gives {_shapes(session)}, and the file {_stated(metadata)}: name the model that it was "

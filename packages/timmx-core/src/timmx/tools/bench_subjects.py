@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.errors import ArtifactError, ConfigurationError, MissingRequirementError
+from timmx.errors import ConfigurationError, MissingRequirementError
 from timmx.records import MANIFEST_NAME
 from timmx.threads import usable_cores
+from timmx.tools.against import refuse_model_options, request_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,9 +62,8 @@ def check_options(
             f"against is a {type(against).__name__}: name the model (a timm name, hf-hub: or local-dir:), since it is "
             "loaded in a process of its own."
         )
-    if against is None and (compiled or model_options):
-        flag = "compile" if compiled else next(iter(model_options or {})).replace("_", "-")
-        raise ConfigurationError(f"--{flag} is about a model: name it with --against.")
+    if against is None:
+        refuse_model_options({"compile": True} if compiled else model_options)
     for flag, values in (("threads", threads), ("batch-sizes", batch_sizes)):
         if not values or min(values) < 1:
             raise ConfigurationError(f"--{flag} takes whole numbers of at least 1, such as 1,2.")
@@ -112,12 +112,12 @@ def find_subjects(
     Raises:
         TimmxError: a file is not there or none of ours, or the model's options make no sense.
     """
-    from timmx.tools.against import request_for
+    from timmx.opening import described
 
     paths = [path for path in paths if path.name != MANIFEST_NAME]  # `out/*` names it too
     if not paths:
         raise ConfigurationError(f"Name a file to measure: {MANIFEST_NAME} is what timmx export remembers.")
-    metadata = [_metadata(path) for path in paths]
+    metadata = [described(path)[1] for path in paths]
     first = metadata[0]
     subjects = []
     if against is not None:
@@ -135,7 +135,7 @@ def find_subjects(
             subjects.append(BenchSubject(name, paths[0], None, opening))
     for name, path, found in zip(_names(paths), paths, metadata, strict=True):
         batch = found["batch"]
-        subjects.append(BenchSubject(name, path, None if batch.get("dynamic") else int(batch["size"])))
+        subjects.append(BenchSubject(name, path, None if batch.get("dynamic") else batch["size"]))
         if found["input"]["size"] != first["input"]["size"]:
             warnings.append(
                 f"{name} takes images of {_size(found)} and {subjects[0].name} of {_size(first)}: their times are "
@@ -153,23 +153,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
         again = sum(path == other for other in paths[: len(names)])
         names.append(f"{name} again" + (f" ({again})" if again > 1 else "") if again else name)
     return names
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    from timmx.opening import backend_for
-    from timmx.schema import check_metadata
-
-    if not path.exists():
-        raise ArtifactError(f"There is no file {path}.")
-    metadata = backend_for(path).read_metadata(path)
-    check_metadata(path, metadata)
-    try:
-        _ = metadata["batch"].get("dynamic") or int(metadata["batch"]["size"]), metadata["input"]["size"]
-    except (LookupError, TypeError, ValueError, AttributeError) as exc:
-        raise ArtifactError(
-            f"{path} is damaged: its metadata is not what timmx writes. Export it anew."
-        ) from exc
-    return metadata
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from timmx.errors import ArtifactError, BackendError, ConfigurationError, TimmxE
 from timmx.opening import backend_for
 from timmx.options import ExportRequest
 from timmx.records import MANIFEST_NAME, recall
+from timmx.tools.against import refuse_model_options
 from timmx.validation import default_name
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def compare(
         folder: with files that timmx wrote, of any installed backend.
         data: images of known classes, as `timmx.tools.evaluate` takes them.
         against: the PyTorch model, which gets a row of its own where there is anything to measure.
-        model_options: which weights and shape it has; see `timmx.tools.against.MODEL_OPTIONS`.
+        model_options: which weights and shape it has; see `timmx.options.MODEL_OPTIONS`.
         measure_latency: run `timmx.tools.bench` on them.
         seconds: of timed runs for each.
 
@@ -134,9 +135,8 @@ def compare(
         ConfigurationError: the options or the data make no sense for any of them.
     """
     folder = folder.expanduser()
-    if model_options and against is None:
-        flag = next(iter(model_options)).replace("_", "-")
-        raise ConfigurationError(f"--{flag} is about a model: name it with --against.")
+    if against is None:
+        refuse_model_options(model_options)
     if against is not None and data is None and not measure_latency:
         raise ConfigurationError(
             "--against has nothing to stand beside: leave --no-bench out, or give --data."

@@ -14,8 +14,7 @@ from timmx.errors import ConfigurationError
 from timmx.images import left_out
 from timmx.progress import reporter
 from timmx.records import digest
-from timmx.registry import known_backends
-from timmx.tools.against import TorchRunner, open_model, request_for
+from timmx.tools.against import TorchRunner, file_named, open_model, refuse_model_options, request_for
 from timmx.tools.dataset import read_dataset
 from timmx.tools.evaluation import Evaluation, Side
 from timmx.tools.journal import Journal, Reading
@@ -97,8 +96,7 @@ def dataset_for(subject: Subject, data: Path, class_map: Path | None = None) -> 
     """
     subject.require_classes()
     subject.recipe.check()
-    classes = int(subject.metadata["outputs"][0]["shape"][-1])
-    return read_dataset(data, subject.name, subject.labels, classes, class_map)
+    return read_dataset(data, subject.name, subject.labels, subject.num_classes, class_map)
 
 
 def read_all(
@@ -181,13 +179,10 @@ def _reading(answer: Answer, truth: int) -> Reading:
 
 def _open_other(subject: Subject, against: Any, options: Mapping[str, Any] | None) -> Subject:
     """What to compare with: a file, or a PyTorch model."""
-    if isinstance(against, (str, Path)) and _is_file(Path(against).expanduser()):
-        if options:
-            flag = next(iter(options)).replace("_", "-")
-            raise ConfigurationError(
-                f"--{flag} is about a model, and --against {against} is a file: leave it out."
-            )
-        other = open_subject(Path(against))
+    file = file_named(against)
+    if file is not None:
+        refuse_model_options(options, f"and --against {against} is a file: leave it out")
+        other = open_subject(file)
         try:
             _check_alike(subject, other)
         except BaseException:
@@ -198,15 +193,9 @@ def _open_other(subject: Subject, against: Any, options: Mapping[str, Any] | Non
     return open_model(request, subject.metadata, subject.batch_size)
 
 
-def _is_file(path: Path) -> bool:
-    """Whether a name is a file's: by what is there, or by a suffix that no tag of a model has."""
-    suffixes = {suffix for facts in known_backends().values() for suffix in facts["suffixes"]}
-    return bool(path.suffix) and (path.suffix in suffixes or path.exists())
-
-
 def _check_alike(subject: Subject, other: Subject) -> None:
     other.require_classes()
-    mine, its = (int(item.metadata["outputs"][0]["shape"][-1]) for item in (subject, other))
+    mine, its = subject.num_classes, other.num_classes
     if mine != its or (subject.labels and other.labels and subject.labels != other.labels):
         raise ConfigurationError(
             f"{subject.name} has {_classes(mine, subject.labels)}, and {other.name} {_classes(its, other.labels)}: "

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import artifact_size
-from timmx.errors import ArtifactError
-from timmx.opening import backend_for
+from timmx.opening import backend_of
 from timmx.records import recall
 from timmx.schema import check_metadata
 
@@ -91,9 +90,7 @@ def inspect_file(path: Path) -> Inspection:
         BackendError: no installed backend opens it.
     """
     path = path.expanduser()
-    if not path.exists():
-        raise ArtifactError(f"There is no file {path}.")
-    backend = backend_for(path)
+    backend = backend_of(path)
     metadata = backend.read_metadata(path)
     if metadata:
         check_metadata(path, metadata)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-import types
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-from timmx.coercion import defaults, option_types, reject_unknown
+from timmx.coercion import defaults, option_types, reject_unknown, value_kind
 from timmx.errors import ConfigurationError
 from timmx.options import ExportRequest, Floats, Ints
 from timmx.registry import load
@@ -121,7 +120,11 @@ def _target(path: Path, folder: Path, table: Mapping[str, Any]) -> dict[str, Any
 
 def _from(folder: Path, annotated: Any, value: Any) -> Any:
     """A relative path as one from here."""
-    return folder / Path(value).expanduser() if _kind(annotated) is Path and isinstance(value, str) else value
+    return (
+        folder / Path(value).expanduser()
+        if value_kind(annotated) is Path and isinstance(value, str)
+        else value
+    )
 
 
 def _target_schema(backend: ExportBackend, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +144,7 @@ def _target_schema(backend: ExportBackend, own: Mapping[str, Any]) -> dict[str, 
 def _property(annotated: Any, default: Any) -> dict[str, Any]:
     """The schema of one option, with its help and its default."""
     option = next((extra for extra in get_args(annotated)[1:] if hasattr(extra, "help")), None)
-    found = _value(_kind(annotated))
+    found = _value(value_kind(annotated))
     for key, bound in (("minimum", "min"), ("maximum", "max")):
         if (limit := getattr(option, bound, None)) is not None:
             found[key] = limit
@@ -165,10 +168,3 @@ def _value(kind: Any) -> dict[str, Any]:
         return {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "object"}]}
     names = {bool: "boolean", int: "integer", float: "number"}
     return {"type": names.get(kind, "string")}
-
-
-def _kind(annotated: Any) -> Any:
-    """The type of an option's values, None left out."""
-    annotation = get_args(annotated)[0] if get_origin(annotated) is Annotated else annotated
-    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return next(member for member in members if member is not type(None))

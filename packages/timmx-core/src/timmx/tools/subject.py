@@ -10,9 +10,9 @@ import numpy as np
 from timmx.contract import Runner
 from timmx.edges import feed, fetch
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError
-from timmx.opening import backend_for
+from timmx.opening import described
 from timmx.preprocess import ImageRecipe
-from timmx.schema import check_metadata
+from timmx.schema import CLASS_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,12 @@ class Subject:
     @property
     def ranks_classes(self) -> bool:
         """Whether the first output has one number a class."""
-        return self.kind in ("logits", "probabilities")
+        return self.kind in CLASS_KINDS
+
+    @property
+    def num_classes(self) -> int:
+        """How many the first output ranks."""
+        return int(self.metadata["outputs"][0]["shape"][-1])
 
     def require_classes(self) -> None:
         """Refuse what does not rank classes.
@@ -134,11 +139,7 @@ def open_subject(path: Path, batch_size: int | None = None) -> Subject:
         RuntimeUnavailable: it cannot run here.
     """
     path = path.expanduser()
-    if not path.exists():
-        raise ArtifactError(f"There is no file {path}.")
-    backend = backend_for(path)
-    metadata = backend.read_metadata(path)
-    check_metadata(path, metadata)
+    backend, metadata = described(path)
     fixed = None if metadata["batch"].get("dynamic") else metadata["batch"]["size"]
     if fixed is not None and batch_size not in (None, fixed):
         raise ConfigurationError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import types
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-from timmx.coercion import build, defaults, option_types, reject_unknown
+from timmx.coercion import build, defaults, option_types, reject_unknown, value_kind
 from timmx.errors import ConfigurationError, TimmxError
 from timmx.options import ExportRequest
 from timmx.registry import entries, known_backends, load
@@ -305,15 +304,8 @@ def _reject_unknown(backend: ExportBackend, said: str, names: Sequence[str] | Ma
     reject_unknown(names, _types(backend), f"timmx {backend.name}")
 
 
-def _kind(annotated: Any) -> Any:
-    """The type of an option's values, None left out."""
-    annotation = get_args(annotated)[0] if get_origin(annotated) is Annotated else annotated
-    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return next(member for member in members if member is not type(None))
-
-
 def _is_toggle(annotated: Any) -> bool:
-    return annotated is not None and _kind(annotated) is bool
+    return annotated is not None and value_kind(annotated) is bool
 
 
 def _has_negative(annotated: Any) -> bool:
@@ -328,7 +320,7 @@ def _has_negative(annotated: Any) -> bool:
 
 def _from_text(said: str, name: str, annotated: Any, text: str | None) -> Any:
     """A Python value for what was typed; what is not clear stays text, which `coercion.build` refuses or takes."""
-    kind = _kind(annotated)
+    kind = value_kind(annotated)
     if kind is bool:
         word = "true" if text is None else text.strip().lower()
         if word not in _YES + _NO:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import artifact_size
 from timmx.coercion import build
 from timmx.contract import Precision
 from timmx.errors import ArtifactError, ConfigurationError, VerificationError
-from timmx.opening import backend_for
+from timmx.opening import described
 from timmx.options import ExportRequest
 from timmx.preprocess import ImageRecipe
 from timmx.progress import reporter
 from timmx.records import remember
-from timmx.schema import check_metadata
-from timmx.tools.against import check_weights, request_for
+from timmx.tools.against import check_weights, file_named, refuse_model_options, request_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-    from timmx.contract import ExportBackend
     from timmx.verify import Reference, VerificationReport
 
 
@@ -94,13 +92,11 @@ def verify_file(
         RuntimeUnavailable: the file cannot run here.
         VerificationError: it does not compute what the model computes.
     """
-    backend, metadata = _opened(path := path.expanduser())
+    backend, metadata = described(path := path.expanduser())
     precision, batch_size = _judged_as(path, metadata)
-    other = _other_file(against)
+    other = file_named(against)
     if other is not None:
-        if model_options:
-            flag = next(iter(model_options)).replace("_", "-")
-            raise ConfigurationError(f"--{flag} is about a model, and {other} is a file that holds its own.")
+        refuse_model_options(model_options, f"and {other} is a file that holds its own")
         standard = _file_standard(other, path, metadata, verify_data)
     else:
         request = request_for(metadata, against, model_options)
@@ -132,15 +128,6 @@ def verify_file(
     return FileVerification(path, files, backend.name, precision, artifact_size(files), standard.name, report)
 
 
-def _opened(path: Path) -> tuple[ExportBackend, dict[str, Any]]:
-    if not path.exists():
-        raise ArtifactError(f"There is no file {path}.")
-    backend = backend_for(path)
-    metadata = backend.read_metadata(path)
-    check_metadata(path, metadata)
-    return backend, metadata
-
-
 def _judged_as(path: Path, metadata: Mapping[str, Any]) -> tuple[Precision, int | None]:
     """The file's precision, and its batch where that is fixed."""
     batch = metadata["batch"]
@@ -150,14 +137,6 @@ def _judged_as(path: Path, metadata: Mapping[str, Any]) -> tuple[Precision, int 
         raise ArtifactError(
             f"{path} has a precision that this timmx does not know, {metadata['precision']!r}: update timmx-core."
         ) from exc
-
-
-def _other_file(against: str | None) -> Path | None:
-    """`--against` as a file, None where it names a model."""
-    if against is None or ":" in against:
-        return None
-    path = Path(against).expanduser()
-    return path if path.exists() else None
 
 
 def _model_standard(request: ExportRequest, metadata: Mapping[str, Any]) -> _Standard:
@@ -180,7 +159,7 @@ def _file_standard(
     from timmx.prepared import PreparedSession
     from timmx.samples import ImageSamples, choose_samples
 
-    backend, theirs = _opened(other)
+    backend, theirs = described(other)
     _judged_as(other, theirs)
     recipe = ImageRecipe.of(metadata)
     if ImageRecipe.of(theirs).config != recipe.config:

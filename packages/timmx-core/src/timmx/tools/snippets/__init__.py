@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.opening import backend_for
+from timmx.opening import backend_of
 from timmx.schema import check_metadata
 from timmx.tools.snippets.facts import Facts
 
@@ -30,9 +30,7 @@ def make_snippet(path: Path, language: str) -> str:
     if language not in LANGUAGES:
         raise ConfigurationError(f"--snippet {language} is unknown; there are {', '.join(LANGUAGES)}.")
     path = path.expanduser()
-    if not path.exists():
-        raise ArtifactError(f"There is no file {path}.")
-    backend = backend_for(path)
+    backend = backend_of(path)
     if language not in backend.snippet_languages:
         raise ConfigurationError(
             f"{path.name} has no snippet in {language}: for {backend.name} there are "

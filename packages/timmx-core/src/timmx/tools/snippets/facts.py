@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from timmx.contract import Quantization
 from timmx.preprocess import ImageRecipe
+from timmx.schema import CLASS_KINDS
 from timmx.tools.inspection import takes_bytes
 
 if TYPE_CHECKING:
@@ -59,15 +59,11 @@ class Facts:
             LookupError, TypeError, ValueError: it is not what timmx writes.
         """
         recipe, entry, output = ImageRecipe.of(metadata), metadata["input"], metadata["outputs"][0]
-        config = recipe.config
         return cls(
             path.name,
             path.as_posix(),
             recipe,
-            (
-                math.floor(config.input_size[1] / config.crop_pct),
-                math.floor(config.input_size[2] / config.crop_pct),
-            ),
+            recipe.config.scaled_size,
             None if metadata["batch"].get("dynamic") else int(metadata["batch"]["size"]),
             str(entry["name"]),
             str(entry["layout"]),
@@ -106,7 +102,7 @@ class Facts:
 
     @property
     def ranks_classes(self) -> bool:
-        return self.kind in ("logits", "probabilities")
+        return self.kind in CLASS_KINDS
 
     @property
     def inline_labels(self) -> tuple[str, ...] | None:
