@@ -43,7 +43,11 @@ class ImageRecipe:
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> ImageRecipe:
-        """The recipe in an artifact's metadata, which `check_metadata` has let pass."""
+        """The recipe in an artifact's metadata, which `check_metadata` has let pass.
+
+        Raises:
+            LookupError, TypeError, ValueError: it has not.
+        """
         entry = metadata["input"]
         channels, height, width = map(int, entry["size"])
         config = DataConfig(
@@ -54,6 +58,8 @@ class ImageRecipe:
             float(entry["crop_pct"]),
             str(entry["crop_mode"]),
         )
+        if not len(config.mean) == len(config.std) == channels:
+            raise ValueError(f"mean and std are not of {channels} channels")
         return cls(config, {"graph": True, "caller": False}[entry["normalization"]], entry["color_order"])
 
     def read(self, path: Path) -> np.ndarray:
