@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -161,3 +162,22 @@ def test_a_moved_copy_of_the_digits_exports_without_its_samples(run_timmx, tmp_p
     assert done.exit_code == 0
     assert done.stdout.startswith("mine.pt2")
     assert "6 made images" in done.stdout
+
+
+def test_names_with_brackets_are_no_markup_on_a_terminal():
+    from timmx.cli.terminal import TerminalReporter
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    reporter = TerminalReporter(stream, verbose=False)
+    reporter.step("Asking [b].onnx")
+    reporter.advance("photo[/red].png", 0.5)
+    reporter.rows(["[out].onnx"])
+    reporter.row("[out].onnx")
+    reporter.row_done("failed", failed=True)
+    reporter.close()
+    assert "photo[/red].png" in stream.getvalue()
+    assert "[out].onnx: failed" in stream.getvalue()

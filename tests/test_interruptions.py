@@ -126,7 +126,7 @@ def test_ctrl_c_inside_a_callback_of_the_garbage_collector_is_not_lost():
     """jax has one, in which Python swallows what is raised."""
     code = """
 import gc, time
-from timmx.cli.main import keep_interrupts
+from timmx.cli.interrupts import keep_interrupts
 
 def press(phase, info, pressed=[]):
     if not pressed:

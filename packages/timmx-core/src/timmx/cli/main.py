@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
 import copy
 import gc
 import json
 import os
 import signal
 import sys
-import threading
 import traceback
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +18,7 @@ from typer.core import TyperGroup
 from timmx import registry
 from timmx.cli import commands
 from timmx.cli.export import export_command
-from timmx.cli.terminal import on_interrupt
+from timmx.cli.interrupts import keep_interrupts
 from timmx.errors import TimmxError, VerificationError
 
 if TYPE_CHECKING:
@@ -105,33 +103,9 @@ def _root(
 commands.register(app)
 
 
-def keep_interrupts() -> None:
-    """Have a Ctrl-C that fell into a callback of the garbage collector, such as jax's, come again a moment later.
-
-    Python reports what is raised there, and goes on as if nothing had been.
-    """
-    main_thread = threading.main_thread().ident
-
-    def press() -> None:
-        if main_thread is not None and hasattr(signal, "pthread_kill"):
-            signal.pthread_kill(main_thread, signal.SIGINT)  # which wakes it where it sleeps
-        else:
-            _thread.interrupt_main()
-
-    def hook(unraisable: Any) -> None:
-        if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            threading.Timer(0.05, press).start()
-        else:
-            sys.__unraisablehook__(unraisable)
-
-    sys.unraisablehook = hook
-
-
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as after Ctrl-C, nothing is left behind
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, on_interrupt)
     keep_interrupts()
     # Converters make millions of objects that stay. Looking for cycles among them every 700 took a sixth of an export's
     # time (resnet18 to four formats: 25.6 s of processor time, 21.5 s so), and the peak of memory is the same.

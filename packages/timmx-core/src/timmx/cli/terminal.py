@@ -6,29 +6,15 @@ import contextlib
 import os
 import sys
 import tempfile
-import threading
 from typing import IO, TYPE_CHECKING
 
+from timmx.cli.interrupts import stop_if_pressed
 from timmx.progress import Reporter, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.progress import Progress, TaskID
-
-
-_pressed = threading.Event()
-
-
-def on_interrupt(signum: int, frame: object) -> None:
-    """Ctrl-C: remembered, since some libraries swallow it where they import what may be missing (coremltools 9)."""
-    _pressed.set()
-    raise KeyboardInterrupt
-
-
-def _stop_if_pressed() -> None:
-    if _pressed.is_set():
-        raise KeyboardInterrupt
 
 
 class TerminalReporter(Reporter):
@@ -57,15 +43,15 @@ class TerminalReporter(Reporter):
             self._progress.start()
 
     def step(self, text: str) -> None:
-        _stop_if_pressed()
+        stop_if_pressed()
         if self._progress is not None and self._row:
             self._stage = f"{self._row}: {text}"
-            self._progress.update(self._rows[self._row], description=self._stage)
+            self._progress.update(self._rows[self._row], description=_plain(self._stage))
         elif self._progress is not None:
             for task in self._progress.tasks:
                 if not task.finished:
                     self._progress.update(task.id, total=1, completed=1)
-            self._progress.add_task(text, total=None)
+            self._progress.add_task(_plain(text), total=None)
             self._stage = text
         elif self._verbose:
             print(f"[{text}]", file=self._stream, flush=True)
@@ -73,13 +59,13 @@ class TerminalReporter(Reporter):
     def advance(self, text: str, share: float) -> None:
         if self._progress is not None and self._progress.tasks:
             last = self._rows.get(self._row, self._progress.tasks[-1].id)
-            self._progress.update(last, description=f"{self._stage}: {text} {share:.0%}")
+            self._progress.update(last, description=_plain(f"{self._stage}: {text} {share:.0%}"))
 
     def rows(self, names: Sequence[str]) -> None:
         self._waiting = list(names)
 
     def row(self, name: str) -> None:
-        _stop_if_pressed()
+        stop_if_pressed()
         self._row = name
         if self._progress is not None:
             if not self._rows:  # below the rows of the steps that all share
@@ -87,7 +73,7 @@ class TerminalReporter(Reporter):
                     self._progress.update(task.id, total=1, completed=1)
                 for waiting in self._waiting:
                     self._rows[waiting] = self._progress.add_task(
-                        f"{waiting}: waiting", total=None, start=False
+                        _plain(f"{waiting}: waiting"), total=None, start=False
                     )
             self._progress.start_task(self._rows[name])
         elif self._verbose:
@@ -96,7 +82,8 @@ class TerminalReporter(Reporter):
     def row_done(self, text: str, *, failed: bool = False) -> None:
         name, self._row = self._row, ""
         if self._progress is not None:
-            shown = f"[red]{name}: {text}[/red]" if failed else f"{name}: {text}"
+            shown = _plain(f"{name}: {text}")
+            shown = f"[red]{shown}[/red]" if failed else shown
             self._progress.update(self._rows[name], description=shown, total=1, completed=1)
         elif self._verbose:
             print(f"[{name}: {text}]", file=self._stream, flush=True)
@@ -118,6 +105,13 @@ class TerminalReporter(Reporter):
     def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+def _plain(text: str) -> str:
+    """Words as they are: a file's name may hold brackets, which rich would take for markup."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,53 @@
+"""Ctrl-C that is not lost: libraries and Python itself swallow it in places where nothing may be raised."""
+
+from __future__ import annotations
+
+import _thread
+import signal
+import sys
+import threading
+from typing import Any
+
+_pressed = threading.Event()
+
+
+def keep_interrupts() -> None:
+    """Remember each Ctrl-C, and have one that fell into a callback of the garbage collector come again.
+
+    Some libraries swallow it where they import what may be missing (coremltools 9): `stop_if_pressed` raises it at
+    the next step. In callbacks such as jax's, Python reports what is raised and goes on: then it comes again a moment
+    later.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _on_interrupt)
+    sys.unraisablehook = _again
+
+
+def stop_if_pressed() -> None:
+    """Raise a Ctrl-C that was swallowed.
+
+    Raises:
+        KeyboardInterrupt: there was one.
+    """
+    if _pressed.is_set():
+        raise KeyboardInterrupt
+
+
+def _on_interrupt(signum: int, frame: object) -> None:
+    _pressed.set()
+    raise KeyboardInterrupt
+
+
+def _again(unraisable: Any) -> None:
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, _press).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _press() -> None:
+    main_thread = threading.main_thread().ident
+    if main_thread is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main_thread, signal.SIGINT)  # which wakes it where it sleeps
+    else:
+        _thread.interrupt_main()
