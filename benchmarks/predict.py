@@ -34,7 +34,7 @@ from sklearn.datasets import load_sample_image
 from timmx.testing import awaken
 from timmx.threads import usable_cores
 from timmx.tools.stream import answers, open_for
-from timmx.tools.subject import open_subject
+from timmx.tools.subject import describe, open_subject
 
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits"
 SIZE = (500, 375)
@@ -130,7 +130,7 @@ def one_at_a_time(file: Path, paths: list[Path]) -> None:
 
 
 def stream(file: Path, paths: list[Path]) -> None:
-    with open_for(paths, file) as subject:
+    with open_for(paths, describe(file)) as subject:
         for _ in answers(subject, paths):
             pass
 

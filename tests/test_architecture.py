@@ -27,7 +27,7 @@ PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml")
 SOURCES = sorted(path for package in PACKAGES for path in package.glob("src/**/*.py"))
 
 LAYERS = (
-    {"errors", "progress", "schema", "threads"},
+    {"errors", "progress", "schema", "threads", "words"},
     {"contract"},
     {"coercion", "options", "registry"},
     {

@@ -164,12 +164,37 @@ def test_a_moved_copy_of_the_digits_exports_without_its_samples(run_timmx, tmp_p
     assert "6 made images" in done.stdout
 
 
-def test_names_with_brackets_are_no_markup_on_a_terminal():
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_step_that_tells_how_far_it_is_has_a_bar_on_a_terminal(monkeypatch):
     from timmx.cli.terminal import TerminalReporter
 
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+    monkeypatch.setenv("COLUMNS", "100")
+    for row in (False, True):
+        stream = Terminal()
+        reporter = TerminalReporter(stream, verbose=False)
+        if row:
+            reporter.rows(["a.onnx"])
+            reporter.row("a.onnx")
+        reporter.step("Opening")
+        reporter.step("Asking")
+        before = stream.getvalue()
+        reporter.advance("300 of 1,000 images", 0.3)
+        reporter.close()
+        assert "━" not in before
+        assert "%" not in before
+        shown = stream.getvalue().removeprefix(before)
+        assert "Asking: 300 of 1,000 images" in shown
+        assert "━" in shown
+        assert "30%" in shown
+        assert "left" in shown
+
+
+def test_names_with_brackets_are_no_markup_on_a_terminal():
+    from timmx.cli.terminal import TerminalReporter
 
     stream = Terminal()
     reporter = TerminalReporter(stream, verbose=False)

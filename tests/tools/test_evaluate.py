@@ -469,6 +469,21 @@ def test_a_damaged_journal_is_told_with_its_line(file, some, tmp_path):
             evaluate(file, some, resume=journal)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+def test_two_runs_do_not_write_one_journal(file, some, tmp_path):
+    import fcntl
+
+    journal = tmp_path / "journal"
+    evaluate(file, some, resume=journal)
+    before = journal.read_bytes()
+    with journal.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ConfigurationError, match="is being written by another run"):
+            evaluate(file, some, resume=journal)
+    assert journal.read_bytes() == before
+    assert evaluate(file, some, resume=journal).resumed == 99
+
+
 @pytest.mark.parametrize(("blow", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_after_ctrl_c_and_after_a_kill_the_same_command_goes_on(file, tmp_path, blow, status):
     paths = sorted(SAMPLES.glob("*/*.png"))

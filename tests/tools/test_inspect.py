@@ -162,6 +162,14 @@ def test_a_file_of_another_kind_is_one_clear_error(files, run_timmx, tmp_path):
     shutil.copy(files["onnx"], tmp_path / "a.xyz")
     assert "No installed backend opens .xyz" in refused(run_timmx, tmp_path / "a.xyz")
     assert "There is no file" in refused(run_timmx, tmp_path / "missing.onnx")
+    shutil.copy(files["onnx"], tmp_path / "B.ONNX")
+    assert "call it B.onnx" in refused(run_timmx, tmp_path / "B.ONNX")
+    for suffix in (".tflite", ".engine"):
+        (tmp_path / f"folder{suffix}").mkdir()
+        assert "is a folder" in refused(run_timmx, tmp_path / f"folder{suffix}")
+    for content, said in ((b"", "it is empty"), (b"<html>404</html>", "it is a text")):
+        (tmp_path / "a.engine").write_bytes(content)
+        assert f"no engine of TensorRT: {said}" in refused(run_timmx, tmp_path / "a.engine")
 
 
 def test_damaged_and_newer_metadata_are_told(files, run_timmx, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from timmx.errors import ConfigurationError
+from timmx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +33,9 @@ def image_paths(folder: Path, least: int = 1) -> list[Path]:
         raise ConfigurationError(f"There is no folder {folder}: a folder of images is needed.")
     paths = list_images(folder)
     if len(paths) < least:
-        raise ConfigurationError(f"{folder} holds {len(paths)} images; at least {least} are needed.")
+        raise ConfigurationError(
+            f"{folder} holds {counted(len(paths), 'image')}; at least {least} are needed."
+        )
     return paths
 
 

@@ -77,6 +77,11 @@ def backend_for(path: Path) -> ExportBackend:
         raise BackendError(
             f"{path} is a folder: name files in it, or set them side by side: timmx compare {path}"
         )
+    if suffix != suffix.lower():
+        raise BackendError(
+            f"No installed backend opens {suffix}, such as {path.name}: suffixes are written small, so call it "
+            f"{path.with_suffix(suffix.lower()).name}."
+        )
     installed = ", ".join(entry.name for entry in entries()) or "none"
     raise BackendError(
         f"No installed backend opens {suffix or 'files without a suffix'}, such as {path.name} "

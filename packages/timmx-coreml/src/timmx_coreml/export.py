@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from timmx.contract import Exported, Precision
 from timmx.errors import ConfigurationError, UnsupportedError
 from timmx.model.labels import check_count
+from timmx.schema import CLASS_KINDS
 
 from timmx_coreml.compress import compress, halve
 from timmx_coreml.convert import LABEL, PROBABILITIES, Conversion, convert
@@ -112,7 +113,7 @@ def _labels(job: ExportJob) -> tuple[str, ...]:
         ConfigurationError: there are none, or the model gives something else than classes.
     """
     output = job.metadata(Precision.FP32)["outputs"]
-    if len(output) != 1 or output[0]["kind"] not in ("logits", "probabilities"):
+    if len(output) != 1 or output[0]["kind"] not in CLASS_KINDS:
         raise ConfigurationError(
             f"--classifier needs a model with one output of classes (N, classes); this one gives "
             f"{', '.join(item['name'] for item in output)}. Leave it out."

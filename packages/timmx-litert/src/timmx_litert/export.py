@@ -10,6 +10,7 @@ from timmx.edges import feed
 from timmx.errors import UnsupportedError
 from timmx.metadata import author, weights_version
 from timmx.options import CalibrationMethod
+from timmx.schema import CLASS_KINDS
 
 from timmx_litert import task_metadata
 from timmx_litert.convert import convert
@@ -169,7 +170,7 @@ def _unfit_for_media_pipe(metadata: dict[str, Any]) -> list[str]:
         reasons.append(f"it takes pictures of {entry['size'][0]} channels, not 3")
     elif entry["normalization"] == "caller" and not len(set(entry["mean"])) == len(set(entry["std"])) == 1:
         reasons.append("mean and std differ between channels, and --normalize puts them into the file")
-    if any(output["kind"] not in ("logits", "probabilities") for output in metadata["outputs"]):
+    if any(output["kind"] not in CLASS_KINDS for output in metadata["outputs"]):
         reasons.append("its outputs are no classes")
     return reasons
 
@@ -209,7 +210,7 @@ def _task_metadata(metadata: dict[str, Any], labels: tuple[str, ...] | None) -> 
             description=output["kind"].capitalize(),
             minimum=(0.0,) if output["kind"] == "probabilities" else (),
             maximum=(1.0,) if output["kind"] == "probabilities" else (),
-            labels_file=_LABELS_FILE if labels and output["kind"] in ("logits", "probabilities") else None,
+            labels_file=_LABELS_FILE if labels and output["kind"] in CLASS_KINDS else None,
         )
         for output in metadata["outputs"]
     ]

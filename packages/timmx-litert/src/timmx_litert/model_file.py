@@ -33,7 +33,12 @@ def check(path: Path) -> None:
         ArtifactError: there is no such file, or it is something else.
     """
     if not path.is_file():
-        raise ArtifactError(f"There is no file {path}.")
+        found = (
+            f"{path} is a folder, and a LiteRT model is a file"
+            if path.is_dir()
+            else f"There is no file {path}"
+        )
+        raise ArtifactError(f"{found}.")
     with path.open("rb") as file:
         head = file.read(8)
     if head[4:8] != IDENTIFIER:

@@ -264,9 +264,11 @@ class TensorRTBackend(ExportBackend):
     def inspect(self, path: Path) -> dict[str, Any]:
         if path.suffix == ".onnx":
             return OnnxBackend().inspect(path)
-        from timmx_tensorrt.sidecar import read
+        from timmx_tensorrt.sidecar import check_plan, read
 
-        return read(path).engine
+        built = read(path).engine
+        check_plan(path, built)
+        return built
 
     def files(self, path: Path) -> tuple[Path, ...]:
         if path.suffix == ".onnx":

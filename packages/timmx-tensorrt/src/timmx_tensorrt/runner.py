@@ -11,7 +11,7 @@ from timmx.progress import reporter
 from timmx.snr import worst_db
 
 from timmx_tensorrt import gpu
-from timmx_tensorrt.sidecar import differences, read, sha256
+from timmx_tensorrt.sidecar import check_plan, differences, read
 from timmx_tensorrt.validation import missing
 
 if TYPE_CHECKING:
@@ -37,12 +37,8 @@ class EngineRunner(Runner):
             said = " ".join(f"{problem.message} {problem.mend}" for problem in problems)
             raise RuntimeUnavailable(f"{path} cannot be run here: {said}")
         built = sidecar.engine
+        check_plan(path, built)
         again = built.get("rebuild") or "timmx tensorrt, with the model that it was made from"
-        if built and sha256(path) != built.get("plan_sha256"):
-            raise ArtifactError(
-                f"{path} is not the engine that the JSON beside it is about: it was changed, or replaced by another. "
-                f"Build it again: {again}"
-            )
         from timmx_tensorrt.engine import Engine, version
 
         found = "; ".join(differences(built, gpu.facts() | {"tensorrt": version()}))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ENGINE = "engine"
+_HEAD = 4096
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,37 @@ def read(path: Path) -> Sidecar:
         ArtifactError: there is no engine, or what lies beside it is no JSON object.
     """
     if not path.is_file():
-        raise ArtifactError(f"There is no file {path}.")
+        found = (
+            f"{path} is a folder, and an engine is a file" if path.is_dir() else f"There is no file {path}"
+        )
+        raise ArtifactError(f"{found}.")
     try:
         content = parse(beside(path), beside(path).read_bytes())
     except FileNotFoundError:
         return Sidecar()
     return Sidecar({key: value for key, value in content.items() if key != _ENGINE}, content.get(_ENGINE, {}))
+
+
+def check_plan(path: Path, built: Mapping[str, Any]) -> None:
+    """Refuse a file that is not the plan that it should be, as far as that is seen without TensorRT.
+
+    Args:
+        built: `Sidecar.engine` of what lies beside it.
+
+    Raises:
+        ArtifactError: it is empty or a text, or not what the sidecar is about.
+    """
+    again = built.get("rebuild") or "timmx tensorrt, with the model that it was made from"
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if built and sha256(path) != built.get("plan_sha256"):
+        raise ArtifactError(
+            f"{path} is not the engine that the JSON beside it is about: it was changed, or replaced by another. "
+            f"Build it again: {again}"
+        )
+    if not built and b"\0" not in head:  # a plan begins with numbers of 32 and 64 bits
+        what = "a text" if head else "empty"
+        raise ArtifactError(f"{path} is no engine of TensorRT: it is {what}. Build it again: {again}")
 
 
 def sha256(*paths: Path) -> str:

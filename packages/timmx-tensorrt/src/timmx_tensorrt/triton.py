@@ -6,6 +6,8 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from timmx.schema import CLASS_KINDS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -57,7 +59,7 @@ def config(name: str, metadata: Mapping[str, Any]) -> str:
     outputs = []
     for output in metadata["outputs"]:
         shape = [-1 if isinstance(size, str) else size for size in output["shape"]]
-        named = bool(metadata["labels"]) and output["kind"] in ("logits", "probabilities")
+        named = bool(metadata["labels"]) and output["kind"] in CLASS_KINDS
         outputs.append(_tensor(output["name"], shape[1:] if batches else shape, _LABELS if named else ""))
     batch = -1 if dynamic else metadata["batch"]["size"]
     size = metadata["input"]["size"]

@@ -14,7 +14,11 @@ from timmx.progress import Reporter, reporting
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from rich.console import RenderableType
     from rich.progress import Progress, TaskID
+
+_NOT_YET = 0.999
+"""A step's whole share: it is over when the next one begins."""
 
 
 class TerminalReporter(Reporter):
@@ -30,28 +34,19 @@ class TerminalReporter(Reporter):
         self._waiting: list[str] = []
         self._row = ""
         if stream.isatty() and not verbose:
-            from rich.console import Console
-            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-            self._progress = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                TimeElapsedColumn(),
-                console=Console(file=stream),
-                transient=True,
-            )
+            self._progress = _progress(stream)
             self._progress.start()
 
     def step(self, text: str) -> None:
         stop_if_pressed()
         if self._progress is not None and self._row:
             self._stage = f"{self._row}: {text}"
-            self._progress.update(self._rows[self._row], description=_plain(self._stage))
+            self._progress.update(self._rows[self._row], description=_plain(self._stage), completed=0)
         elif self._progress is not None:
             for task in self._progress.tasks:
                 if not task.finished:
-                    self._progress.update(task.id, total=1, completed=1)
-            self._progress.add_task(_plain(text), total=None)
+                    self._progress.update(task.id, completed=1)
+            self._progress.add_task(_plain(text), total=1)
             self._stage = text
         elif self._verbose:
             print(f"[{text}]", file=self._stream, flush=True)
@@ -59,7 +54,9 @@ class TerminalReporter(Reporter):
     def advance(self, text: str, share: float) -> None:
         if self._progress is not None and self._progress.tasks:
             last = self._rows.get(self._row, self._progress.tasks[-1].id)
-            self._progress.update(last, description=_plain(f"{self._stage}: {text} {share:.0%}"))
+            self._progress.update(
+                last, description=_plain(f"{self._stage}: {text}"), completed=min(share, _NOT_YET)
+            )
 
     def rows(self, names: Sequence[str]) -> None:
         self._waiting = list(names)
@@ -70,10 +67,10 @@ class TerminalReporter(Reporter):
         if self._progress is not None:
             if not self._rows:  # below the rows of the steps that all share
                 for task in self._progress.tasks:
-                    self._progress.update(task.id, total=1, completed=1)
+                    self._progress.update(task.id, completed=1)
                 for waiting in self._waiting:
                     self._rows[waiting] = self._progress.add_task(
-                        _plain(f"{waiting}: waiting"), total=None, start=False
+                        _plain(f"{waiting}: waiting"), total=1, start=False
                     )
             self._progress.start_task(self._rows[name])
         elif self._verbose:
@@ -84,7 +81,7 @@ class TerminalReporter(Reporter):
         if self._progress is not None:
             shown = _plain(f"{name}: {text}")
             shown = f"[red]{shown}[/red]" if failed else shown
-            self._progress.update(self._rows[name], description=shown, total=1, completed=1)
+            self._progress.update(self._rows[name], description=shown, completed=1)
         elif self._verbose:
             print(f"[{name}: {text}]", file=self._stream, flush=True)
 
@@ -105,6 +102,43 @@ class TerminalReporter(Reporter):
     def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+def _progress(stream: IO[str]) -> Progress:
+    """A line for each step; with a bar and the time that is left where the step tells how far it is."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        SpinnerColumn,
+        Task,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class WhileCounted(ProgressColumn):
+        def __init__(self, column: ProgressColumn) -> None:
+            super().__init__()
+            self._column = column
+
+        def render(self, task: Task) -> RenderableType:
+            return self._column(task) if 0 < task.completed < 1 else Text()
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        WhileCounted(BarColumn(bar_width=16)),
+        WhileCounted(TaskProgressColumn()),
+        TimeElapsedColumn(),
+        WhileCounted(TimeRemainingColumn(compact=True)),
+        WhileCounted(TextColumn("left")),
+        console=Console(file=stream),
+        transient=True,
+    )
 
 
 def _plain(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ConfigurationError
 from timmx.progress import reporter
+from timmx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -83,8 +84,8 @@ def check_count(labels: Sequence[str], num_classes: int) -> None:
     if num_classes == 0:
         raise ConfigurationError("--labels names classes, but the model has none: leave it out.")
     raise ConfigurationError(
-        f"--labels has {len(labels)} names, but the model has {num_classes} classes: "
-        f"give {num_classes} names, or set --num-classes {len(labels)}."
+        f"--labels has {counted(len(labels), 'name')}, but the model has {counted(num_classes, 'class', 'classes')}: "
+        f"give {counted(num_classes, 'name')}, or set --num-classes {len(labels)}."
     )
 
 
@@ -97,7 +98,7 @@ def labels_of_config(cfg: dict[str, Any], num_classes: int) -> tuple[tuple[str, 
         if num_classes == 0:
             return None, None
         return None, (
-            f"The model's {len(names)} label names are left out: it has {num_classes} classes. "
+            f"The model's {len(names)} label names are left out: it has {counted(num_classes, 'class', 'classes')}. "
             "--labels FILE gives others."
         )
     try:

@@ -123,14 +123,14 @@ def open_model(request: ExportRequest, metadata: Mapping[str, Any], batch_size: 
             "made from, with its --num-classes and --checkpoint."
         )
     return Subject(
-        request.source,
-        TorchRunner(session),
-        ImageRecipe.of(metadata),
-        tuple(metadata["labels"]) if metadata["labels"] else None,
-        str(output["kind"]),
-        session.reference.names,
-        dict(metadata),
-        batch_size,
+        name=request.source,
+        recipe=ImageRecipe.of(metadata),
+        labels=tuple(metadata["labels"]) if metadata["labels"] else None,
+        kind=output["kind"],
+        output_names=session.reference.names,
+        metadata=dict(metadata),
+        runner=TorchRunner(session),
+        batch_size=batch_size,
     )
 
 

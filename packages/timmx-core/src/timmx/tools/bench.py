@@ -23,6 +23,7 @@ from timmx.tools.timing import (
     ratio_of_medians,
     spread,
 )
+from timmx.words import counted
 
 if TYPE_CHECKING:
     import os
@@ -138,7 +139,9 @@ def _start(
     sizes = list(wanted) if subject.batch is None else [subject.batch]
     left_out = [] if subject.batch is None else [size for size in wanted if size != subject.batch]
     notes: tuple[str, ...] = (
-        (f"it takes {_images(sizes[0])} at once, so it was not measured at {', '.join(map(str, left_out))}",)
+        (
+            f"it takes {counted(sizes[0], 'image')} at once, so it was not measured at {', '.join(map(str, left_out))}",
+        )
         if left_out
         else ()
     )
@@ -318,9 +321,5 @@ def _less(after: int | None, before: int | None) -> int | None:
     return None if after is None or before is None else after - before
 
 
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
-
-
 def _by(threads: int) -> str:
-    return f", {threads} thread{'s' * (threads != 1)}"
+    return f", {counted(threads, 'thread')}"

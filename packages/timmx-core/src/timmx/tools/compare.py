@@ -10,6 +10,7 @@ from timmx.errors import ArtifactError, BackendError, ConfigurationError, TimmxE
 from timmx.opening import backend_for
 from timmx.options import ExportRequest
 from timmx.records import MANIFEST_NAME, recall
+from timmx.schema import check_metadata
 from timmx.tools.against import refuse_model_options
 from timmx.validation import default_name
 
@@ -180,6 +181,7 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
             metadata = backend.read_metadata(path)
             if not metadata:
                 raise ArtifactError("timmx did not write it")
+            check_metadata(path, metadata)
             files = backend.files(path)
             known = (recall(path, files) or {}).get("verification", {})
             rows.append(
@@ -187,9 +189,9 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
                     path.name,
                     path,
                     backend.name,
-                    tuple(metadata.get("input", {}).get("size", ())),
+                    tuple(metadata["input"]["size"]),
                     artifact_size(files),
-                    str(metadata.get("precision", "")),
+                    metadata["precision"],
                     str(known.get("status", "")),
                     _number(known.get("snr_db")),
                     _number(known.get("top1_agreement")),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from timmx.errors import ConfigurationError
 from timmx.images import IMAGE_SUFFIXES, list_images, spread
 from timmx.progress import reporter
+from timmx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -165,8 +166,9 @@ def _folder_rows(folder: Path) -> list[Row]:
             "called as the class is, or name a CSV of path,label."
         )
     if loose:
-        what = "1 image" if loose == 1 else f"{loose} images"
-        reporter().warn(f"In no class's folder, and left out: {what} directly in {folder}.")
+        reporter().warn(
+            f"In no class's folder, and left out: {counted(loose, 'image')} directly in {folder}."
+        )
     return rows
 
 
@@ -262,7 +264,8 @@ def _read_class_map(file: Path, num_classes: int) -> list[str]:
         )
     if len(names) != num_classes:
         raise ConfigurationError(
-            f"--class-map {file} has {len(names)} names ({_some(names)}), and the file has {num_classes} classes: "
+            f"--class-map {file} has {counted(len(names), 'name')} ({_some(names)}), and the file has "
+            f"{counted(num_classes, 'class', 'classes')}: "
             "write one name a line for every class, in their order."
         )
     return names

@@ -18,8 +18,9 @@ from timmx.tools.against import TorchRunner, file_named, open_model, refuse_mode
 from timmx.tools.dataset import read_dataset
 from timmx.tools.evaluation import Evaluation, Side
 from timmx.tools.journal import Journal, Reading
-from timmx.tools.stream import answers
-from timmx.tools.subject import Subject, open_subject
+from timmx.tools.stream import answers, open_for
+from timmx.tools.subject import describe
+from timmx.words import counted
 
 if TYPE_CHECKING:
     import os
@@ -27,10 +28,7 @@ if TYPE_CHECKING:
 
     from timmx.tools.dataset import Dataset
     from timmx.tools.stream import Answer
-
-_SHOWN_EVERY_S = 0.1
-_BAR = 16
-"""Letters of the progress bar."""
+    from timmx.tools.subject import Described, Subject
 
 
 def evaluate(
@@ -64,14 +62,15 @@ def evaluate(
     """
     path, data, say = Path(path), Path(data).expanduser(), reporter()
     say.step(f"Opening {path.name}")
+    file = describe(path)
+    dataset = dataset_for(file, data, class_map).limited(limit)
+    images = [image.path for image in dataset.images]
     with ExitStack() as stack:
-        subject = stack.enter_context(open_subject(path, batch_size))
-        whole = dataset_for(subject, data, class_map)
-        dataset = whole.limited(limit)
+        subject = stack.enter_context(open_for(images, file, batch_size))
         other = None
         if against is not None or model_options:
             say.step(f"Opening {against}")
-            other = stack.enter_context(_open_other(subject, against, model_options))
+            other = stack.enter_context(_open_other(subject, images, against, model_options))
         journal = None
         if resume is not None:
             about = _identity(subject)
@@ -87,16 +86,16 @@ def evaluate(
         return Evaluation.of(path, subject.metadata, dataset, side, second)
 
 
-def dataset_for(subject: Subject, data: Path, class_map: Path | None = None) -> Dataset:
+def dataset_for(file: Described, data: Path, class_map: Path | None = None) -> Dataset:
     """The images of `data` by the classes of an artifact.
 
     Raises:
         ArtifactError: it ranks no classes, or takes no images.
         ConfigurationError: the data does not fit; see `read_dataset`.
     """
-    subject.require_classes()
-    subject.recipe.check()
-    return read_dataset(data, subject.name, subject.labels, subject.num_classes, class_map)
+    file.require_classes()
+    file.recipe.check()
+    return read_dataset(data, file.name, file.labels, file.num_classes, class_map)
 
 
 def read_all(
@@ -131,20 +130,15 @@ def read_all(
         answers(subject, [dataset.images[number].path for number in numbers], workers=workers)
         for numbers in (again, left)
     )
-    start = shown = time.perf_counter()
+    start = time.perf_counter()
     try:
         for asked, (number, answer) in enumerate(zip(order, stream, strict=True), 1):
             reading = _reading(answer, dataset.images[number].truth)
             if journal:
                 journal.add(of, number, reading)
             readings[number : number + 1] = [reading]
-            now = time.perf_counter()
-            if now - shown > _SHOWN_EVERY_S:
-                shown = now
-                ahead = _clock((now - start) * (len(order) - asked) / asked)
-                done = total - len(order) + asked
-                say.advance(_bar(done, total, f", {ahead} left"), done / total)
-        say.advance(_bar(total, total), 1.0)
+            done = total - len(order) + asked
+            say.advance(f"{done:,} of {counted(total, 'image')}", done / total)
     except (KeyboardInterrupt, SystemExit):
         if journal:
             say.warn(f"{len(readings):,} of {total:,} answers are kept: the same command goes on from there.")
@@ -177,23 +171,21 @@ def _reading(answer: Answer, truth: int) -> Reading:
     return Reading(read, float(found[read]), before)
 
 
-def _open_other(subject: Subject, against: Any, options: Mapping[str, Any] | None) -> Subject:
+def _open_other(
+    subject: Subject, images: Sequence[Path], against: Any, options: Mapping[str, Any] | None
+) -> Subject:
     """What to compare with: a file, or a PyTorch model."""
     file = file_named(against)
     if file is not None:
         refuse_model_options(options, f"and --against {against} is a file: leave it out")
-        other = open_subject(file)
-        try:
-            _check_alike(subject, other)
-        except BaseException:
-            other.runner.close()
-            raise
-        return other
+        other = describe(file)
+        _check_alike(subject, other)
+        return open_for(images, other)
     request = request_for(subject.metadata, against, options)
     return open_model(request, subject.metadata, subject.batch_size)
 
 
-def _check_alike(subject: Subject, other: Subject) -> None:
+def _check_alike(subject: Described, other: Described) -> None:
     other.require_classes()
     mine, its = subject.num_classes, other.num_classes
     if mine != its or (subject.labels and other.labels and subject.labels != other.labels):
@@ -204,7 +196,7 @@ def _check_alike(subject: Subject, other: Subject) -> None:
 
 
 def _classes(count: int, labels: Sequence[str] | None) -> str:
-    return f"{count} classes" + (f" ({', '.join(islice(labels, 3))}, ...)" if labels else "")
+    return counted(count, "class", "classes") + (f" ({', '.join(islice(labels, 3))}, ...)" if labels else "")
 
 
 def _identity(reader: Subject) -> dict[str, Any]:
@@ -215,15 +207,3 @@ def _identity(reader: Subject) -> dict[str, Any]:
         assert isinstance(reader.runner, TorchRunner)
         found = reader.runner.weights_sha256
     return {"name": reader.name, "sha256": found, "recipe": reader.metadata["input"]}
-
-
-def _bar(done: int, total: int, more: str = "") -> str:
-    """How far it is, for a terminal."""
-    full = _BAR * done // total
-    return f"{'━' * full}{'┄' * (_BAR - full)} {done:,} of {total:,} images{more}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from typing import IO
 
     from timmx.tools.dataset import Dataset, LabelledImage
+
+if sys.platform == "win32":
+    fcntl = None
+else:
+    import fcntl
 
 _KIND, _SCHEMA = "timmx eval", 2
 _READERS = ("subject", "second")
@@ -55,8 +61,8 @@ class Journal:
         dataset: the images. Those that were answered before are read once, to see that they are the same.
 
     Raises:
-        ConfigurationError: the file is no journal, is damaged, is one of something else, or an image that it answers
-            has changed since. It is left as it is.
+        ConfigurationError: the file is no journal, is damaged, is one of something else, another run writes it, or an
+            image that it answers has changed since. It is left as it is.
         ArtifactError: it cannot be read or written.
     """
 
@@ -68,25 +74,52 @@ class Journal:
         header = {"journal": _KIND, "schema": _SCHEMA, "subject": dict(subject), "data": _listing(dataset)}
         first = _line(header)
         try:
-            content = path.read_bytes() if path.exists() else b""
+            self._stream: IO[bytes] = path.open("a+b", buffering=0)
+        except OSError as exc:
+            raise self._failing(exc) from exc
+        try:
+            self._alone()
+            self._stream.seek(0)
+            content = self._stream.read()
             if first.startswith(content):  # new, or cut off in the first line
-                path.write_bytes(first)
+                self._stream.truncate(0)
+                self._stream.write(first)
             else:
                 self._check(content, header)
                 whole = content[: content.rindex(b"\n") + 1]
                 self._read(whole)
                 self._check_images()
                 if whole != content:
-                    _cut(path, len(whole))
-            self._stream: IO[bytes] = path.open("ab", buffering=0)
+                    self._stream.truncate(len(whole))
         except OSError as exc:
+            self._stream.close()
             raise self._failing(exc) from exc
+        except BaseException:
+            self._stream.close()
+            raise
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._stream.close()
+
+    def _alone(self) -> None:
+        """Keep the file for this run, until it is closed or its process ends.
+
+        Raises:
+            ConfigurationError: another run has it.
+        """
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise ConfigurationError(
+                f"--resume {self._path} is being written by another run: let it end, or name another file."
+            ) from exc
+        except OSError:  # a file system without locks
+            return
 
     def second(self, reader: Mapping[str, Any]) -> None:
         """State who else reads the images.
@@ -256,11 +289,6 @@ def _listing(dataset: Dataset) -> dict[str, Any]:
 
 def _line(entry: Mapping[str, Any]) -> bytes:
     return json.dumps(entry, ensure_ascii=True).encode() + b"\n"
-
-
-def _cut(path: Path, length: int) -> None:
-    with path.open("r+b") as stream:
-        stream.truncate(length)
 
 
 def _told(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

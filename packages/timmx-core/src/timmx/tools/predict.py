@@ -14,6 +14,8 @@ from timmx.errors import ConfigurationError
 from timmx.images import IMAGE_SUFFIXES, list_images
 from timmx.progress import reporter
 from timmx.tools.stream import Answer, answers, open_for
+from timmx.tools.subject import describe
+from timmx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,7 +117,7 @@ def predict(
     found: list[Prediction] = []
     unreadable: list[tuple[Path, str]] = []
     silent = 0
-    with open_for(paths, file, batch_size) as subject:
+    with open_for(paths, describe(file), batch_size) as subject:
         stream = answers(subject, paths, workers=workers)
         say.step(f"Asking {file.name}")
         start = time.perf_counter()
@@ -130,7 +132,8 @@ def predict(
                     say.warn(error)
             else:
                 found.append(_prediction(answer, subject.labels, top_k))
-            say.advance(f"{answer.path.name}", (len(found) + len(unreadable)) / len(paths))
+            done = len(found) + len(unreadable)
+            say.advance(f"{done:,} of {counted(len(paths), 'image')}", done / len(paths))
         seconds = time.perf_counter() - start
         name = str(subject.metadata["model"]["name"])
     if not found:

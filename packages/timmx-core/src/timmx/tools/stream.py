@@ -15,14 +15,13 @@ import numpy as np
 from timmx.errors import ConfigurationError
 from timmx.images import spread
 from timmx.threads import held_to, usable_cores
-from timmx.tools.subject import open_subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
-    from timmx.tools.subject import Subject
+    from timmx.tools.subject import Described, Subject
 
 _MOST_WORKERS = 16
 """Decoding threads, unless someone asks for more: each needs Python's lock between Pillow's long calls."""
@@ -46,7 +45,7 @@ class Answer:
     error: str = ""
 
 
-def open_for(paths: Sequence[Path], file: Path, batch_size: int | None = None) -> Subject:
+def open_for(paths: Sequence[Path], file: Described, batch_size: int | None = None) -> Subject:
     """Open a file to answer these images: the runtime gets as many threads as leave decoding its share of the cores.
 
     Where the model is small, threads of the runtime would mostly wait for images, some of them busily: on two cores
@@ -55,7 +54,7 @@ def open_for(paths: Sequence[Path], file: Path, batch_size: int | None = None) -
 
     Args:
         paths: of the image files.
-        file: of any installed backend's suffix.
+        file: of `timmx.tools.subject.describe`.
         batch_size: see `open_subject`.
 
     Raises:
@@ -63,10 +62,10 @@ def open_for(paths: Sequence[Path], file: Path, batch_size: int | None = None) -
     """
     cores = usable_cores()
     if cores == 1 or len(paths) < _WORTH_MEASURING:
-        return open_subject(file, batch_size)
+        return file.open(batch_size)
     start = time.perf_counter()
     with held_to(1):
-        subject = open_subject(file, batch_size)
+        subject = file.open(batch_size)
     opening = time.perf_counter() - start
     try:
         decode, run = _costs(subject, spread(paths, 5))
@@ -79,7 +78,7 @@ def open_for(paths: Sequence[Path], file: Path, batch_size: int | None = None) -
     subject.runner.close()
     threads = math.ceil(cores * run / (decode + run))
     with held_to(threads if threads < cores else None):
-        return open_subject(file, batch_size)
+        return file.open(batch_size)
 
 
 def _costs(subject: Subject, paths: Sequence[Path]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What the tools run: an artifact opened by its own metadata, or a PyTorch model in the same place."""
+"""What the tools run: an artifact by its own metadata, or a PyTorch model in the same place."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from timmx.errors import ArtifactError, ConfigurationError, TimmxError
 from timmx.opening import described
 from timmx.preprocess import ImageRecipe
 from timmx.schema import CLASS_KINDS
+from timmx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,39 +25,29 @@ _MOST_AT_ONCE = 8
 """Images in a batch where the batch is open and nobody says how many."""
 
 
-@dataclass(frozen=True)
-class Subject:
-    """Something that answers images: opened, with its recipe. Usable in `with`, which closes the runner.
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What answers images, as far as that is known before it is opened.
 
     Attributes:
         name: as a person would name it: the file's name, or the model's.
-        runner: arrays in, arrays out.
         recipe: from an image to its input.
         labels: the classes' names by number, or None where nobody knows them.
         kind: of the first output: `logits`, `probabilities`, `embedding`, `features` or `tensor`.
         output_names: in the order of the metadata.
         metadata: what the file says of itself; for a model, that of the file that it stands beside.
-        batch_size: how many images are run at once.
         path: of the file; None for a model.
-        backend: that opened it; None for a model.
+        backend: that opens it; None for a model.
     """
 
     name: str
-    runner: Runner
     recipe: ImageRecipe
     labels: tuple[str, ...] | None
     kind: str
     output_names: tuple[str, ...]
     metadata: dict[str, Any]
-    batch_size: int
     path: Path | None = None
     backend: ExportBackend | None = None
-
-    def __enter__(self) -> Subject:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.runner.close()
 
     @property
     def ranks_classes(self) -> bool:
@@ -78,6 +69,45 @@ class Subject:
             raise ArtifactError(
                 f"{self.name} gives {self.kind}, not classes: use timmx.open in Python, which gives its numbers."
             )
+
+    def open(self, batch_size: int | None = None) -> Subject:
+        """The file, ready to run; for errors see `open_subject`."""
+        path, batch = self.path, self.metadata["batch"]
+        assert path is not None, "a model is opened by open_model"
+        assert self.backend is not None, "whoever read the metadata is the backend"
+        fixed = None if batch.get("dynamic") else batch["size"]
+        if fixed is not None and batch_size not in (None, fixed):
+            raise ConfigurationError(
+                f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}: leave --batch-size out, or export "
+                "it with --dynamic-batch."
+            )
+        runner = self.backend.open(path)
+        try:
+            _check_edges(path, runner, self.metadata)
+            size = fixed or batch_size or _batch_of(runner)
+        except BaseException:
+            runner.close()
+            raise
+        return Subject(**vars(self), runner=runner, batch_size=size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject(Described):
+    """Something that answers images: opened. Usable in `with`, which closes the runner.
+
+    Attributes:
+        runner: arrays in, arrays out.
+        batch_size: how many images are run at once.
+    """
+
+    runner: Runner
+    batch_size: int
+
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.runner.close()
 
     def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
         """The answers to any number of inputs, in batches as the artifact takes them.
@@ -125,6 +155,27 @@ class Subject:
             raise ArtifactError(f"{self.name} fails at a batch of {len(batch)}: {said}") from exc
 
 
+def describe(path: Path) -> Described:
+    """A file that timmx wrote; nothing is run.
+
+    Raises:
+        ArtifactError: there is no such file, it is damaged, or timmx did not write it.
+        BackendError: no installed backend opens it.
+    """
+    path = path.expanduser()
+    backend, metadata = described(path)
+    return Described(
+        name=path.name,
+        recipe=ImageRecipe.of(metadata),
+        labels=tuple(metadata["labels"]) if metadata["labels"] else None,
+        kind=metadata["outputs"][0]["kind"],
+        output_names=tuple(output["name"] for output in metadata["outputs"]),
+        metadata=metadata,
+        path=path,
+        backend=backend,
+    )
+
+
 def open_subject(path: Path, batch_size: int | None = None) -> Subject:
     """Open a file that timmx wrote.
 
@@ -138,33 +189,7 @@ def open_subject(path: Path, batch_size: int | None = None) -> Subject:
         ConfigurationError: the file has another batch.
         RuntimeUnavailable: it cannot run here.
     """
-    path = path.expanduser()
-    backend, metadata = described(path)
-    fixed = None if metadata["batch"].get("dynamic") else metadata["batch"]["size"]
-    if fixed is not None and batch_size not in (None, fixed):
-        raise ConfigurationError(
-            f"{path} takes {fixed} images at once, not {batch_size}: leave --batch-size out, or export it with "
-            "--dynamic-batch."
-        )
-    runner = backend.open(path)
-    try:
-        _check_edges(path, runner, metadata)
-        size = fixed or batch_size or _batch_of(runner)
-    except BaseException:
-        runner.close()
-        raise
-    return Subject(
-        path.name,
-        runner,
-        ImageRecipe.of(metadata),
-        tuple(metadata["labels"]) if metadata["labels"] else None,
-        metadata["outputs"][0]["kind"],
-        tuple(output["name"] for output in metadata["outputs"]),
-        metadata,
-        size,
-        path,
-        backend,
-    )
+    return describe(path).open(batch_size)
 
 
 def _check_edges(path: Path, runner: Runner, metadata: dict[str, Any]) -> None:

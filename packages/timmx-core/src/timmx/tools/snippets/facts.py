@@ -53,28 +53,24 @@ class Facts:
 
     @classmethod
     def of(cls, path: Path, metadata: Mapping[str, Any]) -> Facts:
-        """Read from metadata.
-
-        Raises:
-            LookupError, TypeError, ValueError: it is not what timmx writes.
-        """
+        """Read from metadata that `timmx.schema.check_metadata` has passed."""
         recipe, entry, output = ImageRecipe.of(metadata), metadata["input"], metadata["outputs"][0]
         return cls(
             path.name,
             path.as_posix(),
             recipe,
             recipe.config.scaled_size,
-            None if metadata["batch"].get("dynamic") else int(metadata["batch"]["size"]),
-            str(entry["name"]),
-            str(entry["layout"]),
-            str(entry["dtype"]),
+            None if metadata["batch"].get("dynamic") else metadata["batch"]["size"],
+            entry["name"],
+            entry["layout"],
+            entry["dtype"],
             None if takes_bytes(entry) else _stored(entry),
-            str(output["name"]),
-            str(output["kind"]),
-            str(output.get("dtype", "float32")),
+            output["name"],
+            output["kind"],
+            output.get("dtype", "float32"),
             _stored(output),
-            tuple(map(int, output["shape"][1:])),
-            tuple(map(str, metadata["labels"])) if metadata["labels"] else None,
+            tuple(output["shape"][1:]),
+            tuple(metadata["labels"]) if metadata["labels"] else None,
         )
 
     @property
