@@ -310,7 +310,7 @@ def test_labels_are_counted(digits, tmp_path):
     path = tmp_path / "labels.txt"
     path.write_text("".join(f"digit {number}\n" for number in range(10)))
     assert load(digits, labels=path).labels == tuple(f"digit {number}" for number in range(10))
-    with pytest.raises(ConfigurationError, match="1 names, but the model has 10 classes"):
+    with pytest.raises(ConfigurationError, match="1 name, but the model has 10 classes"):
         load(digits, labels=("one",))
 
 

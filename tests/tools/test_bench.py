@@ -75,19 +75,14 @@ class Sleeper(Runner):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, Path]:
+def files(exported_digits) -> dict[str, Path]:
     """The digits in each format: two with an open batch, two that take one image."""
-    folder = tmp_path_factory.mktemp("files")
-    made = {}
-    for backend, suffix, options in (
-        ("onnx", "onnx", {"dynamic_batch": True}),
-        ("torch-export", "pt2", {"dynamic_batch": True}),
-        ("litert", "tflite", {}),
-        ("coreml", "mlpackage", {}),
-    ):
-        output = folder / f"digits.{suffix}"
-        made[backend] = api.export(backend, DIGITS, output=output, verify=False, **options).path
-    return made
+    return {
+        "onnx": exported_digits("onnx", dynamic_batch=True),
+        "torch-export": exported_digits("torch-export", dynamic_batch=True),
+        "litert": exported_digits("litert"),
+        "coreml": exported_digits("coreml"),
+    }
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_a_class_map_joins_other_names_with_the_classes(folder, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("cat\n", "has 1 names (cat), and the file has 2 classes"),
+        ("cat\n", "has 1 name (cat), and the file has 2 classes"),
         ("cat\ncat\n", "more than once: cat"),
         ("cat\ncow\n", "of which 1 are no class of f.onnx: dog. The 2 names of --class-map"),
         (None, "cannot be read"),

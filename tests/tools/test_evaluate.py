@@ -31,8 +31,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def file(folder, digits):
-    return timmx.export("onnx", digits, output=folder / "digits.onnx", dynamic_batch=True, verify=False).path
+def file(exported_digits):
+    return exported_digits("onnx", dynamic_batch=True)
 
 
 @pytest.fixture(scope="module")
@@ -273,8 +273,8 @@ def test_nothing_that_it_reads_is_overwritten(file, some, tmp_path, run_timmx):
         assert {path: path.read_bytes() for path in here.iterdir()} == before
 
 
-def test_nothing_is_written_into_an_artifact_that_is_a_folder(digits, some, tmp_path, run_timmx):
-    package = timmx.export("coreml", digits, output=tmp_path / "digits.mlpackage", verify=False).path
+def test_nothing_is_written_into_an_artifact_that_is_a_folder(exported_digits, some, tmp_path, run_timmx):
+    package = exported_digits("coreml")
     for flag, name in (("--csv", "new.csv"), ("--resume", "journal"), ("--report", "new.html")):
         done = run_timmx("eval", package, "--data", some, flag, package / name)
         assert done.exit_code == 2

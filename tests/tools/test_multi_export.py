@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-import timmx
 from plugins import timmx as in_a_process
 from timmx.errors import ConfigurationError, TimmxError
 from timmx.records import digest, recall
@@ -31,12 +30,9 @@ def contents(path: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def singles(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def singles(exported_digits) -> dict[str, Path]:
     """Each format by its own command."""
-    folder = tmp_path_factory.mktemp("singles")
-    for name, suffix in FORMATS.items():
-        timmx.export(name, digits, output=folder / f"digits{suffix}")
-    return folder
+    return {name: exported_digits(name) for name in FORMATS}
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +44,14 @@ def four(digits: str, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_is_the_same_as_of_its_own_command(name, singles, four):
-    suffix = FORMATS[name]
-    assert contents(four.folder / f"digits{suffix}") == contents(singles / f"digits{suffix}")
+    assert contents(four.folder / f"digits{FORMATS[name]}") == contents(singles[name])
 
 
 def test_the_order_of_the_targets_changes_nothing(digits, singles, tmp_path):
     backwards = export_many(digits, [*reversed(FORMATS)], tmp_path)
     assert not backwards.failures
-    for suffix in FORMATS.values():
-        assert contents(tmp_path / f"digits{suffix}") == contents(singles / f"digits{suffix}")
+    for name, suffix in FORMATS.items():
+        assert contents(tmp_path / f"digits{suffix}") == contents(singles[name])
 
 
 def test_the_model_is_loaded_and_traced_once(four):

@@ -26,27 +26,21 @@ SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples
 
 
 @pytest.fixture(scope="module")
-def one(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one(exported_digits) -> Path:
     """Takes one image at once."""
-    path = tmp_path_factory.mktemp("one") / "digits.onnx"
-    timmx.export("onnx", digits, output=path)
-    return path
+    return exported_digits("onnx")
 
 
 @pytest.fixture(scope="module")
-def many(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many(exported_digits) -> Path:
     """Takes any number of images."""
-    path = tmp_path_factory.mktemp("many") / "digits.onnx"
-    timmx.export("onnx", digits, output=path, dynamic_batch=True)
-    return path
+    return exported_digits("onnx", dynamic_batch=True)
 
 
 @pytest.fixture(scope="module")
-def three(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Takes three images at once, as bytes, and answers with probabilities."""
-    path = tmp_path_factory.mktemp("three") / "digits.tflite"
-    timmx.export("litert", digits, output=path, batch_size=3, softmax=True)
-    return path
+def three(exported_digits) -> Path:
+    """Takes three images at once, and answers with probabilities."""
+    return exported_digits("litert", batch_size=3, softmax=True)
 
 
 @pytest.fixture
@@ -193,7 +187,7 @@ def test_answers_that_are_no_numbers_are_no_predictions(run_timmx, folder: Path,
         (["*.png"], "No image matches '*.png'"),
         (["photos", "--top-k", "0"], "--top-k 0"),
         (["photos", "--batch-size", "0"], "--batch-size 0"),
-        (["photos", "--batch-size", "4"], "takes 1 images at once, not 4"),
+        (["photos", "--batch-size", "4"], "takes 1 image at once, not 4"),
         (["photos", "--workers", "0"], "--workers is 1 or more"),
         (["photos", "--csv", "--json"], "give one of them"),
     ],

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-import timmx
 from timmx.errors import ArtifactError
 from timmx.schema import check_metadata
 
@@ -41,8 +40,8 @@ CASES = [(where, value) for where, values in WRONG.items() for value in values]
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory, digits) -> Path:
-    return timmx.export("onnx", digits, output=tmp_path_factory.mktemp("schema") / "digits.onnx").path
+def file(exported_digits) -> Path:
+    return exported_digits("onnx")
 
 
 def edited(metadata: dict, where: str, value: object) -> dict:

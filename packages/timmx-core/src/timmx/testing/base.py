@@ -112,6 +112,33 @@ class ConformanceBase:
 
         return run
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def _kept(cls) -> dict[Any, ExportResult]:
+        """What `exported` has made for this class."""
+        return {}
+
+    @pytest.fixture
+    def exported(
+        self,
+        export: Callable[..., ExportResult],
+        subject: ExportBackend,
+        _kept: dict[Any, ExportResult],
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> Callable[..., ExportResult]:
+        """As `export`, but made once for all checks that ask for the same: they leave it as it is."""
+
+        def run(model: str = "test_resnet", **options: Any) -> ExportResult:
+            key = (model, *sorted(options.items()))
+            if key not in _kept:
+                further = self.open_batch_options if options.get("dynamic_batch") else {}
+                suffix = self.suffix(subject, dict(self.export_options) | further | options)
+                output = tmp_path_factory.mktemp("exported") / f"model{suffix}"
+                _kept[key] = export(model, output=output, **options)
+            return _kept[key]
+
+        return run
+
     def suffix(self, subject: ExportBackend, options: dict[str, Any]) -> str:
         """The suffix that these options write."""
         from timmx.coercion import build, option_types

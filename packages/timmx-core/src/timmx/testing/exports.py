@@ -32,8 +32,8 @@ class ExportChecks(ConformanceBase):
 
     @export_check
     @pytest.mark.parametrize("model", MODELS)
-    def test_export(self, export: Export, subject: ExportBackend, model: str) -> None:
-        result = export(model)
+    def test_export(self, exported: Export, subject: ExportBackend, model: str) -> None:
+        result = exported(model)
         assert result.path.exists()
         assert result.verification.status in GOOD, result.verification.reason
         assert set(result.files) == set(subject.files(result.path)), "`files` names all that belongs together"
@@ -42,8 +42,8 @@ class ExportChecks(ConformanceBase):
     @export_check
     @requires("dynamic_batch")
     @pytest.mark.parametrize("model", MODELS)
-    def test_dynamic_batch(self, export: Export, model: str) -> None:
-        result = export(model, dynamic_batch=True)
+    def test_dynamic_batch(self, exported: Export, model: str) -> None:
+        result = exported(model, dynamic_batch=True)
         assert result.metadata["batch"] == {"dynamic": True}
         assert result.verification.status in GOOD, result.verification.reason
 
@@ -68,8 +68,8 @@ class ExportChecks(ConformanceBase):
         assert result.metadata["model"]["weights_sha256"] == hash_weights(module)
 
     @export_check
-    def test_normalize_and_softmax(self, export: Export) -> None:
-        result = export(normalize=True, softmax=True)
+    def test_normalize_and_softmax(self, exported: Export) -> None:
+        result = exported(normalize=True, softmax=True)
         assert result.metadata["input"]["normalization"] == "graph"
         assert [output["kind"] for output in result.metadata["outputs"]] == ["probabilities"]
 
@@ -109,8 +109,8 @@ class ExportChecks(ConformanceBase):
 
     @export_check
     @requires("reproducible")
-    def test_same_bytes_twice(self, export: Export) -> None:
-        first, second = export(name="model"), export(name="again")
+    def test_same_bytes_twice(self, export: Export, exported: Export) -> None:
+        first, second = exported(), export(name="again")
         contents = [
             [_content(path) for path in sorted(result.files, key=lambda path: path.suffix)]
             for result in (first, second)
