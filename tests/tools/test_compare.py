@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timmx
 from timmx.errors import ArtifactError, ConfigurationError
+from timmx.tools.bench_result import BenchResult
 from timmx.tools.compare import Row, SideBySide, compare
 from timmx.tools.compare_report import compare_report
 from timmx.tools.multi_export import export_many
@@ -65,8 +66,10 @@ def test_all_that_can_be_measured(run_timmx, made, few, digits, tmp_path):
     assert [line.split()[0] for line in files] == ["digits-fp16.onnx", "digits.onnx", "digits.pt2"]
     assert all("100.0 %" in line and " ms" in line for line in files)
     page = (tmp_path / "side.html").read_text()
+    assert "most accurate" not in page  # all read the same share
     for words in (
         "Accuracy over latency",
+        "reads as what",
         "Latencies",
         "digits-fp16.onnx",
         "digits (PyTorch)",
@@ -128,6 +131,13 @@ def test_no_file_is_called_the_fastest_where_runs_differ_in_work():
         assert "is the fastest" not in summary
         assert "no ranking" in notes
     assert told(small)[0] == "One file: small.onnx. It takes 1 ms a run here."
+
+
+def test_doubts_of_the_latencies_stand_beside_them(tmp_path):
+    row = Row("a.onnx", Path("a.onnx"), "onnx", (3, 32, 32), 10, batch_size=1, p50_ms=1.0)
+    found = SideBySide(Path("out"), (row,), bench=BenchResult((), None, 1, 0.1, ("This machine is noisy.",)))
+    assert "This machine is noisy." in compare_report(found, {}, ()).sections[0].note
+    assert found.to_dict()["warnings"] == ["This machine is noisy."]
 
 
 def test_what_has_no_place_in_the_plot_is_named():

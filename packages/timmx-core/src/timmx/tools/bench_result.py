@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from timmx.tools.timing import QUANTILES, pooled_quantiles
+from timmx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,7 +154,7 @@ class BenchResult:
         if len({other.batch_size for other in self.cases}) > 1:
             further.append(f"batch {case.batch_size}")
         if len({other.threads for other in self.cases}) > 1:
-            further.append(f"{case.threads} thread{'s' * (case.threads != 1)}")
+            further.append(counted(case.threads, "thread"))
         return ", ".join([case.name, *further])
 
     @property

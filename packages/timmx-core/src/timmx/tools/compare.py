@@ -108,6 +108,7 @@ class SideBySide:
             "data": None if self.data is None else str(self.data),
             "rows": [row.to_dict() for row in self.rows],
             "left_out": [{"name": name, "reason": reason} for name, reason in self.left_out],
+            "warnings": [] if self.bench is None else list(self.bench.warnings),
             "environment": {} if self.bench is None else self.bench.environment,
         }
 

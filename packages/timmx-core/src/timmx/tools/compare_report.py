@@ -104,7 +104,7 @@ def _table(found: SideBySide) -> Table:
     if found.evaluations:
         notes.append("The interval of the accuracy is of 95 %.")
     if found.bench is not None:
-        notes.append("Latency is the median of a run.")
+        notes += ["Latency is the median of a run.", *found.bench.warnings]
     if not found.alike:
         notes.append("Runs differ in the size or the number of their images: their latencies are no ranking.")
     if found.unverified:
@@ -188,14 +188,14 @@ def _matrices(found: SideBySide) -> list[Matrix]:
     ranked: list[Row] = sorted(
         (row for row in found.rows if row.name in found.evaluations), key=lambda row: row.top1 or 0.0
     )
-    chosen = {"the most accurate": ranked[-1]}
+    chosen = {"": ranked[-1]}
     if ranked[0].top1 != ranked[-1].top1:
-        chosen["the least accurate"] = ranked[0]
+        chosen = {", the most accurate,": ranked[-1], ", the least accurate,": ranked[0]}
     matrices = []
     for what, row in chosen.items():
         sections = evaluation_report(found.evaluations[row.name], {}, ()).sections
         matrices += [
-            replace(section, title=f"What {row.name}, {what}, reads as what")
+            replace(section, title=f"What {row.name}{what} reads as what")
             for section in sections
             if isinstance(section, Matrix)
         ]
