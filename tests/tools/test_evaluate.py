@@ -302,6 +302,8 @@ def test_a_csv_of_its_own_is_replaced_and_a_link_stays_one(file, some, tmp_path,
         (["FILE", "--data", SAMPLES, "--pretrained"], "name it with --against"),
         (["FILE", "--data", SAMPLES, "--limit", 0], "--limit 0"),
         (["FILE", "--data", SAMPLES, "--workers", 0], "--workers is 1 or more"),
+        (["FILE", "--data", SAMPLES, "--batch-size", 0], "--batch-size 0 runs nothing"),
+        (["FILE", "--data", SAMPLES, "--batch-size", -1], "--batch-size -1 runs nothing"),
         (["FILE", "--data", SAMPLES, "--report", "out.txt"], "Name it out.html"),
         (
             ["FILE", "--data", SAMPLES, "--csv", "no/such/folder.csv"],

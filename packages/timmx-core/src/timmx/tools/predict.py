@@ -107,8 +107,6 @@ def predict(
     """
     if top_k < 1:
         raise ConfigurationError(f"--top-k {top_k} shows nothing: it is 1 or more.")
-    if batch_size is not None and batch_size < 1:
-        raise ConfigurationError(f"--batch-size {batch_size} runs nothing: it is 1 or more.")
     if not file.expanduser().exists():
         raise ConfigurationError(f"There is no file {file}.")
     paths = find_images(images)

@@ -75,6 +75,8 @@ class Described:
         path, batch = self.path, self.metadata["batch"]
         assert path is not None, "a model is opened by open_model"
         assert self.backend is not None, "whoever read the metadata is the backend"
+        if batch_size is not None and batch_size < 1:
+            raise ConfigurationError(f"--batch-size {batch_size} runs nothing: it is 1 or more.")
         fixed = None if batch.get("dynamic") else batch["size"]
         if fixed is not None and batch_size not in (None, fixed):
             raise ConfigurationError(
