@@ -358,8 +358,8 @@ def test_busy_cores_are_told(sleepers):
             process.kill()
             process.wait()
     assert done.returncode == 0
-    (before, *_) = json.loads(done.stdout)["warnings"]
-    assert "cores busy before measuring began" in before
+    (before,) = (text for text in json.loads(done.stdout)["warnings"] if "before measuring began" in text)
+    assert "cores busy" in before
     assert before.split()[0] == "Other"
     assert "cores busy before measuring began" in done.stderr.replace("\n", " ")
 
@@ -389,6 +389,7 @@ def test_a_case_beside_no_base_says_why_it_has_no_ratio(sleepers):
     )
     assert done.returncode == 0, done.stderr
     assert "four.sleeper: no ratio, since one.sleeper was not measured at batch 4" in done.stdout
+    assert "1 round cannot give the ratios an interval: ask for 5 or more." in done.stderr
 
 
 def test_remarks_name_files_and_not_each_case(sleepers):

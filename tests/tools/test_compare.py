@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import timmx
+from plugins import timmx as in_a_process
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.tools.bench_result import BenchResult
 from timmx.tools.compare import Row, SideBySide, compare
@@ -133,9 +134,37 @@ def test_no_file_is_called_the_fastest_where_runs_differ_in_work():
     assert told(small)[0] == "One file: small.onnx. It takes 1 ms a run here."
 
 
+def test_files_that_no_backend_here_opens_are_named_with_the_mend(made):
+    for disabled, left in (("torch-export", "digits.pt2"), ("onnx,tensorrt,torch-export", "digits.onnx")):
+        done = in_a_process("compare", made, "--no-bench", TIMMX_DISABLE_BACKENDS=disabled)
+        assert f"{left}: Backend" in done.stdout + done.stderr
+        assert "TIMMX_DISABLE_BACKENDS names it" in done.stdout + done.stderr
+        assert done.returncode == (0 if disabled == "torch-export" else 2)
+        assert "timmx export" not in done.stderr
+
+
+def test_verifications_on_different_inputs_are_no_ranking(run_timmx, made, tmp_path):
+    row = Row("a.onnx", Path("a.onnx"), "onnx", (3, 32, 32), 10, snr_db=90.0, inputs="500 images of samples")
+    other = replace(row, name="b.pt2", inputs="6 made images")
+    assert SideBySide(Path("out"), (row, replace(row, name="b.pt2"))).mixed_inputs == ""
+    assert (
+        "a.onnx on 500 images of samples; b.pt2 on 6 made images"
+        in SideBySide(Path(), (row, other)).mixed_inputs
+    )
+    shutil.copytree(made, tmp_path / "out")
+    record = tmp_path / "out" / "timmx.json"
+    known = json.loads(record.read_text())
+    known["artifacts"]["digits.pt2"]["verification"]["origin"] = "20 images of elsewhere/few"
+    record.write_text(json.dumps(known))
+    done = run_timmx("compare", "out", "--no-bench", "--report", "side.html")
+    assert "digits.pt2 on 20 images of few." in done.stdout
+    assert "no ranking" in (tmp_path / "side.html").read_text()
+
+
 def test_doubts_of_the_latencies_stand_beside_them(tmp_path):
     row = Row("a.onnx", Path("a.onnx"), "onnx", (3, 32, 32), 10, batch_size=1, p50_ms=1.0)
     found = SideBySide(Path("out"), (row,), bench=BenchResult((), None, 1, 0.1, ("This machine is noisy.",)))
+    assert "latencies are in doubt" in compare_report(found, {}, ()).summary
     assert "This machine is noisy." in compare_report(found, {}, ()).sections[0].note
     assert found.to_dict()["warnings"] == ["This machine is noisy."]
 

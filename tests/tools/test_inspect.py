@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -170,6 +171,35 @@ def test_a_file_of_another_kind_is_one_clear_error(files, run_timmx, tmp_path):
     for content, said in ((b"", "it is empty"), (b"<html>404</html>", "it is a text")):
         (tmp_path / "a.engine").write_bytes(content)
         assert f"no engine of TensorRT: {said}" in refused(run_timmx, tmp_path / "a.engine")
+    for backend, said in (
+        ("onnx", "an ONNX model"),
+        ("litert", "a LiteRT model"),
+        ("torch-export", "a zip archive"),
+    ):
+        shutil.copy(files[backend], tmp_path / "a.engine")
+        assert f"no engine of TensorRT: it is {said}" in refused(run_timmx, tmp_path / "a.engine")
+
+
+def test_what_may_be_an_engine_is_said_to_be_unproven(run_timmx, tmp_path):
+    (tmp_path / "a.engine").write_bytes(bytes(range(256)) * 100)
+    done = run_timmx("inspect", "a.engine")
+    assert done.exit_code == 0
+    assert "only TensorRT can tell whether it is an engine" in done.stdout
+
+
+@pytest.mark.parametrize(("length", "said"), [(None, "are missing"), (1000, "the file has 1000 bytes")])
+def test_a_core_ml_package_whose_weights_are_not_whole_is_refused(length, said, files, run_timmx, tmp_path):
+    shutil.copytree(files["coreml"], tmp_path / "a.mlpackage")
+    (weights,) = (tmp_path / "a.mlpackage").rglob("weight.bin")
+    weights.unlink() if length is None else os.truncate(weights, length)
+    assert said in refused(run_timmx, tmp_path / "a.mlpackage")
+
+
+def test_a_backend_that_is_installed_and_cannot_be_used_says_why(files):
+    done = in_a_process("inspect", files["litert"], TIMMX_DISABLE_BACKENDS="litert")
+    assert done.returncode == 2
+    assert "Backend litert (timmx-litert" in done.stderr
+    assert "is disabled: TIMMX_DISABLE_BACKENDS names it" in done.stderr
 
 
 def test_damaged_and_newer_metadata_are_told(files, run_timmx, tmp_path):
@@ -211,6 +241,9 @@ def test_a_third_partys_format_needs_no_line_of_its_own(digits, tmp_path):
     assert found["inputs"][0]["quantization"]["scale"] > 0
     assert found["verification"]["verification"]["status"] == "verified"
     run("verify", "a.loop", "--against", digits)
+    assert run("inspect", "a.loop", "--snippet", "python").startswith(
+        "# uv pip install numpy pillow timmx-core timmx-loopback\n"
+    )
     image = next(iter(sorted((SAMPLES / "5").glob("*.png"))))
     (tmp_path / "snippet.py").write_text(run("inspect", "a.loop", "--snippet", "python"))
     done = subprocess.run(

@@ -154,6 +154,7 @@ def test_the_table_names_each_file_whole(run_timmx, digits):
         (("onnx:external_data=maybe",), "neither true nor false"),
         (("onnx:softmax=true",), "goes for all targets"),
         (("onnx:output=../x.onnx",), "is not the name of a file"),
+        (("onnx:output=",), "output needs a value"),
         (("onnx:output=x.txt",), "output=x.txt must end in .onnx"),
         (("onnx", "litert:output=a.onnx"), r"Use output=a\.tflite\. Nothing was exported\."),
         (("onnx:output=timmx.json",), r"Use output=timmx\.onnx$"),

@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 from timmx import records
+from timmx.cli.terminal import working
 
 FIGURES = {"status": "verified", "reason": "", "snr_db": 101.5, "outputs": []}
 
@@ -127,3 +128,10 @@ def test_an_export_is_remembered(cache, digits, run_timmx, tmp_path):
     path = tmp_path / "a.pt2"
     found = records.recall(path, (path,))
     assert found["verification"] == json.loads(done.stdout)["verification"]
+
+
+def test_a_damaged_record_beside_the_file_is_told(file, cache, capsys):
+    with working(verbose=False):
+        (file.parent / records.MANIFEST_NAME).write_text("{")
+        assert records.recall(file, [file]) is None
+    assert f"{file.parent / records.MANIFEST_NAME} is damaged" in capsys.readouterr().err

@@ -52,7 +52,8 @@ def backend_for(path: Path) -> ExportBackend:
     suffix are the others imported.
 
     Raises:
-        BackendError: none does; names the distribution to install where it is one of ours.
+        BackendError: none does; names the distribution to install where it is one of ours, or what keeps an installed
+            one from being used.
     """
     suffix = path.suffix
     ours = {
@@ -61,6 +62,9 @@ def backend_for(path: Path) -> ExportBackend:
     for entry in usable():
         if ours.get(entry.name) == entry.distribution:
             return load_entry(entry)
+    for entry in entries():  # installed, and in trouble: which it tells
+        if ours.get(entry.name) == entry.distribution:
+            raise entry.error(entry.state, entry.reason, entry.mend)
     if ours:
         command = "uv pip install " + " ".join(sorted(ours.values()))
         raise BackendError(f"{path.name} needs a backend that is not installed here: {command}")

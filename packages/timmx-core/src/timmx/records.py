@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from timmx.errors import ArtifactError
+from timmx.progress import reporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,6 +101,8 @@ def recall(path: Path, files: Sequence[Path]) -> dict[str, Any] | None:
     """
     sha256 = digest(files)
     beside, cached = path.absolute().parent / MANIFEST_NAME, _folder() / f"{sha256}.json"
+    if beside.is_file() and not _read(beside):
+        reporter().warn(f"{beside} is damaged: what it said of verifications is not used.")
     artifacts = _read(beside).get("artifacts")
     entry = artifacts.get(path.name) if isinstance(artifacts, dict) else None
     for source, record in ((beside, entry), (cached, _read(cached))):

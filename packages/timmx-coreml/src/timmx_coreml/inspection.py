@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from timmx_coreml.blob_layout import check_end
 from timmx_coreml.features import ARRAY_DTYPES, read_input
 from timmx_coreml.package import CoreMLFile, main_block, read
 from timmx_coreml.schema import schema
@@ -20,7 +21,7 @@ def inspect(path: Path) -> dict[str, Any]:
     """Operations by type, parameters, arithmetic, systems that read it, and what keeps it off the Neural Engine.
 
     Raises:
-        ArtifactError: it is no Core ML model.
+        ArtifactError: it is no Core ML model, or its weights are missing or cut off.
     """
     file = read(path)
     told = {
@@ -62,6 +63,10 @@ def _ml_program(file: CoreMLFile) -> dict[str, Any]:
         for operation in block.operations
         if operation.type == "const" or operation.type.startswith("constexpr_")
     }
+    for name, operation in constants.items():
+        for value in operation.attributes.values():
+            if value.HasField("blobFileValue"):
+                check_end(file.folder, value.blobFileValue.fileName, value.blobFileValue.offset, name)
     computing = [operation for operation in block.operations if operation.outputs[0].name not in constants]
     weights = [operation for operation in constants.values() if operation.type != "const"]
     parts = {name for operation in weights for name in _arguments(operation)}

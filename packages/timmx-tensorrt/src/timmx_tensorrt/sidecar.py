@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,25 @@ def check_plan(path: Path, built: Mapping[str, Any]) -> None:
             f"{path} is not the engine that the JSON beside it is about: it was changed, or replaced by another. "
             f"Build it again: {again}"
         )
-    if not built and b"\0" not in head:  # a plan begins with numbers of 32 and 64 bits
-        what = "a text" if head else "empty"
+    if not built and (what := _something_else(path, head)):
         raise ArtifactError(f"{path} is no engine of TensorRT: it is {what}. Build it again: {again}")
+
+
+def _something_else(path: Path, head: bytes) -> str:
+    """What a file without a sidecar surely is; empty where it may be a plan, which TensorRT alone can tell."""
+    if b"\0" not in head:  # a plan begins with numbers of 32 and 64 bits
+        return "a text" if head else "empty"
+    if head.startswith(b"PK"):
+        return "a zip archive"
+    if head[4:8] == b"TFL3":
+        return "a LiteRT model"
+    if head[:1] == b"\x08":  # the first field of an ONNX model
+        from timmx_onnx.proto import read_proto
+
+        with suppress(ArtifactError):
+            read_proto(path)
+            return "an ONNX model"
+    return ""
 
 
 def sha256(*paths: Path) -> str:

@@ -104,6 +104,8 @@ def _lines(found: SideBySide, report: Path | None) -> list[str]:
     ]
     if not found.alike:
         notes.append("Runs differ in the size or the number of their images: their latencies are no ranking.")
+    if found.mixed_inputs:
+        notes.append(found.mixed_inputs)
     if found.unverified:
         names = ", ".join(row.name for row in found.unverified)
         notes.append(f"No verification is known of {names}: timmx verify measures it.")

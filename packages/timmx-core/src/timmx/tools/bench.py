@@ -16,6 +16,7 @@ from timmx.tools.bench_process import WorkerFailure, WorkerProcess
 from timmx.tools.bench_result import BenchCase, BenchResult
 from timmx.tools.bench_subjects import BenchSubject, check_options, find_subjects
 from timmx.tools.timing import (
+    LEAST_ROUNDS,
     NOISY_SPREAD,
     SETTLED_VARIATION,
     pooled_quantiles,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _SLICE_S = 0.1
 """A turn is about this long: short beside the drift of a machine, long beside the change of processes."""
-_LEAST_ROUNDS = 10
+_DEFAULT_ROUNDS = 10
 """Unless the user asks for another number: the interval of a ratio is drawn from the rounds."""
 _SEED = 20_240_229
 _MANY_RUNS = 100
@@ -93,6 +94,10 @@ def bench(
     subjects = find_subjects(
         [Path(path).expanduser() for path in paths], against, model_options, compile, warnings
     )
+    if rounds is not None and rounds < LEAST_ROUNDS:
+        warnings.append(
+            f"{counted(rounds, 'round')} cannot give the ratios an interval: ask for {LEAST_ROUNDS} or more."
+        )
     if max(counts) > usable_cores():
         warnings.append(
             f"{max(counts)} threads were asked for, and this process may use {usable_cores()} cores: they wait for "
@@ -191,7 +196,7 @@ def _take_turns(
     if not alive:
         return cases, 0
     slowest = max(_SLICE_S, *(2 * item.latency_s for item in alive))
-    turns = rounds or max(_LEAST_ROUNDS, round(seconds / slowest))
+    turns = rounds or max(_DEFAULT_ROUNDS, round(seconds / slowest))
     shuffled = random.Random(_SEED)
     reporter().step("Measuring")
     gone: dict[int, str] = {}

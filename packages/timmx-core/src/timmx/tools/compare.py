@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from timmx.errors import ArtifactError, BackendError, ConfigurationError, TimmxE
 from timmx.opening import backend_for
 from timmx.options import ExportRequest
 from timmx.records import MANIFEST_NAME, recall
+from timmx.registry import known_backends
 from timmx.schema import check_metadata
 from timmx.tools.against import refuse_model_options
 from timmx.validation import default_name
@@ -32,6 +34,7 @@ class Row:
             does.
         snr_db: of its verification, as it is remembered; None where nothing is.
         agreement: the share of the verification's inputs that it reads as the model does.
+        inputs: what verification compared on, such as `500 images of samples`; empty where that is not known.
         status: of its verification; empty where it is not known.
         top1: accuracy on the data, with `top1_interval` of 95 %; None where there is no data.
         batch_size: that the latency was measured at.
@@ -49,6 +52,7 @@ class Row:
     status: str = ""
     snr_db: float | None = None
     agreement: float | None = None
+    inputs: str = ""
     top1: float | None = None
     top1_interval: tuple[float, float] | None = None
     batch_size: int | None = None
@@ -93,6 +97,18 @@ class SideBySide:
     def failed(self) -> tuple[Row, ...]:
         """Files of which something that was asked for could not be measured."""
         return tuple(row for row in self.rows if row.errors)
+
+    @property
+    def mixed_inputs(self) -> str:
+        """That the verifications were on different inputs, and on which; empty where they were on the same."""
+        names: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.snr_db is not None:
+                names.setdefault(row.inputs, []).append(row.name)
+        if len(names) < 2:
+            return ""
+        told = "; ".join(f"{', '.join(files)} on {inputs or 'others'}" for inputs, files in names.items())
+        return f"The verifications were on different inputs, so SNR and agreement are no ranking: {told}."
 
     @property
     def alike(self) -> bool:
@@ -176,7 +192,9 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
             continue
         try:
             backend = backend_for(path)
-        except BackendError:
+        except BackendError as exc:
+            if any(path.suffix in facts["suffixes"] for facts in known_backends().values()):
+                left_out.append((path.name, str(exc)))
             continue
         try:
             metadata = backend.read_metadata(path)
@@ -196,16 +214,15 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
                     str(known.get("status", "")),
                     _number(known.get("snr_db")),
                     _number(known.get("top1_agreement")),
+                    _inputs(str(known.get("origin", ""))),
                 )
             )
         except TimmxError as exc:
             left_out.append((path.name, str(exc)))
     if not rows:
         said = "".join(f" {name}: {reason}" for name, reason in left_out)
-        raise ArtifactError(
-            f"{folder} holds no artifact that an installed backend opens.{said} "
-            f"timmx export MODEL --to FORMAT -o {folder} writes some."
-        )
+        advice = "" if said else f" timmx export MODEL --to FORMAT -o {folder} writes some."
+        raise ArtifactError(f"{folder} holds no artifact that an installed backend opens.{said}{advice}")
     return rows, left_out
 
 
@@ -282,6 +299,12 @@ def _with_latency(
     if model is not None:
         model = measured.pop(0)
     return measured, model, result
+
+
+def _inputs(origin: str) -> str:
+    """What a verification was on, without where that lay: a folder has one path here and another there."""
+    what, of, place = origin.partition(" of ")
+    return f"{what}{of}{place.replace(os.sep, '/').rpartition('/')[2]}"
 
 
 def _pair(interval: Any) -> tuple[float, float]:

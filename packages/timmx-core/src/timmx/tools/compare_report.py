@@ -42,7 +42,9 @@ def _summary(found: SideBySide) -> str:
         smallest = min(files, key=lambda row: row.size_bytes or 0)
         said += f" {smallest.name} is the smallest."
     native = [row for row in files if row.p50_ms is not None and not row.engine]
-    if native and found.alike:
+    if native and found.bench is not None and found.bench.warnings:
+        said += " Their latencies are in doubt: the note below says why, and none is called the fastest."
+    elif native and found.alike:
         fastest = min(native, key=lambda row: row.p50_ms or 0.0)
         most = f"takes {fastest.p50_ms:.3g} ms a run here." if len(files) == 1 else ""
         said += f" {'It' if most else fastest.name} "
@@ -101,6 +103,8 @@ def _table(found: SideBySide) -> Table:
     notes = []
     if any(row.status for row in found.rows):
         notes.append("SNR and top-1 agreement are what verification measured.")
+    if found.mixed_inputs:
+        notes.append(found.mixed_inputs)
     if found.evaluations:
         notes.append("The interval of the accuracy is of 95 %.")
     if found.bench is not None:

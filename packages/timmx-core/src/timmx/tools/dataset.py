@@ -245,8 +245,8 @@ def _check_there(file: Path, images: Sequence[LabelledImage]) -> None:
     missing = [image.name for image in images if not image.path.is_file()]
     if missing:
         raise ConfigurationError(
-            f"--data {file} names {len(images)} images, and {len(missing)} of them are not there: "
-            f"{_some(missing, 3)}. Paths count from the folder of the CSV, {file.parent}."
+            f"--data {file} names {counted(len(images), 'image')}, and {len(missing)} of them are not there: "
+            f"{_some(missing, 3)}. Paths count from the folder of the CSV ({file.parent.resolve()})."
         )
 
 

@@ -166,7 +166,7 @@ def _target(item: Wanted, shared: ExportRequest, folder: Path) -> Target:
             f"An option takes a file in MODEL's place, and here all share one model: use timmx {backend.name} for it."
         )
     if name is not None:
-        if not isinstance(name, (str, Path)) or Path(name).name != str(name):
+        if not isinstance(name, (str, Path)) or not str(name) or Path(name).name != str(name):
             raise ConfigurationError(f"output={name} is not the name of a file in {folder}.")
         _check_suffix(backend, Path(name), options)
         request = replace(request, output=folder / name)

@@ -22,7 +22,7 @@ NOISY_SPREAD = 0.1
 
 CONFIDENCE = 0.95
 _RESAMPLES = 1000
-_LEAST_ROUNDS = 5
+LEAST_ROUNDS = 5
 """Fewer rounds give no interval."""
 _EXACT = 1e-9
 """Shares that differ by less are equal: they are sums of many."""
@@ -91,7 +91,7 @@ def ratio_of_medians(
         The ratio, and its interval of 95 %; None for fewer than 5 rounds.
     """
     ratio = pooled_quantiles(rounds, (0.5,))[0] / pooled_quantiles(base, (0.5,))[0]
-    if len(rounds) < _LEAST_ROUNDS:
+    if len(rounds) < LEAST_ROUNDS:
         return ratio, None
     drawn = np.random.default_rng(seed).multinomial(
         len(rounds), [1 / len(rounds)] * len(rounds), size=_RESAMPLES

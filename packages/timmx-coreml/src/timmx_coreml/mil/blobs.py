@@ -1,16 +1,9 @@
-"""MIL's weight files (blob storage, version 2): every record checked, the data memory mapped.
-
-A file begins with 64 bytes: uint32 count of records, uint32 version. A record is 64 bytes, at the offset that
-the program names: uint32 sentinel, uint32 data type, uint64 bytes of data, uint64 offset of the data, uint64
-unused bits at the data's end. Records and data begin at multiples of 64. Elements below one byte are packed
-without gaps, from the lowest bit up.
-"""
+"""MIL's weight files: every record checked, the data memory mapped. `blob_layout.py` says what a file looks like."""
 
 from __future__ import annotations
 
 import math
 import mmap
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,17 +11,12 @@ import numpy as np
 import torch
 from timmx.errors import ArtifactError
 
+from timmx_coreml.blob_layout import ALIGNMENT, HEADER, RECORD, SENTINEL, VERSION, blob_path
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from timmx_coreml.mil.data_types import DataType
-
-_HEADER = struct.Struct("<II")
-_RECORD = struct.Struct("<IIQQQ")
-_ALIGNMENT = 64
-_SENTINEL = 0xDEADBEEF
-_VERSION = 2
-_PREFIX = "@model_path/"
 
 
 @dataclass(frozen=True)
@@ -83,20 +71,20 @@ class WeightFiles:
         def wrong(what: str) -> ArtifactError:
             return ArtifactError(f"The weights of {where} in {name} {what}. Export the model again.")
 
-        if offset % _ALIGNMENT or offset < _ALIGNMENT or offset + _RECORD.size > len(file):
+        if offset % ALIGNMENT or offset < ALIGNMENT or offset + RECORD.size > len(file):
             raise wrong(f"should be at byte {offset}, but the file has {len(file)} bytes")
-        sentinel, code, size, start, unused = _RECORD.unpack_from(file, offset)
-        if sentinel != _SENTINEL:
+        sentinel, code, size, start, unused = RECORD.unpack_from(file, offset)
+        if sentinel != SENTINEL:
             raise wrong(f"should be at byte {offset}, but no record begins there")
         if code != data_type.blob_code:
             raise wrong(f"should be {data_type.name}, but the file has data of type {code} there")
         bits = math.prod(shape) * data_type.bits
         if size != -(-bits // 8) or (data_type.bits < 8 and unused != size * 8 - bits):
             raise wrong(f"should be {bits} bits, but the file has {size} bytes of them")
-        if start % _ALIGNMENT or start < offset + _ALIGNMENT or start + size > len(file):
+        if start % ALIGNMENT or start < offset + ALIGNMENT or start + size > len(file):
             raise wrong(f"should end at byte {start + size}, but the file has {len(file)} bytes")
         self._offsets[name].add(offset)
-        if len(self._offsets[name]) > _HEADER.unpack_from(file)[0]:
+        if len(self._offsets[name]) > HEADER.unpack_from(file)[0]:
             raise wrong("are one record more than the file's header counts")
         return Blob(file, start, shape, data_type)
 
@@ -107,22 +95,13 @@ class WeightFiles:
         return self._files[name]
 
     def _open(self, name: str, where: str) -> mmap.mmap:
-        parts = name.removeprefix(_PREFIX).split("/")
-        if not name.startswith(_PREFIX) or not {"", ".", ".."}.isdisjoint(parts):
-            raise ArtifactError(
-                f"The weights of {where} are said to be in {name!r}, which is no weight file."
-            )
-        path = None if self._folder is None else self._folder.joinpath(*parts)
-        if path is None or not path.is_file():
-            raise ArtifactError(f"The weights of {where} are missing: there is no {path or name}.")
-        if path.stat().st_size < _ALIGNMENT:
-            raise ArtifactError(f"{path} is cut off: {path.stat().st_size} bytes. Export the model again.")
+        path = blob_path(self._folder, name, where)
         with path.open("rb") as stream:
             # A private copy on write: torch warns about read-only buffers, and nothing here writes.
             file = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-        version = _HEADER.unpack_from(file)[1]
-        if version != _VERSION:
-            raise ArtifactError(f"{path} is no weight file of version {_VERSION}: it says {version}.")
+        version = HEADER.unpack_from(file)[1]
+        if version != VERSION:
+            raise ArtifactError(f"{path} is no weight file of version {VERSION}: it says {version}.")
         return file
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.opening import backend_of
+from timmx.registry import distribution_of
 from timmx.schema import check_metadata
 from timmx.tools.snippets.facts import Facts
 
@@ -49,7 +50,7 @@ def make_snippet(path: Path, language: str) -> str:
     if language == "python":
         from timmx.tools.snippets.python import compose, through_timmx
 
-        return compose(facts, piece or through_timmx(facts))
+        return compose(facts, piece or through_timmx(facts, distribution_of(backend)))
     if piece is None:
         raise ConfigurationError(f"{path.name} has no snippet in {language}.")
     if language == "js":

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 _RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 
 
-def through_timmx(facts: Facts) -> Snippet:
-    """The way of a format that has none of its own: timmx opens the file."""
+def through_timmx(facts: Facts, distribution: str | None) -> Snippet:
+    """The way of a format that has none of its own: timmx opens the file, by the backend of this distribution."""
     return Snippet(
+        requires=("timmx-core", *([distribution] if distribution else [])),
         imports=("import timmx",),
         load=(f"runner = timmx.open({quoted(facts.path)})",),
         run=(f"output = runner.run({{{quoted(facts.input_name)}: x}})[{quoted(facts.output_name)}]",),
