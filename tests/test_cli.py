@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,6 +165,99 @@ def test_a_moved_copy_of_the_digits_exports_without_its_samples(run_timmx, tmp_p
     assert done.exit_code == 0
     assert done.stdout.startswith("mine.pt2")
     assert "6 made images" in done.stdout
+
+
+SAMPLES = Path(__file__).resolve().parents[1] / "examples" / "digits" / "samples"
+
+
+def unread(*arguments: object, together: bool = False) -> subprocess.CompletedProcess[bytes]:
+    """`timmx ARGS` into a pipe whose reader has gone; with `together`, stderr too."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "timmx", *map(str, arguments)],
+            stdout=writing,
+            stderr=writing if together else subprocess.PIPE,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="another system ends no program for a pipe")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "FILE", SAMPLES / "3", "--csv"),
+        ("predict", "FILE", SAMPLES / "3", "--json"),
+        ("predict", "FILE", SAMPLES / "3" / "0045.png"),
+        ("eval", "FILE", "--data", SAMPLES, "--limit", 20),
+        ("inspect", "FILE"),
+        ("list",),
+        ("--help",),
+        ("onnx", "--help"),
+        ("--version",),
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments[::3])),
+)
+def test_a_reader_that_has_gone_ends_it_without_a_word(exported_digits, arguments):
+    arguments = [exported_digits("onnx") if word == "FILE" else word for word in arguments]
+    done = unread(*arguments)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert unread(*arguments, together=True).returncode == 141
+
+
+@pytest.mark.skipif(os.name != "posix", reason="another system ends no program for a pipe")
+def test_an_error_keeps_its_exit_code_where_nobody_reads():
+    done = unread("predict", "missing.onnx", SAMPLES, "--json")
+    assert (done.returncode, done.stderr) == (2, b"error: There is no file missing.onnx.\n")
+    assert unread("predict", "missing.onnx", SAMPLES, "--json", together=True).returncode == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="another system ends no program for a pipe")
+def test_a_broken_pipe_to_another_process_is_a_defect():
+    code = """if True:
+        import os
+        import timmx.cli.main
+        import timmx.tools.inspection
+
+        def broken(file):
+            reading, writing = os.pipe()
+            os.close(reading)
+            os.write(writing, b"a")
+
+        timmx.tools.inspection.inspect_file = broken
+        timmx.cli.main.main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, "inspect", "a.onnx"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "error: This is a defect in timmx or in a library below it: BrokenPipeError"
+    )
+
+
+def test_columns_are_as_wide_as_a_terminal_shows_them():
+    from rich.cells import cell_len
+    from timmx.cli.columns import columns
+
+    lines = columns(
+        [("label", "n"), ("猫", "1"), ("ラーメン", "12"), ("cafe\N{COMBINING ACUTE ACCENT}", "3")]
+    )
+    assert {cell_len(line) for line in lines} == {12}
+    assert lines[1] == "猫         1"
+
+
+def test_a_name_stays_in_its_line_and_leaves_the_terminal_whole():
+    from timmx.cli.columns import columns, shown
+
+    evil = os.fsdecode(b"a\n\x1b[31m\r\x00\xff") + "\x9b\u202e\ud800 \u3000漢é\\n"
+    written = r"a\n\x1b[31m\r\x00\xff\x9b\u202e\ud800" + " \u3000漢é\\n"
+    assert shown(evil) == shown(shown(evil)) == written
+    assert columns([("name", "n"), (evil, "1")])[1] == f"{written}  1"
 
 
 class Terminal(io.StringIO):

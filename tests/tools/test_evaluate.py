@@ -125,6 +125,24 @@ def test_images_that_cannot_be_read_are_named_and_do_not_count(file, some, run_t
     assert all(row["read"] == row["right"] == "" for row in unreadable)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+def test_odd_file_names_are_shown_in_the_text_and_in_the_report(file, tmp_path, run_timmx):
+    data = tmp_path / os.fsdecode(b"data\xfe") / "3"
+    data.mkdir(parents=True)
+    sample = next((SAMPLES / "3").iterdir())
+    for name in (b"\xff.png", b"a\n\x1b[31m.png"):
+        shutil.copy(sample, data / os.fsdecode(name))
+        (data / os.fsdecode(b"bad" + name)).write_bytes(b"no image")
+    done = run_timmx("eval", file, "--data", data.parent, "--report", "out.html", "--csv", "out.csv")
+    assert done.exit_code == 0, done.stderr
+    assert rf"on {tmp_path}/data\xfe: 4 images" in done.stdout
+    assert "\n  3/bad\\xff.png\n" in done.stdout
+    assert "\n  3/bada\\n\\x1b[31m.png\n" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert r"bad\xff.png" in Path("out.html").read_text("utf-8")
+    assert b"3/\xff.png" in Path("out.csv").read_bytes()
+
+
 def test_no_image_that_can_be_read_is_an_error(file, some):
     for path in some.glob("*/*.png"):
         path.write_bytes(b"no image")

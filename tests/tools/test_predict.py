@@ -6,6 +6,7 @@ import csv
 import gc
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -109,6 +110,46 @@ def test_text_csv_and_json_say_the_same(run_timmx, one: Path, folder: Path) -> N
     assert lines[0].split() == ["image", "rank", "class", "label", "probability"]
     assert [line.rsplit(maxsplit=4) for line in lines[1:]] == [[*row[:4], f"{row[4]:.4f}"] for row in rows]
     assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+def test_odd_file_names_leave_the_table_whole(run_timmx, one: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    names = [os.fsdecode(name) for name in (b"a\nb\x1b[31m.png", b"z\xff.png")]
+    for name in names:
+        shutil.copy(sample(3), tmp_path / "odd" / name)
+    shown = [r"odd/a\nb\x1b[31m.png", r"odd/z\xff.png"]
+    text = run_timmx("predict", one, "odd", "--top-k", 1).stdout
+    assert [line.split()[0] for line in text.splitlines()] == ["image", *shown]
+    _, *rows = csv.reader(io.StringIO(run_timmx("predict", one, "odd", "--csv", "--top-k", 1).stdout))
+    assert [row[0] for row in rows] == [f"odd/{names[0]}", shown[1]]
+    assert paths_of(run_timmx("predict", one, "odd", "--json")) == [f"odd/{name}" for name in names]
+
+
+def test_odd_names_leave_the_table_of_a_terminal_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    from timmx.cli.predict import _print_table
+    from timmx.tools.predict import Guess, Prediction, Predictions
+
+    name = os.fsdecode(b"a\n\x1b[31m\xff.png")
+    guesses = (Guess(3, "cat\x1b[2J\ud800", 0.75), Guess(4, "ネコ\n", 0.25))
+    _print_table(Predictions(Path("a.onnx"), "a", (Prediction(Path(name), guesses),), ()))
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["image", "class", "label", "probability"],
+        [r"a\n\x1b[31m\xff.png", "3", r"cat\x1b[2J\ud800", "0.7500"],
+        ["4", r"ネコ\n", "0.2500"],
+    ]
+
+
+def test_labels_of_wide_characters_leave_the_columns_straight(
+    run_timmx, digits: str, tmp_path: Path, folder: Path
+) -> None:
+    from rich.cells import cell_len
+
+    (tmp_path / "labels.txt").write_text("零\n一\n二\n三つ\n四\nfive\n六\n七\n八\n九", "utf-8")
+    timmx.export("onnx", digits, output=tmp_path / "j.onnx", labels=tmp_path / "labels.txt", verify=False)
+    lines = run_timmx("predict", "j.onnx", "photos").stdout.splitlines()
+    assert "三つ" in "".join(lines)
+    assert len({cell_len(line) for line in lines}) == 1
 
 
 def test_more_classes_than_there_are(run_timmx, three: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -340,6 +342,45 @@ def test_odd_names_and_values_are_shown_as_they_are(show):
         "3",
         "2",
     ]
+
+
+UNNAMED = os.fsdecode(b"a\xff\\xfe") + "\ud83d ü\N{CAT FACE}"
+"""No UTF-8, a backslash of its own, half a character, and whole ones."""
+NAMED = r"a\xff\xfe\ud83d ü" + "\N{CAT FACE}"
+
+NO_UTF8 = Report(
+    UNNAMED,
+    UNNAMED,
+    [
+        Table(UNNAMED, [Column("a", UNNAMED)], [{"a": UNNAMED}], UNNAMED),
+        Scatter("Scatter", UNNAMED, UNNAMED, [Point(UNNAMED, 1, 2, 3), Point("b", 2, 3, 4)], UNNAMED),
+        Distributions("Boxes", UNNAMED, {UNNAMED: [1, 2, 3]}),
+        Bars("Bars", UNNAMED, {UNNAMED: 1}),
+        Matrix("Matrix", [UNNAMED, "b"], [[3, 1], [0, 2]]),
+    ],
+    {UNNAMED: UNNAMED},
+    [UNNAMED],
+)
+
+
+def test_names_that_are_no_utf8_are_written_out(tmp_path: Path):
+    write(NO_UTF8, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert f"<td>{NAMED}</td>" in text
+    assert f"<h1>{NAMED}</h1>" in text
+    plots = [
+        json.loads(found)
+        for found in re.findall(r'<script type="application/json" class="plot-data">(.*?)</script>', text)
+    ]
+    assert [plot["type"] for plot in plots] == ["scatter", "boxes", "bars", "matrix"]
+    assert [point["name"] for point in plots[0]["points"]] == [NAMED, "b"]
+    assert all(NAMED in json.dumps(plot, ensure_ascii=False).replace(r"\\", "\\") for plot in plots)
+
+
+def test_names_that_are_no_utf8_are_drawn(show):
+    page = show(NO_UTF8)
+    assert page.locator("h1").inner_text() == NAMED
+    assert NAMED in section(page, "Scatter").locator(".annotation").all_text_contents()
 
 
 def test_a_matrix_of_a_thousand_classes_is_drawn(show):

@@ -1,6 +1,20 @@
-"""How messages count."""
+"""How messages count, and how they write names that are no UTF-8."""
 
 from __future__ import annotations
+
+import re
+
+_NO_CHARACTER = re.compile(r"[\ud800-\udfff]")
+"""A half of a character. Python has a byte of a file's name that is no UTF-8 as one of DC80 to DCFF (PEP 383)."""
+
+
+def printable(text: str, backslash: str = "\\") -> str:
+    """The text with what cannot be written as UTF-8 spelled out: a byte of a file's name as `\\xff`."""
+    return _NO_CHARACTER.sub(lambda found: backslash + _digits(ord(found[0])), text)
+
+
+def _digits(code: int) -> str:
+    return f"x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"u{code:04x}"
 
 
 def counted(count: int, one: str, many: str = "") -> str:

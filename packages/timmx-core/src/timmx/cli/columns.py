@@ -1,25 +1,40 @@
-"""Rows of words as aligned columns, whole whatever the terminal's width."""
+"""Rows of words as aligned columns, whole whatever the terminal's width; and names that leave a terminal whole."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
+
+from timmx.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What ends a line, moves the cursor, changes colours or turns the direction of what follows it."""
+
 
 def columns(rows: Sequence[Sequence[str]], left: frozenset[int] = frozenset({0})) -> list[str]:
-    """One line a row.
+    """One line a row, in columns as wide as a terminal shows them.
 
     Args:
-        rows: of equal length, the titles first.
+        rows: of equal length, the titles first; what a terminal cannot show is written out.
         left: numbers of the columns that begin alike; the others end alike, as numbers do.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    from rich.cells import cell_len  # a Chinese or Japanese character is two cells wide
+
+    cells = [[shown(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if number in left else cell.rjust(width)
+            cell + room if number in left else room + cell
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+            for room in (" " * (width - cell_len(cell)),)
         ).rstrip()
-        for row in rows
+        for row in cells
     ]
+
+
+def shown(name: object) -> str:
+    """A name in one line of text: bytes that are no UTF-8 as `\\xff`, control characters as `\\n` or `\\x1b`."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), printable(str(name)))

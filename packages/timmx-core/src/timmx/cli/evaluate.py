@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.cli.columns import columns
+from timmx.cli.columns import columns, shown
 from timmx.cli.export import DebugOption, VerboseOption
 from timmx.cli.tool_options import BatchSizeOption, FileArgument, ReportOption, WorkersOption
 from timmx.options import JsonOption
@@ -110,7 +110,8 @@ def summary(found: Evaluation) -> str:
     """The figures, and each class or the worst of many."""
     some = f" of {found.total:,} (--limit)" if len(found.images) < found.total else ""
     lines = [
-        f"{found.path} on {found.data}: {len(found.images):,} images{some}, {len(found.classes):,} classes",
+        f"{shown(found.path)} on {shown(found.data)}: {len(found.images):,} images{some}, "
+        f"{len(found.classes):,} classes",
         "  ".join(
             ("top-1", _share(found.top1, found.top1_interval), f"{found.right:,} of {found.count:,} right")
         ),
@@ -129,7 +130,7 @@ def summary(found: Evaluation) -> str:
             else f"{len(found.unreadable):,} images cannot be read, and do"
         )
         lines.append(f"{what} not count:")
-        lines += [f"  {_shown(name)}" for name, _ in found.unreadable[:_FIRST]]
+        lines += [f"  {shown(name)}" for name, _ in found.unreadable[:_FIRST]]
         lines += _more(len(found.unreadable), "--json names all")
     lines += ["", *_class_lines(found)]
     if found.against is not None:
@@ -140,17 +141,17 @@ def summary(found: Evaluation) -> str:
 def _class_lines(found: Evaluation) -> list[str]:
     from timmx.tools.evaluation_report import worst_first
 
-    shown, head = list(found.per_class), "class"
-    if len(shown) > _ALL_CLASSES:
-        shown, head = worst_first(found.per_class)[:_WORST], f"the {_WORST} worst classes"
+    told, head = list(found.per_class), "class"
+    if len(told) > _ALL_CLASSES:
+        told, head = worst_first(found.per_class)[:_WORST], f"the {_WORST} worst classes"
     rows = [
         (
-            _shown(item.name),
+            item.name,
             f"{item.count:,}",
             _percent(item.accuracy),
-            f"{_shown(item.confused_with[0])} ({item.confused_with[1]:,})" if item.confused_with else "",
+            f"{item.confused_with[0]} ({item.confused_with[1]:,})" if item.confused_with else "",
         )
-        for item in shown
+        for item in told
     ]
     lines = [(head, "images", "right", "most often taken for"), *rows]
     if not any(row[-1] for row in rows):
@@ -161,7 +162,7 @@ def _class_lines(found: Evaluation) -> list[str]:
 def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
     low, high = (100 * value for value in other.drop_interval)
     lines = [
-        f"against {_shown(other.name)}",
+        f"against {shown(other.name)}",
         "  ".join(("top-1", _share(other.top1, other.top1_interval))),
         f"drop   {100 * other.drop:.2f} points (95 %: {low:.2f} to {high:.2f}; McNemar's p = {other.p_value:.2g})",
         "  ".join(("agree", _share(other.agreement, other.agreement_interval))),
@@ -170,14 +171,14 @@ def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
         return [*lines, "No image is read differently."]
     rows = [
         (
-            _shown(item.image),
+            item.image,
             item.truth,
             _read(item.read, item.probability),
             _read(item.against_read, item.against_probability),
         )
         for item in other.disagreements[:_FIRST]
     ]
-    head = ("read differently", "class", found.path.name, _shown(other.name))
+    head = ("read differently", "class", found.path.name, other.name)
     lines += ["", *columns([head, *rows], left=frozenset(range(4)))]
     return [*lines, *_more(len(other.disagreements), "--json, --csv and --report have all")]
 
@@ -299,12 +300,7 @@ def _percent(share: float) -> str:
 
 
 def _read(name: str | None, probability: float | None) -> str:
-    return "no number" if name is None or probability is None else f"{_shown(name)} ({_percent(probability)})"
-
-
-def _shown(name: str) -> str:
-    """A name that can be printed, even one that is no UTF-8."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "no number" if name is None or probability is None else f"{name} ({_percent(probability)})"
 
 
 def _more(count: int, where: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copy
 import gc
 import json
@@ -23,9 +24,14 @@ from timmx.cli.interrupts import keep_interrupts
 from timmx.errors import TimmxError, VerificationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TextIO
+
     from timmx.registry import BackendEntry
 
 _FORMATS = "Formats"
+_UNREAD = 141
+"""128 and SIGPIPE: what a shell says of a program whose reader has gone."""
 
 
 class TimmxGroup(TyperGroup):
@@ -52,8 +58,10 @@ class TimmxGroup(TyperGroup):
             if args and not completing and args[0] not in self.commands and _is_backend(args[0]):
                 # Straight to the backend: parsing the group's own options first would import pydantic.
                 command = _backend_command(args[0])
-                return command.main(args[1:], f"{prog_name or 'timmx'} {args[0]}", *rest, **extra)
-            return super().main(args, prog_name, *rest, **extra)
+                with _ending_with_its_reader():
+                    return command.main(args[1:], f"{prog_name or 'timmx'} {args[0]}", *rest, **extra)
+            with _ending_with_its_reader():
+                return super().main(args, prog_name, *rest, **extra)
         except TimmxError as exc:
             if debug:
                 traceback.print_exc()
@@ -151,9 +159,57 @@ def _row_help(entry: BackendEntry) -> str:
 
 def _say_error(exc: Exception, message: str, as_json: bool) -> None:
     """The message on stderr; with `--json`, an object on stdout too."""
-    print(f"error: {message}", file=sys.stderr)
+    _say(f"error: {message}", sys.stderr)
     if as_json:
         error: dict[str, Any] = {"type": type(exc).__name__, "message": message}
         if isinstance(exc, VerificationError) and exc.report:
             error["verification"] = exc.report.to_dict()
-        print(json.dumps({"error": error}, indent=2))
+        _say(json.dumps({"error": error}, indent=2), sys.stdout)
+    _nobody_reads()
+
+
+def _say(text: str, stream: TextIO) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the exit code tells it all the same
+        print(text, file=stream)
+
+
+@contextlib.contextmanager
+def _ending_with_its_reader() -> Iterator[None]:
+    """Where the reader of a pipe has gone, as `head` does, end without a word; an error's exit code stays."""
+    stdout = sys.stdout
+    try:
+        yield
+    except SystemExit as end:
+        cause = end.__context__
+        if not isinstance(cause, BrokenPipeError):
+            if _nobody_reads() and not end.code:
+                sys.exit(_UNREAD)
+            raise
+        # Typer 0.29 makes an exit with 1 of any broken pipe, and wraps stdout; rich 15 does of one it prints to.
+        if _nobody_reads(ask=sys.stdout is not stdout) or sys.stdout is stdout:
+            sys.exit(_UNREAD)
+        raise cause from None  # a pipe to another process: a defect
+
+
+def _nobody_reads(*, ask: bool = False) -> bool:
+    """Whether stdout or stderr is a pipe without a reader; what is still to be written there is thrown away.
+
+    Args:
+        ask: write a line end to stdout to find out. Python forgets a long text that it could not write, and then a
+            flush tells nothing.
+    """
+    unread = False
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is None or stream.closed:
+            continue
+        try:
+            stream.write("\n" if ask and stream is sys.__stdout__ else "")
+            stream.flush()
+        except BrokenPipeError:
+            unread = True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())  # Python writes the rest when it ends
+            os.close(nowhere)
+        except OSError:  # such as a full disk, which Python tells when it ends
+            continue
+    return unread

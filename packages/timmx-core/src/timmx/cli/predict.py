@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timmx.cli.columns import columns
+from timmx.cli.columns import columns, shown
 from timmx.cli.export import DebugOption, VerboseOption
 from timmx.cli.tool_options import BatchSizeOption, FileArgument, WorkersOption
 from timmx.options import JsonOption
+from timmx.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,20 +66,15 @@ _COLUMNS = ("image", "rank", "class", "label", "probability")
 def _rows(found: Predictions, decimals: str = ".4f") -> list[tuple[str, ...]]:
     return [
         (
-            _shown(image.path),
+            printable(str(image.path)),
             str(rank),
             str(guess.number),
-            guess.label or "",
+            printable(guess.label or ""),
             format(guess.probability, decimals),
         )
         for image in found.images
         for rank, guess in enumerate(image.guesses, 1)
     ]
-
-
-def _shown(path: Path) -> str:
-    """A path that can be printed, even one that is no UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _print_csv(found: Predictions) -> None:
@@ -104,14 +98,15 @@ def _print_table(found: Predictions) -> None:
         table.add_column("label", overflow="fold")
     table.add_column("probability", justify="right", no_wrap=True)
     for path, rank, number, label, probability in _rows(found):
-        table.add_row(path if rank == "1" else "", number, *([label] if named else []), probability)
+        first = shown(path) if rank == "1" else ""
+        table.add_row(first, number, *([shown(label)] if named else []), probability)
     Console(highlight=False, markup=False).print(table)
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns side by side, without one that is empty below its head."""
-    shown = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    filled = [column for column in zip(*rows, strict=True) if any(column[1:])]
     words = frozenset(
-        at for at, column in enumerate(shown) if not all(cell[:1].isdigit() for cell in column[1:])
+        at for at, column in enumerate(filled) if not all(cell[:1].isdigit() for cell in column[1:])
     )
-    return "\n".join(columns([*zip(*shown, strict=True)], words))
+    return "\n".join(columns([*zip(*filled, strict=True)], words))

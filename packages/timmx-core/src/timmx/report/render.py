@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 
 from timmx.artifact import why_not_in
 from timmx.errors import ArtifactError, ConfigurationError
+from timmx.words import printable
 
 if TYPE_CHECKING:
     from timmx.report.content import Report
@@ -77,7 +79,8 @@ def page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(
+    environment.policies["json.dumps_function"] = _json
+    text = environment.get_template("page.html").render(
         report=report,
         sections=found,
         plotly=_plotly() if any(section.plot for section in found) else "",
@@ -85,6 +88,12 @@ def page(report: Report) -> str:
         version=importlib_metadata.version("timmx-core"),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
+    return printable(text)
+
+
+def _json(value: Any, **options: Any) -> str:
+    """A plot's data, with names as the tables show them: in JSON each backslash is two."""
+    return printable(json.dumps(value, ensure_ascii=False, **options), backslash="\\\\")
 
 
 def _plotly() -> str:
