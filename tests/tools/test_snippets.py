@@ -109,8 +109,8 @@ def test_python_prepares_images_as_timmx_does(crop_mode, crop_pct, exported, pho
     path = exported("torch-export")
     metadata = backend_for(path).read_metadata(path)
     metadata["input"] |= {"crop_mode": crop_mode, "crop_pct": crop_pct, "mean": [0.5, 0.4, 0.3]}
-    for size in ([3, 64, 64], [3, 60, 91]):
-        metadata["input"]["size"] = size
+    for size, order in (([3, 64, 64], "RGB"), ([3, 60, 91], "BGR")):
+        metadata["input"] |= {"size": size, "color_order": order}
         facts = Facts.of(path, metadata)
         scope = {"Image": Image, "np": np}
         exec("\n".join(_read(facts, Snippet())), scope)

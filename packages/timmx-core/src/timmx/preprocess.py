@@ -107,6 +107,11 @@ class ImageRecipe:
                 f"The interpolation {self.config.interpolation!r} is unknown; there are {known}."
             )
 
+    @property
+    def border_color(self) -> tuple[float, ...]:
+        """What lies beyond the image in crop mode `border`: its mean, 0 to 1, red before blue whatever the input has."""
+        return self.config.mean[::-1] if self.color_order == "BGR" else self.config.mean
+
     def _cut(self, image: Image.Image) -> Image.Image:
         """Resized and cropped to (height, width), as timm's crop modes mean it."""
         size = self.config.input_size[1:]
@@ -114,8 +119,7 @@ class ImageRecipe:
         if self.config.crop_mode == "squash":
             return _center_crop(self._resize(image, scaled), size, 0)
         if self.config.crop_mode == "border":
-            mean = self.config.mean[::-1] if self.color_order == "BGR" else self.config.mean
-            fill = tuple(round(255 * value) for value in mean)
+            fill = tuple(round(255 * value) for value in self.border_color)
             return _center_crop(self._resize(image, _keeping_ratio(image, scaled, max)), size, fill)
         target = (
             _shortest_edge(image, scaled[0]) if scaled[0] == scaled[1] else _keeping_ratio(image, scaled, min)

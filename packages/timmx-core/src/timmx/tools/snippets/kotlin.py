@@ -70,7 +70,9 @@ def _read(facts: Facts) -> Iterator[str]:
         yield "    val h = bitmap.height / ratio"
     yield f"    val cut = Bitmap.createBitmap({width}, {height}, Bitmap.Config.ARGB_8888)"
     yield "    val canvas = Canvas(cut)"
-    fill = [round(255 * value) for value in config.mean] if config.crop_mode == "border" else [0]
+    fill = (
+        [round(255 * value) for value in facts.recipe.border_color] if config.crop_mode == "border" else [0]
+    )
     red, green, blue = fill if len(fill) == 3 else [fill[0]] * 3
     yield f"    canvas.drawColor(Color.rgb({red}, {green}, {blue}))"
     yield f"    val left = ({width} - w) / 2"

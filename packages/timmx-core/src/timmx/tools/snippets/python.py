@@ -118,7 +118,7 @@ def _crop(facts: Facts) -> Iterator[str]:
         return
     fill: int | tuple[int, ...] = 0
     if config.crop_mode == "border":
-        color = tuple(round(255 * value) for value in config.mean)
+        color = tuple(round(255 * value) for value in facts.recipe.border_color)
         fill = color[0] if len(color) == 1 else color
     yield "    def offset(found, wanted):"
     yield "        return -((wanted - found) // 2) if wanted > found else round((found - wanted) / 2)"

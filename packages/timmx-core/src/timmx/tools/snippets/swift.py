@@ -61,7 +61,8 @@ def _cut(facts: Facts) -> Iterator[str]:
         yield f"                            bytesPerRow: {4 * width}, space: CGColorSpace(name: CGColorSpace.sRGB)!,"
         yield "                            bitmapInfo: CGImageAlphaInfo.noneSkipLast.rawValue)!"
     if config.crop_mode == "border":
-        red, green, blue = config.mean if len(config.mean) == 3 else (config.mean[0],) * 3
+        color = facts.recipe.border_color
+        red, green, blue = color if len(color) == 3 else color * 3
         yield f"    context.setFillColor(red: {red:.6g}, green: {green:.6g}, blue: {blue:.6g}, alpha: 1)"
         yield f"    context.fill(CGRect(x: 0, y: 0, width: {width}, height: {height}))"
     quality = "none" if config.interpolation == "nearest" else "high"
