@@ -109,7 +109,7 @@ class ImageRecipe:
 
     @property
     def border_color(self) -> tuple[float, ...]:
-        """What lies beyond the image in crop mode `border`: its mean, 0 to 1, red before blue whatever the input has."""
+        """What lies beyond the image in crop mode `border`: the mean, 0 to 1, red before blue in any case."""
         return self.config.mean[::-1] if self.color_order == "BGR" else self.config.mean
 
     def _cut(self, image: Image.Image) -> Image.Image:
