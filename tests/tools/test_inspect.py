@@ -180,6 +180,23 @@ def test_a_file_of_another_kind_is_one_clear_error(files, run_timmx, tmp_path):
         assert f"no engine of TensorRT: it is {said}" in refused(run_timmx, tmp_path / "a.engine")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file has such a name")
+def test_a_path_that_is_no_utf8_is_refused_with_the_mend(files, digits, run_timmx, tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    for backend, path in files.items():
+        copy = shutil.copytree if path.is_dir() else shutil.copy
+        copy(path, folder / path.name)
+        for command in ("inspect", "bench", "verify"):
+            done = run_timmx(command, folder / path.name)
+            assert done.exit_code == 2
+            assert "\\xff" in done.stderr
+            assert "is no UTF-8, which the runtimes cannot open. Rename it" in done.stderr
+        done = run_timmx(backend, digits, "-o", folder / path.name)
+        assert done.exit_code == 2
+        assert "is no UTF-8, which runtimes cannot open: choose another." in done.stderr
+
+
 def test_what_may_be_an_engine_is_said_to_be_unproven(run_timmx, tmp_path):
     (tmp_path / "a.engine").write_bytes(bytes(range(256)) * 100)
     done = run_timmx("inspect", "a.engine")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from timmx.errors import ArtifactError, BackendError
 from timmx.registry import entries, known_backends, load_entry, usable
 from timmx.schema import check_metadata
+from timmx.words import is_utf8, printable
 
 if TYPE_CHECKING:
     from timmx.contract import ExportBackend, Runner
@@ -37,11 +38,15 @@ def backend_of(path: Path) -> ExportBackend:
     """The installed backend of a file that is there.
 
     Raises:
-        ArtifactError: there is no such file.
+        ArtifactError: there is no such file, or runtimes cannot be told its name.
         BackendError: see `backend_for`.
     """
     if not path.exists():
         raise ArtifactError(f"There is no file {path}.")
+    if not is_utf8(str(path)):
+        raise ArtifactError(
+            f"{printable(str(path))}: this path is no UTF-8, which the runtimes cannot open. Rename it."
+        )
     return backend_for(path)
 
 

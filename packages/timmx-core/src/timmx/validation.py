@@ -13,6 +13,7 @@ from timmx.errors import ArtifactError, ConfigurationError, MissingRequirementEr
 from timmx.images import image_paths
 from timmx.options import ExportRequest
 from timmx.registry import known_backends
+from timmx.words import is_utf8, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +56,7 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
     """Where to write: what was asked for, or the model's name in the current folder.
 
     Raises:
-        ConfigurationError: the suffix is not the one that these options write.
+        ConfigurationError: the suffix is not the one that these options write, or runtimes cannot be told the name.
         ArtifactError: the default output exists and `force` is not given, or a folder of the user's stands
             there.
     """
@@ -72,6 +73,10 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
         raise ConfigurationError(
             f"--output {output} must end in {suffix}: that is what timmx {backend.name} writes with these "
             f"options. Use --output {stem}{suffix}"
+        )
+    if not is_utf8(str(output)):
+        raise ConfigurationError(
+            f"--output {printable(str(output))} is no UTF-8, which runtimes cannot open: choose another."
         )
     trouble = why_not_in(output.absolute().parent)
     if trouble:

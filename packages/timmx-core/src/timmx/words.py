@@ -17,6 +17,11 @@ def _digits(code: int) -> str:
     return f"x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"u{code:04x}"
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a file's name can be told to a runtime; on POSIX a name is any bytes."""
+    return _NO_CHARACTER.search(text) is None
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """A number and what it counts, such as `1 image` and `1,200 images`; `many` where the plural is no `s`."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from typing import IO, TYPE_CHECKING
 
+from timmx.cli.columns import shown
 from timmx.cli.interrupts import stop_if_pressed
 from timmx.progress import Reporter, reporting
 
@@ -90,7 +91,7 @@ class TerminalReporter(Reporter):
             print(f"  {text}", file=self._stream, flush=True)
 
     def warn(self, text: str) -> None:
-        text = f"{self._row}: {text}" if self._row else text
+        text = shown(f"{self._row}: {text}" if self._row else text)
         if text in self._said:  # what is checked before and after torch is imported is said once
             return
         self._said.add(text)
