@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timmx import registry
 from timmx.errors import ArtifactError, BackendError
-from timmx.registry import entries, known_backends, load_entry, usable
 from timmx.schema import check_metadata
 from timmx.words import is_utf8, printable
 
@@ -62,22 +62,24 @@ def backend_for(path: Path) -> ExportBackend:
     """
     suffix = path.suffix
     ours = {
-        name: facts["distribution"] for name, facts in known_backends().items() if suffix in facts["suffixes"]
+        name: facts["distribution"]
+        for name, facts in registry.known_backends().items()
+        if suffix in facts["suffixes"]
     }
-    for entry in usable():
+    for entry in registry.usable():
         if ours.get(entry.name) == entry.distribution:
-            return load_entry(entry)
-    for entry in entries():  # installed, and in trouble: which it tells
+            return registry.load_entry(entry)
+    for entry in registry.entries():  # installed, and in trouble: which it tells
         if ours.get(entry.name) == entry.distribution:
             raise entry.error(entry.state, entry.reason, entry.mend)
     if ours:
         command = "uv pip install " + " ".join(sorted(ours.values()))
         raise BackendError(f"{path.name} needs a backend that is not installed here: {command}")
-    for entry in usable():
-        if entry.name in known_backends():
+    for entry in registry.usable():
+        if entry.name in registry.known_backends():
             continue
         try:
-            backend = load_entry(entry)
+            backend = registry.load_entry(entry)
         except BackendError:  # a broken plugin must not keep another from opening its file
             continue
         if suffix in backend.suffixes:
@@ -91,7 +93,7 @@ def backend_for(path: Path) -> ExportBackend:
             f"No installed backend opens {suffix}, such as {path.name}: suffixes are written small, so call it "
             f"{path.with_suffix(suffix.lower()).name}."
         )
-    installed = ", ".join(entry.name for entry in entries()) or "none"
+    installed = ", ".join(entry.name for entry in registry.entries()) or "none"
     raise BackendError(
         f"No installed backend opens {suffix or 'files without a suffix'}, such as {path.name} "
         f"(installed: {installed})."
