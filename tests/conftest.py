@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait for each other
 
-# As `timmx` has it: the converters' objects stay, and looking through millions of them takes a third of the time.
+# As `timmx` has it: the converters' objects stay, and looking through millions of them takes a fifth of the time.
 gc.set_threshold(100_000, 20, 50)
 
 ROOT = Path(__file__).resolve().parent.parent
