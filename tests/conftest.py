@@ -34,15 +34,15 @@ def digits() -> str:
 @pytest.fixture(scope="session")
 def exported_digits(digits: str, tmp_path_factory: pytest.TempPathFactory):
     """The digits as a verified file: (backend, **options) -> path. Made once for all tests, which leave it as it is."""
-    suffixes = {"onnx": ".onnx", "torch-export": ".pt2", "coreml": ".mlpackage", "litert": ".tflite"}
     made: dict[tuple, Path] = {}
 
     def make(backend: str, **options) -> Path:
         import timmx
+        from timmx import registry
 
         key = (backend, *sorted(options.items()))
         if key not in made:
-            output = tmp_path_factory.mktemp("digits") / f"digits{suffixes[backend]}"
+            output = tmp_path_factory.mktemp("digits") / f"digits{registry.load(backend).suffixes[0]}"
             made[key] = timmx.export(backend, digits, output=output, **options).path
         return made[key]
 

@@ -177,6 +177,21 @@ def writing(path: Path) -> AbstractContextManager[None]:
     return _explaining(path.parent.parent.parent / path.name, every=False)
 
 
+def require_file(path: Path, what: str) -> None:
+    """Refuse a path at which there is no file.
+
+    Args:
+        what: should be there, as in `an engine`.
+
+    Raises:
+        ArtifactError: nothing is there, or a folder.
+    """
+    if path.is_dir():
+        raise ArtifactError(f"{path} is a folder, and {what} is a file.")
+    if not path.is_file():
+        raise ArtifactError(f"There is no file {path}.")
+
+
 def artifact_size(paths: Iterable[Path]) -> int:
     """Bytes in these files and folders, at any depth. A link is followed where it is named, not in a folder.
 

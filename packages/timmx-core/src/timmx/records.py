@@ -101,9 +101,10 @@ def recall(path: Path, files: Sequence[Path]) -> dict[str, Any] | None:
     """
     sha256 = digest(files)
     beside, cached = path.absolute().parent / MANIFEST_NAME, _folder() / f"{sha256}.json"
-    if beside.is_file() and not _read(beside):
+    manifest = _read(beside)
+    if not manifest and beside.is_file():
         reporter().warn(f"{beside} is damaged: what it said of verifications is not used.")
-    artifacts = _read(beside).get("artifacts")
+    artifacts = manifest.get("artifacts")
     entry = artifacts.get(path.name) if isinstance(artifacts, dict) else None
     for source, record in ((beside, entry), (cached, _read(cached))):
         if not isinstance(record, dict) or record.get("sha256") != sha256:

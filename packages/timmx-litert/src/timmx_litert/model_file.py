@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from timmx.artifact import require_file
 from timmx.contract import Quantization
 from timmx.errors import ArtifactError
 from timmx.metadata import parse
@@ -32,13 +33,7 @@ def check(path: Path) -> None:
     Raises:
         ArtifactError: there is no such file, or it is something else.
     """
-    if not path.is_file():
-        found = (
-            f"{path} is a folder, and a LiteRT model is a file"
-            if path.is_dir()
-            else f"There is no file {path}"
-        )
-        raise ArtifactError(f"{found}.")
+    require_file(path, "a LiteRT model")
     with path.open("rb") as file:
         head = file.read(8)
     if head[4:8] != IDENTIFIER:

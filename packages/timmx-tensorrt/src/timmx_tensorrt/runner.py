@@ -11,7 +11,7 @@ from timmx.progress import reporter
 from timmx.snr import worst_db
 
 from timmx_tensorrt import gpu
-from timmx_tensorrt.sidecar import check_plan, differences, read
+from timmx_tensorrt.sidecar import check_plan, differences, how_to_rebuild, read
 from timmx_tensorrt.validation import missing
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class EngineRunner(Runner):
             raise RuntimeUnavailable(f"{path} cannot be run here: {said}")
         built = sidecar.engine
         check_plan(path, built)
-        again = built.get("rebuild") or "timmx tensorrt, with the model that it was made from"
+        again = how_to_rebuild(built)
         from timmx_tensorrt.engine import Engine, version
 
         found = "; ".join(differences(built, gpu.facts() | {"tensorrt": version()}))

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from timmx.artifact import require_file
 from timmx.errors import ArtifactError
 from timmx.metadata import parse
 
@@ -54,16 +55,17 @@ def read(path: Path) -> Sidecar:
     Raises:
         ArtifactError: there is no engine, or what lies beside it is no JSON object.
     """
-    if not path.is_file():
-        found = (
-            f"{path} is a folder, and an engine is a file" if path.is_dir() else f"There is no file {path}"
-        )
-        raise ArtifactError(f"{found}.")
+    require_file(path, "an engine")
     try:
         content = parse(beside(path), beside(path).read_bytes())
     except FileNotFoundError:
         return Sidecar()
     return Sidecar({key: value for key, value in content.items() if key != _ENGINE}, content.get(_ENGINE, {}))
+
+
+def how_to_rebuild(built: Mapping[str, Any]) -> str:
+    """The command that builds an engine anew, of `Sidecar.engine`."""
+    return built.get("rebuild") or "timmx tensorrt, with the model that it was made from"
 
 
 def check_plan(path: Path, built: Mapping[str, Any]) -> None:
@@ -75,7 +77,7 @@ def check_plan(path: Path, built: Mapping[str, Any]) -> None:
     Raises:
         ArtifactError: it is empty or a text, or not what the sidecar is about.
     """
-    again = built.get("rebuild") or "timmx tensorrt, with the model that it was made from"
+    again = how_to_rebuild(built)
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if built and sha256(path) != built.get("plan_sha256"):

@@ -99,11 +99,14 @@ class ConformanceBase:
         work.mkdir()
         monkeypatch.chdir(work)
 
-        def run(model: Any = "test_resnet", name: str = "model", **options: Any) -> ExportResult:
+        def run(
+            model: Any = "test_resnet", name: str = "model", folder: Path | None = None, **options: Any
+        ) -> ExportResult:
             if isinstance(model, str) and "checkpoint" not in options:
                 model = awakened_model(model)
-            folder = tmp_path / "out"
-            folder.mkdir(exist_ok=True)
+            if folder is None:
+                folder = tmp_path / "out"
+                folder.mkdir(exist_ok=True)
             further = self.open_batch_options if options.get("dynamic_batch") else {}
             chosen = dict(self.export_options) | further | options
             if "output" not in chosen:
@@ -122,7 +125,6 @@ class ConformanceBase:
     def exported(
         self,
         export: Callable[..., ExportResult],
-        subject: ExportBackend,
         _kept: dict[Any, ExportResult],
         tmp_path_factory: pytest.TempPathFactory,
     ) -> Callable[..., ExportResult]:
@@ -131,10 +133,7 @@ class ConformanceBase:
         def run(model: str = "test_resnet", **options: Any) -> ExportResult:
             key = (model, *sorted(options.items()))
             if key not in _kept:
-                further = self.open_batch_options if options.get("dynamic_batch") else {}
-                suffix = self.suffix(subject, dict(self.export_options) | further | options)
-                output = tmp_path_factory.mktemp("exported") / f"model{suffix}"
-                _kept[key] = export(model, output=output, **options)
+                _kept[key] = export(model, folder=tmp_path_factory.mktemp("exported"), **options)
             return _kept[key]
 
         return run

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+STORED_RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
+"""The least and the greatest number that an input of integers holds."""
+
 _INLINE = 20
 """As many class names are written into the code; more are read from somewhere."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from timmx.errors import ArtifactError
-from timmx.tools.snippets.facts import numbers, quoted
+from timmx.tools.snippets.facts import STORED_RANGES, numbers, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,7 +196,7 @@ def _value(facts: Facts, source: str) -> str:
     real = f"{source} / 255" if facts.normalizes else f"({source} / 255 - mean[c]) / std[c]"
     if facts.quantization is None:
         return real
-    low, high = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}[facts.dtype]
+    low, high = STORED_RANGES[facts.dtype]
     stored = f"Math.round(({real}) / {facts.quantization.scale!r}) + {facts.quantization.zero_point}"
     return f"Math.min({high}, Math.max({low}, {stored}))"
 

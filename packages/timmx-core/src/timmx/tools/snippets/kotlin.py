@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.tools.snippets.facts import numbers, quoted
+from timmx.tools.snippets.facts import STORED_RANGES, numbers, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +110,7 @@ def _value(facts: Facts) -> str:
     real = "colors[c] / 255f" if facts.normalizes else "(colors[c] / 255f - mean[c]) / std[c]"
     if facts.quantization is None:
         return real
-    low, high = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}[facts.dtype]
+    low, high = STORED_RANGES[facts.dtype]
     stored = f"((({real}) / {facts.quantization.scale:.9g}f).roundToInt() + {facts.quantization.zero_point})"
     return f"{stored}.coerceIn({low}, {high}){_TO[facts.dtype]}"
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from timmx.contract import Snippet
-from timmx.tools.snippets.facts import numbers, quoted
+from timmx.tools.snippets.facts import STORED_RANGES, numbers, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from timmx.tools.snippets.facts import Facts
-
-_RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 
 
 def through_timmx(facts: Facts, distribution: str | None) -> Snippet:
@@ -84,7 +82,7 @@ def _read(facts: Facts, piece: Snippet) -> Iterator[str]:
         yield f"    std = np.array([{numbers(config.std)}], np.float32)"
         yield "    x = (x - mean) / std"
     if facts.quantization is not None:
-        low, high = _RANGES[facts.dtype]
+        low, high = STORED_RANGES[facts.dtype]
         scale, zero_point = facts.quantization.scale, facts.quantization.zero_point
         yield f"    x = np.rint(x / np.float32({scale!r})) + {zero_point}"
         yield f"    x = np.clip(x, {low}, {high}).astype(np.{facts.dtype})"
