@@ -134,7 +134,7 @@ def test_doctor_tells_of_another_owner_of_the_name(tmp_path):
     assert done.returncode == 2
     (problem,) = json.loads(done.stdout)["problems"]
     assert "timmx 0.10.1 owns the command timmx and the import package timmx" in problem["message"]
-    assert problem["mend"].startswith("uv pip uninstall timmx ")
+    assert problem["fix"].startswith("uv pip uninstall timmx ")
 
 
 def test_what_a_machine_lacks_is_a_state_with_its_mend(tmp_path):
@@ -145,7 +145,7 @@ def test_what_a_machine_lacks_is_a_state_with_its_mend(tmp_path):
     )
     install_plugin(tmp_path, "lacking", lacking)
     row = rows(tmp_path)["timmx-lacking:lacking"]
-    assert (row["state"], row["mend"]) == ("needs a mend", "apt install frobnicator")
+    assert (row["state"], row["fix"]) == ("needs setup", "apt install frobnicator")
     done = timmx("lacking", "test_resnet", site=tmp_path)
     assert done.returncode == 2
     assert "apt install frobnicator" in done.stderr

@@ -46,12 +46,12 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that the environment lacks, and the command that mends it."""
+    """Something that the environment lacks, and the command that fixes it."""
 
     message: str
-    mend: str
+    fix: str
     partial: bool = False
-    """The backend does part of its work all the same: the rest is told, and nothing needs a mend."""
+    """The backend does part of its work all the same: `doctor` shows it as a limit, not as a problem."""
 
 
 NOT_DECLARED = "not declared by this backend"

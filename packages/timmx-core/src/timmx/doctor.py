@@ -24,7 +24,7 @@ class Diagnosis:
     Attributes:
         versions: of Python, timmx and the libraries that every backend uses.
         backends: each with the state that loading it showed.
-        problems: what needs a mend.
+        problems: what needs to be fixed.
     """
 
     versions: dict[str, str]
@@ -40,7 +40,7 @@ def examine() -> Diagnosis:
     """Look at everything; nothing heavy is imported into this process."""
     backends = tuple(probe_backends())
     problems = [
-        Problem(f"The backend {entry.selector} is {entry.state}: {entry.reason}", entry.mend)
+        Problem(f"The backend {entry.selector} is {entry.state}: {entry.reason}", entry.fix)
         for entry in backends
         if entry.state not in _HARMLESS
     ]

@@ -1,39 +1,51 @@
-"""What a user can mend: every failure that is theirs or their environment's, one class a kind."""
+"""Errors that a user can fix: one class for each kind of failure, with a message and a hint."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from timmx.verify import VerificationReport
+from typing import Any, Protocol
 
 
 class TimmxError(Exception):
-    """A failure with its mend in the message; the command line prints it alone and exits with 2."""
+    """A failure that the user can fix; the command line prints it without a traceback and exits with 2.
+
+    Args:
+        message: what was asked for and what was found.
+        hint: the command or option that fixes it; empty where there is none.
+    """
 
     exit_code = 2
 
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"type": type(self).__name__, "message": self.message, "hint": self.hint}
+
 
 class ConfigurationError(TimmxError):
-    """An option, a combination of options or an input file that cannot be what was meant."""
+    """An option, a combination of options or an input file that is not valid."""
 
 
 class ModelError(TimmxError):
-    """The model cannot be found, reached, built or filled with the weights that were named."""
+    """The model cannot be found, reached, built or filled with the requested weights."""
 
 
 class BackendError(TimmxError):
-    """A backend that was named is not installed, or is installed and cannot be used.
+    """The requested backend is not installed, or is installed and cannot be used.
 
     Attributes:
-        state: what kind of trouble it is, a `timmx.registry.State`; empty where it is not installed.
-        reason: the trouble.
-        mend: what to do about it.
+        state: a value of `timmx.registry.State`; empty where the backend is not installed.
+        reason: why the backend cannot be used, without its name.
     """
 
-    def __init__(self, message: str, *, state: str = "", reason: str = "", mend: str = "") -> None:
-        super().__init__(message)
-        self.state, self.reason, self.mend = state, reason, mend
+    def __init__(self, message: str, *, hint: str = "", state: str = "", reason: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.state, self.reason = state, reason
 
 
 class MissingRequirementError(TimmxError):
@@ -44,21 +56,46 @@ class UnsupportedError(TimmxError):
     """The format, or its converter, cannot hold this model."""
 
 
+class Report(Protocol):
+    """The figures of a verification; `timmx.verification.VerificationReport` is one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+
+
 class VerificationError(TimmxError):
     """The artifact does not compute what the model computes; nothing was published.
 
     Attributes:
-        report: the figures, a `timmx.verify.VerificationReport`.
+        report: the figures.
     """
 
-    def __init__(self, message: str, report: VerificationReport | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, report: Report | None = None, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.report = report
+
+    def to_dict(self) -> dict[str, Any]:
+        verification = {"verification": self.report.to_dict()} if self.report else {}
+        return super().to_dict() | verification
 
 
 class ArtifactError(TimmxError):
-    """A file that cannot be written where it was asked for, or is not what its name says."""
+    """A file that cannot be written to its destination, or that is not what its name says."""
 
 
 class RuntimeUnavailable(TimmxError):  # noqa: N818 - the contract's published name
     """An artifact cannot be run here, with the reason; raised by a backend's `open`."""
+
+
+def error_dict(exc: Exception) -> dict[str, Any]:
+    """An error for `--json`: `type`, `message` and `hint`, and a verification's figures where there are any."""
+    if isinstance(exc, TimmxError):
+        return exc.to_dict()
+    return {"type": type(exc).__name__, "message": internal_error(exc), "hint": ""}
+
+
+def internal_error(exc: Exception) -> str:
+    """One line about an exception that is not the user's to fix."""
+    text = " ".join(str(exc).split())[:500]
+    notes = "".join(f" ({note})" for note in getattr(exc, "__notes__", ()))
+    return f"This is a defect in timmx or in a library below it: {type(exc).__name__}: {text}{notes}"

@@ -71,7 +71,7 @@ def backend_for(path: Path) -> ExportBackend:
             return registry.load_entry(entry)
     for entry in registry.entries():  # installed, and in trouble: which it tells
         if ours.get(entry.name) == entry.distribution:
-            raise entry.error(entry.state, entry.reason, entry.mend)
+            raise entry.error(entry.state, entry.reason, entry.fix)
     if ours:
         command = "uv pip install " + " ".join(sorted(ours.values()))
         raise BackendError(f"{path.name} needs a backend that is not installed here: {command}")

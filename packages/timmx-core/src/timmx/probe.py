@@ -40,7 +40,7 @@ def _probe(entry: BackendEntry, timeout_s: float) -> BackendEntry:
 
 
 def _run_child(entry: BackendEntry, timeout_s: float) -> dict[str, Any]:
-    mend = f"Reinstall it (uv pip install --reinstall {entry.distribution}) or tell its authors."
+    fix = f"Reinstall it (uv pip install --reinstall {entry.distribution}) or tell its authors."
     command = [sys.executable, "-m", "timmx.probe", entry.selector]
     try:
         done = subprocess.run(
@@ -48,14 +48,14 @@ def _run_child(entry: BackendEntry, timeout_s: float) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         reason = f"loading it took more than {timeout_s:g} s, so it was stopped."
-        return {"state": State.BROKEN, "reason": reason, "mend": mend}
+        return {"state": State.BROKEN, "reason": reason, "fix": fix}
     try:
         return json.loads(done.stdout)
     except json.JSONDecodeError:
         last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
         reason = f"loading it ended the process with {how}: {last[0]}."
-        return {"state": State.BROKEN, "reason": reason, "mend": mend}
+        return {"state": State.BROKEN, "reason": reason, "fix": fix}
 
 
 def _child(selector: str) -> dict[str, Any]:
@@ -63,15 +63,15 @@ def _child(selector: str) -> dict[str, Any]:
     try:
         backend = load_entry(entry)
     except BackendError as exc:
-        return {"state": exc.state, "reason": exc.reason, "mend": exc.mend}
+        return {"state": exc.state, "reason": exc.reason, "fix": exc.hint}
     found = backend.check_environment()
     problems = [problem for problem in found if not problem.partial]
     partial = [problem for problem in found if problem.partial]
-    limits = [backend.caveat, *(f"{problem.message} {problem.mend}" for problem in partial)]
+    limits = [backend.caveat, *(f"{problem.message} {problem.fix}" for problem in partial)]
     return {
-        "state": State.NEEDS_MEND if problems else State.AVAILABLE,
+        "state": State.NEEDS_SETUP if problems else State.AVAILABLE,
         "reason": " ".join(problem.message for problem in problems),
-        "mend": " ".join(problem.mend for problem in problems),
+        "fix": " ".join(problem.fix for problem in problems),
         "contract": type(backend).contract,
         "limits": " ".join(filter(None, limits)),
     }

@@ -47,7 +47,7 @@ class State(StrEnum):
     """Whether a backend can be used, and if not, what kind of trouble it is."""
 
     AVAILABLE = "available"
-    NEEDS_MEND = "needs a mend"
+    NEEDS_SETUP = "needs setup"
     INCOMPATIBLE = "incompatible"
     BROKEN = "broken"
     DUPLICATE = "duplicate"
@@ -68,7 +68,7 @@ class BackendEntry:
         target: the entry point's value, `module:attribute`.
         state: AVAILABLE means only that metadata shows no trouble, until it has been loaded.
         reason: the trouble in words; empty where there is none.
-        mend: what to do about it.
+        fix: what to do about it.
         contract: the contract version it was written for, where it has been loaded.
         limits: what it cannot do here, and what it has not been tried on; empty until it has been loaded.
     """
@@ -80,14 +80,14 @@ class BackendEntry:
     target: str
     state: State = State.AVAILABLE
     reason: str = ""
-    mend: str = ""
+    fix: str = ""
     contract: int | None = None
     limits: str = ""
 
-    def error(self, state: State, reason: str, mend: str) -> BackendError:
+    def error(self, state: State, reason: str, fix: str) -> BackendError:
         """The error that says why this backend cannot be used."""
-        message = f"Backend {self.name} ({self.distribution} {self.version}) is {state}: {reason} {mend}"
-        return BackendError(message, state=state, reason=reason, mend=mend)
+        message = f"Backend {self.name} ({self.distribution} {self.version}) is {state}: {reason}"
+        return BackendError(message, hint=fix, state=state, reason=reason)
 
     @property
     def selector(self) -> str:
@@ -136,12 +136,12 @@ def find(name: str) -> BackendEntry:
     wanted = _canonical(distribution)
     matches = [entry for entry in entries() if entry.name == command and wanted in ("", entry.distribution)]
     if not matches:
-        raise BackendError(_not_installed(name))
+        raise _not_installed(name)
     entry = matches[0]
     if entry.state is State.DUPLICATE and distribution:
-        entry = replace(entry, state=State.AVAILABLE, reason="", mend="")
+        entry = replace(entry, state=State.AVAILABLE, reason="", fix="")
     if entry.state is not State.AVAILABLE:
-        raise entry.error(entry.state, entry.reason, entry.mend)
+        raise entry.error(entry.state, entry.reason, entry.fix)
     return entry
 
 
@@ -170,10 +170,9 @@ def require_sound(found: Iterable[BackendEntry]) -> None:
     """
     troubled = [entry for entry in found if entry.state not in (State.AVAILABLE, State.DISABLED)]
     if troubled:
-        said = " ".join(
-            f"{entry.selector} is {entry.state}: {entry.reason} {entry.mend}" for entry in troubled
-        )
-        raise BackendError(f"TIMMX_STRICT is set, and {said}", state=troubled[0].state)
+        reasons = " ".join(f"{entry.selector} is {entry.state}: {entry.reason}" for entry in troubled)
+        fixes = " ".join(entry.fix for entry in troubled)
+        raise BackendError(f"TIMMX_STRICT is set, and {reasons}", hint=fixes, state=troubled[0].state)
 
 
 def load_entry(entry: BackendEntry) -> ExportBackend:
@@ -223,8 +222,8 @@ def check_contract(cls: type, entry: BackendEntry) -> None:
         reason = (
             f"it was written for contract {contract}, this core needs at least {SUPPORTED_CONTRACTS.start}."
         )
-        mend = f"Upgrade the plugin: uv pip install --upgrade {entry.distribution}"
-        raise entry.error(State.INCOMPATIBLE, reason, mend)
+        fix = f"Upgrade the plugin: uv pip install --upgrade {entry.distribution}"
+        raise entry.error(State.INCOMPATIBLE, reason, fix)
     if contract >= SUPPORTED_CONTRACTS.stop:
         newest = SUPPORTED_CONTRACTS.stop - 1
         reason = f"it was written for contract {contract}, this core knows none above {newest}."
@@ -260,29 +259,29 @@ def known_backends() -> dict[str, dict[str, Any]]:
     return json.loads(resources.files("timmx").joinpath("known_backends.json").read_text("utf-8"))
 
 
-def _not_installed(name: str) -> str:
+def _not_installed(name: str) -> BackendError:
     known = known_backends().get(name)
     installed = ", ".join(entry.name for entry in entries()) or "none"
     if known:
-        return (
-            f"The backend {name!r} is not installed. Install it: uv pip install {known['distribution']} "
-            f"(installed: {installed})."
+        return BackendError(
+            f"The backend {name!r} is not installed (installed: {installed}).",
+            hint=f"Install it: uv pip install {known['distribution']}",
         )
-    return f"There is no backend {name!r} here. Installed: {installed}."
+    return BackendError(f"There is no backend {name!r} here. Installed: {installed}.")
 
 
 def _judge(entry: BackendEntry, unmet: list[tuple[str, str]]) -> BackendEntry:
     """What metadata alone shows of one entry; `unmet` is what its wheel requires beside what was found."""
     disabled = {name.strip() for name in os.environ.get("TIMMX_DISABLE_BACKENDS", "").split(",")}
     if reason := name_trouble(entry.name):
-        return replace(entry, state=State.INVALID, reason=reason, mend="Its authors must rename it.")
+        return replace(entry, state=State.INVALID, reason=reason, fix="Its authors must rename it.")
     if disabled & {entry.name, entry.selector}:
         reason = "TIMMX_DISABLE_BACKENDS names it."
-        return replace(entry, state=State.DISABLED, reason=reason, mend="Take it out of that variable.")
+        return replace(entry, state=State.DISABLED, reason=reason, fix="Take it out of that variable.")
     if unmet:
         reason = "it requires " + ", ".join(f"{wanted} ({found})" for wanted, found in unmet) + "."
-        mend = "uv pip install " + " ".join(f"'{wanted}'" for wanted, _ in unmet)
-        return replace(entry, state=State.UNMET, reason=reason, mend=mend)
+        fix = "uv pip install " + " ".join(f"'{wanted}'" for wanted, _ in unmet)
+        return replace(entry, state=State.UNMET, reason=reason, fix=fix)
     return entry
 
 
@@ -290,8 +289,8 @@ def _mark_duplicate(entry: BackendEntry, distributions: list[str]) -> BackendEnt
     if entry.state not in (State.AVAILABLE, State.UNMET):
         return entry
     reason = f"{' and '.join(sorted(distributions))} both provide {entry.name!r}."
-    mend = f"Say which: timmx {entry.selector} ... Or uninstall the other."
-    return replace(entry, state=State.DUPLICATE, reason=reason, mend=mend)
+    fix = f"Say which: timmx {entry.selector} ... Or uninstall the other."
+    return replace(entry, state=State.DUPLICATE, reason=reason, fix=fix)
 
 
 def _canonical(name: str) -> str:

@@ -47,8 +47,9 @@ def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Pa
     output = output_path(backend, request, options)
     problems = backend.check_environment(request, options)
     if problems:
-        said = " ".join(f"{problem.message} {problem.mend}" for problem in problems)
-        raise MissingRequirementError(f"{backend.name} cannot export here: {said}")
+        reasons = " ".join(problem.message for problem in problems)
+        fixes = " ".join(problem.fix for problem in problems)
+        raise MissingRequirementError(f"{backend.name} cannot export here: {reasons}", hint=fixes)
     return output
 
 

@@ -34,8 +34,9 @@ class EngineRunner(Runner):
     def __init__(self, path: Path) -> None:
         sidecar = read(path)
         if problems := missing():
-            said = " ".join(f"{problem.message} {problem.mend}" for problem in problems)
-            raise RuntimeUnavailable(f"{path} cannot be run here: {said}")
+            reasons = " ".join(problem.message for problem in problems)
+            fixes = " ".join(problem.fix for problem in problems)
+            raise RuntimeUnavailable(f"{path} cannot be run here: {reasons}", hint=fixes)
         built = sidecar.engine
         check_plan(path, built)
         again = how_to_rebuild(built)

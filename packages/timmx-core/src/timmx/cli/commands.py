@@ -118,7 +118,7 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
 
 
 def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: DebugOption = False) -> None:
-    """Say what this machine can do, and the command that mends what it cannot. Exits with 2 if one is needed."""
+    """Say what this machine can do, and how to fix what it cannot. Exits with 2 if there are problems."""
     from timmx.cli.terminal import working
     from timmx.doctor import examine
 
@@ -133,9 +133,9 @@ def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: D
             if entry.limits:
                 print(f"note: {entry.selector}: {entry.limits}")
         for problem in report.problems:
-            print(f"problem: {problem.message}\n   mend: {problem.mend}")
+            print(f"problem: {problem.message}\n    fix: {problem.fix}")
         if not report.problems:
-            print("Nothing needs a mend.")
+            print("No problems found.")
     if report.problems:
         raise typer.Exit(2)
 
@@ -184,4 +184,4 @@ def _print_backends(found: Any) -> None:
     console.print(table)
     for item in found:
         if item.reason:
-            print(f"{item.selector}: {item.reason} {item.mend}")
+            print(f"{item.selector}: {item.reason} {item.fix}")

@@ -93,6 +93,8 @@ def export_many_command() -> Callable[..., None]:
             if debug:
                 traceback.print_exception(failure.error)
             print(f"error: {failure.name} ({failure.backend}): {failure.message}", file=sys.stderr)
+            if failure.hint:
+                print(f"hint: {failure.hint}", file=sys.stderr)
         if result.failures:
             raise typer.Exit(result.exit_code)
 

@@ -21,7 +21,7 @@ from timmx import registry
 from timmx.cli import commands
 from timmx.cli.export import export_command
 from timmx.cli.interrupts import keep_interrupts
-from timmx.errors import TimmxError, VerificationError
+from timmx.errors import TimmxError, error_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,19 +65,12 @@ class TimmxGroup(TyperGroup):
         except TimmxError as exc:
             if debug:
                 traceback.print_exc()
-            _say_error(exc, str(exc), as_json)
+            _say_error(exc, "", as_json)
             sys.exit(exc.exit_code)
         except Exception as exc:  # a defect: one line, and the whole story with --debug
             if debug:
                 traceback.print_exc()
-            said = " ".join(str(exc).split())
-            _say_error(
-                exc,
-                f"This is a defect in timmx or in a library below it: {type(exc).__name__}: {said[:500]}"
-                + "".join(f" ({note})" for note in getattr(exc, "__notes__", ()))
-                + ("" if debug else " (--debug shows the traceback)"),
-                as_json,
-            )
+            _say_error(exc, "" if debug else " (--debug shows the traceback)", as_json)
             sys.exit(1)
 
 
@@ -154,16 +147,16 @@ def _backend_rows() -> dict[str, Any]:
 def _row_help(entry: BackendEntry) -> str:
     if entry.state is registry.State.AVAILABLE:
         return entry.summary
-    return f"({entry.state}) {entry.reason} {entry.mend}"
+    return f"({entry.state}) {entry.reason} {entry.fix}"
 
 
-def _say_error(exc: Exception, message: str, as_json: bool) -> None:
-    """The message on stderr; with `--json`, an object on stdout too."""
-    _say(f"error: {message}", sys.stderr)
+def _say_error(exc: Exception, suffix: str, as_json: bool) -> None:
+    """The message and its hint on stderr; with `--json`, an object on stdout too."""
+    error = error_dict(exc)
+    _say(f"error: {error['message']}{suffix}", sys.stderr)
+    if error["hint"]:
+        _say(f"hint: {error['hint']}", sys.stderr)
     if as_json:
-        error: dict[str, Any] = {"type": type(exc).__name__, "message": message}
-        if isinstance(exc, VerificationError) and exc.report:
-            error["verification"] = exc.report.to_dict()
         _say(json.dumps({"error": error}, indent=2), sys.stdout)
     _nobody_reads()
 

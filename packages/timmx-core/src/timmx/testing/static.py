@@ -116,7 +116,7 @@ class StaticChecks(ConformanceBase):
         for problem in subject.check_environment():
             assert isinstance(problem, Problem)
             assert problem.message
-            assert problem.mend
+            assert problem.fix
 
     def test_capabilities_are_true_or_a_reason(self, subject: ExportBackend) -> None:
         assert isinstance(subject.capabilities, Capabilities)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import staging, why_not_in
 from timmx.coercion import build, option_types, reject_unknown
-from timmx.errors import ArtifactError, ConfigurationError, TimmxError, VerificationError
+from timmx.errors import ArtifactError, ConfigurationError, TimmxError, error_dict
 from timmx.options import ExportRequest
 from timmx.pipeline import ONE_AT_A_TIME, ExportResult, export_session
 from timmx.progress import reporter
@@ -46,21 +46,17 @@ class Failure:
 
     @property
     def message(self) -> str:
-        """The error in one line; one that is not the user's is called a defect."""
-        if isinstance(self.error, TimmxError):
-            return str(self.error)
-        said = " ".join(str(self.error).split())[:500]
-        notes = "".join(f" ({note})" for note in getattr(self.error, "__notes__", ()))
-        return (
-            f"This is a defect in timmx or in a library below it: {type(self.error).__name__}: {said}{notes}"
-        )
+        """The error in one line."""
+        return str(error_dict(self.error)["message"])
+
+    @property
+    def hint(self) -> str:
+        """How to fix it; empty where nobody knows."""
+        return str(error_dict(self.error)["hint"])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        error: dict[str, Any] = {"type": type(self.error).__name__, "message": self.message}
-        if isinstance(self.error, VerificationError) and self.error.report:
-            error["verification"] = self.error.report.to_dict()
-        return {"name": self.name, "backend": self.backend, "error": error}
+        return {"name": self.name, "backend": self.backend, "error": error_dict(self.error)}
 
 
 @dataclass(frozen=True)
