@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = os.environ.get("UV") or shutil.which("uv") or "uv"
-KNOWN = json.loads((ROOT / "packages/timmx-core/src/timmx/known_backends.json").read_text("utf-8"))
+KNOWN = json.loads((ROOT / "packages/timmx-core/src/timmx/registry/known_backends.json").read_text("utf-8"))
 """Formats that the core can name, whether a package for them is here or not."""
 CLEAN = {
     name: value

@@ -22,18 +22,18 @@ import torch
 from PIL import Image
 from processes import ProcessError, measure
 from sklearn.datasets import load_digits
-from timmx.contract import Precision
-from timmx.edges import feed, fetch
-from timmx.images import ImageReader
+from timmx.base.snr import SignalToNoise
+from timmx.contract.capabilities import Precision
+from timmx.inputs.conversion import feed, fetch
+from timmx.inputs.images import ImageReader
 from timmx.model.data_config import resolve_data_config
-from timmx.registry import load
-from timmx.snr import SignalToNoise
+from timmx.registry.discovery import load
 from timmx.testing import awakened_model
-from timmx.verify import FLOORS_DB
+from timmx.verification.comparison import FLOORS_DB
 from torch import nn
 
 if TYPE_CHECKING:
-    from timmx.contract import Runner
+    from timmx.contract.runner import Runner
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 PLAIN = Path(__file__).with_name("litert_plain.py")

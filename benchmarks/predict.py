@@ -31,10 +31,10 @@ import torch
 from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_image
+from timmx.base.threads import usable_cores
 from timmx.testing import awaken
-from timmx.threads import usable_cores
-from timmx.tools.stream import answers, open_for
-from timmx.tools.subject import describe, open_subject
+from timmx.tools.subject.stream import answers, open_for
+from timmx.tools.subject.subject import describe, open_subject
 
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits"
 SIZE = (500, 375)

@@ -18,7 +18,7 @@ from pathlib import Path
 import photographs
 import timmx
 from litert_quality import DIGITS, settled_model, write_seen_digits
-from timmx.verify import FLOORS_DB
+from timmx.verification.comparison import FLOORS_DB
 from timmx_tensorrt.plugin import TensorRTMode
 
 MODELS = (

@@ -38,7 +38,7 @@ def exported_digits(digits: str, tmp_path_factory: pytest.TempPathFactory):
 
     def make(backend: str, **options) -> Path:
         import timmx
-        from timmx import registry
+        from timmx.registry import discovery as registry
 
         key = (backend, *sorted(options.items()))
         if key not in made:

@@ -10,8 +10,8 @@ import torch
 from coremltools.converters.mil import Builder as mb  # noqa: N813 - coremltools' own customary name
 from coremltools.models.datatypes import Array
 from coremltools.models.neural_network import NeuralNetworkBuilder
-from timmx.capture import capture
-from timmx.snr import SignalToNoise
+from timmx.base.snr import SignalToNoise
+from timmx.capture.trace import capture
 from timmx_coreml.neural_network import NeuralNetworkEvaluator
 
 if TYPE_CHECKING:

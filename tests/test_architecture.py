@@ -111,7 +111,7 @@ def test_the_core_names_no_format(path: Path):
     """
     if CORE / "testing" in path.parents:
         return
-    known = json.loads((CORE / "known_backends.json").read_text("utf-8"))
+    known = json.loads((CORE / "registry" / "known_backends.json").read_text("utf-8"))
     names = known.keys() | {facts["distribution"].replace("-", "_") for facts in known.values()}
     format_name = re.compile(rf"(?<![\w.-])(timmx-)?({'|'.join(sorted(names))})(?![\w-])")
     for node, text in strings_and_names(path):

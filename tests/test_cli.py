@@ -242,7 +242,7 @@ def test_a_broken_pipe_to_another_process_is_a_defect():
 
 def test_columns_are_as_wide_as_a_terminal_shows_them():
     from rich.cells import cell_len
-    from timmx.cli.columns import columns
+    from timmx.base.tables import columns
 
     lines = columns(
         [("label", "n"), ("猫", "1"), ("ラーメン", "12"), ("cafe\N{COMBINING ACUTE ACCENT}", "3")]
@@ -252,7 +252,8 @@ def test_columns_are_as_wide_as_a_terminal_shows_them():
 
 
 def test_a_name_stays_in_its_line_and_leaves_the_terminal_whole():
-    from timmx.cli.columns import columns, shown
+    from timmx.base.tables import columns
+    from timmx.base.text import shown
 
     evil = os.fsdecode(b"a\n\x1b[31m\r\x00\xff") + "\x9b\u202e\ud800 \u3000漢é\\n"
     written = r"a\n\x1b[31m\r\x00\xff\x9b\u202e\ud800" + " \u3000漢é\\n"

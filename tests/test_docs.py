@@ -109,7 +109,7 @@ def test_readme_names_every_package_and_format():
 
 
 def test_floors_are_the_documented_ones():
-    from timmx.verify import FLOORS_DB
+    from timmx.verification.comparison import FLOORS_DB
 
     rows = re.findall(r"^\| (`.+) \| (\d+) dB \|$", (ROOT / "docs/verification.md").read_text(), re.MULTILINE)
     documented = {name: float(floor) for names, floor in rows for name in re.findall(r"`([\w-]+)`", names)}

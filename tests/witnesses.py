@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import timm
 import torch
-from timmx.options import ExportRequest
-from timmx.session import ModelSession
-from timmx.snr import worst_db
+from timmx.base.snr import worst_db
+from timmx.contract.options import ExportRequest
+from timmx.exporting.session import ModelSession
 from timmx.testing import awaken
 from torch import nn
 

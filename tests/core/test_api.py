@@ -9,8 +9,8 @@ import pytest
 import timmx
 import torch
 import typer
-from timmx import registry
 from timmx.errors import BackendError, ConfigurationError
+from timmx.registry import discovery as registry
 from typer.testing import CliRunner
 
 

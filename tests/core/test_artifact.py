@@ -22,8 +22,9 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from timmx import artifact
-from timmx.artifact import artifact_size, staging, writing
+from timmx.artifact import publishing as artifact
+from timmx.artifact.publishing import staging, writing
+from timmx.base.files import artifact_size
 from timmx.errors import ArtifactError
 
 

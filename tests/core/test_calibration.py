@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from timmx.calibration import check_calibration, choose_calibration
-from timmx.coercion import build
+from timmx.base.progress import Reporter, reporting
+from timmx.contract.options import CalibrationData, CalibrationSamples, RandomCalibration  # noqa: TC002 - Typer's
 from timmx.errors import ConfigurationError
+from timmx.inputs.calibration import check_calibration, choose_calibration
+from timmx.inputs.samples import MadeSamples, choose_samples
 from timmx.model.data_config import DataConfig
-from timmx.options import CalibrationData, CalibrationSamples, RandomCalibration  # noqa: TC002 - Typer's
-from timmx.progress import Reporter, reporting
-from timmx.samples import MadeSamples, choose_samples
+from timmx.registry.options import build
 
 CONFIG = DataConfig((3, 48, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 0.9, "center")
 GRAY = DataConfig((1, 48, 64), (0.5,), (0.5,), "bicubic", 0.9, "center")

@@ -11,9 +11,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timmx.contract.options import ExportRequest
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model.load import load_model
-from timmx.options import ExportRequest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from timmx.contract import Precision, Quantization, Runner, TensorSpec
-from timmx.edges import feed, fetch
+from timmx.contract.capabilities import Precision
+from timmx.contract.runner import Quantization, Runner, TensorSpec
 from timmx.errors import VerificationError
-from timmx.metadata import Edges
+from timmx.exporting.metadata import Edges
+from timmx.inputs.conversion import feed, fetch
+from timmx.inputs.samples import MadeSamples
 from timmx.model.data_config import DataConfig
-from timmx.samples import MadeSamples
-from timmx.verify import Reference, Status, verify
+from timmx.verification.comparison import Reference, Status, verify
 
 CONFIG = DataConfig((3, 8, 10), (0.5,) * 3, (0.25,) * 3, "bicubic", 0.9, "center")
 WEIGHT = np.random.default_rng(0).normal(size=(240, 5)).astype(np.float32)

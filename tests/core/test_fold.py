@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, StdConv2d
-from timmx.model.prepare import Prepared, output_tensors, prepare
+from timmx.model.preparation import Prepared, output_tensors, prepare
 from torch import nn
 
 

@@ -199,8 +199,8 @@ def test_hub_and_pretrained_models_from_hub_then_cache(tmp_path, digits):
     """One process loads with a hub, the next from its cache, without one."""
     import timm
     from safetensors.torch import save_file
+    from timmx.contract.options import ExportRequest
     from timmx.model.load import hash_weights, load_model
-    from timmx.options import ExportRequest
 
     weights = tmp_path / "weights"
     weights.mkdir()

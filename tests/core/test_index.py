@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
+from timmx.contract.options import ExportRequest
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model import index
-from timmx.options import ExportRequest
 
 
 @pytest.fixture

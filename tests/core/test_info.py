@@ -7,9 +7,9 @@ import json
 import pytest
 import timm
 import torch
+from timmx.contract.options import ExportRequest
 from timmx.errors import ModelError
 from timmx.model.info import model_info
-from timmx.options import ExportRequest
 
 
 @pytest.mark.parametrize(

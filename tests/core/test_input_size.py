@@ -6,10 +6,10 @@ import re
 
 import pytest
 import torch
+from timmx.contract.options import ExportRequest
 from timmx.errors import ConfigurationError
 from timmx.model.info import model_info
 from timmx.model.load import load_model
-from timmx.options import ExportRequest
 
 
 def load(model: str, *size: int):

@@ -15,9 +15,9 @@ import timm
 import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
+from timmx.contract.options import ExportRequest
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model.load import LoadedModel, load_model
-from timmx.options import ExportRequest
 
 
 def load(model, **options) -> LoadedModel:

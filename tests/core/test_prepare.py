@@ -13,7 +13,7 @@ from timm.layers import BatchNormAct2d
 from timm.models.byobnet import MobileOneBlock
 from timm.utils import freeze
 from timmx.errors import UnsupportedError
-from timmx.model.prepare import Prepared, output_tensors, prepare
+from timmx.model.preparation import Prepared, output_tensors, prepare
 from timmx.testing import awaken
 from torch import nn
 

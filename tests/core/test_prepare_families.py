@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from timmx.model.prepare import prepare
+from timmx.model.preparation import prepare
 from timmx.testing import awaken
 
 FAMILIES = json.loads((Path(__file__).parent.parent / "families.json").read_text())

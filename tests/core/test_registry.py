@@ -6,8 +6,8 @@ import json
 
 import pytest
 from plugins import GOOD, install_plugin, timmx
-from timmx import registry
 from timmx.errors import BackendError
+from timmx.registry import discovery as registry
 
 DEPENDENCY_MISSING = "import no_such_library\n"
 RAISES = "raise RuntimeError('inside out')\n"
@@ -106,7 +106,7 @@ def test_doctor_exits_2_and_says_the_mend_where_a_backend_is_broken(tmp_path):
 
 
 def test_a_backend_that_hangs_is_a_row(tmp_path, monkeypatch):
-    from timmx import probe, registry
+    from timmx.registry import discovery as registry, probe
 
     install_plugin(tmp_path, "hangs", "import time; time.sleep(600)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -166,8 +166,8 @@ def test_strict_mode_turns_any_trouble_into_an_error(tmp_path):
 
 
 def test_an_optional_method_that_a_later_contract_adds_does_not_break_a_backend(tmp_path, monkeypatch):
-    from timmx import registry
-    from timmx.contract import ExportBackend
+    from timmx.contract.backend import ExportBackend
+    from timmx.registry import discovery as registry
 
     install_plugin(tmp_path, "plain")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -185,7 +185,7 @@ def test_an_optional_method_that_a_later_contract_adds_does_not_break_a_backend(
 def test_capabilities_added_later_are_closed_until_a_backend_claims_them():
     from dataclasses import fields
 
-    from timmx.contract import NOT_DECLARED, Capabilities
+    from timmx.contract.capabilities import NOT_DECLARED, Capabilities
 
     first = {"dynamic_batch", "dynamic_batch_from_one", "several_outputs", "cuda", "reproducible"}
     defaults = {field.name: field.default for field in fields(Capabilities)}

@@ -6,9 +6,9 @@ import onnxruntime
 import pytest
 import torch
 from timm.layers.halo_attn import HaloAttn
-from timmx.capture import capture
-from timmx.rewrites import replace_unfold
-from timmx.snr import SignalToNoise
+from timmx.base.snr import SignalToNoise
+from timmx.capture.rewrites import replace_unfold
+from timmx.capture.trace import capture
 
 UNFOLD = torch.ops.aten.unfold.default
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from timmx.snr import SignalToNoise
+from timmx.base.snr import SignalToNoise
 
 
 def measured(reference, candidate, batch: int | None = None) -> SignalToNoise:

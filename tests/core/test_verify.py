@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from timmx.contract import Precision, Runner, TensorSpec
+from timmx.contract.capabilities import Precision
+from timmx.contract.runner import Runner, TensorSpec
 from timmx.errors import VerificationError
+from timmx.inputs.samples import MadeSamples
 from timmx.model.data_config import DataConfig
-from timmx.samples import MadeSamples
-from timmx.verify import Reference, Status, verify
+from timmx.verification.comparison import Reference, Status, verify
 
 CONFIG = DataConfig((3, 8, 8), (0.5,) * 3, (0.25,) * 3, "bicubic", 0.9, "center")
 

@@ -13,8 +13,8 @@ import pytest
 import timmx
 import torch
 from PIL import Image
-from timmx import registry
 from timmx.errors import ConfigurationError, UnsupportedError
+from timmx.registry import discovery as registry
 from torch import nn
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"

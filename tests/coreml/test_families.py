@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from timmx.snr import worst_db
+from timmx.base.snr import worst_db
 from timmx_coreml.convert import quiet
 from timmx_coreml.float32_islands import float32_islands
 from timmx_coreml.lower import lower

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own customary name
-from timmx.capture import capture
+from timmx.base.snr import SignalToNoise
+from timmx.capture.lowering.ranks import permutation_steps
+from timmx.capture.trace import capture
 from timmx.errors import UnsupportedError
-from timmx.lowering.ranks import permutation_steps
-from timmx.snr import SignalToNoise
 from timmx.testing import awaken
 from timmx_coreml.convert import quiet
 from timmx_coreml.float32_islands import float32_islands, large_nodes

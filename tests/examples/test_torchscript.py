@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from projects import install_project, run_tests
-from timmx import registry
+from timmx.registry import discovery as registry
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "timmx-torchscript"
@@ -73,8 +73,8 @@ def test_the_workspace_leaves_it_alone():
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text("utf-8"))
     assert "uv" not in project["tool"]
     assert "torchscript" not in (ROOT / "pyproject.toml").read_text("utf-8")
-    assert "torchscript" not in (ROOT / "packages/timmx-core/src/timmx/known_backends.json").read_text(
-        "utf-8"
-    )
+    assert "torchscript" not in (
+        ROOT / "packages/timmx-core/src/timmx/registry/known_backends.json"
+    ).read_text("utf-8")
     assert not re.search(r"timmx-torchscript", (ROOT / "uv.lock").read_text("utf-8"))
     assert (EXAMPLE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from timmx.contract import Capabilities, ExportBackend, Exported, Precision, Quantization, Runner, TensorSpec
+from timmx.contract.backend import ExportBackend
+from timmx.contract.capabilities import Capabilities, Precision
+from timmx.contract.job import Exported
+from timmx.contract.runner import Quantization, Runner, TensorSpec
 from timmx.errors import ArtifactError
 
 FAULT = ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from plugins import install_plugin
-from timmx import registry
+from timmx.registry import discovery as registry
 
 SOURCE = (Path(__file__).parent / "loopback.py").read_text("utf-8")
 

@@ -13,7 +13,7 @@ import torch
 from litert_quality import answers, read, write_seen_digits
 from PIL import Image
 from timmx.errors import VerificationError
-from timmx.registry import load
+from timmx.registry.discovery import load
 from timmx.testing import awakened_model
 from timmx_litert.plugin import LiteRTBackend
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own customary name
 from ai_edge_litert import schema_py_generated as schema
-from timmx.capture import capture
-from timmx.snr import SignalToNoise
+from timmx.base.snr import SignalToNoise
+from timmx.capture.trace import capture
 from timmx_litert.convert import Edges, quiet
 from timmx_litert.lower import lower
 from timmx_litert.runner import open_interpreter

@@ -7,7 +7,7 @@ import pytest
 import timmx
 import torch
 from litert_quality import answers, read, settled_model
-from timmx.snr import worst_db
+from timmx.base.snr import worst_db
 
 
 @pytest.fixture(scope="module")

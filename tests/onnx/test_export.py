@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import timmx
-from timmx import registry
+from timmx.registry import discovery as registry
 
 
 def export(model, path, **options):

@@ -12,10 +12,10 @@ import pytest
 import timm
 import torch
 from onnx.reference import ReferenceEvaluator
-from timmx.capture import capture
+from timmx.base.snr import SignalToNoise
+from timmx.capture.trace import capture
 from timmx.errors import ConfigurationError
 from timmx.model.wrap import ExportModule, Normalize
-from timmx.snr import SignalToNoise
 from timmx.testing import awakened_model
 from timmx_onnx.precision import lower_precision, overflowing
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import timmx as api
 from plugins import install_plugin, timmx
+from timmx.base.threads import usable_cores
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.threads import usable_cores
-from timmx.tools.bench import bench
-from timmx.tools.timing import pooled_quantiles, ratio_of_medians, settled, spread
+from timmx.tools.bench.rounds import bench
+from timmx.tools.bench.timing import pooled_quantiles, ratio_of_medians, settled, spread
 
 DIGITS = f"local-dir:{Path(__file__).resolve().parents[2] / 'examples' / 'digits'}"
 

@@ -11,10 +11,10 @@ import pytest
 import timmx
 from plugins import timmx as in_a_process
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.tools.bench_result import BenchResult
-from timmx.tools.compare import Row, SideBySide, compare
-from timmx.tools.compare_report import compare_report
-from timmx.tools.multi_export import export_many
+from timmx.exporting.several import export_many
+from timmx.tools.bench.result import BenchResult
+from timmx.tools.compare.comparison import Row, SideBySide, compare
+from timmx.tools.compare.report import compare_report
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from timmx.base.progress import Reporter, reporting
 from timmx.errors import ConfigurationError
-from timmx.progress import Reporter, reporting
-from timmx.tools.dataset import read_dataset
+from timmx.tools.eval.dataset import read_dataset
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
 DIGITS = tuple("0123456789")

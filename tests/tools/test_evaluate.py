@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import timmx
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.tools.accuracy import Paired, wilson
-from timmx.tools.evaluate import evaluate
+from timmx.tools.eval.accuracy import Paired, wilson
+from timmx.tools.eval.running import evaluate
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 SAMPLES = DIGITS / "samples"

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 import timmx
-from plugins import install_plugin
-from plugins import timmx as in_a_process
-from timmx import records
+from plugins import install_plugin, timmx as in_a_process
+from timmx.artifact import records
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "examples" / "digits" / "samples"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from plugins import timmx as in_a_process
+from timmx.artifact.records import digest, recall
 from timmx.errors import ConfigurationError, TimmxError
-from timmx.records import digest, recall
-from timmx.tools.multi_export import export_many, planned
+from timmx.exporting.several import export_many, planned
 
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "coreml": ".mlpackage", "litert": ".tflite"}
 

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import timmx
 from PIL import Image
+from timmx.base.threads import usable_cores
 from timmx.errors import ArtifactError
-from timmx.threads import usable_cores
-from timmx.tools.stream import answers, open_for
-from timmx.tools.subject import describe, open_subject
+from timmx.tools.subject.stream import answers, open_for
+from timmx.tools.subject.subject import describe, open_subject
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
 
@@ -128,7 +128,7 @@ def test_odd_file_names_leave_the_table_whole(run_timmx, one: Path, tmp_path: Pa
 
 def test_odd_names_leave_the_table_of_a_terminal_whole(capsys: pytest.CaptureFixture[str]) -> None:
     from timmx.cli.predict import _print_table
-    from timmx.tools.predict import Guess, Prediction, Predictions
+    from timmx.tools.predict.prediction import Guess, Prediction, Predictions
 
     name = os.fsdecode(b"a\n\x1b[31m\xff.png")
     guesses = (Guess(3, "cat\x1b[2J\ud800", 0.75), Guess(4, "ネコ\n", 0.25))

@@ -11,11 +11,11 @@ import timm.data
 from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_image
-from timmx.contract import Quantization, TensorSpec
-from timmx.edges import feed
+from timmx.contract.runner import Quantization, TensorSpec
 from timmx.errors import ArtifactError, ConfigurationError
+from timmx.inputs.conversion import feed
+from timmx.inputs.preprocess import ImageRecipe
 from timmx.model.data_config import DataConfig
-from timmx.preprocess import ImageRecipe
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from timmx.errors import ConfigurationError, TimmxError
-from timmx.tools.recipe_file import read_recipe, recipe_schema
+from timmx.exporting.recipe import read_recipe, recipe_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "digits" / "recipe.toml"

@@ -8,7 +8,7 @@ import os
 import shutil
 
 import pytest
-from timmx import records
+from timmx.artifact import records
 from timmx.cli.terminal import working
 
 FIGURES = {"status": "verified", "reason": "", "snr_db": 101.5, "outputs": []}

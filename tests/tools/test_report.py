@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.report.content import Bars, Column, Distributions, Matrix, Point, Report, Scatter, Table
-from timmx.report.environment import environment
-from timmx.report.render import check_report_path, write
+from timmx.report.machine import environment
+from timmx.report.render import check_report_path, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,7 +147,7 @@ def show(browser: Browser, tmp_path: Path) -> Iterator:
 
     def show(report: Report, **options) -> Page:
         path = tmp_path / "report.html"
-        write(report, path)
+        write_report(report, path)
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -364,7 +364,7 @@ NO_UTF8 = Report(
 
 
 def test_names_that_are_no_utf8_are_written_out(tmp_path: Path):
-    write(NO_UTF8, tmp_path / "report.html")
+    write_report(NO_UTF8, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text("utf-8")
     assert f"<td>{NAMED}</td>" in text
     assert f"<h1>{NAMED}</h1>" in text
@@ -431,12 +431,12 @@ def test_a_printed_report_is_light_and_as_wide_as_the_paper(show):
 
 def test_the_file_names_no_other_and_holds_plotly_only_where_it_plots(tmp_path: Path):
     path = tmp_path / "made" / "on the way" / "report.html"
-    write(Report("Table", "", ORDINARY.sections[:1], {}, []), path)
+    write_report(Report("Table", "", ORDINARY.sections[:1], {}, []), path)
     assert path.stat().st_size < 30_000
     assert not re.search(
         r"https?://|<link[^>]+stylesheet|<script[^>]+src|@import|url\(", path.read_text("utf-8")
     )
-    write(ORDINARY, path)
+    write_report(ORDINARY, path)
     text = path.read_text("utf-8")
     assert len(re.findall(r"\* plotly\.js v", text)) == 1
     assert not re.search(r"<script[^>]+src=|<link[^>]+stylesheet", text)
@@ -458,7 +458,7 @@ def test_a_report_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
         with pytest.raises(ConfigurationError, match=re.escape(said)):
             check_report_path(path)
         with pytest.raises(ConfigurationError, match=re.escape(said)):
-            write(ORDINARY, path)
+            write_report(ORDINARY, path)
 
 
 def test_the_documented_example_writes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -479,7 +479,7 @@ def test_a_full_disk_leaves_the_old_report(tmp_path: Path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
     try:
         with pytest.raises(ArtifactError, match=r"Cannot write the report .*report\.html: File too large"):
-            write(ORDINARY, path)
+            write_report(ORDINARY, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import onnx
 import pytest
+from timmx.contract.schema import check_metadata
 from timmx.errors import ArtifactError
-from timmx.schema import check_metadata
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
 REMOVED = object()

@@ -17,13 +17,13 @@ import tree_sitter
 import tree_sitter_kotlin
 import tree_sitter_swift
 from PIL import ExifTags, Image, ImageCms, ImageOps
-from timmx.contract import Snippet
-from timmx.opening import backend_for
-from timmx.preprocess import ImageRecipe
-from timmx.tools.snippets import javascript, make_snippet
+from timmx.artifact.opening import backend_for
+from timmx.contract.snippet import Snippet
+from timmx.inputs.preprocess import ImageRecipe
 from timmx.tools.snippets.facts import Facts
 from timmx.tools.snippets.python import _read
-from timmx.tools.subject import open_subject
+from timmx.tools.snippets.snippet import javascript, make_snippet
+from timmx.tools.subject.subject import open_subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import timmx
-from timmx import records
+from timmx.artifact import records
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from timmx import registry
 from timmx.errors import ConfigurationError
+from timmx.registry import discovery as registry
 
 
 def export(model, path, **options):

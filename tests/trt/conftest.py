@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from timmx.options import Device
+from timmx.contract.options import Device
 from timmx_tensorrt import gpu
 from trt.stand_in import VERSIONS, load
 

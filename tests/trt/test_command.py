@@ -18,6 +18,7 @@ import onnx
 import pytest
 import timmx
 from google.protobuf import text_format
+from timmx.base.progress import Reporter, reporting
 from timmx.cli.main import app
 from timmx.errors import (
     ArtifactError,
@@ -27,7 +28,6 @@ from timmx.errors import (
     UnsupportedError,
     VerificationError,
 )
-from timmx.progress import Reporter, reporting
 from timmx.testing import awakened_model
 from timmx_tensorrt.plugin import TensorRTBackend
 from timmx_tensorrt.sidecar import beside, read, sha256

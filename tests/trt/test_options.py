@@ -10,7 +10,7 @@ import pytest
 import timmx
 from timmx.cli.main import app
 from timmx.errors import ConfigurationError, MissingRequirementError
-from timmx.registry import entries, load
+from timmx.registry.discovery import entries, load
 from typer.testing import CliRunner
 
 BUILD = {"device": "cuda"}

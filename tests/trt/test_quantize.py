@@ -14,8 +14,8 @@ import pytest
 import timmx
 import torch
 from litert_quality import read, settled_model
+from timmx.base.snr import worst_db
 from timmx.errors import ConfigurationError
-from timmx.snr import worst_db
 from timmx_onnx.precision import lower_precision
 from timmx_tensorrt.lint import lint
 from timmx_tensorrt.quantize import insert, quantized_weight

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import timmx
-from timmx.registry import load
+from timmx.registry.discovery import load
 from timmx_tensorrt.plugin import TensorRTBackend
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"

@@ -8,10 +8,10 @@ import onnx_ir as ir
 import pytest
 import timmx
 import torch
-from timmx.devices import exact_cuda
+from timmx.base.devices import exact_cuda
+from timmx.base.snr import worst_db
+from timmx.inputs.samples import MadeSamples
 from timmx.model.data_config import resolve_data_config
-from timmx.samples import MadeSamples
-from timmx.snr import worst_db
 from timmx.testing import awakened_model
 from timmx_tensorrt import gpu
 from timmx_tensorrt.typed_runner import TypedRunner

@@ -10,7 +10,7 @@ import pytest
 import timmx
 from litert_quality import settled_model, write_seen_digits
 from timmx.testing import awakened_model
-from timmx.verify import FLOORS_DB
+from timmx.verification.comparison import FLOORS_DB
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 CALIBRATED = ("int8", "fp8")

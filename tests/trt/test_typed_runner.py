@@ -13,8 +13,8 @@ import pytest
 import timmx
 import torch
 from onnx.reference import ReferenceEvaluator
+from timmx.base.snr import SignalToNoise
 from timmx.errors import ArtifactError, RuntimeUnavailable
-from timmx.snr import SignalToNoise
 from timmx.testing import awakened_model
 from timmx_onnx.precision import lower_precision
 from timmx_onnx.runner import OnnxRunner

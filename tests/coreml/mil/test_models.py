@@ -9,8 +9,8 @@ import warnings
 import pytest
 import torch
 from mil_programs import opened
-from timmx.capture import capture
-from timmx.snr import SignalToNoise
+from timmx.base.snr import SignalToNoise
+from timmx.capture.trace import capture
 from timmx.testing import awakened_model
 
 QUICK = [

@@ -6,7 +6,7 @@ import json
 import zipfile
 from typing import TYPE_CHECKING, Any
 
-from timmx.errors import ArtifactError
+from timmx.plugin import ArtifactError
 
 if TYPE_CHECKING:
     from pathlib import Path

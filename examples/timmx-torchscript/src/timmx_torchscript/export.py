@@ -7,13 +7,12 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
-from timmx.contract import Exported, Precision
-from timmx.errors import UnsupportedError
+from timmx.plugin import Exported, Precision, UnsupportedError
 
 from timmx_torchscript.archive import METADATA_NAME
 
 if TYPE_CHECKING:
-    from timmx.contract import ExportJob
+    from timmx.plugin import ExportJob
 
     from timmx_torchscript.plugin import TorchScriptOptions
 

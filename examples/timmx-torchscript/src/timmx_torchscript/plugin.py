@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from timmx.contract import Capabilities, ExportBackend, Exported, ExportJob
-from timmx.errors import ConfigurationError
+from timmx.plugin import Capabilities, ConfigurationError, ExportBackend, Exported, ExportJob
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.contract import Runner
-    from timmx.options import ExportRequest
+    from timmx.plugin import ExportRequest, Runner
 
 
 @dataclass(frozen=True)

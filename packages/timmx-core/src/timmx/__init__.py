@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from timmx.contract import register_command_maker
 from timmx.errors import (
     ArtifactError,
     BackendError,
@@ -21,11 +22,12 @@ from timmx.errors import (
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from torch import nn
 
-    from timmx.contract import Runner
-    from timmx.pipeline import ExportResult
+    from timmx.contract import ExportBackend, Runner
+    from timmx.exporting import ExportResult
     from timmx.registry import BackendEntry
 
 __all__ = [
@@ -42,6 +44,15 @@ __all__ = [
     "export",
     "open",
 ]
+
+
+def _create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
+    from timmx.exporting import create_command
+
+    return create_command(backend)
+
+
+register_command_maker(_create_command)
 
 
 def export(backend: str, model: str | nn.Module | None = None, **options: Any) -> ExportResult:
@@ -79,7 +90,7 @@ def open(path: str | os.PathLike[str]) -> Runner:
         BackendError: no installed backend opens that suffix.
         RuntimeUnavailable: it cannot run on this machine, with the reason.
     """
-    from timmx.opening import open_artifact
+    from timmx.artifact import open_artifact
 
     return open_artifact(path)
 
@@ -90,7 +101,7 @@ def __getattr__(name: str) -> Any:
 
         return importlib_metadata.version("timmx-core")
     if name == "ExportResult":
-        from timmx.pipeline import ExportResult
+        from timmx.exporting import ExportResult
 
         return ExportResult
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """`python -m timmx`."""
 
-from timmx.cli.main import main
+from timmx.cli import main
 
 if __name__ == "__main__":
     main()

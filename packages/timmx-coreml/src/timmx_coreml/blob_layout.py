@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from timmx.errors import ArtifactError
+from timmx.plugin import ArtifactError
 
 if TYPE_CHECKING:
     from pathlib import Path

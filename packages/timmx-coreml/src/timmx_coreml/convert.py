@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from timmx.errors import UnsupportedError
+from timmx.plugin import UnsupportedError
 
 from timmx_coreml.float32_islands import float32_islands
 from timmx_coreml.lower import lower
@@ -18,7 +18,7 @@ from timmx_coreml.plugin import ComputePrecision, ConvertTo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from timmx.contract import ExportJob
+    from timmx.plugin import ExportJob
 
     from timmx_coreml.targets import Target
 

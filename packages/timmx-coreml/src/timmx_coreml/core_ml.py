@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from timmx.errors import ArtifactError, RuntimeUnavailable
+from timmx.plugin import ArtifactError, RuntimeUnavailable
 
 from timmx_coreml.convert import quiet
 from timmx_coreml.features import read_input

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from timmx.metadata import author, weights_version
+from timmx.plugin import author, weights_version
 
 from timmx_coreml.package import METADATA_KEY
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmx.contract import Exported, Precision
-from timmx.errors import ConfigurationError, UnsupportedError
-from timmx.model.labels import check_count
-from timmx.schema import CLASS_KINDS
+from timmx.plugin import CLASS_KINDS, ConfigurationError, Exported, Precision, UnsupportedError, check_count
 
 from timmx_coreml.compress import compress, halve
 from timmx_coreml.convert import LABEL, PROBABILITIES, Conversion, convert
@@ -21,7 +18,7 @@ from timmx_coreml.validation import batch_bounds, check_image_channels, default_
 if TYPE_CHECKING:
     from typing import Any
 
-    from timmx.contract import ExportJob
+    from timmx.plugin import ExportJob
 
     from timmx_coreml.plugin import CoreMLOptions
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from timmx.errors import UnsupportedError
+from timmx.plugin import UnsupportedError
 
 from timmx_coreml.schema import schema
 

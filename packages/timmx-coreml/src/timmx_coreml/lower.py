@@ -20,7 +20,7 @@ def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram
     Raises:
         UnsupportedError: an operation is left that coremltools cannot hold; names it and the layer that it is in.
     """
-    from timmx.lowering import cleanup
+    from timmx.plugin import drop_copies, drop_expands, infer_symbolic_sizes, merge_reshapes, use_reshapes
 
     from timmx_coreml.lowering.check import check
     from timmx_coreml.lowering.decompositions import decompositions
@@ -28,11 +28,11 @@ def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram
 
     register()
     lowered = program.run_decompositions(decompositions())
-    cleanup.drop_copies(lowered)
-    cleanup.drop_expands(lowered.graph)
-    cleanup.use_reshapes(lowered.graph)
-    cleanup.merge_reshapes(lowered.graph)
-    cleanup.infer_symbolic_sizes(lowered.graph)
+    drop_copies(lowered)
+    drop_expands(lowered.graph)
+    use_reshapes(lowered.graph)
+    merge_reshapes(lowered.graph)
+    infer_symbolic_sizes(lowered.graph)
     lowered.graph.eliminate_dead_code()
     lowered.graph.lint()
     lowered.graph_module.recompile()

@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from timmx.errors import ArtifactError
-from timmx.metadata import parse
+from timmx.plugin import ArtifactError, parse
 
 from timmx_coreml.schema import schema
 

@@ -7,8 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from timmx.contract import ExportBackend, Exported, ExportJob
-from timmx.options import Ints
+from timmx.plugin import ExportBackend, Exported, ExportJob, Ints
 
 from timmx_coreml.targets import Target  # noqa: TC001 - Typer resolves the annotations
 
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from timmx.contract import Problem, Runner, Snippet
-    from timmx.options import ExportRequest
+    from timmx.plugin import ExportRequest, Problem, Runner, Snippet
 
 
 class ConvertTo(StrEnum):

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from timmx.contract import Runner, TensorSpec
-from timmx.errors import ArtifactError, UnsupportedError
+from timmx.plugin import ArtifactError, Runner, TensorSpec, UnsupportedError
 
 from timmx_coreml.features import ARRAY_DTYPES, Feature, read_input
 from timmx_coreml.package import CoreMLFile, class_labels, metadata_of, read

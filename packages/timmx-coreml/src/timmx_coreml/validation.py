@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmx.contract import Problem
-from timmx.errors import ConfigurationError
+from timmx.plugin import ConfigurationError, Problem
 
 from timmx_coreml.plugin import ComputePrecision, ConvertTo, Quantize
 from timmx_coreml.targets import Target
 
 if TYPE_CHECKING:
-    from timmx.options import ExportRequest
+    from timmx.plugin import ExportRequest
 
     from timmx_coreml.plugin import CoreMLOptions
 

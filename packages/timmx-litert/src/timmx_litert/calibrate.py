@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from timmx.options import CalibrationMethod
-from timmx.ranges import Observed
+from timmx.plugin import CalibrationMethod, Observed
 
 from timmx_litert.runner import open_interpreter
 

@@ -9,7 +9,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
-from timmx.errors import UnsupportedError
+from timmx.plugin import UnsupportedError
 from torch import nn
 
 from timmx_litert.lower import lower
@@ -18,7 +18,7 @@ from timmx_litert.model_file import LIMIT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from timmx.contract import ExportJob
+    from timmx.plugin import ExportJob
 
 _GRAPH_ROOM = 64 * 2**20
 """Left for the graph itself when weights are weighed against flatbuffers' limit."""

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-from timmx.contract import Exported, Precision, TensorSpec
-from timmx.edges import feed
-from timmx.errors import UnsupportedError
-from timmx.metadata import author, weights_version
-from timmx.options import CalibrationMethod
-from timmx.schema import CLASS_KINDS
+from timmx.plugin import (
+    CLASS_KINDS,
+    CalibrationMethod,
+    Exported,
+    Precision,
+    TensorSpec,
+    UnsupportedError,
+    author,
+    feed,
+    weights_version,
+)
 
 from timmx_litert import task_metadata
 from timmx_litert.convert import convert
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
-    from timmx.contract import Calibration, ExportJob
+    from timmx.plugin import Calibration, ExportJob
 
     from timmx_litert.plugin import LiteRTOptions
     from timmx_litert.recipe import Plan

@@ -14,20 +14,25 @@ def lower(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
     Args:
         program: from `timmx.capture`, static. It is not changed, nor are its constants.
     """
-    from timmx.lowering import cleanup
-    from timmx.rewrites import fold_constants
+    from timmx.plugin import (
+        drop_copies,
+        drop_expands,
+        fold_constants,
+        merge_reshapes,
+        use_reshapes,
+    )
 
     from timmx_litert.lowering.broadcasts import permute_before_expanding
     from timmx_litert.lowering.constants import own_constants
     from timmx_litert.lowering.decompositions import decompositions
 
     decomposed = program.run_decompositions(decompositions())
-    cleanup.drop_copies(decomposed)
-    cleanup.drop_expands(decomposed.graph)
-    cleanup.use_reshapes(decomposed.graph)  # a view may not hold with the input in NHWC
-    cleanup.merge_reshapes(decomposed.graph)
+    drop_copies(decomposed)
+    drop_expands(decomposed.graph)
+    use_reshapes(decomposed.graph)  # a view may not hold with the input in NHWC
+    merge_reshapes(decomposed.graph)
     permute_before_expanding(decomposed.graph)
-    cleanup.merge_reshapes(decomposed.graph)
+    merge_reshapes(decomposed.graph)
     decomposed.graph_module.recompile()
     lowered = decomposed.module()
     fold_constants(lowered)

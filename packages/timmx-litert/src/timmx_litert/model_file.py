@@ -8,10 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from timmx.artifact import require_file
-from timmx.contract import Quantization
-from timmx.errors import ArtifactError
-from timmx.metadata import parse
+from timmx.plugin import ArtifactError, Quantization, parse, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

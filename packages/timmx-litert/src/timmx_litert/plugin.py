@@ -7,11 +7,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from timmx.contract import Capabilities, ExportBackend, Exported, ExportJob
-from timmx.options import (  # noqa: TC002 - Typer's
+from timmx.plugin import (
     CalibrationChoice,
     CalibrationData,
     CalibrationSamples,
+    Capabilities,
+    ExportBackend,
+    Exported,
+    ExportJob,
     RandomCalibration,
 )
 
@@ -19,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from timmx.contract import Problem, Runner, Snippet
-    from timmx.options import ExportRequest
+    from timmx.plugin import ExportRequest, Problem, Runner, Snippet
 
 
 class LiteRTMode(StrEnum):

@@ -19,7 +19,7 @@ from ai_edge_quantizer.qtyping import (
     TFLOperationName,
 )
 from ai_edge_quantizer.quantizer import Quantizer
-from timmx.snr import worst_db
+from timmx.plugin import worst_db
 
 from timmx_litert.calibrate import observe, statistics
 from timmx_litert.graph import Graph, Operation
@@ -30,7 +30,7 @@ from timmx_litert.runner import open_interpreter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from timmx.options import CalibrationMethod
+    from timmx.plugin import CalibrationMethod
 
 _JUDGED = 8
 """How many calibration inputs a recipe is judged on."""

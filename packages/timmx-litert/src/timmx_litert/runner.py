@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from timmx.contract import Quantization, Runner, TensorSpec
-from timmx.errors import ArtifactError, ConfigurationError, RuntimeUnavailable
-from timmx.threads import asked_threads, usable_cores
+from timmx.plugin import (
+    ArtifactError,
+    ConfigurationError,
+    Quantization,
+    Runner,
+    RuntimeUnavailable,
+    TensorSpec,
+    asked_threads,
+    usable_cores,
+)
 
 from timmx_litert.model_file import read_metadata
 

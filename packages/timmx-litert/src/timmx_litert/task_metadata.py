@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from timmx.errors import ArtifactError
+from timmx.plugin import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

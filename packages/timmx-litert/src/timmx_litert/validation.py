@@ -7,14 +7,12 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from timmx.calibration import check_calibration, given_flags
-from timmx.contract import Problem
-from timmx.errors import ConfigurationError
+from timmx.plugin import ConfigurationError, Problem, check_calibration, given_flags
 
 from timmx_litert.plugin import IoType, LiteRTMode
 
 if TYPE_CHECKING:
-    from timmx.options import ExportRequest
+    from timmx.plugin import ExportRequest
 
     from timmx_litert.plugin import LiteRTOptions
 

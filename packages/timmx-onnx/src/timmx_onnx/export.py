@@ -9,8 +9,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from timmx.contract import Exported, Precision
-from timmx.errors import UnsupportedError
+from timmx.plugin import Exported, Precision, UnsupportedError
 
 from timmx_onnx.plugin import OnnxMode
 from timmx_onnx.proto import METADATA_KEY, external_name
@@ -18,7 +17,7 @@ from timmx_onnx.proto import METADATA_KEY, external_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.contract import ExportJob
+    from timmx.plugin import ExportJob
 
     from timmx_onnx.plugin import OnnxOptions
     from timmx_onnx.precision import PrecisionReport

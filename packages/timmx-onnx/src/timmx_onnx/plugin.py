@@ -7,13 +7,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from timmx.contract import ExportBackend, Exported, ExportJob
+from timmx.plugin import ExportBackend, Exported, ExportJob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.contract import Runner, Snippet
+    from timmx.plugin import Runner, Snippet
 
 
 class OnnxMode(StrEnum):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
-from timmx.errors import ConfigurationError, UnsupportedError
+from timmx.plugin import ConfigurationError, UnsupportedError
 
 from timmx_onnx.float32_islands import Islands, subgraphs
 from timmx_onnx.names import Names

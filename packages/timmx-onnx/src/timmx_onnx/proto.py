@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from timmx.errors import ArtifactError
-from timmx.metadata import parse
+from timmx.plugin import ArtifactError, parse
 
 if TYPE_CHECKING:
     from pathlib import Path

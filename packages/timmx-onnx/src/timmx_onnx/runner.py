@@ -11,11 +11,9 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     InvalidGraph,
     InvalidProtobuf,
     NoSuchFile,
+    NotImplemented as NotImplementedByRuntime,
 )
-from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplementedByRuntime
-from timmx.contract import Runner, TensorSpec
-from timmx.errors import ArtifactError, RuntimeUnavailable
-from timmx.threads import asked_threads
+from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, TensorSpec, asked_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

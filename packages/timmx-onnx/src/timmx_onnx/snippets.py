@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from timmx.contract import Snippet
+from timmx.plugin import Snippet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-from timmx.options import CalibrationMethod
-from timmx.ranges import Observed
+from timmx.plugin import CalibrationMethod, Observed
 from timmx_onnx.runner import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from timmx.contract import Calibration
+    from timmx.plugin import Calibration
 
 _BITS = 8
 

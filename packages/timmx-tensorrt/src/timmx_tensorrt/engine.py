@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import tensorrt as trt
 import torch
-from timmx.errors import ArtifactError, ConfigurationError, RuntimeUnavailable, UnsupportedError
-from timmx.progress import reporter
+from timmx.plugin import ArtifactError, ConfigurationError, RuntimeUnavailable, UnsupportedError, reporter
 
 from timmx_tensorrt import gpu
 from timmx_tensorrt.plugin import HardwareCompat

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-from timmx.command import command_words
-from timmx.contract import Exported, Precision
-from timmx.errors import ArtifactError, ConfigurationError
-from timmx.options import ExportRequest
+from timmx.plugin import ArtifactError, ConfigurationError, Exported, ExportRequest, Precision, command_words
 from timmx_onnx.proto import external_files, read_metadata
 
 from timmx_tensorrt import gpu, sidecar, triton
@@ -31,7 +28,7 @@ from timmx_tensorrt.typed_runner import check_valid
 from timmx_tensorrt.validation import check_repository
 
 if TYPE_CHECKING:
-    from timmx.contract import ExportJob
+    from timmx.plugin import ExportJob
 
 _FLOAT8_CAPABILITY = (8, 9)
 """Ada's; tensor cores before it have no float8."""

@@ -8,11 +8,14 @@ from pathlib import Path  # noqa: TC003 - Typer's
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from timmx.contract import Capabilities, ExportBackend, Exported, ExportJob
-from timmx.options import (  # noqa: TC002 - Typer's
+from timmx.plugin import (
     CalibrationChoice,
     CalibrationData,
     CalibrationSamples,
+    Capabilities,
+    ExportBackend,
+    Exported,
+    ExportJob,
     RandomCalibration,
 )
 from timmx_onnx.plugin import OnnxBackend
@@ -20,8 +23,7 @@ from timmx_onnx.plugin import OnnxBackend
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from timmx.contract import Problem, Runner
-    from timmx.options import ExportRequest
+    from timmx.plugin import ExportRequest, Problem, Runner
 
 
 class TensorRTMode(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from timmx.errors import ArtifactError, ConfigurationError
+from timmx.plugin import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
-from timmx.errors import ConfigurationError
+from timmx.plugin import ConfigurationError
 from timmx_onnx.names import Names
 
 from timmx_tensorrt.targets import INT8, last_conv, targets

@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from timmx.contract import Runner, TensorSpec
-from timmx.errors import ArtifactError, RuntimeUnavailable, VerificationError
-from timmx.progress import reporter
-from timmx.snr import worst_db
+from timmx.plugin import (
+    ArtifactError,
+    Runner,
+    RuntimeUnavailable,
+    TensorSpec,
+    VerificationError,
+    reporter,
+    worst_db,
+)
 
 from timmx_tensorrt import gpu
 from timmx_tensorrt.sidecar import check_plan, differences, how_to_rebuild, read

@@ -11,9 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from timmx.artifact import require_file
-from timmx.errors import ArtifactError
-from timmx.metadata import parse
+from timmx.plugin import ArtifactError, parse, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from timmx.schema import CLASS_KINDS
+from timmx.plugin import CLASS_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

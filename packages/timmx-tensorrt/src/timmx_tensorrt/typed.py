@@ -10,10 +10,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
-from timmx.contract import Precision
-from timmx.errors import ArtifactError, RuntimeUnavailable, UnsupportedError, VerificationError
-from timmx.options import CalibrationMethod
-from timmx.progress import reporter
+from timmx.plugin import (
+    ArtifactError,
+    CalibrationMethod,
+    Precision,
+    RuntimeUnavailable,
+    UnsupportedError,
+    VerificationError,
+    reporter,
+)
 from timmx_onnx.export import to_float16, translate, write
 from timmx_onnx.precision import lower_precision
 from timmx_onnx.runner import OnnxRunner
@@ -30,7 +35,7 @@ from timmx_tensorrt.typed_runner import TypedRunner
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.contract import ExportJob
+    from timmx.plugin import ExportJob
 
     from timmx_tensorrt.plugin import TensorRTOptions
     from timmx_tensorrt.profile import Profile

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import onnx_ir as ir
-from timmx.contract import Runner
-from timmx.errors import ArtifactError, RuntimeUnavailable, UnsupportedError
+from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, UnsupportedError
 from timmx_onnx.proto import read_proto
 from timmx_onnx.runner import OnnxRunner
 

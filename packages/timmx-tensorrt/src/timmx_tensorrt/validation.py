@@ -8,10 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from timmx.calibration import check_calibration, given_flags
-from timmx.contract import Problem
-from timmx.errors import ConfigurationError
-from timmx.options import CalibrationMethod
+from timmx.plugin import CalibrationMethod, ConfigurationError, Problem, check_calibration, given_flags
 
 from timmx_tensorrt import gpu, triton
 from timmx_tensorrt.plugin import HardwareCompat, TensorRTMode
@@ -20,7 +17,7 @@ from timmx_tensorrt.profile import choose_profile
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.options import ExportRequest
+    from timmx.plugin import ExportRequest
 
     from timmx_tensorrt.plugin import TensorRTOptions
 

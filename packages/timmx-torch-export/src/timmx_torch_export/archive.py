@@ -8,7 +8,7 @@ import zipfile
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from timmx.errors import ArtifactError
+from timmx.plugin import ArtifactError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,14 +7,14 @@ import json
 from typing import TYPE_CHECKING
 
 import torch
-from timmx.contract import Exported, Precision
+from timmx.plugin import Exported, Precision
 
 from timmx_torch_export.archive import METADATA_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.contract import ExportJob
+    from timmx.plugin import ExportJob
 
     from timmx_torch_export.plugin import TorchExportOptions
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from timmx.contract import Capabilities, ExportBackend, Exported, ExportJob
+from timmx.plugin import Capabilities, ExportBackend, Exported, ExportJob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.contract import Runner, Snippet
+    from timmx.plugin import Runner, Snippet
 
 
 @dataclass(frozen=True)

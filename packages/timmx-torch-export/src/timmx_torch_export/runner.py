@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from timmx.contract import Runner, TensorSpec
-from timmx.errors import ArtifactError, RuntimeUnavailable
+from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, TensorSpec
 
 from timmx_torch_export.archive import read_metadata
 

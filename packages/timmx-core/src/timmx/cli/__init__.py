@@ -1,1 +1,5 @@
-"""What a person types; everything here is presentation."""
+"""The `timmx` command."""
+
+from timmx.base.doors import door
+
+__getattr__, __dir__, __all__ = door(__name__)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.cli.columns import columns
+from timmx.base import columns
 from timmx.cli.export import DebugOption, VerboseOption
 from timmx.cli.tool_options import ReportOption
-from timmx.options import Ints, JsonOption
+from timmx.contract import Ints, JsonOption
 
 if TYPE_CHECKING:
-    from timmx.tools.bench_result import BenchCase, BenchResult
+    from timmx.tools.bench import BenchCase, BenchResult
 
 
 def bench(
@@ -73,7 +73,7 @@ def bench(
 
     with working(verbose):
         if report is not None:
-            from timmx.report.render import check_report_path
+            from timmx.report import check_report_path
 
             check_report_path(report)
         found = measure(
@@ -87,10 +87,10 @@ def bench(
             compile=compile_model,
         )
         if report is not None:
-            from timmx.report.render import write
-            from timmx.tools.bench_report import report as report_of
+            from timmx.report import write_report
+            from timmx.tools.bench import bench_report as report_of
 
-            write(report_of(found), report)
+            write_report(report_of(found), report)
     print(json.dumps(found.to_dict(), indent=2) if as_json else _text(found, report))
     if found.failed:  # the result stands on stdout already
         named = ", ".join(dict.fromkeys(case.name for case in found.failed))

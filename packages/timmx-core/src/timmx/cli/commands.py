@@ -11,6 +11,7 @@ import typer
 
 from timmx.cli.bench import bench
 from timmx.cli.compare import compare
+from timmx.cli.completion import complete_model_name
 from timmx.cli.evaluate import evaluate
 from timmx.cli.export import DebugOption, VerboseOption
 from timmx.cli.export_many import export_many_command
@@ -18,8 +19,8 @@ from timmx.cli.inspect import inspect
 from timmx.cli.predict import predict
 from timmx.cli.tool_options import with_model_options
 from timmx.cli.verify import verify
+from timmx.contract import JsonOption
 from timmx.errors import BackendError
-from timmx.options import JsonOption, complete_model_name
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +58,7 @@ def list_models(
 
     from timmx.cli.terminal import working
     from timmx.errors import ConfigurationError
-    from timmx.model.index import search
+    from timmx.model import search
 
     with working(verbose):
         found = search(pattern, family=family, pretrained=pretrained)
@@ -85,7 +86,7 @@ def info(
 ) -> None:
     """Show a model's size, cost, input recipe and license; no weights are loaded."""
     from timmx.cli.terminal import working
-    from timmx.model.info import model_info
+    from timmx.model import model_info
 
     with working(verbose):
         found = model_info(model)
@@ -97,8 +98,7 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
     from dataclasses import asdict
 
     from timmx.cli.terminal import working
-    from timmx.probe import probe_backends
-    from timmx.registry import is_strict, known_backends, require_sound
+    from timmx.registry import is_strict, known_backends, probe_backends, require_sound
 
     with working(verbose):
         found = probe_backends()
@@ -120,7 +120,7 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
 def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: DebugOption = False) -> None:
     """Say what this machine can do, and how to fix what it cannot. Exits with 2 if there are problems."""
     from timmx.cli.terminal import working
-    from timmx.doctor import examine
+    from timmx.registry import examine
 
     with working(verbose):
         report = examine()

@@ -11,7 +11,7 @@ import typer
 
 from timmx.cli.export import DebugOption, VerboseOption
 from timmx.cli.tool_options import ReportOption
-from timmx.options import JsonOption
+from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
     from timmx.tools.compare import Row, SideBySide
@@ -51,7 +51,7 @@ def compare(
 
     with working(verbose):
         if report is not None:
-            from timmx.report.render import check_report_path
+            from timmx.report import check_report_path
 
             check_report_path(report)
         found = run(
@@ -73,18 +73,17 @@ def compare(
 
 
 def _write(found: SideBySide, report: Path) -> None:
-    from timmx.report.environment import environment, this_command
-    from timmx.report.render import write
-    from timmx.tools.compare_report import compare_report
+    from timmx.report import environment, this_command, write_report
+    from timmx.tools.compare import compare_report
 
     facts = environment() if found.bench is None else found.bench.environment
     if found.data is not None:
         facts = {"data": str(found.data), **facts}
-    write(compare_report(found, facts, [this_command()]), report)
+    write_report(compare_report(found, facts, [this_command()]), report)
 
 
 def _lines(found: SideBySide, report: Path | None) -> list[str]:
-    from timmx.cli.columns import columns
+    from timmx.base import columns
 
     titles = ["file", "size", "precision", "verdict", "SNR", "top-1 agrees"]
     if found.evaluations:

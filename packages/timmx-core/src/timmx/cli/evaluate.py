@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.cli.columns import columns, shown
+from timmx.base import columns, shown
 from timmx.cli.export import DebugOption, VerboseOption
 from timmx.cli.tool_options import BatchSizeOption, FileArgument, ReportOption, WorkersOption
-from timmx.options import JsonOption
+from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from timmx.tools.evaluation import Comparison, Evaluation
+    from timmx.tools.eval import Comparison, Evaluation
 
 _ALL_CLASSES, _WORST, _FIRST = 20, 10, 10
 """Up to how many classes all are shown, how many of more, and how many images."""
@@ -75,7 +75,7 @@ def evaluate(
 ) -> None:
     """Measure an exported file's accuracy on images of known classes."""
     from timmx.cli.terminal import working
-    from timmx.tools.evaluate import evaluate as run
+    from timmx.tools.eval import evaluate as run
 
     with working(verbose):
         _check_outputs(csv, report)
@@ -139,7 +139,7 @@ def summary(found: Evaluation) -> str:
 
 
 def _class_lines(found: Evaluation) -> list[str]:
-    from timmx.tools.evaluation_report import worst_first
+    from timmx.tools.eval import worst_first
 
     told, head = list(found.per_class), "class"
     if len(told) > _ALL_CLASSES:
@@ -186,7 +186,7 @@ def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
 def _check_outputs(csv: Path | None, report: Path | None) -> None:
     """Refuse before the work what cannot be written after it, and what would be lost by it."""
     from timmx.errors import ConfigurationError
-    from timmx.report.render import check_report_path
+    from timmx.report import check_report_path
 
     if report is not None:
         check_report_path(report)
@@ -238,8 +238,8 @@ def _keep_inputs(
 
 def _files(artifact: Any) -> tuple[Path, ...]:
     """All that belongs to an artifact; nothing where it is no file, such as a model of timm."""
+    from timmx.artifact import backend_for
     from timmx.errors import TimmxError
-    from timmx.opening import backend_for
 
     path = Path(str(artifact)).expanduser()
     if artifact is None or not path.suffix or not path.exists():
@@ -281,14 +281,13 @@ def _write_csv(found: Evaluation, path: Path) -> None:
 
 
 def _write_report(found: Evaluation, path: Path) -> None:
-    from timmx.report.environment import environment, this_command
-    from timmx.report.render import write
-    from timmx.tools.evaluation_report import evaluation_report
+    from timmx.report import environment, this_command, write_report
+    from timmx.tools.eval import evaluation_report
 
     machine = environment(
         name for name in found.metadata["versions"] if name not in ("timmx-core", "timm", "torch")
     )
-    write(evaluation_report(found, machine, [this_command()]), path)
+    write_report(evaluation_report(found, machine, [this_command()]), path)
 
 
 def _share(share: float, interval: tuple[float, float]) -> str:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timmx.cli.completion import completing_models
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from timmx.contract import ExportBackend
-    from timmx.pipeline import ExportResult
-    from timmx.verify import VerificationReport
+    from timmx.exporting import ExportResult
+    from timmx.verification import VerificationReport
 
 _PANEL = "Messages"
 
@@ -44,7 +46,11 @@ def export_command(backend: ExportBackend) -> Callable[..., None]:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
         for name, annotation in (("verbose", VerboseOption), ("debug", DebugOption))
     ]
-    parameters = [*signature.parameters.values(), *extra]
+    own = [
+        item.replace(annotation=completing_models(item.annotation)) if item.name == "model" else item
+        for item in signature.parameters.values()
+    ]
+    parameters = [*own, *extra]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

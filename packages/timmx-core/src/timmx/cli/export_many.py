@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from timmx.cli.completion import completing_models
 from timmx.cli.export import DebugOption, VerboseOption
-from timmx.coercion import option_types
-from timmx.options import ExportRequest
+from timmx.contract import ExportRequest
+from timmx.registry import option_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from timmx.tools.multi_export import ManyResult
+    from timmx.exporting import ManyResult
 
 _TARGETS = "Targets"
 _OWN: dict[str, Any] = {
@@ -76,7 +77,7 @@ def export_many_command() -> Callable[..., None]:
         **values: Any,
     ) -> None:
         from timmx.cli.terminal import working
-        from timmx.report.environment import this_command
+        from timmx.report import this_command
 
         if recipe_schema:
             _print_schema()
@@ -98,7 +99,7 @@ def export_many_command() -> Callable[..., None]:
         if result.failures:
             raise typer.Exit(result.exit_code)
 
-    model = Annotated[(str | None, *get_args(shared["model"])[1:])]
+    model = completing_models(Annotated[(str | None, *get_args(shared["model"])[1:])])
     kinds = {"model": model, **_OWN}
     # None stands for "not given": what a recipe says then counts, a default of ours does not.
     kinds |= {name: _or_none(kind) for name, kind in shared.items() if name not in ("model", "output")}
@@ -124,11 +125,11 @@ def export_many_command() -> Callable[..., None]:
 
 
 def _run(given: dict[str, Any], recipe: Path | None, command: str) -> ManyResult:
-    from timmx.tools.multi_export import export_many
+    from timmx.exporting import export_many
 
     to: list[Any] = given.pop("to", [])
     if recipe is not None:
-        from timmx.tools.recipe_file import read_recipe
+        from timmx.exporting import read_recipe
 
         stated = read_recipe(recipe)
         to = to or list(stated.targets)
@@ -138,8 +139,8 @@ def _run(given: dict[str, Any], recipe: Path | None, command: str) -> ManyResult
 
 
 def _print_schema() -> None:
+    from timmx.exporting import recipe_schema
     from timmx.registry import load_entry, usable
-    from timmx.tools.recipe_file import recipe_schema
 
     print(json.dumps(recipe_schema([load_entry(entry) for entry in usable()]), indent=2))
 
@@ -150,7 +151,7 @@ def _or_none(annotated: Any) -> Any:
 
 
 def _print(result: ManyResult) -> None:
-    from timmx.cli.columns import columns
+    from timmx.base import columns
     from timmx.cli.export import size_text
 
     rows = [["file", "size", "precision", "verdict", "SNR", "top-1 agrees", "time"]]

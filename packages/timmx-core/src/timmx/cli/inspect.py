@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timmx.cli.export import DebugOption, VerboseOption, size_text, verdict
-from timmx.options import JsonOption
+from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from timmx.tools.inspection import Inspection
+    from timmx.tools.inspect import Inspection
 
 _WIDEST = 160
 """As many characters of what a backend tells are shown in a line."""
@@ -49,7 +49,7 @@ def inspect(
             end="" if not as_json else "\n",
         )
         return
-    from timmx.tools.inspection import inspect_file
+    from timmx.tools.inspect import inspect_file
 
     with working(verbose):
         found = inspect_file(file)
@@ -161,7 +161,7 @@ def _inner(value: Any) -> str:
 def _proof(found: Inspection) -> list[str]:
     if found.verification is None:
         return [f"not known here; timmx verify {found.path} measures it" if found.metadata else "not known"]
-    from timmx.verify import VerificationReport
+    from timmx.verification import VerificationReport
 
     try:
         lines = verdict(VerificationReport.from_dict(found.verification["verification"]))

@@ -1,4 +1,4 @@
-"""Writes the project of a new backend, ready to test; its files are the templates in `timmx/templates/backend`."""
+"""Writes the project of a new backend, ready to test; its files are the templates in `templates/backend`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from urllib.request import url2pathname
 
 import importlib_metadata
 
-from timmx import registry
 from timmx.errors import ArtifactError, ConfigurationError
+from timmx.registry import discovery as registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def write_project(name: str, folder: Path) -> Project:
     folder = folder.expanduser()
     values = _values(name)
     files = {}
-    for path, text in _templates(resources.files("timmx").joinpath("templates", "backend")):
+    for path, text in _templates(resources.files("timmx.cli").joinpath("templates", "backend")):
         filled = Template(text).substitute(values).rstrip()  # a placeholder at the end may stand for nothing
         files[path.replace("PACKAGE", values["package"])] = f"{filled}\n" if filled else ""
     _write(folder, files)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timmx.cli.columns import columns, shown
+from timmx.base import columns, printable, shown
 from timmx.cli.export import DebugOption, VerboseOption
 from timmx.cli.tool_options import BatchSizeOption, FileArgument, WorkersOption
-from timmx.options import JsonOption
-from timmx.words import printable
+from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,8 @@ import sys
 import tempfile
 from typing import IO, TYPE_CHECKING
 
-from timmx.cli.columns import shown
+from timmx.base import Reporter, reporting, shown
 from timmx.cli.interrupts import stop_if_pressed
-from timmx.progress import Reporter, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

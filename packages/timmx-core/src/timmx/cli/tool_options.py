@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.coercion import defaults, option_types
-from timmx.options import MODEL_OPTIONS, ExportRequest
+from timmx.contract import MODEL_OPTIONS, ExportRequest
+from timmx.registry import defaults, option_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import typer
 
 from timmx.cli.export import DebugOption, VerboseOption, size_text, verdict
 from timmx.cli.tool_options import FileArgument
-from timmx.options import JsonOption
+from timmx.contract import JsonOption
 
 
 def verify(
@@ -49,7 +49,7 @@ def verify(
 ) -> None:
     """Run a file beside its PyTorch model again, as its export did. Exits with 2 where they differ."""
     from timmx.cli.terminal import working
-    from timmx.tools.verification import verify_file
+    from timmx.tools.verify import verify_file
 
     with working(verbose):
         found = verify_file(file, against, model_options, verify_data=verify_data, min_snr=min_snr)

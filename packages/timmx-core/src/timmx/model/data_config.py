@@ -114,3 +114,12 @@ def _per_channel(
 
 def _list(values: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in values) or "nothing"
+
+
+def value_range(mean: tuple[float, ...], std: tuple[float, ...], in_graph: bool) -> tuple[float, float]:
+    """The least and greatest value that the artifact's input takes for pixels in [0, 1]."""
+    if in_graph:
+        return 0.0, 1.0
+    pairs = list(zip(mean, std, strict=True))
+    low, high = min((0 - m) / s for m, s in pairs), max((1 - m) / s for m, s in pairs)
+    return round(low, 6), round(high, 6)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from timmx.contract import ExportRequest
     from timmx.model.source import Source
-    from timmx.options import ExportRequest
 
 
 @dataclass(frozen=True)

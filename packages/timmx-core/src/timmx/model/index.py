@@ -26,7 +26,7 @@ from timmx.model.folder import read_local_config
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from timmx.options import ExportRequest
+    from timmx.contract import ExportRequest
 
 _SCHEMA = 1
 

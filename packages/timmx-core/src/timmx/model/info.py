@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from timmx.contract import ExportRequest
 from timmx.errors import ModelError
 from timmx.model.build import cfg_of
 from timmx.model.data_config import resolve_data_config
@@ -12,7 +13,6 @@ from timmx.model.fill import Plan, native_size
 from timmx.model.index import build_index, check_model_name
 from timmx.model.labels import labels_of_config
 from timmx.model.source import find_source
-from timmx.options import ExportRequest
 
 if TYPE_CHECKING:
     from torch import nn

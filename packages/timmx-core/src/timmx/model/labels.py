@@ -9,9 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timmx.base import counted, reporter
 from timmx.errors import ConfigurationError
-from timmx.progress import reporter
-from timmx.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

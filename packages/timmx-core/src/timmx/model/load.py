@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from timmx.options import ExportRequest
+    from timmx.contract import ExportRequest
 
 
 @dataclass(frozen=True, kw_only=True)

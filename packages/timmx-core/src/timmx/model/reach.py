@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from timmx.base import reporter
 from timmx.errors import ModelError
-from timmx.progress import reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -15,7 +15,7 @@ from timmx.model.reach import Probe, hub_file, url_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from timmx.options import ExportRequest
+    from timmx.contract import ExportRequest
 
 _HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """timm's names for the weights on the hub, the preferred first."""

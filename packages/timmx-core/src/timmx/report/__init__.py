@@ -1,1 +1,5 @@
-"""Tables and plots as one self-contained HTML file: `content` says what is in it, `render` writes it."""
+"""Tables and plots as one self-contained HTML file."""
+
+from timmx.base.doors import door
+
+__getattr__, __dir__, __all__ = door(__name__)

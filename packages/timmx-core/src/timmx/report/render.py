@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 
-from timmx.artifact import why_not_in
+from timmx.base import printable, why_not_in
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.words import printable
 
 if TYPE_CHECKING:
     from timmx.report.content import Report
@@ -50,7 +49,7 @@ def _is_html(path: Path) -> bool:
     return not head or head.startswith((b"<!doctype html", b"<html"))
 
 
-def write(report: Report, path: Path) -> None:
+def write_report(report: Report, path: Path) -> None:
     """Write the report; a file that is there is replaced when the new one is complete.
 
     Args:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from timmx import registry
 from timmx.contract import Capabilities
 from timmx.errors import RuntimeUnavailable
+from timmx.registry import discovery as registry
 from timmx.testing.models import awakened_model
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from timmx.contract import ExportBackend, Runner
-    from timmx.pipeline import ExportResult
+    from timmx.exporting import ExportResult
 
 EXPORT_CHECK = "_timmx_export_check"
 """Marks a check that exports; at least one must run, or nothing is proven."""
@@ -140,7 +140,7 @@ class ConformanceBase:
 
     def suffix(self, subject: ExportBackend, options: dict[str, Any]) -> str:
         """The suffix that these options write."""
-        from timmx.coercion import build, option_types
+        from timmx.registry import build, option_types
 
         own = {name: value for name, value in options.items() if name in option_types(subject.options)}
         return subject.output_suffix(build(subject.options, own))

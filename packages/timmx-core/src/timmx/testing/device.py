@@ -11,7 +11,7 @@ from timmx.testing.base import ConformanceBase, requires
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from timmx.pipeline import ExportResult
+    from timmx.exporting import ExportResult
 
 
 class DeviceChecks(ConformanceBase):

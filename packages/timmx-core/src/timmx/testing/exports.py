@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from timmx.coercion import build, option_types
+from timmx.contract import ExportRequest
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.options import ExportRequest
-from timmx.pipeline import export as run_export
+from timmx.exporting import export as run_export
+from timmx.registry import build, option_types
 from timmx.testing.base import ConformanceBase, export_check, requires
 from timmx.testing.models import awakened_model
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from timmx.contract import ExportBackend
-    from timmx.pipeline import ExportResult
+    from timmx.exporting import ExportResult
 
     Export = Callable[..., ExportResult]
 
@@ -60,7 +60,7 @@ class ExportChecks(ConformanceBase):
     def test_checkpoint(self, export: Export, tmp_path: Path) -> None:
         from safetensors.torch import save_model
 
-        from timmx.model.load import hash_weights
+        from timmx.model import hash_weights
 
         module = awakened_model("test_resnet")
         save_model(module, str(tmp_path / "weights.safetensors"))

@@ -10,23 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from timmx.base import SignalToNoise
 from timmx.contract import TensorSpec
-from timmx.edges import feed, fetch
 from timmx.errors import ArtifactError
-from timmx.model.data_config import DataConfig
-from timmx.samples import MadeSamples
-from timmx.snr import SignalToNoise
+from timmx.inputs import MadeSamples, feed, fetch
+from timmx.model import DataConfig
 from timmx.testing.base import ConformanceBase, export_check, open_or_skip, requires
 from timmx.testing.exports import MODELS
 from timmx.testing.models import awakened_model
-from timmx.verify import FLOORS_DB
+from timmx.verification import FLOORS_DB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from timmx.contract import ExportBackend, Runner
-    from timmx.pipeline import ExportResult
+    from timmx.exporting import ExportResult
 
     Export = Callable[..., ExportResult]
 

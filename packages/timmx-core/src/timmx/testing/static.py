@@ -15,11 +15,9 @@ import typer
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from timmx import registry
-from timmx.coercion import option_types
-from timmx.contract import SUPPORTED_CONTRACTS, Capabilities, Problem
+from timmx.contract import SUPPORTED_CONTRACTS, Capabilities, ExportRequest, Problem
 from timmx.errors import ConfigurationError
-from timmx.options import ExportRequest
+from timmx.registry import discovery as registry, option_types
 from timmx.testing.base import ConformanceBase
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from timmx.cli.main import app
+from timmx.cli import app
 from timmx.errors import RuntimeUnavailable
-from timmx.samples import MadeSamples
+from timmx.inputs import MadeSamples
 from timmx.testing.base import ConformanceBase, export_check
 from timmx.testing.models import awakened_model
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from timmx.contract import ExportBackend
-    from timmx.pipeline import ExportResult
+    from timmx.exporting import ExportResult
 
     Export = Callable[..., ExportResult]
 
@@ -55,9 +55,7 @@ class ToolChecks(ConformanceBase):
         self, subject: ExportBackend, result: ExportResult, images: dict[str, Any]
     ) -> dict[str, int]:
         """The class of each image, by the artifact's own runner and timm's own preprocessing."""
-        from timmx.edges import feed, fetch
-        from timmx.images import ImageReader
-        from timmx.preprocess import ImageRecipe
+        from timmx.inputs import ImageReader, ImageRecipe, feed, fetch
 
         recipe = ImageRecipe.of(result.metadata)
         reader = ImageReader(recipe.config, recipe.in_graph)
@@ -74,7 +72,7 @@ def _images(result: ExportResult, folder: Path) -> dict[str, Path]:
     """Two pictures in the folder of each class."""
     from PIL import Image
 
-    from timmx.preprocess import ImageRecipe
+    from timmx.inputs import ImageRecipe
 
     config = ImageRecipe.of(result.metadata).config
     pixels = MadeSamples(config, True, 2 * len(LABELS)).take(range(2 * len(LABELS)))

@@ -1,1 +1,1 @@
-"""What one does with an artifact: look at it, verify it, predict with it, judge it, measure it, compare it."""
+"""What one does with an artifact: each tool is a room of its own."""

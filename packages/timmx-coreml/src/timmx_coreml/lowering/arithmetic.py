@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.lowering.constants import constant
+from timmx.plugin import traced_constant
 from torch._decomp import get_decompositions
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 def _reciprocal(x: torch.Tensor) -> Any:
     """As a division: coremltools 9.0 writes MIL's `inverse` with its default epsilon, and so 1 / (x + 1e-4)."""
-    return aten.div.Tensor(constant([1.0], x), x)
+    return aten.div.Tensor(traced_constant([1.0], x), x)
 
 
 def _softplus(x: torch.Tensor, beta: float = 1, threshold: float = 20) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.errors import UnsupportedError
+from timmx.plugin import UnsupportedError
 
 from timmx_coreml.lowering.decompositions import RANK_LIMIT
 

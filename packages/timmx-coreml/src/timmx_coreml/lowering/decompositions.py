@@ -9,8 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.errors import UnsupportedError
-from timmx.lowering import ranks, unfolding
+from timmx.plugin import UnsupportedError, col2im, im2col, rank_decompositions
 
 from timmx_coreml.lowering import arithmetic, resampling
 
@@ -26,13 +25,13 @@ RANK_LIMIT = 5
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Operation to function, for `ExportedProgram.run_decompositions`."""
     table = arithmetic.decompositions()
-    table |= ranks.decompositions(RANK_LIMIT)
+    table |= rank_decompositions(RANK_LIMIT)
     table |= resampling.decompositions()
     table |= {
         # coremltools 9.0 folds only windows that do not overlap (volo's do), and unfolds by an index for every element
         # of a batch whose size it must know.
-        aten.im2col.default: unfolding.unfold,
-        aten.col2im.default: unfolding.fold,
+        aten.im2col.default: im2col,
+        aten.col2im.default: col2im,
         aten.add.Tensor: _before(table, aten.add.Tensor, _add),
         aten.sub.Tensor: _before(table, aten.sub.Tensor, _sub),
         aten.rsub.Scalar: _rsub,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.lowering.resampling import BICUBIC_OR_ANTIALIASED, adaptive_avg_pool2d, products
+from timmx.plugin import BICUBIC_OR_ANTIALIASED, adaptive_avg_pool2d, resize_by_matmul
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,14 +30,14 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten._upsample_nearest_exact2d.default,
     )
     return (
-        {op: products(op) for op in BICUBIC_OR_ANTIALIASED}
+        {op: resize_by_matmul(op) for op in BICUBIC_OR_ANTIALIASED}
         | {op: _products_unless_multiple(op) for op in sometimes}
         | {aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d}
     )
 
 
 def _products_unless_multiple(op: torch._ops.OpOverload) -> Callable[..., Any]:
-    by_products = products(op)
+    by_products = resize_by_matmul(op)
 
     def function(x: torch.Tensor, output_size: list[int] | None, *options: Any) -> Any:
         factors = [scale for option in options if isinstance(option, list) for scale in option]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from timmx.errors import ArtifactError
+from timmx.plugin import ArtifactError
 
 from timmx_coreml.blob_layout import ALIGNMENT, HEADER, RECORD, SENTINEL, VERSION, blob_path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from timmx.errors import UnsupportedError
+from timmx.plugin import UnsupportedError
 
 
 @dataclass(frozen=True)

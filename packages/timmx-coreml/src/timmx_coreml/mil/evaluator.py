@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.errors import ArtifactError, ConfigurationError, UnsupportedError
+from timmx.plugin import ArtifactError, ConfigurationError, UnsupportedError
 
 from timmx_coreml.mil.blobs import Blob
 from timmx_coreml.mil.data_types import dtype_named

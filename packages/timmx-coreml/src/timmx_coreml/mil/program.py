@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from timmx.errors import ArtifactError, UnsupportedError
+from timmx.plugin import ArtifactError, UnsupportedError
 
 from timmx_coreml.mil.blobs import Blob, WeightFiles, unpack
 from timmx_coreml.mil.data_types import STRING, DataType, data_type

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.errors import ArtifactError, UnsupportedError
+from timmx.plugin import ArtifactError, UnsupportedError
 
 from timmx_coreml.mil.blobs import Blob
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
-from timmx.errors import UnsupportedError
+from timmx.plugin import UnsupportedError
 
 
 def refuse_unknown(message: Any, owner: str) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.errors import ArtifactError, UnsupportedError
+from timmx.plugin import ArtifactError, UnsupportedError
 
 from timmx_coreml.features import Feature, read_input
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.errors import ArtifactError, UnsupportedError
+from timmx.plugin import ArtifactError, UnsupportedError
 
 from timmx_coreml.neural_network.weights import read_weights
 

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own customary name
-from timmx.lowering import ranks, resampling, unfolding
-from timmx.lowering.constants import constant
+from timmx.plugin import (
+    BICUBIC_OR_ANTIALIASED,
+    adaptive_avg_pool2d,
+    crop_padding,
+    im2col,
+    rank_decompositions,
+    resize_by_matmul,
+    traced_constant,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,14 +32,14 @@ RANK_LIMIT = 4
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Operation to function, for `ExportedProgram.run_decompositions`."""
-    table = ranks.decompositions(RANK_LIMIT)
+    table = rank_decompositions(RANK_LIMIT)
     return (
         table
-        | {op: resampling.products(op) for op in resampling.BICUBIC_OR_ANTIALIASED}
+        | {op: resize_by_matmul(op) for op in BICUBIC_OR_ANTIALIASED}
         | {
-            aten.adaptive_avg_pool2d.default: resampling.adaptive_avg_pool2d,
+            aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d,
             aten.matmul.default: _matmul(table[aten.matmul.default]),
-            aten.im2col.default: unfolding.unfold,
+            aten.im2col.default: im2col,
             aten.col2im.default: _fold,
             aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
             aten._native_batch_norm_legit_no_training.default: _batch_norm,
@@ -103,10 +110,10 @@ def _scaled_dot_product_attention(
             [float("-inf") if column > row else 0.0 for column in range(key.shape[2])]
             for row in range(length)
         ]
-        scores = scores + constant(above, scores)
+        scores = scores + traced_constant(above, scores)
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
-            zero, never = (constant([number], scores) for number in (0.0, float("-inf")))
+            zero, never = (traced_constant([number], scores) for number in (0.0, float("-inf")))
             attn_mask = torch.where(attn_mask, zero, never)
         scores = scores + attn_mask
     weights = scores.softmax(-1)
@@ -172,4 +179,4 @@ def _fold(
     high, wide = rows + reach[0] - 1, columns + reach[1] - 1
     whole = torch.cat(phases, 1).reshape(x.shape[0] * channels, *stride, high, wide).permute(0, 3, 1, 4, 2)
     whole = whole.reshape(x.shape[0], channels, high * stride[0], wide * stride[1])
-    return unfolding.without_padding(whole, size, padding)
+    return crop_padding(whole, size, padding)

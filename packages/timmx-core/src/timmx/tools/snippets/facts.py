@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from timmx.contract import Quantization
-from timmx.preprocess import ImageRecipe
-from timmx.schema import CLASS_KINDS
-from timmx.tools.inspection import takes_bytes
+from timmx.contract import CLASS_KINDS, Quantization
+from timmx.inputs import ImageRecipe
+from timmx.tools.inspect import takes_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

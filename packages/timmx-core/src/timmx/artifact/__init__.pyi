@@ -1,0 +1,13 @@
+from timmx.artifact.opening import (
+    backend_for as backend_for,
+    backend_of as backend_of,
+    described as described,
+    open_artifact as open_artifact,
+)
+from timmx.artifact.publishing import Staging as Staging, staging as staging, writing as writing
+from timmx.artifact.records import (
+    MANIFEST_NAME as MANIFEST_NAME,
+    digest as digest,
+    recall as recall,
+    remember as remember,
+)

@@ -1,0 +1,100 @@
+"""From a file's suffix to the backend that opens it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx.base import is_utf8, printable
+from timmx.contract import check_metadata
+from timmx.errors import ArtifactError, BackendError
+from timmx.registry import discovery as registry
+
+if TYPE_CHECKING:
+    from timmx.contract import ExportBackend, Runner
+
+
+def open_artifact(path: str | os.PathLike[str]) -> Runner:
+    """See `timmx.open`."""
+    artifact = Path(os.fspath(path)).expanduser()
+    return backend_of(artifact).open(artifact)
+
+
+def described(path: Path) -> tuple[ExportBackend, dict[str, Any]]:
+    """The backend of a file that timmx wrote, and what the file says of itself, checked. Nothing is run.
+
+    Raises:
+        ArtifactError: there is no such file, it is damaged, or timmx did not write it.
+        BackendError: no installed backend opens it.
+    """
+    backend = backend_of(path)
+    metadata = backend.read_metadata(path)
+    check_metadata(path, metadata)
+    return backend, metadata
+
+
+def backend_of(path: Path) -> ExportBackend:
+    """The installed backend of a file that is there.
+
+    Raises:
+        ArtifactError: there is no such file, or runtimes cannot be told its name.
+        BackendError: see `backend_for`.
+    """
+    if not path.exists():
+        raise ArtifactError(f"There is no file {path}.")
+    if not is_utf8(str(path)):
+        raise ArtifactError(
+            f"{printable(str(path))}: this path is no UTF-8, which the runtimes cannot open. Rename it."
+        )
+    return backend_for(path)
+
+
+def backend_for(path: Path) -> ExportBackend:
+    """The installed backend that opens files with this suffix.
+
+    Our own backends are asked first, by what `known_backends.json` says; only where none of them takes the
+    suffix are the others imported.
+
+    Raises:
+        BackendError: none does; names the distribution to install where it is one of ours, or what keeps an installed
+            one from being used.
+    """
+    suffix = path.suffix
+    ours = {
+        name: facts["distribution"]
+        for name, facts in registry.known_backends().items()
+        if suffix in facts["suffixes"]
+    }
+    for entry in registry.usable():
+        if ours.get(entry.name) == entry.distribution:
+            return registry.load_entry(entry)
+    for entry in registry.entries():  # installed, and in trouble: which it tells
+        if ours.get(entry.name) == entry.distribution:
+            raise entry.error(entry.state, entry.reason, entry.fix)
+    if ours:
+        command = "uv pip install " + " ".join(sorted(ours.values()))
+        raise BackendError(f"{path.name} needs a backend that is not installed here: {command}")
+    for entry in registry.usable():
+        if entry.name in registry.known_backends():
+            continue
+        try:
+            backend = registry.load_entry(entry)
+        except BackendError:  # a broken plugin must not keep another from opening its file
+            continue
+        if suffix in backend.suffixes:
+            return backend
+    if path.is_dir():
+        raise BackendError(
+            f"{path} is a folder: name files in it, or set them side by side: timmx compare {path}"
+        )
+    if suffix != suffix.lower():
+        raise BackendError(
+            f"No installed backend opens {suffix}, such as {path.name}: suffixes are written small, so call it "
+            f"{path.with_suffix(suffix.lower()).name}."
+        )
+    installed = ", ".join(entry.name for entry in registry.entries()) or "none"
+    raise BackendError(
+        f"No installed backend opens {suffix or 'files without a suffix'}, such as {path.name} "
+        f"(installed: {installed})."
+    )

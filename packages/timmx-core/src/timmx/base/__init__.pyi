@@ -1,0 +1,15 @@
+from timmx.base.devices import exact_cuda as exact_cuda
+from timmx.base.files import (
+    artifact_size as artifact_size,
+    require_file as require_file,
+    why_not_in as why_not_in,
+)
+from timmx.base.progress import Reporter as Reporter, reporter as reporter, reporting as reporting
+from timmx.base.snr import SignalToNoise as SignalToNoise, worst_db as worst_db
+from timmx.base.tables import columns as columns
+from timmx.base.text import counted as counted, is_utf8 as is_utf8, printable as printable, shown as shown
+from timmx.base.threads import (
+    asked_threads as asked_threads,
+    held_to as held_to,
+    usable_cores as usable_cores,
+)

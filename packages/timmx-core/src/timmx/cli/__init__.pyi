@@ -1,0 +1,1 @@
+from timmx.cli.main import app as app, main as main

@@ -1,0 +1,38 @@
+from timmx.contract.backend import (
+    CONTRACT as CONTRACT,
+    SUPPORTED_CONTRACTS as SUPPORTED_CONTRACTS,
+    ExportBackend as ExportBackend,
+    NoOptions as NoOptions,
+    register_command_maker as register_command_maker,
+)
+from timmx.contract.capabilities import (
+    Capabilities as Capabilities,
+    Precision as Precision,
+    Problem as Problem,
+)
+from timmx.contract.job import Calibration as Calibration, Exported as Exported, ExportJob as ExportJob
+from timmx.contract.options import (
+    DEFAULT_CALIBRATION_SAMPLES as DEFAULT_CALIBRATION_SAMPLES,
+    LEAST_CALIBRATION_SAMPLES as LEAST_CALIBRATION_SAMPLES,
+    MODEL_OPTIONS as MODEL_OPTIONS,
+    CalibrationChoice as CalibrationChoice,
+    CalibrationData as CalibrationData,
+    CalibrationMethod as CalibrationMethod,
+    CalibrationSamples as CalibrationSamples,
+    Device as Device,
+    ExportRequest as ExportRequest,
+    Floats as Floats,
+    Ints as Ints,
+    JsonOption as JsonOption,
+    RandomCalibration as RandomCalibration,
+)
+from timmx.contract.runner import Quantization as Quantization, Runner as Runner, TensorSpec as TensorSpec
+from timmx.contract.schema import (
+    CLASS_KINDS as CLASS_KINDS,
+    SCHEMA as SCHEMA,
+    author as author,
+    check_metadata as check_metadata,
+    parse as parse,
+    weights_version as weights_version,
+)
+from timmx.contract.snippet import Snippet as Snippet

@@ -1,0 +1,356 @@
+"""The options that every backend shares, declared once for the command line, for Python and for the help."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from timmx.errors import ConfigurationError
+
+
+class Device(StrEnum):
+    """Where the model is traced, exported and verified."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+    @property
+    def torch_name(self) -> str:
+        """As PyTorch calls it."""
+        return self.value
+
+
+class CalibrationMethod(StrEnum):
+    """How the range of an activation is chosen from what calibration sees."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
+class Floats(tuple[float, ...]):
+    """Numbers typed as `0.5,0.5,0.5`."""
+
+    @classmethod
+    def parse(cls, text: str) -> Floats:
+        try:
+            return cls(float(part) for part in text.split(","))
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not a list of numbers such as 0.5,0.5,0.5") from None
+
+
+class Ints(tuple[int, ...]):
+    """Whole numbers typed as `1,2,3`."""
+
+    @classmethod
+    def parse(cls, text: str) -> Ints:
+        try:
+            return cls(int(part) for part in text.split(","))
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 1,2,3") from None
+
+
+_MODEL, _INPUT, _OUTPUT, _VERIFY = "Model", "Input and output tensors", "Output file", "Verification"
+_CALIBRATION = "Calibration"
+
+MOST_IMAGES = 65_536
+"""In a batch: with the smallest images that classifiers take, 3 x 32 x 32, it is 0.8 GB."""
+
+DEFAULT_CALIBRATION_SAMPLES = 128
+LEAST_CALIBRATION_SAMPLES = 4
+"""Ranges of fewer inputs are of those inputs alone."""
+
+CalibrationData = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration-data",
+        metavar="PATH",
+        help="Typical inputs: a folder of images, searched in all subfolders, or a .pt or .pth file with one float "
+        "tensor (N, C, H, W) of normalised pixels; with --normalize of pixels in [0, 1].",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+"""A field of a calibrating backend's own options, default None; `timmx.calibration.check_calibration` checks it."""
+
+CalibrationSamples = Annotated[
+    int | None,
+    typer.Option(
+        "--calibration-samples",
+        min=LEAST_CALIBRATION_SAMPLES,
+        help=f"How many inputs to calibrate on, evenly taken from all. Default: {DEFAULT_CALIBRATION_SAMPLES}.",
+        show_default=False,
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+"""As above; None tells that it was not given."""
+
+RandomCalibration = Annotated[
+    bool,
+    typer.Option(
+        "--random-calibration",
+        help="Calibrate on made pictures, which costs accuracy. For trying out.",
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+"""As above, default False."""
+
+CalibrationChoice = Annotated[
+    CalibrationMethod | None,
+    typer.Option(
+        "--calibration-method",
+        help="Range of an activation: all that was seen (minmax), all but the outermost 0.01 % (percentile), or the "
+        "one of least squared error (mse). Default: minmax.",
+        show_default=False,
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+"""As above, default None; `timmx.ranges` computes them."""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """One export as it was asked for; a backend's own options stand beside it.
+
+    In Python, `model` may also be a `torch.nn.Module`, `labels` a sequence of names, `model_kwargs` a
+    mapping, and every list a plain sequence.
+    """
+
+    model: Annotated[
+        Any,
+        typer.Argument(
+            metavar="MODEL",
+            help="A timm name (resnet18, resnet50.a1_in1k), hf-hub:OWNER/NAME or local-dir:FOLDER.",
+        ),
+    ]
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to write, replaced after success; by default the model's name in the current "
+            "folder, never overwritten.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Overwrite the default output too.", rich_help_panel=_OUTPUT),
+    ] = False
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=_OUTPUT)
+    ] = False
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Load timm's pretrained weights.", rich_help_panel=_MODEL)
+    ] = False
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            help="Your weights: .safetensors, or .pth/.pt (plain or from timm's train.py).",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    use_ema: Annotated[
+        bool,
+        typer.Option("--use-ema", help="Take the checkpoint's averaged weights.", rich_help_panel=_MODEL),
+    ] = False
+    num_classes: Annotated[
+        int | None,
+        typer.Option(
+            "--num-classes",
+            min=0,
+            help="Classes of the model; 0 drops the classifier and gives an embedding.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    in_chans: Annotated[
+        int | None,
+        typer.Option("--in-chans", min=1, help="Input channels of the model.", rich_help_panel=_MODEL),
+    ] = None
+    model_kwargs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model-kwargs",
+            metavar="K=V",
+            help="Passed to timm's create_model; V a Python literal. Repeatable.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="Export the feature pyramid: outputs features_0, features_1, ...",
+            rich_help_panel=_MODEL,
+        ),
+    ] = False
+    out_indices: Annotated[
+        Ints | None,
+        typer.Option(
+            "--out-indices",
+            parser=Ints.parse,
+            metavar="I,J,...",
+            help="Levels of the feature pyramid; needs --features.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=2**63 - 1,
+            help="Seed of untrained weights; default 0.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    input_size: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(
+            "--input-size",
+            metavar="C H W",
+            help="Input size; the model is built for it. Default: the model's own.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            min=1,
+            max=MOST_IMAGES,
+            help="Batch size of the artifact; default 1.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None
+    dynamic_batch: Annotated[
+        bool,
+        typer.Option("--dynamic-batch", help="Leave the batch size open.", rich_help_panel=_INPUT),
+    ] = False
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize",
+            help="Put (x - mean) / std into the graph: the artifact takes pixels in [0, 1].",
+            rich_help_panel=_INPUT,
+        ),
+    ] = False
+    mean: Annotated[
+        Floats | None,
+        typer.Option(
+            "--mean",
+            parser=Floats.parse,
+            metavar="M,...",
+            help="One value, or one a channel; needs --normalize. Default: the model's own.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None
+    std: Annotated[
+        Floats | None,
+        typer.Option(
+            "--std",
+            parser=Floats.parse,
+            metavar="S,...",
+            help="One value, or one a channel; needs --normalize. Default: the model's own.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None
+    softmax: Annotated[
+        bool,
+        typer.Option("--softmax", help="Give probabilities instead of logits.", rich_help_panel=_INPUT),
+    ] = False
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE",
+            help="Class names: one a line, a JSON list, or a JSON map of number to name.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None
+    device: Annotated[
+        Device,
+        typer.Option("--device", help="Where to trace, export and verify.", rich_help_panel=_OUTPUT),
+    ] = Device.CPU
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Run the artifact beside the PyTorch model before publishing it.",
+            rich_help_panel=_VERIFY,
+        ),
+    ] = True
+    verify_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify-data",
+            metavar="DIR",
+            help="Images to verify on, searched in all subfolders. Default: the samples/ folder of a "
+            "local-dir: model, else made ones.",
+            rich_help_panel=_VERIFY,
+        ),
+    ] = None
+    min_snr: Annotated[
+        float | None,
+        typer.Option(
+            "--min-snr",
+            metavar="DB",
+            help="Least signal-to-noise ratio to publish, in dB. Default: by precision (60 for fp32).",
+            rich_help_panel=_VERIFY,
+        ),
+    ] = None
+
+    @property
+    def source(self) -> str:
+        """The model as a person would name it; a module's class where one was handed in."""
+        return self.model if isinstance(self.model, str) else type(self.model).__name__
+
+    @property
+    def local_dir(self) -> Path | None:
+        """The folder of a `local-dir:` model."""
+        if isinstance(self.model, str) and self.model.startswith("local-dir:"):
+            return Path(self.model.removeprefix("local-dir:")).expanduser()
+        return None
+
+    @property
+    def brings_weights(self) -> bool:
+        """Whether trained weights come with what was named (a module is taken at its word)."""
+        named = isinstance(self.model, str) and not self.model.startswith(("local-dir:", "hf-hub:"))
+        return self.pretrained or self.checkpoint is not None or not named
+
+    @property
+    def trace_batch(self) -> int:
+        """The batch size to trace at: the static one, or 2 where it is dynamic.
+
+        At 1, torch.export would take the batch for a constant.
+        """
+        return 2 if self.dynamic_batch else self.batch_size or 1
+
+    def parsed_model_kwargs(self) -> dict[str, Any]:
+        """`model_kwargs` as Python values: literals where they are, else text."""
+        if isinstance(self.model_kwargs, Mapping):
+            return dict(self.model_kwargs)
+        parsed: dict[str, Any] = {}
+        for pair in self.model_kwargs or ():
+            key, equals, text = pair.partition("=")
+            if key in parsed:
+                raise ConfigurationError(f"--model-kwargs {key} is given twice: give it once.")
+            if not equals or not key.isidentifier():
+                raise ConfigurationError(f"--model-kwargs {pair!r} is not KEY=VALUE, such as drop_rate=0.1.")
+            try:
+                parsed[key] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                parsed[key] = text
+        return parsed
+
+
+MODEL_OPTIONS = ("pretrained", "checkpoint", "use_ema", "num_classes", "in_chans", "model_kwargs", "seed")
+"""Those of an export that say which weights and which shape a model has; they go with `--against MODEL` too."""

@@ -1,0 +1,129 @@
+"""A file of an earlier export in a model's place: what it says of itself, and its answers as the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import importlib_metadata
+
+from timmx.contract import CLASS_KINDS, check_metadata
+from timmx.errors import ArtifactError
+from timmx.exporting.session import Session
+from timmx.inputs import ImageRecipe, choose_samples, feed, fetch
+from timmx.model import check_count
+from timmx.verification import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy as np
+
+    from timmx.contract import ExportRequest, Precision, Runner
+    from timmx.exporting.metadata import Edges
+    from timmx.inputs import Samples
+    from timmx.model import DataConfig
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """What is known of the model inside; named as in `timmx.model.load.LoadedModel`."""
+
+    trained: bool
+    data_config: DataConfig
+    labels: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+
+
+class PreparedSession(Session):
+    """Stands where a `ModelSession` does, without a model.
+
+    Args:
+        request: as given; batch and normalisation are taken from the file.
+        path: the file.
+        metadata: what is in it.
+        open_file: runs it.
+
+    Raises:
+        ArtifactError: timmx did not write the file, or a later timmx did.
+    """
+
+    rewrites = ()
+
+    def __init__(
+        self, request: ExportRequest, path: Path, metadata: dict[str, Any], open_file: Callable[[], Runner]
+    ) -> None:
+        check_metadata(path, metadata)
+        self._metadata, self._path = metadata, path
+        super().__init__(_with_what_is_decided(request, metadata))
+        self.loaded = _model_inside(metadata)
+        config = self.loaded.data_config
+        with self.step("Running the reference"):
+            samples = choose_samples(request.verify_data, None, config, self.request.normalize)
+            with open_file() as runner:
+                self.reference = self._run(runner, samples)
+
+    @property
+    def module(self) -> NoReturn:
+        raise self._no_model()
+
+    def capture(self, strict: bool = False) -> NoReturn:
+        raise self._no_model()
+
+    def metadata(
+        self, precision: Precision, distribution: str | None, format_facts: dict[str, Any], edges: Edges
+    ) -> dict[str, Any]:
+        """That of the file, with what is said of the new format; `edges` are the file's own."""
+        names = [name for name in ("timmx-core", distribution) if name]
+        versions = {name: importlib_metadata.version(name) for name in names}
+        return self._metadata | {
+            "precision": str(precision),
+            "format": format_facts,
+            "versions": self._metadata["versions"] | versions,
+        }
+
+    def _no_model(self) -> ArtifactError:
+        return ArtifactError(f"{self._path} is a file that was exported: there is no PyTorch model in it.")
+
+    def _run(self, runner: Runner, samples: Samples) -> Reference:
+        import numpy as np
+
+        (entry,) = runner.inputs
+        size = entry.shape[0] if isinstance(entry.shape[0], int) else 1
+        names = tuple(output["name"] for output in self._metadata["outputs"])
+        specs = {spec.name: spec for spec in runner.outputs}
+        taken = entry.shape[1:] if entry.layout != "NHWC" else (entry.shape[3], *entry.shape[1:3])
+        if sorted(names) != sorted(specs) or taken != self.loaded.data_config.input_size:
+            raise ArtifactError(
+                f"{self._path} is damaged: its metadata names outputs {', '.join(names)} and the input "
+                f"{self.loaded.data_config.input_size}, and the graph has {', '.join(specs)} and {taken}. "
+                "Export it anew."
+            )
+        answers: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for start in range(0, len(samples), size):
+            indices = [(start + offset) % len(samples) for offset in range(size)]
+            found = runner.run({entry.name: feed(entry, samples.take(indices))})
+            for name in names:
+                answers[name] += list(fetch(specs[name], found[name]))
+        outputs = tuple(np.stack(answers[name][: len(samples)]) for name in names)
+        classes = self._metadata["outputs"][0]["kind"] in CLASS_KINDS
+        if self.loaded.labels and classes:
+            check_count(self.loaded.labels, outputs[0].shape[1])
+        return Reference(samples, outputs, names, classes)
+
+
+def _with_what_is_decided(request: ExportRequest, metadata: dict[str, Any]) -> ExportRequest:
+    """The request with the normalisation and the batch that the file has."""
+    batch = metadata["batch"]
+    return replace(
+        request,
+        normalize={"graph": True, "caller": False}[metadata["input"]["normalization"]],
+        dynamic_batch=bool(batch.get("dynamic", False)),
+        batch_size=request.batch_size or batch.get("size"),
+    )
+
+
+def _model_inside(metadata: dict[str, Any]) -> PreparedModel:
+    labels, config = metadata["labels"], ImageRecipe.of(metadata).config
+    return PreparedModel(metadata["model"]["trained"], config, tuple(labels) if labels else None)

@@ -1,0 +1,348 @@
+"""One export, from request to published artifact."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from timmx.artifact import remember, staging, writing
+from timmx.base import artifact_size, exact_cuda, reporter
+from timmx.contract import Exported
+from timmx.errors import (
+    ArtifactError,
+    BackendError,
+    RuntimeUnavailable,
+    TimmxError,
+    UnsupportedError,
+    VerificationError,
+)
+from timmx.exporting.metadata import Edges
+from timmx.exporting.validation import validate
+from timmx.registry import distribution_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+    from timmx.artifact import Staging
+    from timmx.contract import ExportBackend, ExportRequest, Precision, Quantization
+    from timmx.exporting.artifact_session import PreparedSession
+    from timmx.exporting.session import ModelSession
+    from timmx.inputs import CalibrationInputs
+    from timmx.verification import VerificationReport
+
+
+ONE_AT_A_TIME = threading.RLock()
+"""torch.export traces one model at a time in a process; exports in other threads wait."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A published artifact.
+
+    Attributes:
+        path: the artifact.
+        files: everything that was published, `path` first.
+        backend: the backend's name.
+        precision: the arithmetic inside.
+        size_bytes: of all files together.
+        verification: the figures, and whether they prove anything.
+        metadata: the JSON inside the artifact.
+        notes: what the user should know.
+        rewrites: what preparation changed in the model: name, count and the ratio to the original in dB.
+        seconds: wall time of each step.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    backend: str
+    precision: Precision
+    size_bytes: int
+    verification: VerificationReport
+    metadata: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    rewrites: tuple[dict[str, Any], ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "path": str(self.path),
+            "files": [str(path) for path in self.files],
+            "backend": self.backend,
+            "precision": str(self.precision),
+            "size_bytes": self.size_bytes,
+            "verification": self.verification.to_dict(),
+            "metadata": self.metadata,
+            "notes": list(self.notes),
+            "rewrites": list(self.rewrites),
+            "seconds": self.seconds,
+        }
+
+
+def export(backend: ExportBackend, request: ExportRequest, options: Any) -> ExportResult:
+    """Export a model; whatever fails, the output is as it was before.
+
+    Raises:
+        TimmxError: one of its subclasses, with the mend in the message.
+    """
+    output = validate(backend, request, options)
+    with staging(output) as stage, ONE_AT_A_TIME:
+        start = time.perf_counter()
+        session = _session(backend, request, options)
+        result = export_session(backend, session, options, stage)
+        result.seconds["total"] = round(time.perf_counter() - start, 3)
+        return result
+
+
+def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> ModelSession | PreparedSession:
+    prepared = backend.prepared(options)
+    if prepared is not None:
+        from timmx.exporting.artifact_session import PreparedSession
+
+        return PreparedSession(
+            request, prepared, backend.read_metadata(prepared), lambda: backend.open(prepared)
+        )
+    from timmx.exporting.session import ModelSession
+
+    session = ModelSession(request)
+    session.prepare()
+    return session
+
+
+def export_session(
+    backend: ExportBackend, session: ModelSession | PreparedSession, options: Any, stage: Staging
+) -> ExportResult:
+    """Write, verify and publish one format of a model that is already loaded and prepared.
+
+    Raises:
+        TimmxError: see `export`.
+    """
+    if len(session.reference.names) > 1 and backend.capabilities.several_outputs is not True:
+        raise UnsupportedError(
+            f"This model has {len(session.reference.names)} outputs ({', '.join(session.reference.names)}), "
+            f"and {backend.name} takes one: {backend.capabilities.several_outputs}"
+        )
+    with ExitStack() as open_stages:
+        job = Job(session, stage.path, distribution_of(backend), open_stages)
+        with (
+            session.step("Exporting"),
+            writing(stage.path),
+            exact_cuda(),
+        ):  # traces record whether TF32 is allowed
+            exported = _export(backend, job, options)
+            for note in exported.notes:
+                reporter().warn(note)
+        metadata = job.stated(exported.precision)
+        _check_written(backend, stage.path, metadata)
+        with session.step("Verifying"), exact_cuda():
+            verification = _verify(backend, session, stage.path, exported, options, job.calibrated_on)
+        with session.step("Publishing"):
+            # The artifact last: where another file cannot be published, it is as it was.
+            others: tuple[Path, ...] = ()
+            for further in job.further:
+                others += further.publish((further.output,) if further.output.exists() else ())
+            files = (*stage.publish(_old_files(backend, stage.output)), *others)
+            remember(backend.files(files[0]), verification.to_dict(), exported.notes)
+    return ExportResult(
+        path=files[0],
+        files=files,
+        backend=backend.name,
+        precision=exported.precision,
+        size_bytes=artifact_size(files),
+        verification=verification,
+        metadata=metadata,
+        notes=(*session.loaded.notes, *job.notes, *exported.notes, *verification.notes),
+        rewrites=tuple(
+            {"name": item.name, "count": item.count, "snr_db": round(item.snr_db, 1)}
+            for item in session.rewrites
+        ),
+        seconds=session.seconds,
+    )
+
+
+class Job:
+    """What `ExportBackend.export` is given; see `timmx.contract.ExportJob`."""
+
+    def __init__(
+        self,
+        session: ModelSession | PreparedSession,
+        path: Path,
+        distribution: str | None,
+        open_stages: ExitStack | None = None,
+    ) -> None:
+        self._session = session
+        self._distribution = distribution
+        self._open = open_stages or ExitStack()
+        self.further: list[Staging] = []
+        self.path = path
+        self.request = session.request
+        self._facts: dict[str, Any] = {}
+        self._edges = Edges()
+        self._calibrations: list[CalibrationInputs] = []
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self._session.module
+
+    @property
+    def example_input(self) -> torch.Tensor:
+        return self._session.example_input()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self._session.reference.names
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        return self._session.loaded.labels
+
+    def capture(self, *, strict: bool = False) -> torch.export.ExportedProgram:
+        return self._session.capture(strict)
+
+    def calibration(self, data: Path | None, samples: int | None = None) -> CalibrationInputs:
+        from timmx.inputs import choose_calibration
+
+        reporter().step("Reading calibration data")
+        self._calibrations.append(
+            choose_calibration(data, samples, self._session.loaded.data_config, self.request.normalize)
+        )
+        return self._calibrations[-1]
+
+    @property
+    def calibrated_on(self) -> str:
+        """The origin of the calibration data; empty where none was asked for."""
+        return ", ".join(inputs.origin for inputs in self._calibrations)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was said of the calibration data."""
+        return tuple(note for inputs in self._calibrations for note in inputs.notes)
+
+    def metadata(
+        self,
+        precision: Precision,
+        *,
+        input_dtype: str = "float32",
+        input_layout: str = "NCHW",
+        input_quantization: Quantization | None = None,
+        output_dtypes: Mapping[str, str] | None = None,
+        output_quantization: Mapping[str, Quantization] | None = None,
+        **format_facts: Any,
+    ) -> dict[str, Any]:
+        self._facts = format_facts
+        self._edges = Edges(
+            input_dtype, input_layout, input_quantization, output_dtypes or {}, output_quantization or {}
+        )
+        return self.stated(precision)
+
+    def stated(self, precision: Precision) -> dict[str, Any]:
+        """The metadata with what the backend stated last, and this precision."""
+        metadata = self._session.metadata(precision, self._distribution, self._facts, self._edges)
+        return json.loads(json.dumps(metadata))
+
+    def beside(self, output: Path) -> Path:
+        self.further.append(self._open.enter_context(staging(output)))
+        return self.further[-1].path
+
+    def progress(self, step: str) -> None:
+        reporter().step(step)
+
+
+def _export(backend: ExportBackend, job: Job, options: Any) -> Exported:
+    try:
+        exported = backend.export(job, options)
+    except TimmxError:
+        raise
+    except Exception as exc:
+        exc.add_note(
+            f"raised in the backend {backend.name} ({distribution_of(backend) or type(backend).__module__})"
+        )
+        raise
+    if not isinstance(exported, Exported):
+        raise BackendError(
+            f"The backend {backend.name} returned {type(exported).__name__} where Exported(precision, notes) is due: "
+            "tell its authors."
+        )
+    return exported
+
+
+def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any]) -> None:
+    """What a backend left in the staging folder can be published, and says of itself what it was given to say."""
+    who = f"The backend {backend.name}"
+    if not path.exists():
+        raise BackendError(f"{who} wrote no {path.name}: tell its authors.")
+    inside = [item for item in backend.files(path) if item.parent != path.parent]
+    if inside:
+        raise BackendError(
+            f"{who} names {inside[0]} as a file of its own; `files` names what lies beside the artifact, and a "
+            "folder is one entry: tell its authors."
+        )
+    links = [item.name for item in path.parent.rglob("*") if item.is_symlink()]
+    if links:
+        raise BackendError(
+            f"{who} wrote a link, {links[0]}, which would break when it is published: tell its authors."
+        )
+    found = backend.read_metadata(path)
+    if found != metadata:
+        changed = sorted(key for key in found.keys() | metadata.keys() if found.get(key) != metadata.get(key))
+        raise BackendError(
+            f"{who} lost or changed the artifact's metadata: {', '.join(changed)}. Write what job.metadata() gives, "
+            "made with the precision that `export` returns: tell its authors."
+        )
+
+
+def _verify(
+    backend: ExportBackend,
+    session: ModelSession | PreparedSession,
+    path: Path,
+    exported: Exported,
+    options: Any,
+    calibrated_on: str,
+) -> VerificationReport:
+    from timmx.verification import Status, VerificationReport, verify
+
+    request = session.request
+    if not request.verify:
+        return VerificationReport(Status.SKIPPED, "--no-verify was given")
+    try:
+        with backend.open_exported(path, options) as runner:
+            report = verify(
+                runner,
+                session.reference,
+                precision=exported.precision,
+                batch_size=None if request.dynamic_batch else request.batch_size or 1,
+                trained=session.loaded.trained,
+                min_snr_db=request.min_snr,
+            )
+    except RuntimeUnavailable as exc:
+        checked = "the prepared model was compared with the original, and the file's metadata was read back"
+        return VerificationReport(Status.UNPROVEN, f"{exc} Instead, {checked}")
+    if report.status is Status.FAILED:
+        shown = "".join(f" {note}" for note in report.notes)
+        if calibrated_on:
+            shown += f" It was calibrated on {calibrated_on}: inputs of another kind lead to this."
+        raise VerificationError(
+            f"Verification failed: {report.reason}.{shown} Nothing was published. Another precision may hold it; "
+            "--min-snr sets another floor, --no-verify publishes without proof.",
+            report,
+        )
+    for note in report.notes:
+        reporter().warn(note)
+    return report
+
+
+def _old_files(backend: ExportBackend, output: Path) -> tuple[Path, ...]:
+    """The artifact that is being replaced, with its companions; only itself where it cannot be read."""
+    if not output.exists():
+        return ()
+    try:
+        return backend.files(output)
+    except ArtifactError:  # some other file lies under that name; the user asked to replace it
+        return (output,)

@@ -1,0 +1,169 @@
+"""How artifacts are made, kept in a TOML file; and the JSON schema of such a file."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+from timmx.contract import ExportRequest, Floats, Ints
+from timmx.errors import ConfigurationError
+from timmx.exporting.targets import OF_A_TARGET
+from timmx.registry import defaults, load, option_types, reject_unknown, value_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from timmx.contract import ExportBackend
+
+_NOT_IN_A_RECIPE = ("json",)
+_LOCAL = "local-dir:"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe states, its relative paths taken from where it lies.
+
+    Attributes:
+        model: None where it is left to the command line.
+        output: the folder; None where it is left to the command line.
+        options: the shared ones, by name.
+        targets: tables with `format` and the options of one target.
+    """
+
+    model: str | None
+    output: Path | None
+    options: Mapping[str, Any]
+    targets: tuple[Mapping[str, Any], ...]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe; the values themselves are checked where they are used.
+
+    Raises:
+        BackendError: a target's format is not installed.
+        ConfigurationError: no such file, no TOML, or a key that nobody knows.
+    """
+    try:
+        content = tomllib.loads(path.expanduser().read_text("utf-8"))
+    except OSError as exc:
+        raise ConfigurationError(f"--recipe {path} cannot be read: {exc.strerror or exc}.") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"--recipe {path} is not TOML: {exc}.") from exc
+    folder = path.expanduser().parent
+    tables = content.pop("target", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigurationError(f"--recipe {path}: write each target as a table, [[target]].")
+    known = {name: kind for name, kind in option_types(ExportRequest).items() if name not in _NOT_IN_A_RECIPE}
+    reject_unknown(content, [*known, "target"], f"--recipe {path}")
+    values = {name: _from(folder, known[name], value) for name, value in content.items()}
+    model, output = values.pop("model", None), values.pop("output", None)
+    if model is not None and not isinstance(model, str):
+        raise ConfigurationError(f"--recipe {path}: model is a name in quotes, not {model!r}.")
+    if output is not None and not isinstance(output, Path):
+        raise ConfigurationError(f"--recipe {path}: output is a folder in quotes, not {output!r}.")
+    if model is not None and model.startswith(_LOCAL):
+        model = _LOCAL + str(folder / Path(model.removeprefix(_LOCAL)).expanduser())
+    return Recipe(model, output, values, tuple(_target(path, folder, table) for table in tables))
+
+
+def recipe_schema(backends: Iterable[ExportBackend] = ()) -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a recipe.
+
+    Args:
+        backends: whose options are spelled out; without any, a target may have any options.
+    """
+    shared = option_types(ExportRequest)
+    preset = defaults(ExportRequest)
+    properties = {
+        name: _property(kind, preset.get(name))
+        for name, kind in shared.items()
+        if name not in _NOT_IN_A_RECIPE
+    }
+    properties["labels"] |= {"type": ["string", "array"], "items": {"type": "string"}}
+    properties["labels"]["description"] += " Or the names themselves."
+    properties["output"]["description"] = "The folder to write into, relative to the recipe."
+    own = {name: _property(shared[name], None) for name in OF_A_TARGET}
+    own["output"]["description"] = "The file's name in the output folder; by default the model's name."
+    targets = [_target_schema(backend, own) for backend in backends]
+    any_target = {
+        "type": "object",
+        "required": ["format"],
+        "properties": {"format": {"type": "string", "description": "The backend that writes it."}, **own},
+        "additionalProperties": True,
+    }
+    properties["target"] = {
+        "type": "array",
+        "description": "One table for each file to write.",
+        "minItems": 1,
+        "items": {"oneOf": targets} if targets else any_target,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Recipe of timmx export",
+        "description": "What `timmx export --recipe FILE.toml` reads. Relative paths begin at its folder.",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _target(path: Path, folder: Path, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A target's table; of its options only the paths are looked at here."""
+    name = table.get("format")
+    kinds = option_types(load(name).options) if isinstance(name, str) and name else {}
+    return {key: _from(folder, kinds[key], value) if key in kinds else value for key, value in table.items()}
+
+
+def _from(folder: Path, annotated: Any, value: Any) -> Any:
+    """A relative path as one from here."""
+    return (
+        folder / Path(value).expanduser()
+        if value_kind(annotated) is Path and isinstance(value, str)
+        else value
+    )
+
+
+def _target_schema(backend: ExportBackend, own: Mapping[str, Any]) -> dict[str, Any]:
+    preset = defaults(backend.options)
+    options = {
+        name: _property(kind, preset.get(name)) for name, kind in option_types(backend.options).items()
+    }
+    return {
+        "type": "object",
+        "description": backend.help,
+        "required": ["format"],
+        "properties": {"format": {"const": backend.name}, **own, **options},
+        "additionalProperties": False,
+    }
+
+
+def _property(annotated: Any, default: Any) -> dict[str, Any]:
+    """The schema of one option, with its help and its default."""
+    option = next((extra for extra in get_args(annotated)[1:] if hasattr(extra, "help")), None)
+    found = _value(value_kind(annotated))
+    for key, bound in (("minimum", "min"), ("maximum", "max")):
+        if (limit := getattr(option, bound, None)) is not None:
+            found[key] = limit
+    if option is not None and option.help:
+        found["description"] = option.help
+    if default is not None and not isinstance(default, (Path, tuple)):
+        found["default"] = str(default) if isinstance(default, StrEnum) else default
+    return found
+
+
+def _value(kind: Any) -> dict[str, Any]:
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return {"type": "string", "enum": [member.value for member in kind]}
+    if kind in (Floats, Ints):
+        return {"type": "array", "items": {"type": "number" if kind is Floats else "integer"}, "minItems": 1}
+    if get_origin(kind) is tuple:
+        size = len(get_args(kind))
+        items = _value(get_args(kind)[0])
+        return {"type": "array", "items": items, "minItems": size, "maxItems": size}
+    if get_origin(kind) is list:  # KEY=VALUE on the command line, a table in TOML
+        return {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "object"}]}
+    names = {bool: "boolean", int: "integer", float: "number"}
+    return {"type": names.get(kind, "string")}

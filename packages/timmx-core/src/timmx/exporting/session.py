@@ -1,0 +1,216 @@
+"""One model from request to prepared and captured, each step done once however many formats ask."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from timmx.base import exact_cuda, reporter
+from timmx.capture import capture
+from timmx.errors import ConfigurationError
+from timmx.exporting.metadata import Edges, build_metadata
+from timmx.exporting.validation import check_batch
+from timmx.inputs import LEAST_INPUTS, ImageSamples, MadeSamples, Samples, choose_samples
+from timmx.model import check_count, load_model
+from timmx.verification import Reference, run_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from timmx.contract import ExportRequest, Precision
+    from timmx.model import ExportModule, LoadedModel, Rewrite
+
+
+class Session:
+    """What every export goes through, wherever its answers come from.
+
+    Attributes:
+        request: as it was given.
+        reference: the answers that the artifact is verified by.
+        seconds: wall time of each step.
+    """
+
+    def __init__(self, request: ExportRequest) -> None:
+        self.request = request
+        self.reference: Reference
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        """Report a step and keep its time."""
+        reporter().step(text)
+        start = time.perf_counter()
+        yield
+        self.seconds[text.lower()] = round(
+            self.seconds.get(text.lower(), 0.0) + time.perf_counter() - start, 3
+        )
+
+    def example_input(self) -> torch.Tensor:
+        """(N, C, H, W) float32 on the requested device, N the trace batch."""
+        import torch
+
+        count = self.request.trace_batch
+        inputs = self.reference.samples.take([index % len(self.reference) for index in range(count)])
+        return torch.from_numpy(inputs).to(self.request.device.torch_name)
+
+
+class ModelSession(Session):
+    """A loaded model, its reference answers, and the prepared module that is exported.
+
+    The reference is run before the module is prepared, so that verification covers the preparation too, and
+    so that the preparation may work in place: the weights are in memory once.
+
+    Attributes:
+        loaded: the model as it was asked for, with what is known about it.
+        module_as_loaded: the model between normalisation and softmax, untouched until it is prepared, in place.
+        module: the prepared `ExportModule`, in eval mode on the requested device.
+        reference: the untouched model's answers to the verification inputs.
+        rewrites: what the preparation changed, each with its proof.
+        seconds: wall time of each step.
+    """
+
+    def __init__(self, request: ExportRequest) -> None:
+        super().__init__(request)
+        self._captures: dict[tuple[bool, bool, int], torch.export.ExportedProgram] = {}
+        self._made: tuple[ExportModule, tuple[Rewrite, ...]] | None = None
+        with self.step("Loading"):
+            self.loaded: LoadedModel = load_model(request)
+            check_batch(request, self.loaded.data_config.input_size)
+            self.module_as_loaded = self._wrap()
+            for note in self.loaded.notes:
+                reporter().warn(note)
+            samples = self._samples()
+        with self.step("Running the reference"), exact_cuda():
+            self.reference = self._run_reference(self.module_as_loaded, samples)
+            _ = self.loaded.weights_sha256  # kept from now on: the preparation rewrites the weights
+
+    @property
+    def module(self) -> ExportModule:
+        return self._prepared()[0]
+
+    @property
+    def rewrites(self) -> tuple[Rewrite, ...]:
+        return self._prepared()[1]
+
+    def prepare(self) -> None:
+        """Make `module` now; otherwise it is made when it is first asked for, and not at all where nobody exports."""
+        self._prepared()
+
+    def with_batch(self, request: ExportRequest) -> ModelSession:
+        """The same loaded model, reference and captures under a request that differs in the batch, or in where the
+        artifact goes and by what floor it is judged.
+
+        Raises:
+            ConfigurationError: the batch is too large for what the model takes.
+        """
+        check_batch(request, self.loaded.data_config.input_size)
+        self.prepare()
+        other = copy.copy(self)
+        other.request, other.seconds = request, {}
+        return other
+
+    def capture(self, strict: bool = False) -> torch.export.ExportedProgram:
+        """The prepared module as an ExportedProgram; made once for each shape."""
+        key = (strict, self.request.dynamic_batch, self.request.trace_batch)
+        if key not in self._captures:
+            module = self.module
+            with self.step("Capturing"):
+                self._captures[key] = capture(
+                    module, self.example_input(), dynamic=self.request.dynamic_batch, strict=strict
+                )
+        return self._captures[key]
+
+    def output_facts(self) -> list[dict[str, Any]]:
+        """Name, kind and shape of each output, as the metadata states them."""
+        batch = "batch" if self.request.dynamic_batch else self.request.batch_size or 1
+        return [
+            {"name": name, "kind": self._kind(), "shape": [batch, *array.shape[1:]]}
+            for name, array in zip(self.reference.names, self.reference.outputs, strict=True)
+        ]
+
+    def metadata(
+        self, precision: Precision, distribution: str | None, format_facts: dict[str, Any], edges: Edges
+    ) -> dict[str, Any]:
+        """The JSON of an artifact of this model; see `build_metadata`."""
+        return build_metadata(
+            self.request, self.loaded, self.output_facts(), precision, distribution, format_facts, edges
+        )
+
+    def _wrap(self) -> ExportModule:
+        from timmx.model import ExportModule, Normalize, copy_model
+
+        config = self.loaded.data_config
+        model = self.loaded.model if self.loaded.owned else copy_model(self.loaded.model)
+        normalize = Normalize(config.mean, config.std) if self.request.normalize else None
+        wrapped = ExportModule(model, normalize, self.request.softmax)
+        return wrapped.eval().requires_grad_(False).to(self.request.device.torch_name)
+
+    def _samples(self) -> Samples:
+        config, request = self.loaded.data_config, self.request
+        if not request.verify:
+            return MadeSamples(config, request.normalize, LEAST_INPUTS)
+        return choose_samples(request.verify_data, self.loaded.samples, config, request.normalize)
+
+    def _run_reference(self, module: ExportModule, samples: Samples) -> Reference:
+        from timmx.model import output_names
+
+        request = self.request
+        names: list[tuple[str, ...]] = []
+        single = "embedding" if self.loaded.num_classes == 0 else "output"
+
+        def keep_names(_module: Any, _inputs: Any, outputs: Any) -> None:
+            if not names:
+                pyramid = request.features or (isinstance(outputs, list) and hasattr(_module, "feature_info"))
+                names.append(output_names(outputs, single, pyramid))
+
+        hook = module.model.register_forward_hook(keep_names)
+        try:
+            outputs = run_reference(module, samples, request.device.torch_name)
+        finally:
+            hook.remove()
+        if request.softmax and (names[0] != ("output",) or outputs[0].ndim != 2):
+            raise ConfigurationError(
+                "--softmax needs a model with one output of classes (N, classes); this one gives "
+                f"{', '.join(f'{name} {array.shape[1:]}' for name, array in zip(names[0], outputs, strict=True))}. "
+                "Leave --softmax out."
+            )
+        classes = names[0] == ("output",) and outputs[0].ndim == 2
+        if self.loaded.num_classes is None:
+            if self.loaded.labels and classes:
+                check_count(self.loaded.labels, outputs[0].shape[1])
+            self.loaded = replace(self.loaded, num_classes=outputs[0].shape[1] if classes else 0)
+        labels, truth = self.loaded.labels, None
+        if classes and labels and isinstance(samples, ImageSamples):
+            truth = samples.true_classes(labels)
+        return Reference(samples, outputs, names[0], classes, truth)
+
+    def _prepared(self) -> tuple[ExportModule, tuple[Rewrite, ...]]:
+        if self._made is None:
+            with self.step("Preparing"), exact_cuda():
+                self._made = self._prepare(self.module_as_loaded)
+        return self._made
+
+    def _prepare(self, module: ExportModule) -> tuple[ExportModule, tuple[Rewrite, ...]]:
+        import torch
+
+        from timmx.model import prepare
+
+        device = self.request.device.torch_name
+        inputs = torch.from_numpy(self.reference.samples.take(range(LEAST_INPUTS))).to(device)
+        expected = tuple(torch.from_numpy(array[:LEAST_INPUTS]) for array in self.reference.outputs)
+        prepared = prepare(module, inputs, expected, in_place=True)
+        for rewrite in prepared.rewrites:
+            reporter().detail(f"{rewrite.name}: {rewrite.count}, {rewrite.snr_db:.0f} dB from the original.")
+        return cast("ExportModule", prepared.model), prepared.rewrites
+
+    def _kind(self) -> str:
+        if self.reference.names[0] == "features_0":
+            return "features"
+        if self.reference.classes:
+            return "probabilities" if self.request.softmax else "logits"
+        return "embedding" if self.reference.names == ("embedding",) else "tensor"

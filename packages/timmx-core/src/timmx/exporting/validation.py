@@ -1,0 +1,274 @@
+"""Refuses what cannot work, in well under a second: no torch, no timm, nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx.base import is_utf8, printable, why_not_in
+from timmx.contract import ExportRequest
+from timmx.errors import ArtifactError, ConfigurationError, MissingRequirementError
+from timmx.inputs import image_paths
+from timmx.registry import defaults, known_backends
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from timmx.contract import ExportBackend
+
+
+KNOWN_SUFFIXES = {suffix for facts in known_backends().values() for suffix in facts["suffixes"]}
+
+
+def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Path:
+    """Check a request, the backend's options, the environment and the output place.
+
+    Returns:
+        The path to write.
+
+    Raises:
+        ConfigurationError: a combination that makes no sense, or an input file that cannot serve.
+        ArtifactError: the output exists and may not be overwritten, or has a wrong suffix.
+        MissingRequirementError: the backend lacks something on this machine.
+    """
+    prepared = backend.prepared(options)
+    if prepared is not None:
+        _prepared(request, prepared)
+    for check in (_weights, _outputs, _tensors, _verification):
+        check(request)
+    _capabilities(backend, request)
+    backend.validate(request, options)
+    if prepared is None:
+        _model(request)
+    output = output_path(backend, request, options)
+    problems = backend.check_environment(request, options)
+    if problems:
+        reasons = " ".join(problem.message for problem in problems)
+        fixes = " ".join(problem.fix for problem in problems)
+        raise MissingRequirementError(f"{backend.name} cannot export here: {reasons}", hint=fixes)
+    return output
+
+
+def output_path(backend: ExportBackend, request: ExportRequest, options: Any) -> Path:
+    """Where to write: what was asked for, or the model's name in the current folder.
+
+    Raises:
+        ConfigurationError: the suffix is not the one that these options write, or runtimes cannot be told the name.
+        ArtifactError: the default output exists and `force` is not given, or a folder of the user's stands
+            there.
+    """
+    suffix = backend.output_suffix(options)
+    prepared = backend.prepared(options)
+    name = default_name(request) if prepared is None else prepared.stem
+    output = request.output or Path(name + suffix)
+    if output.is_dir() and output.suffix != suffix:
+        raise ConfigurationError(
+            f"--output {output} is a folder: name the file in it, such as {output / name}{suffix}"
+        )
+    if output.suffix != suffix:
+        stem = output.with_suffix("") if output.suffix.lower() in KNOWN_SUFFIXES else output
+        raise ConfigurationError(
+            f"--output {output} must end in {suffix}: that is what timmx {backend.name} writes with these "
+            f"options. Use --output {stem}{suffix}"
+        )
+    if not is_utf8(str(output)):
+        raise ConfigurationError(
+            f"--output {printable(str(output))} is no UTF-8, which runtimes cannot open: choose another."
+        )
+    trouble = why_not_in(output.absolute().parent)
+    if trouble:
+        raise ArtifactError(f"--output {output}: {trouble}. Choose another place.")
+    if request.output is None and output.exists() and not request.force:
+        raise ArtifactError(f"{output} exists. Use --force to overwrite it, or name another --output.")
+    if output.is_dir() and not _is_own_folder(backend, output):
+        raise ArtifactError(
+            f"{output} is a folder, and no artifact that timmx {backend.name} wrote. Name another --output."
+        )
+    return output
+
+
+def _is_own_folder(backend: ExportBackend, folder: Path) -> bool:
+    """Whether a folder holds timmx's metadata; in doubt it is the user's, and stays."""
+    try:
+        return bool(backend.read_metadata(folder))
+    except (ArtifactError, OSError, ValueError, LookupError):
+        return False
+
+
+def default_name(request: ExportRequest) -> str:
+    """The model's last path part, its tag kept."""
+    if request.local_dir is not None:
+        return request.local_dir.resolve().name
+    if isinstance(request.model, str):
+        return request.model.rpartition("/")[2].rpartition(":")[2]
+    config = getattr(request.model, "pretrained_cfg", None) or {}
+    return config.get("architecture") or type(request.model).__name__.lower()
+
+
+def _model(request: ExportRequest) -> None:
+    from timmx.model import check_load_options
+
+    if isinstance(request.model, str):
+        if not request.model.strip():
+            raise ConfigurationError("The model's name is empty. timmx list shows the names.")
+        check_load_options(request)
+        return
+    given = [
+        f"{name}=..."
+        for name in (
+            "pretrained",
+            "checkpoint",
+            "num_classes",
+            "in_chans",
+            "model_kwargs",
+            "features",
+            "seed",
+        )
+        if getattr(request, name) not in (None, False)
+    ]
+    if given:
+        raise ConfigurationError(
+            f"{', '.join(given)} cannot be applied to a module that is already built: build it that way."
+        )
+
+
+_BESIDE_A_PREPARED_FILE = frozenset(
+    "model output force json batch_size device verify verify_data min_snr".split()
+)
+
+
+def _prepared(request: ExportRequest, path: Path) -> None:
+    """What a file of an earlier export has decided cannot be asked for again."""
+    if not path.is_file():
+        raise ConfigurationError(f"There is no file {path}.")
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, default in defaults(ExportRequest).items()
+        if name not in _BESIDE_A_PREPARED_FILE and getattr(request, name) != default
+    ]
+    if given:
+        raise ConfigurationError(
+            f"{', '.join(given)} belongs to the export of a model, and {path} is one already: leave it out."
+        )
+
+
+def _weights(request: ExportRequest) -> None:
+    if request.checkpoint is not None:
+        if request.pretrained:
+            raise ConfigurationError("--pretrained and --checkpoint both name weights: give one of them.")
+    elif request.use_ema:
+        raise ConfigurationError("--use-ema chooses among a checkpoint's weights: give --checkpoint too.")
+    if request.seed is not None and request.brings_weights and request.num_classes is None:
+        raise ConfigurationError("--seed is for untrained weights, and these are not: leave --seed out.")
+
+
+def _outputs(request: ExportRequest) -> None:
+    from timmx.model import read_labels
+
+    if request.out_indices is not None and not request.features:
+        raise ConfigurationError("--out-indices chooses levels of a feature pyramid: give --features too.")
+    levels = request.out_indices or ()
+    front, back = [level for level in levels if level >= 0], [level for level in levels if level < 0]
+    if (front and back) or list(levels) != sorted(set(levels)):
+        raise ConfigurationError(
+            f"--out-indices {','.join(map(str, levels))}: give each level once, in ascending order, all from the "
+            "front (0,1,2) or all from the back (-2,-1); timm returns them so."
+        )
+    without_classes = (
+        "--features" if request.features else "--num-classes 0" if request.num_classes == 0 else ""
+    )
+    for flag, given in (
+        ("--softmax", request.softmax),
+        ("--labels", request.labels is not None),
+        ("--num-classes", request.features and request.num_classes is not None),
+    ):
+        if given and without_classes:
+            raise ConfigurationError(
+                f"{flag} is about classes, and with {without_classes} there are none: leave one of them out."
+            )
+    if request.labels is not None:
+        labels = read_labels(request.labels)
+        if request.num_classes is not None and len(labels) != request.num_classes:
+            raise ConfigurationError(
+                f"--labels has {len(labels)} names, --num-classes says {request.num_classes}: make them equal."
+            )
+
+
+MOST_ELEMENTS = 2**31 - 1
+"""Of one input: runtimes count elements in 32 bits, and as floats they are 8.6 GB before the model has begun."""
+
+
+def check_batch(request: ExportRequest, size: Sequence[int]) -> None:
+    """Refuse a batch whose input no runtime could take.
+
+    Args:
+        size: channels, height and width of one image.
+
+    Raises:
+        ConfigurationError: it has too many elements.
+    """
+    one = math.prod(size)
+    if request.trace_batch * one > MOST_ELEMENTS:
+        flag = f"--batch-size {request.trace_batch}" if request.batch_size else "the input size"
+        most = f"a batch of {MOST_ELEMENTS // one}" if one <= MOST_ELEMENTS else "a smaller --input-size"
+        raise ConfigurationError(
+            f"{flag}: {request.trace_batch} x {' x '.join(map(str, size))} are more than 2**31 - 1 numbers, the most "
+            f"that an input can hold. Take at most {most}."
+        )
+
+
+def _tensors(request: ExportRequest) -> None:
+    from timmx.model import check_statistics
+
+    size = request.input_size
+    channels = request.in_chans
+    if size is not None:
+        if min(size) < 1:
+            raise ConfigurationError(
+                f"--input-size {' '.join(map(str, size))}: every part must be at least 1."
+            )
+        check_batch(request, size)
+        if channels is not None and channels != size[0]:
+            raise ConfigurationError(
+                f"--in-chans {channels} and --input-size {' '.join(map(str, size))} name different channel "
+                "counts: the first number of --input-size is the channels."
+            )
+        channels = size[0]
+    for flag, values in (("--mean", request.mean), ("--std", request.std)):
+        if values is None:
+            continue
+        if not request.normalize:
+            raise ConfigurationError(f"{flag} is used by --normalize alone: give --normalize too.")
+        check_statistics(flag.removeprefix("--"), values, channels)
+
+
+def _verification(request: ExportRequest) -> None:
+    if request.min_snr is not None and not math.isfinite(request.min_snr):
+        raise ConfigurationError(f"--min-snr {request.min_snr} is no number of decibels, such as 60.")
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is not None and not epoch.isdecimal():
+        raise ConfigurationError(f"SOURCE_DATE_EPOCH is {epoch!r}; it must be seconds since 1970, or unset.")
+    for flag, value in (("--verify-data", request.verify_data), ("--min-snr", request.min_snr)):
+        if value is not None and not request.verify:
+            raise ConfigurationError(f"{flag} belongs to verification, which --no-verify turns off.")
+    if request.verify_data is not None:
+        image_paths(request.verify_data, least=4)
+
+
+def _capabilities(backend: ExportBackend, request: ExportRequest) -> None:
+    can = backend.capabilities
+    wanted = (
+        ("--dynamic-batch", request.dynamic_batch, can.dynamic_batch),
+        (
+            "--batch-size 1 with --dynamic-batch",
+            request.dynamic_batch and request.batch_size == 1,
+            can.dynamic_batch_from_one,
+        ),
+        ("--device cuda", request.device == "cuda", can.cuda),
+        ("--features", request.features, can.several_outputs),
+    )
+    for what, asked, support in wanted:
+        if asked and support is not True:
+            raise ConfigurationError(f"timmx {backend.name} cannot do {what}: {support}")

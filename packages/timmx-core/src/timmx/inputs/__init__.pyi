@@ -1,0 +1,24 @@
+from timmx.inputs.calibration import (
+    CalibrationInputs as CalibrationInputs,
+    check_calibration as check_calibration,
+    choose_calibration as choose_calibration,
+    given_flags as given_flags,
+)
+from timmx.inputs.conversion import feed as feed, fetch as fetch
+from timmx.inputs.images import (
+    IMAGE_SUFFIXES as IMAGE_SUFFIXES,
+    ImageReader as ImageReader,
+    image_paths as image_paths,
+    left_out as left_out,
+    list_images as list_images,
+    spread as spread,
+)
+from timmx.inputs.preprocess import ImageRecipe as ImageRecipe
+from timmx.inputs.samples import (
+    LEAST_INPUTS as LEAST_INPUTS,
+    MADE_INPUTS as MADE_INPUTS,
+    ImageSamples as ImageSamples,
+    MadeSamples as MadeSamples,
+    Samples as Samples,
+    choose_samples as choose_samples,
+)

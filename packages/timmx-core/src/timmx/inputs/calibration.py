@@ -1,0 +1,360 @@
+"""Typical inputs, from which a backend takes the ranges of activations: images, a file of tensors, or made ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from timmx.base import reporter
+from timmx.contract import DEFAULT_CALIBRATION_SAMPLES, LEAST_CALIBRATION_SAMPLES
+from timmx.errors import ConfigurationError
+from timmx.inputs.images import ImageReader, check_image, left_out, list_images, spread
+from timmx.model import check_content, read_pickle, value_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+
+    from timmx.contract import CalibrationMethod
+    from timmx.model import DataConfig
+
+_FLAG = "--calibration-data"
+_TENSOR_SUFFIXES = (".pt", ".pth")
+_SAVE = "save one float tensor (N, C, H, W) with torch.save"
+_MADE_SEED, _MADE_AT_ONCE = 20_240_301, 6
+"""Other pictures than those of verification, which would judge ranges by what they were taken from."""
+
+
+def check_calibration(data: Path | None, samples: int | None, random: bool) -> None:
+    """Refuse calibration options that cannot be meant. Light: for a backend's `validate`.
+
+    Whether a backend's options need a calibration at all, the backend knows.
+
+    Args:
+        data: as `timmx.options.CalibrationData` gives it, a folder or a file.
+        samples: as `CalibrationSamples` gives it; None where it was not given.
+        random: as `RandomCalibration` gives it.
+
+    Raises:
+        ConfigurationError: options that exclude each other, or data that is not there or plainly cannot serve.
+    """
+    if data is not None and random:
+        raise ConfigurationError(
+            f"{_FLAG} and --random-calibration both name inputs to calibrate on: give one of them."
+        )
+    if samples is not None and data is None and not random:
+        raise ConfigurationError(
+            f"--calibration-samples counts the inputs to calibrate on, and there are none: give {_FLAG} too."
+        )
+    if data is None:
+        return
+    if not data.exists():
+        raise ConfigurationError(
+            f"{_FLAG}: there is no {data}. Name a folder of images, or a .pt file of tensors."
+        )
+    if data.is_dir():
+        _image_paths(data)
+    elif data.suffix.lower() not in _TENSOR_SUFFIXES:
+        raise ConfigurationError(
+            f"{_FLAG} {data} is neither a folder of images nor a .pt or .pth file: {_SAVE}, or name the folder."
+        )
+    else:
+        check_content(data, f"{_FLAG} {data}", "the tensor")
+
+
+def given_flags(
+    data: Path | None, samples: int | None, random: bool, method: CalibrationMethod | None
+) -> list[str]:
+    """Which of the calibration options were given, as flags: for a backend that refuses those it does not use."""
+    given = {
+        "--calibration-data": data is not None,
+        "--calibration-samples": samples is not None,
+        "--random-calibration": random,
+        "--calibration-method": method is not None,
+    }
+    return [flag for flag, was in given.items() if was]
+
+
+def choose_calibration(
+    data: Path | None, samples: int | None, config: DataConfig, in_graph: bool
+) -> CalibrationInputs:
+    """The inputs to calibrate on; all that can be told of them without decoding every image is checked here.
+
+    Args:
+        data: a folder of images or a file of tensors; None for made pictures.
+        samples: how many at most; `DEFAULT_CALIBRATION_SAMPLES` where it is None.
+        config: of the model.
+        in_graph: the artifact normalises, so inputs are pixels in [0, 1].
+
+    Raises:
+        ConfigurationError: the data cannot serve this model.
+    """
+    most = samples or DEFAULT_CALIBRATION_SAMPLES
+    if data is None:
+        return MadeCalibration(most, config, in_graph)
+    inputs: CalibrationInputs
+    if data.is_dir():
+        inputs = ImageCalibration(data, most, config, in_graph)
+    else:
+        check_calibration(data, samples, random=False)
+        inputs = TensorCalibration(data, most, config, in_graph)
+    if len(inputs) < most:
+        inputs.warn(f"Calibration has {inputs.origin}, fewer than {most}: all of them are used.")
+    return inputs
+
+
+class CalibrationInputs(ABC):
+    """What `timmx.contract.Calibration` promises, wherever the inputs come from.
+
+    Attributes:
+        notes: what the user should know of them, one line each; said already.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    @property
+    @abstractmethod
+    def origin(self) -> str: ...
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        import numpy as np
+
+        batch: list[np.ndarray] = []
+        for array in self:
+            batch.append(array)
+            if len(batch) == size:
+                yield np.concatenate(batch)
+                batch = []
+        if batch:
+            yield np.concatenate([batch[index % len(batch)] for index in range(size)])
+
+    def warn(self, text: str) -> None:
+        self.notes.append(text)
+        reporter().warn(text)
+
+
+class ImageCalibration(CalibrationInputs):
+    """Images of a folder, decoded when their turn comes."""
+
+    def __init__(self, folder: Path, most: int, config: DataConfig, in_graph: bool) -> None:
+        super().__init__()
+        channels = config.input_size[0]
+        if channels not in (1, 3):
+            raise ConfigurationError(
+                f"{_FLAG} {folder} does not fit: images have 1 or 3 channels, this model takes {channels}. Instead, "
+                f"{_SAVE} and name that file."
+            )
+        self._folder, self._most = folder, most
+        self._reader = ImageReader(config, in_graph)
+        paths = _image_paths(folder)
+        self._paths = spread(paths, most)
+        chosen = set(self._paths)
+        self._spare = [path for path in paths if path not in chosen]
+        unreadable = [path for path in self._paths if not _opens(path)]
+        self._leave_out(unreadable)
+
+    @property
+    def origin(self) -> str:
+        return f"{len(self)} images of {self._folder}"
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        unreadable = []
+        waiting = list(self._paths)
+        while waiting:
+            path = waiting.pop(0)
+            try:
+                array = self._reader.read(path)
+            except ConfigurationError:
+                unreadable.append(path)
+                waiting += self._replacements(1)
+                continue
+            yield array[None]
+        self._leave_out(unreadable)
+
+    def _replacements(self, count: int) -> list[Path]:
+        """Up to `count` images that were not chosen, in place of damaged ones."""
+        found: list[Path] = []
+        while self._spare and len(found) < count:
+            path = self._spare.pop(0)
+            found += [path] if _opens(path) else []
+        self._paths += found
+        return found
+
+    def _leave_out(self, unreadable: Sequence[Path]) -> None:
+        if not unreadable:
+            return
+        self._paths = [path for path in self._paths if path not in unreadable]
+        self.warn(left_out(unreadable))
+        self._replacements(self._most - len(self))
+        if len(self) < LEAST_CALIBRATION_SAMPLES:
+            raise ConfigurationError(
+                f"{_FLAG} {self._folder}: {len(self)} images can be read, and calibration needs at least "
+                f"{LEAST_CALIBRATION_SAMPLES}. Mend the others, or name another folder."
+            )
+
+
+def _opens(path: Path) -> bool:
+    """Whether a file begins as an image does."""
+    try:
+        check_image(path)
+    except ConfigurationError:
+        return False
+    return True
+
+
+_LARGEST_SPANS = 1000
+"""How often the range of a picture's values a number may be; one of 1e30 makes a runtime crash."""
+
+
+class TensorCalibration(CalibrationInputs):
+    """Rows of a tensor that torch.save wrote, in the form that the artifact takes; the file stays on the disk."""
+
+    def __init__(self, path: Path, most: int, config: DataConfig, in_graph: bool) -> None:
+        super().__init__()
+        self._path = path
+        self._tensor = _read_tensor(path, config.input_size, in_graph)
+        self._rows = spread(range(len(self._tensor)), most)
+        self._check_values(config, in_graph)
+
+    @property
+    def origin(self) -> str:
+        return f"{len(self)} inputs of {self._path}"
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for row in self._rows:
+            yield self._tensor[row : row + 1].float().contiguous().numpy().copy()
+
+    def _check_values(self, config: DataConfig, in_graph: bool) -> None:
+        """Refuse numbers that are not finite, or plainly not of the form that is due."""
+        import numpy as np
+
+        least, greatest = float("inf"), -float("inf")
+        for row, array in zip(self._rows, self, strict=True):
+            if not np.isfinite(array).all():
+                raise ConfigurationError(
+                    f"{_FLAG} {self._path}: input {row} holds numbers that are infinite or not a number (NaN). Take "
+                    "it out, and save the rest."
+                )
+            least, greatest = min(least, float(array.min())), max(greatest, float(array.max()))
+        if least == greatest:
+            raise ConfigurationError(
+                f"{_FLAG} {self._path} holds nothing but {least:g}, which gives no ranges: {_SAVE} that holds typical "
+                "inputs."
+            )
+        found = f"{_FLAG} {self._path} holds values from {least:.4g} to {greatest:.4g}"
+        low, high = value_range(config.mean, config.std, in_graph)
+        due = f"where this export takes {_form(in_graph)}, here from {low:.4g} to {high:.4g}"
+        if max(-least, greatest) > _LARGEST_SPANS * (high - low):
+            raise ConfigurationError(
+                f"{found}, {due}. No picture has such values: take those inputs out, and save the rest."
+            )
+        half = (high - low) / 2
+        if least < low - half or greatest > high + half:
+            if config.input_size[0] in (1, 3) and least >= 0:
+                raise ConfigurationError(f"{found}, {due}. {_convert(in_graph)}.")
+            if config.input_size[0] in (1, 3) and in_graph:
+                raise ConfigurationError(
+                    f"{found}, {due}. Save the pixels before they are normalised, or leave --normalize out."
+                )
+            self.warn(
+                f"{found}, {due}."
+            )  # other channels, and other statistics than the model's own, may be right
+        elif not in_graph and low < 0 <= least and greatest <= 1 < high:
+            self.warn(f"{found}, as pixels have before they are normalised, {due}. Are they normalised?")
+
+
+class MadeCalibration(CalibrationInputs):
+    """Made pictures, a few at a time."""
+
+    def __init__(self, count: int, config: DataConfig, in_graph: bool) -> None:
+        super().__init__()
+        self._count, self._config, self._in_graph = count, config, in_graph
+        self.warn(
+            f"Calibrated on {self.origin}: ranges from made images do not fit real ones, and accuracy suffers. "
+            f"{_FLAG} takes a folder of typical images."
+        )
+
+    @property
+    def origin(self) -> str:
+        return f"{self._count} made images"
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        from timmx.inputs.samples import MadeSamples
+
+        for start in range(0, self._count, _MADE_AT_ONCE):
+            made = MadeSamples(self._config, self._in_graph, _MADE_AT_ONCE, _MADE_SEED + start)
+            for index in range(min(_MADE_AT_ONCE, self._count - start)):
+                yield made.take([index])
+
+
+def _image_paths(folder: Path) -> list[Path]:
+    paths = list_images(folder)
+    if len(paths) < LEAST_CALIBRATION_SAMPLES:
+        raise ConfigurationError(
+            f"{_FLAG} {folder} holds {len(paths)} images in all its folders; at least {LEAST_CALIBRATION_SAMPLES} are "
+            f"needed, {DEFAULT_CALIBRATION_SAMPLES} are usual. Name a folder with more."
+        )
+    return paths
+
+
+def _read_tensor(path: Path, size: tuple[int, int, int], in_graph: bool) -> torch.Tensor:
+    """The tensor of a file, mapped into memory where the file allows; its form is checked, its values are not."""
+    import torch
+
+    found: Any = read_pickle(path, _SAVE, ConfigurationError)
+    where = f"{_FLAG} {path}"
+    if not isinstance(found, torch.Tensor):
+        keys = f" ({', '.join(map(str, list(found)[:3]))}, ...)" if isinstance(found, dict) and found else ""
+        stack = " torch.stack makes one of several." if isinstance(found, (list, tuple)) else ""
+        raise ConfigurationError(f"{where} holds a {type(found).__name__}{keys}, no tensor: {_SAVE}.{stack}")
+    if found.layout is not torch.strided or found.is_meta:
+        raise ConfigurationError(f"{where} holds a tensor without plain numbers in it: {_SAVE}.")
+    channels, height, width = size
+    if found.ndim != 4 or tuple(found.shape[1:]) != size:
+        turn = ""
+        if tuple(found.shape[-3:]) == (height, width, channels):
+            turn = " Its channels are last: tensor.movedim(-1, -3) brings them to the front."
+        raise ConfigurationError(
+            f"{where} holds a tensor of shape {tuple(found.shape)}; this model takes (N, {channels}, {height}, "
+            f"{width}).{turn or ' Save inputs of that size.'}"
+        )
+    if not found.dtype.is_floating_point:
+        dtype = str(found.dtype).removeprefix("torch.")
+        raise ConfigurationError(
+            f"{where} holds {dtype} numbers, where this export takes {_form(in_graph)}, as float. {_convert(in_graph)}."
+        )
+    if len(found) < LEAST_CALIBRATION_SAMPLES:
+        raise ConfigurationError(
+            f"{where} holds {len(found)} inputs; at least {LEAST_CALIBRATION_SAMPLES} are needed, "
+            f"{DEFAULT_CALIBRATION_SAMPLES} are usual. Save more of them."
+        )
+    return found.detach()
+
+
+def _form(in_graph: bool) -> str:
+    return "pixels in [0, 1]" if in_graph else "normalised pixels"
+
+
+def _convert(in_graph: bool) -> str:
+    if in_graph:
+        return "Of bytes, save tensor.float() / 255"
+    return "Of bytes, save (tensor.float() / 255 - mean) / std, or give --normalize and save tensor.float() / 255"

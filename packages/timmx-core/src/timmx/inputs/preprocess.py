@@ -1,0 +1,168 @@
+"""From an image to the numbers that an artifact takes, by its metadata: what timm's transform does, without torch.
+
+Where a file is used, importing torch and timm to decode a picture would take longer than the whole answer. So the
+evaluation transform of timm 1.0 and torchvision 0.29 is done here by Pillow, which they call too, and numpy; a test
+holds the two to the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from timmx.errors import ArtifactError, ConfigurationError
+from timmx.inputs.images import open_image
+from timmx.model import DataConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from PIL import Image
+
+_MODES = {"RGB": "RGB", "BGR": "RGB", "L": "L"}
+
+
+class ImageRecipe:
+    """The way from an image to an artifact's input.
+
+    Attributes:
+        config: timm's data config, as the metadata states it.
+        in_graph: the artifact normalises: it takes pixels in [0, 1].
+        color_order: `RGB`, `BGR`, `L`, or None where the input is no image.
+    """
+
+    def __init__(self, config: DataConfig, in_graph: bool, color_order: str | None) -> None:
+        self.config = config
+        self.in_graph = in_graph
+        self.color_order = color_order
+        shape = (-1, 1, 1)
+        self._mean = np.asarray(config.mean, np.float32).reshape(shape)
+        self._std = np.asarray(config.std, np.float32).reshape(shape)
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> ImageRecipe:
+        """The recipe in an artifact's metadata, which `check_metadata` has let pass.
+
+        Raises:
+            LookupError, TypeError, ValueError: it has not.
+        """
+        entry = metadata["input"]
+        channels, height, width = map(int, entry["size"])
+        config = DataConfig(
+            (channels, height, width),
+            tuple(map(float, entry["mean"])),
+            tuple(map(float, entry["std"])),
+            str(entry["interpolation"]),
+            float(entry["crop_pct"]),
+            str(entry["crop_mode"]),
+        )
+        if not len(config.mean) == len(config.std) == channels:
+            raise ValueError(f"mean and std are not of {channels} channels")
+        return cls(config, {"graph": True, "caller": False}[entry["normalization"]], entry["color_order"])
+
+    def read(self, path: Path) -> np.ndarray:
+        """An image file as the artifact's float input takes it, (C, H, W) float32.
+
+        Raises:
+            ArtifactError: this artifact does not take images.
+            ConfigurationError: the file is no image, or is damaged.
+        """
+        return open_image(path, self.apply)
+
+    def apply(self, image: Image.Image) -> np.ndarray:
+        """An image that is open, (C, H, W) float32: normalised, or pixels in [0, 1] where the artifact does it.
+
+        Raises:
+            ArtifactError: this artifact does not take images.
+        """
+        pixels = np.asarray(self._cut(image.convert(self._mode)), np.float32) / np.float32(255)
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if self.color_order == "BGR":
+            pixels = pixels[::-1]
+        return np.ascontiguousarray(pixels if self.in_graph else (pixels - self._mean) / self._std)
+
+    @property
+    def _mode(self) -> str:
+        self.check()
+        return _MODES[str(self.color_order)]
+
+    def check(self) -> None:
+        """Refuse an artifact that takes no images, and a recipe that nobody here can follow.
+
+        Raises:
+            ArtifactError: its channels are no colours.
+            ConfigurationError: its interpolation is unknown.
+        """
+        from PIL import Image
+
+        if self.color_order not in _MODES:
+            raise ArtifactError(
+                f"This file takes {self.config.input_size[0]} channels, which are no image: feed it with timmx.open."
+            )
+        if self.config.interpolation.upper() not in Image.Resampling.__members__:
+            known = ", ".join(item.name.lower() for item in Image.Resampling)
+            raise ConfigurationError(
+                f"The interpolation {self.config.interpolation!r} is unknown; there are {known}."
+            )
+
+    @property
+    def border_color(self) -> tuple[float, ...]:
+        """What lies beyond the image in crop mode `border`: the mean, 0 to 1, red before blue in any case."""
+        return self.config.mean[::-1] if self.color_order == "BGR" else self.config.mean
+
+    def _cut(self, image: Image.Image) -> Image.Image:
+        """Resized and cropped to (height, width), as timm's crop modes mean it."""
+        size = self.config.input_size[1:]
+        scaled = self.config.scaled_size
+        if self.config.crop_mode == "squash":
+            return _center_crop(self._resize(image, scaled), size, 0)
+        if self.config.crop_mode == "border":
+            fill = tuple(round(255 * value) for value in self.border_color)
+            return _center_crop(self._resize(image, _keeping_ratio(image, scaled, max)), size, fill)
+        target = (
+            _shortest_edge(image, scaled[0]) if scaled[0] == scaled[1] else _keeping_ratio(image, scaled, min)
+        )
+        return _center_crop(self._resize(image, target), size, 0)
+
+    def _resize(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        from PIL import Image
+
+        resample = Image.Resampling[self.config.interpolation.upper()]
+        wanted = size[1], size[0]
+        return image if image.size == wanted else image.resize(wanted, resample)
+
+
+def _shortest_edge(image: Image.Image, edge: int) -> tuple[int, int]:
+    """(height, width) with the shorter side `edge`, as torchvision's Resize rounds it."""
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    other = int(edge * long / short)
+    return (edge, other) if height <= width else (other, edge)
+
+
+def _keeping_ratio(image: Image.Image, target: tuple[int, int], choose: Any) -> tuple[int, int]:
+    """(height, width) in the image's ratio, one side as in `target`; as timm's ResizeKeepRatio rounds it."""
+    width, height = image.size
+    ratio = choose(height / target[0], width / target[1])
+    return round(height / ratio), round(width / ratio)
+
+
+def _center_crop(image: Image.Image, size: tuple[int, int], fill: int | tuple[int, ...]) -> Image.Image:
+    """The middle of an image; what lies beyond it is `fill`."""
+    from PIL import Image
+
+    height, width = size
+    left, top = _offset(image.width, width), _offset(image.height, height)
+    if image.width >= width and image.height >= height:
+        return image.crop((left, top, left + width, top + height))
+    single = not isinstance(fill, tuple) or len(fill) == 1
+    canvas = Image.new(image.mode, (width, height), fill[0] if isinstance(fill, tuple) and single else fill)
+    canvas.paste(image, (-left, -top))
+    return canvas
+
+
+def _offset(found: int, wanted: int) -> int:
+    """Where a crop begins, below 0 where it is larger than the image; rounded as torchvision does."""
+    return -((wanted - found) // 2) if wanted > found else round((found - wanted) / 2)

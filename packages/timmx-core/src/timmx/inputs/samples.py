@@ -1,0 +1,158 @@
+"""The inputs that a model is verified on: a folder of images, or made ones where there is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from timmx.base import reporter
+from timmx.errors import ConfigurationError
+from timmx.inputs.images import ImageReader, image_paths, left_out, list_images, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from timmx.model import DataConfig
+
+MOST_IMAGES = 512
+"""More would not change the figures; a larger folder is thinned evenly."""
+LEAST_INPUTS = 4
+MADE_INPUTS = 6
+_KEPT_BYTES = 256 * 2**20
+
+
+class Samples(Protocol):
+    """Inputs of one model, as its artifact takes them. `origin` says in words where they come from."""
+
+    origin: str
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Sequence[int]) -> np.ndarray:
+        """The inputs at `indices`, (len(indices), C, H, W) float32."""
+
+
+class MadeSamples:
+    """Smooth random pictures of different brightness and contrast: cheap, repeatable, and no two alike.
+
+    The first has the most contrast: with it a model is traced, and looked through for numbers that grow large. Their
+    values are multiples of 1/255, as those of pictures are: a format may take pixels as bytes. Equal seeds give equal
+    pictures.
+    """
+
+    def __init__(
+        self, config: DataConfig, in_graph: bool, count: int = MADE_INPUTS, seed: int = 20_240_229
+    ) -> None:
+        channels, height, width = config.input_size
+        self.origin = f"{count} made images"
+        rng = np.random.default_rng(seed)
+        coarse = rng.random((count, channels, 9, 9), dtype=np.float32)
+        contrast = np.linspace(1.0, 0.3, count, dtype=np.float32).reshape(-1, 1, 1, 1)
+        pixels = _enlarge(coarse, height, width) * contrast
+        pixels += 0.1 * rng.random(pixels.shape, dtype=np.float32)
+        pixels = np.rint(255 * np.clip(pixels, 0, 1)).astype(np.float32) / np.float32(255)
+        self._inputs = pixels if in_graph else _normalized(pixels, config)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def take(self, indices: Sequence[int]) -> np.ndarray:
+        return self._inputs[list(indices)]
+
+
+class ImageSamples:
+    """Images of a folder through timm's own evaluation transform; kept in memory while they are few.
+
+    Attributes:
+        unreadable: the images that were left out because they cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path], folder: Path, config: DataConfig, in_graph: bool) -> None:
+        self._read = ImageReader(config, in_graph).read
+        self._paths: list[Path] = []
+        self._kept: list[np.ndarray] = []
+        self.unreadable: list[Path] = []
+        room = _KEPT_BYTES
+        for path in paths:
+            try:
+                array = self._read(path)
+            except ConfigurationError:
+                self.unreadable.append(path)
+                continue
+            if len(self._kept) == len(self._paths) and array.nbytes <= room:
+                self._kept.append(array)
+                room -= array.nbytes
+            self._paths.append(path)
+        self.origin = f"{len(self._paths)} images of {folder}"
+
+    def true_classes(self, labels: Sequence[str]) -> np.ndarray | None:
+        """The class of each image where its folder is called as a class is; None where one is not."""
+        numbers = {label: number for number, label in enumerate(labels)}
+        folders = [path.parent.name for path in self._paths]
+        return np.array([numbers[name] for name in folders]) if numbers.keys() >= set(folders) else None
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def take(self, indices: Sequence[int]) -> np.ndarray:
+        kept, paths = self._kept, self._paths
+        return np.stack([kept[index] if index < len(kept) else self._read(paths[index]) for index in indices])
+
+
+def choose_samples(
+    verify_data: Path | None, own_samples: Path | None, config: DataConfig, in_graph: bool
+) -> Samples:
+    """The images of `verify_data`, else the model's own samples, else made inputs.
+
+    Args:
+        verify_data: what the user named.
+        own_samples: the `samples/` folder of a `local-dir:` model, if there is one.
+        in_graph: the artifact normalises, so inputs are pixels in [0, 1].
+
+    Raises:
+        ConfigurationError: `verify_data` cannot serve this model.
+    """
+    folder = verify_data or own_samples
+    if folder is None:
+        return MadeSamples(config, in_graph)
+    if config.input_size[0] not in (1, 3):
+        why = f"images have 1 or 3 channels, this model takes {config.input_size[0]}"
+        if verify_data:
+            raise ConfigurationError(
+                f"--verify-data does not fit: {why}. Leave it out: inputs are made then."
+            )
+        reporter().warn(f"The samples in {folder} are not used: {why}.")
+        return MadeSamples(config, in_graph)
+    paths = image_paths(folder, LEAST_INPUTS) if verify_data else list_images(folder)
+    if len(paths) < LEAST_INPUTS:
+        reporter().warn(f"{folder} holds fewer than {LEAST_INPUTS} images: inputs are made.")
+        return MadeSamples(config, in_graph)
+    samples = ImageSamples(spread(paths, MOST_IMAGES), folder, config, in_graph)
+    if samples.unreadable:
+        reporter().warn(left_out(samples.unreadable))
+    if len(samples) < LEAST_INPUTS:
+        raise ConfigurationError(
+            f"{folder} holds {len(samples)} readable images; verification needs at least {LEAST_INPUTS}."
+        )
+    return samples
+
+
+def _enlarge(coarse: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear enlargement of (N, C, h, w) to (N, C, height, width)."""
+    rows = _weights(coarse.shape[2], height)
+    columns = _weights(coarse.shape[3], width)
+    return np.einsum("Hh,nchw,Ww->ncHW", rows, coarse, columns, optimize=True).astype(np.float32)
+
+
+def _weights(size: int, target: int) -> np.ndarray:
+    """(target, size) matrix of linear interpolation with aligned corners."""
+    positions = np.linspace(0, size - 1, target)
+    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(size)[None, :]))
+
+
+def _normalized(pixels: np.ndarray, config: DataConfig) -> np.ndarray:
+    mean = np.asarray(config.mean, np.float32).reshape(1, -1, 1, 1)
+    std = np.asarray(config.std, np.float32).reshape(1, -1, 1, 1)
+    return (pixels - mean) / std

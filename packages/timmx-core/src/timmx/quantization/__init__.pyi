@@ -1,0 +1,1 @@
+from timmx.quantization.ranges import Observed as Observed

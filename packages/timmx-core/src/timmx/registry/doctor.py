@@ -1,0 +1,82 @@
+"""What this machine can do: versions, backends, and what else claims timmx's name."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import importlib_metadata
+from packaging.utils import canonicalize_name
+
+from timmx.contract import Problem
+from timmx.registry.discovery import BackendEntry, State
+from timmx.registry.probe import probe_backends
+
+_CORE = "timmx-core"
+_HARMLESS = (State.AVAILABLE, State.DISABLED)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `timmx doctor` shows.
+
+    Attributes:
+        versions: of Python, timmx and the libraries that every backend uses.
+        backends: each with the state that loading it showed.
+        problems: what needs to be fixed.
+    """
+
+    versions: dict[str, str]
+    backends: tuple[BackendEntry, ...]
+    problems: tuple[Problem, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def examine() -> Diagnosis:
+    """Look at everything; nothing heavy is imported into this process."""
+    backends = tuple(probe_backends())
+    problems = [
+        Problem(f"The backend {entry.selector} is {entry.state}: {entry.reason}", entry.fix)
+        for entry in backends
+        if entry.state not in _HARMLESS
+    ]
+    return Diagnosis(_versions(), backends, (*rivals(), *problems))
+
+
+def rivals() -> list[Problem]:
+    """Other distributions that own the import package `timmx` or the command `timmx`.
+
+    One on the package index does. Installed together they overwrite each other's files, and which one wins
+    depends on the order.
+    """
+    problems = []
+    for distribution in importlib_metadata.distributions():
+        name = canonicalize_name(distribution.metadata["Name"] or "unknown")
+        if name == _CORE:
+            continue
+        scripts = distribution.entry_points.select(group="console_scripts", name="timmx")
+        owns = [f"the command {script.name}" for script in scripts]
+        if any(file.parts[0] == "timmx" for file in distribution.files or ()):
+            owns.append("the import package timmx")
+        if owns:
+            problems.append(
+                Problem(
+                    f"The distribution {name} {distribution.version} owns {' and '.join(owns)} too.",
+                    f"uv pip uninstall {name} && uv pip install --reinstall {_CORE}",
+                )
+            )
+    return problems
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": f"{platform.python_version()} ({platform.platform()})"}
+    for name in (_CORE, "torch", "timm", "torchvision", "numpy"):
+        try:
+            versions[name] = importlib_metadata.version(name)
+        except importlib_metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

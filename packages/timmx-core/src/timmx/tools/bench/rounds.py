@@ -1,0 +1,328 @@
+"""`timmx bench`: latency, throughput and memory of files, each in a process of its own, taking turns."""
+
+from __future__ import annotations
+
+import random
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx.base import counted, reporter, usable_cores
+from timmx.errors import ConfigurationError, TimmxError
+from timmx.tools.bench.load import load_warning
+from timmx.tools.bench.process import WorkerFailure, WorkerProcess
+from timmx.tools.bench.result import BenchCase, BenchResult
+from timmx.tools.bench.subjects import BenchSubject, check_options, find_subjects
+from timmx.tools.bench.timing import (
+    LEAST_ROUNDS,
+    NOISY_SPREAD,
+    SETTLED_VARIATION,
+    pooled_quantiles,
+    quantiles,
+    ratio_of_medians,
+    spread,
+)
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+_SLICE_S = 0.1
+"""A turn is about this long: short beside the drift of a machine, long beside the change of processes."""
+_DEFAULT_ROUNDS = 10
+"""Unless the user asks for another number: the interval of a ratio is drawn from the rounds."""
+_SEED = 20_240_229
+_MANY_RUNS = 100
+_LONG_FIRST_S = 1.0
+
+
+@dataclass
+class _Measured:
+    """A case while it is measured."""
+
+    case: BenchCase
+    worker: WorkerProcess
+    latency_s: float = 0.0
+    latencies_s: list[list[float]] = field(default_factory=list)
+    rounds_s: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+
+
+def bench(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    against: str | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    batch_sizes: Sequence[int] = (1,),
+    threads: Sequence[int | None] = (None,),
+    seconds: float = 3.0,
+    rounds: int | None = None,
+    compile: bool = False,
+) -> BenchResult:
+    """Measure files beside each other, and beside the PyTorch model.
+
+    Each file and number of threads has a process of its own, in which it is opened and warmed up. Then they take
+    turns, one at a time, in an order that is drawn anew each round.
+
+    Args:
+        paths: files that timmx wrote, of any installed backend.
+        against: the model, which becomes the base: a timm name, hf-hub: or local-dir:. None: the first file is the
+            base.
+        model_options: for `timmx.tools.against.request_for`; they need `against`.
+        batch_sizes: images a run. A file with a fixed batch is measured at that alone, and says so.
+        threads: numbers of threads that the runtimes may use; None stands for all cores of this process.
+        seconds: of timed runs a case, about.
+        rounds: turns of each case; by default as many as give turns of 0.1 s, at least 10.
+        compile: measure the model made by `torch.compile` too.
+
+    Returns:
+        The figures of each case. A case that failed says why; the others are measured all the same.
+
+    Raises:
+        TimmxError: an option makes no sense, a file is not there or none of ours, or the base cannot be opened.
+    """
+    if not paths:
+        raise ConfigurationError("Name a file to measure.")
+    counts = list(dict.fromkeys(usable_cores() if count is None else count for count in threads))
+    sizes = sorted(set(batch_sizes))
+    check_options(against, model_options, counts, sizes, seconds, rounds, compile)
+    warnings: list[str] = []
+    subjects = find_subjects(
+        [Path(path).expanduser() for path in paths], against, model_options, compile, warnings
+    )
+    if rounds is not None and rounds < LEAST_ROUNDS:
+        warnings.append(
+            f"{counted(rounds, 'round')} cannot give the ratios an interval: ask for {LEAST_ROUNDS} or more."
+        )
+    if max(counts) > usable_cores():
+        warnings.append(
+            f"{max(counts)} threads were asked for, and this process may use {usable_cores()} cores: they wait for "
+            "each other."
+        )
+    warnings += (busy := load_warning(counts, "before measuring began"))
+    for text in warnings:  # in time for Ctrl-C
+        reporter().warn(text)
+    told = len(warnings)
+    sizes_of_base = sorted({*sizes, *(subject.batch for subject in subjects if subject.batch is not None)})
+    with ExitStack() as workers:
+        cases: list[BenchCase | _Measured] = []
+        reporter().step("Opening and warming up")
+        for index, subject in enumerate(subjects):
+            reporter().advance(subject.name, index / len(subjects))
+            wanted = sizes_of_base if subject.is_model else sizes
+            for count in counts:
+                cases += _start(subject, count, wanted, workers, warnings)
+        done, turns = _take_turns(cases, seconds, rounds)
+        ended = _with_ratios(_ended(done), subjects[0].name)
+    warnings += [*([] if busy else load_warning(counts, "when measuring ended")), *_noise(ended)]
+    for text in warnings[told:]:
+        reporter().warn(text)
+    measured = any(case.p50_ms is not None for case in ended)
+    return BenchResult(
+        tuple(ended),
+        subjects[0].name if measured else None,
+        turns,
+        seconds,
+        tuple(warnings),
+        _environment(subjects),
+    )
+
+
+def _start(
+    subject: BenchSubject,
+    threads: int,
+    wanted: Sequence[int],
+    workers: ExitStack,
+    warnings: list[str],
+) -> list[BenchCase | _Measured]:
+    """Open a subject in a worker and warm it up at each batch size, the smaller ones first."""
+    path = None if subject.is_model else subject.path
+    sizes = list(wanted) if subject.batch is None else [subject.batch]
+    left_out = [] if subject.batch is None else [size for size in wanted if size != subject.batch]
+    notes: tuple[str, ...] = (
+        (
+            f"it takes {counted(sizes[0], 'image')} at once, so it was not measured at {', '.join(map(str, left_out))}",
+        )
+        if left_out
+        else ()
+    )
+    cases = [BenchCase(subject.name, path, size, threads, notes=notes) for size in sizes]
+    worker = workers.enter_context(WorkerProcess(threads))
+    reporter().detail(f"{subject.name}{_by(threads)}: process {worker.pid}")
+    try:
+        opened = worker.ask("open", path=str(subject.path.absolute()), threads=threads, **subject.opening)
+    except WorkerFailure as exc:
+        if subject.is_model and not exc.died:
+            raise _as_raised(exc, subject.name) from exc
+        return [replace(case, error=str(exc)) for case in cases]
+    for text in opened["warnings"]:
+        if text not in warnings:
+            warnings.append(text)
+    memory = {"start": opened["start_bytes"], "loaded": opened["loaded_bytes"]}
+    started: list[BenchCase | _Measured] = []
+    for case in cases:
+        case = replace(case, engine=opened["engine"], memory=dict(memory))
+        try:
+            warm = worker.ask("warm", batch=case.batch_size)
+        except WorkerFailure as exc:
+            if exc.died:  # those that were warmed up before have died with it
+                return [replace(known, error=str(exc)) for known in cases]
+            started.append(replace(case, error=str(exc)))
+            continue
+        if not warm["settled"]:
+            unsettled = (
+                f"its latency still varied by more than {100 * SETTLED_VARIATION:g} % when warm-up ended"
+            )
+            case = replace(case, notes=(*case.notes, unsettled))
+        kept = {name: warm[name] for name in ("settled", "runs", "first_run_s", "seconds", "variation")}
+        case = replace(case, memory_bytes=warm["warm_bytes"], warm_up=kept)
+        started.append(_Measured(case, worker, warm["latency_s"]))
+    if any(
+        isinstance(item, _Measured) for item in started
+    ):  # it runs, so it is these sizes that it does not take
+        started = [replace(item, refused=True) if isinstance(item, BenchCase) else item for item in started]
+    return started
+
+
+def _take_turns(
+    cases: list[BenchCase | _Measured], seconds: float, rounds: int | None
+) -> tuple[list[BenchCase | _Measured], int]:
+    """All that are alive, one after another, round by round."""
+    alive = [item for item in cases if isinstance(item, _Measured)]
+    if not alive:
+        return cases, 0
+    slowest = max(_SLICE_S, *(2 * item.latency_s for item in alive))
+    turns = rounds or max(_DEFAULT_ROUNDS, round(seconds / slowest))
+    shuffled = random.Random(_SEED)
+    reporter().step("Measuring")
+    gone: dict[int, str] = {}
+    for turn in range(turns):
+        reporter().advance(f"round {turn + 1} of {turns}", turn / turns)
+        reporter().detail(f"round {turn + 1} of {turns}")
+        shuffled.shuffle(alive)
+        for item in list(alive):
+            if id(item.worker) in gone:
+                continue
+            try:
+                found = item.worker.ask("slice", batch=item.case.batch_size, seconds=seconds / turns)
+            except WorkerFailure as exc:
+                gone[id(item.worker)] = str(exc)
+                continue
+            item.latencies_s.append(found["latencies_s"])
+            item.rounds_s += quantiles(found["latencies_s"], (0.5,))
+            item.cpu_s += found["cpu_s"]
+            item.wall_s += found["wall_s"]
+        alive = [item for item in alive if id(item.worker) not in gone]
+    return [
+        replace(item.case, error=gone[id(item.worker)])
+        if isinstance(item, _Measured) and id(item.worker) in gone
+        else item
+        for item in cases
+    ], turns
+
+
+def _ended(cases: Sequence[BenchCase | _Measured]) -> list[BenchCase]:
+    """The figures of each case, its worker's memory at the end among them."""
+    peaks: dict[int, int | None] = {}
+    for item in cases:
+        if isinstance(item, _Measured) and id(item.worker) not in peaks:
+            try:
+                peaks[id(item.worker)] = item.worker.ask("end")["end_bytes"]
+            except WorkerFailure:  # all was measured by then
+                peaks[id(item.worker)] = None
+    return [_figures(item, peaks[id(item.worker)]) if isinstance(item, _Measured) else item for item in cases]
+
+
+def _figures(item: _Measured, peak: int | None) -> BenchCase:
+    case = item.case
+    rounds = [[1000 * value for value in runs] for runs in item.latencies_s]
+    latencies = [value for runs in rounds for value in runs]
+    p50, p90, p99 = pooled_quantiles(rounds, (0.5, 0.9, 0.99))
+    start, loaded = case.memory["start"], case.memory["loaded"]
+    memory = dict(case.memory) | {
+        "end": peak,
+        "opening": _less(loaded, start),
+        "running": _less(peak, loaded),
+    }
+    notes = case.notes
+    if len(latencies) < _MANY_RUNS:
+        notes = (*notes, f"fewer than {_MANY_RUNS} runs, so p99 is near the longest")
+    first = case.warm_up["first_run_s"]
+    if first > _LONG_FIRST_S and first > 0.02 * p50:  # 20 times, in s and ms
+        notes = (*notes, f"its first run took {first:.1f} s, which is not counted")
+    return replace(
+        case,
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        throughput=case.batch_size * len(latencies) / sum(map(sum, item.latencies_s)),
+        notes=notes,
+        latencies_ms=tuple(latencies),
+        round_runs=tuple(map(len, rounds)),
+        rounds_ms=tuple(1000 * value for value in item.rounds_s),
+        spread=spread(item.rounds_s),
+        cores_used=item.cpu_s / item.wall_s,
+        memory=memory,
+    )
+
+
+def _with_ratios(cases: Sequence[BenchCase], base: str) -> list[BenchCase]:
+    """Each case beside the base's of the same batch size and threads."""
+    bases = {(case.batch_size, case.threads): case for case in cases if case.name == base and case.rounds_ms}
+    found = []
+    for case in cases:
+        beside = bases.get((case.batch_size, case.threads))
+        if beside is case:
+            case = replace(case, ratio=1.0, ratio_interval=(1.0, 1.0))
+        elif beside is not None and case.rounds_ms:
+            ratio, interval = ratio_of_medians(case.by_round(), beside.by_round())
+            case = replace(case, ratio=ratio, ratio_interval=interval)
+        elif case.rounds_ms:
+            missing = f"no ratio, since {base} was not measured at batch {case.batch_size}"
+            case = replace(case, notes=(*case.notes, missing))
+        found.append(case)
+    return found
+
+
+def _noise(cases: Sequence[BenchCase]) -> list[str]:
+    noisy = [case for case in cases if case.spread is not None and case.spread > NOISY_SPREAD]
+    if not noisy:
+        return []
+    worst = max(noisy, key=lambda case: case.spread or 0.0)
+    return [
+        f"This machine is noisy: {len(noisy)} of {len(cases)} cases spread by more than {100 * NOISY_SPREAD:.0f} % "
+        f"between rounds, {worst.name} by {100 * (worst.spread or 0.0):.0f} %. End what else runs, or give more "
+        "--seconds; the intervals of the ratios show it."
+    ]
+
+
+def _environment(subjects: Sequence[BenchSubject]) -> dict[str, str]:
+    from timmx.artifact import backend_for
+    from timmx.registry import distribution_of
+    from timmx.report import environment
+
+    owners = {distribution_of(backend_for(subject.path)) for subject in subjects}
+    facts = environment(sorted(name for name in owners if name))
+    facts.pop("OMP_NUM_THREADS", None)  # the workers have their own
+    return facts
+
+
+def _as_raised(failure: WorkerFailure, name: str) -> TimmxError:
+    """The error that the worker met, as its own kind where it is one of ours."""
+    import timmx.errors
+
+    kind: Callable[[str], Any] = (
+        getattr(timmx.errors, failure.kind, TimmxError) if failure.kind else TimmxError
+    )
+    raised = kind(str(failure) if failure.kind else f"{name} fails: {failure}")
+    return raised if isinstance(raised, TimmxError) else TimmxError(str(failure))
+
+
+def _less(after: int | None, before: int | None) -> int | None:
+    return None if after is None or before is None else after - before
+
+
+def _by(threads: int) -> str:
+    return f", {counted(threads, 'thread')}"

@@ -1,0 +1,166 @@
+"""What a bench is asked to measure, looked at before anything is opened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx.artifact import MANIFEST_NAME
+from timmx.base import usable_cores
+from timmx.errors import ConfigurationError, MissingRequirementError
+from timmx.tools.subject import refuse_model_options, request_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+_THREADS_A_CORE = 4
+"""More threads measure the scheduler alone, and thousands do not end."""
+_MOST_SECONDS, _MOST_ROUNDS = 3600, 10_000
+
+
+@dataclass(frozen=True)
+class BenchSubject:
+    """What is measured: a file, or the model beside it.
+
+    Attributes:
+        opening: further arguments of the worker's `open`.
+        batch: the only batch that it takes; None where that is open.
+    """
+
+    name: str
+    path: Path
+    batch: int | None
+    opening: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_model(self) -> bool:
+        return bool(self.opening)
+
+
+def check_options(
+    against: str | None,
+    model_options: Mapping[str, Any] | None,
+    threads: Sequence[int],
+    batch_sizes: Sequence[int],
+    seconds: float,
+    rounds: int | None,
+    compiled: bool,
+) -> None:
+    """Refuse what makes no sense, before a file is read.
+
+    Raises:
+        ConfigurationError: an option that cannot be meant.
+        MissingRequirementError: torch.compile has no compiler.
+    """
+    if against is not None and not isinstance(against, str):
+        raise ConfigurationError(
+            f"against is a {type(against).__name__}: name the model (a timm name, hf-hub: or local-dir:), since it is "
+            "loaded in a process of its own."
+        )
+    if against is None:
+        refuse_model_options({"compile": True} if compiled else model_options)
+    for flag, values in (("threads", threads), ("batch-sizes", batch_sizes)):
+        if not values or min(values) < 1:
+            raise ConfigurationError(f"--{flag} takes whole numbers of at least 1, such as 1,2.")
+    if max(threads) > _THREADS_A_CORE * usable_cores():
+        raise ConfigurationError(
+            f"--threads {max(threads)} is more than {_THREADS_A_CORE} times the {usable_cores()} cores that this "
+            f"process may use: give at most {_THREADS_A_CORE * usable_cores()}."
+        )
+    check_seconds(seconds)
+    if rounds is not None and not 1 <= rounds <= _MOST_ROUNDS:
+        raise ConfigurationError(f"--rounds {rounds} is to be 1 to {_MOST_ROUNDS}.")
+    if compiled:
+        compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+        if shutil.which(compiler) is None:
+            raise MissingRequirementError(
+                f"--compile needs a C++ compiler, and there is no {compiler} on PATH: install it (apt install g++, or "
+                "xcode-select --install), name another in CXX, or leave --compile out."
+            )
+
+
+def check_seconds(seconds: float) -> None:
+    """Refuse what no case can be timed for.
+
+    Raises:
+        ConfigurationError: nothing, no number, or hours.
+    """
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise ConfigurationError(
+            f"--seconds {seconds:g} is to be above 0 and at most {_MOST_SECONDS}, which is an hour for each case."
+        )
+
+
+def find_subjects(
+    paths: Sequence[Path],
+    against: str | None,
+    model_options: Mapping[str, Any] | None,
+    compiled: bool,
+    warnings: list[str],
+) -> list[BenchSubject]:
+    """What is to be measured, the base first.
+
+    Args:
+        paths: of the files; the first one's size and normalisation are the model's.
+        warnings: gets what should be known before the figures are read.
+
+    Raises:
+        TimmxError: a file is not there or none of ours, or the model's options make no sense.
+    """
+    from timmx.artifact import described
+
+    paths = [path for path in paths if path.name != MANIFEST_NAME]  # `out/*` names it too
+    if not paths:
+        raise ConfigurationError(f"Name a file to measure: {MANIFEST_NAME} is what timmx export remembers.")
+    metadata = [described(path)[1] for path in paths]
+    first = metadata[0]
+    subjects = []
+    if against is not None:
+        request_for(first, against, model_options)  # refuses options before anything is opened
+        for made in (False, True) if compiled else (False,):
+            opening = {
+                "is_model": True,
+                "against": against,
+                "model_options": _plain(model_options or {}),
+                "compile": made,
+            }
+            folder = against.removeprefix("local-dir:")
+            shown = against if folder == against else Path(folder).name
+            name = f"{shown} (torch.compile)" if made else f"{shown} (PyTorch)"
+            subjects.append(BenchSubject(name, paths[0], None, opening))
+    for name, path, found in zip(_names(paths), paths, metadata, strict=True):
+        batch = found["batch"]
+        subjects.append(BenchSubject(name, path, None if batch.get("dynamic") else batch["size"]))
+        if found["input"]["size"] != first["input"]["size"]:
+            warnings.append(
+                f"{name} takes images of {_size(found)} and {subjects[0].name} of {_size(first)}: their times are "
+                "of different work."
+            )
+    return subjects
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The files' names, or their paths where two are named alike; no two are equal."""
+    short = [path.name for path in paths]
+    names: list[str] = []
+    for path in paths:
+        name = path.name if short.count(path.name) == 1 else str(path)
+        again = sum(path == other for other in paths[: len(names)])
+        names.append(f"{name} again" + (f" ({again})" if again > 1 else "") if again else name)
+    return names
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON holds them."""
+    return {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()
+    }
+
+
+def _size(metadata: Mapping[str, Any]) -> str:
+    return "x".join(map(str, metadata["input"]["size"]))

@@ -1,0 +1,214 @@
+"""`timmx eval`: how many images of known classes an artifact reads right, and beside a model or another artifact."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from timmx.artifact import digest
+from timmx.base import counted, reporter
+from timmx.errors import ConfigurationError
+from timmx.inputs import left_out
+from timmx.tools.eval.dataset import read_dataset
+from timmx.tools.eval.evaluation import Evaluation, Side
+from timmx.tools.eval.journal import Journal, Reading
+from timmx.tools.subject import (
+    TorchRunner,
+    answers,
+    describe,
+    file_named,
+    open_for,
+    open_model,
+    refuse_model_options,
+    request_for,
+)
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from timmx.tools.eval.dataset import Dataset
+    from timmx.tools.subject import Answer, Described, Subject
+
+
+def evaluate(
+    path: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    class_map: Path | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    limit: int | None = None,
+    resume: Path | None = None,
+    against: Any = None,
+    model_options: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Run an artifact on images whose classes are known.
+
+    Args:
+        path: the artifact, of any installed backend.
+        data: a folder with one folder a class, or a CSV with the columns path and label; see `read_dataset`.
+        class_map: a file of the data's names in the order of the classes, one a line.
+        batch_size: images at once, where the artifact leaves that open.
+        workers: threads that decode images.
+        limit: as many images at most, evenly taken from the classes.
+        resume: a journal: each answer is written there, and a run that was cut off goes on from it.
+        against: the PyTorch model to compare with, as an export takes it, or another artifact.
+        model_options: which weights and shape the model has; see `timmx.options.MODEL_OPTIONS`.
+
+    Raises:
+        ConfigurationError: the data does not fit, or none of the images can be read.
+        TimmxError: the artifact or the model cannot be opened or run.
+    """
+    path, data, say = Path(path), Path(data).expanduser(), reporter()
+    say.step(f"Opening {path.name}")
+    file = describe(path)
+    dataset = dataset_for(file, data, class_map).limited(limit)
+    images = [image.path for image in dataset.images]
+    with ExitStack() as stack:
+        subject = stack.enter_context(open_for(images, file, batch_size))
+        other = None
+        if against is not None or model_options:
+            say.step(f"Opening {against}")
+            other = stack.enter_context(_open_other(subject, images, against, model_options))
+        journal = None
+        if resume is not None:
+            about = _identity(subject)
+            journal = stack.enter_context(Journal(resume, about, dataset))
+            if other is not None:
+                journal.second(_identity(other))
+        side = read_all(subject, dataset, workers=workers, journal=journal)
+        second = (
+            read_all(other, dataset, workers=workers, journal=journal, of="second")
+            if other is not None
+            else None
+        )
+        return Evaluation.of(path, subject.metadata, dataset, side, second)
+
+
+def dataset_for(file: Described, data: Path, class_map: Path | None = None) -> Dataset:
+    """The images of `data` by the classes of an artifact.
+
+    Raises:
+        ArtifactError: it ranks no classes, or takes no images.
+        ConfigurationError: the data does not fit; see `read_dataset`.
+    """
+    file.require_classes()
+    file.recipe.check()
+    return read_dataset(data, file.name, file.labels, file.num_classes, class_map)
+
+
+def read_all(
+    subject: Subject,
+    dataset: Dataset,
+    *,
+    workers: int | None = None,
+    journal: Journal | None = None,
+    of: str = "subject",
+) -> Side:
+    """A reader's answers to all images.
+
+    Args:
+        of: under which name the journal has them.
+
+    Raises:
+        ConfigurationError: none of the images can be read.
+        TimmxError: the reader fails.
+    """
+    say = reporter()
+    say.step(f"Asking {subject.name}")
+    known = journal.readings(of, subject.batch_size) if journal else []
+    readings, total = list(known), len(dataset.images)
+    again = [number for number, reading in enumerate(known) if reading.unreadable]
+    if known:
+        say.detail(
+            f"{len(known) - len(again):,} of {total:,} images were answered before, and are not asked again."
+        )
+    left = range(len(known), total)  # a stream of its own: as in one go, a batch is made of the same images
+    order = (*again, *left)
+    stream = chain.from_iterable(
+        answers(subject, [dataset.images[number].path for number in numbers], workers=workers)
+        for numbers in (again, left)
+    )
+    start = time.perf_counter()
+    try:
+        for asked, (number, answer) in enumerate(zip(order, stream, strict=True), 1):
+            reading = _reading(answer, dataset.images[number].truth)
+            if journal:
+                journal.add(of, number, reading)
+            readings[number : number + 1] = [reading]
+            done = total - len(order) + asked
+            say.advance(f"{done:,} of {counted(total, 'image')}", done / total)
+    except (KeyboardInterrupt, SystemExit):
+        if journal:
+            say.warn(f"{len(readings):,} of {total:,} answers are kept: the same command goes on from there.")
+        raise
+    seconds = time.perf_counter() - start
+    unreadable = [image.path for image, item in zip(dataset.images, readings, strict=True) if item.unreadable]
+    if len(unreadable) == total:
+        what = readings[0].error
+        raise ConfigurationError(
+            what if total == 1 else f"None of the {total} images can be read, such as this: {what}"
+        )
+    if unreadable and of == "subject":
+        say.warn(left_out(unreadable))
+    failed = sum(bool(item.error) and not item.unreadable for item in readings)
+    if failed:
+        say.warn(
+            f"{subject.name} answers {failed:,} of {total:,} images with what is no number: counted as wrong."
+        )
+    return Side(subject.name, tuple(readings), seconds, len(order))
+
+
+def _reading(answer: Answer, truth: int) -> Reading:
+    found = answer.probabilities
+    if found is None:
+        return Reading(None, None, None, answer.error, unreadable=True)
+    if not np.isfinite(found).all():
+        return Reading(None, None, None, "the answer is no number")
+    read = int(found.argmax())
+    before = int((found > found[truth]).sum() + (found[:truth] == found[truth]).sum())
+    return Reading(read, float(found[read]), before)
+
+
+def _open_other(
+    subject: Subject, images: Sequence[Path], against: Any, options: Mapping[str, Any] | None
+) -> Subject:
+    """What to compare with: a file, or a PyTorch model."""
+    file = file_named(against)
+    if file is not None:
+        refuse_model_options(options, f"and --against {against} is a file: leave it out")
+        other = describe(file)
+        _check_alike(subject, other)
+        return open_for(images, other)
+    request = request_for(subject.metadata, against, options)
+    return open_model(request, subject.metadata, subject.batch_size)
+
+
+def _check_alike(subject: Described, other: Described) -> None:
+    other.require_classes()
+    mine, its = subject.num_classes, other.num_classes
+    if mine != its or (subject.labels and other.labels and subject.labels != other.labels):
+        raise ConfigurationError(
+            f"{subject.name} has {_classes(mine, subject.labels)}, and {other.name} {_classes(its, other.labels)}: "
+            "they can be compared where their classes are the same, in the same order."
+        )
+
+
+def _classes(count: int, labels: Sequence[str] | None) -> str:
+    return counted(count, "class", "classes") + (f" ({', '.join(islice(labels, 3))}, ...)" if labels else "")
+
+
+def _identity(reader: Subject) -> dict[str, Any]:
+    """What tells this reader from another, for the journal."""
+    if reader.path is not None and reader.backend is not None:
+        found = digest(reader.backend.files(reader.path))
+    else:
+        assert isinstance(reader.runner, TorchRunner)
+        found = reader.runner.weights_sha256
+    return {"name": reader.name, "sha256": found, "recipe": reader.metadata["input"]}

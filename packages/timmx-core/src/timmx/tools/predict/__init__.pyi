@@ -1,0 +1,1 @@
+from timmx.tools.predict.prediction import Predictions as Predictions, predict as predict

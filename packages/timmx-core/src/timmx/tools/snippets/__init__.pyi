@@ -1,0 +1,1 @@
+from timmx.tools.snippets.snippet import make_snippet as make_snippet

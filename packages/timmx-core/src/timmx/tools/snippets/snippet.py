@@ -1,0 +1,62 @@
+"""The shortest code that loads and feeds one very file, in the language of the place where it will live."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from timmx.artifact import backend_of
+from timmx.contract import check_metadata
+from timmx.errors import ArtifactError, ConfigurationError
+from timmx.registry import distribution_of
+from timmx.tools.snippets.facts import Facts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LANGUAGES = ("python", "swift", "kotlin", "js")
+
+
+def make_snippet(path: Path, language: str) -> str:
+    """Code that reads an image as this file takes it, runs the file, and prints what it found.
+
+    Args:
+        path: of a file that timmx wrote.
+        language: of `LANGUAGES`.
+
+    Raises:
+        ArtifactError: there is no such file, it is damaged, timmx did not write it, or it takes no images.
+        BackendError: no installed backend opens it.
+        ConfigurationError: an unknown language, or one that this format has no snippet for.
+    """
+    if language not in LANGUAGES:
+        raise ConfigurationError(f"--snippet {language} is unknown; there are {', '.join(LANGUAGES)}.")
+    path = path.expanduser()
+    backend = backend_of(path)
+    if language not in backend.snippet_languages:
+        raise ConfigurationError(
+            f"{path.name} has no snippet in {language}: for {backend.name} there are "
+            f"{', '.join(backend.snippet_languages)}."
+        )
+    metadata = backend.read_metadata(path)
+    check_metadata(path, metadata)
+    try:
+        facts = Facts.of(path, metadata)
+        piece = backend.snippet(path, metadata, language)
+    except (LookupError, TypeError, ValueError, AttributeError) as exc:
+        raise ArtifactError(
+            f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc}). Export it anew."
+        ) from exc
+    facts.recipe.check()
+    if language == "python":
+        from timmx.tools.snippets.python import compose, through_timmx
+
+        return compose(facts, piece or through_timmx(facts, distribution_of(backend)))
+    if piece is None:
+        raise ConfigurationError(f"{path.name} has no snippet in {language}.")
+    if language == "js":
+        from timmx.tools.snippets.javascript import compose
+    elif language == "kotlin":
+        from timmx.tools.snippets.kotlin import compose
+    else:
+        from timmx.tools.snippets.swift import compose
+    return compose(facts, piece)

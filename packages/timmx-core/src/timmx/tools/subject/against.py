@@ -1,0 +1,187 @@
+"""The PyTorch model that an artifact is judged by, set up to take and give what the artifact does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx.base import reporter
+from timmx.contract import CLASS_KINDS, ExportRequest, Runner, TensorSpec
+from timmx.errors import ConfigurationError
+from timmx.exporting import KNOWN_SUFFIXES
+from timmx.registry import build
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from timmx.exporting import ModelSession
+    from timmx.tools.subject.subject import Subject
+
+
+def request_for(
+    metadata: Mapping[str, Any], model: Any = None, options: Mapping[str, Any] | None = None
+) -> ExportRequest:
+    """The request for the model that a file was made from, with the file's size, normalisation and softmax.
+
+    Args:
+        metadata: of the file, checked.
+        model: a timm name, hf-hub:, local-dir: or a module; None for what the metadata names.
+        options: values for `timmx.options.MODEL_OPTIONS`; they need `model`.
+
+    Raises:
+        ConfigurationError: the metadata does not tell where the model is, or the options make no sense.
+    """
+    given = {name: value for name, value in (options or {}).items() if value not in (None, False, [])}
+    if model is None:
+        refuse_model_options(given)
+        model, given = _named(metadata["model"])
+        if metadata["outputs"][0]["kind"] == "features":  # it has no classifier, whatever its classes were
+            given.pop("num_classes", None)
+    if isinstance(model, str) and model.startswith(("local-dir:", "hf-hub:")):
+        given = {name: value for name, value in given.items() if name != "pretrained"}
+    entry, kind = metadata["input"], metadata["outputs"][0]["kind"]
+    in_graph = entry["normalization"] == "graph"
+    values = {
+        "model": model,
+        "input_size": tuple(entry["size"]),
+        "normalize": in_graph,
+        "mean": entry["mean"] if in_graph else None,
+        "std": entry["std"] if in_graph else None,
+        "softmax": kind == "probabilities",
+        "features": kind == "features",
+        "out_indices": metadata["model"].get("out_indices"),
+    }
+    if kind == "embedding":
+        values["num_classes"] = 0
+    return build(ExportRequest, values | given)
+
+
+def refuse_model_options(options: Mapping[str, Any] | None, why: str = "") -> None:
+    """Refuse options that say what a model is where there is none.
+
+    Args:
+        options: values for `timmx.options.MODEL_OPTIONS`.
+        why: what there is instead, and the mend; by default that none was named.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    if options:
+        flag = next(iter(options)).replace("_", "-")
+        raise ConfigurationError(
+            f"--{flag} is about a model, {why}."
+            if why
+            else f"--{flag} is about a model: name it with --against."
+        )
+
+
+def file_named(against: Any) -> Path | None:
+    """The file that `--against` names, told by what is there or by a suffix that models have not; None for a model."""
+    if not isinstance(against, (str, Path)):
+        return None
+    path = Path(against).expanduser()
+    return path if path.suffix and (path.suffix in KNOWN_SUFFIXES or path.exists()) else None
+
+
+def check_weights(session_sha256: str, metadata: Mapping[str, Any], model: str) -> None:
+    """Warn where the model has other weights than those that the file was made from."""
+    if session_sha256 != metadata["model"]["weights_sha256"]:
+        reporter().warn(
+            f"{model} has other weights than this file was made from ({session_sha256[:12]}, "
+            f"{metadata['model']['weights_sha256'][:12]} in the file)."
+        )
+
+
+def open_model(request: ExportRequest, metadata: Mapping[str, Any], batch_size: int = 8) -> Subject:
+    """The PyTorch model in an artifact's place: same recipe, same outputs, run in eager mode.
+
+    Args:
+        request: of `request_for`.
+        metadata: of the file that it stands beside.
+        batch_size: images at once.
+
+    Raises:
+        TimmxError: the model cannot be loaded; see `timmx.model.load`.
+    """
+    from timmx.exporting import ModelSession
+    from timmx.inputs import ImageRecipe  # brings numpy, which help does not need
+    from timmx.tools.subject.subject import Subject
+
+    session = ModelSession(replace(request, verify=False))
+    check_weights(session.loaded.weights_sha256, metadata, request.source)
+    output = metadata["outputs"][0]
+    if len(session.reference.names) != len(metadata["outputs"]) or (
+        output["kind"] in CLASS_KINDS and session.reference.outputs[0].shape[1:] != tuple(output["shape"][1:])
+    ):
+        raise ConfigurationError(
+            f"{request.source} gives {_shapes(session)}, and the file {_stated(metadata)}: name the model that it was "
+            "made from, with its --num-classes and --checkpoint."
+        )
+    return Subject(
+        name=request.source,
+        recipe=ImageRecipe.of(metadata),
+        labels=tuple(metadata["labels"]) if metadata["labels"] else None,
+        kind=output["kind"],
+        output_names=session.reference.names,
+        metadata=dict(metadata),
+        runner=TorchRunner(session),
+        batch_size=batch_size,
+    )
+
+
+class TorchRunner(Runner):
+    """The untouched PyTorch model, in eager mode on the CPU."""
+
+    def __init__(self, session: ModelSession) -> None:
+        self._session = session
+        size = session.loaded.data_config.input_size
+        self.inputs = (TensorSpec("input", ("batch", *size), "float32", "NCHW"),)
+        self.outputs = tuple(
+            TensorSpec(name, ("batch", *map(int, array.shape[1:])), "float32")
+            for name, array in zip(session.reference.names, session.reference.outputs, strict=True)
+        )
+
+    @property
+    def weights_sha256(self) -> str:
+        """Which weights these are, as metadata has it."""
+        return self._session.loaded.weights_sha256
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        import torch
+
+        from timmx.model import output_tensors
+
+        with torch.inference_mode():
+            outputs = output_tensors(self._session.module_as_loaded(torch.from_numpy(feeds["input"])))
+        return {spec.name: output.float().numpy() for spec, output in zip(self.outputs, outputs, strict=True)}
+
+    def compile(self) -> None:
+        """Have torch.compile make it at the next run, for each shape anew."""
+        self._session.module_as_loaded.compile(dynamic=False)
+
+
+def _named(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What the metadata says of where a model is, as a name and options."""
+    name, source = str(model["name"]), model["source"]
+    if source == "hf-hub":
+        return f"hf-hub:{name}", {}
+    if source == "timm" and model["trained"]:
+        return name, {"pretrained": True, "num_classes": model["num_classes"]}
+    if source == "timm" and model["seed"] is not None:
+        return name, {"seed": model["seed"], "num_classes": model["num_classes"]}
+    raise ConfigurationError(
+        f"This file was made from {name} ({source}), and does not say where that lies: name it with --against, as it "
+        "was named for the export."
+    )
+
+
+def _shapes(session: ModelSession) -> str:
+    pairs = zip(session.reference.names, session.reference.outputs, strict=True)
+    return ", ".join(f"{name} {tuple(array.shape[1:])}" for name, array in pairs)
+
+
+def _stated(metadata: Mapping[str, Any]) -> str:
+    return ", ".join(f"{output['name']} {tuple(output['shape'][1:])}" for output in metadata["outputs"])

@@ -1,0 +1,162 @@
+"""Answers to many images: threads decode the next ones while the runtime computes, and memory stays flat."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from timmx.base import held_to, usable_cores
+from timmx.errors import ConfigurationError
+from timmx.inputs import spread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from timmx.tools.subject.subject import Described, Subject
+
+_MOST_WORKERS = 16
+"""Decoding threads, unless someone asks for more: each needs Python's lock between Pillow's long calls."""
+
+_WORTH_MEASURING = 64
+"""Images below which opening a file twice could not pay off."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a subject says to one image.
+
+    Attributes:
+        path: of the image.
+        probabilities: of the classes, (classes,) float32; None where the image cannot be read.
+        error: why it cannot be read; empty where it can.
+    """
+
+    path: Path
+    probabilities: np.ndarray | None
+    error: str = ""
+
+
+def open_for(paths: Sequence[Path], file: Described, batch_size: int | None = None) -> Subject:
+    """Open a file to answer these images: the runtime gets as many threads as leave decoding its share of the cores.
+
+    Where the model is small, threads of the runtime would mostly wait for images, some of them busily: on two cores
+    mobilenetv3_small answers 1.4 times as fast with one of them. So a few images are timed with one, and the file is
+    opened again with more where that pays off. Fewer than 64 images are not worth it.
+
+    Args:
+        paths: of the image files.
+        file: of `timmx.tools.subject.describe`.
+        batch_size: see `open_subject`.
+
+    Raises:
+        TimmxError: see `open_subject`.
+    """
+    cores = usable_cores()
+    if cores == 1 or len(paths) < _WORTH_MEASURING:
+        return file.open(batch_size)
+    start = time.perf_counter()
+    with held_to(1):
+        subject = file.open(batch_size)
+    opening = time.perf_counter() - start
+    try:
+        decode, run = _costs(subject, spread(paths, 5))
+        shared = (decode + run) / cores
+        if (max(run, shared) - shared) * len(paths) < 2 * opening:
+            return subject
+    except BaseException:
+        subject.runner.close()
+        raise
+    subject.runner.close()
+    threads = math.ceil(cores * run / (decode + run))
+    with held_to(threads if threads < cores else None):
+        return file.open(batch_size)
+
+
+def _costs(subject: Subject, paths: Sequence[Path]) -> tuple[float, float]:
+    """Seconds to decode and seconds to answer one image; (0, 0) where none of these can be read."""
+    decoding, inputs = [], []
+    for path in paths:
+        start = time.perf_counter()
+        found = _read(subject, path)
+        if not isinstance(found, str):
+            decoding.append(time.perf_counter() - start)
+            inputs.append(found)
+    if not inputs:
+        return 0.0, 0.0
+    if subject.metadata["batch"].get("dynamic"):  # a whole batch of a large model would take seconds
+        subject = replace(subject, batch_size=min(subject.runner.batch_sizes))
+    batch = np.stack([inputs[number % len(inputs)] for number in range(subject.batch_size)])
+    subject.run(batch)  # the first run of a runtime also prepares
+    start = time.perf_counter()
+    subject.run(batch)
+    return float(np.median(decoding)), (time.perf_counter() - start) / len(batch)
+
+
+def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = None) -> Iterator[Answer]:
+    """The probabilities for each image, in the order of `paths`.
+
+    Worker threads decode and preprocess, a batch and a bit ahead of the runtime, which is called from the thread that
+    iterates. Closing the iterator ends the threads.
+
+    Args:
+        subject: what answers, in batches of its `batch_size`.
+        paths: of image files. One that cannot be read is answered with an error and stops nothing.
+        workers: threads that decode; by default one a core of this process, up to 16.
+
+    Raises:
+        ArtifactError: the subject takes no images, does not rank classes, or fails at a batch.
+        ConfigurationError: fewer than one worker.
+    """
+    subject.require_classes()
+    subject.recipe.check()
+    if workers is None:
+        workers = min(usable_cores(), _MOST_WORKERS)
+    if workers < 1:
+        raise ConfigurationError(f"{workers} workers cannot decode: --workers is 1 or more.")
+    return _answers(subject, paths, workers)
+
+
+def _answers(subject: Subject, paths: Sequence[Path], workers: int) -> Iterator[Answer]:
+    pool = ThreadPoolExecutor(min(workers, max(len(paths), 1)), thread_name_prefix="timmx-decode")
+    try:
+        coming: deque[Future[np.ndarray | str]] = deque()
+        left = iter(paths)
+        for path in islice(left, subject.batch_size + workers):
+            coming.append(pool.submit(_read, subject, path))
+        for start in range(0, len(paths), subject.batch_size):
+            batch = paths[start : start + subject.batch_size]
+            inputs = []
+            for _ in batch:
+                inputs.append(coming.popleft().result())
+                for path in islice(left, 1):
+                    coming.append(pool.submit(_read, subject, path))
+            yield from _answer(subject, batch, inputs)
+    finally:  # reached when the iterator is closed early and after Ctrl-C too
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read(subject: Subject, path: Path) -> np.ndarray | str:
+    """An image as the subject takes it, (C, H, W) float32, or why it cannot be read."""
+    try:
+        return subject.recipe.read(path)
+    except ConfigurationError as exc:
+        return str(exc)
+    except Exception as exc:  # Pillow's rarer readers raise what they like; the other images still count
+        said = " ".join(str(exc).split()) or type(exc).__name__
+        return f"{path} cannot be read as an image: {said}"
+
+
+def _answer(subject: Subject, paths: Sequence[Path], inputs: Sequence[np.ndarray | str]) -> Iterator[Answer]:
+    good = [item for item in inputs if not isinstance(item, str)]
+    found = iter(subject.probabilities(np.stack(good)) if good else ())
+    for path, item in zip(paths, inputs, strict=True):
+        yield Answer(path, None, item) if isinstance(item, str) else Answer(path, next(found))

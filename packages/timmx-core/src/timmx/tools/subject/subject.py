@@ -1,0 +1,237 @@
+"""What the tools run: an artifact by its own metadata, or a PyTorch model in the same place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from timmx.artifact import described
+from timmx.base import counted
+from timmx.contract import CLASS_KINDS, Runner
+from timmx.errors import ArtifactError, ConfigurationError, TimmxError
+from timmx.inputs import ImageRecipe, feed, fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from timmx.contract import ExportBackend, TensorSpec
+
+_MOST_AT_ONCE = 8
+"""Images in a batch where the batch is open and nobody says how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What answers images, as far as that is known before it is opened.
+
+    Attributes:
+        name: as a person would name it: the file's name, or the model's.
+        recipe: from an image to its input.
+        labels: the classes' names by number, or None where nobody knows them.
+        kind: of the first output: `logits`, `probabilities`, `embedding`, `features` or `tensor`.
+        output_names: in the order of the metadata.
+        metadata: what the file says of itself; for a model, that of the file that it stands beside.
+        path: of the file; None for a model.
+        backend: that opens it; None for a model.
+    """
+
+    name: str
+    recipe: ImageRecipe
+    labels: tuple[str, ...] | None
+    kind: str
+    output_names: tuple[str, ...]
+    metadata: dict[str, Any]
+    path: Path | None = None
+    backend: ExportBackend | None = None
+
+    @property
+    def ranks_classes(self) -> bool:
+        """Whether the first output has one number a class."""
+        return self.kind in CLASS_KINDS
+
+    @property
+    def num_classes(self) -> int:
+        """How many the first output ranks."""
+        return int(self.metadata["outputs"][0]["shape"][-1])
+
+    def require_classes(self) -> None:
+        """Refuse what does not rank classes.
+
+        Raises:
+            ArtifactError: it gives embeddings, features or other tensors.
+        """
+        if not self.ranks_classes:
+            raise ArtifactError(
+                f"{self.name} gives {self.kind}, not classes: use timmx.open in Python, which gives its numbers."
+            )
+
+    def open(self, batch_size: int | None = None) -> Subject:
+        """The file, ready to run; for errors see `open_subject`."""
+        path, batch = self.path, self.metadata["batch"]
+        assert path is not None, "a model is opened by open_model"
+        assert self.backend is not None, "whoever read the metadata is the backend"
+        if batch_size is not None and batch_size < 1:
+            raise ConfigurationError(f"--batch-size {batch_size} runs nothing: it is 1 or more.")
+        fixed = None if batch.get("dynamic") else batch["size"]
+        if fixed is not None and batch_size not in (None, fixed):
+            raise ConfigurationError(
+                f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}: leave --batch-size out, or export "
+                "it with --dynamic-batch."
+            )
+        runner = self.backend.open(path)
+        try:
+            _check_edges(path, runner, self.metadata)
+            size = fixed or batch_size or _batch_of(runner)
+        except BaseException:
+            runner.close()
+            raise
+        return Subject(**vars(self), runner=runner, batch_size=size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject(Described):
+    """Something that answers images: opened. Usable in `with`, which closes the runner.
+
+    Attributes:
+        runner: arrays in, arrays out.
+        batch_size: how many images are run at once.
+    """
+
+    runner: Runner
+    batch_size: int
+
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.runner.close()
+
+    def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """The answers to any number of inputs, in batches as the artifact takes them.
+
+        Args:
+            inputs: (N, C, H, W) float32, as `recipe` makes them.
+
+        Returns:
+            By output name, (N, ...) in real numbers. A batch that is not full is filled with its last input, whose
+            further answers are dropped.
+        """
+        (entry,) = self.runner.inputs
+        specs = {spec.name: spec for spec in self.runner.outputs}
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.output_names}
+        for start in range(0, len(inputs), self.batch_size):
+            batch = inputs[start : start + self.batch_size]
+            count = len(batch)
+            if count < self.batch_size:
+                batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch_size - count, axis=0)])
+            found = self._run_batch(entry, batch)
+            for name, part in parts.items():
+                part.append(fetch(specs[name], found[name])[:count])
+        return {name: np.concatenate(part) for name, part in parts.items()}
+
+    def probabilities(self, inputs: np.ndarray) -> np.ndarray:
+        """The classes' probabilities, (N, classes) float32.
+
+        Args:
+            inputs: (N, C, H, W) float32, as `recipe` makes them.
+
+        Raises:
+            ArtifactError: see `require_classes`.
+        """
+        self.require_classes()
+        answers = self.run(inputs)[self.output_names[0]].astype(np.float32)
+        return answers if self.kind == "probabilities" else _softmax(answers)
+
+    def _run_batch(self, entry: TensorSpec, batch: np.ndarray) -> dict[str, np.ndarray]:
+        try:
+            return self.runner.run({entry.name: feed(entry, batch)})
+        except TimmxError:
+            raise
+        except Exception as exc:  # a runtime may raise anything
+            said = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
+            raise ArtifactError(f"{self.name} fails at a batch of {len(batch)}: {said}") from exc
+
+
+def describe(path: Path) -> Described:
+    """A file that timmx wrote; nothing is run.
+
+    Raises:
+        ArtifactError: there is no such file, it is damaged, or timmx did not write it.
+        BackendError: no installed backend opens it.
+    """
+    path = path.expanduser()
+    backend, metadata = described(path)
+    return Described(
+        name=path.name,
+        recipe=ImageRecipe.of(metadata),
+        labels=tuple(metadata["labels"]) if metadata["labels"] else None,
+        kind=metadata["outputs"][0]["kind"],
+        output_names=tuple(output["name"] for output in metadata["outputs"]),
+        metadata=metadata,
+        path=path,
+        backend=backend,
+    )
+
+
+def open_subject(path: Path, batch_size: int | None = None) -> Subject:
+    """Open a file that timmx wrote.
+
+    Args:
+        path: of any installed backend's suffix.
+        batch_size: images at once; by default the file's own, or where that is open up to 8.
+
+    Raises:
+        ArtifactError: there is no such file, it is damaged, or timmx did not write it.
+        BackendError: no installed backend opens it.
+        ConfigurationError: the file has another batch.
+        RuntimeUnavailable: it cannot run here.
+    """
+    return describe(path).open(batch_size)
+
+
+def _check_edges(path: Path, runner: Runner, metadata: dict[str, Any]) -> None:
+    """The runtime reports the input and the outputs that the metadata states, of the same sizes."""
+    stated = {output["name"]: tuple(output["shape"]) for output in metadata["outputs"]}
+    found = {spec.name: spec.shape for spec in runner.outputs}
+    entry = metadata["input"]
+    channels, height, width = entry["size"]
+    taken = (channels, height, width) if entry["layout"] == "NCHW" else (height, width, channels)
+    alike = len(runner.inputs) == 1 and _alike(runner.inputs[0].shape[1:], taken)
+    if not alike or any(
+        name not in found or not _alike(found[name][1:], shape[1:]) for name, shape in stated.items()
+    ):
+        inputs = ", ".join(f"{spec.name} {spec.shape}" for spec in runner.inputs)
+        outputs = ", ".join(f"{name} {shape}" for name, shape in found.items())
+        raise ArtifactError(
+            f"{path} is damaged: its metadata states an input of {taken} and the outputs "
+            f"{', '.join(f'{name} {shape}' for name, shape in stated.items())}, and the graph has {inputs} and "
+            f"{outputs}. Export it anew."
+        )
+
+
+def _alike(found: Sequence[int | str], stated: Sequence[int | str]) -> bool:
+    """Whether sizes agree as far as both are known; a runtime that tells no sizes at all tells nothing wrong."""
+    return not found or (
+        len(found) == len(stated)
+        and all(
+            one == other or isinstance(one, str) or isinstance(other, str)
+            for one, other in zip(found, stated, strict=True)
+        )
+    )
+
+
+def _batch_of(runner: Runner) -> int:
+    """Up to 8 of an open batch."""
+    if tuple(runner.batch_sizes) == Runner.batch_sizes:  # which stands for no limit
+        return _MOST_AT_ONCE
+    return max(
+        (size for size in runner.batch_sizes if size <= _MOST_AT_ONCE), default=min(runner.batch_sizes)
+    )
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)

@@ -1,0 +1,327 @@
+"""The artifact beside the PyTorch model on the same inputs, and the figures that decide (docs/verification.md).
+
+The measure is a signal-to-noise ratio: how much the output varies between inputs, over how much the artifact
+differs from the model. A cosine lets garbage through, because most of an output's energy is its constant part.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from timmx.base import SignalToNoise
+from timmx.contract import Precision
+from timmx.errors import VerificationError
+from timmx.inputs import feed, fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import torch
+
+    from timmx.contract import Runner, TensorSpec
+    from timmx.inputs import Samples
+
+FLOORS_DB = {
+    Precision.FP32: 60.0,
+    Precision.FP16: 22.0,
+    Precision.INT8_WEIGHTS: 12.0,
+    Precision.INT8: 6.0,
+    Precision.FP8: 6.0,
+    Precision.INT16X8: 6.0,
+    Precision.BF16: 6.0,
+    Precision.INT6_WEIGHTS: 6.0,
+    Precision.INT4_WEIGHTS: 3.0,
+}
+"""The least signal-to-noise ratio that is published, by precision."""
+
+_REFERENCE_BATCH = 8
+_REFERENCE_BYTES = 256 * 2**20
+"""What the kept reference outputs may take; fewer inputs are used where they are large."""
+
+
+class Status(StrEnum):
+    VERIFIED = "verified"
+    FAILED = "failed"
+    UNPROVEN = "unproven"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class OutputFigures:
+    """One output of the artifact beside the model's.
+
+    Attributes:
+        snr_db: signal-to-noise ratio in dB; infinite where they are equal.
+        cosine_min: the least cosine similarity over the inputs.
+        max_abs_diff: the largest absolute difference.
+        top1_agreement: the share of inputs with the same first class, None where there are no classes.
+        vacuous: the model's output does not depend on its input, so nothing is proven.
+    """
+
+    name: str
+    snr_db: float
+    cosine_min: float
+    max_abs_diff: float
+    top1_agreement: float | None
+    vacuous: bool
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What verification found.
+
+    Attributes:
+        reason: why the status is not VERIFIED; empty where it is.
+        outputs: figures of each output; the worst counts.
+        floor_db: the ratio that had to be reached; None where none binds.
+        inputs: how many inputs were compared, from `origin`.
+        batch_sizes: the batch sizes that the artifact was run at.
+        engine: what ran it, where that is not the format's own runtime.
+        notes: what the runner showed beside the figures, such as operations that overflow.
+        accuracy: the share of inputs whose class the artifact reads right; None where the right ones are not known.
+        model_accuracy: the same of the PyTorch model.
+    """
+
+    status: Status
+    reason: str = ""
+    outputs: tuple[OutputFigures, ...] = ()
+    floor_db: float | None = None
+    inputs: int = 0
+    origin: str = ""
+    batch_sizes: tuple[int, ...] = ()
+    engine: str = ""
+    notes: tuple[str, ...] = ()
+    accuracy: float | None = None
+    model_accuracy: float | None = None
+
+    @property
+    def snr_db(self) -> float | None:
+        """The worst output's ratio, None where nothing was run."""
+        return min((figures.snr_db for figures in self.outputs), default=None)
+
+    @property
+    def top1_agreement(self) -> float | None:
+        shares = [item.top1_agreement for item in self.outputs if item.top1_agreement is not None]
+        return min(shares, default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; infinite and undefined figures become strings such as `inf`."""
+        data = asdict(self) | {"snr_db": self.snr_db, "top1_agreement": self.top1_agreement}
+        return _json_ready(data)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> VerificationReport:
+        """What `to_dict` gave.
+
+        Raises:
+            LookupError, TypeError, ValueError: it did not.
+        """
+        known = {item.name: data[item.name] for item in fields(cls)}
+        figures = tuple(
+            OutputFigures(
+                **item | {key: float(item[key]) for key in ("snr_db", "cosine_min", "max_abs_diff")}
+            )
+            for item in known["outputs"]
+        )
+        return cls(
+            **known
+            | {
+                "status": Status(known["status"]),
+                "outputs": figures,
+                "batch_sizes": tuple(known["batch_sizes"]),
+                "notes": tuple(known["notes"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the untouched model answers, kept so that it runs once however often it is compared with.
+
+    Attributes:
+        outputs: one array an output, (number of inputs, ...), float32.
+        names: the outputs' names.
+        classes: whether the single output ranks classes.
+        truth: the right class of each input, where the inputs tell it.
+    """
+
+    samples: Samples
+    outputs: tuple[np.ndarray, ...]
+    names: tuple[str, ...]
+    classes: bool
+    truth: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.outputs[0])
+
+
+def verify(
+    runner: Runner,
+    reference: Reference,
+    *,
+    precision: Precision,
+    batch_size: int | None,
+    trained: bool,
+    min_snr_db: float | None = None,
+) -> VerificationReport:
+    """Run the artifact on the reference's inputs and judge it.
+
+    Args:
+        batch_size: the artifact's, or None where it is dynamic; then the runner says at which sizes to try.
+        trained: whether the weights are known to be trained; untrained ones prove little, so the floor of
+            the precision does not bind.
+        min_snr_db: a floor that binds in any case.
+
+    Raises:
+        VerificationError: the artifact cannot take what its metadata promises (names, shapes, batch sizes).
+    """
+    sizes = (batch_size,) if batch_size else tuple(sorted(set(runner.batch_sizes)))
+    measures = [SignalToNoise() for _ in reference.names]
+    _check_interface(runner, reference)
+    specs = {spec.name: spec for spec in runner.outputs}
+    read = np.full(len(reference), -1)
+    for indices in _schedule(len(reference), sizes):
+        found = _run(runner, reference.samples.take(indices))
+        for measure, name, expected in zip(measures, reference.names, reference.outputs, strict=True):
+            output = _output(found, specs[name], expected[indices].shape)
+            measure.update(expected[indices], output)
+            if reference.truth is not None:
+                read[indices] = output.argmax(axis=1)
+    figures = tuple(
+        OutputFigures(
+            name=name,
+            snr_db=measure.snr_db,
+            cosine_min=measure.cosine_min,
+            max_abs_diff=measure.max_abs_diff,
+            top1_agreement=measure.top1_agreement if reference.classes else None,
+            vacuous=measure.vacuous,
+        )
+        for name, measure in zip(reference.names, measures, strict=True)
+    )
+    floor = min_snr_db if min_snr_db is not None else FLOORS_DB[precision] if trained else None
+    status, reason = _judge(figures, floor)
+    return VerificationReport(
+        status,
+        reason,
+        figures,
+        floor,
+        inputs=len(reference),
+        origin=reference.samples.origin,
+        batch_sizes=sizes,
+        engine=runner.engine,
+        notes=runner.notes,
+        accuracy=_share_right(read, reference.truth),
+        model_accuracy=_share_right(reference.outputs[0].argmax(axis=1), reference.truth)
+        if reference.truth is not None
+        else None,
+    )
+
+
+def _share_right(read: np.ndarray, truth: np.ndarray | None) -> float | None:
+    return None if truth is None else float((read == truth[: len(read)]).mean())
+
+
+def run_reference(module: torch.nn.Module, samples: Samples, device: str) -> tuple[np.ndarray, ...]:
+    """The model's answers to all samples, or to as many as `_REFERENCE_BYTES` of outputs allow.
+
+    Returns:
+        One array an output, (number of inputs, ...), float32.
+    """
+    import torch
+
+    from timmx.model import output_tensors
+
+    parts: list[list[np.ndarray]] = []
+    count, start = len(samples), 0
+    with torch.inference_mode():
+        while start < count:
+            indices = range(start, min(start + _REFERENCE_BATCH, count))
+            outputs = output_tensors(module(torch.from_numpy(samples.take(indices)).to(device)))
+            parts.append([output.float().cpu().numpy() for output in outputs])
+            per_input = sum(array[:1].nbytes for array in parts[-1])
+            count = min(count, max(_REFERENCE_BATCH, _REFERENCE_BYTES // max(1, per_input)))
+            start = indices.stop
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
+def _schedule(count: int, sizes: tuple[int, ...]) -> Iterator[list[int]]:
+    """Batches of indices that use every size at least once and every input at least once, wrapping around."""
+    start = 0
+    for turn, size in enumerate(itertools.cycle(sizes)):
+        if start >= count and turn >= len(sizes):
+            return
+        yield [(start + offset) % count for offset in range(size)]
+        start += size
+
+
+def _judge(figures: tuple[OutputFigures, ...], floor: float | None) -> tuple[Status, str]:
+    vacuous = [item.name for item in figures if item.vacuous]
+    worst = min(figures, key=lambda item: item.snr_db)
+    if floor is None:
+        note = f"; {', '.join(vacuous)} does not depend on the input at all" if vacuous else ""
+        return Status.UNPROVEN, f"untrained weights{note}"
+    if vacuous:
+        return Status.FAILED, (
+            f"vacuous: {', '.join(vacuous)} does not depend on the input, so nothing can be proven: see to it that "
+            "the weights are trained and the images of --verify-data differ"
+        )
+    if not worst.snr_db >= floor:
+        found = math.floor(10 * worst.snr_db) / 10 if math.isfinite(worst.snr_db) else worst.snr_db
+        return Status.FAILED, f"{worst.name} has {found:.1f} dB, the floor is {floor:g} dB"
+    return Status.VERIFIED, ""
+
+
+def _check_interface(runner: Runner, reference: Reference) -> None:
+    """The artifact's inputs and outputs are the ones that its metadata names."""
+    inputs = [spec.name for spec in runner.inputs]
+    if inputs != ["input"]:
+        raise VerificationError(
+            f"The artifact's inputs are {', '.join(inputs)}; one called input is expected."
+        )
+    outputs = [spec.name for spec in runner.outputs]
+    if sorted(outputs) != sorted(reference.names):
+        raise VerificationError(
+            f"The artifact's outputs are {', '.join(outputs)}; {', '.join(reference.names)} are expected."
+        )
+
+
+def _run(runner: Runner, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    (spec,) = runner.inputs
+    fed = feed(spec, inputs)
+    try:
+        return runner.run({spec.name: fed})
+    except Exception as exc:  # a runtime may raise anything; whatever it is, the artifact does not do its job
+        reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
+        raise VerificationError(f"The artifact fails at a batch of {len(inputs)}: {reason}") from exc
+
+
+def _output(found: dict[str, np.ndarray], spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+    name = spec.name
+    if name not in found:
+        raise VerificationError(f"The artifact has no output {name!r}; it has {', '.join(found)}.")
+    if found[name].shape != shape:
+        raise VerificationError(
+            f"Output {name!r} has shape {found[name].shape} where the model gives {shape}: "
+            "the artifact froze a size that should be open, or changed its layout."
+        )
+    output = fetch(spec, found[name])
+    if output.dtype != np.float32:
+        due = "float32" if spec.quantization is None else f"{spec.dtype}, which its quantization is for,"
+        raise VerificationError(f"Output {name!r} is {output.dtype}, where {due} is expected.")
+    return output
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_ready(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value
