@@ -19,7 +19,7 @@ import photographs
 import timmx
 from litert_quality import DIGITS, settled_model, write_seen_digits
 from timmx.verification.comparison import FLOORS_DB
-from timmx_tensorrt.plugin import TensorRTMode
+from timmx_tensorrt.options import TensorRTMode
 
 MODELS = (
     "digits resnet18 efficientnet_b0 mobilenetv3_small_100 convnext_atto vit_tiny_patch16_224 "

@@ -76,7 +76,7 @@ def awakened(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def run_timmx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """`timmx ARGS` in this process, in an empty folder: returns exit_code, stdout, stderr."""
-    from timmx.cli.main import app
+    from timmx.cli.application import app
 
     monkeypatch.chdir(tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import itertools
 import json
 import re
@@ -26,75 +27,250 @@ CORE = ROOT / "packages" / "timmx-core" / "src" / "timmx"
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 SOURCES = sorted(path for package in PACKAGES for path in package.glob("src/**/*.py"))
 
-LAYERS = (
-    {"errors", "progress", "schema", "threads", "words"},
-    {"contract"},
-    {"coercion", "options", "registry"},
-    {
-        "artifact",
-        "calibration",
-        "capture",
-        "devices",
-        "edges",
-        "images",
-        "metadata",
-        "model",
-        "preprocess",
-        "ranges",
-        "records",
-        "rewrites",
-        "lowering",
-        "samples",
-        "snr",
-        "verify",
-    },
-    {"session", "validation", "prepared"},
-    {"pipeline"},
-    {"command", "doctor", "opening", "probe"},
-    {"report"},
-    {"tools"},
-    {"cli", "testing"},
-    {"", "__main__"},
-)
-"""The core's modules from the ground up; "" is the package itself."""
+ROOMS = (
+    "plugin testing cli tools.compare tools.bench tools.eval tools.predict tools.verify tools.snippets tools.inspect "
+    "tools.subject report exporting verification artifact quantization capture inputs model registry contract base "
+    "errors"
+).split()
+"""The core's rooms from the roof down: each imports from those behind it only."""
 
-UPWARD = {("contract", "command"), ("options", "model")}
-"""The two steps up, both inside a function: a backend's command, the completion of model names."""
+PUBLIC = {"timmx.plugin", "timmx.testing"}
+"""What a backend may import of the core."""
 
 HEAVY = {"torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "coremltools"}
 
 
 class Import(NamedTuple):
+    """One name that a file imports, wherever in it: for types only and inside functions too.
+
+    Attributes:
+        module: where it is imported from; the submodule itself where the name is one.
+        name: what is imported; empty for `import module`.
+    """
+
     module: str
+    name: str
     line: int
-    types_only: bool
-    in_function: bool
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if CORE in path.parents], ids=lambda p: p.name)
-def test_core_imports_go_down(path: Path):
-    own = layer_of(module_of(path))
-    for found in imports(path):
-        if found.types_only or found.module.split(".")[0] != "timmx":
-            continue
-        target = found.module.removeprefix("timmx").lstrip(".").split(".")[0]
-        allowed_up = (module_of(path), target) in UPWARD and found.in_function
-        assert layer_of(target) <= own or allowed_up, f"{path}:{found.line} imports {found.module}: upwards"
+class Source(NamedTuple):
+    """A Python file, or the stub that is a package's door.
+
+    Attributes:
+        module: its dotted name; a package and its stub have one name.
+    """
+
+    module: str
+    path: Path
+    text: str
+
+    def imports(self, modules: frozenset[str]) -> Iterator[Import]:
+        for node in ast.walk(ast.parse(self.text)):
+            if isinstance(node, ast.Import):
+                yield from (Import(alias.name, "", node.lineno) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{self.path}:{node.lineno}: imports are absolute"
+                for alias in node.names:
+                    inside = f"{node.module}.{alias.name}"
+                    if inside in modules:
+                        yield Import(inside, "", node.lineno)
+                    else:
+                        yield Import(str(node.module), alias.name, node.lineno)
 
 
-def test_the_documented_layers_are_those_of_the_test():
-    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| [^|]+ \|$", text.split("## Layers")[1], re.MULTILINE)
-    documented = [set(re.findall(r"`(?:timmx/)?([a-z_]+)(?:/|\.py)?`", row)) for row in rows[2:]]
-    documented = [{"" if name == "__init__" else name for name in row} for row in documented if row]
-    assert documented[: len(LAYERS)] == [set(layer) for layer in reversed(LAYERS)]
+def sources() -> list[Source]:
+    """All files of all packages and of the example backend."""
+    roots = [*(package / "src" for package in PACKAGES), ROOT / "examples" / "timmx-torchscript" / "src"]
+    found = []
+    for root in roots:
+        for path in sorted([*root.glob("**/*.py"), *root.glob("**/*.pyi")]):
+            parts = path.relative_to(root).with_suffix("").parts
+            module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found.append(Source(module, path, path.read_text("utf-8")))
+    return found
+
+
+def violations(files: list[Source]) -> list[str]:
+    """What of these files is not built as docs/architecture.md says, one line each."""
+    modules = frozenset(source.module for source in files)
+    doors = {
+        source.module: {found.name for found in source.imports(modules)}
+        for source in files
+        if source.path.suffix == ".pyi"
+    }
+    lines = []
+    graph: dict[str, set[str]] = {module: set() for module in modules}
+    for source in files:
+        for found in source.imports(modules):
+            if found.module in modules and found.module not in (source.module, "timmx"):
+                graph[source.module].add(found.module)
+            if reason := _refused(source, found, doors):
+                lines.append(f"{source.path}:{found.line} imports {found.module} {found.name}: {reason}")
+    lines += [f"these files import each other in a circle: {', '.join(circle)}" for circle in circles(graph)]
+    return lines
+
+
+def _refused(source: Source, found: Import, doors: dict[str, set[str]]) -> str:
+    """Why a file may not import this; empty where it may."""
+    package, target = source.module.split(".")[0], found.module.split(".")[0]
+    if not target.startswith("timmx"):
+        return ""
+    if package != "timmx":
+        if target == "timmx" and found.module not in PUBLIC:
+            return "a backend imports timmx.plugin and timmx.testing only"
+        if target not in ("timmx", package) and found.name not in doors.get(found.module, ()):
+            return f"{found.module} does not name it as public"
+        return ""
+    if target != "timmx":
+        return "the core imports no backend"
+    own, other = room_of(source.module), room_of(found.module)
+    if source.module in ("timmx", "timmx.__main__") or other in (own, ""):
+        return ""
+    if own == "" or ROOMS.index(other) < ROOMS.index(own):
+        return "that is upwards"
+    if other != "errors" and found.name and found.name not in doors.get(f"timmx.{other}", ()):
+        return f"the door of {other} does not name it"
+    if other != "errors" and found.module != f"timmx.{other}":
+        return f"other rooms import from timmx.{other} itself"
+    return ""
+
+
+def room_of(module: str) -> str:
+    """The room of a core module; "" for the package itself and for what only holds rooms."""
+    inside = f"{module.removeprefix('timmx').lstrip('.')}."
+    return max((room for room in ROOMS if inside.startswith(f"{room}.")), key=len, default="")
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of files in which each reaches every other one."""
+    reached = {module: _reachable(graph, module) for module in graph}
+    found = {
+        tuple(sorted(other for other in reached[module] if module in reached[other]))
+        for module in graph
+        if module in reached[module]
+    }
+    return [list(circle) for circle in sorted(found)]
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    reached: set[str] = set()
+    ahead = list(graph[start])
+    while ahead:
+        module = ahead.pop()
+        if module not in reached:
+            reached.add(module)
+            ahead += graph[module]
+    return reached
+
+
+def test_every_file_keeps_to_the_rooms():
+    assert violations(sources()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "said"),
+    [
+        ("timmx.base.planted", "from timmx.contract import Runner", "that is upwards"),
+        ("timmx.errors", "from timmx.base import reporter", "that is upwards"),
+        ("timmx.contract.planted", "def f():\n    from timmx.exporting import export", "that is upwards"),
+        (
+            "timmx.model.planted",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from timmx.verification import Reference",
+            "that is upwards",
+        ),
+        ("timmx.report.planted", "from timmx.tools.eval import evaluate", "that is upwards"),
+        (
+            "timmx.capture.planted",
+            "from timmx.model.load import load_model",
+            "import from timmx.model itself",
+        ),
+        (
+            "timmx.capture.planted",
+            "from timmx.model import hash_everything",
+            "the door of model does not name it",
+        ),
+        ("timmx.capture.planted", "import timmx.model.load", "import from timmx.model itself"),
+        ("timmx.cli.planted", "from timmx_onnx import OnnxRunner", "the core imports no backend"),
+        ("timmx.unheard.of", "from timmx.base import reporter", "that is upwards"),
+        ("timmx_onnx.planted", "from timmx.contract import Runner", "a backend imports timmx.plugin"),
+        ("timmx_torchscript.planted", "from timmx import exporting", "a backend imports timmx.plugin"),
+        ("timmx_tensorrt.planted", "from timmx_onnx.runner import OnnxRunner", "does not name it as public"),
+        ("timmx_tensorrt.planted", "from timmx_onnx import _secret", "does not name it as public"),
+    ],
+)
+def test_a_planted_violation_is_found(module: str, text: str, said: str):
+    planted = Source(module, Path(f"{module}.py"), text)
+    (line,) = violations([*(source for source in sources() if source.module != module), planted])
+    assert line.startswith(f"{module}.py:")
+    assert said in line
+
+
+def test_a_planted_circle_is_found():
+    for package in ("timmx.base", "timmx_litert"):
+        one = Source(f"{package}.one", Path("one.py"), f"def f():\n    from {package}.two import x")
+        two = Source(
+            f"{package}.two",
+            Path("two.py"),
+            f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from {package}.one import y",
+        )
+        (line,) = violations([*sources(), one, two])
+        assert line == f"these files import each other in a circle: {package}.one, {package}.two"
+
+
+def test_a_door_gives_what_it_names():
+    for source in sources():
+        if source.path.suffix == ".pyi":
+            package = importlib.import_module(source.module)
+            files = {path.stem for path in source.path.parent.glob("*.py")}
+            folders = {path.parent.name for path in source.path.parent.glob("*/__init__.py")}
+            assert not set(package.__all__) & (files | folders), (
+                f"{source.module}: a file would hide the name"
+            )
+            for name in package.__all__:
+                assert getattr(package, name) is not None
+
+
+def test_the_documented_rooms_are_those_of_the_code():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8").split("## Rooms")[1]
+    documented = re.findall(r"^\| `([a-z./]+)` \| (.+) \|$", text, re.MULTILINE)
+    stated = [
+        (name.removesuffix("/").removesuffix(".py").replace("/", "."), purpose)
+        for name, purpose in documented
+    ]
+    assert stated == [(room, _first_line(room)) for room in ROOMS]
+
+
+def _first_line(room: str) -> str:
+    path = CORE / room.replace(".", "/")
+    text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8")
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+
+
+def test_dataclasses_of_more_than_four_fields_take_keywords_only():
+    for source in sources():
+        for node in ast.walk(ast.parse(source.text)):
+            if isinstance(node, ast.ClassDef) and (reason := _positional(node)):
+                pytest.fail(f"{source.path}:{node.lineno} {node.name} {reason}")
+
+
+def _positional(node: ast.ClassDef) -> str:
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+    made = [text for text in decorators if text.split("(")[0] in ("dataclass", "dataclasses.dataclass")]
+    count = sum(
+        isinstance(item, ast.AnnAssign) and "ClassVar" not in ast.unparse(item.annotation)
+        for item in node.body
+    )
+    if made and count > 4 and "kw_only=True" not in made[0]:
+        return f"has {count} fields: add kw_only=True"
+    return ""
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_a_package_states_what_it_imports(path: Path):
     package = next(parent for parent in path.parents if parent in PACKAGES)
     own = next(package.glob("src/*")).name
-    for found in imports(path):
+    source = Source("", path, path.read_text("utf-8"))
+    for found in source.imports(frozenset()):
         top = found.module.split(".")[0]
         if top == own or top in sys.stdlib_module_names:
             continue
@@ -170,48 +346,6 @@ def test_tracked_files_name_no_machine_and_no_index():
             assert not index.search(line), f"{path}:{number} names a package index: {line.strip()}"
 
 
-def imports(path: Path) -> Iterator[Import]:
-    """Every import of a file, absolute, one for each module that is named."""
-    return _imports(ast.parse(path.read_text("utf-8")), types_only=False, in_function=False)
-
-
-def _imports(node: ast.AST, types_only: bool, in_function: bool) -> Iterator[Import]:
-    for child in ast.iter_child_nodes(node):
-        types, function = types_only, in_function
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            types = True
-        elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            function = True
-        elif isinstance(child, ast.Import):
-            for alias in child.names:
-                yield Import(alias.name, child.lineno, types, function)
-        elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, "imports are absolute"
-            for alias in child.names:
-                inside = (
-                    CORE / child.module.removeprefix("timmx").lstrip(".").replace(".", "/")
-                ) / alias.name
-                is_module = child.module.startswith("timmx") and (
-                    inside.is_dir() or inside.with_suffix(".py").is_file()
-                )
-                module = f"{child.module}.{alias.name}" if is_module else child.module
-                yield Import(module, child.lineno, types, function)
-        yield from _imports(child, types, function)
-
-
-def module_of(path: Path) -> str:
-    """The first part of a core module's name below `timmx`; "" for the package itself."""
-    first = path.relative_to(CORE).with_suffix("").parts[0]
-    return "" if first == "__init__" else first
-
-
-def layer_of(module: str) -> int:
-    for number, modules in enumerate(LAYERS):
-        if module in modules:
-            return number
-    raise AssertionError(f"{module} is in no layer: give it one in docs/architecture.md and here")
-
-
 def strings_and_names(path: Path) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
     """What a file's code says: its names and texts, without docstrings and comments."""
     tree = ast.parse(path.read_text("utf-8"))
@@ -247,10 +381,3 @@ def tracked_files() -> list[Path]:
         pytest.skip("not a git checkout")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, text=True, capture_output=True, check=True)
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-
-
-def test_every_source_file_is_on_the_map():
-    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    for path in SOURCES:
-        if path.stem not in ("__init__", "__main__") and "testing" not in path.parts:
-            assert path.stem in text, f"docs/architecture.md does not say what {path.name} is for"

@@ -220,7 +220,7 @@ def test_an_error_keeps_its_exit_code_where_nobody_reads():
 def test_a_broken_pipe_to_another_process_is_a_defect():
     code = """if True:
         import os
-        import timmx.cli.main
+        import timmx.cli.application
         import timmx.tools.inspection
 
         def broken(file):
@@ -229,7 +229,7 @@ def test_a_broken_pipe_to_another_process_is_a_defect():
             os.write(writing, b"a")
 
         timmx.tools.inspection.inspect_file = broken
-        timmx.cli.main.main()
+        timmx.cli.application.main()
     """
     done = subprocess.run(
         [sys.executable, "-c", code, "inspect", "a.onnx"], capture_output=True, text=True, check=False

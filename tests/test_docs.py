@@ -174,7 +174,7 @@ def versions(metadata: str) -> set[str]:
 @cache
 def help_of(command: str) -> str:
     """`timmx COMMAND --help`, without colours and in one long line each."""
-    from timmx.cli.main import app
+    from timmx.cli.application import app
     from typer.testing import CliRunner
 
     arguments = [command, "--help"] if command else ["--help"]

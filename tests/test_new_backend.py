@@ -98,7 +98,7 @@ def test_the_name_of_an_installed_backend_is_refused_without_torch(tmp_path: Pat
 
 def test_nothing_heavy_is_imported(tmp_path: Path):
     code = (
-        "import sys; from timmx.cli.main import app; app(['new-backend', 'foo'], standalone_mode=False); "
+        "import sys; from timmx.cli.application import app; app(['new-backend', 'foo'], standalone_mode=False); "
         "print({'torch', 'timm', 'numpy'} & sys.modules.keys(), file=sys.stderr)"
     )
     done = subprocess.run(
@@ -132,7 +132,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, existed: bool):
         folder.mkdir(parents=True)
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
-        "from timmx.cli.main import app; app()"
+        "from timmx.cli.application import app; app()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "new-backend", "foo", "--dir", folder],

@@ -21,9 +21,25 @@ from timmx.inputs.samples import MadeSamples, choose_samples
 from timmx.model.data_config import DataConfig
 from timmx.registry.options import build
 
-CONFIG = DataConfig((3, 48, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 0.9, "center")
-GRAY = DataConfig((1, 48, 64), (0.5,), (0.5,), "bicubic", 0.9, "center")
-SATELLITE = DataConfig((5, 48, 64), (0.5,) * 5, (0.25,) * 5, "bicubic", 0.9, "center")
+CONFIG = DataConfig(
+    input_size=(3, 48, 64),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    interpolation="bicubic",
+    crop_pct=0.9,
+    crop_mode="center",
+)
+GRAY = DataConfig(
+    input_size=(1, 48, 64), mean=(0.5,), std=(0.5,), interpolation="bicubic", crop_pct=0.9, crop_mode="center"
+)
+SATELLITE = DataConfig(
+    input_size=(5, 48, 64),
+    mean=(0.5,) * 5,
+    std=(0.25,) * 5,
+    interpolation="bicubic",
+    crop_pct=0.9,
+    crop_mode="center",
+)
 
 
 class Said(Reporter):
@@ -172,7 +188,14 @@ def test_a_larger_folder_is_thinned_evenly(photos, said):
 def test_images_are_decoded_one_at_a_time(tmp_path, said):
     for number in range(12):
         Image.fromarray(np.full((300, 300, 3), 20 * number, np.uint8)).save(tmp_path / f"{number:02}.png")
-    config = DataConfig((3, 288, 288), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0, "center")
+    config = DataConfig(
+        input_size=(3, 288, 288),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        interpolation="bicubic",
+        crop_pct=1.0,
+        crop_mode="center",
+    )
     calibration = choose_calibration(tmp_path, 12, config, True)
     next(iter(calibration))
     tracemalloc.start()

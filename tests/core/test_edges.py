@@ -15,10 +15,21 @@ from timmx.inputs.samples import MadeSamples
 from timmx.model.data_config import DataConfig
 from timmx.verification.comparison import Reference, Status, verify
 
-CONFIG = DataConfig((3, 8, 10), (0.5,) * 3, (0.25,) * 3, "bicubic", 0.9, "center")
+CONFIG = DataConfig(
+    input_size=(3, 8, 10),
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
+    interpolation="bicubic",
+    crop_pct=0.9,
+    crop_mode="center",
+)
 WEIGHT = np.random.default_rng(0).normal(size=(240, 5)).astype(np.float32)
-INPUT = TensorSpec("input", (1, 8, 10, 3), "int8", "NHWC", Quantization(4 / 255, 1))
-OUTPUT = TensorSpec("output", (1, 5), "int8", "NC", Quantization(1.5, -3))
+INPUT = TensorSpec(
+    name="input", shape=(1, 8, 10, 3), dtype="int8", layout="NHWC", quantization=Quantization(4 / 255, 1)
+)
+OUTPUT = TensorSpec(
+    name="output", shape=(1, 5), dtype="int8", layout="NC", quantization=Quantization(1.5, -3)
+)
 
 
 def model(inputs):
@@ -42,7 +53,9 @@ class Integers(Runner):
 
 def judge(runner):
     samples = MadeSamples(CONFIG, in_graph=False)
-    reference = Reference(samples, (model(samples.take(range(len(samples)))),), ("output",), classes=True)
+    reference = Reference(
+        samples=samples, outputs=(model(samples.take(range(len(samples)))),), names=("output",), classes=True
+    )
     return verify(runner, reference, precision=Precision.INT8, batch_size=1, trained=True, min_snr_db=None)
 
 
@@ -86,7 +99,13 @@ def test_outputs_with_channels_last_stay_an_error():
 def test_what_is_fed_comes_back_within_half_a_step_and_outside_the_range_at_its_end(dtype):
     limits = np.iinfo(dtype)
     scale, zero_point = 4 / (int(limits.max) - int(limits.min)), (int(limits.min) + int(limits.max)) // 2
-    spec = TensorSpec("input", (2, 3, 8, 10), dtype, "NCHW", Quantization(scale, zero_point))
+    spec = TensorSpec(
+        name="input",
+        shape=(2, 3, 8, 10),
+        dtype=dtype,
+        layout="NCHW",
+        quantization=Quantization(scale, zero_point),
+    )
     values = np.random.default_rng(0).uniform(-1.9, 1.9, size=(2, 3, 8, 10)).astype(np.float32)
     np.testing.assert_allclose(fetch(spec, feed(spec, values)), values, atol=0.51 * scale)
     assert feed(spec, np.full((1, 3, 8, 10), 9, np.float32)).max() == limits.max
@@ -94,7 +113,7 @@ def test_what_is_fed_comes_back_within_half_a_step_and_outside_the_range_at_its_
 
 
 def test_bytes_of_pixels_are_whole_and_may_be_channels_last():
-    spec = TensorSpec("input", (1, 8, 10, 3), "uint8", "NHWC")
+    spec = TensorSpec(name="input", shape=(1, 8, 10, 3), dtype="uint8", layout="NHWC")
     pixels = np.random.default_rng(0).integers(0, 256, size=(2, 8, 10, 3), dtype=np.uint8)
     shares = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255
     np.testing.assert_array_equal(feed(spec, shares), pixels)

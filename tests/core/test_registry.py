@@ -246,7 +246,7 @@ def test_nothing_heavy_is_imported_for_help_a_list_or_an_error(arguments):
 
     code = (
         "import sys\n"
-        "from timmx.cli.main import app\n"
+        "from timmx.cli.application import app\n"
         "try:\n    app(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'timm', 'torchvision', 'numpy', 'onnx', 'onnxruntime', 'onnxscript', 'onnx_ir'}\n"

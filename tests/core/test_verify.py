@@ -11,14 +11,21 @@ from timmx.inputs.samples import MadeSamples
 from timmx.model.data_config import DataConfig
 from timmx.verification.comparison import Reference, Status, verify
 
-CONFIG = DataConfig((3, 8, 8), (0.5,) * 3, (0.25,) * 3, "bicubic", 0.9, "center")
+CONFIG = DataConfig(
+    input_size=(3, 8, 8),
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
+    interpolation="bicubic",
+    crop_pct=0.9,
+    crop_mode="center",
+)
 
 
 class Answers(Runner):
     """A runner that computes in numpy what the test says."""
 
-    inputs = (TensorSpec("input", ("batch", 3, 8, 8), "float32", "NCHW"),)
-    outputs = (TensorSpec("output", ("batch", 5), "float32", "NC"),)
+    inputs = (TensorSpec(name="input", shape=("batch", 3, 8, 8), dtype="float32", layout="NCHW"),)
+    outputs = (TensorSpec(name="output", shape=("batch", 5), dtype="float32", layout="NC"),)
 
     def __init__(self, compute, batch_sizes=(1, 2, 3)):
         self.compute, self.batch_sizes, self.seen = compute, batch_sizes, []
@@ -37,7 +44,12 @@ def model(x):
 
 def reference(compute=model):
     samples = MadeSamples(CONFIG, in_graph=False)
-    return Reference(samples, (compute(samples.take(range(len(samples)))),), ("output",), classes=True)
+    return Reference(
+        samples=samples,
+        outputs=(compute(samples.take(range(len(samples)))),),
+        names=("output",),
+        classes=True,
+    )
 
 
 def judge(runner, *, compute=model, batch_size=None, trained=True, min_snr_db=None, precision=Precision.FP32):
@@ -122,11 +134,11 @@ def test_every_row_of_a_large_static_batch_is_compared():
 
 def test_another_interface_than_the_metadata_names_is_an_error():
     runner = Answers(model)
-    runner.inputs = (TensorSpec("pixels", (1, 3, 8, 8), "float32"),)
+    runner.inputs = (TensorSpec(name="pixels", shape=(1, 3, 8, 8), dtype="float32"),)
     with pytest.raises(VerificationError, match="inputs are pixels"):
         judge(runner)
     runner = Answers(model)
-    runner.outputs = (*runner.outputs, TensorSpec("extra", (1,), "float32"))
+    runner.outputs = (*runner.outputs, TensorSpec(name="extra", shape=(1,), dtype="float32"))
     with pytest.raises(VerificationError, match="outputs are output, extra"):
         judge(runner)
     with pytest.raises(VerificationError, match="float64"):

@@ -14,8 +14,8 @@ import pytest
 import timmx
 from PIL import Image
 from timmx.errors import ArtifactError, RuntimeUnavailable
+from timmx_coreml.options import ComputeUnits
 from timmx_coreml.package import read
-from timmx_coreml.plugin import ComputeUnits
 from timmx_coreml.runner import Evaluator, open_runner
 
 

@@ -408,7 +408,7 @@ class Layer(nn.Module):
 )
 def test_what_cannot_be_held_is_named(function, reason):
     with pytest.raises(UnsupportedError, match=reason):
-        lower(capture(Layer(function), random(PIXELS, 1), dynamic=False))
+        lower(capture(Layer(name=function), random(PIXELS, 1), dynamic=False))
 
 
 def small(family):

@@ -140,15 +140,27 @@ class LoopbackRunner(Runner):
         sizes = dict(zip("NCHW", (batch, *stated["size"]), strict=True))
         layout = "NCHW" if FAULT == "states another layout than it takes" else stated["layout"]
         shape = tuple(sizes[axis] for axis in layout)
-        self.inputs = (TensorSpec("input", shape, stated["dtype"], layout, quantization(stated)),)
+        self.inputs = (
+            TensorSpec(
+                name="input",
+                shape=shape,
+                dtype=stated["dtype"],
+                layout=layout,
+                quantization=quantization(stated),
+            ),
+        )
         self.outputs = tuple(
             TensorSpec(
-                item["name"], tuple(item["shape"]), item.get("dtype", "float32"), "", quantization(item)
+                name=item["name"],
+                shape=tuple(item["shape"]),
+                dtype=item.get("dtype", "float32"),
+                layout="",
+                quantization=quantization(item),
             )
             for item in outputs
         )
         if FAULT == "describes another artifact":
-            self.outputs = (TensorSpec("result", ("?",), "float32"),)
+            self.outputs = (TensorSpec(name="result", shape=("?",), dtype="float32"),)
 
     def run(self, feeds: Any) -> Any:
         import numpy as np

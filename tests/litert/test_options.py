@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import timmx
 import torch
-from timmx.cli.main import app
+from timmx.cli.application import app
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx_litert.plugin import LiteRTBackend
 from typer.testing import CliRunner

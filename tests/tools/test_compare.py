@@ -117,13 +117,20 @@ def test_what_is_damaged_or_anothers_is_left_out_and_said(run_timmx, made, tmp_p
 
 def told(*rows: Row):
     """The summary and the notes of a report on these rows, and its table."""
-    report = compare_report(SideBySide(Path("out"), rows), {}, ())
+    report = compare_report(SideBySide(folder=Path("out"), rows=rows), {}, ())
     return report.summary, " ".join(section.note for section in report.sections), report.sections[0]
 
 
 def test_no_file_is_called_the_fastest_where_runs_differ_in_work():
     small = Row(
-        "small.onnx", Path("small.onnx"), "onnx", (3, 32, 32), 10, batch_size=1, p50_ms=1.0, snr_db=90.0
+        name="small.onnx",
+        path=Path("small.onnx"),
+        backend="onnx",
+        input_size=(3, 32, 32),
+        size_bytes=10,
+        batch_size=1,
+        p50_ms=1.0,
+        snr_db=90.0,
     )
     assert "small.onnx is the fastest" in told(small, replace(small, name="b.onnx", p50_ms=2.0))[0]
     for other in (replace(small, input_size=(3, 64, 64)), replace(small, batch_size=8)):
@@ -144,12 +151,20 @@ def test_files_that_no_backend_here_opens_are_named_with_the_mend(made):
 
 
 def test_verifications_on_different_inputs_are_no_ranking(run_timmx, made, tmp_path):
-    row = Row("a.onnx", Path("a.onnx"), "onnx", (3, 32, 32), 10, snr_db=90.0, inputs="500 images of samples")
+    row = Row(
+        name="a.onnx",
+        path=Path("a.onnx"),
+        backend="onnx",
+        input_size=(3, 32, 32),
+        size_bytes=10,
+        snr_db=90.0,
+        inputs="500 images of samples",
+    )
     other = replace(row, name="b.pt2", inputs="6 made images")
-    assert SideBySide(Path("out"), (row, replace(row, name="b.pt2"))).mixed_inputs == ""
+    assert SideBySide(folder=Path("out"), rows=(row, replace(row, name="b.pt2"))).mixed_inputs == ""
     assert (
         "a.onnx on 500 images of samples; b.pt2 on 6 made images"
-        in SideBySide(Path(), (row, other)).mixed_inputs
+        in SideBySide(folder=Path(), rows=(row, other)).mixed_inputs
     )
     shutil.copytree(made, tmp_path / "out")
     record = tmp_path / "out" / "timmx.json"
@@ -162,15 +177,36 @@ def test_verifications_on_different_inputs_are_no_ranking(run_timmx, made, tmp_p
 
 
 def test_doubts_of_the_latencies_stand_beside_them(tmp_path):
-    row = Row("a.onnx", Path("a.onnx"), "onnx", (3, 32, 32), 10, batch_size=1, p50_ms=1.0)
-    found = SideBySide(Path("out"), (row,), bench=BenchResult((), None, 1, 0.1, ("This machine is noisy.",)))
+    row = Row(
+        name="a.onnx",
+        path=Path("a.onnx"),
+        backend="onnx",
+        input_size=(3, 32, 32),
+        size_bytes=10,
+        batch_size=1,
+        p50_ms=1.0,
+    )
+    found = SideBySide(
+        folder=Path("out"),
+        rows=(row,),
+        bench=BenchResult(cases=(), base=None, rounds=1, seconds=0.1, warnings=("This machine is noisy.",)),
+    )
     assert "latencies are in doubt" in compare_report(found, {}, ()).summary
     assert "This machine is noisy." in compare_report(found, {}, ()).sections[0].note
     assert found.to_dict()["warnings"] == ["This machine is noisy."]
 
 
 def test_what_has_no_place_in_the_plot_is_named():
-    row = Row("a.onnx", Path("a.onnx"), "onnx", (3, 32, 32), 10, batch_size=1, p50_ms=1.0, snr_db=90.0)
+    row = Row(
+        name="a.onnx",
+        path=Path("a.onnx"),
+        backend="onnx",
+        input_size=(3, 32, 32),
+        size_bytes=10,
+        batch_size=1,
+        p50_ms=1.0,
+        snr_db=90.0,
+    )
     notes = told(
         row, replace(row, name="same.pt2", snr_db=float("inf")), replace(row, name="b.x", snr_db=None)
     )[1]

@@ -536,7 +536,7 @@ def test_after_ctrl_c_and_after_a_kill_the_same_command_goes_on(file, tmp_path, 
 
 def test_no_torch_is_imported_without_a_model(file, tmp_path):
     code = (
-        "import sys; from timmx.cli.main import app\n"
+        "import sys; from timmx.cli.application import app\n"
         f"try: app(['eval', {str(file)!r}, '--data', {str(SAMPLES)!r}, '--limit', '20', '--report', 'r.html'])\n"
         "except SystemExit as exc: assert not exc.code\n"
         "assert not {'torch', 'timm'} & set(sys.modules)"

@@ -278,7 +278,7 @@ def test_classes_without_names_are_numbers(run_timmx, folder: Path, tmp_path: Pa
 
 def test_neither_torch_nor_timm_is_imported(one: Path) -> None:
     code = (
-        "import sys; from timmx.cli.main import app; app(['predict', *sys.argv[1:]], standalone_mode=False); "
+        "import sys; from timmx.cli.application import app; app(['predict', *sys.argv[1:]], standalone_mode=False); "
         "print(sorted({'torch', 'timm', 'torchvision'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -32,7 +32,14 @@ def config(
     crop_pct: float = 0.875,
     crop_mode: str = "center",
 ) -> DataConfig:
-    return DataConfig((channels, *size), MEAN[:channels], STD[:channels], interpolation, crop_pct, crop_mode)
+    return DataConfig(
+        input_size=(channels, *size),
+        mean=MEAN[:channels],
+        std=STD[:channels],
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+    )
 
 
 def timms(recipe: ImageRecipe, image: Image.Image) -> np.ndarray:
@@ -173,7 +180,7 @@ def test_bytes_of_pixels_are_those_that_timm_cuts_out(
 ) -> None:
     recipe = ImageRecipe(config((48, 64), crop_mode=crop_mode), True, "RGB")
     shape = (1, 3, 48, 64) if layout == "NCHW" else (1, 48, 64, 3)
-    spec = TensorSpec("input", shape, "uint8", layout)
+    spec = TensorSpec(name="input", shape=shape, dtype="uint8", layout=layout)
     for photograph in photographs:
         fed = feed(spec, recipe.apply(photograph)[None])
         pixels = np.rint(255 * timms(recipe, photograph)).astype(np.uint8)[None]
@@ -188,7 +195,13 @@ def test_whole_numbers_stand_for_timms_values(
 ) -> None:
     recipe = ImageRecipe(config(), False, "RGB")
     scale = 0.01875 if dtype != "int16" else 0.0001
-    spec = TensorSpec("input", (1, 64, 64, 3), dtype, "NHWC", Quantization(scale, zero_point))
+    spec = TensorSpec(
+        name="input",
+        shape=(1, 64, 64, 3),
+        dtype=dtype,
+        layout="NHWC",
+        quantization=Quantization(scale, zero_point),
+    )
     for photograph in photographs:
         fed = feed(spec, recipe.apply(photograph)[None])
         assert (fed.dtype, fed.shape) == (np.dtype(dtype), (1, 64, 64, 3))
@@ -200,7 +213,14 @@ def test_whole_numbers_stand_for_timms_values(
 
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
-    eight = DataConfig((8, 64, 64), (0.5,) * 8, (0.5,) * 8, "bicubic", 1.0, "center")
+    eight = DataConfig(
+        input_size=(8, 64, 64),
+        mean=(0.5,) * 8,
+        std=(0.5,) * 8,
+        interpolation="bicubic",
+        crop_pct=1.0,
+        crop_mode="center",
+    )
     with pytest.raises(ArtifactError, match="8 channels, which are no image"):
         ImageRecipe(eight, False, None).check()
     with pytest.raises(ConfigurationError, match="'cubic' is unknown"):

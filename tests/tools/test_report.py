@@ -38,9 +38,9 @@ COUNTS = [
 ]
 
 ORDINARY = Report(
-    "digits: 5 files side by side",
-    "digits-int8.tflite is the fastest; `timmx verify` measures the others.",
-    [
+    title="digits: 5 files side by side",
+    summary="digits-int8.tflite is the fastest; `timmx verify` measures the others.",
+    sections=[
         Table(
             "Side by side",
             [
@@ -55,40 +55,46 @@ ORDINARY = Report(
             ],
         ),
         Scatter(
-            "Accuracy over latency",
-            "median latency (ms)",
-            "top-1",
-            [
-                Point(name, median, accuracy or 0.95, size, ((accuracy or 0.95) - 0.02, 0.995))
+            title="Accuracy over latency",
+            x_title="median latency (ms)",
+            y_title="top-1",
+            points=[
+                Point(
+                    name=name,
+                    x=median,
+                    y=accuracy or 0.95,
+                    size=size,
+                    interval=((accuracy or 0.95) - 0.02, 0.995),
+                )
                 for name, size, accuracy, median in zip(FILES, SIZES, ACCURACIES, MEDIANS_MS, strict=True)
             ],
-            "file size",
+            size_title="file size",
             y_kind="percent",
             size_kind="bytes",
         ),
         Distributions(
-            "Latency",
-            "latency",
-            {name: [m, m * 1.1, m * 1.05] for name, m in zip(FILES, MEDIANS_MS, strict=True)},
+            title="Latency",
+            y_title="latency",
+            values={name: [m, m * 1.1, m * 1.05] for name, m in zip(FILES, MEDIANS_MS, strict=True)},
             kind="ms",
         ),
         Bars(
-            "Accuracy of each class",
-            "top-1",
-            {str(label): 0.9 + label / 100 for label in range(10)},
-            {str(label): (0.85, 0.99) for label in range(10)},
+            title="Accuracy of each class",
+            y_title="top-1",
+            values={str(label): 0.9 + label / 100 for label in range(10)},
+            intervals={str(label): (0.85, 0.99) for label in range(10)},
             kind="percent",
         ),
         Matrix("Confusion matrix", [str(label) for label in range(10)], COUNTS),
     ],
-    environment(["timmx-onnx"]),
-    ["timmx compare out --data examples/digits/samples --report compare.html"],
+    environment=environment(["timmx-onnx"]),
+    commands=["timmx compare out --data examples/digits/samples --report compare.html"],
 )
 
 ODD = Report(
-    EVIL,
-    EVIL + LONG,
-    [
+    title=EVIL,
+    summary=EVIL + LONG,
+    sections=[
         Table(
             EVIL,
             [Column(EVIL, EVIL), Column("value", "value", "number")],
@@ -104,24 +110,43 @@ ODD = Report(
         ),
         Table("No rows", [Column("a", "a")], []),
         Table("No columns", [], []),
-        Scatter("One mark", EVIL, EVIL, [Point(EVIL, 1, 2, 3)], EVIL),
-        Scatter("No mark", "x", "y", []),
         Scatter(
-            "Marks without a place",
-            "x",
-            "y",
-            [Point("a", NAN, 1), Point(LONG, INF, 1), Point("c", 2, 2, NAN, (1, INF))],
+            title="One mark",
+            x_title=EVIL,
+            y_title=EVIL,
+            points=[Point(name=EVIL, x=1, y=2, size=3)],
+            size_title=EVIL,
         ),
-        Distributions("Odd values", EVIL, {EVIL: [1, 2, NAN, INF], "none": [], LONG: [3.0], "far": [1000.0]}),
-        Distributions("No values", "y", {}),
-        Bars("Odd bars", "y", {EVIL: NAN, LONG: 2, "z": -1}, {LONG: (1, NAN), "z": (-2, 0)}),
-        Bars("No bars", "y", {}),
+        Scatter(title="No mark", x_title="x", y_title="y", points=[]),
+        Scatter(
+            title="Marks without a place",
+            x_title="x",
+            y_title="y",
+            points=[
+                Point(name="a", x=NAN, y=1),
+                Point(name=LONG, x=INF, y=1),
+                Point(name="c", x=2, y=2, size=NAN, interval=(1, INF)),
+            ],
+        ),
+        Distributions(
+            title="Odd values",
+            y_title=EVIL,
+            values={EVIL: [1, 2, NAN, INF], "none": [], LONG: [3.0], "far": [1000.0]},
+        ),
+        Distributions(title="No values", y_title="y", values={}),
+        Bars(
+            title="Odd bars",
+            y_title="y",
+            values={EVIL: NAN, LONG: 2, "z": -1},
+            intervals={LONG: (1, NAN), "z": (-2, 0)},
+        ),
+        Bars(title="No bars", y_title="y", values={}),
         Matrix("No classes", [], []),
         Matrix("One class", [EVIL], [[3]]),
         Matrix("Two classes of one name", ["same", "same"], [[3, 0], [1000, 2]]),
     ],
-    {EVIL: LONG, "empty": ""},
-    [EVIL + LONG],
+    environment={EVIL: LONG, "empty": ""},
+    commands=[EVIL + LONG],
 )
 
 
@@ -198,12 +223,27 @@ def test_areas_are_in_proportion_to_sizes(show):
 
 def test_a_share_has_the_whiskers_that_its_interval_says_and_ends_at_all(show):
     points = [
-        Point("a", 1, 0.996, 10, (0.9856, 0.9989)),
-        Point("b", 2, 1.0, 1e-9, (0.992, 1.0)),
-        Point("c", 3, 0.99),
+        Point(name="a", x=1, y=0.996, size=10, interval=(0.9856, 0.9989)),
+        Point(name="b", x=2, y=1.0, size=1e-9, interval=(0.992, 1.0)),
+        Point(name="c", x=3, y=0.99),
     ]
     page = show(
-        Report("", "", [Scatter("Shares", "ms", "accuracy", points, "size", y_kind="percent")], {}, [])
+        Report(
+            title="",
+            summary="",
+            sections=[
+                Scatter(
+                    title="Shares",
+                    x_title="ms",
+                    y_title="accuracy",
+                    points=points,
+                    size_title="size",
+                    y_kind="percent",
+                )
+            ],
+            environment={},
+            commands=[],
+        )
     )
     scatter = section(page, "Shares")
     drawn = page.evaluate(
@@ -349,17 +389,23 @@ UNNAMED = os.fsdecode(b"a\xff\\xfe") + "\ud83d ü\N{CAT FACE}"
 NAMED = r"a\xff\xfe\ud83d ü" + "\N{CAT FACE}"
 
 NO_UTF8 = Report(
-    UNNAMED,
-    UNNAMED,
-    [
+    title=UNNAMED,
+    summary=UNNAMED,
+    sections=[
         Table(UNNAMED, [Column("a", UNNAMED)], [{"a": UNNAMED}], UNNAMED),
-        Scatter("Scatter", UNNAMED, UNNAMED, [Point(UNNAMED, 1, 2, 3), Point("b", 2, 3, 4)], UNNAMED),
-        Distributions("Boxes", UNNAMED, {UNNAMED: [1, 2, 3]}),
-        Bars("Bars", UNNAMED, {UNNAMED: 1}),
+        Scatter(
+            title="Scatter",
+            x_title=UNNAMED,
+            y_title=UNNAMED,
+            points=[Point(name=UNNAMED, x=1, y=2, size=3), Point(name="b", x=2, y=3, size=4)],
+            size_title=UNNAMED,
+        ),
+        Distributions(title="Boxes", y_title=UNNAMED, values={UNNAMED: [1, 2, 3]}),
+        Bars(title="Bars", y_title=UNNAMED, values={UNNAMED: 1}),
         Matrix("Matrix", [UNNAMED, "b"], [[3, 1], [0, 2]]),
     ],
-    {UNNAMED: UNNAMED},
-    [UNNAMED],
+    environment={UNNAMED: UNNAMED},
+    commands=[UNNAMED],
 )
 
 
@@ -391,7 +437,11 @@ def test_a_matrix_of_a_thousand_classes_is_drawn(show):
         counts[row][(row * 7) % n] += 3
     page = show(
         Report(
-            "Many classes", "", [Matrix("Confusion matrix", [f"class {i}" for i in range(n)], counts)], {}, []
+            title="Many classes",
+            summary="",
+            sections=[Matrix("Confusion matrix", [f"class {i}" for i in range(n)], counts)],
+            environment={},
+            commands=[],
         )
     )
     matrix = section(page, "Confusion matrix")
@@ -403,7 +453,13 @@ def test_a_matrix_of_a_thousand_classes_is_drawn(show):
 def test_a_table_with_very_many_rows_says_that_it_is_cut(show):
     rows = [{"image": f"{number}.png"} for number in range(50_000)]
     page = show(
-        Report("Many images", "", [Table("Images", [Column("image", "image")], rows, "All wrong.")], {}, [])
+        Report(
+            title="Many images",
+            summary="",
+            sections=[Table("Images", [Column("image", "image")], rows, "All wrong.")],
+            environment={},
+            commands=[],
+        )
     )
     assert page.locator("tbody tr").count() == 5000
     assert page.get_by_text("All wrong. The first 5,000 of 50,000 rows.").is_visible()
@@ -431,7 +487,9 @@ def test_a_printed_report_is_light_and_as_wide_as_the_paper(show):
 
 def test_the_file_names_no_other_and_holds_plotly_only_where_it_plots(tmp_path: Path):
     path = tmp_path / "made" / "on the way" / "report.html"
-    write_report(Report("Table", "", ORDINARY.sections[:1], {}, []), path)
+    write_report(
+        Report(title="Table", summary="", sections=ORDINARY.sections[:1], environment={}, commands=[]), path
+    )
     assert path.stat().st_size < 30_000
     assert not re.search(
         r"https?://|<link[^>]+stylesheet|<script[^>]+src|@import|url\(", path.read_text("utf-8")
@@ -495,7 +553,7 @@ def test_what_is_no_report_is_not_replaced(tmp_path: Path):
 
 def test_what_reports_are_made_with_is_imported_for_a_report_alone():
     code = (
-        "import sys, timmx.cli.main, timmx.report.content, timmx.report.render;"
+        "import sys, timmx.cli.application, timmx.report.content, timmx.report.render;"
         "from pathlib import Path; timmx.report.render.check_report_path(Path('a.html')); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)

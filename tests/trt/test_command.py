@@ -19,7 +19,7 @@ import pytest
 import timmx
 from google.protobuf import text_format
 from timmx.base.progress import Reporter, reporting
-from timmx.cli.main import app
+from timmx.cli.application import app
 from timmx.errors import (
     ArtifactError,
     ConfigurationError,

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import timmx
-from timmx.cli.main import app
+from timmx.cli.application import app
 from timmx.errors import ConfigurationError, MissingRequirementError
 from timmx.registry.discovery import entries, load
 from typer.testing import CliRunner

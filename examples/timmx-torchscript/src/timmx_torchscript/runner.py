@@ -39,9 +39,14 @@ class TorchScriptRunner(Runner):
             raise ArtifactError(f"torch.jit.load cannot read {path}: {exc}") from exc
         batch = metadata["batch"].get("size", "batch")
         size = metadata["input"]["size"]
-        self.inputs = (TensorSpec("input", (batch, *size), "float32", "NCHW"),)
+        self.inputs = (TensorSpec(name="input", shape=(batch, *size), dtype="float32", layout="NCHW"),)
         self.outputs = tuple(
-            TensorSpec(item["name"], tuple(item["shape"]), "float32", _LAYOUTS.get(len(item["shape"]), ""))
+            TensorSpec(
+                name=item["name"],
+                shape=tuple(item["shape"]),
+                dtype="float32",
+                layout=_LAYOUTS.get(len(item["shape"]), ""),
+            )
             for item in metadata["outputs"]
         )
 

@@ -8,8 +8,8 @@ import math
 from typing import Any
 
 from timmx_coreml.convert import quiet
+from timmx_coreml.options import Quantize
 from timmx_coreml.package import main_block
-from timmx_coreml.plugin import Quantize
 
 SMALLEST_WEIGHT = 2048
 """Weights with fewer elements are left alone: biases, norms, depthwise kernels. They matter most and weigh least."""

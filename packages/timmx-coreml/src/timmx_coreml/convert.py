@@ -13,7 +13,7 @@ from timmx.plugin import UnsupportedError
 
 from timmx_coreml.float32_islands import float32_islands
 from timmx_coreml.lower import lower
-from timmx_coreml.plugin import ComputePrecision, ConvertTo
+from timmx_coreml.options import ComputePrecision, ConvertTo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ LABEL, PROBABILITIES = "classLabel", "classLabel_probs"
 """A classifier's outputs, as coremltools names them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Conversion:
     """What coremltools is asked for.
 

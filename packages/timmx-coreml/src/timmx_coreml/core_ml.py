@@ -9,7 +9,7 @@ from timmx.plugin import ArtifactError, RuntimeUnavailable
 
 from timmx_coreml.convert import quiet
 from timmx_coreml.features import read_input
-from timmx_coreml.plugin import ComputeUnits
+from timmx_coreml.options import ComputeUnits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

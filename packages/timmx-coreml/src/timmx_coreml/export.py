@@ -10,8 +10,8 @@ from timmx.plugin import CLASS_KINDS, ConfigurationError, Exported, Precision, U
 from timmx_coreml.compress import compress, halve
 from timmx_coreml.convert import LABEL, PROBABILITIES, Conversion, convert
 from timmx_coreml.describe import describe
+from timmx_coreml.options import ComputePrecision, ConvertTo, Quantize
 from timmx_coreml.package import write
-from timmx_coreml.plugin import ComputePrecision, ConvertTo, Quantize
 from timmx_coreml.targets import Target, ios_of
 from timmx_coreml.validation import batch_bounds, check_image_channels, default_precision, deployment_target
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from timmx.plugin import ExportJob
 
-    from timmx_coreml.plugin import CoreMLOptions
+    from timmx_coreml.options import CoreMLOptions
 
 _PRECISIONS = {
     Quantize.INT8: Precision.INT8_WEIGHTS,

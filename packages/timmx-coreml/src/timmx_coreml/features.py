@@ -14,7 +14,7 @@ ARRAY_DTYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "i
 """Names of `ArrayFeatureType.ArrayDataType`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Feature:
     """An input as the description states it.
 
@@ -71,10 +71,10 @@ def _array(name: str, array: Any) -> Feature:
     flexible = array.WhichOneof("ShapeFlexibility")
     if flexible == "enumeratedShapes":
         listed = {tuple(int(size) for size in each.shape) for each in array.enumeratedShapes.shapes}
-        return Feature(name, shape, shapes=tuple(sorted({shape, *listed})))
+        return Feature(name=name, shape=shape, shapes=tuple(sorted({shape, *listed})))
     if flexible == "shapeRange":
-        return Feature(name, shape, ranges=tuple(map(_bounds, array.shapeRange.sizeRanges)))
-    return Feature(name, shape)
+        return Feature(name=name, shape=shape, ranges=tuple(map(_bounds, array.shapeRange.sizeRanges)))
+    return Feature(name=name, shape=shape)
 
 
 def _image(name: str, image: Any) -> Feature:
@@ -87,11 +87,11 @@ def _image(name: str, image: Any) -> Feature:
     flexible = image.WhichOneof("SizeFlexibility")
     if flexible == "enumeratedSizes":
         listed = {(1, channels, int(size.height), int(size.width)) for size in image.enumeratedSizes.sizes}
-        return Feature(name, shape, shapes=tuple(sorted({shape, *listed})), colors=colors)
+        return Feature(name=name, shape=shape, shapes=tuple(sorted({shape, *listed})), colors=colors)
     if flexible == "imageSizeRange":
         sizes = _bounds(image.imageSizeRange.heightRange), _bounds(image.imageSizeRange.widthRange)
-        return Feature(name, shape, ranges=((1, 1), (channels, channels), *sizes), colors=colors)
-    return Feature(name, shape, colors=colors)
+        return Feature(name=name, shape=shape, ranges=((1, 1), (channels, channels), *sizes), colors=colors)
+    return Feature(name=name, shape=shape, colors=colors)
 
 
 def _bounds(size_range: Any) -> tuple[int, int | None]:

@@ -10,8 +10,8 @@ import torch
 from timmx.plugin import ArtifactError, Runner, TensorSpec, UnsupportedError
 
 from timmx_coreml.features import ARRAY_DTYPES, Feature, read_input
+from timmx_coreml.options import ComputeUnits
 from timmx_coreml.package import CoreMLFile, class_labels, metadata_of, read
-from timmx_coreml.plugin import ComputeUnits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,9 @@ class CoreMLRunner(Runner):
                 f"{file.path} takes a BGR picture; timmx opens those that take RGB or grayscale."
             )
         dtype = "uint8" if self._input.colors else _array_dtype(self._description.input[0])
-        self.inputs = (TensorSpec(self._input.name, shape, dtype, _LAYOUTS.get(len(shape), "")),)
+        self.inputs = (
+            TensorSpec(name=self._input.name, shape=shape, dtype=dtype, layout=_LAYOUTS.get(len(shape), "")),
+        )
         self.outputs = self._outputs(shape[0], metadata_of(file))
 
     @property
@@ -109,14 +111,19 @@ class CoreMLRunner(Runner):
 
     def _outputs(self, batch: int | str, metadata: dict[str, Any]) -> tuple[TensorSpec, ...]:
         if self._labels is not None:
-            return (TensorSpec("output", (1, len(self._labels)), "float32", "NC"),)
+            return (TensorSpec(name="output", shape=(1, len(self._labels)), dtype="float32", layout="NC"),)
         stated = {output["name"]: tuple(output["shape"]) for output in metadata.get("outputs", ())}
         specs = []
         for described in self._description.output:
             # A neuralnetwork's description gives its outputs no shape, nor does any where the batch is open.
             shape = tuple(described.type.multiArrayType.shape) or stated.get(described.name, (batch,))
             specs.append(
-                TensorSpec(described.name, shape, _array_dtype(described), _LAYOUTS.get(len(shape), ""))
+                TensorSpec(
+                    name=described.name,
+                    shape=shape,
+                    dtype=_array_dtype(described),
+                    layout=_LAYOUTS.get(len(shape), ""),
+                )
             )
         return tuple(specs)
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from timmx.plugin import ConfigurationError, Problem
 
-from timmx_coreml.plugin import ComputePrecision, ConvertTo, Quantize
+from timmx_coreml.options import ComputePrecision, ConvertTo, Quantize
 from timmx_coreml.targets import Target
 
 if TYPE_CHECKING:
     from timmx.plugin import ExportRequest
 
-    from timmx_coreml.plugin import CoreMLOptions
+    from timmx_coreml.options import CoreMLOptions
 
 BATCH_UPPER_BOUND = 8
 """The largest batch of `--dynamic-batch` where nothing else is said."""

@@ -20,7 +20,7 @@ from timmx.plugin import (
 from timmx_litert import task_metadata
 from timmx_litert.convert import convert
 from timmx_litert.model_file import LIMIT, METADATA_NAME, edge_quantization, finish
-from timmx_litert.plugin import IoType, LiteRTMode
+from timmx_litert.options import IoType, LiteRTMode
 from timmx_litert.quantize import Integers, halve, make_integer, store_weights
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from timmx.plugin import Calibration, ExportJob
 
-    from timmx_litert.plugin import LiteRTOptions
+    from timmx_litert.options import LiteRTOptions
     from timmx_litert.recipe import Plan
 
 _PRECISIONS = {
@@ -87,7 +87,9 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
             probabilities=job.request.softmax,
         )
         shape, layout = tuple(job.example_input.shape), "NHWC" if options.takes_nhwc else "NCHW"
-        spec = TensorSpec("input", shape, "uint8" if pixel_bytes else "float32", layout)
+        spec = TensorSpec(
+            name="input", shape=shape, dtype="uint8" if pixel_bytes else "float32", layout=layout
+        )
         content, plan = make_integer(content, _Inputs(calibration, spec), wanted, job.progress)
         if left := _left_in_float(plan):
             notes.append(f"{left} Hardware that computes in integers alone leaves them to the CPU.")

@@ -52,7 +52,7 @@ class _Tensor:
     constant: bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Operation:
     kind: str
     version: int
@@ -111,11 +111,11 @@ def _operations(model: Any, graph: Any, tensors: Sequence[_Tensor]) -> list[_Ope
         outputs = [operator.Outputs(index) for index in range(operator.OutputsLength())]
         found.append(
             _Operation(
-                kind,
-                version,
-                tuple(None if index == -1 else _at(tensors, index) for index in inputs),
-                tuple(_at(tensors, index) for index in outputs),
-                _options(operator),
+                kind=kind,
+                version=version,
+                inputs=tuple(None if index == -1 else _at(tensors, index) for index in inputs),
+                outputs=tuple(_at(tensors, index) for index in outputs),
+                options=_options(operator),
             )
         )
     return found

@@ -23,7 +23,7 @@ from timmx.plugin import worst_db
 
 from timmx_litert.calibrate import observe, statistics
 from timmx_litert.graph import Graph, Operation
-from timmx_litert.plugin import IoType, LiteRTMode
+from timmx_litert.options import IoType, LiteRTMode
 from timmx_litert.recipe import Plan, choose
 from timmx_litert.runner import open_interpreter
 
@@ -40,7 +40,7 @@ _QUANTIZER_NAMES = {"TRANSPOSE_CONV": TFLOperationName.CONV_2D_TRANSPOSE}
 """Where the quantizer does not call an operation what the format does."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Integers:
     """What a calibrated mode is asked for.
 

@@ -47,7 +47,7 @@ _MOST_RELIEVED = 1 / 3
 """Of the convolutions and matrix products, how many may leave the integers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What each operation does; one that is in neither set stays float.
 
@@ -86,7 +86,13 @@ def plan(graph: Graph, groups: tuple[str, ...] = (), relieved: frozenset[int] = 
                 continue
         integer.add(position)
         made.update(operation.outputs)
-    return Plan(frozenset(integer), frozenset(stored), relieved, groups, _left(graph, integer | stored))
+    return Plan(
+        integer=frozenset(integer),
+        stored=frozenset(stored),
+        relieved=relieved,
+        groups=groups,
+        float_kinds=_left(graph, integer | stored),
+    )
 
 
 def choose(graph: Graph, decibels: Callable[[Plan], float], progress: Callable[[str], None]) -> Plan:

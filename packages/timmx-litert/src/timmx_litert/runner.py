@@ -108,9 +108,9 @@ def _spec(name: str, details: Mapping[str, Any], layout: str) -> TensorSpec:
     shape = tuple(map(int, details["shape_signature"]))
     scale, zero_point = details["quantization"]
     return TensorSpec(
-        name,
-        tuple("batch" if size < 0 else size for size in shape),
-        np.dtype(details["dtype"]).name,
-        layout or _LAYOUTS.get(len(shape), ""),
+        name=name,
+        shape=tuple("batch" if size < 0 else size for size in shape),
+        dtype=np.dtype(details["dtype"]).name,
+        layout=layout or _LAYOUTS.get(len(shape), ""),
         quantization=Quantization(float(scale), int(zero_point)) if scale else None,
     )

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from timmx.plugin import ConfigurationError, Problem, check_calibration, given_flags
 
-from timmx_litert.plugin import IoType, LiteRTMode
+from timmx_litert.options import IoType, LiteRTMode
 
 if TYPE_CHECKING:
     from timmx.plugin import ExportRequest
 
-    from timmx_litert.plugin import LiteRTOptions
+    from timmx_litert.options import LiteRTOptions
 
 _LIBRARIES = {
     "litert_torch": "litert-torch>=0.10,<0.11",

@@ -11,7 +11,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from timmx.plugin import Exported, Precision, UnsupportedError
 
-from timmx_onnx.plugin import OnnxMode
+from timmx_onnx.options import OnnxMode
 from timmx_onnx.proto import METADATA_KEY, external_name
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from timmx.plugin import ExportJob
 
-    from timmx_onnx.plugin import OnnxOptions
+    from timmx_onnx.options import OnnxOptions
     from timmx_onnx.precision import PrecisionReport
 
 _PROTOBUF_LIMIT = 2**31 - 1

@@ -1,55 +1,18 @@
-"""The `onnx` backend: what it is and which options it has. Light; the work is in `export` and `runner`."""
+"""The `onnx` backend: what it is. Light; the work is in `export` and `runner`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from timmx.plugin import ExportBackend, Exported, ExportJob
+
+from timmx_onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from timmx.plugin import Runner, Snippet
-
-
-class OnnxMode(StrEnum):
-    """The arithmetic of the graph; input and output are float32 in each."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-
-
-@dataclass(frozen=True)
-class OnnxOptions:
-    """Options of `timmx onnx` alone."""
-
-    opset: Annotated[
-        int,
-        typer.Option("--opset", min=18, max=24, help="ONNX operator set."),
-    ] = 20
-    mode: Annotated[
-        OnnxMode,
-        typer.Option(
-            "--mode",
-            help="fp16 halves the file and keeps normalisation layers, softmax and --normalize in float32.",
-        ),
-    ] = OnnxMode.FP32
-    external_data: Annotated[
-        bool | None,
-        typer.Option(
-            "--external-data/--no-external-data",
-            help="Put the weights into a second file beside it. Default: only above 2 GB, ONNX's limit.",
-            show_default=False,
-        ),
-    ] = None
-    optimize: Annotated[
-        bool,
-        typer.Option("--optimize/--no-optimize", help="Fold and fuse the graph; the numbers stay."),
-    ] = True
 
 
 class OnnxBackend(ExportBackend):

@@ -68,5 +68,8 @@ class OnnxRunner(Runner):
 def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:
     shape = tuple(argument.shape)
     return TensorSpec(
-        argument.name, shape, _DTYPES.get(argument.type, argument.type), _LAYOUTS.get(len(shape), "")
+        name=argument.name,
+        shape=shape,
+        dtype=_DTYPES.get(argument.type, argument.type),
+        layout=_LAYOUTS.get(len(shape), ""),
     )

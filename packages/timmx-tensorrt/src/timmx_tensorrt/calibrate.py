@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from timmx.plugin import CalibrationMethod, Observed
-from timmx_onnx.runner import open_session
+from timmx_onnx import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

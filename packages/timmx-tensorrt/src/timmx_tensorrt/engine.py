@@ -18,7 +18,7 @@ import torch
 from timmx.plugin import ArtifactError, ConfigurationError, RuntimeUnavailable, UnsupportedError, reporter
 
 from timmx_tensorrt import gpu
-from timmx_tensorrt.plugin import HardwareCompat
+from timmx_tensorrt.options import HardwareCompat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ _LOCK_SECONDS = 30
 """How long to wait for another build that writes the same timings."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuildSettings:
     """How an engine is built.
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from timmx.plugin import ArtifactError, ConfigurationError, Exported, ExportRequest, Precision, command_words
-from timmx_onnx.proto import external_files, read_metadata
+from timmx_onnx import external_files, read_metadata
 
 from timmx_tensorrt import gpu, sidecar, triton
-from timmx_tensorrt.plugin import TensorRTBackend, TensorRTOptions
+from timmx_tensorrt.options import TensorRTOptions
 from timmx_tensorrt.profile import choose_profile, stated_profile
 from timmx_tensorrt.typed import (
     PRECISIONS,
@@ -170,4 +170,4 @@ def rebuild_command(job: ExportJob, options: TensorRTOptions) -> str | None:
         return None
     elif options.from_onnx is not None:
         request = replace(request, normalize=False, dynamic_batch=False)
-    return shlex.join(command_words(TensorRTBackend(), replace(request, output=output), options))
+    return shlex.join(command_words("tensorrt", replace(request, output=output), options))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx_tensorrt.plugin import TensorRTOptions
+    from timmx_tensorrt.options import TensorRTOptions
 
 
 @dataclass(frozen=True)

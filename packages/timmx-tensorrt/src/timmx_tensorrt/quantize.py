@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from timmx.plugin import ConfigurationError
-from timmx_onnx.names import Names
+from timmx_onnx import Names
 
 from timmx_tensorrt.targets import INT8, last_conv, targets
 

@@ -13,8 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from timmx.plugin import UnsupportedError
-from timmx_onnx.float32_islands import subgraphs
-from timmx_onnx.names import Names
+from timmx_onnx import Names, subgraphs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

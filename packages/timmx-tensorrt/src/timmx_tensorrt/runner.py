@@ -78,7 +78,9 @@ class EngineRunner(Runner):
 
     def _spec(self, name: str) -> TensorSpec:
         shape = tuple("batch" if size < 0 else size for size in self._engine.shape(name))
-        return TensorSpec(name, shape, self._engine.dtype(name), _LAYOUTS.get(len(shape), ""))
+        return TensorSpec(
+            name=name, shape=shape, dtype=self._engine.dtype(name), layout=_LAYOUTS.get(len(shape), "")
+        )
 
 
 class JudgedRunner(EngineRunner):

@@ -96,7 +96,7 @@ def _something_else(path: Path, head: bytes) -> str:
     if head[4:8] == b"TFL3":
         return "a LiteRT model"
     if head[:1] == b"\x08":  # the first field of an ONNX model
-        from timmx_onnx.proto import read_proto
+        from timmx_onnx import read_proto
 
         with suppress(ArtifactError):
             read_proto(path)

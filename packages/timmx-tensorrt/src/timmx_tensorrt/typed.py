@@ -19,13 +19,11 @@ from timmx.plugin import (
     VerificationError,
     reporter,
 )
-from timmx_onnx.export import to_float16, translate, write
-from timmx_onnx.precision import lower_precision
-from timmx_onnx.runner import OnnxRunner
+from timmx_onnx import OnnxRunner, lower_precision, to_float16, translate, write
 
 from timmx_tensorrt.calibrate import observe
 from timmx_tensorrt.lint import lint
-from timmx_tensorrt.plugin import TensorRTMode
+from timmx_tensorrt.options import TensorRTMode
 from timmx_tensorrt.profile import choose_profile
 from timmx_tensorrt.quantize import insert
 from timmx_tensorrt.rounding import half_types
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 
     from timmx.plugin import ExportJob
 
-    from timmx_tensorrt.plugin import TensorRTOptions
+    from timmx_tensorrt.options import TensorRTOptions
     from timmx_tensorrt.profile import Profile
 
 PRECISIONS = {

@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, UnsupportedError
-from timmx_onnx.proto import read_proto
-from timmx_onnx.runner import OnnxRunner
+from timmx_onnx import OnnxRunner, read_proto
 
 from timmx_tensorrt.rounding import HALF_TYPES, half_types, rounded, takes_float8
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from timmx.plugin import CalibrationMethod, ConfigurationError, Problem, check_calibration, given_flags
 
 from timmx_tensorrt import gpu, triton
-from timmx_tensorrt.plugin import HardwareCompat, TensorRTMode
+from timmx_tensorrt.options import HardwareCompat, TensorRTMode
 from timmx_tensorrt.profile import choose_profile
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from timmx.plugin import ExportRequest
 
-    from timmx_tensorrt.plugin import TensorRTOptions
+    from timmx_tensorrt.options import TensorRTOptions
 
 MAJORS = (10, 11)
 """Before, networks cannot be strongly typed in every layer."""

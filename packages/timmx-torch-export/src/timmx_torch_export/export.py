@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from timmx.plugin import ExportJob
 
-    from timmx_torch_export.plugin import TorchExportOptions
+    from timmx_torch_export.options import TorchExportOptions
 
 
 def export(job: ExportJob, options: TorchExportOptions) -> Exported:

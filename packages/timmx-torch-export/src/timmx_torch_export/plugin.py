@@ -1,28 +1,18 @@
-"""The `torch-export` backend: what it is and which options it has. Light; the work is in `export` and `runner`."""
+"""The `torch-export` backend: what it is. Light; the work is in `export` and `runner`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from timmx.plugin import Capabilities, ExportBackend, Exported, ExportJob
+
+from timmx_torch_export.options import TorchExportOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from timmx.plugin import Runner, Snippet
-
-
-@dataclass(frozen=True)
-class TorchExportOptions:
-    """Options of `timmx torch-export` alone."""
-
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Trace through TorchDynamo, which refuses Python side effects."),
-    ] = False
 
 
 class TorchExportBackend(ExportBackend):

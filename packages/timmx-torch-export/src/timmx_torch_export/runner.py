@@ -60,4 +60,9 @@ class Pt2Runner(Runner):
 
 def _spec(name: str, value: torch.Tensor) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else "batch" for size in value.shape)
-    return TensorSpec(name, shape, str(value.dtype).removeprefix("torch."), _LAYOUTS.get(len(shape), ""))
+    return TensorSpec(
+        name=name,
+        shape=shape,
+        dtype=str(value.dtype).removeprefix("torch."),
+        layout=_LAYOUTS.get(len(shape), ""),
+    )

@@ -1,5 +1,5 @@
 """Files on disk: atomic publishing, verification records, and opening a file by its suffix."""
 
-from timmx.base.doors import door
+from timmx.base import door
 
 __getattr__, __dir__, __all__ = door(__name__)

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timmx import registry
 from timmx.base import is_utf8, printable
 from timmx.contract import check_metadata
 from timmx.errors import ArtifactError, BackendError
-from timmx.registry import discovery as registry
 
 if TYPE_CHECKING:
     from timmx.contract import ExportBackend, Runner

@@ -1,4 +1,5 @@
 from timmx.base.devices import exact_cuda as exact_cuda
+from timmx.base.doors import door as door
 from timmx.base.files import (
     artifact_size as artifact_size,
     require_file as require_file,

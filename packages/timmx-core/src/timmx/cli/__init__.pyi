@@ -1,1 +1,1 @@
-from timmx.cli.main import app as app, main as main
+from timmx.cli.application import app as app, main as main

@@ -15,8 +15,8 @@ from urllib.request import url2pathname
 
 import importlib_metadata
 
+from timmx import registry
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.registry import discovery as registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,7 @@ class Quantization:
             raise ValueError(f"a scale is a number above 0, not {self.scale}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorSpec:
     """One input or output of an artifact, as its runtime reports it.
 

@@ -1,5 +1,5 @@
 """One export from request to published file, several targets from one load, and recipe files."""
 
-from timmx.base.doors import door
+from timmx.base import door
 
 __getattr__, __dir__, __all__ = door(__name__)

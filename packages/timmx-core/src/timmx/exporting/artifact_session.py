@@ -110,7 +110,7 @@ class PreparedSession(Session):
         classes = self._metadata["outputs"][0]["kind"] in CLASS_KINDS
         if self.loaded.labels and classes:
             check_count(self.loaded.labels, outputs[0].shape[1])
-        return Reference(samples, outputs, names, classes)
+        return Reference(samples=samples, outputs=outputs, names=names, classes=classes)
 
 
 def _with_what_is_decided(request: ExportRequest, metadata: dict[str, Any]) -> ExportRequest:

@@ -80,9 +80,15 @@ def _takes_prepared(backend: ExportBackend) -> bool:
     return type(backend).prepared is not ExportBackend.prepared
 
 
-def command_words(backend: ExportBackend, request: ExportRequest, options: Any) -> list[str]:
-    """The command line that asks for the same export; a module that was handed in is named by its class."""
-    words = ["timmx", backend.name]
+def command_words(backend: str, request: ExportRequest, options: Any) -> list[str]:
+    """The command line that asks for the same export; a module that was handed in is named by its class.
+
+    Args:
+        backend: its name.
+        request: the shared options.
+        options: the backend's own.
+    """
+    words = ["timmx", backend]
     if request.model is not None:
         words.append(request.source)
     for values in (request, options):

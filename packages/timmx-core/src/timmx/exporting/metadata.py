@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from timmx.model import LoadedModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Edges:
     """How an artifact's input and outputs are laid out and stored, as a backend states it in `job.metadata`.
 

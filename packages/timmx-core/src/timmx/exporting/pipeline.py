@@ -42,7 +42,7 @@ ONE_AT_A_TIME = threading.RLock()
 """torch.export traces one model at a time in a process; exports in other threads wait."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportResult:
     """A published artifact.
 
@@ -238,7 +238,11 @@ class Job:
     ) -> dict[str, Any]:
         self._facts = format_facts
         self._edges = Edges(
-            input_dtype, input_layout, input_quantization, output_dtypes or {}, output_quantization or {}
+            input_dtype=input_dtype,
+            input_layout=input_layout,
+            input_quantization=input_quantization,
+            output_dtypes=output_dtypes or {},
+            output_quantization=output_quantization or {},
         )
         return self.stated(precision)
 
@@ -310,7 +314,7 @@ def _verify(
 
     request = session.request
     if not request.verify:
-        return VerificationReport(Status.SKIPPED, "--no-verify was given")
+        return VerificationReport(status=Status.SKIPPED, reason="--no-verify was given")
     try:
         with backend.open_exported(path, options) as runner:
             report = verify(
@@ -323,7 +327,7 @@ def _verify(
             )
     except RuntimeUnavailable as exc:
         checked = "the prepared model was compared with the original, and the file's metadata was read back"
-        return VerificationReport(Status.UNPROVEN, f"{exc} Instead, {checked}")
+        return VerificationReport(status=Status.UNPROVEN, reason=f"{exc} Instead, {checked}")
     if report.status is Status.FAILED:
         shown = "".join(f" {note}" for note in report.notes)
         if calibrated_on:

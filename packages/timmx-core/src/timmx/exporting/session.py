@@ -187,7 +187,7 @@ class ModelSession(Session):
         labels, truth = self.loaded.labels, None
         if classes and labels and isinstance(samples, ImageSamples):
             truth = samples.true_classes(labels)
-        return Reference(samples, outputs, names[0], classes, truth)
+        return Reference(samples=samples, outputs=outputs, names=names[0], classes=classes, truth=truth)
 
     def _prepared(self) -> tuple[ExportModule, tuple[Rewrite, ...]]:
         if self._made is None:

@@ -58,7 +58,7 @@ class Failure:
         return {"name": self.name, "backend": self.backend, "error": error_dict(self.error)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ManyResult:
     """What came of several exports.
 
@@ -189,7 +189,13 @@ def export_targets(targets: Sequence[Target], folder: Path, command: str | None 
             _write_down(folder, target, result, command)
             to.row_done(f"done in {result.seconds['total']:.1f} s")
     seconds = session.seconds | {"total": round(time.perf_counter() - start, 3)}
-    return ManyResult(targets[0].request.source, folder, tuple(results), tuple(failures), seconds)
+    return ManyResult(
+        model=targets[0].request.source,
+        folder=folder,
+        results=tuple(results),
+        failures=tuple(failures),
+        seconds=seconds,
+    )
 
 
 def _wanted(item: Mapping[str, Any] | Wanted) -> Wanted:

@@ -47,7 +47,7 @@ class Wanted:
     said: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """One export of several.
 
@@ -179,7 +179,9 @@ def _target(item: Wanted, shared: ExportRequest, folder: Path) -> Target:
         _check_suffix(backend, Path(name), options)
         request = replace(request, output=folder / name)
     path = output_path(backend, request, options)
-    return Target(backend, request, options, folder / path.name, item.values)
+    return Target(
+        backend=backend, request=request, options=options, path=folder / path.name, given=item.values
+    )
 
 
 def _check_suffix(backend: ExportBackend, name: Path, options: Any) -> None:

@@ -51,12 +51,12 @@ class ImageRecipe:
         entry = metadata["input"]
         channels, height, width = map(int, entry["size"])
         config = DataConfig(
-            (channels, height, width),
-            tuple(map(float, entry["mean"])),
-            tuple(map(float, entry["std"])),
-            str(entry["interpolation"]),
-            float(entry["crop_pct"]),
-            str(entry["crop_mode"]),
+            input_size=(channels, height, width),
+            mean=tuple(map(float, entry["mean"])),
+            std=tuple(map(float, entry["std"])),
+            interpolation=str(entry["interpolation"]),
+            crop_pct=float(entry["crop_pct"]),
+            crop_mode=str(entry["crop_mode"]),
         )
         if not len(config.mean) == len(config.std) == channels:
             raise ValueError(f"mean and std are not of {channels} channels")

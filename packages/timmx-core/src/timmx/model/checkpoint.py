@@ -27,7 +27,7 @@ _WRAPPERS = ("module.", "_orig_mod.")
 """Left by DistributedDataParallel and by torch.compile, in either order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """What a file holds.
 
@@ -99,7 +99,7 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
     """
     check_checkpoint(path)
     if path.suffix.lower() == ".safetensors":
-        return Checkpoint(path, _unwrap(_read_safetensors(path, use_ema)))
+        return Checkpoint(path=path, state_dict=_unwrap(_read_safetensors(path, use_ema)))
     found = read_pickle(path, _SAVE_AGAIN, ModelError)
     if not isinstance(found, dict):
         raise ModelError(f"{path} holds a {type(found).__name__}, not a state dict: {_SAVE_AGAIN}.")
@@ -120,11 +120,11 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
     args = found.get("args")
     architecture = found.get("arch")
     return Checkpoint(
-        path,
-        _unwrap(tensors),
-        architecture if isinstance(architecture, str) else None,
-        dict(vars(args)) if isinstance(args, argparse.Namespace) else {},
-        tuple(notes),
+        path=path,
+        state_dict=_unwrap(tensors),
+        architecture=architecture if isinstance(architecture, str) else None,
+        args=dict(vars(args)) if isinstance(args, argparse.Namespace) else {},
+        notes=tuple(notes),
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from timmx.model.source import Source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Filled:
     """A built model.
 
@@ -53,14 +53,26 @@ def build_and_fill(request: ExportRequest, source: Source) -> Filled:
         if request.checkpoint is not None:
             checkpoint = read_checkpoint(request.checkpoint, request.use_ema)
             model, notes = plan.fill_from_checkpoint(checkpoint)
-            return Filled(model, plan.channels(model), checkpoint, None, (*checkpoint.notes, *notes))
+            return Filled(
+                model=model,
+                in_chans=plan.channels(model),
+                checkpoint=checkpoint,
+                seed=None,
+                notes=(*checkpoint.notes, *notes),
+            )
         if source.weights is not None:
             model, notes = plan.fill_from_file(source.weights())
             adapted = plan.adaptations(model)
             notes += tuple(adapted.values())
-            return Filled(model, plan.channels(model), None, seed if "classifier" in adapted else None, notes)
+            return Filled(
+                model=model,
+                in_chans=plan.channels(model),
+                checkpoint=None,
+                seed=seed if "classifier" in adapted else None,
+                notes=notes,
+            )
         model = plan.build()
-        return Filled(model, plan.channels(model), None, seed, ())
+        return Filled(model=model, in_chans=plan.channels(model), checkpoint=None, seed=seed, notes=())
 
 
 def native_size(model: nn.Module, cfg: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 """The one door for backends, ours included: everything that a plugin may import besides `timmx.testing`."""
 
-from timmx.base.doors import door
+from timmx.base import door
 
 __getattr__, __dir__, __all__ = door(__name__)

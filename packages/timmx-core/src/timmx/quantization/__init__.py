@@ -1,5 +1,5 @@
 """Value ranges of activations, found by calibration."""
 
-from timmx.base.doors import door
+from timmx.base import door
 
 __getattr__, __dir__, __all__ = door(__name__)

@@ -56,7 +56,7 @@ class State(StrEnum):
     UNMET = "unmet requirement"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BackendEntry:
     """One installed backend, as far as it is known without importing it.
 
@@ -113,7 +113,13 @@ def entries() -> tuple[BackendEntry, ...]:
         spared = {_canonical(point.name) for point in distribution.entry_points.select(group=CHECKED_GROUP)}
         unmet = _unmet_requirements(headers["Requires-Dist"], spared)
         found += [
-            _judge(BackendEntry(point.name, key, version, summary, point.value), unmet) for point in points
+            _judge(
+                BackendEntry(
+                    name=point.name, distribution=key, version=version, summary=summary, target=point.value
+                ),
+                unmet,
+            )
+            for point in points
         ]
     counts: dict[str, list[str]] = {}
     for entry in found:

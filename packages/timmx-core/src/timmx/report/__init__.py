@@ -1,5 +1,5 @@
 """Tables and plots as one self-contained HTML file."""
 
-from timmx.base.doors import door
+from timmx.base import door
 
 __getattr__, __dir__, __all__ = door(__name__)

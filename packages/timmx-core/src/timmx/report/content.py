@@ -43,7 +43,7 @@ class Table:
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """One mark of a scatter plot.
 
@@ -59,7 +59,7 @@ class Point:
     interval: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scatter:
     """Marks with names, such as accuracy over latency with size as area.
 
@@ -78,7 +78,7 @@ class Scatter:
     size_kind: Kind = "number"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Distributions:
     """Measured values of several things, side by side as boxes with their outliers.
 
@@ -94,7 +94,7 @@ class Distributions:
     kind: Kind = "number"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bars:
     """One bar a name, such as the accuracy of each class.
 
@@ -129,7 +129,7 @@ class Matrix:
 Section = Table | Scatter | Distributions | Bars | Matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """One report.
 

@@ -42,7 +42,7 @@ class Cell:
         return "long" if len(self.text) > 40 else "middling" if len(self.text) > 16 else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shown:
     """A section as the page shows it.
 
@@ -96,7 +96,8 @@ def _colours(found: Iterable[Section]) -> dict[str, int]:
 def _table(table: Table) -> Shown:
     rows = table.rows[:MOST_ROWS]
     left_out = f"The first {MOST_ROWS:,} of {len(table.rows):,} rows." if len(rows) < len(table.rows) else ""
-    return Shown(table.title, _joined(table.note, left_out), *_grid(table.columns, rows))
+    head, cells = _grid(table.columns, rows)
+    return Shown(title=table.title, note=_joined(table.note, left_out), head=head, rows=cells)
 
 
 def _grid(
@@ -156,10 +157,12 @@ def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
         "y": _axis(scatter.y_title, scatter.y_kind),
         "points": marks,
     }
+    head, cells = _grid(columns, [_point_row(point) for point in scatter.points])
     return Shown(
-        scatter.title,
-        _joined(scatter.note, f"Without a place in the plot: {', '.join(missing)}." if missing else ""),
-        *_grid(columns, [_point_row(point) for point in scatter.points]),
+        title=scatter.title,
+        note=_joined(scatter.note, f"Without a place in the plot: {', '.join(missing)}." if missing else ""),
+        head=head,
+        rows=cells,
         plot=plot if drawn else None,
         legend=_legend(scatter, largest) if largest else (),
         caption=_area(scatter, any(mark["hollow"] for mark in marks)) if largest else "",
@@ -230,10 +233,12 @@ def _distributions(distributions: Distributions, colours: Mapping[str, int]) -> 
         ),
         "boxes": drawn,
     }
+    head, cells = _grid(columns, [{"name": name, **_figures(values)} for name, values in boxes.items()])
     return Shown(
-        distributions.title,
-        distributions.note,
-        *_grid(columns, [{"name": name, **_figures(values)} for name, values in boxes.items()]),
+        title=distributions.title,
+        note=distributions.note,
+        head=head,
+        rows=cells,
         plot=plot if drawn else None,
     )
 
@@ -278,7 +283,8 @@ def _bars(bars: Bars) -> Shown:
             }
         )
     plot = {"type": "bars", "x": _axis(bars.y_title, bars.kind), "bars": drawn}
-    return Shown(bars.title, bars.note, *_grid(columns, rows), plot=plot if drawn else None)
+    head, cells = _grid(columns, rows)
+    return Shown(title=bars.title, note=bars.note, head=head, rows=cells, plot=plot if drawn else None)
 
 
 def _matrix(matrix: Matrix) -> Shown:
@@ -305,10 +311,12 @@ def _matrix(matrix: Matrix) -> Shown:
     caption = (
         "Rows: the true class. Blue: read right. Orange: confused; the stronger, the more, by logarithm."
     )
+    head, counted = _grid(columns, rows)
     return Shown(
-        matrix.title,
-        matrix.note,
-        *_grid(columns, rows),
+        title=matrix.title,
+        note=matrix.note,
+        head=head,
+        rows=counted,
         plot=plot if labels else None,
         values_title="The most frequent confusions" if len(confused) > MOST_CONFUSIONS else "All confusions",
         caption=caption,

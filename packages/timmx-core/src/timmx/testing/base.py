@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
+from timmx import registry
 from timmx.contract import Capabilities
 from timmx.errors import RuntimeUnavailable
-from timmx.registry import discovery as registry
 from timmx.testing.models import awakened_model
 
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ class Status(StrEnum):
     SKIPPED = "skipped"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OutputFigures:
     """One output of the artifact beside the model's.
 
@@ -72,7 +72,7 @@ class OutputFigures:
     vacuous: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VerificationReport:
     """What verification found.
 
@@ -140,7 +140,7 @@ class VerificationReport:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reference:
     """What the untouched model answers, kept so that it runs once however often it is compared with.
 
@@ -207,10 +207,10 @@ def verify(
     floor = min_snr_db if min_snr_db is not None else FLOORS_DB[precision] if trained else None
     status, reason = _judge(figures, floor)
     return VerificationReport(
-        status,
-        reason,
-        figures,
-        floor,
+        status=status,
+        reason=reason,
+        outputs=figures,
+        floor_db=floor,
         inputs=len(reference),
         origin=reference.samples.origin,
         batch_sizes=sizes,

@@ -8,7 +8,7 @@ import torch
 from timmx.plugin import UnsupportedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataType:
     """One data type of tensors.
 
@@ -31,22 +31,22 @@ STRING = 2
 """MIL's code of strings, which are no tensors here."""
 
 _DATA_TYPES = {
-    1: DataType("bool", torch.bool, 8, None, "bools"),
-    10: DataType("fp16", torch.float16, 16, 1, "bytes"),
-    11: DataType("fp32", torch.float32, 32, 2, "floats"),
-    21: DataType("int8", torch.int8, 8, 4, "bytes"),
-    22: DataType("int16", torch.int16, 16, 6, "ints"),
-    23: DataType("int32", torch.int32, 32, 14, "ints"),
-    24: DataType("int64", torch.int64, 64, None, "longInts"),
-    25: DataType("int4", torch.int8, 4, 8, "bytes"),
-    31: DataType("uint8", torch.uint8, 8, 3, "bytes"),
-    32: DataType("uint16", torch.uint16, 16, 7, "ints"),
-    33: DataType("uint32", torch.uint32, 32, 15, "bytes"),
-    35: DataType("uint4", torch.uint8, 4, 11, "bytes"),
-    36: DataType("uint2", torch.uint8, 2, 10, "bytes"),
-    37: DataType("uint1", torch.uint8, 1, 9, "bytes"),
-    38: DataType("uint6", torch.uint8, 6, 13, "bytes"),
-    39: DataType("uint3", torch.uint8, 3, 12, "bytes"),
+    1: DataType(name="bool", torch=torch.bool, bits=8, blob_code=None, field="bools"),
+    10: DataType(name="fp16", torch=torch.float16, bits=16, blob_code=1, field="bytes"),
+    11: DataType(name="fp32", torch=torch.float32, bits=32, blob_code=2, field="floats"),
+    21: DataType(name="int8", torch=torch.int8, bits=8, blob_code=4, field="bytes"),
+    22: DataType(name="int16", torch=torch.int16, bits=16, blob_code=6, field="ints"),
+    23: DataType(name="int32", torch=torch.int32, bits=32, blob_code=14, field="ints"),
+    24: DataType(name="int64", torch=torch.int64, bits=64, blob_code=None, field="longInts"),
+    25: DataType(name="int4", torch=torch.int8, bits=4, blob_code=8, field="bytes"),
+    31: DataType(name="uint8", torch=torch.uint8, bits=8, blob_code=3, field="bytes"),
+    32: DataType(name="uint16", torch=torch.uint16, bits=16, blob_code=7, field="ints"),
+    33: DataType(name="uint32", torch=torch.uint32, bits=32, blob_code=15, field="bytes"),
+    35: DataType(name="uint4", torch=torch.uint8, bits=4, blob_code=11, field="bytes"),
+    36: DataType(name="uint2", torch=torch.uint8, bits=2, blob_code=10, field="bytes"),
+    37: DataType(name="uint1", torch=torch.uint8, bits=1, blob_code=9, field="bytes"),
+    38: DataType(name="uint6", torch=torch.uint8, bits=6, blob_code=13, field="bytes"),
+    39: DataType(name="uint3", torch=torch.uint8, bits=3, blob_code=12, field="bytes"),
 }
 _BY_NAME = {data_type.name: data_type.torch for data_type in _DATA_TYPES.values() if data_type.bits >= 8}
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CONSTANT_EXPRESSION = "constexpr_"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Step:
     """An operation made ready.
 
@@ -142,7 +142,7 @@ class MilEvaluator:
                 constants |= {output.name for output in operation.outputs}
             used |= {output.name for output in operation.outputs}
             free = tuple(name for name in used if name not in constants and last_use[name] == index)
-            steps.append(_Step(operation, kernel, fixed, free, constant))
+            steps.append(_Step(operation=operation, kernel=kernel, fixed=fixed, free=free, constant=constant))
         return steps
 
     def _execute(self, step: _Step, values: dict[str, Any]) -> dict[str, Any]:

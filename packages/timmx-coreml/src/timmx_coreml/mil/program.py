@@ -64,7 +64,7 @@ class Operation:
         return f"the operation {self.name} ({self.type})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Program:
     """The function `main` of an ML program.
 
@@ -129,7 +129,13 @@ class _Reader:
             if name not in self._known:
                 raise ArtifactError(f"The ML program's output {name} is computed nowhere.")
         opset = _OPSETS[function.opset]
-        return Program(opset, inputs, tuple(operations), self._constants, tuple(block.outputs))
+        return Program(
+            opset=opset,
+            inputs=inputs,
+            operations=tuple(operations),
+            constants=self._constants,
+            outputs=tuple(block.outputs),
+        )
 
     def _operation(self, given: Any) -> Operation | None:
         """The operation; None for a `const`, whose value is kept."""

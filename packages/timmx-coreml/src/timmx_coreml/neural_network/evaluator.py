@@ -123,7 +123,13 @@ def _steps(messages: Any, known: set[str], kept: set[str]) -> list[tuple[Layer, 
         kind = message.WhichOneof("layer")
         if kind is None:
             raise UnsupportedError(f"Layer {message.name!r} is of a type that this schema does not know.")
-        layer = Layer(message.name, kind, getattr(message, kind), tuple(message.input), tuple(message.output))
+        layer = Layer(
+            name=message.name,
+            kind=kind,
+            params=getattr(message, kind),
+            inputs=tuple(message.input),
+            outputs=tuple(message.output),
+        )
         for name in layer.inputs:
             if name not in available:
                 raise layer.damaged(f"nothing before it writes its input {name!r}")

@@ -18,7 +18,7 @@ Step = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 """What a layer does at run time: the input blobs, in order, to the output blob or blobs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """One layer, its weights still in the file.
 

@@ -43,7 +43,13 @@ def bench_report(result: BenchResult) -> Report:
     ]
     if measured:
         sections += [_distributions(result, measured), *_scatters(result, measured)]
-    return Report("Benchmark", _summary(result), sections, result.environment, [this_command()])
+    return Report(
+        title="Benchmark",
+        summary=_summary(result),
+        sections=sections,
+        environment=result.environment,
+        commands=[this_command()],
+    )
 
 
 def _rows(cases: Sequence[BenchCase]) -> list[dict[str, object]]:
@@ -93,10 +99,10 @@ def _distributions(result: BenchResult, measured: Sequence[BenchCase]) -> Distri
     names = _short_names(result, measured)
     values = {names[result.label(case)]: drawn_latencies(case) for case in measured}
     return Distributions(
-        "Latencies",
-        "ms a run",
-        values,
-        f"{_DRAWN} quantiles of the runs of each case, each round weighing the same.",
+        title="Latencies",
+        y_title="ms a run",
+        values=values,
+        note=f"{_DRAWN} quantiles of the runs of each case, each round weighing the same.",
     )
 
 
@@ -106,15 +112,22 @@ def _scatters(result: BenchResult, measured: Sequence[BenchCase]) -> list[Sectio
     with_memory = [case for case in measured if case.memory_bytes is not None]
     if with_memory:
         points = [
-            Point(names[result.label(case)], case.p50_ms or 0.0, (case.memory_bytes or 0) / 1e6)
+            Point(name=names[result.label(case)], x=case.p50_ms or 0.0, y=(case.memory_bytes or 0) / 1e6)
             for case in with_memory
         ]
-        found.append(Scatter("Memory over latency", "p50, ms", "peak memory, MB", points))
+        found.append(
+            Scatter(title="Memory over latency", x_title="p50, ms", y_title="peak memory, MB", points=points)
+        )
     if len({case.batch_size for case in measured}) > 1:
         points = [
-            Point(names[result.label(case)], case.batch_size, case.throughput or 0.0) for case in measured
+            Point(name=names[result.label(case)], x=case.batch_size, y=case.throughput or 0.0)
+            for case in measured
         ]
-        found.append(Scatter("Throughput over batch size", "images a run", "images/s", points))
+        found.append(
+            Scatter(
+                title="Throughput over batch size", x_title="images a run", y_title="images/s", points=points
+            )
+        )
     return found
 
 

@@ -17,7 +17,7 @@ _NAMED = 4
 """More than so many files are not named in a remark; `notes` in JSON has each case's own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchCase:
     """One file, or the model, at one batch size and one number of threads.
 
@@ -123,7 +123,7 @@ class BenchCase:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchResult:
     """All cases of one bench.
 

@@ -37,7 +37,7 @@ _MANY_RUNS = 100
 _LONG_FIRST_S = 1.0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Measured:
     """A case while it is measured."""
 
@@ -121,12 +121,12 @@ def bench(
         reporter().warn(text)
     measured = any(case.p50_ms is not None for case in ended)
     return BenchResult(
-        tuple(ended),
-        subjects[0].name if measured else None,
-        turns,
-        seconds,
-        tuple(warnings),
-        _environment(subjects),
+        cases=tuple(ended),
+        base=subjects[0].name if measured else None,
+        rounds=turns,
+        seconds=seconds,
+        warnings=tuple(warnings),
+        environment=_environment(subjects),
     )
 
 
@@ -148,7 +148,10 @@ def _start(
         if left_out
         else ()
     )
-    cases = [BenchCase(subject.name, path, size, threads, notes=notes) for size in sizes]
+    cases = [
+        BenchCase(name=subject.name, path=path, batch_size=size, threads=threads, notes=notes)
+        for size in sizes
+    ]
     worker = workers.enter_context(WorkerProcess(threads))
     reporter().detail(f"{subject.name}{_by(threads)}: process {worker.pid}")
     try:
@@ -178,7 +181,7 @@ def _start(
             case = replace(case, notes=(*case.notes, unsettled))
         kept = {name: warm[name] for name in ("settled", "runs", "first_run_s", "seconds", "variation")}
         case = replace(case, memory_bytes=warm["warm_bytes"], warm_up=kept)
-        started.append(_Measured(case, worker, warm["latency_s"]))
+        started.append(_Measured(case=case, worker=worker, latency_s=warm["latency_s"]))
     if any(
         isinstance(item, _Measured) for item in started
     ):  # it runs, so it is these sizes that it does not take

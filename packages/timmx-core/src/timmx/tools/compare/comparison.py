@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from timmx.tools.eval import Evaluation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One artifact, or the PyTorch model beside them.
 
@@ -68,7 +68,7 @@ class Row:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SideBySide:
     """What a folder holds.
 
@@ -168,13 +168,20 @@ def compare(
     bench = None
     model = None
     if against is not None:
-        model = Row(f"{default_name(ExportRequest(model=against))} (PyTorch)", precision="fp32")
+        model = Row(name=f"{default_name(ExportRequest(model=against))} (PyTorch)", precision="fp32")
     if data is not None:
         rows, model, evaluations = _with_accuracy(rows, model, data, against, model_options)
     if measure_latency:
         rows, model, bench = _with_latency(rows, model, against, model_options, seconds)
     everything = (*([model] if model is not None else []), *rows)
-    return SideBySide(folder, everything, tuple(left_out), data, evaluations, bench)
+    return SideBySide(
+        folder=folder,
+        rows=everything,
+        left_out=tuple(left_out),
+        data=data,
+        evaluations=evaluations,
+        bench=bench,
+    )
 
 
 def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
@@ -203,16 +210,16 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
             known = (recall(path, files) or {}).get("verification", {})
             rows.append(
                 Row(
-                    path.name,
-                    path,
-                    backend.name,
-                    tuple(metadata["input"]["size"]),
-                    artifact_size(files),
-                    metadata["precision"],
-                    str(known.get("status", "")),
-                    _number(known.get("snr_db")),
-                    _number(known.get("top1_agreement")),
-                    _inputs(str(known.get("origin", ""))),
+                    name=path.name,
+                    path=path,
+                    backend=backend.name,
+                    input_size=tuple(metadata["input"]["size"]),
+                    size_bytes=artifact_size(files),
+                    precision=metadata["precision"],
+                    status=str(known.get("status", "")),
+                    snr_db=_number(known.get("snr_db")),
+                    agreement=_number(known.get("top1_agreement")),
+                    inputs=_inputs(str(known.get("origin", ""))),
                 )
             )
         except TimmxError as exc:

@@ -29,7 +29,11 @@ def compare_report(found: SideBySide, environment: Mapping[str, str], commands: 
     if found.left_out:
         sections.append(_left_out(found))
     return Report(
-        f"Artifacts in {found.folder.resolve().name}", _summary(found), sections, environment, commands
+        title=f"Artifacts in {found.folder.resolve().name}",
+        summary=_summary(found),
+        sections=sections,
+        environment=environment,
+        commands=commands,
     )
 
 
@@ -141,7 +145,7 @@ def _scatter(found: SideBySide) -> Scatter | None:
             why = "its numbers are the model's, an SNR without end" if y > 0 else "an SNR without end"
         else:
             interval = row.top1_interval if by_accuracy else None
-            points.append(Point(row.name, row.p50_ms, y, row.size_bytes, interval))
+            points.append(Point(name=row.name, x=row.p50_ms, y=y, size=row.size_bytes, interval=interval))
             continue
         if row.path is not None or row.p50_ms is not None:
             no_place.setdefault(why, []).append(row.name)
@@ -150,12 +154,12 @@ def _scatter(found: SideBySide) -> Scatter | None:
     left_out = "; ".join(f"{', '.join(names)} ({why})" for why, names in no_place.items())
     note = f"Not shown: {left_out}." if left_out else ""
     return Scatter(
-        "Accuracy over latency" if by_accuracy else "SNR over latency",
-        "median latency of a run",
-        "accuracy" if by_accuracy else "SNR",
-        points,
-        "size",
-        note,
+        title="Accuracy over latency" if by_accuracy else "SNR over latency",
+        x_title="median latency of a run",
+        y_title="accuracy" if by_accuracy else "SNR",
+        points=points,
+        size_title="size",
+        note=note,
         x_kind="ms",
         y_kind="percent" if by_accuracy else "db",
         size_kind="bytes",
@@ -180,7 +184,11 @@ def _latencies(found: SideBySide) -> Distributions | None:
         for case in found.bench.cases
         if case.latencies_ms and (case.path, case.batch_size) in kept
     }
-    return Distributions("Latencies", "latency of a run", values, kind="ms") if values else None
+    return (
+        Distributions(title="Latencies", y_title="latency of a run", values=values, kind="ms")
+        if values
+        else None
+    )
 
 
 def _matrices(found: SideBySide) -> list[Matrix]:

@@ -37,7 +37,7 @@ class Side:
         return self.asked / self.seconds if self.asked and self.seconds > 0 else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassFigures:
     """How one class's images are read.
 
@@ -59,7 +59,7 @@ class ClassFigures:
         return self.right / self.count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Disagreement:
     """An image that the two readers take for different classes; None where a reader gave no number."""
 
@@ -71,7 +71,7 @@ class Disagreement:
     against_probability: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The second reader's figures, and how the artifact differs.
 
@@ -99,7 +99,7 @@ class Comparison:
     images_per_s: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One artifact on one set of images.
 
@@ -160,26 +160,26 @@ class Evaluation:
         top1, top1_interval, top5, top5_interval = _shares(dataset, side)
         confusion = Counter((image.truth, item.read) for image, item in good if item.read is not None)
         return cls(
-            path,
-            dataset.origin,
-            dataset.classes,
-            dataset.images,
-            side.readings,
-            dataset.total,
-            len(good),
-            top1,
-            top1_interval,
-            top5,
-            top5_interval,
-            tuple((image.name, reading.error) for image, reading in pairs if reading.unreadable),
-            _per_class(dataset, Counter(image.truth for image, _ in good), confusion),
-            dict(sorted(confusion.items())),
-            sum(reading.read is None for _, reading in good),
-            side.seconds,
-            side.images_per_s,
-            len(side.readings) - side.asked,
-            metadata,
-            None if second is None else _compare(dataset, side, second),
+            path=path,
+            data=dataset.origin,
+            classes=dataset.classes,
+            images=dataset.images,
+            readings=side.readings,
+            total=dataset.total,
+            count=len(good),
+            top1=top1,
+            top1_interval=top1_interval,
+            top5=top5,
+            top5_interval=top5_interval,
+            unreadable=tuple((image.name, reading.error) for image, reading in pairs if reading.unreadable),
+            per_class=_per_class(dataset, Counter(image.truth for image, _ in good), confusion),
+            confusion=dict(sorted(confusion.items())),
+            not_numbers=sum(reading.read is None for _, reading in good),
+            seconds=side.seconds,
+            images_per_s=side.images_per_s,
+            resumed=len(side.readings) - side.asked,
+            metadata=metadata,
+            against=None if second is None else _compare(dataset, side, second),
         )
 
     @property
@@ -273,11 +273,11 @@ def _per_class(
             most[truth] = dataset.classes[read], count
     return tuple(
         ClassFigures(
-            dataset.classes[truth],
-            count,
-            confusion[truth, truth],
-            wilson(confusion[truth, truth], count),
-            most.get(truth),
+            name=dataset.classes[truth],
+            count=count,
+            right=confusion[truth, truth],
+            interval=wilson(confusion[truth, truth], count),
+            confused_with=most.get(truth),
         )
         for truth, count in sorted(counts.items())
     )
@@ -296,29 +296,33 @@ def _compare(dataset: Dataset, side: Side, second: Side) -> Comparison:
     )
     apart = tuple(
         Disagreement(
-            image.name,
-            names[image.truth],
-            _named(names, one.read),
-            one.probability,
-            _named(names, two.read),
-            two.probability,
+            image=image.name,
+            truth=names[image.truth],
+            read=_named(names, one.read),
+            probability=one.probability,
+            against_read=_named(names, two.read),
+            against_probability=two.probability,
         )
         for image, one, two in both
         if one.read != two.read
     )
     same = len(both) - len(apart)
+    top1, top1_interval, top5, top5_interval = _shares(dataset, second)
     return Comparison(
-        second.name,
-        *_shares(dataset, second),
-        paired.difference,
-        paired.interval,
-        paired.p_value,
-        same / len(both),
-        wilson(same, len(both)),
-        apart,
-        second.readings,
-        second.seconds,
-        second.images_per_s,
+        name=second.name,
+        top1=top1,
+        top1_interval=top1_interval,
+        top5=top5,
+        top5_interval=top5_interval,
+        drop=paired.difference,
+        drop_interval=paired.interval,
+        p_value=paired.p_value,
+        agreement=same / len(both),
+        agreement_interval=wilson(same, len(both)),
+        disagreements=apart,
+        readings=second.readings,
+        seconds=second.seconds,
+        images_per_s=second.images_per_s,
     )
 
 

@@ -33,7 +33,7 @@ _KIND, _SCHEMA = "timmx eval", 2
 _READERS = ("subject", "second")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """What a reader says to one image.
 

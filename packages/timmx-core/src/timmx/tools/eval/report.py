@@ -50,7 +50,13 @@ def evaluation_report(found: Evaluation, environment: Mapping[str, str], command
         "model": model,
         "data": f"{found.data}, {chosen or f'{found.total:,} images'}, {len(found.classes):,} classes",
     }
-    return Report(f"Accuracy of {found.path.name}", summary, sections, {**data, **environment}, commands)
+    return Report(
+        title=f"Accuracy of {found.path.name}",
+        summary=summary,
+        sections=sections,
+        environment={**data, **environment},
+        commands=commands,
+    )
 
 
 def _readers(found: Evaluation) -> Table:
@@ -100,11 +106,11 @@ def _bars(classes: Sequence[ClassFigures]) -> Bars:
     shown = worst_first(classes)[:_MOST_BARS] if len(classes) > _MOST_BARS else classes
     note = f"The {len(shown)} worst of {len(classes)} classes. " if len(shown) < len(classes) else ""
     return Bars(
-        "Accuracy by class",
-        "share read right",
-        {item.name: item.accuracy for item in shown},
-        {item.name: item.interval for item in shown},
-        f"{note}Whiskers are 95 % intervals.",
+        title="Accuracy by class",
+        y_title="share read right",
+        values={item.name: item.accuracy for item in shown},
+        intervals={item.name: item.interval for item in shown},
+        note=f"{note}Whiskers are 95 % intervals.",
         kind="percent",
     )
 

@@ -168,12 +168,12 @@ def read_all(
 def _reading(answer: Answer, truth: int) -> Reading:
     found = answer.probabilities
     if found is None:
-        return Reading(None, None, None, answer.error, unreadable=True)
+        return Reading(read=None, probability=None, rank=None, error=answer.error, unreadable=True)
     if not np.isfinite(found).all():
-        return Reading(None, None, None, "the answer is no number")
+        return Reading(read=None, probability=None, rank=None, error="the answer is no number")
     read = int(found.argmax())
     before = int((found > found[truth]).sum() + (found[:truth] == found[truth]).sum())
-    return Reading(read, float(found[read]), before)
+    return Reading(read=read, probability=float(found[read]), rank=before)
 
 
 def _open_other(

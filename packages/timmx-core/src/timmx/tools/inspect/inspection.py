@@ -18,7 +18,7 @@ _EDGES = ("inputs", "outputs")
 _OWN_ROWS = (*_EDGES, "operations", "parameters")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inspection:
     """What is known of a file.
 

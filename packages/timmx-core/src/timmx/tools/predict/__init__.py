@@ -1,5 +1,5 @@
 """`timmx predict`: the likeliest classes of images."""
 
-from timmx.base.doors import door
+from timmx.base import door
 
 __getattr__, __dir__, __all__ = door(__name__)

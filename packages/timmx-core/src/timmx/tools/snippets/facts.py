@@ -21,7 +21,7 @@ _INLINE = 20
 """As many class names are written into the code; more are read from somewhere."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """One file's metadata, as snippets need it.
 
@@ -58,21 +58,21 @@ class Facts:
         """Read from metadata that `timmx.schema.check_metadata` has passed."""
         recipe, entry, output = ImageRecipe.of(metadata), metadata["input"], metadata["outputs"][0]
         return cls(
-            path.name,
-            path.as_posix(),
-            recipe,
-            recipe.config.scaled_size,
-            None if metadata["batch"].get("dynamic") else metadata["batch"]["size"],
-            entry["name"],
-            entry["layout"],
-            entry["dtype"],
-            None if takes_bytes(entry) else _stored(entry),
-            output["name"],
-            output["kind"],
-            output.get("dtype", "float32"),
-            _stored(output),
-            tuple(output["shape"][1:]),
-            tuple(metadata["labels"]) if metadata["labels"] else None,
+            name=path.name,
+            path=path.as_posix(),
+            recipe=recipe,
+            scaled=recipe.config.scaled_size,
+            batch=None if metadata["batch"].get("dynamic") else metadata["batch"]["size"],
+            input_name=entry["name"],
+            layout=entry["layout"],
+            dtype=entry["dtype"],
+            quantization=None if takes_bytes(entry) else _stored(entry),
+            output_name=output["name"],
+            kind=output["kind"],
+            output_dtype=output.get("dtype", "float32"),
+            output_quantization=_stored(output),
+            answers=tuple(output["shape"][1:]),
+            labels=tuple(metadata["labels"]) if metadata["labels"] else None,
         )
 
     @property

@@ -138,9 +138,9 @@ class TorchRunner(Runner):
     def __init__(self, session: ModelSession) -> None:
         self._session = session
         size = session.loaded.data_config.input_size
-        self.inputs = (TensorSpec("input", ("batch", *size), "float32", "NCHW"),)
+        self.inputs = (TensorSpec(name="input", shape=("batch", *size), dtype="float32", layout="NCHW"),)
         self.outputs = tuple(
-            TensorSpec(name, ("batch", *map(int, array.shape[1:])), "float32")
+            TensorSpec(name=name, shape=("batch", *map(int, array.shape[1:])), dtype="float32")
             for name, array in zip(session.reference.names, session.reference.outputs, strict=True)
         )
 

@@ -1,5 +1,5 @@
 """`timmx verify`: the verification of an export, repeated on a file."""
 
-from timmx.base.doors import door
+from timmx.base import door
 
 __getattr__, __dir__, __all__ = door(__name__)

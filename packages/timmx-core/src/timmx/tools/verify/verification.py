@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from timmx.verification import Reference, VerificationReport
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FileVerification:
     """A file that was measured.
 
@@ -122,7 +122,15 @@ def verify_file(
         )
     for note in report.notes:
         reporter().warn(note)
-    return FileVerification(path, files, backend.name, precision, artifact_size(files), standard.name, report)
+    return FileVerification(
+        path=path,
+        files=files,
+        backend=backend.name,
+        precision=precision,
+        size_bytes=artifact_size(files),
+        against=standard.name,
+        verification=report,
+    )
 
 
 def _judged_as(path: Path, metadata: Mapping[str, Any]) -> tuple[Precision, int | None]:

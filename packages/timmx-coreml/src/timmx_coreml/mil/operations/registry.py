@@ -55,7 +55,7 @@ class Parameter:
     required: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kernel:
     """An operation that timmx can evaluate.
 
@@ -101,12 +101,12 @@ def operation(
                 raise TypeError(f"{function.__name__}: parameter {name} cannot be {kind}.")
             parameters[name] = Parameter(kind, None if required else parameter.default, required)
         kernel = Kernel(
-            function,
-            parameters,
-            result if isinstance(result, tuple) else (result,),
-            raw,
-            alike,
-            "opset" in signature.parameters,
+            function=function,
+            parameters=parameters,
+            results=result if isinstance(result, tuple) else (result,),
+            raw=raw,
+            alike=alike,
+            opset="opset" in signature.parameters,
         )
         for name in names or (function.__name__.strip("_"),):
             if name in KERNELS:

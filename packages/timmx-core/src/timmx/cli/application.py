@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from timmx import registry
 from timmx.cli import commands
 from timmx.cli.export import export_command
 from timmx.cli.interrupts import keep_interrupts
 from timmx.errors import TimmxError, error_dict
-from timmx.registry import discovery as registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
