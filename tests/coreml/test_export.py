@@ -160,7 +160,7 @@ def test_pictures_of_other_channels_are_refused_once_the_model_is_known(tmp_path
     import timm
 
     model = timm.create_model("test_resnet", in_chans=5)
-    with pytest.raises(ConfigurationError, match="5 channels"):
+    with pytest.raises(ConfigurationError, match="5 channels\nhint: leave out --image-input"):
         timmx.export("coreml", model, output=tmp_path / "a.mlpackage", image_input=True, normalize=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -171,7 +171,7 @@ def test_a_classifier_of_logits_says_so(export):
 
 
 def test_a_classifier_needs_names(tmp_path, awakened):
-    with pytest.raises(ConfigurationError, match="--labels"):
+    with pytest.raises(ConfigurationError, match="hint: add --labels FILE"):
         timmx.export(
             "coreml", "test_resnet", checkpoint=awakened("test_resnet"), output=tmp_path / "a.mlpackage",
             classifier=True,

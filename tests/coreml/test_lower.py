@@ -399,7 +399,10 @@ class Layer(nn.Module):
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (torch.special.bessel_j0, r"no translation of aten\.special_bessel_j0.*in inner \(Does\)"),
+        (
+            torch.special.bessel_j0,
+            r"no translation of aten\.special_bessel_j0.*in inner \(Does\)\nhint: use timmx onnx",
+        ),
         (
             lambda x: x.reshape(1, 2, 2, 2, 3, 8).cumsum(1),
             r"at most 5 dimensions; aten\.cumsum.*in inner \(Does\)",

@@ -116,7 +116,7 @@ def test_an_unknown_operation_is_named_at_once(package):
     def change(block):
         found(block, "second").type = "relu_of_the_future"
 
-    with pytest.raises(UnsupportedError, match=r"second \(relu_of_the_future\)"):
+    with pytest.raises(UnsupportedError, match=r"second \(relu_of_the_future\)\nhint: .*macOS"):
         changed(package, change)
 
 
@@ -156,7 +156,7 @@ def test_a_declared_type_that_is_not_computed_is_an_error(package, part):
             declared.dataType = 10
 
     evaluator = changed(package, change)
-    with pytest.raises(ArtifactError, match=r"contradicts itself.*second"):
+    with pytest.raises(ArtifactError, match=r"invalid.*second.*\nhint: export the model again"):
         evaluator.run({"x": torch.zeros(2, 4)})
 
 
@@ -183,7 +183,7 @@ def test_a_truncated_weight_file_is_one_clear_error(package, tmp_path, size):
     whole = weight_file(copy).read_bytes()
     keep = int(len(whole) * size) if 0 < size < 1 else size
     weight_file(copy).write_bytes(whole[:keep])
-    with pytest.raises(ArtifactError, match=r"weight|cut off"):
+    with pytest.raises(ArtifactError, match=r"weight.*\nhint: export the model again, or copy it again"):
         opened(copy)
 
 
@@ -360,5 +360,5 @@ def test_operands_of_two_types_are_an_error(tmp_path):
     for declared in (const.attributes["val"].type, const.outputs[0].type):
         declared.tensorType.dataType = 10
     const.attributes["val"].immediateValue.tensor.bytes.values = np.float16([1, 2, 3]).tobytes()
-    with pytest.raises(ArtifactError, match=r"out \(add\) joins torch.float16, torch.float32"):
+    with pytest.raises(ArtifactError, match=r"out \(add\) combines torch.float16 and torch.float32"):
         MilEvaluator(model, None).run({"x": torch.zeros(3)})

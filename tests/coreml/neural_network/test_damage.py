@@ -36,43 +36,45 @@ def layer(spec):
     [
         (
             lambda conv: conv.weights.floatValue.pop(),
-            r"holds 287 numbers where 288 numbers .8 x 4 x 3 x 3",
+            r"holds 287 numbers, but 288 numbers .8 x 4 x 3 x 3",
         ),
         (lambda conv: conv.weights.Clear(), "its 'weights' is empty"),
-        (lambda conv: conv.bias.floatValue.append(0.0), r"its 'bias' holds 9 numbers where 8"),
-        (lambda conv: setattr(conv, "kernelChannels", 5), "its 'weights' holds 288 numbers where 360"),
+        (lambda conv: conv.bias.floatValue.append(0.0), r"its 'bias' holds 9 numbers, but 8"),
+        (lambda conv: setattr(conv, "kernelChannels", 5), "its 'weights' holds 288 numbers, but 360"),
         (lambda conv: setattr(conv, "nGroups", 3), "not divisible into 3 groups"),
         (lambda conv: conv.kernelSize.append(3), "'kernelSize' has 3 entries"),
         (lambda conv: conv.valid.paddingAmounts.borderAmounts.pop(), "border amounts have 1 entries"),
-        (lambda conv: conv.ClearField("valid"), "does not say how it pads"),
+        (lambda conv: conv.ClearField("valid"), "has no padding type"),
     ],
 )
 def test_a_damaged_convolution_is_found_when_opened(damage, said):
     spec = by_hand(convolution, IMAGE)
     damage(layer(spec).convolution)
-    with pytest.raises(ArtifactError, match=rf"Layer 'conv' \(convolution\) is damaged: .*{said}"):
+    with pytest.raises(
+        ArtifactError, match=rf"^layer 'conv' \(convolution\) is damaged: .*{said}.*\nhint: export"
+    ):
         NeuralNetworkEvaluator(spec)
 
 
 def test_a_blob_that_nobody_writes():
     spec = by_hand(convolution, IMAGE)
     layer(spec).input[0] = "elsewhere"
-    with pytest.raises(ArtifactError, match=r"'conv'.*nothing before it writes its input 'elsewhere'"):
+    with pytest.raises(ArtifactError, match=r"'conv'.*no layer before it writes its input 'elsewhere'"):
         NeuralNetworkEvaluator(spec)
     spec = by_hand(convolution, IMAGE)
     layer(spec).output[0] = "elsewhere"
-    with pytest.raises(ArtifactError, match="No layer writes the output 'y'"):
+    with pytest.raises(ArtifactError, match="no layer writes the output 'y'"):
         NeuralNetworkEvaluator(spec)
 
 
 def test_a_wrong_number_of_blobs():
     spec = by_hand(convolution, IMAGE)
     layer(spec).output.append("z")
-    with pytest.raises(ArtifactError, match="2 outputs where 1 can be"):
+    with pytest.raises(ArtifactError, match="2 outputs instead of 1"):
         NeuralNetworkEvaluator(spec)
     spec = by_hand(inner_product, (2, 6))
     layer(spec).input.append("x0")
-    with pytest.raises(ArtifactError, match="2 inputs where 1 can be"):
+    with pytest.raises(ArtifactError, match="2 inputs instead of 1"):
         NeuralNetworkEvaluator(spec)
 
 
@@ -90,13 +92,14 @@ def test_layers_that_are_not_known():
     def chance(builder):
         builder.add_random_normal_like("noise", "x0", "y")
 
-    with pytest.raises(UnsupportedError, match=r"'mine' \(custom\).*'Fancy'"):
+    with pytest.raises(UnsupportedError, match=r"'mine' \(custom\).*'Fancy'") as refused:
         NeuralNetworkEvaluator(by_hand(custom, IMAGE))
-    with pytest.raises(UnsupportedError, match="'noise' is of the type 'randomNormalLike'"):
+    assert not refused.value.hint  # macOS does not have the class either
+    with pytest.raises(UnsupportedError, match=r"'noise': .* type 'randomNormalLike'\nhint: .*macOS"):
         NeuralNetworkEvaluator(by_hand(chance, IMAGE))
     spec = by_hand(convolution, IMAGE)
     layer(spec).ClearField("convolution")
-    with pytest.raises(UnsupportedError, match="'conv' is of a type that this schema does not know"):
+    with pytest.raises(UnsupportedError, match="'conv' has a type that timmx does not know"):
         NeuralNetworkEvaluator(spec)
 
 
@@ -112,7 +115,7 @@ def test_fields_that_the_schema_does_not_know():
     # Field 200, a varint of 1, within the layer's parameters.
     layer(spec).convolution.MergeFromString(bytes([0xC0, 0x0C, 0x01]))
     with pytest.raises(
-        UnsupportedError, match="Layer 'conv' has the field 200 in its ConvolutionLayerParams"
+        UnsupportedError, match="layer 'conv' has the field 200 in its ConvolutionLayerParams"
     ):
         NeuralNetworkEvaluator(spec)
 
@@ -120,7 +123,7 @@ def test_fields_that_the_schema_does_not_know():
 def test_values_that_the_schema_does_not_know():
     spec = by_hand(lambda b: b.add_gelu("act", "x0", "y"), IMAGE)
     layer(spec).gelu.mode = 7
-    with pytest.raises(UnsupportedError, match="Layer 'act' has mode = 7"):
+    with pytest.raises(UnsupportedError, match="layer 'act' has mode = 7"):
         NeuralNetworkEvaluator(spec)
 
 
@@ -134,7 +137,7 @@ def test_dynamic_quantization_is_refused():
 def test_the_mappings_of_old_files_are_refused():
     builder = NeuralNetworkBuilder([("x0", Array(4))], [("y", None)])
     builder.add_activation("act", "RELU", "x0", "y")
-    with pytest.raises(UnsupportedError, match="'x0' is an array under RANK5_ARRAY_MAPPING"):
+    with pytest.raises(UnsupportedError, match="'x0': it is an array under RANK5_ARRAY_MAPPING"):
         NeuralNetworkEvaluator(builder.spec)
 
 

@@ -222,7 +222,7 @@ def test_the_old_arithmetic_takes_several():
 
 def test_the_old_arithmetic_has_limited_broadcasting():
     spec = by_hand(lambda b: b.add_elementwise("sum", ["x0", "x1"], "y", "ADD"), (2, 1, 4), (1, 3, 4))
-    with pytest.raises(UnsupportedError, match=r"'sum' \(add\).*none is \(2, 3, 4\)"):
+    with pytest.raises(UnsupportedError, match=r"'sum' \(add\).*none .* shape \(2, 3, 4\)"):
         evaluate(spec, random(2, 1, 4), random(1, 3, 4))
 
 

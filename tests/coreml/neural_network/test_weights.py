@@ -89,7 +89,7 @@ def test_is_updatable_says_nothing(values):
     ("damage", "said"),
     [
         (lambda weights: weights.ClearField("rawValue"), "empty"),
-        (lambda weights: setattr(weights, "rawValue", weights.rawValue[:-1]), "bytes where"),
+        (lambda weights: setattr(weights, "rawValue", weights.rawValue[:-1]), "bytes, but"),
         (lambda weights: setattr(weights.quantization, "numberOfBits", 9), "9 bits"),
         (lambda weights: setattr(weights.quantization, "numberOfBits", 0), "0 bits"),
         (lambda weights: weights.quantization.ClearField("linearQuantization"), "neither"),
@@ -110,7 +110,7 @@ def test_damage_is_told(values, damage, said):
 
 
 def test_a_wrong_number_of_floats_is_told(values):
-    with pytest.raises(ValueError, match=r"269 numbers where 270 numbers \(6 x 3 x 5 x 3\)"):
+    with pytest.raises(ValueError, match=r"269 numbers, but 270 numbers \(6 x 3 x 5 x 3\)"):
         read_weights(message(values.flatten()[:-1]), SHAPE)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from timmx.plugin import ArtifactError
+from timmx_coreml.errors import damaged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,12 +36,12 @@ def blob_path(folder: Path | None, name: str, where: str) -> Path:
     """
     parts = name.removeprefix(_PREFIX).split("/")
     if not name.startswith(_PREFIX) or not {"", ".", ".."}.isdisjoint(parts):
-        raise ArtifactError(f"The weights of {where} are said to be in {name!r}, which is no weight file.")
+        raise damaged(f"the weights of {where} are stored in {name!r}, which is not a path inside the model")
     path = None if folder is None else folder.joinpath(*parts)
     if path is None or not path.is_file():
-        raise ArtifactError(f"The weights of {where} are missing: there is no {path or name}.")
+        raise damaged(f"the weights of {where} are missing: {path or name} does not exist")
     if path.stat().st_size < ALIGNMENT:
-        raise ArtifactError(f"{path} is cut off: {path.stat().st_size} bytes. Export the model again.")
+        raise damaged(f"{path} is truncated: it has {path.stat().st_size} bytes")
     return path
 
 
@@ -61,7 +61,4 @@ def check_end(folder: Path | None, name: str, offset: int, where: str) -> None:
         if start + size <= length:
             return
         offset = start + size
-    raise ArtifactError(
-        f"The weights of {where} in {name} should reach byte {offset}, but the file has {length} bytes. Export the "
-        "model again."
-    )
+    raise damaged(f"the weights of {where} in {name} end at byte {offset}, but the file has {length} bytes")

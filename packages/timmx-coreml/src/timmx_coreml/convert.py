@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from timmx.plugin import UnsupportedError
 
+from timmx_coreml.errors import OTHER_FORMATS
 from timmx_coreml.float32_islands import float32_islands
 from timmx_coreml.lower import lower
 from timmx_coreml.options import ComputePrecision, ConvertTo
@@ -96,8 +97,8 @@ def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise UnsupportedError(
                 f"coremltools {ct.__version__} cannot convert this model to {conversion.kind}{wanted}: "
-                f"{reason[:300].rstrip('.')}. A later --target may have the operation; timmx onnx and "
-                "timmx torch-export hold most models in any case."
+                f"{reason[:300].rstrip('.')}",
+                hint=f"use a later --target, which may have the operation, or {OTHER_FORMATS}",
             ) from exc
     return converted, notes
 

@@ -10,6 +10,8 @@ from timmx.plugin import ArtifactError, RuntimeUnavailable
 from timmx_coreml.convert import quiet
 from timmx_coreml.features import read_input
 from timmx_coreml.options import ComputeUnits
+from timmx_coreml.targets import of_specification
+from timmx_coreml.validation import REINSTALL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,8 +45,17 @@ class CoreML:
         if self._model.__proxy__ is None:
             reason = self._model._framework_error
             if reason is None:
-                raise RuntimeUnavailable("coremltools has no bridge to Core ML on this machine.")
-            raise ArtifactError(f"Core ML refuses {file.path}: {reason}")
+                # coremltools 9.0 gives no reason in either case: it does not try a file of a later specification.
+                systems = of_specification(file.model.specificationVersion)
+                raise RuntimeUnavailable(
+                    f"Core ML cannot run {file.path} on this machine: coremltools is installed without its bridge to "
+                    f"Core ML, or this macOS is older than the file needs ({systems})",
+                    hint=f"export with an earlier --target, or reinstall coremltools: {REINSTALL}",
+                )
+            raise ArtifactError(
+                f"Core ML cannot load {file.path}: {reason}",
+                hint="export the model again, with an earlier --target if it was exported for a later system",
+            )
         self._images = {
             described.name for described in file.model.description.input if read_input(described).colors
         }

@@ -87,8 +87,9 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
     describe(model, metadata)
     if model.ByteSize() > _PROTOBUF_LIMIT:
         raise UnsupportedError(
-            f"The weights take {model.ByteSize() / 1e9:.1f} GB, and one .mlmodel holds 2 GB: use --half, or leave out "
-            "--convert-to neuralnetwork. A .mlpackage keeps its weights in a file of their own."
+            f"the model takes {model.ByteSize() / 1e9:.1f} GB, but one .mlmodel holds at most 2 GB",
+            hint="use --half, or leave out --convert-to neuralnetwork to write a .mlpackage, whose weights are in a "
+            "file of their own",
         )
     weights = Path(converted.weights_dir) / "weight.bin" if converted.weights_dir else None
     write(job.path, model, weights)
@@ -112,12 +113,14 @@ def _labels(job: ExportJob) -> tuple[str, ...]:
     output = job.metadata(Precision.FP32)["outputs"]
     if len(output) != 1 or output[0]["kind"] not in CLASS_KINDS:
         raise ConfigurationError(
-            f"--classifier needs a model with one output of classes (N, classes); this one gives "
-            f"{', '.join(item['name'] for item in output)}. Leave it out."
+            "--classifier needs a model with one output of classes (N, classes); this one gives "
+            f"{', '.join(item['name'] for item in output)}",
+            hint="leave out --classifier",
         )
     if job.labels is None:
         raise ConfigurationError(
-            "--classifier names classes, and this model brings no names: give --labels FILE, one name a line."
+            "--classifier needs class names, and this model has none",
+            hint="add --labels FILE, with one name per line",
         )
     check_count(job.labels, output[0]["shape"][1])
     return job.labels

@@ -63,7 +63,9 @@ def read_input(described: Any) -> Feature:
         return _array(described.name, described.type.multiArrayType)
     if kind == "imageType":
         return _image(described.name, described.type.imageType)
-    raise UnsupportedError(f"The input {described.name!r} is of the type {kind!r}, no array and no image.")
+    raise UnsupportedError(
+        f"the input {described.name!r} has the type {kind!r} and is not an array or an image"
+    )
 
 
 def _array(name: str, array: Any) -> Feature:
@@ -81,7 +83,9 @@ def _image(name: str, image: Any) -> Feature:
     spaces = schema("FeatureTypes_pb2").ImageFeatureType.ColorSpace
     colors = spaces.Name(image.colorSpace) if image.colorSpace in spaces.values() else str(image.colorSpace)
     if colors not in _CHANNELS:
-        raise UnsupportedError(f"The image {name!r} is {colors}, which is not evaluated here.")
+        raise UnsupportedError(
+            f"the image {name!r} has the color space {colors}, which timmx does not support"
+        )
     channels = _CHANNELS[colors]
     shape = (1, channels, int(image.height), int(image.width))
     flexible = image.WhichOneof("SizeFlexibility")

@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from timmx.plugin import ArtifactError, parse
 
+from timmx_coreml.errors import damaged
 from timmx_coreml.schema import schema
 
 METADATA_KEY = "timmx"
@@ -56,19 +57,19 @@ def read(path: Path) -> CoreMLFile:
         ArtifactError: it is no Core ML model, or one of a kind that timmx does not write, or it is damaged.
     """
     if not path.exists():
-        raise ArtifactError(f"There is no {path}.")
+        raise ArtifactError(f"{path} does not exist")
     specification = _root_model(path) if path.is_dir() else path
     model = schema("Model_pb2").Model()
     try:
         model.ParseFromString(specification.read_bytes())
     except (DecodeError, OSError) as exc:
-        raise ArtifactError(f"{path} is no Core ML model, or is damaged: {exc}. Export it again.") from exc
+        raise damaged(f"{path} is not a Core ML model, or is damaged: {exc}") from exc
     kind = model.WhichOneof("Type")
     if kind is None or not model.specificationVersion or not model.description.input:
-        raise ArtifactError(f"{path} is no Core ML model, or is damaged: it describes no model.")
+        raise damaged(f"{path} is not a Core ML model, or is damaged: it does not describe a model")
     if kind not in _KINDS:
         raise ArtifactError(
-            f"{path} is a Core ML model of the kind {kind}; timmx opens mlprograms and neural networks."
+            f"{path} is a Core ML model of the type {kind}; timmx opens ML programs and neural networks"
         )
     return CoreMLFile(path, model, _KINDS[kind], specification.parent if path.is_dir() else None)
 
@@ -133,15 +134,17 @@ def _root_model(package: Path) -> Path:
         entries = {key: str(entry["path"]) for key, entry in manifest["itemInfoEntries"].items()}
         root = entries[manifest["rootModelIdentifier"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
-        raise ArtifactError(
-            f"{package} is no Core ML package, or is damaged: its Manifest.json cannot be read "
-            f"({type(exc).__name__}: {exc})."
+        raise damaged(
+            f"{package} is not a Core ML package, or is damaged: its Manifest.json cannot be read "
+            f"({type(exc).__name__}: {exc})"
         ) from exc
     for item in entries.values():
         if PurePosixPath(item).is_absolute() or ".." in PurePosixPath(item).parts:
-            raise ArtifactError(f"{package} is damaged: its Manifest.json names {item}, outside the package.")
+            raise damaged(
+                f"{package} is damaged: its Manifest.json lists {item}, which is outside the package"
+            )
         if not (package / "Data" / item).exists():
-            raise ArtifactError(f"{package} is damaged: {item} is missing. Export it again.")
+            raise damaged(f"{package} is damaged: {item} is missing")
     return package / "Data" / root
 
 
@@ -163,9 +166,12 @@ def class_labels(file: CoreMLFile) -> tuple[str, ...] | None:
             for value in operation.inputs["classes"].arguments[0].value.immediateValue.list.values
         )
     if len(set(labels)) < len(labels):
-        raise ArtifactError(f"{file.path} is damaged: two of its classes have one name. Export it again.")
+        raise damaged(f"{file.path} is damaged: two of its classes have the same name")
     if not labels:
-        raise ArtifactError(f"{file.path} is a classifier without class names.")
+        raise ArtifactError(
+            f"{file.path} is a classifier without class names",
+            hint="export the model again with --classifier and --labels FILE",
+        )
     return labels
 
 
@@ -179,4 +185,4 @@ def main_block(model: Any) -> Any:
         function = model.mlProgram.functions["main"]
         if function.opset in function.block_specializations:
             return function.block_specializations[function.opset]
-    raise ArtifactError("The Core ML program has no function main. Export it again.")
+    raise damaged("the ML program has no function 'main'")

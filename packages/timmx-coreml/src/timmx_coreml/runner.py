@@ -68,7 +68,7 @@ class CoreMLRunner(Runner):
         (self._input, *more) = (read_input(described) for described in self._description.input)
         if more:
             raise ArtifactError(
-                f"{file.path} takes {len(more) + 1} inputs; timmx opens models that take one picture."
+                f"{file.path} takes {len(more) + 1} inputs; timmx opens models that take one image"
             )
         shape: tuple[int | str, ...] = self._input.shape
         sizes = _batch_sizes(self._input)
@@ -77,7 +77,7 @@ class CoreMLRunner(Runner):
             self.batch_sizes = sizes
         if self._input.colors == "BGR":
             raise UnsupportedError(
-                f"{file.path} takes a BGR picture; timmx opens those that take RGB or grayscale."
+                f"{file.path} takes a BGR image; timmx opens models that take RGB or grayscale images"
             )
         dtype = "uint8" if self._input.colors else _array_dtype(self._description.input[0])
         self.inputs = (
@@ -102,7 +102,7 @@ class CoreMLRunner(Runner):
         first = found[self._description.predictedFeatureName]
         if probabilities[first] < values.max():
             raise ArtifactError(
-                f"The file names {first!r} as the first class, and another one has a higher value."
+                f"the file predicts the class {first!r}, but another class has a higher value"
             )
         return {"output": values}
 
@@ -211,5 +211,5 @@ def _batch_sizes(feature: Feature) -> tuple[int, ...]:
 def _array_dtype(described: Any) -> str:
     number = described.type.multiArrayType.dataType
     if number not in ARRAY_DTYPES:
-        raise ArtifactError(f"{described.name} has an element type, {number}, that timmx does not know.")
+        raise ArtifactError(f"{described.name} has the element type {number}, which timmx does not know")
     return ARRAY_DTYPES[number]

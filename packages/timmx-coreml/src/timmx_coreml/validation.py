@@ -56,7 +56,7 @@ def validate(request: ExportRequest, options: CoreMLOptions) -> None:
     """Refuse combinations that make no sense.
 
     Raises:
-        ConfigurationError: with the mend.
+        ConfigurationError: with a hint.
     """
     if options.convert_to is ConvertTo.NEURALNETWORK:
         _neural_network(options)
@@ -69,12 +69,19 @@ def validate(request: ExportRequest, options: CoreMLOptions) -> None:
         _classifier(request)
     if options.compute_units is not None:
         if not request.verify:
-            raise ConfigurationError("--compute-units belongs to verification, which --no-verify turns off.")
+            raise ConfigurationError(
+                "--compute-units applies to verification, which --no-verify turns off",
+                hint="leave out --compute-units or --no-verify",
+            )
         if sys.platform != "darwin":
             raise ConfigurationError(
-                "--compute-units chooses among Core ML's, and Core ML runs on macOS alone: leave it out. Here "
-                "timmx's own evaluator runs the file."
+                "--compute-units selects where Core ML runs the file, and Core ML runs only on macOS",
+                hint="leave out --compute-units: here timmx's own evaluator runs the file",
             )
+
+
+REINSTALL = "uv pip install --reinstall --only-binary coremltools 'coremltools>=9,<10'"
+"""The command for a coremltools without its compiled parts."""
 
 
 def missing() -> tuple[Problem, ...]:
@@ -85,10 +92,10 @@ def missing() -> tuple[Problem, ...]:
         # and fails at the end of a conversion.
         if list(Path(spec.origin).parent.glob("libmilstoragepython*")):
             return ()
-        message = "coremltools is installed without its compiled part, so it cannot write models here."
-        command = "uv pip install --reinstall --only-binary coremltools 'coremltools>=9,<10'"
+        message = "coremltools is installed without its compiled part, so it cannot write models here"
+        command = REINSTALL
     else:
-        message, command = "coremltools is not installed.", "uv pip install 'coremltools>=9,<10'"
+        message, command = "coremltools is not installed", "uv pip install 'coremltools>=9,<10'"
     has_wheel = sys.version_info < (3, 14) and (
         sys.platform == "darwin" or (sys.platform == "linux" and platform.machine() == "x86_64")
     )
@@ -96,9 +103,9 @@ def missing() -> tuple[Problem, ...]:
         return (Problem(message, command),)
     return (
         Problem(
-            message,
-            "It has wheels for macOS and for Linux on x86-64, with Python 3.11 to 3.13: export there. This is "
-            f"{platform.system()} on {platform.machine()} with Python {platform.python_version()}.",
+            f"{message}; it has no wheel for {platform.system()} on {platform.machine()} with Python "
+            f"{platform.python_version()}",
+            "export on macOS, or on Linux on x86-64, with Python 3.11 to 3.13",
         ),
     )
 
@@ -107,39 +114,47 @@ def _neural_network(options: CoreMLOptions) -> None:
     kind = "--convert-to neuralnetwork"
     if options.compute_precision is not None:
         raise ConfigurationError(
-            f"--compute-precision {options.compute_precision} is for an mlprogram. With {kind} the system chooses the "
-            "arithmetic: leave it out; --half stores the weights in float16."
+            f"--compute-precision {options.compute_precision} is for an mlprogram; with {kind} the system chooses the "
+            "precision",
+            hint="leave out --compute-precision, or use --half to store the weights in float16",
         )
     if options.quantize is not Quantize.NONE:
         raise ConfigurationError(
-            f"--quantize {options.quantize} is for an mlprogram: leave out {kind}, or use --half."
+            f"--quantize {options.quantize} is for an mlprogram, not for {kind}",
+            hint=f"leave out {kind}, or use --half instead of --quantize",
         )
     if options.target is not None and options.target.specification > Target.IOS14.specification:
         raise ConfigurationError(
-            f"{kind} is the format of ios13 and ios14, and later systems read it too: leave out --target, or write an "
-            f"mlprogram for {options.target}."
+            f"--target {options.target} is for an mlprogram; {kind} is the format of ios13 and ios14, which later "
+            "systems read too",
+            hint=f"leave out --target, or leave out {kind} to write an mlprogram",
         )
 
 
 def _ml_program(options: CoreMLOptions) -> None:
     if options.half:
         raise ConfigurationError(
-            "--half is for --convert-to neuralnetwork. An mlprogram stores what --compute-precision says, float16 by "
-            "default: leave --half out."
+            "--half is for --convert-to neuralnetwork; an mlprogram stores its weights in --compute-precision, float16 "
+            "by default",
+            hint="leave out --half",
         )
     if options.target is None:
         return
     if options.target.specification < Target.IOS15.specification:
         raise ConfigurationError(
-            f"--target {options.target} knows no mlprogram, which came with ios15 (macos12): use "
-            "--convert-to neuralnetwork, or a later target."
+            f"--target {options.target} cannot read an mlprogram, which needs ios15 (macos12) or later",
+            hint="use --convert-to neuralnetwork, or a later --target",
         )
     needed = _NEEDS[options.quantize]
     if options.target.specification < needed.specification:
         raise ConfigurationError(
-            f"--quantize {options.quantize} needs --target {needed} or later, and --target is {options.target}: "
-            "raise the target, or choose another form of weights"
-            + (" (int8 and palettes need ios16)." if needed is Target.IOS18 else ".")
+            f"--quantize {options.quantize} needs --target {needed} or later, and --target is {options.target}",
+            hint=f"use --target {needed}, or "
+            + (
+                "another --quantize (int8 and palettes need ios16)"
+                if needed is Target.IOS18
+                else "leave out --quantize"
+            ),
         )
 
 
@@ -150,28 +165,30 @@ def _batch(request: ExportRequest, options: CoreMLOptions) -> None:
     ):
         if value is not None and not request.dynamic_batch:
             raise ConfigurationError(
-                f"{flag} says which sizes --dynamic-batch leaves open: give --dynamic-batch too, or one --batch-size."
+                f"{flag} sets the batch sizes of --dynamic-batch, which is not given",
+                hint=f"add --dynamic-batch, or use --batch-size instead of {flag}",
             )
     sizes = options.batch_sizes
     if sizes is None:
         return
     if options.batch_upper_bound is not None:
         raise ConfigurationError(
-            "--batch-sizes and --batch-upper-bound both say which sizes are open: give one."
+            "--batch-sizes and --batch-upper-bound both set the dynamic batch sizes",
+            hint="leave out one of them",
         )
     if min(sizes) < 1 or len(set(sizes)) < len(sizes) or not 2 <= len(sizes) <= MOST_SHAPES:
         raise ConfigurationError(
-            f"--batch-sizes {','.join(map(str, sizes))}: give 2 to {MOST_SHAPES} different sizes of 1 or more, such as "
-            "1,4,8. For one size there is --batch-size."
+            f"--batch-sizes takes 2 to {MOST_SHAPES} different sizes of 1 or more, not {','.join(map(str, sizes))}",
+            hint="use sizes such as --batch-sizes 1,4,8, or --batch-size for one size",
         )
 
 
 def _image_input(request: ExportRequest) -> None:
     if not request.normalize:
         raise ConfigurationError(
-            "--image-input takes pixels, so the file must normalise them: give --normalize too."
+            "--image-input takes pixels, which the file must normalize", hint="add --normalize"
         )
-    _one_at_a_time(request, "--image-input takes one picture")
+    _one_at_a_time(request, "--image-input takes one image")
     channels = request.input_size[0] if request.input_size else request.in_chans
     check_image_channels(channels if channels is not None else 3)
 
@@ -184,8 +201,8 @@ def check_image_channels(channels: int) -> None:
     """
     if channels not in (1, 3):
         raise ConfigurationError(
-            f"--image-input takes a grayscale or an RGB picture, and this model takes {channels} channels: leave it "
-            "out and feed an array."
+            f"--image-input takes a grayscale or an RGB image, and this model takes {channels} channels",
+            hint="leave out --image-input and pass an array",
         )
 
 
@@ -193,7 +210,8 @@ def _classifier(request: ExportRequest) -> None:
     without = "--features" if request.features else "--num-classes 0" if request.num_classes == 0 else ""
     if without:
         raise ConfigurationError(
-            f"--classifier is about classes, and with {without} there are none: leave one of them out."
+            f"--classifier needs classes, and with {without} there are none",
+            hint=f"leave out --classifier or {without}",
         )
     _one_at_a_time(request, "--classifier names the class of one input")
 
@@ -204,7 +222,9 @@ def _one_at_a_time(request: ExportRequest, what: str) -> None:
         (f"--batch-size {request.batch_size}", request.batch_size not in (None, 1)),
     ):
         if given:
-            raise ConfigurationError(f"{what} at a time: leave {flag} out.")
+            raise ConfigurationError(
+                f"{what} at a time and cannot be combined with {flag}", hint=f"leave out {flag}"
+            )
 
 
 def default_precision(options: CoreMLOptions) -> ComputePrecision:

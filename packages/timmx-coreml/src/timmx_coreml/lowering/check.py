@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 from timmx.plugin import UnsupportedError
 
+from timmx_coreml.errors import OTHER_FORMATS
 from timmx_coreml.lowering.decompositions import RANK_LIMIT
 
 if TYPE_CHECKING:
     import torch
-
-
-_OTHERS = "timmx onnx and timmx torch-export hold most models in any case."
 
 
 def check(program: torch.export.ExportedProgram) -> None:
@@ -25,7 +23,9 @@ def check(program: torch.export.ExportedProgram) -> None:
             continue
         kind = node.target.name() if isinstance(node.target, torch._ops.OpOverload) else node.target.__name__
         if _TORCH_OPS_REGISTRY.get_func(kind) is None:
-            raise UnsupportedError(f"Core ML has no translation of {node.target}, {_where(node)}. {_OTHERS}")
+            raise UnsupportedError(
+                f"coremltools has no translation of {node.target}, {_where(node)}", hint=OTHER_FORMATS
+            )
         if node.target is torch.ops.aten.reshape.default and all(user.op != "output" for user in node.users):
             continue  # the operation that it leads to is the one to name
         for one in (node, *node.all_input_nodes):
@@ -33,7 +33,8 @@ def check(program: torch.export.ExportedProgram) -> None:
             if isinstance(value, torch.Tensor) and value.ndim > RANK_LIMIT:
                 raise UnsupportedError(
                     f"Core ML tensors have at most {RANK_LIMIT} dimensions; {node.target}, {_where(node)}, has"
-                    f" {value.ndim}: {tuple(value.shape)}. {_OTHERS}"
+                    f" {value.ndim}: {tuple(value.shape)}",
+                    hint=OTHER_FORMATS,
                 )
 
 

@@ -116,7 +116,10 @@ def _rms_norm(
     size = normalized_shape[-1]
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     if len(normalized_shape) > 1:
-        raise UnsupportedError("Core ML gets no rms_norm over more than one dimension; timmx onnx holds it.")
+        raise UnsupportedError(
+            "timmx coreml cannot convert rms_norm over more than one dimension",
+            hint="use timmx onnx, which supports it",
+        )
     normed = torch.nn.functional.layer_norm(torch.cat((x, -x), -1), [2 * size], eps=eps)
     normed = normed.narrow(-1, 0, size)
     return normed if weight is None else normed * weight
@@ -157,7 +160,10 @@ def _constant_pad_nd(x: torch.Tensor, pad: list[int], value: Any = 0) -> Any:
 def _pad(x: torch.Tensor, pad: list[int], mode: str = "constant", value: Any = None) -> Any:
     if mode == "circular":
         if min(pad) < 0:
-            raise UnsupportedError("Core ML gets no circular pad by a negative amount; timmx onnx holds it.")
+            raise UnsupportedError(
+                "timmx coreml cannot convert a circular pad by a negative amount",
+                hint="use timmx onnx, which supports it",
+            )
         return _wrapped(x, pad)
     if mode != "constant":
         return NotImplemented

@@ -12,9 +12,12 @@ import torch
 from timmx.plugin import ArtifactError
 
 from timmx_coreml.blob_layout import ALIGNMENT, HEADER, RECORD, SENTINEL, VERSION, blob_path
+from timmx_coreml.errors import damaged
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from timmx.plugin import ArtifactError
 
     from timmx_coreml.mil.data_types import DataType
 
@@ -69,7 +72,7 @@ class WeightFiles:
         file = self._file(name, where)
 
         def wrong(what: str) -> ArtifactError:
-            return ArtifactError(f"The weights of {where} in {name} {what}. Export the model again.")
+            return damaged(f"the weights of {where} in {name} {what}")
 
         if offset % ALIGNMENT or offset < ALIGNMENT or offset + RECORD.size > len(file):
             raise wrong(f"should be at byte {offset}, but the file has {len(file)} bytes")
@@ -80,12 +83,12 @@ class WeightFiles:
             raise wrong(f"should be {data_type.name}, but the file has data of type {code} there")
         bits = math.prod(shape) * data_type.bits
         if size != -(-bits // 8) or (data_type.bits < 8 and unused != size * 8 - bits):
-            raise wrong(f"should be {bits} bits, but the file has {size} bytes of them")
+            raise wrong(f"should have {bits} bits, but the file has {size} bytes")
         if start % ALIGNMENT or start < offset + ALIGNMENT or start + size > len(file):
             raise wrong(f"should end at byte {start + size}, but the file has {len(file)} bytes")
         self._offsets[name].add(offset)
         if len(self._offsets[name]) > HEADER.unpack_from(file)[0]:
-            raise wrong("are one record more than the file's header counts")
+            raise wrong("are in a record that the file's header does not count")
         return Blob(file, start, shape, data_type)
 
     def _file(self, name: str, where: str) -> mmap.mmap:
@@ -101,7 +104,7 @@ class WeightFiles:
             file = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         version = HEADER.unpack_from(file)[1]
         if version != VERSION:
-            raise ArtifactError(f"{path} is no weight file of version {VERSION}: it says {version}.")
+            raise damaged(f"{path} is not a weight file of version {VERSION}: its version is {version}")
         return file
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from timmx.plugin import UnsupportedError
+
+from timmx_coreml.errors import not_evaluated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +55,12 @@ _BY_NAME = {data_type.name: data_type.torch for data_type in _DATA_TYPES.values(
 def data_type(code: int, where: str) -> DataType:
     """The data type with MIL's number `code`; `where` says in messages what has it."""
     if code not in _DATA_TYPES:
-        raise UnsupportedError(f"{where} has MIL's data type {code}, which timmx does not evaluate.")
+        raise not_evaluated(f"timmx cannot evaluate {where}: it has the MIL data type {code}")
     return _DATA_TYPES[code]
 
 
 def dtype_named(name: str, where: str) -> torch.dtype:
     """The dtype that a parameter such as `cast`'s `dtype` spells out."""
     if name not in _BY_NAME:
-        raise UnsupportedError(f"{where} asks for the data type {name!r}, which timmx does not evaluate.")
+        raise not_evaluated(f"timmx cannot evaluate {where}: it needs the data type {name!r}")
     return _BY_NAME[name]

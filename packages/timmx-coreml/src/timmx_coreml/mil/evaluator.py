@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.plugin import ArtifactError, ConfigurationError, UnsupportedError
+from timmx.plugin import ConfigurationError
 
+from timmx_coreml.errors import damaged, not_evaluated
 from timmx_coreml.mil.blobs import Blob
 from timmx_coreml.mil.data_types import dtype_named
 from timmx_coreml.mil.large_values import LargeValue, Watch
@@ -66,8 +67,8 @@ class MilEvaluator:
         self.inputs: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {}
         for variable in program.inputs:
             if variable.type is None or variable.type.shape is None:
-                raise UnsupportedError(
-                    f"The input {variable.name} has no rank; timmx does not evaluate that."
+                raise not_evaluated(
+                    f"timmx cannot evaluate the ML program: its input {variable.name} has no rank"
                 )
             self.inputs[variable.name] = (variable.type.data_type.torch, variable.type.shape)
         self.outputs = program.outputs
@@ -126,7 +127,7 @@ class MilEvaluator:
         for index, operation in enumerate(program.operations):
             kernel = KERNELS.get(operation.type)
             if kernel is None:
-                raise UnsupportedError(f"timmx does not evaluate {operation}.")
+                raise not_evaluated(f"timmx cannot evaluate {operation}")
             check_parameters(operation, kernel)
             fixed = {
                 name: python_value([program.constants[name] for name in names], operation, kernel, name)
@@ -138,7 +139,9 @@ class MilEvaluator:
             used = {name for names in operation.arguments.values() for name in names}
             if constant:
                 if not used <= constants:
-                    raise ArtifactError(f"A compressed weight, {operation}, depends on what is no constant.")
+                    raise damaged(
+                        f"the compressed weight of {operation} depends on a value that is not constant"
+                    )
                 constants |= {output.name for output in operation.outputs}
             used |= {output.name for output in operation.outputs}
             free = tuple(name for name in used if name not in constants and last_use[name] == index)
@@ -157,14 +160,14 @@ class MilEvaluator:
         try:
             results = kernel.function(**arguments)
         except NotImplementedError as exc:  # a RuntimeError, so it comes first; torch raises it as well
-            raise UnsupportedError(f"timmx does not evaluate {operation}: {exc}") from exc
+            raise not_evaluated(f"timmx cannot evaluate {operation}: {exc}") from exc
         except (RuntimeError, LookupError, ValueError, ArithmeticError) as exc:
-            raise ArtifactError(f"The ML program contradicts itself in {operation}: {exc}") from exc
+            raise damaged(f"the ML program is invalid: {operation} cannot be computed: {exc}") from exc
         results = results if isinstance(results, list | tuple) else [results]
         if len(results) != len(operation.outputs):
-            raise ArtifactError(
-                f"The ML program contradicts itself in {operation}: it declares {len(operation.outputs)} results, "
-                f"and {len(results)} were computed."
+            raise damaged(
+                f"the ML program is invalid: {operation} declares {len(operation.outputs)} results, but computes "
+                f"{len(results)}"
             )
         computed = {}
         for index, (output, result) in enumerate(zip(operation.outputs, results, strict=True)):
@@ -172,7 +175,7 @@ class MilEvaluator:
                 computed[output.name] = result
                 continue
             if output.type is None:
-                raise ArtifactError(f"The ML program contradicts itself: {operation} declares no tensor.")
+                raise damaged(f"the ML program is invalid: {operation} does not declare a tensor")
             wanted = kernel.results[index if len(kernel.results) > 1 else 0]
             dtype = self._result_dtype(wanted, step, values)
             rounded = cast(result, dtype)
@@ -197,7 +200,7 @@ class MilEvaluator:
             read = self._movable if kernel.raw else self._wide
             tensors = [read(name, values) for name in names]
             if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
-                raise ArtifactError(f"The parameter {parameter} of {operation} is no tensor.")
+                raise damaged(f"the parameter {parameter} of {operation} is not a tensor")
             return tensors if kind == "Tensors" else tensors[0]
         return python_value([self._stored(name, values) for name in names], operation, kernel, parameter)
 
@@ -206,8 +209,8 @@ class MilEvaluator:
         alike = [name for parameter in kernel.alike for name in operation.arguments.get(parameter, ())]
         dtypes = {self._stored(name, values).dtype for name in alike}
         if len(dtypes) > 1:
-            raise ArtifactError(
-                f"The ML program contradicts itself: {operation} joins {', '.join(sorted(map(str, dtypes)))}."
+            raise damaged(
+                f"the ML program is invalid: {operation} combines {' and '.join(sorted(map(str, dtypes)))}"
             )
 
     def _float_arguments(self, operation: Operation, values: dict[str, Any]) -> Iterator[torch.Tensor]:
@@ -262,12 +265,12 @@ class MilEvaluator:
     def _checked(self, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         if set(inputs) != set(self.inputs):
             raise ConfigurationError(
-                f"The ML program takes the inputs {', '.join(self.inputs)}, and was given {', '.join(inputs)}."
+                f"the ML program takes the inputs {', '.join(self.inputs)}, not {', '.join(inputs) or 'none'}"
             )
         for name, (dtype, shape) in self.inputs.items():
             given = inputs[name]
             if given.dtype != dtype or not fits(given.shape, shape):
                 raise ConfigurationError(
-                    f"The input {name} is {say(dtype, shape)}, and was given {say(given.dtype, given.shape)}."
+                    f"the input {name} must be {say(dtype, shape)}, not {say(given.dtype, given.shape)}"
                 )
         return inputs

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from timmx.plugin import ArtifactError, UnsupportedError
 
+from timmx_coreml.errors import damaged, not_evaluated
 from timmx_coreml.mil.blobs import Blob, WeightFiles, unpack
 from timmx_coreml.mil.data_types import STRING, DataType, data_type
 
@@ -95,16 +96,16 @@ def read_program(model: Any, weights: Path | None) -> Program:
         UnsupportedError: it has a form of data or of program that timmx does not evaluate.
     """
     if model.WhichOneof("Type") != "mlProgram":
-        raise ArtifactError(f"The Core ML model is no ML program, but {model.WhichOneof('Type')}.")
+        raise ArtifactError(
+            f"the Core ML model has the type {model.WhichOneof('Type')} and is not an ML program"
+        )
     if model.mlProgram.version != 1:
-        raise UnsupportedError(f"The ML program is of version {model.mlProgram.version}; timmx knows 1.")
+        raise not_evaluated(f"the ML program has version {model.mlProgram.version}; timmx supports version 1")
     if _FUNCTION not in model.mlProgram.functions:
-        raise ArtifactError(f"The ML program has no function {_FUNCTION!r}.")
+        raise damaged(f"the ML program has no function {_FUNCTION!r}")
     function = model.mlProgram.functions[_FUNCTION]
     if function.opset not in _OPSETS or function.opset not in function.block_specializations:
-        raise UnsupportedError(
-            f"The ML program is written for the opset {function.opset!r}, unknown to timmx."
-        )
+        raise not_evaluated(f"the ML program uses the opset {function.opset!r}, which timmx does not know")
     return _Reader(weights).read(function)
 
 
@@ -121,13 +122,13 @@ class _Reader:
         inputs = tuple(self._variable(given, f"the input {given.name}") for given in function.inputs)
         for variable in inputs:
             if variable.type is None:
-                raise UnsupportedError(f"The input {variable.name} of the ML program is no tensor.")
+                raise UnsupportedError(f"the input {variable.name} of the ML program is not a tensor")
         operations = [operation for given in block.operations if (operation := self._operation(given))]
         if not block.outputs:
-            raise ArtifactError("The ML program has no outputs.")
+            raise damaged("the ML program has no outputs")
         for name in block.outputs:
             if name not in self._known:
-                raise ArtifactError(f"The ML program's output {name} is computed nowhere.")
+                raise damaged(f"no operation computes the output {name} of the ML program")
         opset = _OPSETS[function.opset]
         return Program(
             opset=opset,
@@ -140,16 +141,14 @@ class _Reader:
     def _operation(self, given: Any) -> Operation | None:
         """The operation; None for a `const`, whose value is kept."""
         if not given.outputs:
-            raise UnsupportedError(f"The operation {given.type} has no outputs; timmx does not evaluate it.")
+            raise UnsupportedError(f"timmx cannot evaluate the operation {given.type}: it has no outputs")
         name = given.outputs[0].name
         if "name" in given.attributes:
             texts = given.attributes["name"].immediateValue.tensor.strings.values
             name = texts[0] if texts else name
         where = f"the operation {name} ({given.type})"
         if given.blocks:
-            raise UnsupportedError(
-                f"{_sentence(where)} runs blocks of its own; timmx does not evaluate that."
-            )
+            raise not_evaluated(f"timmx cannot evaluate {where}: it has nested blocks")
         if given.type == "const":
             self._const(given, where)
             return None
@@ -168,22 +167,20 @@ class _Reader:
 
     def _const(self, given: Any, where: str) -> None:
         if len(given.outputs) != 1 or "val" not in given.attributes:
-            raise ArtifactError(f"{_sentence(where)} has no value.")
+            raise damaged(f"{where} has no value")
         value = given.attributes["val"]
         declared = self._variable(given.outputs[0], where)
         constant = self._value(value, where)
         shape = tuple(constant.shape) if isinstance(constant, torch.Tensor | Blob) else None
         if declared.type and (shape != declared.type.shape or _value_type(value, where) != declared.type):
-            raise ArtifactError(f"{_sentence(where)} declares another type than its value has.")
+            raise damaged(f"{where} declares a type that differs from the type of its value")
         self._constants[declared.name] = constant
 
     def _argument(self, binding: Any, name: str, where: str) -> str:
         if binding.WhichOneof("binding") == "value":
             return self._literal(binding.value, name, where)
         if binding.name not in self._known:
-            raise ArtifactError(
-                f"{_sentence(where)} uses {binding.name!r}, which is computed nowhere before it."
-            )
+            raise damaged(f"{where} uses {binding.name!r}, which no earlier operation computes")
         return str(binding.name)
 
     def _literal(self, value: Any, name: str, where: str) -> str:
@@ -194,7 +191,7 @@ class _Reader:
 
     def _variable(self, given: Any, where: str) -> Variable:
         if given.name in self._known:
-            raise ArtifactError(f"The ML program computes {given.name!r} twice, again in {where}.")
+            raise damaged(f"the ML program computes {given.name!r} twice, the second time in {where}")
         self._known.add(given.name)
         kind = given.type.WhichOneof("type")
         if kind == "tensorType":
@@ -203,23 +200,21 @@ class _Reader:
             return Variable(given.name, _tensor_type(given.type.tensorType, where))
         if kind in ("dictionaryType", "listType"):
             return Variable(given.name, None)
-        raise UnsupportedError(
-            f"{_sentence(where)} has {given.name!r} of {kind}; timmx does not evaluate that."
-        )
+        raise UnsupportedError(f"timmx cannot evaluate {where}: {given.name!r} has the type {kind}")
 
     def _value(self, value: Any, where: str) -> Constant:
         kind = value.type.WhichOneof("type")
         if kind == "listType" and value.immediateValue.WhichOneof("value") == "list":
             return [_scalar(self._value(item, where)) for item in value.immediateValue.list.values]
         if kind != "tensorType":
-            raise UnsupportedError(f"{_sentence(where)} has a constant of {kind}, which timmx does not read.")
+            raise not_evaluated(f"timmx cannot evaluate {where}: it has a constant of the type {kind}")
         if value.type.tensorType.dataType == STRING:
             texts = list(value.immediateValue.tensor.strings.values)
             return str(texts[0]) if value.type.tensorType.rank == 0 and len(texts) == 1 else texts
         declared = _tensor_type(value.type.tensorType, where)
         shape = declared.shape
         if shape is None or None in shape:
-            raise ArtifactError(f"{_sentence(where)} has a constant of unknown shape.")
+            raise damaged(f"{where} has a constant of unknown shape")
         sizes = tuple(size for size in shape if size is not None)
         if value.WhichOneof("value") == "blobFileValue":
             blob = value.blobFileValue
@@ -231,16 +226,12 @@ def _immediate(value: Any, shape: tuple[int, ...], kind: DataType, where: str) -
     """A tensor whose elements stand in the program."""
     field = value.tensor.WhichOneof("value") if value.WhichOneof("value") == "tensor" else None
     if field != kind.field:
-        raise UnsupportedError(
-            f"{_sentence(where)} has {kind.name} values as {field}, which timmx does not read."
-        )
+        raise not_evaluated(f"timmx cannot evaluate {where}: it stores {kind.name} values as {field}")
     count = math.prod(shape)
     given = getattr(value.tensor, field).values
     if field == "bytes":
         if len(given) != -(-count * kind.bits // 8):
-            raise ArtifactError(
-                f"{_sentence(where)} has {len(given)} bytes for {count} values of {kind.name}."
-            )
+            raise damaged(f"{where} has {len(given)} bytes for {count} values of {kind.name}")
         raw = np.frombuffer(given, np.uint8)
         if kind.bits < 8:
             return unpack(raw, kind, count).reshape(shape)
@@ -248,7 +239,7 @@ def _immediate(value: Any, shape: tuple[int, ...], kind: DataType, where: str) -
             return torch.empty(shape, dtype=kind.torch)
         return torch.frombuffer(bytearray(given), dtype=kind.torch).reshape(shape)
     if len(given) != count:
-        raise ArtifactError(f"{_sentence(where)} has {len(given)} values where its shape asks for {count}.")
+        raise damaged(f"{where} has {len(given)} values, but its shape needs {count}")
     return torch.tensor(list(given), dtype=kind.torch).reshape(shape)
 
 
@@ -263,7 +254,7 @@ def _tensor_type(given: Any, where: str) -> TensorType:
         else:
             shape.append(None)
     if given.rank not in (len(shape), -1):
-        raise ArtifactError(f"{_sentence(where)} declares rank {given.rank} and {len(shape)} dimensions.")
+        raise damaged(f"{where} declares rank {given.rank} and {len(shape)} dimensions")
     return TensorType(kind, tuple(shape))
 
 
@@ -275,7 +266,3 @@ def _value_type(value: Any, where: str) -> TensorType | None:
 
 def _scalar(constant: Constant) -> Any:
     return constant.item() if isinstance(constant, torch.Tensor) else constant
-
-
-def _sentence(where: str) -> str:
-    return where[:1].upper() + where[1:]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.plugin import ArtifactError, UnsupportedError
 
+from timmx_coreml.errors import damaged, not_evaluated
 from timmx_coreml.mil.blobs import Blob
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ def check_parameters(operation: Operation, kernel: Kernel) -> None:
     """Refuse an operation with parameters that are unknown or missing."""
     for name, names in operation.arguments.items():
         if name not in kernel.parameters:
-            raise UnsupportedError(f"timmx does not know the parameter {name} of {operation}.")
+            raise not_evaluated(f"timmx does not know the parameter {name} of {operation}")
         if not names or (len(names) > 1 and kernel.parameters[name].kind not in _SEVERAL):
-            raise ArtifactError(f"The parameter {name} of {operation} has {len(names)} values.")
+            raise damaged(f"the parameter {name} of {operation} has {len(names)} values")
     for name, parameter in kernel.parameters.items():
         if parameter.required and name not in operation.arguments:
-            raise ArtifactError(f"The parameter {name} of {operation} is missing.")
+            raise damaged(f"the parameter {name} of {operation} is missing")
 
 
 def python_value(values: list[Any], operation: Operation, kernel: Kernel, name: str) -> Any:
@@ -52,7 +52,7 @@ def python_value(values: list[Any], operation: Operation, kernel: Kernel, name: 
     items = value if is_list else [value]
     # A bool is an int to Python, and is none here.
     if not isinstance(items, list) or not all(type(item) in of for item in items):
-        raise ArtifactError(f"The parameter {name} of {operation} should be {kind}, and is {value!r}.")
+        raise damaged(f"the parameter {name} of {operation} must be {kind}, not {value!r}")
     return value
 
 
@@ -76,9 +76,9 @@ def check_type(value: torch.Tensor, declared: TensorType, operation: Operation, 
     """Refuse a result that is not what the program declares."""
     kind = declared.data_type.torch
     if value.dtype != kind or (declared.shape is not None and not fits(value.shape, declared.shape)):
-        raise ArtifactError(
-            f"The ML program contradicts itself: {operation} declares {name} as {say(kind, declared.shape)}, "
-            f"and computes {say(value.dtype, value.shape)}."
+        raise damaged(
+            f"the ML program is invalid: {operation} declares {name} as {say(kind, declared.shape)}, but computes "
+            f"{say(value.dtype, value.shape)}"
         )
 
 

@@ -32,7 +32,7 @@ def activation(layer: Layer, params: Any) -> Callable[[torch.Tensor], torch.Tens
     if kind in plain:
         return plain[kind]
     if kind is None:
-        raise layer.damaged("it does not say which function it is")
+        raise layer.damaged("it has no function")
     if kind in ("PReLU", "parametricSoftplus"):
         return _by_channel(layer, kind, getattr(params, kind))
     message = getattr(params, kind)
@@ -50,7 +50,7 @@ def activation(layer: Layer, params: Any) -> Callable[[torch.Tensor], torch.Tens
         return lambda x: alpha * torch.tanh(beta * x)
     if kind == "sigmoidHard":
         return lambda x: torch.clamp(alpha * x + beta, 0.0, 1.0)
-    raise layer.refused(f"the activation {kind!r}")
+    raise layer.refused(f"it has the activation {kind!r}")
 
 
 def _softplus(x: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ def _by_channel(layer: Layer, kind: str, message: Any) -> Callable[[torch.Tensor
         # The message states no count; that of the channels is held against it when they are known.
         count = len(stored.floatValue) or len(stored.float16Value) // 2
         if not count:
-            raise layer.refused(f"{field!r} of {kind} neither as float32 nor as float16")
+            raise layer.refused(f"{field!r} of {kind} is stored neither as float32 nor as float16")
         return layer.weights(field, [count], of=message).reshape(-1, 1, 1)
 
     alpha = values("alpha")

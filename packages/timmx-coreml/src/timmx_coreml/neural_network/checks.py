@@ -6,7 +6,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
-from timmx.plugin import UnsupportedError
+
+from timmx_coreml.errors import not_evaluated
 
 
 def refuse_unknown(message: Any, owner: str) -> None:
@@ -17,17 +18,15 @@ def refuse_unknown(message: Any, owner: str) -> None:
     """
     unknown = [field.field_number for field in UnknownFieldSet(message)]
     if unknown:
-        raise UnsupportedError(
-            f"{owner} has the field {unknown[0]} in its {message.DESCRIPTOR.name}, which this schema does not know."
+        raise not_evaluated(
+            f"{owner} has the field {unknown[0]} in its {message.DESCRIPTOR.name}, which timmx does not know"
         )
     for field, value in message.ListFields():
         if field.enum_type is not None:
             for number in [value] if isinstance(value, int) else value:
                 if number not in field.enum_type.values_by_number:
-                    raise UnsupportedError(
-                        f"{owner} has {field.name} = {number}, which this schema does not know."
-                    )
+                    raise not_evaluated(f"{owner} has {field.name} = {number}, which timmx does not know")
         elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
             for part in [value] if isinstance(value, Message) else value:
                 named = field.message_type.name == "NeuralNetworkLayer"
-                refuse_unknown(part, f"Layer {part.name!r}" if named else owner)
+                refuse_unknown(part, f"layer {part.name!r}" if named else owner)

@@ -65,7 +65,7 @@ def _range_dynamic(layer: Layer) -> Step:
 def _arange(start: float, end: float, step: float) -> torch.Tensor:
     """Like numpy's arange: start + i * step, before end."""
     if step == 0:
-        raise ValueError("a range has no step of 0")
+        raise ValueError("a range cannot have the step 0")
     return start + step * torch.arange(max(0, math.ceil((end - start) / step)), dtype=torch.float32)
 
 

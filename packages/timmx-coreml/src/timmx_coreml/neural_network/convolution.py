@@ -59,10 +59,10 @@ def _deconvolution(
 ) -> Step:
     params = layer.params
     if len(layer.inputs) != 1:
-        raise layer.refused("a deconvolution whose weights are an input")
+        raise layer.refused("it is a deconvolution whose weights are an input")
     if dilation != (1, 1):
         # The format's documentation says that Core ML ignores it, which no converter means.
-        raise layer.refused("a dilated deconvolution")
+        raise layer.refused("it is a dilated deconvolution")
     shape = (int(params.kernelChannels), int(params.outputChannels) // groups, *kernel)
     weight = layer.weights("weights", shape, channel_axis=1)
     padding = params.WhichOneof("ConvolutionPaddingType")
@@ -70,7 +70,7 @@ def _deconvolution(
     if target and len(target) != 2:
         raise layer.damaged(f"its 'outputShape' has {len(target)} entries instead of 2")
     if padding is None and not target:
-        raise layer.damaged("it does not say how it pads")
+        raise layer.damaged("it has no padding type")
     stated = layer.borders(params.valid.paddingAmounts) if padding == "valid" else None
 
     def deconvolve(x: torch.Tensor) -> torch.Tensor:
@@ -96,7 +96,7 @@ def _evenly(layer: Layer, surplus: int, stated: tuple[int, ...] | None) -> tuple
     half = surplus // 2
     if surplus < 0 or surplus % 2 or (stated is not None and stated != (half, half)):
         raise layer.refused(
-            f"a stated output size that leaves {surplus} to crop: how Core ML divides it is not documented"
+            f"its output size leaves {surplus} to crop, and how Core ML splits that is not documented"
         )
     return half, half
 
@@ -105,7 +105,7 @@ def _evenly(layer: Layer, surplus: int, stated: tuple[int, ...] | None) -> tuple
 def _inner_product(layer: Layer) -> Step:
     params = layer.params
     if params.int8DynamicQuantize:
-        raise layer.refused("int8DynamicQuantize")
+        raise layer.refused("it uses int8DynamicQuantize")
     channels, out_channels = int(params.inputChannels), int(params.outputChannels)
     weight = layer.weights("weights", [out_channels, channels])
     bias = layer.weights("bias", [out_channels]) if params.hasBias else None
@@ -123,7 +123,7 @@ def _inner_product(layer: Layer) -> Step:
 def _batched_matmul(layer: Layer) -> Step:
     params = layer.params
     if params.int8DynamicQuantize:
-        raise layer.refused("int8DynamicQuantize")
+        raise layer.refused("it uses int8DynamicQuantize")
     if len(layer.inputs) == 1:
         rows, columns = int(params.weightMatrixFirstDimension), int(params.weightMatrixSecondDimension)
         # The matrix is (rows, columns), stored column by column; both transposes are ignored.
@@ -131,7 +131,7 @@ def _batched_matmul(layer: Layer) -> Step:
         bias = layer.weights("bias", [columns]) if params.hasBias else None
         return lambda x: F.linear(x, stored, bias)
     if params.hasBias:
-        raise layer.refused("a bias beside two inputs")
+        raise layer.refused("it has a bias and two inputs")
     transpose_a, transpose_b = bool(params.transposeA), bool(params.transposeB)
 
     def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -93,7 +93,7 @@ def _limited(layer: Layer) -> Step:
     function = _LIMITED[layer.kind]
     if len(layer.inputs) == 1:
         if layer.kind not in ("add", "multiply"):
-            raise layer.damaged("it has 1 input where at least 2 can be")
+            raise layer.damaged("it has 1 input instead of at least 2")
         alpha = torch.tensor(float(layer.params.alpha))
         return lambda x: function(x, alpha)
 
@@ -101,7 +101,7 @@ def _limited(layer: Layer) -> Step:
         y = functools.reduce(function, blobs)
         if all(blob.shape != y.shape for blob in blobs):
             # This layer's broadcasting is documented as limited; all else has the *Broadcastable layers.
-            raise layer.refused(f"inputs of which none is {tuple(y.shape)}")
+            raise layer.refused(f"none of its inputs has the output's shape {tuple(y.shape)}")
         return y / len(blobs) if layer.kind == "average" else y
 
     return combine
@@ -124,7 +124,7 @@ def _unary(layer: Layer) -> Step:
     epsilon = float(params.epsilon) or 1e-6
     if kind == "LOG" and not params.epsilon:
         raise layer.refused(
-            "a logarithm without epsilon: whether Core ML adds its default of 1e-6 is not documented"
+            "its logarithm has no epsilon, and whether Core ML adds its default of 1e-6 is not documented"
         )
     functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "SQRT": torch.sqrt,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.plugin import ArtifactError, UnsupportedError
+from timmx.plugin import UnsupportedError
+
+from timmx_coreml.errors import damaged, not_evaluated
 
 # Imported for what they register.
 from timmx_coreml.neural_network import (  # noqa: F401
@@ -50,9 +52,9 @@ class NeuralNetworkEvaluator:
     def __init__(self, model: Any) -> None:
         kind = model.WhichOneof("Type")
         if kind not in ("neuralNetwork", "neuralNetworkClassifier"):
-            raise UnsupportedError(f"The model is of the type {kind!r}, and no neural network.")
+            raise UnsupportedError(f"the model has the type {kind!r} and is not a neural network")
         network = getattr(model, kind)
-        refuse_unknown(network, "The neural network")
+        refuse_unknown(network, "the neural network")
         self.inputs: dict[str, Feature] = read_inputs(model.description, network)
         self.outputs: tuple[str, ...] = tuple(output.name for output in model.description.output)
         self._preprocess: dict[str, Callable[[torch.Tensor], torch.Tensor]] = preprocessing(
@@ -66,9 +68,7 @@ class NeuralNetworkEvaluator:
         )
         for output in model.description.output:
             if output.type.WhichOneof("Type") == "imageType":
-                raise UnsupportedError(
-                    f"The output {output.name!r} is an image, which is not evaluated here."
-                )
+                raise UnsupportedError(f"timmx cannot evaluate the output {output.name!r}: it is an image")
         kept = {*self._results, *(() if self._labels is None else (self._labels.blob,))}
         self._steps = _steps(network.layers, set(self.inputs), kept)
 
@@ -122,7 +122,7 @@ def _steps(messages: Any, known: set[str], kept: set[str]) -> list[tuple[Layer, 
     for message in messages:
         kind = message.WhichOneof("layer")
         if kind is None:
-            raise UnsupportedError(f"Layer {message.name!r} is of a type that this schema does not know.")
+            raise not_evaluated(f"layer {message.name!r} has a type that timmx does not know")
         layer = Layer(
             name=message.name,
             kind=kind,
@@ -132,11 +132,11 @@ def _steps(messages: Any, known: set[str], kept: set[str]) -> list[tuple[Layer, 
         )
         for name in layer.inputs:
             if name not in available:
-                raise layer.damaged(f"nothing before it writes its input {name!r}")
+                raise layer.damaged(f"no layer before it writes its input {name!r}")
         available.update(layer.outputs)
         layers.append(layer)
     for name in sorted(kept - available):
-        raise ArtifactError(f"No layer writes the output {name!r}. Export the model again.")
+        raise damaged(f"no layer writes the output {name!r}")
     last_use = dict.fromkeys(available, -1)
     for index, layer in enumerate(layers):
         last_use.update(dict.fromkeys((*layer.inputs, *layer.outputs), index))

@@ -7,12 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.plugin import ArtifactError, UnsupportedError
+from timmx.plugin import UnsupportedError
 
+from timmx_coreml.errors import damaged, not_evaluated
 from timmx_coreml.features import Feature, read_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from timmx.plugin import UnsupportedError
 
 
 def read_inputs(description: Any, network: Any) -> dict[str, Feature]:
@@ -33,7 +36,7 @@ def read_inputs(description: Any, network: Any) -> dict[str, Feature]:
 
 
 def _unmapped(name: str, what: str) -> UnsupportedError:
-    return UnsupportedError(f"The input {name!r} is {what}, which is not evaluated here.")
+    return not_evaluated(f"timmx cannot evaluate the input {name!r}: it is {what}")
 
 
 def preprocessing(
@@ -44,12 +47,13 @@ def preprocessing(
     for entry in network.preprocessing:
         feature = inputs.get(entry.featureName)
         if feature is None or not feature.colors:
-            raise ArtifactError(
-                f"There is preprocessing of {entry.featureName!r}, which is no image of the model's."
+            raise damaged(
+                f"the preprocessing of {entry.featureName!r} is invalid: the model has no image input of that name"
             )
         if feature.name in functions:
-            raise UnsupportedError(
-                f"The image {feature.name!r} is preprocessed twice; the order is not documented."
+            raise not_evaluated(
+                f"timmx cannot evaluate the image {feature.name!r}: it is preprocessed twice, in an order that is not "
+                "documented"
             )
         kind = entry.WhichOneof("preprocessor")
         if kind == "scaler":
@@ -61,10 +65,10 @@ def preprocessing(
         elif kind == "meanImage":
             mean = torch.tensor(list(entry.meanImage.meanImage), dtype=torch.float32)
             if mean.numel() != feature.shape[1] * feature.shape[2] * feature.shape[3]:
-                raise ArtifactError(f"The mean image of {feature.name!r} is of another size than the image.")
+                raise damaged(f"the mean image of {feature.name!r} does not have the size of the image")
             functions[feature.name] = partial(torch.sub, other=mean.reshape(feature.shape[1:]))
         else:
-            raise UnsupportedError(f"The preprocessing of {feature.name!r} is of an unknown kind.")
+            raise not_evaluated(f"the preprocessing of {feature.name!r} has a type that timmx does not know")
     return functions
 
 
@@ -116,13 +120,11 @@ def read_labels(description: Any, network: Any) -> Labels:
     kind = network.WhichOneof("ClassLabels")
     labels = tuple(getattr(network, kind).vector) if kind else ()
     if not labels:
-        raise ArtifactError("The classifier has no class labels. Export the model again.")
+        raise damaged("the classifier has no class labels")
     if not network.labelProbabilityLayerName:
-        raise ArtifactError(
-            "The classifier does not name the blob of its probabilities. Export the model again."
-        )
+        raise damaged("the classifier does not name the blob of its probabilities")
     if not description.predictedFeatureName:
-        raise ArtifactError("The classifier does not name the output of its label. Export the model again.")
+        raise damaged("the classifier does not name the output of its label")
     return Labels(
         labels,
         network.labelProbabilityLayerName,

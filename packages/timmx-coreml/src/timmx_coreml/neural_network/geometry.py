@@ -51,7 +51,7 @@ def padding_rule(
         modes = schema("NeuralNetwork_pb2").SamePadding.SamePaddingMode
         heavy = modes.Name(layer.params.same.asymmetryMode) == "TOP_LEFT_HEAVY"
         return lambda size: same_pads(size, kernel, stride, heavy)
-    raise layer.damaged("it does not say how it pads")
+    raise layer.damaged("it has no padding type")
 
 
 def pad(x: torch.Tensor, pads: Pads, value: float = 0.0) -> torch.Tensor:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timmx.plugin import ArtifactError, UnsupportedError
 
+from timmx_coreml.errors import damaged, not_evaluated
 from timmx_coreml.neural_network.weights import read_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from timmx.plugin import ArtifactError
 
 Step = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 """What a layer does at run time: the input blobs, in order, to the output blob or blobs."""
@@ -45,17 +48,15 @@ class Layer:
         except ValueError as exc:
             raise self.damaged(f"its {field!r} {exc}") from exc
         except NotImplementedError as exc:
-            raise self.refused(f"weights stored as {exc}") from exc
+            raise self.refused(f"its weights are stored as {exc}") from exc
 
     def damaged(self, what: str) -> ArtifactError:
         """The error for contents that cannot be right."""
-        return ArtifactError(f"Layer {self.name!r} ({self.kind}) is damaged: {what}. Export the model again.")
+        return damaged(f"layer {self.name!r} ({self.kind}) is damaged: {what}")
 
     def refused(self, what: str) -> UnsupportedError:
         """The error for contents that may be right, but whose numbers cannot be told here."""
-        return UnsupportedError(
-            f"Layer {self.name!r} ({self.kind}) has {what}, which cannot be evaluated here."
-        )
+        return not_evaluated(f"timmx cannot evaluate layer {self.name!r} ({self.kind}): {what}")
 
     def pair(self, field: str, default: int) -> tuple[int, int]:
         """A repeated field of two, in the order height, width, or its default."""
@@ -110,11 +111,13 @@ def translate(layer: Layer) -> Step:
         ArtifactError: its contents cannot be right.
     """
     if layer.kind == "custom":
-        raise layer.refused(f"the class {layer.params.className!r} of somebody's app")
-    if layer.kind not in _KNOWN:
+        # No hint: Core ML cannot run it either without the app that has the class.
         raise UnsupportedError(
-            f"Layer {layer.name!r} is of the type {layer.kind!r}, which is not evaluated here."
+            f"timmx cannot evaluate layer {layer.name!r} (custom): it runs the class {layer.params.className!r} of an "
+            "app"
         )
+    if layer.kind not in _KNOWN:
+        raise not_evaluated(f"timmx cannot evaluate layer {layer.name!r}: it has the type {layer.kind!r}")
     function, inputs, outputs = _KNOWN[layer.kind]
     for what, names, allowed in (
         ("inputs", layer.inputs, inputs),
@@ -122,5 +125,5 @@ def translate(layer: Layer) -> Step:
     ):
         if (not names) if allowed is None else (len(names) not in allowed):
             expected = "at least 1" if allowed is None else " or ".join(map(str, allowed))
-            raise layer.damaged(f"it has {len(names)} {what} where {expected} can be")
+            raise layer.damaged(f"it has {len(names)} {what} instead of {expected}")
     return function(layer)

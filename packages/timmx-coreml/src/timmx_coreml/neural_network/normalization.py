@@ -57,7 +57,7 @@ def _mean_variance(layer: Layer) -> Step:
 def _layer_norm(layer: Layer) -> Step:
     shape = [int(size) for size in layer.params.normalizedShape]
     if not shape:
-        raise layer.damaged("it does not say what it normalizes")
+        raise layer.damaged("its normalized shape is empty")
     gamma, beta = layer.weights("gamma", shape), layer.weights("beta", shape)
     epsilon = float(layer.params.eps)
     return lambda x: F.layer_norm(x, shape, gamma, beta, epsilon)
@@ -79,7 +79,9 @@ def _local_response(layer: Layer) -> Step:
         float(params.k) or 1.0,
     )
     if size % 2 == 0:
-        raise layer.refused(f"a window of {size} channels: on which side the even one lies is not documented")
+        raise layer.refused(
+            f"its window has {size} channels, and the longer side of an even window is not documented"
+        )
 
     def normalize(x: torch.Tensor) -> torch.Tensor:
         squares = F.pad(as_images(x, 3).square(), (0, 0, 0, 0, size // 2, size // 2))

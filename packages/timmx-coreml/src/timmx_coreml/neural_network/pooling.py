@@ -111,7 +111,7 @@ def _padding(layer: Layer) -> Step:
         return lambda x: pad(x, (top, bottom, left, right), value)
     modes = {"reflection": "reflect", "replication": "replicate"}
     if kind not in modes:
-        raise layer.damaged("it does not say with what it pads")
+        raise layer.damaged("it has no padding type")
 
     def extend(x: torch.Tensor) -> torch.Tensor:
         planes = x.reshape(-1, 1, *x.shape[-2:])
@@ -125,7 +125,7 @@ def _padding(layer: Layer) -> Step:
 def _constant_pad(layer: Layer) -> Step:
     params = layer.params
     if params.padToGivenOutputSizeMode:
-        raise layer.refused("padToGivenOutputSizeMode")
+        raise layer.refused("it uses padToGivenOutputSizeMode")
     value = float(params.value)
     stored = [int(amount) for amount in params.padAmounts]
     if len(layer.inputs) == 1 and (not stored or len(stored) % 2):
@@ -134,7 +134,7 @@ def _constant_pad(layer: Layer) -> Step:
     def extend(x: torch.Tensor, amounts: torch.Tensor | None = None) -> torch.Tensor:
         pads = stored if amounts is None else [int(amount) for amount in amounts.flatten()]
         if len(pads) != 2 * x.ndim:
-            raise ValueError(f"{2 * x.ndim} pad amounts are needed, and {len(pads)} are there")
+            raise ValueError(f"it has {len(pads)} pad amounts instead of {2 * x.ndim}")
         # The format counts axes from the first, torch from the last.
         pairs = [pads[i : i + 2] for i in range(0, len(pads), 2)][::-1]
         return F.pad(x, [amount for pair in pairs for amount in pair], value=value)

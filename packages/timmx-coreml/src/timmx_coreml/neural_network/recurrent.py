@@ -38,7 +38,7 @@ def _both_ways(layer: Layer) -> Step:
     if len(params.weightParams) != 2:
         raise layer.damaged(f"it has {len(params.weightParams)} sets of weights instead of 2")
     if len(layer.outputs) not in (1, 5):
-        raise layer.damaged(f"it has {len(layer.outputs)} outputs where 1 or 5 can be")
+        raise layer.damaged(f"it has {len(layer.outputs)} outputs instead of 1 or 5")
     forward = _lstm_cell(layer, params.weightParams[0], params.activationsForwardLSTM)
     backward = _lstm_cell(layer, params.weightParams[1], params.activationsBackwardLSTM)
     size, whole, count = int(params.outputVectorSize), bool(params.params.sequenceOutput), len(layer.outputs)
@@ -60,12 +60,14 @@ def _one_way(layer: Layer, cell: Cell, states_count: int, whole: bool, backwards
     size, in_size = int(layer.params.outputVectorSize), int(layer.params.inputVectorSize)
     count = len(layer.outputs)
     if count not in (1, 1 + states_count):
-        raise layer.damaged(f"it has {count} outputs where 1 or {1 + states_count} can be")
+        raise layer.damaged(f"it has {count} outputs instead of 1 or {1 + states_count}")
 
     def run(x: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         sequence = _vectors(x, in_size)
         if backwards and whole and len(sequence) > 1:
-            raise layer.refused("reverseInput with a sequence of outputs, whose order is not documented")
+            raise layer.refused(
+                "it uses reverseInput with a sequence of outputs, whose order is not documented"
+            )
         sequence = sequence.flip(0) if backwards else sequence
         outputs, final = _sweep(cell, sequence, _states(states, sequence, size, states_count))
         y = outputs if whole else outputs[-1:]
@@ -76,7 +78,7 @@ def _one_way(layer: Layer, cell: Cell, states_count: int, whole: bool, backwards
 
 def _vectors(x: torch.Tensor, size: int) -> torch.Tensor:
     if x.ndim != 5 or tuple(x.shape[2:]) != (size, 1, 1):
-        raise ValueError(f"a sequence is (sequence, batch, {size}, 1, 1)")
+        raise ValueError(f"a sequence must be (sequence, batch, {size}, 1, 1)")
     return x[..., 0, 0]
 
 

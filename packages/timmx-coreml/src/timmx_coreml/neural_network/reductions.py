@@ -39,7 +39,7 @@ def _reduce(layer: Layer) -> Step:
     axes = tuple(int(axis) for axis in layer.params.axes)
     whole, keep = bool(layer.params.reduceAll), bool(layer.params.keepDims)
     if not axes and not whole:
-        raise layer.damaged("it does not say which axes it reduces")
+        raise layer.damaged("it has no axes")
 
     def reduce(x: torch.Tensor) -> torch.Tensor:
         every = tuple(range(x.ndim)) if whole else tuple(axis % x.ndim for axis in _within(axes, x))
@@ -52,7 +52,7 @@ def _reduce(layer: Layer) -> Step:
 def _within(axes: tuple[int, ...], x: torch.Tensor) -> tuple[int, ...]:
     for axis in axes:
         if not -x.ndim <= axis < x.ndim:
-            raise ValueError(f"there is no axis {axis}")
+            raise ValueError(f"axis {axis} does not exist")
     return axes
 
 
@@ -66,7 +66,7 @@ def _old_reduce(layer: Layer) -> Step:
     axes = named[names.ReduceAxis.Name(params.axis)]
     if mode == "ARGMAX":
         if len(axes) != 1:
-            raise layer.damaged("an ARGMAX has one axis")
+            raise layer.damaged(f"it has {len(axes)} axes for ARGMAX instead of 1")
         return lambda x: x.argmax(axes[0], keepdim=True).float()
     if mode == "LOGSUM":
         epsilon = float(params.epsilon) or 1e-6

@@ -58,17 +58,19 @@ def _upsample(layer: Layer) -> Step:
     linear = names.LinearUpsampleMode.Name(params.linearUpsampleMode)
     whole, fractional = list(params.scalingFactor), list(params.fractionalScalingFactor)
     if whole and fractional:
-        raise layer.damaged("it has whole and fractional scaling factors")
+        raise layer.damaged("it has both integer and fractional scaling factors")
     factors = whole or fractional or [1, 1]
     if len(factors) != 2 or min(factors) <= 0:
         raise layer.damaged(f"its scaling factors are {factors}")
     if mode == "NN":
         if fractional or linear != "DEFAULT":
-            raise layer.damaged("nearest neighbours have whole factors and no linear mode")
+            raise layer.damaged(
+                "it has fractional factors or a linear mode for nearest-neighbor interpolation"
+            )
         down, across = int(factors[0]), int(factors[1])
         return lambda x: x.repeat_interleave(down, -2).repeat_interleave(across, -1)
     if fractional and linear == "DEFAULT":
-        raise layer.damaged("fractional scaling factors need a mode of aligning corners")
+        raise layer.damaged("its fractional scaling factors have no mode of aligning corners")
     grid = _UPSAMPLE[linear]
 
     def upsample(x: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,7 @@ def _flatten_to_2d(layer: Layer) -> Step:
     def flatten(x: torch.Tensor) -> torch.Tensor:
         split = axis + x.ndim if axis < 0 else axis
         if not 0 <= split <= x.ndim:
-            raise ValueError(f"there is no axis {axis}")
+            raise ValueError(f"axis {axis} does not exist")
         return x.reshape(math.prod(x.shape[:split]), math.prod(x.shape[split:]))
 
     return flatten
@@ -72,7 +72,7 @@ def _flatten(layer: Layer) -> Step:
 def _transpose(layer: Layer) -> Step:
     axes = [int(axis) for axis in layer.params.axes]
     if sorted(axes) != list(range(len(axes))):
-        raise layer.damaged(f"its axes {axes} are no permutation")
+        raise layer.damaged(f"its axes {axes} are not a permutation")
     return lambda x: x.permute(axes)
 
 
@@ -81,7 +81,7 @@ def _permute(layer: Layer) -> Step:
     """Axes 0 to 3 are sequence, channel, height and width of five; the batch stays where it is."""
     axes = [int(axis) for axis in layer.params.axis] or [0, 1, 2, 3]
     if sorted(axes) != [0, 1, 2, 3]:
-        raise layer.damaged(f"its axes {axes} are no permutation of 0 to 3")
+        raise layer.damaged(f"its axes {axes} are not a permutation of 0 to 3")
     sequence, *rest = ((0, 2, 3, 4)[axis] for axis in axes)
     return lambda x: x.permute(sequence, 1, *rest)
 
@@ -90,7 +90,7 @@ def _permute(layer: Layer) -> Step:
 def _expand_dims(layer: Layer) -> Step:
     axes = [int(axis) for axis in layer.params.axes]
     if not axes:
-        raise layer.damaged("it names no axes")
+        raise layer.damaged("it has no axes")
 
     def expand(x: torch.Tensor) -> torch.Tensor:
         rank = x.ndim + len(axes)
@@ -110,7 +110,7 @@ def _squeeze(layer: Layer) -> Step:
     if layer.params.squeezeAll:
         return lambda x: x.squeeze()
     if not axes:
-        raise layer.damaged("it names no axes")
+        raise layer.damaged("it has no axes")
 
     def squeeze(x: torch.Tensor) -> torch.Tensor:
         if any(x.shape[axis] != 1 for axis in axes):

@@ -28,10 +28,10 @@ def _slice(layer: Layer) -> Step:
         first, last = (index + size if index < 0 else index for index in (start, end))
         if last > size or first < 0:
             raise layer.refused(
-                f"a part {start} to {end} of an axis of size {size}: what is beyond is not documented"
+                f"it takes {start} to {end} of an axis of size {size}, and what lies beyond is not documented"
             )
         if last <= first:
-            raise ValueError(f"nothing lies from {start} to {end}")
+            raise ValueError(f"{start} to {end} is empty")
         part = x.narrow(axis, first, last - first)
         return part if step == 1 else part.index_select(axis, torch.arange(0, last - first, step))
 

@@ -35,14 +35,14 @@ def read_weights(message: Any, shape: Sequence[int], channel_axis: int = 0) -> t
     if not forms:
         if math.prod(shape) == 0:
             return torch.zeros(shape)
-        raise ValueError(f"is empty where {_count(shape)} are declared")
+        raise ValueError(f"is empty, but {_count(shape)} are declared")
     if forms == ["int8RawValue"]:
         raise NotImplementedError("int8RawValue (int8DynamicQuantize)")
     if forms == ["rawValue"]:
         return torch.from_numpy(_dequantize(message, shape, channel_axis))
     values = _floats(message) if forms == ["floatValue"] else _halves(message.float16Value)
     if values.size != math.prod(shape):
-        raise ValueError(f"holds {values.size} numbers where {_count(shape)} are declared")
+        raise ValueError(f"holds {values.size} numbers, but {_count(shape)} are declared")
     # A copy, because frombuffer's arrays are read-only; halves are copied by astype.
     return torch.from_numpy(values.astype(np.float32).reshape(shape))
 
@@ -67,12 +67,12 @@ def _dequantize(message: Any, shape: tuple[int, ...], channel_axis: int) -> NDAr
     quantization = message.quantization
     bits = quantization.numberOfBits
     if not 1 <= bits <= 8:
-        raise ValueError(f"is quantized to {bits} bits, where 1 to 8 are possible")
+        raise ValueError(f"is quantized to {bits} bits instead of 1 to 8")
     count = math.prod(shape)
     needed = math.ceil(count * bits / 8)
     if len(message.rawValue) != needed:
         raise ValueError(
-            f"holds {len(message.rawValue)} bytes where {_count(shape)} at {bits} bits need {needed}"
+            f"holds {len(message.rawValue)} bytes, but {_count(shape)} at {bits} bits need {needed}"
         )
     stored = np.frombuffer(message.rawValue, dtype=np.uint8)
     if bits < 8:
@@ -83,7 +83,7 @@ def _dequantize(message: Any, shape: tuple[int, ...], channel_axis: int) -> NDAr
     if form == "lookupTableQuantization":
         table = np.array(quantization.lookupTableQuantization.floatValue, dtype=np.float32)
         if table.size != 2**bits:
-            raise ValueError(f"has a lookup table of {table.size} entries, where {bits} bits need {2**bits}")
+            raise ValueError(f"has a lookup table of {table.size} entries, but {bits} bits need {2**bits}")
         return np.asarray(table[codes], dtype=np.float32)
     if form == "linearQuantization":
         scale = _by_channel(quantization.linearQuantization.scale, "scales", shape, channel_axis)
@@ -97,7 +97,7 @@ def _by_channel(stored: Any, what: str, shape: tuple[int, ...], axis: int) -> ND
     if values.size == 1:
         return values.reshape(())
     if not shape or values.size != shape[axis]:
-        raise ValueError(f"has {values.size} {what}, where 1 or {shape[axis] if shape else 1} can be")
+        raise ValueError(f"has {values.size} {what} instead of 1 or {shape[axis] if shape else 1}")
     return values.reshape([-1 if i == axis else 1 for i in range(len(shape))])
 
 

@@ -110,7 +110,7 @@ def by_name(name: str, x: Tensor) -> Tensor:
         return torch.relu(x)
     if name == "linear":
         return x
-    raise NotImplementedError(f"activation {name!r}, whose constants MIL does not state")
+    raise NotImplementedError(f"activation {name!r}, whose constants MIL does not document")
 
 
 def _by_channel(parameter: Tensor, x: Tensor) -> Tensor:

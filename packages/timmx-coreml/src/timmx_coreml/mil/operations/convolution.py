@@ -61,7 +61,7 @@ def conv_transpose(
         left = [size - sum(cut[2 * i : 2 * i + 2]) for i, size in enumerate(sizes)]
         if output_shape is not None and output_shape[2:] != left:
             raise NotImplementedError(
-                f"pad_type {pad_type!r} with output_shape {output_shape}, where it is {left}"
+                f"pad_type {pad_type!r} with output_shape {output_shape} instead of {left}"
             )
     else:
         raise NotImplementedError(f"pad_type {pad_type!r}")

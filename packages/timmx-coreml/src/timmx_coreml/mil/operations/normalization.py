@@ -53,7 +53,7 @@ def local_response_norm(
     x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
     if size % 2 == 0:
-        raise NotImplementedError("an even size, of which MIL does not say on which side it reaches further")
+        raise NotImplementedError("an even size, for which MIL does not document the longer side")
     squares = functional.pad(torch.square(x).movedim(1, -1), (size // 2, size // 2))
     sums = squares.unfold(-1, size, 1).sum(-1).movedim(-1, 1)
     return x / torch.pow(k + alpha / size * sums, beta)

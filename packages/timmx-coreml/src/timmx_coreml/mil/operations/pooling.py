@@ -97,6 +97,6 @@ def _borders(
             if around and (windows - 1) * stride >= size + around:
                 windows -= 1
             if (windows - 1) * stride >= size + 2 * around:
-                raise NotImplementedError("ceil_mode with a window that holds nothing")
+                raise NotImplementedError("ceil_mode with an empty window")
             beyond[2 * index + 1] = max(0, (windows - 1) * stride + reach - size - 2 * around)
     return pads, beyond

@@ -39,7 +39,7 @@ def along(parameter: Tensor, rank: int, axis: int | None) -> Tensor:
     if parameter.ndim == 0:
         return parameter
     if parameter.ndim != 1 or axis is None:
-        raise ValueError("a scale or zero point is neither a scalar nor a vector with an axis")
+        raise ValueError("its scale or zero point is neither a scalar nor a vector with an axis")
     sizes = [1] * rank
     sizes[axis] = -1
     return parameter.reshape(sizes)

@@ -52,7 +52,7 @@ def lstm(
     clip: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if peephole is not None or peephole_back is not None or clip is not None:
-        raise NotImplementedError("peephole and clip, whose formulas MIL does not state")
+        raise NotImplementedError("peephole and clip, whose formulas MIL does not document")
     names = (recurrent_activation, cell_activation, activation)
     if direction != "bidirectional":
         states, h, c = _lstm(x, initial_h, initial_c, weight_ih, weight_hh, bias, direction, names)

@@ -37,7 +37,7 @@ def upsample_nearest_neighbor(
         size = x.shape[axis]
         # coremltools adds up to 1e-4 to the result's size, so that the floor is safe.
         if abs(scale * size - out) > 1e-3:
-            raise NotImplementedError(f"a factor {scale} that does not make whole pixels of {size}")
+            raise NotImplementedError(f"a factor {scale} that does not give an integer size from {size}")
         x = x.index_select(axis, torch.arange(out).mul(size).div(out, rounding_mode="floor"))
     return x
 
@@ -66,7 +66,7 @@ def resize(
     if interpolation_mode not in ("LINEAR", "NEAREST_NEIGHBOR"):
         raise NotImplementedError(f"interpolation_mode {interpolation_mode!r}")
     if interpolation_mode == "NEAREST_NEIGHBOR" and sampling_mode != "DEFAULT":
-        raise NotImplementedError(f"the nearest neighbour with sampling_mode {sampling_mode!r}")
+        raise NotImplementedError(f"NEAREST_NEIGHBOR with sampling_mode {sampling_mode!r}")
     for axis in range(-resized_dims, 0):
         size = shape[axis] or x.shape[axis]
         if size != x.shape[axis]:

@@ -115,7 +115,7 @@ def _places(indices: Tensor, size: int, opset: int) -> Tensor:
         return indices
     low, high = (int(edge) for edge in torch.aminmax(indices))
     if high >= size or low < (0 if opset >= _IOS17 else -size):
-        raise IndexError(f"indices {low} to {high} into {size} elements, which the opset leaves undefined")
+        raise IndexError(f"indices {low} to {high} into {size} elements, which is undefined in this opset")
     return torch.where(indices < 0, indices + size, indices)
 
 
