@@ -1,0 +1,452 @@
+"""The JSON that travels inside an artifact, as a typed object (schema 1, docs/metadata.md); a file may have been edited."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+from timmx.contract.runner import Quantization
+from timmx.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA = 1
+
+_CHANNELS = {"RGB": 3, "BGR": 3, "L": 1}
+_AGAIN = "export it again"
+
+
+class OutputKind(StrEnum):
+    """What the numbers of an output are."""
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+    EMBEDDING = "embedding"
+    FEATURES = "features"
+    TENSOR = "tensor"
+
+    @property
+    def ranks_classes(self) -> bool:
+        """Whether there is one number per class."""
+        return self in (OutputKind.LOGITS, OutputKind.PROBABILITIES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMetadata:
+    """Which model and which weights.
+
+    Attributes:
+        name: `architecture.tag`, the hub id, the folder's name, or the module's class.
+        architecture: timm's name of it.
+        source: `timm`, `hf-hub`, `local-dir`, `checkpoint` or `module`.
+        trained: False where the weights are known to be random.
+        seed: of random weights.
+        weights_sha256: of the state dict as it was loaded, before any rewrite.
+        num_classes: 0 for an embedding or a feature pyramid.
+        license: of the weights, where it is known.
+        out_indices: the chosen levels of a feature pyramid; None for all, and for other models.
+    """
+
+    name: str
+    architecture: str
+    source: str
+    trained: bool
+    seed: int | None
+    weights_sha256: str
+    num_classes: int
+    license: str | None
+    out_indices: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputMetadata:
+    """The input, and the way to it from an image.
+
+    Attributes:
+        name: to feed it by.
+        layout: `NCHW` or `NHWC`.
+        dtype: numpy's name of the element type.
+        quantization: what integers stand for; None for float32, and where the file takes an image or its bytes.
+        value_range: the smallest and largest real value, of pixels in [0, 1]; 0 and 255 where the file takes an image.
+        normalized_in_graph: the file computes (x - mean) / std itself; otherwise the caller does.
+        size: channels, height and width in pixels, in this order whatever the layout.
+        mean: one value per channel, for pixels in [0, 1].
+        std: likewise.
+        interpolation: the resize filter, PIL's name in lower case.
+        crop_pct: the share of the resized image's side that the crop keeps.
+        crop_mode: `center`, `squash` or `border`, as timm defines them.
+        color_order: `RGB`, `BGR`, `L`, or None where the input is not an image.
+    """
+
+    name: str
+    layout: str
+    dtype: str
+    quantization: Quantization | None = None
+    value_range: tuple[float, float] | None
+    normalized_in_graph: bool
+    size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    color_order: str | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """One image's sizes in the order of the layout."""
+        channels, height, width = self.size
+        return (height, width, channels) if self.layout == "NHWC" else self.size
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether the bytes of an image go in as they are: it says so, or its quantization says the same."""
+        if self.dtype != "uint8" or not self.normalized_in_graph:
+            return False
+        stored = self.quantization
+        return stored is None or (not stored.zero_point and abs(255 * stored.scale - 1) < 1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputMetadata:
+    """One output.
+
+    Attributes:
+        name: to fetch it by.
+        kind: what its numbers are.
+        shape: sizes; a dynamic batch size is the string `batch`.
+        dtype: numpy's name of the element type.
+        quantization: what integers stand for; None for others.
+    """
+
+    name: str
+    kind: OutputKind
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+    quantization: Quantization | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """What a file says about itself: what it is, how to feed it, and what made it.
+
+    Attributes:
+        model: which model and weights.
+        input: the input, and the way to it from an image.
+        outputs: in the order of the model's outputs; at least one.
+        labels: class names by class number, where they are known.
+        batch_size: None where it is dynamic.
+        precision: the arithmetic inside, a value of `Precision`; a later timmx may have written another one.
+        format: what only this format has; JSON values, as the backend gave them.
+        versions: of the distributions that made the file.
+        created: ISO 8601; None unless `SOURCE_DATE_EPOCH` was set.
+    """
+
+    model: ModelMetadata
+    input: InputMetadata
+    outputs: tuple[OutputMetadata, ...]
+    labels: tuple[str, ...] | None
+    batch_size: int | None
+    precision: str
+    format: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str | None = None
+
+    @property
+    def dynamic_batch(self) -> bool:
+        """Whether the file takes any number of images."""
+        return self.batch_size is None
+
+    @property
+    def author(self) -> str:
+        """For a format's own field of that name: the owner of the weights on the hub, where there is one."""
+        owner = self.model.name.rpartition("/")[0] if self.model.source == "hf-hub" else ""
+        if self.model.source == "timm":
+            owner = "timm" if self.model.trained else ""
+        return owner or f"Unknown; exported with timmx {self.versions['timmx-core']}"
+
+    @property
+    def weights_version(self) -> str:
+        """A model's version for a format's own field: which weights these are."""
+        return f"weights sha256:{self.model.weights_sha256[:16]}"
+
+    @classmethod
+    def parse(cls, path: Path, content: Mapping[str, Any]) -> Metadata:
+        """The JSON that a backend's `read_metadata` gives, checked; keys that schema 1 does not have are ignored.
+
+        Args:
+            path: of the file, for messages.
+            content: JSON values.
+
+        Raises:
+            ArtifactError: timmx did not write the file, a later timmx did, or a value is not valid.
+        """
+        if not content:
+            raise ArtifactError(
+                f"{path} was not written by timmx: nothing in it says how to feed it",
+                hint="export the model again with timmx",
+            )
+        schema = content.get("schema")
+        if schema != SCHEMA or isinstance(schema, bool):
+            raise ArtifactError(
+                f"{path} has metadata of schema {schema}, and this timmx reads schema {SCHEMA}",
+                hint="install the timmx that wrote it, or export the model again",
+            )
+        try:
+            return cls(
+                model=_model(_section(content, "model")),
+                input=_input(_section(content, "input")),
+                outputs=(outputs := _outputs(content.get("outputs"))),
+                labels=_labels(content.get("labels", ()), outputs[0]),
+                batch_size=_batch(_section(content, "batch")),
+                precision=_text(content, "precision"),
+                format=_section(content, "format"),
+                versions=_section(content, "versions"),
+                created=content.get("created"),
+            )
+        except _Invalid as exc:
+            raise ArtifactError(
+                f"{path} is damaged: its metadata is not what timmx writes ({exc})", hint=_AGAIN
+            ) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, with keys in the order of docs/metadata.md."""
+        model, entry = self.model, self.input
+        created = {} if self.created is None else {"created": self.created}
+        return {
+            "schema": SCHEMA,
+            "model": {
+                "name": model.name,
+                "architecture": model.architecture,
+                "source": model.source,
+                "trained": model.trained,
+                "seed": model.seed,
+                "weights_sha256": model.weights_sha256,
+                "num_classes": model.num_classes,
+                "license": model.license,
+                **({} if model.out_indices is None else {"out_indices": list(model.out_indices)}),
+            },
+            "input": {
+                "name": entry.name,
+                "layout": entry.layout,
+                "dtype": entry.dtype,
+                **_quantization_json(entry.quantization),
+                **({} if entry.value_range is None else {"value_range": list(entry.value_range)}),
+                "normalization": "graph" if entry.normalized_in_graph else "caller",
+                "size": list(entry.size),
+                "mean": list(entry.mean),
+                "std": list(entry.std),
+                "interpolation": entry.interpolation,
+                "crop_pct": entry.crop_pct,
+                "crop_mode": entry.crop_mode,
+                "color_order": entry.color_order,
+            },
+            "outputs": [
+                {
+                    "name": output.name,
+                    "kind": str(output.kind),
+                    "shape": list(output.shape),
+                    **({} if output.dtype == "float32" else {"dtype": output.dtype}),
+                    **_quantization_json(output.quantization),
+                }
+                for output in self.outputs
+            ],
+            "labels": None if self.labels is None else list(self.labels),
+            "batch": {"dynamic": True} if self.batch_size is None else {"size": self.batch_size},
+            "precision": str(self.precision),
+            "format": json.loads(json.dumps(dict(self.format))),
+            "versions": dict(self.versions),
+            **created,
+        }
+
+    def dumps(self) -> str:
+        """The JSON text that a backend writes: keys sorted, so that equal exports give equal bytes."""
+        return json.dumps(self.to_json(), sort_keys=True)
+
+
+def parse_json_object(path: Path, text: str | bytes) -> dict[str, Any]:
+    """The JSON object that a backend has found in a file or next to it.
+
+    Args:
+        path: of the file, for messages.
+
+    Raises:
+        ArtifactError: the text is not a JSON object.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as exc:
+        raise ArtifactError(f"{path} is damaged: its metadata is not JSON ({exc})", hint=_AGAIN) from exc
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} is damaged: its metadata is not a JSON object", hint=_AGAIN)
+    return content
+
+
+class _Invalid(Exception):  # noqa: N818 - becomes an ArtifactError
+    """The first value that is not valid, and where it is."""
+
+
+def _model(values: Mapping[str, Any]) -> ModelMetadata:
+    if "license" not in values or "seed" not in values or not _is_integer(values.get("num_classes"), 0):
+        raise _Invalid("model.license, model.seed or model.num_classes is missing")
+    if not isinstance(values.get("trained"), bool):
+        raise _Invalid(f"model.trained is {values.get('trained')!r}")
+    levels = values.get("out_indices")
+    if levels is not None and not (
+        isinstance(levels, list) and all(isinstance(level, int) for level in levels)
+    ):
+        raise _Invalid(f"model.out_indices is {levels!r}")
+    return ModelMetadata(
+        name=_text(values, "name", "model."),
+        architecture=_text(values, "architecture", "model."),
+        source=_text(values, "source", "model."),
+        trained=values["trained"],
+        seed=values["seed"],
+        weights_sha256=_text(values, "weights_sha256", "model."),
+        num_classes=values["num_classes"],
+        license=values["license"],
+        out_indices=None if levels is None else tuple(levels),
+    )
+
+
+def _input(values: Mapping[str, Any]) -> InputMetadata:
+    size = values.get("size")
+    if not isinstance(size, list) or len(size) != 3 or not all(_is_integer(item, 1) for item in size):
+        raise _Invalid(f"input.size is {size!r}")
+    channels, height, width = size
+    crop_pct = values.get("crop_pct")
+    if not _is_number(crop_pct) or crop_pct <= 0:
+        raise _Invalid(f"input.crop_pct is {crop_pct!r}")
+    order = values.get("color_order", "")
+    if order is not None and (not isinstance(order, str) or _CHANNELS.get(order) != channels):
+        raise _Invalid(f"input.color_order is {order!r} for {channels} channels")
+    std = _statistics(values, "std", channels)
+    if 0 in std:
+        raise _Invalid("input.std is 0")
+    return InputMetadata(
+        name=_text(values, "name", "input."),
+        layout=_choice(values, "layout", ("NCHW", "NHWC")),
+        dtype=_text(values, "dtype", "input."),
+        quantization=_quantization("input", values),
+        value_range=_value_range(values.get("value_range")),
+        normalized_in_graph=_choice(values, "normalization", ("graph", "caller")) == "graph",
+        size=(channels, height, width),
+        mean=_statistics(values, "mean", channels),
+        std=std,
+        interpolation=_text(values, "interpolation", "input."),
+        crop_pct=crop_pct,
+        crop_mode=_choice(values, "crop_mode", ("center", "squash", "border")),
+        color_order=order,
+    )
+
+
+def _outputs(values: Any) -> tuple[OutputMetadata, ...]:
+    if not isinstance(values, list):
+        raise _Invalid(f"outputs is {values!r}")
+    if not values:
+        raise _Invalid("there are no outputs")
+    return tuple(_output(f"outputs[{number}]", output) for number, output in enumerate(values))
+
+
+def _output(where: str, values: Any) -> OutputMetadata:
+    if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+        raise _Invalid(f"{where} has no name")
+    kind, shape = values.get("kind"), values.get("shape")
+    if not isinstance(kind, str) or kind not in {item.value for item in OutputKind}:
+        raise _Invalid(f"{where}.kind is {kind!r}")
+    if not isinstance(shape, list) or not all(
+        isinstance(size, str) or _is_integer(size, 0) for size in shape
+    ):
+        raise _Invalid(f"{where}.shape is {shape!r}")
+    return OutputMetadata(
+        name=values["name"],
+        kind=OutputKind(kind),
+        shape=tuple(shape),
+        dtype=_text({"dtype": "float32"} | values, "dtype", f"{where}."),
+        quantization=_quantization(where, values),
+    )
+
+
+def _labels(values: Any, output: OutputMetadata) -> tuple[str, ...] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list) or not all(isinstance(label, str) and label for label in values):
+        raise _Invalid("labels are not a list of names")
+    if len(set(values)) < len(values):
+        raise _Invalid("labels give two classes one name")
+    if output.kind.ranks_classes and (len(values),) != output.shape[-1:]:
+        raise _Invalid(f"there are {len(values)} labels for an output of shape {list(output.shape)}")
+    return tuple(values) or None
+
+
+def _batch(values: Mapping[str, Any]) -> int | None:
+    if values.get("dynamic") is True:
+        return None
+    if not _is_integer(values.get("size"), 1):
+        raise _Invalid(f"batch is {dict(values)!r}")
+    return int(values["size"])
+
+
+def _quantization(where: str, values: Mapping[str, Any]) -> Quantization | None:
+    stored = values.get("quantization")
+    if stored is None:
+        return None
+    integer = isinstance(stored, dict) and isinstance(stored.get("zero_point"), int)
+    if not integer or not _is_number(stored.get("scale")) or stored["scale"] <= 0:
+        raise _Invalid(f"{where}.quantization is {stored!r}")
+    return Quantization(stored["scale"], stored["zero_point"])
+
+
+def _quantization_json(stored: Quantization | None) -> dict[str, Any]:
+    if stored is None:
+        return {}
+    return {"quantization": {"scale": float(stored.scale), "zero_point": int(stored.zero_point)}}
+
+
+def _value_range(values: Any) -> tuple[float, float] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list) or len(values) != 2 or not all(map(_is_number, values)):
+        raise _Invalid(f"input.value_range is {values!r}")
+    return values[0], values[1]
+
+
+def _statistics(values: Mapping[str, Any], key: Literal["mean", "std"], channels: int) -> tuple[float, ...]:
+    found = values.get(key)
+    if not isinstance(found, list) or len(found) != channels or not all(map(_is_number, found)):
+        raise _Invalid(f"input.{key} is {found!r}")
+    return tuple(found)
+
+
+def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = values.get(key)
+    if not isinstance(found, Mapping):
+        raise _Invalid(f"{key} is {found!r}")
+    return found
+
+
+def _text(values: Mapping[str, Any], key: str, where: str = "") -> str:
+    found = values.get(key)
+    if not isinstance(found, str):
+        raise _Invalid(f"{where}{key} is {found!r}")
+    return found
+
+
+def _choice(values: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:
+    found = values.get(key)
+    if found not in choices:
+        raise _Invalid(f"input.{key} is {found!r}")
+    return str(found)
+
+
+def _is_integer(value: Any, smallest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
