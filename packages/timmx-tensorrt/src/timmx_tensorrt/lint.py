@@ -25,7 +25,7 @@ _LAYOUT = frozenset("Identity Reshape Transpose".split())
 
 @dataclass(frozen=True)
 class Finding:
-    """One place of the graph, and what is wrong there and what would mend it.
+    """One place of the graph, and what is wrong there and how to fix it.
 
     Attributes:
         where: the name of the node or of the input or output; empty for the graph as a whole.
