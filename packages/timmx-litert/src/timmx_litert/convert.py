@@ -60,7 +60,8 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
     weights = sum(parameter.nbytes for parameter in job.model.parameters())
     if weights > LIMIT - _GRAPH_ROOM:
         raise UnsupportedError(
-            f"the weights take {weights / 1e9:.1f} GB, and one .tflite file holds at most 2 GB", hint=LIMIT_HINT
+            f"the weights take {weights / 1e9:.1f} GB, and one .tflite file holds at most 2 GB",
+            hint=LIMIT_HINT,
         )
     program = job.capture()
     job.progress("Converting to LiteRT")

@@ -225,7 +225,8 @@ def associated_files(path: Path) -> tuple[str, ...]:
             names = tuple(archive.namelist())
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, *_DAMAGE) as exc:
         raise ArtifactError(
-            f"{path} is damaged: the files attached to the model cannot be read ({exc})", hint="export it again"
+            f"{path} is damaged: the files attached to the model cannot be read ({exc})",
+            hint="export it again",
         ) from exc
     if damaged is not None:
         raise ArtifactError(

@@ -189,9 +189,7 @@ class Engine:
                 )
         stream = gpu.Stream()
         if not self._context.execute_async_v3(stream.handle):
-            raise ArtifactError(
-                f"TensorRT failed to run the engine: {self._log.last() or 'no reason given'}"
-            )
+            raise ArtifactError(f"TensorRT failed to run the engine: {self._log.last() or 'no reason given'}")
         stream.synchronize()
         return {name: held[name].cpu().numpy() for name in self.outputs}
 

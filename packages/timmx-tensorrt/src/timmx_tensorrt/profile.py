@@ -27,7 +27,7 @@ class Profile:
             raise ConfigurationError(
                 f"--batch-min {self.smallest}, --batch-size {self.tuned_for} and --batch-max {self.largest} are not in "
                 "ascending order",
-                hint="use --batch-min <= --batch-size <= --batch-max: an engine is tuned for a batch size that it takes",
+                hint="use --batch-min <= --batch-size <= --batch-max: the engine is tuned for a batch that it takes",
             )
 
     @property
@@ -89,6 +89,4 @@ def stated_profile(path: Path, metadata: Mapping[str, Any]) -> Profile | None:
     try:
         return Profile(int(stated["min"]), int(stated["opt"]), int(stated["max"]))
     except (LookupError, TypeError, ValueError, ConfigurationError) as exc:
-        raise ArtifactError(
-            f"{path} is damaged: its profile is {stated!r}", hint="export it again"
-        ) from exc
+        raise ArtifactError(f"{path} is damaged: its profile is {stated!r}", hint="export it again") from exc

@@ -62,8 +62,8 @@ def validate(request: ExportRequest, options: TensorRTOptions) -> None:
     if not options.onnx_only and request.device != "cuda":
         raise ConfigurationError(
             f"an engine is built and run on an NVIDIA GPU, and --device is {request.device}",
-            hint="add --device cuda, or --onnx-only to stop at the typed ONNX, from which --from-onnx builds the engine "
-            "on a GPU later",
+            hint="add --device cuda, or --onnx-only to stop at the typed ONNX, from which --from-onnx builds the "
+            "engine on a GPU later",
         )
 
 
@@ -98,7 +98,8 @@ def _places(options: TensorRTOptions) -> None:
                 )
         if options.from_onnx.suffix != ".onnx":
             raise ConfigurationError(
-                f"--from-onnx {options.from_onnx} is not an .onnx file", hint="name a file that --onnx-only wrote"
+                f"--from-onnx {options.from_onnx} is not an .onnx file",
+                hint="name a file that --onnx-only wrote",
             )
     if options.keep_onnx is not None and options.keep_onnx.suffix != ".onnx":
         raise ConfigurationError(
@@ -133,7 +134,8 @@ def check_repository(output: Path, options: TensorRTOptions) -> None:
     ):
         if path is not None and path.resolve().is_relative_to(folder.resolve()):
             raise ConfigurationError(
-                f"{flag} {path} is in {folder}, which --triton replaces as a whole", hint="choose another place"
+                f"{flag} {path} is in {folder}, which --triton replaces as a whole",
+                hint="choose another place",
             )
     if foreign := triton.foreign(folder):
         raise ConfigurationError(
