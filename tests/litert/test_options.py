@@ -37,16 +37,16 @@ def test_help_names_every_option():
         ({"mode": "int8"}, "--calibration-data.*--random-calibration.*weight-int8"),
         ({"mode": "int16x8"}, "--calibration-data.*--random-calibration.*weight-int8"),
         ({"mode": "int4"}, "Did you mean int8"),
-        ({"random_calibration": True}, "--mode fp32 quantizes nothing"),
-        ({"mode": "fp16", "calibration_samples": 8}, "--mode fp16 quantizes nothing"),
+        ({"random_calibration": True}, "--mode fp32 does not quantize"),
+        ({"mode": "fp16", "calibration_samples": 8}, "--mode fp16 does not quantize"),
         ({"mode": "fp16", "per_channel": True}, "--per-channel"),
         ({"per_channel": False}, "--no-per-channel"),
         ({"calibration_method": "mse"}, "--calibration-method"),
-        ({"mode": "weight-int8", "random_calibration": True}, "--random-calibration is about ranges"),
-        ({"mode": "dynamic-int8", "calibration_method": "mse"}, "--calibration-method is about ranges"),
+        ({"mode": "weight-int8", "random_calibration": True}, "--random-calibration is for the ranges"),
+        ({"mode": "dynamic-int8", "calibration_method": "mse"}, "--calibration-method is for the ranges"),
         (
             {"mode": "weight-int8", "calibration_data": ".", "calibration_samples": 8},
-            "--calibration-samples is about ranges",
+            "--calibration-samples is for the ranges",
         ),
         ({"io": "int8"}, "--mode int8"),
         ({"mode": "int16x8", "random_calibration": True, "io": "int8"}, "--mode int8"),
@@ -104,7 +104,7 @@ def test_files_that_are_no_flatbuffer_are_refused(tmp_path):
     path = tmp_path / "wrong.tflite"
     path.write_bytes(b"no model at all, but long enough")
     for ask in (timmx.open, LiteRTBackend().read_metadata, LiteRTBackend().inspect):
-        with pytest.raises(ArtifactError, match=r"no LiteRT model"):
+        with pytest.raises(ArtifactError, match=r"not a LiteRT model"):
             ask(path)
 
 

@@ -299,7 +299,7 @@ def test_associated_files(tmp_path):
     assert zipfile.is_zipfile(path)
     assert task_metadata.associated_files(path) == ("labels.txt", "more.txt")
     path.write_bytes(content.replace(b"tench", b"tenth"))
-    with pytest.raises(ArtifactError, match=r"model\.tflite is damaged: labels\.txt"):
+    with pytest.raises(ArtifactError, match=r"model\.tflite is damaged: the attached file labels\.txt"):
         task_metadata.associated_files(path)
     path.write_bytes(content.replace(b"PK\1\2", b"PK\1\3"))
     with pytest.raises(ArtifactError, match="is damaged"):

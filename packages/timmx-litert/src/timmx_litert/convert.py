@@ -13,7 +13,7 @@ from timmx.plugin import UnsupportedError
 from torch import nn
 
 from timmx_litert.lower import lower
-from timmx_litert.model_file import LIMIT
+from timmx_litert.model_file import LIMIT, LIMIT_HINT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,8 +60,8 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
     weights = sum(parameter.nbytes for parameter in job.model.parameters())
     if weights > LIMIT - _GRAPH_ROOM:
         raise UnsupportedError(
-            f"The weights take {weights / 1e9:.1f} GB, and one .tflite holds 2 GB: choose a smaller model, or another "
-            "format; timmx onnx keeps large weights in a second file."
+            f"the weights take {weights / 1e9:.1f} GB, and one .tflite file holds at most 2 GB",
+            hint=LIMIT_HINT,
         )
     program = job.capture()
     job.progress("Converting to LiteRT")
@@ -87,8 +87,8 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
         ) as exc:  # litert-torch, jax and MLIR raise all kinds of things for what they cannot lower
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise UnsupportedError(
-                f"litert-torch cannot convert this model: {reason[:300].rstrip('.')}. timmx onnx and timmx "
-                "torch-export hold most models in any case."
+                f"litert-torch cannot convert this model: {reason[:300].rstrip('.')}",
+                hint="use timmx onnx or timmx torch-export, which support most models",
             ) from exc
 
 

@@ -19,8 +19,9 @@ from timmx.plugin import (
 
 from timmx_litert import task_metadata
 from timmx_litert.convert import convert
-from timmx_litert.model_file import LIMIT, METADATA_NAME, edge_quantization, finish
+from timmx_litert.model_file import LIMIT, LIMIT_HINT, METADATA_NAME, edge_quantization, finish
 from timmx_litert.options import IoType, LiteRTMode
+from timmx_litert.plugin import IoType, LiteRTMode
 from timmx_litert.quantize import Integers, halve, make_integer, store_weights
 
 if TYPE_CHECKING:
@@ -157,7 +158,10 @@ def _write(
         metadata=entries,
     )
     if len(finished) > LIMIT:
-        raise UnsupportedError(f"The file would take {len(finished) / 1e9:.1f} GB, and a .tflite holds 2 GB.")
+        raise UnsupportedError(
+            f"the file would take {len(finished) / 1e9:.1f} GB, and one .tflite file holds at most 2 GB",
+            hint=LIMIT_HINT,
+        )
     with job.path.open("wb") as file:
         file.write(finished)
         task_metadata.append_files(file, files)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 IDENTIFIER = b"TFL3"
 LIMIT = 2**31 - 1
 """The most bytes that a flatbuffer holds."""
+LIMIT_HINT = "choose a smaller model, or use timmx onnx, which keeps large weights in a second file"
 METADATA_NAME = "timmx"
 """The entry in the model's metadata list; its buffer holds our JSON."""
 
@@ -34,7 +35,10 @@ def check(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(8)
     if head[4:8] != IDENTIFIER:
-        raise ArtifactError(f"{path} is no LiteRT model: it does not have the mark TFL3 of a .tflite file.")
+        raise ArtifactError(
+            f"{path} is not a LiteRT model: it lacks the identifier TFL3 of a .tflite file",
+            hint="name a .tflite file, or export it again",
+        )
 
 
 @contextmanager
@@ -52,7 +56,7 @@ def reading(path: Path) -> Iterator[Any]:
             yield schema.Model.GetRootAs(content, 0)
     except _DAMAGE as exc:
         raise ArtifactError(
-            f"{path} is damaged ({type(exc).__name__}: {exc}). Export it again, or copy it anew."
+            f"{path} is damaged ({type(exc).__name__}: {exc})", hint="export it again, or copy it again"
         ) from exc
 
 

@@ -30,9 +30,9 @@ class LiteRTBackend(ExportBackend):
     snippet_languages = ("python", "kotlin")
     options = LiteRTOptions
     capabilities = Capabilities(
-        dynamic_batch="litert-torch cannot lower a graph whose batch is open, and files resized at run time are right "
-        "for some models alone. Give --batch-size N, which the file then declares. timmx onnx and timmx torch-export "
-        "have --dynamic-batch."
+        dynamic_batch="litert-torch cannot lower a graph with a dynamic batch size, and files resized at run time are "
+        "correct only for some models. Use --batch-size N for a fixed batch size, or timmx onnx or timmx torch-export, "
+        "which have --dynamic-batch"
     )
 
     def check_environment(

@@ -42,7 +42,9 @@ class LiteRTRunner(Runner):
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
-            raise ConfigurationError(f"threads is {threads}: give 1 or more, or None for all cores.")
+            raise ConfigurationError(
+                f"threads is {threads}, and must be 1 or more", hint="use 1 or more, or None for all cores"
+            )
         self._path = path
         count = threads or asked_threads() or usable_cores()
         layout = read_metadata(path).get("input", {}).get("layout", "")
@@ -54,9 +56,12 @@ class LiteRTRunner(Runner):
             reason = _one_line(exc)
             if "unresolved" in reason or "custom op" in reason.lower():
                 raise RuntimeUnavailable(
-                    f"{path} has operations that this LiteRT runtime has no kernel for: {reason}"
+                    f"{path} has operations that this LiteRT runtime has no kernel for: {reason}",
+                    hint="run it in a LiteRT runtime that has these operations",
                 ) from exc
-            raise ArtifactError(f"The LiteRT runtime refuses {path}: {reason} Export it again.") from exc
+            raise ArtifactError(
+                f"the LiteRT runtime cannot load {path}: {reason}", hint="export it again"
+            ) from exc
         self.inputs = tuple(
             _spec(name, details, layout) for name, details in self._signature.get_input_details().items()
         )
@@ -68,7 +73,8 @@ class LiteRTRunner(Runner):
         names = [spec.name for spec in self.inputs]
         if sorted(feeds) != sorted(names):
             raise ConfigurationError(
-                f"The file takes {', '.join(names)}, and was given {', '.join(feeds) or 'nothing'}."
+                f"the file takes {', '.join(names)}, and was given {', '.join(feeds) or 'nothing'}",
+                hint=f"pass one array for each of: {', '.join(names)}",
             )
         for spec in self.inputs:  # the runtime would resize the model, and answer or fail by chance
             found = feeds[spec.name].shape
@@ -76,13 +82,15 @@ class LiteRTRunner(Runner):
                 size not in ("batch", got) for size, got in zip(spec.shape, found, strict=True)
             ):
                 raise ConfigurationError(
-                    f"The file takes {spec.name} of shape {spec.shape}, and was given one of shape {tuple(found)}."
+                    f"the file takes {spec.name} of shape {spec.shape}, and was given shape {tuple(found)}",
+                    hint=f"pass an array of shape {spec.shape}",
                 )
         try:
             return dict(self._signature(**feeds))
         except RuntimeError as exc:
             raise ArtifactError(
-                f"The LiteRT runtime fails in {self._path}: {_one_line(exc)} Export it again, or copy it anew."
+                f"the LiteRT runtime failed to run {self._path}: {_one_line(exc)}",
+                hint="export it again, or copy it again",
             ) from exc
 
     def close(self) -> None:
@@ -101,7 +109,7 @@ def open_interpreter(content: bytes, *, keep_all: bool = False) -> Interpreter:
 
 
 def _one_line(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:300]
+    return " ".join(str(exc).split())[:300].rstrip(".")
 
 
 def _spec(name: str, details: Mapping[str, Any], layout: str) -> TensorSpec:

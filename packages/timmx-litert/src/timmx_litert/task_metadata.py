@@ -196,14 +196,16 @@ def read(content: bytes, path: Path) -> dict[str, Any]:
     from flatbuffers.table import Table
 
     if content[4:8] != _IDENTIFIER:
-        raise ArtifactError(f"{path}: its {NAME} is damaged: the mark M001 is missing. Export it again.")
+        raise ArtifactError(
+            f"{path}: its {NAME} is damaged: the identifier M001 is missing", hint="export it again"
+        )
     try:
         root = Table(content, 0)
         root.Pos = root.Indirect(0)
         return _read(root, "ModelMetadata")
     except _DAMAGE as exc:
         raise ArtifactError(
-            f"{path}: its {NAME} is damaged ({type(exc).__name__}: {exc}). Export it again."
+            f"{path}: its {NAME} is damaged ({type(exc).__name__}: {exc})", hint="export it again"
         ) from exc
 
 
@@ -223,10 +225,13 @@ def associated_files(path: Path) -> tuple[str, ...]:
             names = tuple(archive.namelist())
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, *_DAMAGE) as exc:
         raise ArtifactError(
-            f"{path} is damaged: the files behind the model cannot be read ({exc}). Export it again."
+            f"{path} is damaged: the files attached to the model cannot be read ({exc})",
+            hint="export it again",
         ) from exc
     if damaged is not None:
-        raise ArtifactError(f"{path} is damaged: {damaged}, behind the model, is. Export it again.")
+        raise ArtifactError(
+            f"{path} is damaged: the attached file {damaged} is corrupt", hint="export it again"
+        )
     return names
 
 
@@ -354,7 +359,7 @@ def _read_beside(table: Any, kind: str, position: int) -> Any:
     start += 4
     if kind == "string":
         if start + count > len(table.Bytes):
-            raise ValueError("a text goes beyond the end")
+            raise ValueError("a string extends past the end")
         return bytes(table.Bytes[start : start + count]).decode()
     if kind == "[float]":
         return [_shortest(value) for value in struct.unpack_from(f"<{count}f", table.Bytes, start)]

@@ -27,15 +27,15 @@ def validate(request: ExportRequest, options: LiteRTOptions) -> None:
     """Refuse combinations that make no sense.
 
     Raises:
-        ConfigurationError: with the mend.
+        ConfigurationError: with a hint.
     """
     _edges(request, options)
     _unused(options)
     if options.mode.calibrated and options.calibration_data is None and not options.random_calibration:
         raise ConfigurationError(
-            f"--mode {options.mode} needs to see typical inputs: give --calibration-data FOLDER of images (or a tensor "
-            "file), or --random-calibration to do without and lose accuracy, or choose --mode weight-int8, which needs "
-            "none."
+            f"--mode {options.mode} needs typical inputs for calibration, and none were given",
+            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration to go without and "
+            "lose accuracy, or --mode weight-int8, which needs none",
         )
     check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
 
@@ -43,12 +43,13 @@ def validate(request: ExportRequest, options: LiteRTOptions) -> None:
 def _edges(request: ExportRequest, options: LiteRTOptions) -> None:
     if options.io is IoType.INT8 and options.mode is not LiteRTMode.INT8:
         raise ConfigurationError(
-            f"--io int8 is for --mode int8, and --mode is {options.mode}: leave it out, or choose that mode."
+            f"--io int8 needs --mode int8, and --mode is {options.mode}",
+            hint="leave --io int8 out, or use --mode int8",
         )
     if options.io is IoType.UINT8 and options.mode is not LiteRTMode.INT8 and not request.normalize:
         raise ConfigurationError(
-            "--io uint8 takes the bytes of a picture, so the file must normalise them: give --normalize too. (With "
-            "--mode int8 it also goes without: the bytes are then quantized values.)"
+            "--io uint8 takes image bytes, so the file must normalize them",
+            hint="add --normalize; only --mode int8 works without it, and the bytes are then quantized values",
         )
 
 
@@ -64,15 +65,15 @@ def _unused(options: LiteRTOptions) -> None:
         channels = {True: ["--per-channel"], False: ["--no-per-channel"], None: []}[options.per_channel]
         for flag in (*channels, *calibration):
             raise ConfigurationError(
-                f"{flag} is about quantization, and --mode {mode} quantizes nothing: leave it out, or choose "
-                "another --mode."
+                f"{flag} is for quantization, and --mode {mode} does not quantize",
+                hint=f"leave {flag} out, or use a quantized --mode, such as int8",
             )
     if not mode.calibrated:
         for flag in calibration:
             if flag != "--calibration-data":  # accepted, with a note
                 raise ConfigurationError(
-                    f"{flag} is about ranges of activations, and --mode {mode} has none: leave it out, or choose "
-                    "--mode int8 or int16x8."
+                    f"{flag} is for the ranges of activations, and --mode {mode} has none",
+                    hint=f"leave {flag} out, or use --mode int8 or int16x8",
                 )
 
 
@@ -82,13 +83,13 @@ def missing() -> tuple[Problem, ...]:
     if not absent:
         return ()
     names = ", ".join(wanted.partition(">")[0] for wanted in absent)
-    message = f"{names} {'is' if len(absent) == 1 else 'are'} not installed."
+    message = f"{names} {'is' if len(absent) == 1 else 'are'} not installed"
     if sys.platform == "win32":
         return (
             Problem(
-                message,
-                "The converter has wheels for Linux and macOS alone: export there (WSL serves). This is "
-                f"{platform.system()} on {platform.machine()}.",
+                f"{message}: the converter has wheels only for Linux and macOS, and this is {platform.system()} on "
+                f"{platform.machine()}",
+                "export on Linux, on macOS or in WSL",
             ),
         )
     quoted = " ".join(f"'{wanted}'" for wanted in absent)

@@ -76,8 +76,8 @@ def translate(job: ExportJob, opset: int, *, optimize: bool = True) -> ir.Model:
     except torch.onnx.OnnxExporterError as exc:
         reason = str(exc.__cause__ or exc).strip().splitlines()[0]
         raise UnsupportedError(
-            f"PyTorch's ONNX exporter cannot translate this model to opset {opset}: {reason} "
-            "Another --opset may have the operation; timmx torch-export holds the model in any case."
+            f"PyTorch's ONNX exporter cannot translate this model to opset {opset}: {reason.rstrip('.')}",
+            hint="try another --opset, which may have the operation, or use timmx torch-export",
         ) from exc
     assert translated is not None  # with dynamo=True there is always a program
     # The exporter notes the stack trace of every node, with the paths of this machine.
@@ -117,8 +117,8 @@ def write(model: ir.Model, path: Path, metadata: dict[str, Any], external: bool 
         external = weights_bytes > _PROTOBUF_LIMIT - _GRAPH_ROOM
     elif not external and weights_bytes > _PROTOBUF_LIMIT - _GRAPH_ROOM:
         raise UnsupportedError(
-            f"The weights take {weights_bytes / 1e9:.1f} GB, and one ONNX file holds 2 GB: leave out "
-            "--no-external-data."
+            f"the weights take {weights_bytes / 1e9:.1f} GB, and one ONNX file holds at most 2 GB",
+            hint="leave --no-external-data out",
         )
     ir.save(model, path, external_data=external_name(path) if external else None)
     onnx.checker.check_model(str(path), full_check=True)

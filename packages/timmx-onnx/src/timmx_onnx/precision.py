@@ -86,7 +86,10 @@ def lower_precision(
         raise ValueError(f"{dtype.name} is no half precision: FLOAT16 or BFLOAT16.")
     opset = model.opset_imports.get("", 0)
     if dtype is ir.DataType.BFLOAT16 and opset < 22:
-        raise ConfigurationError(f"bfloat16 convolutions need --opset 22 or later; this graph has {opset}.")
+        raise ConfigurationError(
+            f"bfloat16 convolutions need opset 22 or later, and this graph has opset {opset}",
+            hint="use --opset 22",
+        )
     _simplify(model)
     graph = model.graph
     convertible = {value for value in _values(graph) if value.type == ir.TensorType(_FLOAT32)}
@@ -168,7 +171,9 @@ def _simplify(model: ir.Model) -> None:
         common.ShapeInferencePass()(model)
     unknown = next((value.name for value in _values(model.graph) if value.type is None), None)
     if unknown is not None:
-        raise UnsupportedError(f"The type of {unknown!r} in the graph cannot be told; see onnx.checker.")
+        raise UnsupportedError(
+            f"the type of {unknown!r} in the graph is unknown", hint="check the graph with onnx.checker"
+        )
 
 
 class _Twins:

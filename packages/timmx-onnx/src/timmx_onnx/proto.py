@@ -26,9 +26,11 @@ def read_proto(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError) as exc:
-        raise ArtifactError(f"{path} is no ONNX file, or is damaged: {exc}. Export it again.") from exc
+        raise ArtifactError(
+            f"{path} is not an ONNX file, or is damaged: {exc}", hint="export it again"
+        ) from exc
     if not proto.ir_version or not proto.graph.node:
-        raise ArtifactError(f"{path} is no ONNX model: it has no graph.")
+        raise ArtifactError(f"{path} is not an ONNX model: it has no graph", hint="export it again")
     return proto
 
 

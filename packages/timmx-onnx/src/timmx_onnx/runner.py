@@ -52,11 +52,19 @@ class OnnxRunner(Runner):
         try:
             self._session = open_session(path)
         except (InvalidProtobuf, InvalidArgument) as exc:
-            raise ArtifactError(f"{path} is no ONNX file, or is damaged: {exc}. Export it again.") from exc
+            raise ArtifactError(
+                f"{path} is not an ONNX file, or is damaged: {exc}", hint="export it again"
+            ) from exc
         except (Fail, InvalidGraph, NoSuchFile) as exc:
-            raise ArtifactError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {exc}") from exc
+            raise ArtifactError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {exc}",
+                hint="export it again; weights in a separate .data file must be next to it",
+            ) from exc
         except NotImplementedByRuntime as exc:
-            raise RuntimeUnavailable(f"ONNX Runtime {onnxruntime.__version__} lacks a kernel: {exc}") from exc
+            raise RuntimeUnavailable(
+                f"ONNX Runtime {onnxruntime.__version__} has no kernel for an operation of {path}: {exc}",
+                hint="try a newer onnxruntime, or export it with another --opset or --mode",
+            ) from exc
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
 

@@ -88,7 +88,10 @@ def build(onnx: Path, settings: BuildSettings) -> Built:
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx)):
-        raise UnsupportedError(f"TensorRT {version()} does not take this graph: {_parser_errors(parser)}")
+        raise UnsupportedError(
+            f"TensorRT {version()} cannot parse this graph: {_parser_errors(parser)}",
+            hint="export the model with another --opset or --mode",
+        )
     network.name = settings.name[:128]  # after the parser, which may name it too
     config = _configured(builder, network, settings)
     cache, notes = _with_timing_cache(config, settings.timing_cache)
@@ -97,8 +100,8 @@ def build(onnx: Path, settings: BuildSettings) -> Built:
     plan = _build(builder, network, config, monitor)
     if plan is None:
         raise UnsupportedError(
-            f"TensorRT {version()} could not build the engine: {log.last() or 'it gave no reason.'} Another --mode may "
-            "work; so may more --workspace."
+            f"TensorRT {version()} could not build the engine: {log.last() or 'no reason given'}",
+            hint="try another --mode, or more --workspace",
         )
     if settings.timing_cache is not None and cache is not None:
         notes += _keep_timings(config, settings.timing_cache)
@@ -124,11 +127,13 @@ class Engine:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise ArtifactError(
-                f"TensorRT {version()} does not read it: {self._log.last() or 'no reason given.'}"
+                f"TensorRT {version()} cannot read the engine: {self._log.last() or 'no reason given'}"
             )
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise ArtifactError(f"TensorRT {version()} cannot prepare to run it: {self._log.last()}")
+            raise ArtifactError(
+                f"TensorRT {version()} cannot prepare to run the engine: {self._log.last() or 'no reason given'}"
+            )
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self.inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.outputs = [name for name in names if name not in self.inputs]
@@ -141,7 +146,10 @@ class Engine:
         """Of an input or output, by numpy's name."""
         found = self._engine.get_tensor_dtype(name)
         if found not in _DTYPES:
-            raise ArtifactError(f"Its {name} is of type {found}, which has no counterpart in numpy.")
+            raise ArtifactError(
+                f"the engine has {name} of type {found}, which is not supported",
+                hint="build it with timmx tensorrt, which writes engines with float32 inputs and outputs",
+            )
         return str(_DTYPES[found]).removeprefix("torch.")
 
     def batches(self, name: str) -> tuple[int, int, int]:
@@ -162,11 +170,12 @@ class Engine:
             if not self._context.set_input_shape(name, tuple(tensor.shape)):
                 smallest, _, largest = self.batches(name)
                 raise ConfigurationError(
-                    f"The engine takes {name} of shape {self.shape(name)} with batches from {smallest} to {largest}, "
-                    f"and was given {tuple(tensor.shape)}."
+                    f"the engine takes {name} of shape {self.shape(name)} with batches from {smallest} to {largest}, "
+                    f"and was given shape {tuple(tensor.shape)}",
+                    hint="pass an array of that shape, or build an engine for other sizes",
                 )
         if missing := self._context.infer_shapes():
-            raise ArtifactError(f"The engine lacks shapes of {', '.join(missing)}.")
+            raise ArtifactError(f"TensorRT cannot infer the shapes of {', '.join(missing)}")
         for name in self.outputs:
             shape = tuple(self._context.get_tensor_shape(name))
             held[name] = torch.empty(
@@ -174,26 +183,29 @@ class Engine:
             )
         for name, tensor in held.items():
             if not self._context.set_tensor_address(name, tensor.data_ptr()):
-                raise ArtifactError(f"TensorRT refuses the memory of {name}: {self._log.last()}")
+                raise ArtifactError(
+                    f"TensorRT rejects the memory of {name}: {self._log.last() or 'no reason given'}"
+                )
         stream = gpu.Stream()
         if not self._context.execute_async_v3(stream.handle):
-            raise ArtifactError(f"TensorRT fails to run the engine: {self._log.last() or 'no reason given.'}")
+            raise ArtifactError(f"TensorRT failed to run the engine: {self._log.last() or 'no reason given'}")
         stream.synchronize()
         return {name: held[name].cpu().numpy() for name in self.outputs}
 
     def _check(self, feeds: Mapping[str, np.ndarray]) -> None:
         """TensorRT is given bare addresses: what is too short or of another type it would read as it lies there."""
         if self._engine is None:
-            raise ConfigurationError("The engine is closed: open it again.")
+            raise ConfigurationError("the engine is closed", hint="open it again")
         if sorted(feeds) != sorted(self.inputs):
             raise ConfigurationError(
-                f"The engine takes {', '.join(self.inputs)}, and was given {', '.join(feeds) or 'nothing'}."
+                f"the engine takes {', '.join(self.inputs)}, and was given {', '.join(feeds) or 'nothing'}",
+                hint=f"pass one array for each of: {', '.join(self.inputs)}",
             )
         for name, array in feeds.items():
             if array.dtype.name != self.dtype(name):
                 raise ConfigurationError(
-                    f"The engine takes {name} as {self.dtype(name)}, and was given {array.dtype.name}: convert it "
-                    f"with .astype({self.dtype(name)!r})."
+                    f"the engine takes {name} as {self.dtype(name)}, and was given {array.dtype.name}",
+                    hint=f"convert it with .astype({self.dtype(name)!r})",
                 )
 
     def close(self) -> None:
@@ -229,7 +241,7 @@ class _Log(trt.ILogger):  # type: ignore[misc]
 
     def last(self) -> str:
         """The errors, the latest last."""
-        return " ".join(self._errors[-_KEPT_LINES:])[-1500:]
+        return " ".join(self._errors[-_KEPT_LINES:])[-1500:].rstrip(".")
 
     def warnings(self) -> list[str]:
         """What it warns of, each once."""
@@ -288,7 +300,8 @@ def _started(factory: Any, log: _Log) -> Any:
         return factory(log)
     except TypeError as exc:
         raise RuntimeUnavailable(
-            f"TensorRT {version()} cannot start here: {log.last() or exc} nvidia-smi shows the driver and the GPU."
+            f"TensorRT {version()} cannot start on this machine: {log.last() or exc}",
+            hint="check the driver and the GPU with nvidia-smi",
         ) from exc
 
 
@@ -325,9 +338,9 @@ def _parser_errors(parser: Any) -> str:
     for index in range(min(parser.num_errors, 5)):
         error = parser.get_error(index)
         where = f" at {error.node_name()} ({error.node_operator()})" if error.node_operator() else ""
-        said.append(f"{' '.join(error.desc().split())[:300]}{where}.")
+        said.append(f"{' '.join(error.desc().split())[:300].rstrip('.')}{where}")
     more = parser.num_errors - len(said)
-    return " ".join(said) + (f" And {more} more." if more > 0 else "")
+    return "; ".join(said) + (f"; and {more} more" if more > 0 else "")
 
 
 def _configured(builder: Any, network: Any, settings: BuildSettings) -> Any:
@@ -348,8 +361,8 @@ def _configured(builder: Any, network: Any, settings: BuildSettings) -> Any:
         level = getattr(trt.HardwareCompatibilityLevel, wanted, None)
         if level is None:
             raise ConfigurationError(
-                f"TensorRT {version()} has no --hardware-compat {settings.hardware_compat}: upgrade it, or leave it "
-                "out."
+                f"TensorRT {version()} does not support --hardware-compat {settings.hardware_compat}",
+                hint="leave --hardware-compat out, or upgrade TensorRT: uv pip install --upgrade 'tensorrt>=10,<12'",
             )
         config.hardware_compatibility_level = level
     if settings.profile is not None:
@@ -367,7 +380,8 @@ def _add_profile(builder: Any, network: Any, config: Any, wanted: Profile) -> No
         )
     if config.add_optimization_profile(profile) < 0:
         raise UnsupportedError(
-            f"TensorRT {version()} refuses batches from {wanted.smallest} to {wanted.largest}."
+            f"TensorRT {version()} rejects batches from {wanted.smallest} to {wanted.largest}",
+            hint="try another --batch-min or --batch-max",
         )
 
 

@@ -64,20 +64,22 @@ def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
     given = stated_profile(path, stated)
     if given is None:
         raise ArtifactError(
-            f"{path} was not written by timmx tensorrt --onnx-only, but by another command: use that."
+            f"{path} was not written by timmx tensorrt --onnx-only or --keep-onnx",
+            hint="export the model again with timmx tensorrt --onnx-only",
         )
     precision = precision_of(ir.load(path))
     if stated.get("precision") != precision:
         raise ArtifactError(
-            f"{path} says that it is {stated.get('precision')}, and its types are {precision}: export it anew."
+            f"{path} says that it is {stated.get('precision')}, and its types are {precision}",
+            hint="export the model again with timmx tensorrt --onnx-only",
         )
     _check_gpu(precision)
     dynamic, size = job.request.dynamic_batch, job.request.batch_size
     profile = choose_profile(options, dynamic, size, given)
     if not dynamic and size != stated["batch"].get("size"):
         raise ArtifactError(
-            f"{path} has a fixed batch of {stated['batch'].get('size')}: leave --batch-size out, or export the model "
-            "anew."
+            f"{path} has a fixed batch size of {stated['batch'].get('size')}, and --batch-size is {size}",
+            hint="leave --batch-size out, or export the model again",
         )
     check_valid(path)
     doubts = check(path, dynamic=dynamic)
@@ -96,8 +98,8 @@ def _check_gpu(precision: Precision) -> None:
     if tuple(map(int, card["compute_capability"].split("."))) < _FLOAT8_CAPABILITY:
         raise ConfigurationError(
             f"--mode fp8 needs a GPU of compute capability 8.9 or later, and {card['gpu']} has "
-            f"{card['compute_capability']}: export with --mode int8 or fp16, or build on a newer GPU from what "
-            "--onnx-only writes."
+            f"{card['compute_capability']}",
+            hint="use --mode int8 or fp16, or build on a newer GPU from the file that --onnx-only writes",
         )
 
 

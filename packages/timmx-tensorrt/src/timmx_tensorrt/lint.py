@@ -25,7 +25,7 @@ _LAYOUT = frozenset("Identity Reshape Transpose".split())
 
 @dataclass(frozen=True)
 class Finding:
-    """One place of the graph, and what is wrong there and what would mend it.
+    """One place of the graph, and what is wrong there and how to fix it.
 
     Attributes:
         where: the name of the node or of the input or output; empty for the graph as a whole.
@@ -107,21 +107,23 @@ def _check_edges(graph: ir.Graph, dynamic_batch: bool, found: _Collector) -> Non
         if value.dtype != ir.DataType.FLOAT:
             kind = value.dtype.name if value.dtype else "of unknown type"
             found.error(
-                value, f"is {kind}: inputs and outputs are float32, whatever is computed between them"
+                value, f"is {kind}: inputs and outputs must be float32, whatever is computed between them"
             )
         sizes: list[Any] = list(value.shape or ())
         batch, others = sizes[:1], sizes[1:]
         if dynamic_batch:
             if not batch or isinstance(batch[0], int):
-                found.error(value, "has no symbolic batch: the graph was made for one batch size")
+                found.error(value, "has no dynamic batch size: the graph was made for one batch size")
             else:
                 batches.add(str(batch[0]))
         else:
             others = sizes
         if value.shape is None or any(not isinstance(size, int) for size in others):
-            found.error(value, "has a size that is not known: TensorRT would need a range for it")
+            found.error(value, "has an unknown size: TensorRT would need a range for it")
     if dynamic_batch and len(batches) > 1:
-        found.error(None, f"inputs and outputs name different batches: {', '.join(sorted(batches))}")
+        found.error(
+            None, f"inputs and outputs have different names for the batch size: {', '.join(sorted(batches))}"
+        )
 
 
 def _check_domains(model: ir.Model, found: _Collector) -> None:
@@ -140,7 +142,7 @@ def _check_doubles(graph: ir.Graph, found: _Collector) -> None:
             found.error(value, "is a float64 constant, which TensorRT does not have: store it as float32")
     for node in graph.all_nodes():
         if any(value.dtype == double for value in node.outputs):
-            found.error(node, "gives float64, in which TensorRT does not compute: cast to float32 before")
+            found.error(node, "outputs float64, in which TensorRT does not compute: cast to float32 first")
 
 
 def _check_data_type(node: ir.Node, found: _Collector) -> None:
@@ -148,14 +150,14 @@ def _check_data_type(node: ir.Node, found: _Collector) -> None:
     dtype = _quantized_type(node)
     if dtype is None:
         found.error(
-            node, "has no zero point: to ONNX that means uint8, TensorRT reads int8; add an int8 zero"
+            node, "has no zero point: ONNX then means uint8, and TensorRT reads int8; add an int8 zero point"
         )
     elif dtype == ir.DataType.UINT8:
         found.error(node, "is uint8, which TensorRT reads as int8, so that 128 and more saturate; use int8")
     elif dtype == ir.DataType.INT32:
         found.error(node, "is int32, as of a bias, which TensorRT does not take; leave the bias float")
     elif dtype not in _QUANTIZED_TYPES:
-        found.error(node, f"is {dtype.name}; TensorRT takes int8 and FLOAT8E4M3FN")
+        found.error(node, f"is {dtype.name}; TensorRT takes only int8 and FLOAT8E4M3FN")
 
 
 def _check_zero_point(node: ir.Node, found: _Collector) -> None:
@@ -170,7 +172,9 @@ def _check_zero_point(node: ir.Node, found: _Collector) -> None:
         found.error(node, "has a zero point other than 0; TensorRT's quantization is symmetric")
     scales = _array(node.inputs[1])
     if scales is not None and scales.size != zeros.size:
-        found.error(node, f"has {scales.size} scales and {zeros.size} zero points; give as many of both")
+        found.error(
+            node, f"has {scales.size} scales and {zeros.size} zero points; use the same number of both"
+        )
 
 
 def _check_scale(node: ir.Node, opset: int, found: _Collector) -> None:
@@ -185,7 +189,7 @@ def _check_scale(node: ir.Node, opset: int, found: _Collector) -> None:
         return
     numbers = scales.astype(np.float64)
     if not (np.isfinite(numbers).all() and (numbers > 0).all()):
-        found.error(node, "has a scale that is not finite and above 0; leave float what has no range")
+        found.error(node, "has a scale that is not finite and above 0; leave values without a range in float")
         return
     if dtype == ir.DataType.FLOAT16 and opset < _HALF_SCALES_OPSET:
         found.error(
@@ -207,10 +211,10 @@ def _check_channels(node: ir.Node, scales: NDArray[np.float64], found: _Collecto
     """Where there are several scales: on constants only, along the axis of the output channels."""
     constant = _array(_quantized_source(node))
     if constant is None:
-        found.error(node, "has a scale a channel for an activation; TensorRT takes one scale for all")
+        found.error(node, "has one scale per channel for an activation; TensorRT takes one scale for all")
         return
     if scales.ndim > 1 or "block_size" in node.attributes:
-        found.error(node, "has scales by blocks, which 8 bits do not; use one a channel")
+        found.error(node, "has one scale per block, which 8-bit types do not support; use one per channel")
         return
     if "axis" not in node.attributes:
         found.error(node, "has no axis for its scales; some parsers assume 0 and others 1, so write it")

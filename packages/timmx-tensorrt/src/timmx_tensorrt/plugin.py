@@ -31,8 +31,8 @@ class TensorRTBackend(ExportBackend):
     suffixes = (".engine", ".plan")
     options = TensorRTOptions
     capabilities = Capabilities(
-        dynamic_batch_from_one="an engine is tuned for --batch-size, which is 2 or more where the batch is open. "
-        "--batch-min 1, the default, lets it take single images too.",
+        dynamic_batch_from_one="an engine is tuned for --batch-size, which must be 2 or more with a dynamic batch "
+        "size. --batch-min 1, the default, lets it take single images too",
         reproducible="an engine depends on timings that are measured while it is built.",
     )
     caveat = (

@@ -25,8 +25,9 @@ class Profile:
     def __post_init__(self) -> None:
         if not 1 <= self.smallest <= self.tuned_for <= self.largest:
             raise ConfigurationError(
-                f"--batch-min {self.smallest}, --batch-size {self.tuned_for} and --batch-max {self.largest} must "
-                "ascend in this order: an engine is tuned for one of the batches that it takes."
+                f"--batch-min {self.smallest}, --batch-size {self.tuned_for} and --batch-max {self.largest} are not in "
+                "ascending order",
+                hint="use --batch-min <= --batch-size <= --batch-max: the engine is tuned for a batch that it takes",
             )
 
     @property
@@ -56,19 +57,20 @@ def choose_profile(
         for flag, given in (("--batch-min", options.batch_min), ("--batch-max", options.batch_max)):
             if given is not None:
                 raise ConfigurationError(
-                    f"{flag} is about an open batch, and here it is fixed: give --dynamic-batch too, or leave it out."
+                    f"{flag} is for a dynamic batch size, and here it is fixed",
+                    hint=f"leave {flag} out, or export with --dynamic-batch",
                 )
         return Profile(*[batch_size or 1] * 3)
     tuned_for = batch_size or (stated.tuned_for if stated else None)
     if stated and tuned_for == 1:
         raise ConfigurationError(
-            "--batch-size 1 is no batch to tune an open one for: give 2 or more. --batch-min 1, the default, lets the "
-            "engine take single images too."
+            "an engine with a dynamic batch size cannot be tuned for --batch-size 1",
+            hint="use --batch-size 2 or more; --batch-min 1, the default, lets the engine take single images too",
         )
     if tuned_for is None or tuned_for < 2:
         raise ConfigurationError(
-            "--dynamic-batch needs --batch-size N with N of 2 or more, the batch that the engine is tuned for. It "
-            "takes all from --batch-min (1) to --batch-max (N)."
+            "--dynamic-batch needs --batch-size N with N of 2 or more, the batch size that the engine is tuned for",
+            hint="add --batch-size N; the engine takes batch sizes from --batch-min (1) to --batch-max (N)",
         )
     smallest = options.batch_min or min(stated.smallest if stated else 1, tuned_for)
     largest = options.batch_max or max(stated.largest if stated else tuned_for, tuned_for)
@@ -87,4 +89,4 @@ def stated_profile(path: Path, metadata: Mapping[str, Any]) -> Profile | None:
     try:
         return Profile(int(stated["min"]), int(stated["opt"]), int(stated["max"]))
     except (LookupError, TypeError, ValueError, ConfigurationError) as exc:
-        raise ArtifactError(f"{path} is damaged: its profile is {stated!r}. Export it anew.") from exc
+        raise ArtifactError(f"{path} is damaged: its profile is {stated!r}", hint="export it again") from exc

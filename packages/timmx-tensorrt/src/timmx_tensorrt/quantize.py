@@ -70,7 +70,9 @@ def insert(
     opset = model.opset_imports.get("", 0)
     if opset < _MIN_OPSET:
         raise ConfigurationError(
-            f"{grid.name} needs --opset {_MIN_OPSET} or later, which has scales in float16; this graph has {opset}."
+            f"{grid.name} needs opset {_MIN_OPSET} or later, which has scales in float16, and this graph has opset "
+            f"{opset}",
+            hint=f"use --opset {_MIN_OPSET} or later",
         )
     chosen = targets(model, grid)
     writer = _Writer(model.graph, ranges, grid)

@@ -132,8 +132,8 @@ class _Rounding:
             return
         if standard and node.op_type in _REFUSED:
             raise UnsupportedError(
-                f"Node {node.name!r} ({node.op_type}) works on the bits of half numbers, or on a sequence or optional "
-                "of them: only tensors are rounded."
+                f"node {node.name!r} ({node.op_type}) uses the bits of half-precision numbers, or a sequence or "
+                "optional of them, and only tensors can be rounded"
             )
         if standard and node.op_type == "CastLike" and node.outputs[0].dtype is not None:
             node.op_type = "Cast"
@@ -251,8 +251,8 @@ def _scale_of_float8(node: ir.Node, graph: ir.Graph) -> ir.Value:
     arrays = [one.numpy() for one in tensors if one is not None]
     if len(arrays) < 2 or arrays[0].ndim > 1 or value.shape is None or arrays[1].astype(np.float32).any():
         raise UnsupportedError(
-            f"Node {node.name!r} ({node.op_type}) has no constant scale for all numbers or for each channel, or a zero "
-            "point other than 0: such float8 is not shown."
+            f"node {node.name!r} ({node.op_type}) rounds to float8 without a constant scale, one for all numbers or "
+            "one per channel, or with a zero point other than 0, which is not supported"
         )
     if arrays[0].size == 1:
         return scale
@@ -286,7 +286,9 @@ def _half_type(value: ir.Value) -> ir.DataType | None:
     if value.type is None:
         node = value.producer()
         where = f"node {node.name!r} ({node.op_type})" if node is not None else "the graph"
-        raise UnsupportedError(f"The type of {value.name!r} of {where} cannot be told; see onnx.checker.")
+        raise UnsupportedError(
+            f"the type of {value.name!r} of {where} is unknown", hint="check the graph with onnx.checker"
+        )
     return value.dtype if value.dtype in HALF_TYPES else None
 
 

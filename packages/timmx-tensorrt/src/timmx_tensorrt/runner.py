@@ -39,8 +39,8 @@ class EngineRunner(Runner):
     def __init__(self, path: Path) -> None:
         sidecar = read(path)
         if problems := missing():
-            reasons = " ".join(problem.message for problem in problems)
-            fixes = " ".join(problem.fix for problem in problems)
+            reasons = "; ".join(problem.message for problem in problems)
+            fixes = "; ".join(problem.fix for problem in problems)
             raise RuntimeUnavailable(f"{path} cannot be run here: {reasons}", hint=fixes)
         built = sidecar.engine
         check_plan(path, built)
@@ -53,9 +53,12 @@ class EngineRunner(Runner):
         except ArtifactError as exc:
             if found:
                 raise RuntimeUnavailable(
-                    f"{path} was built for {found}. Build it here: {again}. {exc}"
+                    f"{path} was built for {found}: {exc.message}", hint=f"build it here: {again}"
                 ) from exc
-            raise ArtifactError(f"{path} is no engine for this GPU, or is damaged. {exc}") from exc
+            raise ArtifactError(
+                f"{path} is not an engine for this GPU, or is damaged: {exc.message}",
+                hint=f"build it again: {again}",
+            ) from exc
         self._notes = (
             (f"{path.name} was built for {found}: it may be slow or wrong. {again}",) if found else ()
         )
@@ -110,6 +113,7 @@ class JudgedRunner(EngineRunner):
             ratio = worst_db([first], [answer.astype(np.float32)])
             if not ratio >= _LEAST_ROW_DB:
                 raise VerificationError(
-                    f"The engine answers {len(answer)} equal rows of one batch differently ({name}: {ratio:.1f} dB): a "
-                    "defect of this TensorRT. Another version, another --opt-level or --mode may be right."
+                    f"the engine gives different outputs for {len(answer)} equal rows of one batch "
+                    f"({name}: {ratio:.1f} dB), which is a bug in this TensorRT",
+                    hint="try another TensorRT version, --opt-level or --mode",
                 )

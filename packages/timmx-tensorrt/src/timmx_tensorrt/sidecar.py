@@ -80,17 +80,17 @@ def check_plan(path: Path, built: Mapping[str, Any]) -> None:
         head = file.read(_HEAD)
     if built and sha256(path) != built.get("plan_sha256"):
         raise ArtifactError(
-            f"{path} is not the engine that the JSON beside it is about: it was changed, or replaced by another. "
-            f"Build it again: {again}"
+            f"{path} is not the engine that {beside(path).name} describes: it was changed or replaced",
+            hint=f"build it again: {again}",
         )
     if not built and (what := _something_else(path, head)):
-        raise ArtifactError(f"{path} is no engine of TensorRT: it is {what}. Build it again: {again}")
+        raise ArtifactError(f"{path} is not a TensorRT engine: it is {what}", hint=f"build it again: {again}")
 
 
 def _something_else(path: Path, head: bytes) -> str:
     """What a file without a sidecar surely is; empty where it may be a plan, which TensorRT alone can tell."""
     if b"\0" not in head:  # a plan begins with numbers of 32 and 64 bits
-        return "a text" if head else "empty"
+        return "a text file" if head else "empty"
     if head.startswith(b"PK"):
         return "a zip archive"
     if head[4:8] == b"TFL3":

@@ -133,8 +133,8 @@ def check(path: Path, *, dynamic: bool) -> tuple[str, ...]:
     if findings.errors:
         shown = "; ".join(map(str, findings.errors[:5]))
         raise UnsupportedError(
-            f"TensorRT would refuse or misread this graph: {shown}. Another --mode or --opset may do; if the model is "
-            "one of timm's, this is a defect of timmx."
+            f"TensorRT would reject or misread this graph: {shown}",
+            hint="try another --mode or --opset; if it is a timm model, report this as a bug in timmx",
         )
     return tuple(map(str, findings.warnings))
 
@@ -156,18 +156,19 @@ def check_batches(path: Path, profile: Profile, inputs: np.ndarray) -> None:
                 found = runner.run({entry.name: inputs[rows]})
             except Exception as exc:  # ONNX Runtime raises many kinds
                 raise VerificationError(
-                    f"The typed ONNX fails at a batch of {size}: {' '.join(str(exc).split())[:300]}"
+                    f"the typed ONNX fails at a batch size of {size}: {' '.join(str(exc).split())[:300]}"
                 ) from exc
             for name, array in found.items():
                 if len(array) != size:
                     raise VerificationError(
-                        f"The typed ONNX gives {len(array)} rows of {name} for a batch of {size}: a size is "
-                        "frozen in it."
+                        f"the typed ONNX gives {len(array)} rows of {name} for a batch size of {size}: a size in it "
+                        "is fixed",
+                        hint="export without --dynamic-batch" if len(profile.sizes) > 1 else "",
                     )
                 if not np.isfinite(array).all():
                     raise VerificationError(
-                        f"The typed ONNX gives inf or NaN in {name}: its numbers leave the range of the type. "
-                        "--mode bf16 holds larger ones."
+                        f"the typed ONNX gives inf or NaN in {name}: its values exceed the range of the type",
+                        hint="try --mode bf16, which has a larger range",
                     )
 
 

@@ -91,9 +91,11 @@ class TypedRunner(Runner):
             ir.save(rounded(model), file, external_data="weights")
             return OnnxRunner(file)
         except UnsupportedError as exc:
-            raise RuntimeUnavailable(f"{path} cannot be run with its rounding: {exc}") from exc
+            raise RuntimeUnavailable(
+                f"{path} cannot be run with its rounding: {exc.message}", hint=exc.hint
+            ) from exc
         except ArtifactError as exc:
-            raise ArtifactError(str(exc).replace(str(file), str(path))) from exc
+            raise ArtifactError(exc.message.replace(str(file), str(path)), hint=exc.hint) from exc
 
     def _widen(self, name: str, array: np.ndarray) -> np.ndarray:
         if name not in self._halves:
@@ -113,7 +115,7 @@ def check_valid(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise ArtifactError(f"{path} is no valid ONNX model: {exc}") from exc
+        raise ArtifactError(f"{path} is not a valid ONNX model: {exc}", hint="export it again") from exc
 
 
 def _read(path: Path) -> ir.Model:

@@ -37,7 +37,7 @@ def validate(request: ExportRequest, options: TensorRTOptions) -> None:
     """Refuse combinations that make no sense.
 
     Raises:
-        ConfigurationError: with the mend.
+        ConfigurationError: with a hint.
     """
     _places(options)
     if request.output is not None:
@@ -48,16 +48,19 @@ def validate(request: ExportRequest, options: TensorRTOptions) -> None:
     least = _LEAST_OPSETS.get(options.chosen_mode, 0)
     if options.chosen_opset < least:
         raise ConfigurationError(
-            f"--mode {options.chosen_mode} needs --opset {least} or later: leave --opset out."
+            f"--mode {options.chosen_mode} needs --opset {least} or later, and --opset is {options.chosen_opset}",
+            hint="leave --opset out",
         )
     if options.workspace is not None and not 0.001 <= options.workspace <= 10_000:
         raise ConfigurationError(
-            f"--workspace {options.workspace:g} is no amount of memory: give GiB, such as 2."
+            f"--workspace {options.workspace:g} is not a valid amount of memory",
+            hint="use GiB from 0.001 to 10000, such as 2",
         )
     if not options.onnx_only and request.device != "cuda":
         raise ConfigurationError(
-            "An engine is built and run on an NVIDIA GPU: give --device cuda, or --onnx-only to stop at the typed "
-            "ONNX, from which --from-onnx builds on the GPU later."
+            f"an engine is built and run on an NVIDIA GPU, and --device is {request.device}",
+            hint="add --device cuda, or --onnx-only to stop at the typed ONNX, from which --from-onnx builds the "
+            "engine on a GPU later",
         )
 
 
@@ -75,7 +78,8 @@ def _places(options: TensorRTOptions) -> None:
         ):
             if given:
                 raise ConfigurationError(
-                    f"{flag} is about an engine, and --onnx-only builds none: leave one of them out."
+                    f"{flag} is for an engine, and --onnx-only does not build one",
+                    hint=f"leave out {flag} or --onnx-only",
                 )
     if options.from_onnx is not None:
         for flag, given in (
@@ -86,20 +90,24 @@ def _places(options: TensorRTOptions) -> None:
         ):
             if given:
                 raise ConfigurationError(
-                    f"{flag} was decided when {options.from_onnx} was written: leave it out, or export the model anew."
+                    f"{flag} was decided when {options.from_onnx} was written",
+                    hint=f"leave {flag} out, or export the model again",
                 )
         if options.from_onnx.suffix != ".onnx":
             raise ConfigurationError(
-                f"--from-onnx {options.from_onnx} is no .onnx file: name what --onnx-only wrote."
+                f"--from-onnx {options.from_onnx} is not an .onnx file",
+                hint="name a file that --onnx-only wrote",
             )
     if options.keep_onnx is not None and options.keep_onnx.suffix != ".onnx":
-        raise ConfigurationError(f"--keep-onnx {options.keep_onnx} must end in .onnx.")
+        raise ConfigurationError(
+            f"--keep-onnx {options.keep_onnx} does not end in .onnx", hint="use a name that ends in .onnx"
+        )
     if options.triton is not None and options.triton.exists() and not options.triton.is_dir():
         raise ConfigurationError(
-            f"--triton {options.triton} is a file: name the folder of a model repository."
+            f"--triton {options.triton} is a file", hint="name the folder of a model repository"
         )
     if options.keep_onnx is not None and options.keep_onnx.is_dir():
-        raise ConfigurationError(f"--keep-onnx {options.keep_onnx} is a folder: name a file in it.")
+        raise ConfigurationError(f"--keep-onnx {options.keep_onnx} is a folder", hint="name a file in it")
     if options.timing_cache is not None:
         _timing_cache(options.timing_cache)
 
@@ -123,27 +131,30 @@ def check_repository(output: Path, options: TensorRTOptions) -> None:
     ):
         if path is not None and path.resolve().is_relative_to(folder.resolve()):
             raise ConfigurationError(
-                f"{flag} {path} lies in {folder}, which --triton replaces as a whole: choose another place."
+                f"{flag} {path} is in {folder}, which --triton replaces as a whole",
+                hint="choose another place",
             )
     if foreign := triton.foreign(folder):
         raise ConfigurationError(
-            f"{folder} holds {foreign}, which timmx did not write, and --triton replaces the folder: move it, or name "
-            "another --triton or --output."
+            f"{folder} holds {foreign}, which timmx did not write, and --triton replaces the folder",
+            hint=f"move {foreign} elsewhere, or name another --triton or --output",
         )
 
 
 def _timing_cache(path: Path) -> None:
     """Refuse, before a long build, where timings cannot be kept, or where something else would be lost."""
     if path.is_dir():
-        raise ConfigurationError(f"--timing-cache {path} is a folder: name a file in it.")
+        raise ConfigurationError(f"--timing-cache {path} is a folder", hint="name a file in it")
     if path.suffix in (".onnx", ".engine", ".plan", ".json", ".data"):
         raise ConfigurationError(
-            f"--timing-cache {path} would be replaced by timings: name a file of its own, such as {path.stem}.cache."
+            f"--timing-cache {path} would be overwritten with timings",
+            hint=f"name a separate file, such as {path.stem}.cache",
         )
     folder = next(parent for parent in (path.parent, *path.parent.parents) if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigurationError(
-            f"--timing-cache {path} cannot be written: {folder} is no folder to write in."
+            f"--timing-cache {path} cannot be written: {folder} is not a writable folder",
+            hint="choose another place",
         )
 
 
@@ -153,19 +164,20 @@ def _calibration(options: TensorRTOptions) -> None:
     if not options.chosen_mode.calibrated:
         for flag in _calibration_flags(options):
             raise ConfigurationError(
-                f"{flag} is about 8-bit numbers, and --mode {options.chosen_mode} has none: leave it out, or choose "
-                "--mode int8 or fp8."
+                f"{flag} is for 8-bit modes, and --mode {options.chosen_mode} is not one",
+                hint=f"leave {flag} out, or use --mode int8 or fp8",
             )
         return
     if options.calibration_data is None and not options.random_calibration:
         raise ConfigurationError(
-            f"--mode {options.chosen_mode} needs to see typical inputs: give --calibration-data FOLDER of images (or a "
-            "tensor file), or --random-calibration to do without and lose accuracy, or choose --mode fp16, which needs "
-            "none."
+            f"--mode {options.chosen_mode} needs typical inputs for calibration, and none were given",
+            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration to go without and "
+            "lose accuracy, or --mode fp16, which needs none",
         )
     if options.chosen_mode is TensorRTMode.FP8 and options.calibration_method is CalibrationMethod.MSE:
         raise ConfigurationError(
-            "--calibration-method mse weighs the even steps of integers, which float8 does not have: leave it out."
+            "--calibration-method mse is for the even steps of integers, which float8 does not have",
+            hint="leave --calibration-method out",
         )
     check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
 
@@ -185,30 +197,30 @@ def missing() -> tuple[Problem, ...]:
     if sys.platform == "darwin":
         return (
             Problem(
-                "There is no TensorRT for macOS.",
-                "Use --onnx-only here, and timmx tensorrt --from-onnx on the machine with the GPU.",
+                "TensorRT does not support macOS",
+                "use --onnx-only here, and timmx tensorrt --from-onnx on the machine with the GPU",
             ),
         )
     version = installed_version()
     if version is None:
         problems.append(
             Problem(
-                "tensorrt is not installed.",
-                "uv pip install 'tensorrt>=10,<12' on the machine with the GPU; --onnx-only works without.",
+                "tensorrt is not installed",
+                "uv pip install 'tensorrt>=10,<12' on the machine with the GPU; --onnx-only works without it",
             )
         )
     elif int(version.partition(".")[0]) not in MAJORS:
         problems.append(
             Problem(
-                f"tensorrt {version} is not one of the versions that this backend was written for.",
+                f"tensorrt {version} is not supported, only 10 and 11",
                 "uv pip install --upgrade 'tensorrt>=10,<12'",
             )
         )
     if not gpu.is_there():
         problems.append(
             Problem(
-                "No NVIDIA driver with a GPU answers here.",
-                "Run it where nvidia-smi shows one; --onnx-only works without.",
+                "no NVIDIA driver with a GPU responds",
+                "run it on a machine where nvidia-smi shows one; --onnx-only works without it",
             )
         )
     return tuple(problems)

@@ -73,8 +73,9 @@ def inspect(path: Path) -> dict[str, Any]:
         }
     except (LookupError, TypeError, AttributeError) as exc:
         raise ArtifactError(
-            f"{path} is damaged, or written by a torch.export that lays its graph out otherwise "
-            f"({type(exc).__name__}: {exc})."
+            f"{path} is damaged, or was written by a torch.export with another graph format "
+            f"({type(exc).__name__}: {exc})",
+            hint="export it again",
         ) from exc
 
 
@@ -99,8 +100,13 @@ def _read(path: Path, end: str) -> Any:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if not any(name.endswith("/archive_format") for name in names):
-                raise ArtifactError(f"{path} is a zip archive, but no .pt2 of torch.export.")
+                raise ArtifactError(
+                    f"{path} is a zip archive, but not a .pt2 file of torch.export",
+                    hint="name a .pt2 file, or export it again",
+                )
             found = [name for name in names if name.endswith(end)]
             return json.loads(archive.read(found[0])) if found else None
     except (zipfile.BadZipFile, json.JSONDecodeError, OSError) as exc:
-        raise ArtifactError(f"{path} is no .pt2 file, or is damaged: {exc}. Export it again.") from exc
+        raise ArtifactError(
+            f"{path} is not a .pt2 file, or is damaged: {exc}", hint="export it again"
+        ) from exc

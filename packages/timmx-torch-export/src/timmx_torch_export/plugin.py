@@ -26,8 +26,8 @@ class TorchExportBackend(ExportBackend):
     options = TorchExportOptions
     capabilities = Capabilities(
         dynamic_batch_from_one=(
-            "torch.export takes a batch of 1 for a constant. Leave --batch-size out: the trace then picks "
-            "its own batch, and the file takes any batch from 1 up."
+            "torch.export treats a batch size of 1 as a constant. Leave --batch-size out: the trace then uses "
+            "another batch size, and the file takes any batch size from 1"
         ),
     )
 

@@ -30,13 +30,15 @@ class Pt2Runner(Runner):
         metadata = read_metadata(path)
         if metadata.get("format", {}).get("device") == "cuda" and not torch.cuda.is_available():
             raise RuntimeUnavailable(
-                f"{path.name} was exported with --device cuda, and there is no CUDA device here: export it "
-                "without --device."
+                f"{path.name} was exported with --device cuda, and this machine has no CUDA device",
+                hint="export it again without --device, or run it on a machine with a CUDA device",
             )
         try:
             program = torch.export.load(path)
         except RuntimeError as exc:
-            raise ArtifactError(f"torch.export.load cannot read {path}: {exc}") from exc
+            raise ArtifactError(
+                f"torch.export.load cannot read {path}: {exc}", hint="export it again"
+            ) from exc
         self._module = program.module()
         signature = program.graph_signature
         values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}

@@ -1,4 +1,7 @@
-"""The JSON that travels inside an artifact, as a typed object (schema 1, docs/metadata.md); a file may have been edited."""
+"""The JSON that travels inside an artifact, as a typed object: schema 1, docs/metadata.md.
+
+A file may have been edited, so everything is checked before anything relies on it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from timmx.contract.runner import Quantization
 from timmx.errors import ArtifactError
@@ -448,5 +451,5 @@ def _is_integer(value: Any, smallest: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
