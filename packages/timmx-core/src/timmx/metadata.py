@@ -151,9 +151,11 @@ def parse(path: Path, content: str | bytes) -> dict[str, Any]:
     try:
         metadata = json.loads(content)
     except ValueError as exc:
-        raise ArtifactError(f"{path} is damaged: its metadata is no JSON ({exc}). Export it again.") from exc
+        raise ArtifactError(
+            f"{path} is damaged: its metadata is not JSON ({exc})", hint="re-export it"
+        ) from exc
     if not isinstance(metadata, dict):
-        raise ArtifactError(f"{path} is damaged: its metadata is no JSON object. Export it again.")
+        raise ArtifactError(f"{path} is damaged: its metadata is not a JSON object", hint="re-export it")
     return metadata
 
 
