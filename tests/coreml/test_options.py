@@ -27,7 +27,7 @@ from timmx.errors import ArtifactError, ConfigurationError
         ({"target": "macos14", "quantize": "int4"}, "needs --target ios18 or later"),
         ({"target": "ios15", "quantize": "palette6"}, "needs --target ios16 or later"),
         ({"target": "ios12"}, "ios18"),
-        ({"quantize": "int2"}, "Did you mean int8 or int4"),
+        ({"quantize": "int2"}, "did you mean int8 or int4"),
         ({"batch_upper_bound": 4}, "--dynamic-batch"),
         ({"batch_sizes": (1, 4)}, "--dynamic-batch"),
         ({"batch_upper_bound": 1, "dynamic_batch": True}, "batch_upper_bound|--batch-upper-bound"),

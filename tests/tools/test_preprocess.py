@@ -201,7 +201,7 @@ def test_whole_numbers_stand_for_timms_values(
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     eight = DataConfig((8, 64, 64), (0.5,) * 8, (0.5,) * 8, "bicubic", 1.0, "center")
-    with pytest.raises(ArtifactError, match="8 channels, which are no image"):
+    with pytest.raises(ArtifactError, match="8 channels, which are not an image"):
         ImageRecipe(eight, False, None).check()
     with pytest.raises(ConfigurationError, match="'cubic' is unknown"):
         ImageRecipe(config(interpolation="cubic"), False, "RGB").check()

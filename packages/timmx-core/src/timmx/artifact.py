@@ -77,7 +77,7 @@ def why_not_in(folder: Path) -> str:
         with tempfile.TemporaryFile(dir=there):
             return ""
     except OSError as exc:
-        return f"{there} is not writable ({exc.strerror or exc})"
+        return f"{there} cannot be written to ({exc.strerror or exc})"
 
 
 @dataclass(frozen=True)

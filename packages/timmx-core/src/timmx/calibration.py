@@ -55,7 +55,7 @@ def check_calibration(data: Path | None, samples: int | None, random: bool) -> N
         return
     if not data.exists():
         raise ConfigurationError(
-            f"{_FLAG}: {data} does not exist", hint="name a folder of images, or a .pt file of tensors"
+            f"{_FLAG}: there is no {data}", hint="name a folder of images, or a .pt file of tensors"
         )
     if data.is_dir():
         _image_paths(data)

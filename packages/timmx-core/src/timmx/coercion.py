@@ -85,9 +85,9 @@ def _coerce(name: str, annotated: Any, value: Any) -> Any:
     except (TypeError, ValueError) as exc:
         if isinstance(kind, type) and issubclass(kind, StrEnum):
             close = _close(str(value), [member.value for member in kind])
-            raise ConfigurationError(f"{name}={value!r} is not one of the choices", hint=close) from exc
+            raise ConfigurationError(f"{name}={value!r} is not among the choices", hint=close) from exc
         raise ConfigurationError(
-            f"{name}={value!r} has a wrong type or form", hint=f"give {_describe(kind)}"
+            f"{name}={value!r} is not {_describe(kind)}", hint=f"give {_describe(kind)}"
         ) from exc
     low, high = getattr(option, "min", None), getattr(option, "max", None)
     if (low is not None and result < low) or (high is not None and result > high):

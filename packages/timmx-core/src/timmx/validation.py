@@ -72,7 +72,7 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
     if output.suffix != suffix:
         stem = output.with_suffix("") if output.suffix.lower() in KNOWN_SUFFIXES else output
         raise ConfigurationError(
-            f"--output {output} does not end in {suffix}, which timmx {backend.name} writes with these options",
+            f"--output {output} must end in {suffix}, which timmx {backend.name} writes with these options",
             hint=f"use --output {stem}{suffix}",
         )
     if not is_utf8(str(output)):
@@ -157,7 +157,7 @@ def _prepared(request: ExportRequest, path: Path) -> None:
     ]
     if given:
         raise ConfigurationError(
-            f"{', '.join(given)} applies to the export of a model, and {path} is already exported",
+            f"{', '.join(given)} belongs to the export of a model, and {path} is already exported",
             hint=f"leave {', '.join(given)} out",
         )
 

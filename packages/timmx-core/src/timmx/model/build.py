@@ -132,7 +132,7 @@ def create_features(name: str, arguments: Mapping[str, Any], meta: bool = False)
         asked = arguments.get("out_indices")
         if asked and any(not -levels <= level < levels for level in asked):
             raise ConfigurationError(
-                f"--out-indices {','.join(map(str, asked))}: {name} has only the levels 0 to {levels - 1}",
+                f"--out-indices {','.join(map(str, asked))}: {name} has the levels 0 to {levels - 1}",
                 hint=f"use levels from 0 to {levels - 1}, or from -{levels} to -1, counted from the end",
             ) from exc
         raise ConfigurationError(

@@ -167,7 +167,7 @@ def _in_order(names: Any, where: str) -> Iterable[Any]:
     wrong = sorted(set(range(len(names))) ^ set(by_number))
     if wrong:
         raise ConfigurationError(
-            f"{where}: the class numbers are not 0 to {len(names) - 1}, each once",
+            f"{where}: the class numbers must be 0 to {len(names) - 1}, each once",
             hint=f"check class number {wrong[0]}",
         )
     return [by_number[number] for number in range(len(names))]
