@@ -55,7 +55,7 @@ def test_a_failed_verification_publishes_nothing_and_tells_the_figures(tmp_path,
     output.write_bytes(b"old")
     done = timmx("torch-export", digits, "-o", output, "--min-snr", "500", "--json", cwd=tmp_path)
     assert done.returncode == 2
-    assert "Verification failed" in done.stderr
+    assert "verification failed" in done.stderr
     error = json.loads(done.stdout)["error"]
     assert error["verification"]["snr_db"] > 100
     assert output.read_bytes() == b"old"

@@ -135,13 +135,13 @@ def test_close_names(cache, typed, meant):
 
 def test_names_are_refused_with_what_was_meant(cache):
     for name, error, words in (
-        ("resnet5O", ModelError, "Did you mean resnet50"),
-        ("resnet18.zzz", ModelError, "Its tags: a1_in1k"),
+        ("resnet5O", ModelError, "did you mean resnet50"),
+        ("resnet18.zzz", ModelError, "use one of its tags: a1_in1k"),
         ("qqqqqqqqqq", ModelError, "timmx list PATTERN"),
         ("timm/resnet18", ConfigurationError, "hf-hub:OWNER/NAME"),
-        ("hf-hub:", ConfigurationError, "no hub id"),
-        ("hf-hub:a/b/c", ConfigurationError, "no hub id"),
-        ("ftp:resnet18", ConfigurationError, "no timm model name"),
+        ("hf-hub:", ConfigurationError, "not a hub id"),
+        ("hf-hub:a/b/c", ConfigurationError, "not a hub id"),
+        ("ftp:resnet18", ConfigurationError, "not a timm model name"),
     ):
         with pytest.raises(error, match=words):
             index.check_model_name(ExportRequest(model=name))

@@ -84,5 +84,5 @@ def test_a_model_of_billions_takes_no_memory():
 
 
 def test_an_unknown_model():
-    with pytest.raises(ModelError, match="Did you mean resnet50"):
+    with pytest.raises(ModelError, match="did you mean resnet50"):
         model_info("resnet5O")

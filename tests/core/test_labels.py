@@ -55,11 +55,11 @@ def test_names_of_other_scripts_and_odd_characters(tmp_path):
         ("a.txt", b"cat\nd\xffg\n", "not UTF-8"),
         ("a.json", b'["cat", ', "not valid JSON: .* line 1"),
         ("a.json", b'"cat"', "JSON list of names"),
-        ("a.json", b'["cat", 3]', "class 1 is called 3"),
+        ("a.json", b'["cat", 3]', "name of class 1 is 3"),
         ("a.json", b'{"0": "cat", "2": "dog"}', "must be 0 to 1"),
         ("a.json", b'{"1": "cat", "2": "dog"}', "must be 0 to 1"),
         ("a.json", b'{"0": "cat", "0": "dog"}', "'0' is given twice"),
-        ("a.json", b'{"first": "cat"}', "no class number"),
+        ("a.json", b'{"first": "cat"}', "not a class number"),
         ("a.json", b'{"cat": 0, "dog": 1}', "maps names to numbers"),
     ],
 )

@@ -29,14 +29,14 @@ def rows(site, **environment):
         (DEPENDENCY_MISSING, "no_such_library, which is not installed"),
         (RAISES, "RuntimeError: inside out"),
         (EXITS, "SystemExit: 3"),
-        (NO_BACKEND, "is no ExportBackend"),
+        (NO_BACKEND, "is not an ExportBackend"),
         (
             GOOD.replace("contract = 1", "contract = 0"),
-            "Upgrade the plugin: uv pip install --upgrade timmx-odd",
+            "hint: uv pip install --upgrade timmx-odd",
         ),
         (
             GOOD.replace("contract = 1", "contract = 2"),
-            "Upgrade the core: uv pip install --upgrade timmx-core",
+            "hint: uv pip install --upgrade timmx-core",
         ),
         (GOOD.replace('"{name}"', '"other"'), "its entry point is called 'odd', the backend 'other'"),
     ],

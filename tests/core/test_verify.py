@@ -99,7 +99,7 @@ def test_what_a_cosine_lets_through_fails():
 
 
 def test_a_frozen_batch_is_an_error():
-    with pytest.raises(VerificationError, match="froze a size"):
+    with pytest.raises(VerificationError, match="fixed a size that should be dynamic"):
         judge(Answers(lambda x: model(x)[:2]))
 
 

@@ -39,7 +39,7 @@ from timmx.errors import ArtifactError, ConfigurationError
             "needs --target ios16 or later.*\nhint: .*leave out --quantize",
         ),
         ({"target": "ios12"}, "ios18"),
-        ({"quantize": "int2"}, "Did you mean int8 or int4"),
+        ({"quantize": "int2"}, "did you mean int8 or int4"),
         ({"batch_upper_bound": 4}, "hint: add --dynamic-batch"),
         ({"batch_sizes": (1, 4)}, "hint: add --dynamic-batch"),
         ({"batch_upper_bound": 1, "dynamic_batch": True}, "batch_upper_bound|--batch-upper-bound"),

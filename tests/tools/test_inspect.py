@@ -160,10 +160,10 @@ def test_a_file_of_another_kind_is_one_clear_error(files, run_timmx, tmp_path):
     shutil.copy(files["torch-export"], other)
     assert "not an ONNX file" in refused(run_timmx, other)
     shutil.copy(files["onnx"], tmp_path / "a.xyz")
-    assert "No installed backend opens .xyz" in refused(run_timmx, tmp_path / "a.xyz")
-    assert "There is no file" in refused(run_timmx, tmp_path / "missing.onnx")
+    assert "no installed backend opens .xyz" in refused(run_timmx, tmp_path / "a.xyz")
+    assert "there is no file" in refused(run_timmx, tmp_path / "missing.onnx")
     shutil.copy(files["onnx"], tmp_path / "B.ONNX")
-    assert "call it B.onnx" in refused(run_timmx, tmp_path / "B.ONNX")
+    assert "rename it to B.onnx" in refused(run_timmx, tmp_path / "B.ONNX")
     for suffix in (".tflite", ".engine"):
         (tmp_path / f"folder{suffix}").mkdir()
         assert "is a folder" in refused(run_timmx, tmp_path / f"folder{suffix}")
@@ -190,10 +190,12 @@ def test_a_path_that_is_no_utf8_is_refused_with_the_mend(files, digits, run_timm
             done = run_timmx(command, folder / path.name)
             assert done.exit_code == 2
             assert "\\xff" in done.stderr
-            assert "is no UTF-8, which the runtimes cannot open. Rename it" in done.stderr
+            assert "is not UTF-8, and runtimes cannot open it\nhint: rename it" in done.stderr
         done = run_timmx(backend, digits, "-o", folder / path.name)
         assert done.exit_code == 2
-        assert "is no UTF-8, which runtimes cannot open: choose another." in done.stderr
+        assert (
+            "is not UTF-8, and runtimes cannot open such a path\nhint: choose another --output" in done.stderr
+        )
 
 
 def test_what_may_be_an_engine_is_said_to_be_unproven(run_timmx, tmp_path):

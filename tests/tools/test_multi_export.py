@@ -120,7 +120,7 @@ def test_one_that_fails_does_not_stop_the_others(run_timmx, digits, tmp_path):
         "--json",
     )  # fmt: skip
     assert done.exit_code == 2
-    assert "error: digits-fp16.onnx (onnx): Verification failed" in done.stderr
+    assert "error: digits-fp16.onnx (onnx): verification failed, and nothing was published" in done.stderr
     result = json.loads(done.stdout)
     assert [Path(item["path"]).name for item in result["artifacts"]] == ["digits.onnx", "digits.pt2"]
     (failed,) = result["failed"]
@@ -145,10 +145,10 @@ def test_the_table_names_each_file_whole(run_timmx, digits):
     [
         ((), "--to FORMAT"),
         (("no-such",), "no-such"),
-        (("onnx:opsett=18",), "Did you mean opset"),
+        (("onnx:opsett=18",), "did you mean opset"),
         (("onnx:opset=many",), "a whole number is expected"),
         (("onnx:opset=3",), "at least 18"),
-        (("onnx:mode=fp61",), "Did you mean fp16"),
+        (("onnx:mode=fp61",), "did you mean fp16"),
         (("onnx:mode",), "mode needs a value"),
         (("onnx:opset=18,opset=19",), "twice"),
         (("onnx:external_data=maybe",), "neither true nor false"),
@@ -217,7 +217,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_model_is_loaded
     ):
         done = run_timmx(*command, "--verbose")
         assert done.exit_code == 2
-        assert "file is a file, no folder" in done.stderr
+        assert "file is a file, not a folder" in done.stderr
         assert "Loading" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -227,7 +227,7 @@ def test_a_batch_that_no_runtime_could_take_is_refused_before_the_model_runs(run
     for command in (("export", *model, "--to", "onnx", "-o", "out"), ("onnx", *model, "-o", "x.onnx")):
         done = run_timmx(*command)
         assert done.exit_code == 2
-        assert "Take at most a batch of 27962" in done.stderr
+        assert "hint: use a batch of at most 27962" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

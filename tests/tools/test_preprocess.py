@@ -221,7 +221,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
         crop_pct=1.0,
         crop_mode="center",
     )
-    with pytest.raises(ArtifactError, match="8 channels, which are no image"):
+    with pytest.raises(ArtifactError, match="8 channels, which are not an image"):
         ImageRecipe(eight, False, None).check()
     with pytest.raises(ConfigurationError, match="'cubic' is unknown"):
         ImageRecipe(config(interpolation="cubic"), False, "RGB").check()

@@ -90,8 +90,8 @@ def test_a_recipe_may_hold_the_names_of_the_classes(run_timmx, tmp_path, digits)
     ("text", "said"),
     [
         ("model = ", "is not TOML"),
-        ("modle = 'resnet18'", "Did you mean model"),
-        ("batch-size = 2", "Did you mean batch_size"),
+        ("modle = 'resnet18'", "did you mean model"),
+        ("batch-size = 2", "did you mean batch_size"),
         ("target = 'x'", r"\[\[target\]\]"),
         ("model = 3", "model is a name in quotes"),
         ("json = true", "has no option 'json'"),
@@ -108,7 +108,7 @@ def test_a_recipe_that_cannot_be_is_refused(text, said, tmp_path):
     ("target", "said"),
     [
         ("opset = 18", "names its format"),
-        ("format = 'onnx'\nopsett = 18", "Did you mean opset"),
+        ("format = 'onnx'\nopsett = 18", "did you mean opset"),
         ("format = 'onnx'\nopset = 'many'", "a whole number is expected"),
         ("format = 'no-such'", "no-such"),
     ],

@@ -80,10 +80,14 @@ def test_wrong_options_are_refused_with_their_mend(tmp_path, monkeypatch, option
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [
-        (None, {}, "Which model"),
-        (None, {"from_onnx": "absent.onnx"}, "There is no file absent.onnx"),
+        (None, {}, "no model is given"),
+        (None, {"from_onnx": "absent.onnx"}, "there is no file absent.onnx"),
         (None, {"from_onnx": "notes.txt"}, "not an .onnx file"),
-        ("test_resnet", {"from_onnx": "notes.txt"}, "holds its model: leave test_resnet out"),
+        (
+            "test_resnet",
+            {"from_onnx": "notes.txt"},
+            "holds its own model, and test_resnet is given too\nhint: leave test_resnet out",
+        ),
         (None, {"from_onnx": "notes.txt", "softmax": True}, "--softmax belongs to the export"),
     ],
 )

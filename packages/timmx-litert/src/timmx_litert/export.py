@@ -21,7 +21,6 @@ from timmx_litert import task_metadata
 from timmx_litert.convert import convert
 from timmx_litert.model_file import LIMIT, LIMIT_HINT, METADATA_NAME, edge_quantization, finish
 from timmx_litert.options import IoType, LiteRTMode
-from timmx_litert.plugin import IoType, LiteRTMode
 from timmx_litert.quantize import Integers, halve, make_integer, store_weights
 
 if TYPE_CHECKING:

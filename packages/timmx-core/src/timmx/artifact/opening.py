@@ -42,10 +42,10 @@ def backend_of(path: Path) -> ExportBackend:
         BackendError: see `backend_for`.
     """
     if not path.exists():
-        raise ArtifactError(f"There is no file {path}.")
+        raise ArtifactError(f"there is no file {path}", hint="check the path")
     if not is_utf8(str(path)):
         raise ArtifactError(
-            f"{printable(str(path))}: this path is no UTF-8, which the runtimes cannot open. Rename it."
+            f"{printable(str(path))}: this path is not UTF-8, and runtimes cannot open it", hint="rename it"
         )
     return backend_for(path)
 
@@ -74,7 +74,7 @@ def backend_for(path: Path) -> ExportBackend:
             raise entry.error(entry.state, entry.reason, entry.fix)
     if ours:
         command = "uv pip install " + " ".join(sorted(ours.values()))
-        raise BackendError(f"{path.name} needs a backend that is not installed here: {command}")
+        raise BackendError(f"{path.name} needs a backend that is not installed", hint=command)
     for entry in registry.usable():
         if entry.name in registry.known_backends():
             continue
@@ -86,15 +86,16 @@ def backend_for(path: Path) -> ExportBackend:
             return backend
     if path.is_dir():
         raise BackendError(
-            f"{path} is a folder: name files in it, or set them side by side: timmx compare {path}"
+            f"{path} is a folder, not a file", hint=f"name files in it, or compare them: timmx compare {path}"
         )
     if suffix != suffix.lower():
         raise BackendError(
-            f"No installed backend opens {suffix}, such as {path.name}: suffixes are written small, so call it "
-            f"{path.with_suffix(suffix.lower()).name}."
+            f"no installed backend opens {suffix}, such as {path.name}: suffixes are lower-case",
+            hint=f"rename it to {path.with_suffix(suffix.lower()).name}",
         )
     installed = ", ".join(entry.name for entry in registry.entries()) or "none"
     raise BackendError(
-        f"No installed backend opens {suffix or 'files without a suffix'}, such as {path.name} "
-        f"(installed: {installed})."
+        f"no installed backend opens {suffix or 'files without a suffix'}, such as {path.name} "
+        f"(installed: {installed})",
+        hint="install the backend that wrote it",
     )

@@ -100,19 +100,22 @@ class Staging:
             written = (path.name for path in new.iterdir())
             incoming = sorted(written, key=lambda name: (name != self.path.name, name))
             if self.path.name not in incoming:
-                raise ArtifactError(f"The backend wrote no {self.path.name}. {self.output} is as it was.")
+                raise ArtifactError(
+                    f"the backend did not write {self.path.name}; {self.output} is unchanged",
+                    hint="report it to the backend's authors",
+                )
             named = {self._name(path) for path in replaces}
             for name in incoming:
                 # A folder may hold anything: it goes for a folder alone, and only as the old artifact.
                 if _is_folder(folder / name) and not (name in named and _is_folder(new / name)):
                     raise ArtifactError(
-                        f"{self.output.parent / name} is a folder and no such artifact. "
-                        "Remove it, or choose another --output."
+                        f"{self.output.parent / name} is a folder, not the artifact that is replaced",
+                        hint="remove it, or choose another --output",
                     )
                 if name not in named and name != self.path.name and os.path.lexists(folder / name):
                     raise ArtifactError(
-                        f"{self.output.parent / name} is in the way: it belongs to no artifact that is being "
-                        "replaced. Move it, or choose another --output."
+                        f"{self.output.parent / name} is in the way: it is no part of the artifact that is replaced",
+                        hint="move it, or choose another --output",
                     )
                 _make_lasting(new / name, folder / name)
             aside = sorted(name for name in named.union(incoming) if os.path.lexists(folder / name))
@@ -129,7 +132,7 @@ class Staging:
         if os.path.realpath(path) == str(self._target):
             return self._target.name
         if path.name in ("", "..") or os.path.realpath(path.parent) != str(self._target.parent):
-            raise ArtifactError(f"{path} lies in another folder than {self.output}. It is not removed.")
+            raise ArtifactError(f"{path} is in another folder than {self.output}, so it is not removed")
         return path.name
 
     def _swap(self, aside: Sequence[str], incoming: Sequence[str]) -> None:
@@ -153,7 +156,7 @@ class Staging:
 
 
 def writing(path: Path) -> AbstractContextManager[None]:
-    """Around whatever writes `Staging.path`: says what stopped it, and the mend.
+    """Around whatever writes `Staging.path`: says what stopped it, with a hint.
 
     Only what concerns writing is translated: a full disk or quota, a read-only file system, a file that is
     too large, errors at a path in the staging folder. A checkpoint that cannot be read passes unchanged.
@@ -176,13 +179,16 @@ def _private_folder(target: Path) -> Path:
 def _check(output: Path, target: Path) -> None:
     """Refuse, before any work, an output that no artifact can be."""
     if not target.name:
-        raise ArtifactError(f"--output {output} names no file. Add a file name.")
+        raise ArtifactError(f"--output {output} does not name a file", hint="add a file name")
     if output.is_symlink() and output.suffix != target.suffix:  # such as a blob in a cache, named by its hash
-        raise ArtifactError(f"{output} links to {target}, no {output.suffix} by its name. Remove the link.")
+        raise ArtifactError(
+            f"{output} links to {target}, whose name does not end in {output.suffix}",
+            hint="remove the link, or choose another --output",
+        )
     with suppress(FileNotFoundError):
         mode = target.lstat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # /dev/null would be replaced by a file
-            raise ArtifactError(f"{output} is neither a file nor a folder. Choose another --output.")
+            raise ArtifactError(f"{output} is neither a file nor a folder", hint="choose another --output")
 
 
 @contextmanager
@@ -195,13 +201,13 @@ def _explaining(output: Path, every: bool = True) -> Iterator[None]:
         names = (name for name in (exc.filename, exc.filename2) if not isinstance(name, int | None))
         places = [Path(os.path.realpath(os.fsdecode(name))) for name in names]
         outside = [place for place in places if not place.is_relative_to(_private_folder(target))]
-        if not every and exc.errno not in _MENDS and outside == places:
+        if not every and exc.errno not in _HINTS and outside == places:
             raise
         place = outside[0] if outside else target.parent  # nobody needs to know of the private folder
         if exc.errno == errno.ENOTDIR:
             place = next((parent for parent in target.parents if parent.is_file()), place)
-        mend = _MENDS.get(exc.errno or 0, "Mend that, or choose another --output.")
-        raise ArtifactError(f"Cannot write {output}: {exc.strerror or exc} ({place}). {mend}") from exc
+        hint = _HINTS.get(exc.errno or 0, "fix that, or choose another --output")
+        raise ArtifactError(f"cannot write {output}: {exc.strerror or exc} ({place})", hint=hint) from exc
 
 
 def _acquire(lock: BaseFileLock, private: Path, made: list[Path], output: Path) -> None:
@@ -216,7 +222,7 @@ def _acquire(lock: BaseFileLock, private: Path, made: list[Path], output: Path) 
                 made.append(folder)
                 folder.mkdir(exist_ok=True)
             if private.is_symlink() or private.is_file():
-                raise ArtifactError(f"{private} is in the way, and timmx did not make it. Remove it.")
+                raise ArtifactError(f"{private} is in the way, and timmx did not make it", hint="remove it")
             private.mkdir(exist_ok=True)
             try:
                 lock.acquire(timeout=0.2, poll_interval=0.02)  # long enough for one that is just ending
@@ -232,7 +238,7 @@ def _acquire(lock: BaseFileLock, private: Path, made: list[Path], output: Path) 
     with suppress(OSError):  # it is ending, or has only just begun
         holder = f" in process {(private / 'pid').read_text()}"
     raise ArtifactError(
-        f"Another export to {output} is running{holder}. Wait for it, or choose another --output."
+        f"another export to {output} is running{holder}", hint="wait for it, or choose another --output"
     )
 
 
@@ -317,9 +323,9 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
-_MENDS = {
-    errno.ENOSPC: "Free some space, or choose another --output.",
-    errno.EDQUOT: "Free some space, or choose another --output.",
-    errno.EROFS: "Choose an --output on another file system.",
-    errno.EFBIG: "Raise the limit (`ulimit -f`), or choose an --output on another file system.",
+_HINTS = {
+    errno.ENOSPC: "free some space, or choose another --output",
+    errno.EDQUOT: "free some space, or choose another --output",
+    errno.EROFS: "choose an --output on another file system",
+    errno.EFBIG: "raise the limit (`ulimit -f`), or choose an --output on another file system",
 }

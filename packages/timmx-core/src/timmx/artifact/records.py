@@ -48,7 +48,10 @@ def digest(files: Sequence[Path]) -> str:
             _digest(path) for path in (files[0], *sorted(files[1:], key=lambda path: path.name))
         )
     except OSError as exc:
-        raise ArtifactError(f"Cannot read {exc.filename or files[0]}: {exc.strerror or exc}.") from exc
+        raise ArtifactError(
+            f"{exc.filename or files[0]} cannot be read: {exc.strerror or exc}",
+            hint="check the path and its permissions",
+        ) from exc
     return hashlib.sha256("\n".join([first, *others]).encode()).hexdigest() if others else first
 
 

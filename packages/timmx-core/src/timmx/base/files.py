@@ -18,7 +18,7 @@ def why_not_in(folder: Path) -> str:
     """Why no file can be written in a folder that may not be there yet; empty where one can. Nothing remains."""
     there = next((place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)), folder)
     if not there.is_dir():
-        return f"{there} is a file, no folder"
+        return f"{there} is a file, not a folder"
     try:
         with tempfile.TemporaryFile(dir=there):
             return ""
@@ -36,9 +36,9 @@ def require_file(path: Path, what: str) -> None:
         ArtifactError: nothing is there, or a folder.
     """
     if path.is_dir():
-        raise ArtifactError(f"{path} is a folder, and {what} is a file.")
+        raise ArtifactError(f"{path} is a folder, and {what} is a file", hint="name a file")
     if not path.is_file():
-        raise ArtifactError(f"There is no file {path}.")
+        raise ArtifactError(f"there is no file {path}", hint="check the path")
 
 
 def artifact_size(paths: Iterable[Path]) -> int:
@@ -52,7 +52,9 @@ def artifact_size(paths: Iterable[Path]) -> int:
         try:
             size_bytes += _size(path.resolve())
         except OSError as exc:
-            raise ArtifactError(f"Cannot read {path}: {exc.strerror}.") from exc
+            raise ArtifactError(
+                f"{path} cannot be read: {exc.strerror}", hint="check the path and its permissions"
+            ) from exc
     return size_bytes
 
 

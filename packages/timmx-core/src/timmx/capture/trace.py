@@ -47,10 +47,10 @@ def _trace(
     except (
         Exception
     ) as exc:  # torch.export raises some thirty types, RuntimeError and AssertionError among them
-        mends = ["--batch-size instead of --dynamic-batch"] * dynamic + ["a run without --strict"] * strict
-        mend = f" Try {' or '.join(mends)}." if mends else ""
-        reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
-        raise UnsupportedError(f"torch.export cannot trace this model: {reason}{mend}") from exc
+        ways = ["--batch-size instead of --dynamic-batch"] * dynamic + ["a run without --strict"] * strict
+        hint = f"try {' or '.join(ways)}" if ways else ""
+        reason = (str(exc).strip() or type(exc).__name__).splitlines()[0].rstrip(".")
+        raise UnsupportedError(f"torch.export cannot trace this model: {reason}", hint=hint) from exc
 
 
 def _simplify(graph_module: torch.fx.GraphModule) -> bool:

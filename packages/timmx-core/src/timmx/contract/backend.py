@@ -100,7 +100,7 @@ class ExportBackend(ABC):
         """Refuse what cannot work, before anything heavy is imported.
 
         Raises:
-            ConfigurationError: a combination that makes no sense, with its mend.
+            ConfigurationError: a combination that makes no sense, with a hint.
         """
 
     @abstractmethod
@@ -108,7 +108,7 @@ class ExportBackend(ABC):
         """Write `job.path`, with `job.metadata(precision)` inside.
 
         Raises:
-            UnsupportedError: the format cannot hold the model, with the reason and the mend.
+            UnsupportedError: the format cannot hold the model, with the reason and a hint.
         """
 
     @abstractmethod
@@ -164,5 +164,5 @@ class ExportBackend(ABC):
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files and folders that belong to the artifact at `path`, itself first."""
         if not path.exists():
-            raise ArtifactError(f"There is no {path}.")
+            raise ArtifactError(f"{path} does not exist", hint="check the path")
         return (path,)

@@ -106,7 +106,7 @@ class ExportJob(Protocol):
             samples: how many at most, 128 unless given.
 
         Raises:
-            ConfigurationError: the data cannot serve this model, with the mend.
+            ConfigurationError: the data cannot serve this model, with a hint.
         """
 
     def metadata(

@@ -342,9 +342,11 @@ class ExportRequest:
         for pair in self.model_kwargs or ():
             key, equals, text = pair.partition("=")
             if key in parsed:
-                raise ConfigurationError(f"--model-kwargs {key} is given twice: give it once.")
+                raise ConfigurationError(f"--model-kwargs {key} is given twice", hint="give it once")
             if not equals or not key.isidentifier():
-                raise ConfigurationError(f"--model-kwargs {pair!r} is not KEY=VALUE, such as drop_rate=0.1.")
+                raise ConfigurationError(
+                    f"--model-kwargs {pair!r} is not KEY=VALUE", hint="write it as drop_rate=0.1"
+                )
             try:
                 parsed[key] = ast.literal_eval(text)
             except (ValueError, SyntaxError):

@@ -29,17 +29,18 @@ def check_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     """
     if not metadata:
         raise ArtifactError(
-            f"{path} was not written by timmx: nothing in it says how to feed it. Export it anew."
+            f"{path} was not written by timmx: it has no metadata that describes its input",
+            hint="export the model with timmx",
         )
     schema = metadata.get("schema")
     if schema != SCHEMA or isinstance(schema, bool):
         raise ArtifactError(
-            f"{path} has metadata of schema {schema}, and this timmx reads {SCHEMA}: install the timmx that wrote it, "
-            "or export it anew."
+            f"{path} has metadata of schema {schema}, and this timmx reads schema {SCHEMA}",
+            hint="install the timmx that wrote it, or re-export it",
         )
     if wrong := _wrong(metadata):
         raise ArtifactError(
-            f"{path} is damaged: its metadata is not what timmx writes ({wrong}). Export it anew."
+            f"{path} is damaged: its metadata is not what timmx writes ({wrong})", hint="re-export it"
         )
 
 
@@ -120,9 +121,9 @@ def _wrong_labels(labels: Any, output: Mapping[str, Any]) -> str:
     if labels is None:
         return ""
     if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
-        return "labels are no list of names"
+        return "labels are not a list of names"
     if len(set(labels)) < len(labels):
-        return "labels name two classes alike"
+        return "two labels are the same"
     if output["kind"] in CLASS_KINDS and [len(labels)] != output["shape"][-1:]:
         return f"there are {len(labels)} labels for an output of shape {output['shape']}"
     return ""

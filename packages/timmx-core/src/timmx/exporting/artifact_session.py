@@ -84,7 +84,7 @@ class PreparedSession(Session):
         }
 
     def _no_model(self) -> ArtifactError:
-        return ArtifactError(f"{self._path} is a file that was exported: there is no PyTorch model in it.")
+        return ArtifactError(f"{self._path} is an exported file: it has no PyTorch model in it")
 
     def _run(self, runner: Runner, samples: Samples) -> Reference:
         import numpy as np
@@ -97,8 +97,8 @@ class PreparedSession(Session):
         if sorted(names) != sorted(specs) or taken != self.loaded.data_config.input_size:
             raise ArtifactError(
                 f"{self._path} is damaged: its metadata names outputs {', '.join(names)} and the input "
-                f"{self.loaded.data_config.input_size}, and the graph has {', '.join(specs)} and {taken}. "
-                "Export it anew."
+                f"{self.loaded.data_config.input_size}, and the graph has {', '.join(specs)} and {taken}",
+                hint="re-export it",
             )
         answers: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for start in range(0, len(samples), size):

@@ -29,8 +29,8 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
     clashes = sorted(shared.keys() & own.keys())
     if clashes:
         raise BackendError(
-            f"The backend {backend.name} has options that the core has too ({', '.join(clashes)}): its "
-            "authors must rename them."
+            f"the backend {backend.name} has options that the core has too ({', '.join(clashes)})",
+            hint="ask its authors to rename them",
         )
 
     def command(model: Any = None, /, **values: Any) -> ExportResult:
@@ -46,11 +46,13 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
         if request.model is None and prepared is None:
             instead = ", or the option that names an earlier export" if _takes_prepared(backend) else ""
             raise ConfigurationError(
-                f"Which model? Give timmx {backend.name} a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER{instead}."
+                f"timmx {backend.name}: no model is given",
+                hint=f"give a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER{instead}",
             )
         if request.model is not None and prepared is not None:
             raise ConfigurationError(
-                f"{prepared} holds its model: leave {request.source} out, or leave out the option that names the file."
+                f"{prepared} holds its own model, and {request.source} is given too",
+                hint=f"leave {request.source} out, or leave out the option that names the file",
             )
         result = export(backend, request, options)
         if request.json:

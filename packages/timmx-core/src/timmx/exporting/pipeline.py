@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 ONE_AT_A_TIME = threading.RLock()
 """torch.export traces one model at a time in a process; exports in other threads wait."""
 
+_REPORT = "report it to the backend's authors"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
@@ -90,7 +92,7 @@ def export(backend: ExportBackend, request: ExportRequest, options: Any) -> Expo
     """Export a model; whatever fails, the output is as it was before.
 
     Raises:
-        TimmxError: one of its subclasses, with the mend in the message.
+        TimmxError: one of its subclasses, with a hint.
     """
     output = validate(backend, request, options)
     with staging(output) as stage, ONE_AT_A_TIME:
@@ -126,8 +128,9 @@ def export_session(
     """
     if len(session.reference.names) > 1 and backend.capabilities.several_outputs is not True:
         raise UnsupportedError(
-            f"This model has {len(session.reference.names)} outputs ({', '.join(session.reference.names)}), "
-            f"and {backend.name} takes one: {backend.capabilities.several_outputs}"
+            f"this model has {len(session.reference.names)} outputs ({', '.join(session.reference.names)}), "
+            f"and {backend.name} takes one: {str(backend.capabilities.several_outputs).rstrip('.')}",
+            hint="wrap it in a module that returns one tensor",
         )
     with ExitStack() as open_stages:
         job = Job(session, stage.path, distribution_of(backend), open_stages)
@@ -271,34 +274,35 @@ def _export(backend: ExportBackend, job: Job, options: Any) -> Exported:
         raise
     if not isinstance(exported, Exported):
         raise BackendError(
-            f"The backend {backend.name} returned {type(exported).__name__} where Exported(precision, notes) is due: "
-            "tell its authors."
+            f"the backend {backend.name} returned {type(exported).__name__} instead of Exported(precision, notes)",
+            hint=_REPORT,
         )
     return exported
 
 
 def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any]) -> None:
     """What a backend left in the staging folder can be published, and says of itself what it was given to say."""
-    who = f"The backend {backend.name}"
+    who = f"the backend {backend.name}"
     if not path.exists():
-        raise BackendError(f"{who} wrote no {path.name}: tell its authors.")
+        raise BackendError(f"{who} did not write {path.name}", hint=_REPORT)
     inside = [item for item in backend.files(path) if item.parent != path.parent]
     if inside:
         raise BackendError(
-            f"{who} names {inside[0]} as a file of its own; `files` names what lies beside the artifact, and a "
-            "folder is one entry: tell its authors."
+            f"{who} names {inside[0]} as a file of its own; `files` names what lies next to the artifact, and a "
+            "folder is one entry",
+            hint=_REPORT,
         )
     links = [item.name for item in path.parent.rglob("*") if item.is_symlink()]
     if links:
         raise BackendError(
-            f"{who} wrote a link, {links[0]}, which would break when it is published: tell its authors."
+            f"{who} wrote a link, {links[0]}, which would break when it is published", hint=_REPORT
         )
     found = backend.read_metadata(path)
     if found != metadata:
         changed = sorted(key for key in found.keys() | metadata.keys() if found.get(key) != metadata.get(key))
         raise BackendError(
-            f"{who} lost or changed the artifact's metadata: {', '.join(changed)}. Write what job.metadata() gives, "
-            "made with the precision that `export` returns: tell its authors."
+            f"{who} lost or changed the artifact's metadata: {', '.join(changed)}",
+            hint=f"{_REPORT}: it must write what job.metadata() returns for the precision that `export` returns",
         )
 
 
@@ -327,15 +331,19 @@ def _verify(
             )
     except RuntimeUnavailable as exc:
         checked = "the prepared model was compared with the original, and the file's metadata was read back"
-        return VerificationReport(status=Status.UNPROVEN, reason=f"{exc} Instead, {checked}")
+        why = exc.message.rstrip(".") + (f" ({exc.hint})" if exc.hint else "")
+        return VerificationReport(status=Status.UNPROVEN, reason=f"{why}. Instead, {checked}")
     if report.status is Status.FAILED:
-        shown = "".join(f" {note}" for note in report.notes)
+        shown = [report.reason, *(note.rstrip(".") for note in report.notes)]
         if calibrated_on:
-            shown += f" It was calibrated on {calibrated_on}: inputs of another kind lead to this."
+            shown.append(f"It was calibrated on {calibrated_on}: inputs of another kind can cause this")
+        hint = "try another precision, set another floor with --min-snr, or publish without proof with --no-verify"
+        if any(output.vacuous for output in report.outputs):
+            hint = f"check that the weights are trained and the images of --verify-data differ; or {hint}"
         raise VerificationError(
-            f"Verification failed: {report.reason}.{shown} Nothing was published. Another precision may hold it; "
-            "--min-snr sets another floor, --no-verify publishes without proof.",
+            f"verification failed, and nothing was published: {'. '.join(shown)}",
             report,
+            hint=hint,
         )
     for note in report.notes:
         reporter().warn(note)

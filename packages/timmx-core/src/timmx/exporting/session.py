@@ -176,8 +176,8 @@ class ModelSession(Session):
         if request.softmax and (names[0] != ("output",) or outputs[0].ndim != 2):
             raise ConfigurationError(
                 "--softmax needs a model with one output of classes (N, classes); this one gives "
-                f"{', '.join(f'{name} {array.shape[1:]}' for name, array in zip(names[0], outputs, strict=True))}. "
-                "Leave --softmax out."
+                f"{', '.join(f'{name} {array.shape[1:]}' for name, array in zip(names[0], outputs, strict=True))}",
+                hint="leave --softmax out",
             )
         classes = names[0] == ("output",) and outputs[0].ndim == 2
         if self.loaded.num_classes is None:

@@ -45,8 +45,8 @@ def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Pa
     output = output_path(backend, request, options)
     problems = backend.check_environment(request, options)
     if problems:
-        reasons = " ".join(problem.message for problem in problems)
-        fixes = " ".join(problem.fix for problem in problems)
+        reasons = "; ".join(problem.message.rstrip(".") for problem in problems)
+        fixes = "; ".join(problem.fix.rstrip(".") for problem in problems)
         raise MissingRequirementError(f"{backend.name} cannot export here: {reasons}", hint=fixes)
     return output
 
@@ -65,26 +65,30 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
     output = request.output or Path(name + suffix)
     if output.is_dir() and output.suffix != suffix:
         raise ConfigurationError(
-            f"--output {output} is a folder: name the file in it, such as {output / name}{suffix}"
+            f"--output {output} is a folder", hint=f"name a file in it, such as {output / name}{suffix}"
         )
     if output.suffix != suffix:
         stem = output.with_suffix("") if output.suffix.lower() in KNOWN_SUFFIXES else output
         raise ConfigurationError(
-            f"--output {output} must end in {suffix}: that is what timmx {backend.name} writes with these "
-            f"options. Use --output {stem}{suffix}"
+            f"--output {output} must end in {suffix}, which timmx {backend.name} writes with these options",
+            hint=f"use --output {stem}{suffix}",
         )
     if not is_utf8(str(output)):
         raise ConfigurationError(
-            f"--output {printable(str(output))} is no UTF-8, which runtimes cannot open: choose another."
+            f"--output {printable(str(output))} is not UTF-8, and runtimes cannot open such a path",
+            hint="choose another --output",
         )
     trouble = why_not_in(output.absolute().parent)
     if trouble:
-        raise ArtifactError(f"--output {output}: {trouble}. Choose another place.")
+        raise ArtifactError(f"--output {output}: {trouble}", hint="choose another --output")
     if request.output is None and output.exists() and not request.force:
-        raise ArtifactError(f"{output} exists. Use --force to overwrite it, or name another --output.")
+        raise ArtifactError(
+            f"{output} already exists", hint="use --force to overwrite it, or name another --output"
+        )
     if output.is_dir() and not _is_own_folder(backend, output):
         raise ArtifactError(
-            f"{output} is a folder, and no artifact that timmx {backend.name} wrote. Name another --output."
+            f"{output} is a folder, and not an artifact that timmx {backend.name} wrote",
+            hint="name another --output",
         )
     return output
 
@@ -112,7 +116,7 @@ def _model(request: ExportRequest) -> None:
 
     if isinstance(request.model, str):
         if not request.model.strip():
-            raise ConfigurationError("The model's name is empty. timmx list shows the names.")
+            raise ConfigurationError("the model's name is empty", hint="give a name that timmx list shows")
         check_load_options(request)
         return
     given = [
@@ -130,7 +134,8 @@ def _model(request: ExportRequest) -> None:
     ]
     if given:
         raise ConfigurationError(
-            f"{', '.join(given)} cannot be applied to a module that is already built: build it that way."
+            f"{', '.join(given)} cannot be applied to a module that is already built",
+            hint="build the module that way",
         )
 
 
@@ -142,7 +147,7 @@ _BESIDE_A_PREPARED_FILE = frozenset(
 def _prepared(request: ExportRequest, path: Path) -> None:
     """What a file of an earlier export has decided cannot be asked for again."""
     if not path.is_file():
-        raise ConfigurationError(f"There is no file {path}.")
+        raise ConfigurationError(f"there is no file {path}", hint="check the path")
     given = [
         f"--{name.replace('_', '-')}"
         for name, default in defaults(ExportRequest).items()
@@ -150,31 +155,42 @@ def _prepared(request: ExportRequest, path: Path) -> None:
     ]
     if given:
         raise ConfigurationError(
-            f"{', '.join(given)} belongs to the export of a model, and {path} is one already: leave it out."
+            f"{', '.join(given)} belongs to the export of a model, and {path} is already exported",
+            hint=f"leave {', '.join(given)} out",
         )
 
 
 def _weights(request: ExportRequest) -> None:
     if request.checkpoint is not None:
         if request.pretrained:
-            raise ConfigurationError("--pretrained and --checkpoint both name weights: give one of them.")
+            raise ConfigurationError(
+                "--pretrained and --checkpoint both name weights", hint="give one of them"
+            )
     elif request.use_ema:
-        raise ConfigurationError("--use-ema chooses among a checkpoint's weights: give --checkpoint too.")
+        raise ConfigurationError(
+            "--use-ema chooses among a checkpoint's weights, and there is no checkpoint",
+            hint="give --checkpoint FILE too",
+        )
     if request.seed is not None and request.brings_weights and request.num_classes is None:
-        raise ConfigurationError("--seed is for untrained weights, and these are not: leave --seed out.")
+        raise ConfigurationError(
+            "--seed is for untrained weights, and these are trained", hint="leave --seed out"
+        )
 
 
 def _outputs(request: ExportRequest) -> None:
     from timmx.model import read_labels
 
     if request.out_indices is not None and not request.features:
-        raise ConfigurationError("--out-indices chooses levels of a feature pyramid: give --features too.")
+        raise ConfigurationError(
+            "--out-indices chooses levels of a feature pyramid, and --features is not given",
+            hint="give --features too",
+        )
     levels = request.out_indices or ()
     front, back = [level for level in levels if level >= 0], [level for level in levels if level < 0]
     if (front and back) or list(levels) != sorted(set(levels)):
         raise ConfigurationError(
-            f"--out-indices {','.join(map(str, levels))}: give each level once, in ascending order, all from the "
-            "front (0,1,2) or all from the back (-2,-1); timm returns them so."
+            f"--out-indices {','.join(map(str, levels))}: timm returns each level once, in ascending order",
+            hint="give each level once, in ascending order, all from the front (0,1,2) or all from the back (-2,-1)",
         )
     without_classes = (
         "--features" if request.features else "--num-classes 0" if request.num_classes == 0 else ""
@@ -186,13 +202,15 @@ def _outputs(request: ExportRequest) -> None:
     ):
         if given and without_classes:
             raise ConfigurationError(
-                f"{flag} is about classes, and with {without_classes} there are none: leave one of them out."
+                f"{flag} is about classes, and with {without_classes} there are none",
+                hint="leave one of them out",
             )
     if request.labels is not None:
         labels = read_labels(request.labels)
         if request.num_classes is not None and len(labels) != request.num_classes:
             raise ConfigurationError(
-                f"--labels has {len(labels)} names, --num-classes says {request.num_classes}: make them equal."
+                f"--labels has {len(labels)} names, and --num-classes is {request.num_classes}",
+                hint="make them equal",
             )
 
 
@@ -212,10 +230,13 @@ def check_batch(request: ExportRequest, size: Sequence[int]) -> None:
     one = math.prod(size)
     if request.trace_batch * one > MOST_ELEMENTS:
         flag = f"--batch-size {request.trace_batch}" if request.batch_size else "the input size"
-        most = f"a batch of {MOST_ELEMENTS // one}" if one <= MOST_ELEMENTS else "a smaller --input-size"
+        most = (
+            f"a batch of at most {MOST_ELEMENTS // one}" if one <= MOST_ELEMENTS else "a smaller --input-size"
+        )
         raise ConfigurationError(
             f"{flag}: {request.trace_batch} x {' x '.join(map(str, size))} are more than 2**31 - 1 numbers, the most "
-            f"that an input can hold. Take at most {most}."
+            "that an input can hold",
+            hint=f"use {most}",
         )
 
 
@@ -227,32 +248,40 @@ def _tensors(request: ExportRequest) -> None:
     if size is not None:
         if min(size) < 1:
             raise ConfigurationError(
-                f"--input-size {' '.join(map(str, size))}: every part must be at least 1."
+                f"--input-size {' '.join(map(str, size))} has a number below 1",
+                hint="give channels, height and width, each at least 1, such as --input-size 3 224 224",
             )
         check_batch(request, size)
         if channels is not None and channels != size[0]:
             raise ConfigurationError(
-                f"--in-chans {channels} and --input-size {' '.join(map(str, size))} name different channel "
-                "counts: the first number of --input-size is the channels."
+                f"--in-chans {channels} and --input-size {' '.join(map(str, size))} name different numbers of channels",
+                hint="make --in-chans and the first number of --input-size equal",
             )
         channels = size[0]
     for flag, values in (("--mean", request.mean), ("--std", request.std)):
         if values is None:
             continue
         if not request.normalize:
-            raise ConfigurationError(f"{flag} is used by --normalize alone: give --normalize too.")
+            raise ConfigurationError(f"{flag} is used only with --normalize", hint="give --normalize too")
         check_statistics(flag.removeprefix("--"), values, channels)
 
 
 def _verification(request: ExportRequest) -> None:
     if request.min_snr is not None and not math.isfinite(request.min_snr):
-        raise ConfigurationError(f"--min-snr {request.min_snr} is no number of decibels, such as 60.")
+        raise ConfigurationError(
+            f"--min-snr {request.min_snr} is not a finite number", hint="give decibels, such as --min-snr 60"
+        )
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if epoch is not None and not epoch.isdecimal():
-        raise ConfigurationError(f"SOURCE_DATE_EPOCH is {epoch!r}; it must be seconds since 1970, or unset.")
+        raise ConfigurationError(
+            f"SOURCE_DATE_EPOCH is {epoch!r}, not a number of seconds",
+            hint="set it to seconds since 1970, or unset it",
+        )
     for flag, value in (("--verify-data", request.verify_data), ("--min-snr", request.min_snr)):
         if value is not None and not request.verify:
-            raise ConfigurationError(f"{flag} belongs to verification, which --no-verify turns off.")
+            raise ConfigurationError(
+                f"{flag} is for verification, which --no-verify turns off", hint="leave one of them out"
+            )
     if request.verify_data is not None:
         image_paths(request.verify_data, least=4)
 
@@ -271,4 +300,7 @@ def _capabilities(backend: ExportBackend, request: ExportRequest) -> None:
     )
     for what, asked, support in wanted:
         if asked and support is not True:
-            raise ConfigurationError(f"timmx {backend.name} cannot do {what}: {support}")
+            raise ConfigurationError(
+                f"timmx {backend.name} does not support {what}: {str(support).rstrip('.')}",
+                hint=f"leave {what.partition(' with ')[0]} out",
+            )

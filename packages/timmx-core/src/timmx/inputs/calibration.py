@@ -43,23 +43,25 @@ def check_calibration(data: Path | None, samples: int | None, random: bool) -> N
     """
     if data is not None and random:
         raise ConfigurationError(
-            f"{_FLAG} and --random-calibration both name inputs to calibrate on: give one of them."
+            f"{_FLAG} and --random-calibration both name inputs to calibrate on", hint="give one of them"
         )
     if samples is not None and data is None and not random:
         raise ConfigurationError(
-            f"--calibration-samples counts the inputs to calibrate on, and there are none: give {_FLAG} too."
+            "--calibration-samples counts the inputs to calibrate on, and there are none",
+            hint=f"give {_FLAG} too",
         )
     if data is None:
         return
     if not data.exists():
         raise ConfigurationError(
-            f"{_FLAG}: there is no {data}. Name a folder of images, or a .pt file of tensors."
+            f"{_FLAG}: there is no {data}", hint="name a folder of images, or a .pt file of tensors"
         )
     if data.is_dir():
         _image_paths(data)
     elif data.suffix.lower() not in _TENSOR_SUFFIXES:
         raise ConfigurationError(
-            f"{_FLAG} {data} is neither a folder of images nor a .pt or .pth file: {_SAVE}, or name the folder."
+            f"{_FLAG} {data} is neither a folder of images nor a .pt or .pth file",
+            hint=f"{_SAVE}, or name a folder of images",
         )
     else:
         check_content(data, f"{_FLAG} {data}", "the tensor")
@@ -151,8 +153,8 @@ class ImageCalibration(CalibrationInputs):
         channels = config.input_size[0]
         if channels not in (1, 3):
             raise ConfigurationError(
-                f"{_FLAG} {folder} does not fit: images have 1 or 3 channels, this model takes {channels}. Instead, "
-                f"{_SAVE} and name that file."
+                f"{_FLAG} {folder} does not fit: images have 1 or 3 channels, this model takes {channels}",
+                hint=f"{_SAVE} and name that file",
             )
         self._folder, self._most = folder, most
         self._reader = ImageReader(config, in_graph)
@@ -202,7 +204,8 @@ class ImageCalibration(CalibrationInputs):
         if len(self) < LEAST_CALIBRATION_SAMPLES:
             raise ConfigurationError(
                 f"{_FLAG} {self._folder}: {len(self)} images can be read, and calibration needs at least "
-                f"{LEAST_CALIBRATION_SAMPLES}. Mend the others, or name another folder."
+                f"{LEAST_CALIBRATION_SAMPLES}",
+                hint="replace the damaged images, or name another folder",
             )
 
 
@@ -248,29 +251,30 @@ class TensorCalibration(CalibrationInputs):
         for row, array in zip(self._rows, self, strict=True):
             if not np.isfinite(array).all():
                 raise ConfigurationError(
-                    f"{_FLAG} {self._path}: input {row} holds numbers that are infinite or not a number (NaN). Take "
-                    "it out, and save the rest."
+                    f"{_FLAG} {self._path}: input {row} holds numbers that are infinite or not a number (NaN)",
+                    hint="remove that input, and save the rest",
                 )
             least, greatest = min(least, float(array.min())), max(greatest, float(array.max()))
         if least == greatest:
             raise ConfigurationError(
-                f"{_FLAG} {self._path} holds nothing but {least:g}, which gives no ranges: {_SAVE} that holds typical "
-                "inputs."
+                f"{_FLAG} {self._path} holds only the value {least:g}, which gives no ranges",
+                hint=f"{_SAVE} that holds typical inputs",
             )
         found = f"{_FLAG} {self._path} holds values from {least:.4g} to {greatest:.4g}"
         low, high = value_range(config.mean, config.std, in_graph)
         due = f"where this export takes {_form(in_graph)}, here from {low:.4g} to {high:.4g}"
         if max(-least, greatest) > _LARGEST_SPANS * (high - low):
             raise ConfigurationError(
-                f"{found}, {due}. No picture has such values: take those inputs out, and save the rest."
+                f"{found}, {due}; no image has such values", hint="remove those inputs, and save the rest"
             )
         half = (high - low) / 2
         if least < low - half or greatest > high + half:
             if config.input_size[0] in (1, 3) and least >= 0:
-                raise ConfigurationError(f"{found}, {due}. {_convert(in_graph)}.")
+                raise ConfigurationError(f"{found}, {due}", hint=_convert(in_graph))
             if config.input_size[0] in (1, 3) and in_graph:
                 raise ConfigurationError(
-                    f"{found}, {due}. Save the pixels before they are normalised, or leave --normalize out."
+                    f"{found}, {due}",
+                    hint="save the pixels before they are normalised, or leave --normalize out",
                 )
             self.warn(
                 f"{found}, {due}."
@@ -311,7 +315,8 @@ def _image_paths(folder: Path) -> list[Path]:
     if len(paths) < LEAST_CALIBRATION_SAMPLES:
         raise ConfigurationError(
             f"{_FLAG} {folder} holds {len(paths)} images in all its folders; at least {LEAST_CALIBRATION_SAMPLES} are "
-            f"needed, {DEFAULT_CALIBRATION_SAMPLES} are usual. Name a folder with more."
+            f"needed, {DEFAULT_CALIBRATION_SAMPLES} are usual",
+            hint="name a folder with more images",
         )
     return paths
 
@@ -324,28 +329,33 @@ def _read_tensor(path: Path, size: tuple[int, int, int], in_graph: bool) -> torc
     where = f"{_FLAG} {path}"
     if not isinstance(found, torch.Tensor):
         keys = f" ({', '.join(map(str, list(found)[:3]))}, ...)" if isinstance(found, dict) and found else ""
-        stack = " torch.stack makes one of several." if isinstance(found, (list, tuple)) else ""
-        raise ConfigurationError(f"{where} holds a {type(found).__name__}{keys}, no tensor: {_SAVE}.{stack}")
+        stack = "; torch.stack makes one of several" if isinstance(found, (list, tuple)) else ""
+        raise ConfigurationError(
+            f"{where} holds a {type(found).__name__}{keys}, not a tensor", hint=f"{_SAVE}{stack}"
+        )
     if found.layout is not torch.strided or found.is_meta:
-        raise ConfigurationError(f"{where} holds a tensor without plain numbers in it: {_SAVE}.")
+        raise ConfigurationError(f"{where} holds a tensor that is sparse or without data", hint=_SAVE)
     channels, height, width = size
     if found.ndim != 4 or tuple(found.shape[1:]) != size:
-        turn = ""
+        hint = "save inputs of that size"
         if tuple(found.shape[-3:]) == (height, width, channels):
-            turn = " Its channels are last: tensor.movedim(-1, -3) brings them to the front."
+            hint = "its channels are last: move them to the front with tensor.movedim(-1, -3)"
         raise ConfigurationError(
             f"{where} holds a tensor of shape {tuple(found.shape)}; this model takes (N, {channels}, {height}, "
-            f"{width}).{turn or ' Save inputs of that size.'}"
+            f"{width})",
+            hint=hint,
         )
     if not found.dtype.is_floating_point:
         dtype = str(found.dtype).removeprefix("torch.")
         raise ConfigurationError(
-            f"{where} holds {dtype} numbers, where this export takes {_form(in_graph)}, as float. {_convert(in_graph)}."
+            f"{where} holds {dtype} numbers, where this export takes {_form(in_graph)}, as float",
+            hint=_convert(in_graph),
         )
     if len(found) < LEAST_CALIBRATION_SAMPLES:
         raise ConfigurationError(
             f"{where} holds {len(found)} inputs; at least {LEAST_CALIBRATION_SAMPLES} are needed, "
-            f"{DEFAULT_CALIBRATION_SAMPLES} are usual. Save more of them."
+            f"{DEFAULT_CALIBRATION_SAMPLES} are usual",
+            hint="save more of them",
         )
     return found.detach()
 
@@ -356,5 +366,5 @@ def _form(in_graph: bool) -> str:
 
 def _convert(in_graph: bool) -> str:
     if in_graph:
-        return "Of bytes, save tensor.float() / 255"
-    return "Of bytes, save (tensor.float() / 255 - mean) / std, or give --normalize and save tensor.float() / 255"
+        return "for bytes, save tensor.float() / 255"
+    return "for bytes, save (tensor.float() / 255 - mean) / std, or give --normalize and save tensor.float() / 255"

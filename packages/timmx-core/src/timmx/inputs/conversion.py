@@ -33,8 +33,8 @@ def feed(spec: TensorSpec, inputs: np.ndarray) -> np.ndarray:
         inputs = np.rint(255 * inputs).astype(np.uint8)
     elif spec.dtype.startswith(("int", "uint")):
         raise VerificationError(
-            f"The artifact's input {spec.name!r} is {spec.dtype} without a quantization: what its numbers stand for is "
-            "unknown."
+            f"the artifact's input {spec.name!r} is {spec.dtype} without a quantization: what its numbers stand for is "
+            "unknown"
         )
     return np.ascontiguousarray(inputs)
 

@@ -30,11 +30,12 @@ def image_paths(folder: Path, least: int = 1) -> list[Path]:
         ConfigurationError: there is no such folder, or fewer than `least` images in it.
     """
     if not folder.is_dir():
-        raise ConfigurationError(f"There is no folder {folder}: a folder of images is needed.")
+        raise ConfigurationError(f"there is no folder {folder}", hint="name a folder of images")
     paths = list_images(folder)
     if len(paths) < least:
         raise ConfigurationError(
-            f"{folder} holds {counted(len(paths), 'image')}; at least {least} are needed."
+            f"{folder} holds {counted(len(paths), 'image')}; at least {least} are needed",
+            hint="name a folder with more images",
         )
     return paths
 

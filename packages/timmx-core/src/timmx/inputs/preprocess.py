@@ -99,12 +99,14 @@ class ImageRecipe:
 
         if self.color_order not in _MODES:
             raise ArtifactError(
-                f"This file takes {self.config.input_size[0]} channels, which are no image: feed it with timmx.open."
+                f"this file takes {self.config.input_size[0]} channels, which are not an image",
+                hint="feed it with timmx.open",
             )
         if self.config.interpolation.upper() not in Image.Resampling.__members__:
             known = ", ".join(item.name.lower() for item in Image.Resampling)
             raise ConfigurationError(
-                f"The interpolation {self.config.interpolation!r} is unknown; there are {known}."
+                f"the interpolation {self.config.interpolation!r} is unknown",
+                hint=f"re-export it with one of {known}",
             )
 
     @property

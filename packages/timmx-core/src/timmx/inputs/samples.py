@@ -121,7 +121,7 @@ def choose_samples(
         why = f"images have 1 or 3 channels, this model takes {config.input_size[0]}"
         if verify_data:
             raise ConfigurationError(
-                f"--verify-data does not fit: {why}. Leave it out: inputs are made then."
+                f"--verify-data does not fit: {why}", hint="leave it out: synthetic images are used then"
             )
         reporter().warn(f"The samples in {folder} are not used: {why}.")
         return MadeSamples(config, in_graph)
@@ -134,7 +134,8 @@ def choose_samples(
         reporter().warn(left_out(samples.unreadable))
     if len(samples) < LEAST_INPUTS:
         raise ConfigurationError(
-            f"{folder} holds {len(samples)} readable images; verification needs at least {LEAST_INPUTS}."
+            f"{folder} holds {len(samples)} readable images; verification needs at least {LEAST_INPUTS}",
+            hint="replace the damaged images, or name another folder with --verify-data",
         )
     return samples
 

@@ -46,9 +46,13 @@ def check_model_kwargs(kwargs: Mapping[str, Any]) -> None:
     """
     for key in kwargs:
         if key in FLAGS:
-            raise ConfigurationError(f"--model-kwargs {key}=...: use {FLAGS[key]} instead.")
+            raise ConfigurationError(
+                f"--model-kwargs {key}=... has an option of its own", hint=f"use {FLAGS[key]} instead"
+            )
         if key in _INTERNAL:
-            raise ConfigurationError(f"--model-kwargs {key}=... cannot be set in an export: leave it out.")
+            raise ConfigurationError(
+                f"--model-kwargs {key}=... cannot be set in an export", hint="leave it out"
+            )
 
 
 def create(name: str, arguments: Mapping[str, Any], meta: bool = False) -> nn.Module:
@@ -106,7 +110,7 @@ class UnknownArgumentError(ConfigurationError):
 
     def __init__(self, name: str, argument: str) -> None:
         self.argument = argument
-        super().__init__(f"{name} takes no argument {argument!r}. {_own_arguments(name, argument)}")
+        super().__init__(f"{name} takes no argument {argument!r}", hint=_own_arguments(name, argument))
 
 
 def create_features(name: str, arguments: Mapping[str, Any], meta: bool = False) -> nn.Module:
@@ -128,10 +132,11 @@ def create_features(name: str, arguments: Mapping[str, Any], meta: bool = False)
         asked = arguments.get("out_indices")
         if asked and any(not -levels <= level < levels for level in asked):
             raise ConfigurationError(
-                f"--out-indices {','.join(map(str, asked))}: {name} has the levels 0 to {levels - 1}."
+                f"--out-indices {','.join(map(str, asked))}: {name} has the levels 0 to {levels - 1}",
+                hint=f"use levels from 0 to {levels - 1}, or from -{levels} to -1, counted from the end",
             ) from exc
         raise ConfigurationError(
-            f"{name} has no feature pyramid ({said(exc.__cause__ or exc)}): leave --features out."
+            f"{name} has no feature pyramid ({said(exc.__cause__ or exc)})", hint="leave --features out"
         ) from exc
 
 
@@ -161,7 +166,7 @@ def _cannot_build(name: str, arguments: Mapping[str, Any], exc: Exception) -> st
     ours = ("pretrained", "pretrained_cfg_overlay")
     given = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if key not in ours)
     with_ = f" with {given}" if given else ""
-    return f"timm cannot build {name}{with_}: {type(exc).__name__}: {said(exc)}."
+    return f"timm cannot build {name}{with_}: {type(exc).__name__}: {said(exc)}"
 
 
 def _own_arguments(name: str, argument: str) -> str:
@@ -183,8 +188,8 @@ def _own_arguments(name: str, argument: str) -> str:
     own -= {"self", "cfg", "args", "kwargs"} | set(FLAGS) | _INTERNAL
     close = difflib.get_close_matches(argument, own, n=3)
     if close:
-        return f"Did you mean {' or '.join(close)}?"
-    return f"It takes: {', '.join(sorted(own))}."
+        return f"did you mean {' or '.join(close)}?"
+    return f"use one of {', '.join(sorted(own))}"
 
 
 def _cfg_fields(cls: type, cfg: inspect.Parameter) -> set[str]:

@@ -58,10 +58,13 @@ def check_checkpoint(path: Path, where: str = "--checkpoint ") -> None:
     """
     where = f"{where}{path}"
     if path.is_dir():
-        hint = f" Export local-dir:{path} instead." if (path / "config.json").is_file() else ""
-        raise ConfigurationError(f"{where} is a folder, not a file.{hint}")
+        is_model = (path / "config.json").is_file()
+        hint = f"export local-dir:{path} instead" if is_model else "name a weights file in it"
+        raise ConfigurationError(f"{where} is a folder, not a file", hint=hint)
     if path.suffix.lower() not in SUFFIXES:
-        raise ConfigurationError(f"{where}: weights are read from {', '.join(SUFFIXES)} files.")
+        raise ConfigurationError(
+            f"{where}: weights are read from {', '.join(SUFFIXES)} files", hint=_SAVE_AGAIN
+        )
     check_content(path, where, "the weights")
 
 
@@ -80,11 +83,13 @@ def check_content(path: Path, where: str, what: str) -> None:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as exc:
-        raise ConfigurationError(f"{where} cannot be read: {exc.strerror or exc}.") from exc
+        raise ConfigurationError(
+            f"{where} cannot be read: {exc.strerror or exc}", hint="check the path and its permissions"
+        ) from exc
     if not start:
-        raise ConfigurationError(f"{where} is empty: copy or save {what} anew.")
+        raise ConfigurationError(f"{where} is empty", hint=f"copy or save {what} again")
     if start.startswith(b"version https://git-lfs"):
-        raise ConfigurationError(f"{where} is a Git LFS pointer, not {what}: run git lfs pull.")
+        raise ConfigurationError(f"{where} is a Git LFS pointer, not {what}", hint="git lfs pull")
 
 
 def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
@@ -102,21 +107,23 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
         return Checkpoint(path=path, state_dict=_unwrap(_read_safetensors(path, use_ema)))
     found = read_pickle(path, _SAVE_AGAIN, ModelError)
     if not isinstance(found, dict):
-        raise ModelError(f"{path} holds a {type(found).__name__}, not a state dict: {_SAVE_AGAIN}.")
+        raise ModelError(f"{path} holds a {type(found).__name__}, not a state dict", hint=_SAVE_AGAIN)
     averaged = next((key for key in _AVERAGED if isinstance(found.get(key), dict)), None)
     plain = next((key for key in _PLAIN if isinstance(found.get(key), dict)), None)
     notes = []
     if use_ema and averaged is None:
-        raise ModelError(f"{path} has no averaged weights (state_dict_ema): leave --use-ema out.")
+        raise ModelError(f"{path} has no averaged weights (state_dict_ema)", hint="leave --use-ema out")
     if averaged and not use_ema:
         if plain is None:
-            raise ModelError(f"{path} has averaged weights alone ({averaged}): take them with --use-ema.")
+            raise ModelError(
+                f"{path} has only averaged weights ({averaged})", hint="use --use-ema to take them"
+            )
         notes.append(f"{path.name} also holds averaged weights ({averaged}): --use-ema takes them.")
     key = averaged if use_ema else plain
     tensors = tensors_of(found[key] if key else found)
     if not tensors:
         keys = ", ".join(str(name) for name in list(found)[:5])
-        raise ModelError(f"{path} holds no weights (its keys: {keys or 'none'}): {_SAVE_AGAIN}.")
+        raise ModelError(f"{path} holds no weights (its keys: {keys or 'none'})", hint=_SAVE_AGAIN)
     args = found.get("args")
     architecture = found.get("arch")
     return Checkpoint(
@@ -136,24 +143,29 @@ def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if use_ema:
-        raise ModelError(f"{path}: a safetensors file holds one set of weights; leave --use-ema out.")
+        raise ModelError(
+            f"{path} has no averaged weights: a safetensors file holds one set of weights",
+            hint="leave --use-ema out",
+        )
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as exc:
-        raise ModelError(f"{path} is damaged or no safetensors file: {said(exc)}.") from exc
+        raise ModelError(
+            f"{path} is damaged or not a safetensors file: {said(exc)}", hint="copy or save the weights again"
+        ) from exc
     if not tensors:
-        raise ModelError(f"{path} holds no weights.")
+        raise ModelError(f"{path} holds no weights", hint=_SAVE_AGAIN)
     return tensors
 
 
-def read_pickle(path: Path, mend: str, error: type[TimmxError]) -> Any:
+def read_pickle(path: Path, hint: str, error: type[TimmxError]) -> Any:
     """torch.load with `weights_only`: tensors and plain containers, and timm's Namespace of options; on the CPU.
 
     Tensors are mapped into memory where the file allows, so that only what is used is read from disk.
 
     Args:
         path: the file.
-        mend: how to save what is meant, such as `save model.state_dict() with torch.save`.
+        hint: how to save what is meant, such as `save model.state_dict() with torch.save`.
         error: the class of the error.
 
     Raises:
@@ -169,17 +181,17 @@ def read_pickle(path: Path, mend: str, error: type[TimmxError]) -> Any:
         culprit = named[1] if named else _first_global(path)
         if culprit:
             raise error(
-                f"{path} was refused: it would run code on loading ({culprit}), not bring tensors alone. "
-                f"Where you trust its origin, {mend} there."
+                f"{path} was refused: it does not hold only tensors, loading it would run code ({culprit})",
+                hint=f"if you trust its origin, {hint} there",
             ) from exc
-        raise error(f"{path} is damaged or no file of torch.save: {mend}.") from exc
+        raise error(f"{path} is damaged or not a file of torch.save", hint=hint) from exc
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as exc:
         if "TorchScript" in str(exc):
-            raise error(f"{path} is a TorchScript program, not tensors: {mend}.") from exc
+            raise error(f"{path} is a TorchScript program, not tensors", hint=hint) from exc
         if "legacy .tar" in str(exc):
-            raise error(f"{path} has the form of PyTorch before 0.1.10: {mend}.") from exc
-        reason = "" if isinstance(exc, LookupError) else f" {said(exc)}"  # a KeyError says a number alone
-        raise error(f"{path} is damaged or no file of torch.save: {mend}.{reason}") from exc
+            raise error(f"{path} has the format of PyTorch before 0.1.10", hint=hint) from exc
+        reason = "" if isinstance(exc, LookupError) else f": {said(exc)}"  # a KeyError says a number alone
+        raise error(f"{path} is damaged or not a file of torch.save{reason}", hint=hint) from exc
 
 
 def _first_global(path: Path) -> str:

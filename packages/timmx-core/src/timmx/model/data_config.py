@@ -82,13 +82,20 @@ def check_statistics(name: str, values: Sequence[float], channels: int | None) -
         ConfigurationError: a wrong number of values, a value that is not finite, or a std of 0 or less.
     """
     if not values or any(value != value or abs(value) == float("inf") for value in values):
-        raise ConfigurationError(f"--{name} must be finite numbers, not {_list(values)}.")
+        raise ConfigurationError(
+            f"--{name} must be finite numbers, not {_list(values)}",
+            hint=f"give one number, or one per channel, such as --{name} 0.5,0.5,0.5",
+        )
     if name == "std" and any(value <= 0 for value in values):
-        raise ConfigurationError(f"--std must be above 0, not {_list(values)}: pixels are divided by it.")
+        raise ConfigurationError(
+            f"--std must be above 0, not {_list(values)}: pixels are divided by it",
+            hint="give numbers above 0, such as --std 0.5,0.5,0.5",
+        )
     if channels is not None and len(values) not in (1, channels):
         wanted = "1 value" if channels == 1 else f"1 or {channels} values"
         raise ConfigurationError(
-            f"--{name} has {len(values)} values, but the model takes {channels} channels: give {wanted}."
+            f"--{name} has {len(values)} values, but the model takes {channels} channels",
+            hint=f"give {wanted}",
         )
 
 

@@ -192,8 +192,9 @@ class Plan:
         if resize is None:
             height, width = native_size(model, cfg_of(model))
             raise ModelError(
-                f"The weights are for {height} x {width} pixels, and timm cannot carry them over to another "
-                f"size in this family ({type(model).__name__}): leave --input-size out."
+                f"the weights are for {height} x {width} pixels, and timm cannot adapt them to another size in "
+                f"this family ({type(model).__name__})",
+                hint="leave --input-size out",
             ) from failure
         resize(**size)
         return model.eval()

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors under a model's own names, or a refusal that says what differs and what mends it."""
+"""A checkpoint's tensors under a model's own names, or an error that says what differs and how to fix it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fit_state_dict(
         spare: names that may be left over, such as the classifier's where the model has none.
 
     Raises:
-        ModelError: it does not fit: what is missing, unexpected or of another shape, and the mend.
+        ModelError: it does not fit: what is missing, unexpected or of another shape, with a hint.
     """
     target = model.state_dict()
     spare = set(spare) | {name for name, _ in model.named_buffers()}
@@ -49,7 +49,7 @@ def fit_state_dict(
         if resized:
             note += f"; made for another input size, resized: {_some(resized)}"
         return _complete(converted, target), (note + ".",)
-    raise ModelError(_describe_misfit(checkpoint, model, min(misfit, left, key=_Misfit.count)))
+    raise _misfit_error(checkpoint, model, min(misfit, left, key=_Misfit.count))
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor] 
         return None
 
 
-def _describe_misfit(checkpoint: Checkpoint, model: nn.Module, misfit: _Misfit) -> str:
+def _misfit_error(checkpoint: Checkpoint, model: nn.Module, misfit: _Misfit) -> ModelError:
     cfg = cfg_of(model)
     architecture = cfg.get("architecture") or type(model).__name__
     parts = []
@@ -132,14 +132,14 @@ def _describe_misfit(checkpoint: Checkpoint, model: nn.Module, misfit: _Misfit) 
             for name, file, own in misfit.reshaped
         ]
         parts.append(f"{_keys(len(misfit.reshaped))} of another shape ({_some(shapes)})")
-    message = f"{checkpoint.path} does not fit {architecture}: {'; '.join(parts)}."
-    mend = _mend(cfg, model, misfit)
-    if not mend and checkpoint.architecture and checkpoint.architecture.split(".")[0] != architecture:
-        mend = f"It was trained as {checkpoint.architecture}: export that."
-    return f"{message} {mend or 'Give the model that it was made from.'}"
+    message = f"{checkpoint.path} does not fit {architecture}: {'; '.join(parts)}"
+    hint = _flags_hint(cfg, model, misfit)
+    if not hint and checkpoint.architecture and checkpoint.architecture.split(".")[0] != architecture:
+        hint = f"export {checkpoint.architecture}, which it was trained as"
+    return ModelError(message, hint=hint or "name the model that it was saved from")
 
 
-def _mend(cfg: Mapping[str, Any], model: nn.Module, misfit: _Misfit) -> str:
+def _flags_hint(cfg: Mapping[str, Any], model: nn.Module, misfit: _Misfit) -> str:
     """The flags that make it fit, where nothing but the classifier or the stem differs."""
     classifier, stem = _layers(cfg.get("classifier")), _layers(cfg.get("first_conv"))
     flags = {}
@@ -157,7 +157,7 @@ def _mend(cfg: Mapping[str, Any], model: nn.Module, misfit: _Misfit) -> str:
         if not all(name.rpartition(".")[0] in classifier for name in misfit.missing):
             return ""
         flags["--num-classes"] = 0
-    return "Give " + " and ".join(f"{flag} {value}" for flag, value in flags.items()) + "."
+    return "use " + " and ".join(f"{flag} {value}" for flag, value in flags.items())
 
 
 def _layers(names: str | Collection[str] | None) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ _USUAL_WEIGHTS = (
 )
 """timm's names, in its order of preference."""
 
+_WRITE_FOLDER = "write the folder with timm.models.save_for_hf(model, folder)"
+
 
 def read_local_config(folder: Path, where: str | None = None) -> dict[str, Any]:
     """The config.json of a `local-dir:` folder.
@@ -36,29 +38,32 @@ def read_local_config(folder: Path, where: str | None = None) -> dict[str, Any]:
     where = where or f"local-dir:{folder}"
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise ConfigurationError(f"{where}: {folder} {what}; it must be a folder with a config.json.")
+        raise ConfigurationError(f"{where}: {folder} {what}", hint="name a folder with a config.json")
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as exc:
         raise ConfigurationError(
-            f"{where} has no config.json. timm.models.save_for_hf(model, folder) writes such a folder; for "
-            "weights alone give the model's name and --checkpoint FILE."
+            f"{where} has no config.json",
+            hint=f"{_WRITE_FOLDER}; for a weights file only, give the model's name and --checkpoint FILE",
         ) from exc
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"{path} cannot be read: {exc}.") from exc
+        raise ConfigurationError(
+            f"{path} cannot be read: {exc}", hint="check its permissions, and that it is UTF-8 text"
+        ) from exc
     except json.JSONDecodeError as exc:
         raise ConfigurationError(
-            f"{path} is not valid JSON: {exc.msg} in line {exc.lineno}, column {exc.colno}."
+            f"{path} is not valid JSON: {exc.msg} in line {exc.lineno}, column {exc.colno}",
+            hint=f"fix that line, or {_WRITE_FOLDER}",
         ) from exc
     architecture = config.get("architecture") if isinstance(config, dict) else None
     if not isinstance(architecture, str):
         raise ConfigurationError(
-            f'{where}: its config.json does not name a timm "architecture", such as "resnet18"; '
-            "timm.models.save_for_hf(model, folder) writes it."
+            f'{where}: its config.json does not name a timm "architecture", such as "resnet18"',
+            hint=_WRITE_FOLDER,
         )
     if not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise ConfigurationError(f'{path}: "pretrained_cfg" must be a JSON object.')
+        raise ConfigurationError(f'{path}: "pretrained_cfg" is not a JSON object', hint=_WRITE_FOLDER)
     return config
 
 
@@ -78,9 +83,10 @@ def weights_file(folder: Path) -> Path:
         if found:
             names = ", ".join(path.name for path in found[:4])
             raise ModelError(
-                f"local-dir:{folder} has several weights files ({names}): name one with --checkpoint."
+                f"local-dir:{folder} has several weights files ({names})",
+                hint="name one with --checkpoint FILE",
             )
     raise ModelError(
-        f"local-dir:{folder} has no weights file (model.safetensors or pytorch_model.bin): put one there, "
-        "or name one with --checkpoint."
+        f"local-dir:{folder} has no weights file (model.safetensors or pytorch_model.bin)",
+        hint="add one, or name one with --checkpoint FILE",
     )

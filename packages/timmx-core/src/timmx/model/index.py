@@ -165,13 +165,15 @@ def check_model_name(request: ExportRequest) -> None:
     elif name.startswith("hf-hub:"):
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", name.removeprefix("hf-hub:")):
             raise ConfigurationError(
-                f"{name!r} is no hub id: hf-hub:OWNER/NAME, such as hf-hub:timm/resnet18.a1_in1k."
+                f"{name!r} is not a hub id",
+                hint="use hf-hub:OWNER/NAME, such as hf-hub:timm/resnet18.a1_in1k",
             )
         return
     elif any(character in name for character in ":/\\") or not name:
         raise ConfigurationError(
-            f"{name!r} is no timm model name. A model on the hub is hf-hub:OWNER/NAME, a folder with a "
-            "config.json local-dir:FOLDER, a file with weights --checkpoint FILE beside the model's name."
+            f"{name!r} is not a timm model name",
+            hint="use hf-hub:OWNER/NAME for a model on the hub, local-dir:FOLDER for a folder with a config.json, "
+            "or the model's name and --checkpoint FILE for a weights file",
         )
     check_name(name)
 
@@ -194,11 +196,11 @@ def check_name(name: str) -> None:
     model = index.models.get(architecture)
     if model is None:
         close = _close(architecture, index.models)
-        hint = f"Did you mean {_or(close)}?" if close else "timmx list PATTERN searches."
-        raise ModelError(f"timm {index.timm_version} has no model {architecture!r}. {hint}")
+        hint = f"did you mean {_or(close)}?" if close else "search with timmx list PATTERN"
+        raise ModelError(f"timm {index.timm_version} has no model {architecture!r}", hint=hint)
     if tag and tag not in model.tags:
-        known = ", ".join(model.tags) or "none"
-        raise ModelError(f"{architecture} has no weights tagged {tag!r}. Its tags: {known}.")
+        hint = f"use one of its tags: {', '.join(model.tags)}" if model.tags else "leave the tag out"
+        raise ModelError(f"{architecture} has no weights tagged {tag!r}", hint=hint)
 
 
 def _close(name: str, names: Iterable[str]) -> list[str]:

@@ -42,7 +42,8 @@ def size_arguments(
     near = _nearest(trial, size) or [native]
     sizes = " or ".join(f"--input-size {channels} {height} {width}" for height, width in near)
     raise ConfigurationError(
-        f"{name} cannot take {size[0]} x {size[1]} pixels: {reason}. The nearest that work: {sizes}."
+        f"{name} cannot take {size[0]} x {size[1]} pixels: {reason}",
+        hint=f"use the nearest that works: {sizes}",
     )
 
 
@@ -101,7 +102,7 @@ class _Trial:
         kernel, stride = self._patch
         if all((length - k) % s == 0 for length, k, s in zip(size, kernel, stride, strict=True)):
             return ""
-        return f"its patches are {kernel[0]} x {kernel[1]} pixels, and those left over would never be seen"
+        return f"its patches are {kernel[0]} x {kernel[1]} pixels, and those left over would be ignored"
 
 
 def _patch(model: nn.Module, channels: int) -> tuple[Size, Size] | None:
@@ -168,5 +169,5 @@ def _reason(exc: BaseException, size: Size) -> str:
     if any(words in text for words in ("Calculated padded input size", "too small", "smaller than")):
         return "it is too small for the model's strides and windows"
     if size[0] != size[1]:
-        return "it is not square, or no multiple of the model's patches and windows"
-    return "it is no multiple of the model's patches and windows"
+        return "it is not square, or not a multiple of the model's patches and windows"
+    return "it is not a multiple of the model's patches and windows"

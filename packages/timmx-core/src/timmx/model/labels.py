@@ -37,12 +37,16 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
     try:
         data = path.read_bytes()
     except OSError as exc:
-        raise ConfigurationError(f"{where} cannot be read: {exc.strerror or exc}.") from exc
+        raise ConfigurationError(
+            f"{where} cannot be read: {exc.strerror or exc}", hint="check the path and its permissions"
+        ) from exc
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as exc:
-        raise ConfigurationError(f"{where} is not UTF-8 text (byte {exc.start}): save it as UTF-8.") from exc
+        raise ConfigurationError(
+            f"{where} is not UTF-8 text (byte {exc.start})", hint="save it as UTF-8"
+        ) from exc
     parsed = _parse_json(text, path, where)
     if parsed is None:
         parsed = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
@@ -58,13 +62,18 @@ def check_names(names: Iterable[Any], where: str) -> tuple[str, ...]:
     checked: list[str] = []
     for number, name in enumerate(names):
         if not isinstance(name, str):
-            raise ConfigurationError(f"{where}: class {number} is called {name!r}, which is no text.")
+            raise ConfigurationError(
+                f"{where}: the name of class {number} is {name!r}, which is not text",
+                hint="give every class a name that is text",
+            )
         name = name.strip()
         if not name:
-            raise ConfigurationError(f"{where}: class {number} has a blank name: give it one.")
+            raise ConfigurationError(
+                f"{where}: class {number} has a blank name", hint="give every class a name"
+            )
         checked.append(name)
     if not checked:
-        raise ConfigurationError(f"{where} has no names.")
+        raise ConfigurationError(f"{where} has no names", hint="give one name per class")
     repeated = {name for name, count in Counter(checked).items() if count > 1}
     if repeated:
         named = ", ".join(repr(name) for name in sorted(repeated)[:3])
@@ -81,10 +90,10 @@ def check_count(labels: Sequence[str], num_classes: int) -> None:
     if len(labels) == num_classes:
         return
     if num_classes == 0:
-        raise ConfigurationError("--labels names classes, but the model has none: leave it out.")
+        raise ConfigurationError("--labels names classes, but the model has none", hint="leave --labels out")
     raise ConfigurationError(
-        f"--labels has {counted(len(labels), 'name')}, but the model has {counted(num_classes, 'class', 'classes')}: "
-        f"give {counted(num_classes, 'name')}, or set --num-classes {len(labels)}."
+        f"--labels has {counted(len(labels), 'name')}, but the model has {counted(num_classes, 'class', 'classes')}",
+        hint=f"give {counted(num_classes, 'name')}, or set --num-classes {len(labels)}",
     )
 
 
@@ -103,7 +112,7 @@ def labels_of_config(cfg: dict[str, Any], num_classes: int) -> tuple[tuple[str, 
     try:
         return check_names(_in_order(names, "label names"), "The model's label names"), None
     except ConfigurationError as exc:
-        return None, f"{exc} They are left out; --labels FILE gives others."
+        return None, f"{exc.message}. They are left out; --labels FILE gives others."
 
 
 def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any] | None:
@@ -117,12 +126,16 @@ def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any]
         if not is_json and "\n" in text.strip() and not text.rstrip().endswith(("]", "}")):
             return None  # a plain list whose first name happens to begin with a bracket
         raise ConfigurationError(
-            f"{where} is not valid JSON: {exc.msg} in line {exc.lineno}, column {exc.colno}."
+            f"{where} is not valid JSON: {exc.msg} in line {exc.lineno}, column {exc.colno}",
+            hint="write a JSON list of names, or one name per line in a .txt file",
         ) from exc
     except ValueError as exc:
-        raise ConfigurationError(f"{where}: {exc}.") from exc
+        raise ConfigurationError(f"{where}: {exc}", hint="give each class once") from exc
     if not isinstance(parsed, (list, dict)):
-        raise ConfigurationError(f"{where} must hold a JSON list of names, or a map of class number to name.")
+        raise ConfigurationError(
+            f"{where} holds neither a JSON list of names nor a JSON map of class number to name",
+            hint='write a list such as ["cat", ...], or a map such as {"0": "cat", ...}',
+        )
     return parsed
 
 
@@ -140,15 +153,20 @@ def _in_order(names: Any, where: str) -> Iterable[Any]:
         return names
     if any(isinstance(value, int) for value in names.values()):
         raise ConfigurationError(
-            f'{where} maps names to numbers; a map of class number to name is needed: {{"0": "cat", ...}}.'
+            f"{where} maps names to numbers",
+            hint='write a map of class number to name: {"0": "cat", ...}',
         )
     try:
         by_number = {int(key): value for key, value in names.items()}
     except (TypeError, ValueError) as exc:
-        raise ConfigurationError(f"{where}: a key is no class number ({exc}).") from exc
+        raise ConfigurationError(
+            f"{where}: a key is not a class number ({exc})",
+            hint='write a map of class number to name: {"0": "cat", ...}',
+        ) from exc
     wrong = sorted(set(range(len(names))) ^ set(by_number))
     if wrong:
         raise ConfigurationError(
-            f"{where}: the class numbers must be 0 to {len(names) - 1}, each once; look at {wrong[0]}."
+            f"{where}: the class numbers must be 0 to {len(names) - 1}, each once",
+            hint=f"check class number {wrong[0]}",
         )
     return [by_number[number] for number in range(len(names))]

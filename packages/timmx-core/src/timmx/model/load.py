@@ -81,7 +81,9 @@ def load_model(request: ExportRequest) -> LoadedModel:
     import torch
 
     if request.device.torch_name == "cuda" and not torch.cuda.is_available():
-        raise MissingRequirementError("--device cuda: torch finds no CUDA device here. Leave --device out.")
+        raise MissingRequirementError(
+            "--device cuda: torch finds no CUDA device here", hint="leave --device out"
+        )
     loaded = _from_timm(request, probe) if isinstance(request.model, str) else _from_module(request)
     if request.labels is not None:
         labels = read_labels(request.labels)
@@ -100,7 +102,10 @@ def check_load_options(request: ExportRequest) -> None:
     """
     if not isinstance(request.model, str) and not callable(getattr(request.model, "state_dict", None)):
         kind = type(request.model).__name__
-        raise ConfigurationError(f"The model is a {kind}: a name or a torch.nn.Module is needed.")
+        raise ConfigurationError(
+            f"the model is a {kind}, not a name or a torch.nn.Module",
+            hint="give a model's name or a torch.nn.Module",
+        )
     check_model_name(request)
     check_model_kwargs(request.parsed_model_kwargs())
     if request.checkpoint is not None:
@@ -196,24 +201,31 @@ def _from_module(request: ExportRequest) -> LoadedModel:
     kind = type(module).__name__
     tensors = list(module.parameters()) + list(module.buffers())
     if any(tensor.is_meta for tensor in tensors):
-        raise ConfigurationError(f"{kind} is on the meta device, without weights: load them first.")
+        raise ConfigurationError(
+            f"{kind} is on the meta device, without weights", hint="load its weights first"
+        )
     if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors):
         raise ConfigurationError(
-            f"{kind} is not float32: hand in module.float(); a backend's --mode or the like lowers precision."
+            f"{kind} is not float32",
+            hint="pass module.float(); a backend's own options, such as --mode, lower the precision",
         )
     noted: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     cfg = noted.to_dict() if hasattr(noted, "to_dict") else dict(noted)
     own = cfg.get("input_size")
     if not own or len(own) != 3:
         raise ConfigurationError(
-            f"{kind} does not say how it is fed: give it pretrained_cfg = dict(input_size=(channels, height, "
-            "width), mean=..., std=..., interpolation=..., crop_pct=...), as timm's models have."
+            f"{kind} does not say what input it takes",
+            hint="give it pretrained_cfg = dict(input_size=(channels, height, width), mean=..., std=..., "
+            "interpolation=..., crop_pct=...), as timm's models have",
         )
     channels = int(getattr(module, "in_chans", None) or own[0])
     native = native_size(module, cfg)
     size = request.input_size or (channels, *native)
     if size[0] != channels:
-        raise ConfigurationError(f"input_size={size}: {kind} takes {channels} channels.")
+        raise ConfigurationError(
+            f"input_size={size}: {kind} takes {channels} channels",
+            hint=f"use input_size={(channels, *size[1:])}",
+        )
     if size[1:] != native:
         _check_module_size(module, size, native)
     config, notes = resolve_data_config(cfg, size, request.mean, request.std)
@@ -254,6 +266,7 @@ def _check_module_size(module: nn.Module, size: tuple[int, int, int], native: tu
     reason = failure_on_meta(run, size[0], size[1:])
     if reason and not failure_on_meta(run, size[0], native):
         raise ConfigurationError(
-            f"{type(module).__name__} cannot take {size[1]} x {size[2]} pixels: {reason}. It is built for "
-            f"{native[0]} x {native[1]}: leave input_size out, or build it for that size (timm's img_size=)."
+            f"{type(module).__name__} cannot take {size[1]} x {size[2]} pixels: {reason}; it is built for "
+            f"{native[0]} x {native[1]}",
+            hint="leave input_size out, or build it for that size (timm's img_size=)",
         )

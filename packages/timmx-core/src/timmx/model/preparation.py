@@ -13,6 +13,7 @@ from torch import nn
 
 from timmx.base import worst_db
 from timmx.errors import UnsupportedError
+from timmx.model.build import said
 from timmx.model.fold import fold_batch_norms, replace_modules, untouched
 from timmx.model.wrap import output_tensors
 
@@ -181,18 +182,23 @@ def _proven_db(name: str, model: nn.Module, inputs: torch.Tensor, true: list[np.
         UnsupportedError: it fails, or is not the same function.
     """
     who = _architecture(model)
-    report = "Nothing was exported; please report this model to timmx."
+    report = "report this model to timmx"
     try:
         outputs = [_array(tensor) for tensor in output_tensors(model(inputs))]
     except Exception as exc:
-        raise UnsupportedError(f"{who} no longer runs after '{name}': {exc}. {report}") from exc
+        raise UnsupportedError(
+            f"{who} no longer runs after '{name}': {said(exc)}; nothing was exported", hint=report
+        ) from exc
     if [array.shape for array in outputs] != [array.shape for array in true]:
-        raise UnsupportedError(f"{who} has outputs of other shapes after '{name}'. {report}")
+        raise UnsupportedError(
+            f"{who} has outputs of other shapes after '{name}'; nothing was exported", hint=report
+        )
     snr_db = worst_db(true, outputs)
     if snr_db < FLOOR_DB and not _rounding_explains(model, inputs, true, outputs):
         raise UnsupportedError(
             f"'{name}' changes what {who} computes: {snr_db:.0f} dB, where an exact rewrite leaves"
-            f" {FLOOR_DB:.0f} or more. {report}"
+            f" {FLOOR_DB:.0f} or more; nothing was exported",
+            hint=report,
         )
     return snr_db
 

@@ -31,6 +31,8 @@ ANSWER_S = 8.0
 STALL_S = 120.0
 """How long a running download may bring nothing new (the hub's client writes in steps of 10 MB)."""
 
+_GIVE_WEIGHTS = "give the weights with --checkpoint FILE or as local-dir:FOLDER"
+
 
 class Probe:
     """Asks a host for a sign of life, in the background, from the moment it is made."""
@@ -82,8 +84,8 @@ def hub_file(hub_id: str, names: Sequence[str], *, newest: bool = False, probe: 
         return cached
     if constants.HF_HUB_OFFLINE:
         raise ModelError(
-            f"{hub_id} is not in the cache ({constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE is set: unset it, "
-            "or give the weights with --checkpoint or as local-dir:FOLDER."
+            f"{hub_id} is not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set",
+            hint=f"unset HF_HUB_OFFLINE, or {_GIVE_WEIGHTS}",
         )
     failure = (probe or Probe()).failure()
     if failure and cached:
@@ -92,7 +94,7 @@ def hub_file(hub_id: str, names: Sequence[str], *, newest: bool = False, probe: 
         )
         return cached
     if failure:
-        raise ModelError(unreachable(hub_id, _endpoint(), failure))
+        raise unreachable(hub_id, _endpoint(), failure)
     return _download_from_hub(hub_id, names)
 
 
@@ -110,26 +112,26 @@ def url_file(url: str) -> Path:
         return path
     failure = Probe(url).failure()
     if failure:
-        raise ModelError(unreachable(path.name, url, failure))
+        raise unreachable(path.name, url, failure)
     reporter().step(f"Downloading {path.name}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return _watched(lambda: _fetch(url, path), folder, what=path.name, url=url)
     except urllib.error.HTTPError as exc:
         raise ModelError(
-            f"{path.name} cannot be fetched: {_host(url)} answers {exc.code} {exc.reason}. Give the weights with "
-            "--checkpoint FILE."
+            f"{path.name} cannot be fetched: {_host(url)} answers {exc.code} {exc.reason}",
+            hint="give the weights with --checkpoint FILE",
         ) from exc
     except (OSError, http.client.HTTPException) as exc:
-        raise ModelError(unreachable(path.name, url, _reason(exc))) from exc
+        raise unreachable(path.name, url, _reason(exc)) from exc
 
 
-def unreachable(what: str, url: str, reason: str) -> str:
-    """One line: what could not be had, from where, why, and what helps."""
-    return (
-        f"{what} cannot be fetched: {_host(url)} cannot be reached ({reason}). Give the weights with "
-        "--checkpoint FILE or as local-dir:FOLDER; fill the cache where there is a network and set "
-        "HF_HUB_OFFLINE=1 here; or set HTTPS_PROXY, or HF_ENDPOINT to a mirror."
+def unreachable(what: str, url: str, reason: str) -> ModelError:
+    """The error that says what could not be fetched, from where, and why."""
+    return ModelError(
+        f"{what} cannot be fetched: {_host(url)} cannot be reached ({reason})",
+        hint=f"{_GIVE_WEIGHTS}; or fill the cache on a machine with a network and set HF_HUB_OFFLINE=1 here; or set "
+        "HTTPS_PROXY, or HF_ENDPOINT to a mirror",
     )
 
 
@@ -159,26 +161,32 @@ def _download_from_hub(hub_id: str, names: Sequence[str]) -> Path:
             return Path(_watched(partial(download, name), folder, what=hub_id, url=_endpoint()))
         except GatedRepoError as exc:
             raise ModelError(
-                f"{repo} is gated: accept its terms at {_endpoint()}/{repo}, then hf auth login."
+                f"{repo} is gated", hint=f"accept its terms at {_endpoint()}/{repo}, then run hf auth login"
             ) from exc
         except RepositoryNotFoundError as exc:
             raise ModelError(
-                f"The hub has no model {repo!r}, or it is private: look at {_endpoint()}/{repo}; for a "
-                "private one, hf auth login or HF_TOKEN."
+                f"the hub has no model {repo!r}, or it is private",
+                hint=f"look at {_endpoint()}/{repo}; for a private one, run hf auth login or set HF_TOKEN",
             ) from exc
         except RevisionNotFoundError as exc:
-            raise ModelError(f"{repo} has no revision {revision!r}.") from exc
+            raise ModelError(
+                f"{repo} has no revision {revision!r}",
+                hint=f"name another revision, or leave @{revision} out for the main branch",
+            ) from exc
         except LocalEntryNotFoundError as exc:  # a subclass of EntryNotFoundError that means: no network
-            raise ModelError(unreachable(hub_id, _endpoint(), _reason(exc.__cause__ or exc))) from exc
+            raise unreachable(hub_id, _endpoint(), _reason(exc.__cause__ or exc)) from exc
         except EntryNotFoundError:
             continue
         except HfHubHTTPError as exc:
-            raise ModelError(f"The hub refused {hub_id}: {_reason(exc)}.") from exc
+            raise ModelError(f"the hub refused {hub_id}: {_reason(exc)}", hint=_GIVE_WEIGHTS) from exc
         except ModelError:
             raise
         except Exception as exc:  # of several HTTP libraries, and a full disk
-            raise ModelError(f"{hub_id} cannot be fetched: {_reason(exc)}.") from exc
-    raise ModelError(f"{hub_id} on the hub has no {' or '.join(names)}: it is no timm model.")
+            raise ModelError(f"{hub_id} cannot be fetched: {_reason(exc)}", hint=_GIVE_WEIGHTS) from exc
+    raise ModelError(
+        f"{hub_id} on the hub has no {' or '.join(names)}, so it is not a timm model",
+        hint=f"look at its files at {_endpoint()}/{repo}",
+    )
 
 
 def _watched(work: Callable[[], Any], folder: Path, *, what: str, url: str) -> Any:
@@ -202,7 +210,7 @@ def _watched(work: Callable[[], Any], folder: Path, *, what: str, url: str) -> A
             if now != seen:
                 seen, last = now, time.monotonic()
             if time.monotonic() - last > (ANSWER_S if seen == first else STALL_S):
-                raise ModelError(unreachable(what, url, "it answers no more")) from None
+                raise unreachable(what, url, "it stopped answering") from None
         else:
             if error is not None:
                 raise error

@@ -78,7 +78,7 @@ def find_source(request: ExportRequest, probe: Probe | None = None, weights: boo
         check_name(config["architecture"])
         file = weights_file(folder) if weights else None
         if file:
-            check_checkpoint(file, "The weights ")
+            check_checkpoint(file, "the weights ")
         samples = folder / "samples"
         return Source(
             timm_name=f"local-dir:{folder}",
@@ -122,7 +122,10 @@ def _in_registry(request: ExportRequest, probe: Probe | None, weights: bool) -> 
     if architecture in old_names:
         current = old_names[architecture]
         if current is None:
-            raise ModelError(f"timm {timm.__version__} has removed {architecture} without a replacement.")
+            raise ModelError(
+                f"timm {timm.__version__} has removed {architecture} without a replacement",
+                hint="search for another model with timmx list PATTERN",
+            )
         notes = (f"{architecture} is an old name; timm calls it {current} today.",)
         name = current
     if not request.pretrained:
@@ -135,8 +138,8 @@ def _in_registry(request: ExportRequest, probe: Probe | None, weights: bool) -> 
         return Source(timm_name=name, name=name, kind="timm", notes=notes)
     if not any(cfg.get(key) for key in ("file", "hf_hub_id", "url")):
         tags = [tag for tag in build_index().models[name.partition(".")[0]].pretrained if tag]
-        hint = f"there are some for the tags {', '.join(tags)}" if tags else "give your own with --checkpoint"
-        raise ModelError(f"timm has no pretrained weights for {name}: {hint}.")
+        hint = f"use one of the tags {', '.join(tags)}" if tags else "give your own with --checkpoint FILE"
+        raise ModelError(f"timm has no pretrained weights for {name}", hint=hint)
     return Source(
         timm_name=name,
         name=name,

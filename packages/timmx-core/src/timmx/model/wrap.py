@@ -59,8 +59,8 @@ def output_tensors(outputs: Any) -> list[torch.Tensor]:
     others = {type(leaf).__name__ for leaf in leaves if not isinstance(leaf, torch.Tensor)}
     if others or not leaves:
         raise UnsupportedError(
-            f"The model returns {', '.join(sorted(others)) or 'nothing'}, where only tensors can be exported: wrap it "
-            "in a module that returns tensors."
+            f"the model returns {', '.join(sorted(others)) or 'nothing'}, where only tensors can be exported",
+            hint="wrap it in a module that returns tensors",
         )
     return leaves
 

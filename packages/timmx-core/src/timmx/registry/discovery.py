@@ -86,7 +86,8 @@ class BackendEntry:
 
     def error(self, state: State, reason: str, fix: str) -> BackendError:
         """The error that says why this backend cannot be used."""
-        message = f"Backend {self.name} ({self.distribution} {self.version}) is {state}: {reason}"
+        who = f"backend {self.name} ({self.distribution} {self.version})"
+        message = f"{who} is {state}: {reason.rstrip('.')}"
         return BackendError(message, hint=fix, state=state, reason=reason)
 
     @property
@@ -176,8 +177,10 @@ def require_sound(found: Iterable[BackendEntry]) -> None:
     """
     troubled = [entry for entry in found if entry.state not in (State.AVAILABLE, State.DISABLED)]
     if troubled:
-        reasons = " ".join(f"{entry.selector} is {entry.state}: {entry.reason}" for entry in troubled)
-        fixes = " ".join(entry.fix for entry in troubled)
+        reasons = "; ".join(
+            f"{entry.selector} is {entry.state}: {entry.reason.rstrip('.')}" for entry in troubled
+        )
+        fixes = "; ".join(entry.fix for entry in troubled)
         raise BackendError(f"TIMMX_STRICT is set, and {reasons}", hint=fixes, state=troubled[0].state)
 
 
@@ -188,14 +191,14 @@ def load_entry(entry: BackendEntry) -> ExportBackend:
         BackendError: it cannot be imported, is no backend, or speaks another contract.
     """
     module, _, attribute = entry.target.partition(":")
-    reinstall = f"Reinstall it (uv pip install --reinstall {entry.distribution}) or tell its authors."
+    reinstall = f"reinstall it (uv pip install --reinstall {entry.distribution}), or report it to its authors"
     try:
         with _REDIRECTING, contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             found: object = importlib.import_module(module)
             for part in filter(None, attribute.split(".")):
                 found = getattr(found, part)
             if not (isinstance(found, type) and issubclass(found, ExportBackend)):
-                raise entry.error(State.BROKEN, f"{entry.target} is no ExportBackend.", reinstall)
+                raise entry.error(State.BROKEN, f"{entry.target} is not an ExportBackend.", reinstall)
             check_contract(found, entry)
             backend = found()
     except (BackendError, KeyboardInterrupt):
@@ -204,13 +207,13 @@ def load_entry(entry: BackendEntry) -> ExportBackend:
         if exc.name and (module == exc.name or module.startswith(exc.name + ".")):
             raise entry.error(State.BROKEN, f"its own module {exc.name} is missing.", reinstall) from exc
         reason = f"it needs the module {exc.name}, which is not installed."
-        raise entry.error(State.BROKEN, reason, f"Install that. Or: {reinstall}") from exc
+        raise entry.error(State.BROKEN, reason, f"install that module, or {reinstall}") from exc
     except BaseException as exc:  # a plugin may raise anything, SystemExit included
         said = f"{type(exc).__name__}: {exc}".rstrip(": ")
         raise entry.error(State.BROKEN, f"importing it raised {said}.", reinstall) from exc
     if backend.name != entry.name:
         reason = f"its entry point is called {entry.name!r}, the backend {backend.name!r}."
-        raise entry.error(State.INVALID, reason, "Its authors must make the two equal.")
+        raise entry.error(State.INVALID, reason, "ask its authors to make the two equal")
     return backend
 
 
@@ -223,17 +226,17 @@ def check_contract(cls: type, entry: BackendEntry) -> None:
     contract = getattr(cls, "contract", None)
     if not isinstance(contract, int):
         reason = "it does not say which contract it was written for."
-        raise entry.error(State.BROKEN, reason, "Its authors must state `contract`.")
+        raise entry.error(State.BROKEN, reason, "ask its authors to state `contract`")
     if contract < SUPPORTED_CONTRACTS.start:
         reason = (
             f"it was written for contract {contract}, this core needs at least {SUPPORTED_CONTRACTS.start}."
         )
-        fix = f"Upgrade the plugin: uv pip install --upgrade {entry.distribution}"
+        fix = f"uv pip install --upgrade {entry.distribution}"
         raise entry.error(State.INCOMPATIBLE, reason, fix)
     if contract >= SUPPORTED_CONTRACTS.stop:
         newest = SUPPORTED_CONTRACTS.stop - 1
         reason = f"it was written for contract {contract}, this core knows none above {newest}."
-        raise entry.error(State.INCOMPATIBLE, reason, "Upgrade the core: uv pip install --upgrade timmx-core")
+        raise entry.error(State.INCOMPATIBLE, reason, "uv pip install --upgrade timmx-core")
 
 
 def distribution_of(backend: ExportBackend) -> str | None:
@@ -270,20 +273,22 @@ def _not_installed(name: str) -> BackendError:
     installed = ", ".join(entry.name for entry in entries()) or "none"
     if known:
         return BackendError(
-            f"The backend {name!r} is not installed (installed: {installed}).",
-            hint=f"Install it: uv pip install {known['distribution']}",
+            f"the backend {name!r} is not installed (installed: {installed})",
+            hint=f"uv pip install {known['distribution']}",
         )
-    return BackendError(f"There is no backend {name!r} here. Installed: {installed}.")
+    return BackendError(
+        f"there is no backend {name!r} (installed: {installed})", hint="install it, or name an installed one"
+    )
 
 
 def _judge(entry: BackendEntry, unmet: list[tuple[str, str]]) -> BackendEntry:
     """What metadata alone shows of one entry; `unmet` is what its wheel requires beside what was found."""
     disabled = {name.strip() for name in os.environ.get("TIMMX_DISABLE_BACKENDS", "").split(",")}
     if reason := name_trouble(entry.name):
-        return replace(entry, state=State.INVALID, reason=reason, fix="Its authors must rename it.")
+        return replace(entry, state=State.INVALID, reason=reason, fix="ask its authors to rename it")
     if disabled & {entry.name, entry.selector}:
         reason = "TIMMX_DISABLE_BACKENDS names it."
-        return replace(entry, state=State.DISABLED, reason=reason, fix="Take it out of that variable.")
+        return replace(entry, state=State.DISABLED, reason=reason, fix="take it out of that variable")
     if unmet:
         reason = "it requires " + ", ".join(f"{wanted} ({found})" for wanted, found in unmet) + "."
         fix = "uv pip install " + " ".join(f"'{wanted}'" for wanted, _ in unmet)
@@ -295,7 +300,7 @@ def _mark_duplicate(entry: BackendEntry, distributions: list[str]) -> BackendEnt
     if entry.state not in (State.AVAILABLE, State.UNMET):
         return entry
     reason = f"{' and '.join(sorted(distributions))} both provide {entry.name!r}."
-    fix = f"Say which: timmx {entry.selector} ... Or uninstall the other."
+    fix = f"name one of them (timmx {entry.selector} ...), or uninstall the other"
     return replace(entry, state=State.DUPLICATE, reason=reason, fix=fix)
 
 

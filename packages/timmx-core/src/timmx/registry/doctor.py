@@ -40,7 +40,7 @@ def examine() -> Diagnosis:
     """Look at everything; nothing heavy is imported into this process."""
     backends = tuple(probe_backends())
     problems = [
-        Problem(f"The backend {entry.selector} is {entry.state}: {entry.reason}", entry.fix)
+        Problem(f"backend {entry.selector} is {entry.state}: {entry.reason.rstrip('.')}", entry.fix)
         for entry in backends
         if entry.state not in _HARMLESS
     ]
@@ -65,7 +65,7 @@ def rivals() -> list[Problem]:
         if owns:
             problems.append(
                 Problem(
-                    f"The distribution {name} {distribution.version} owns {' and '.join(owns)} too.",
+                    f"the distribution {name} {distribution.version} owns {' and '.join(owns)} too",
                     f"uv pip uninstall {name} && uv pip install --reinstall {_CORE}",
                 )
             )

@@ -55,7 +55,7 @@ def reject_unknown(names: Iterable[str], known: Iterable[str], what: str) -> Non
     known = list(known)
     for name in names:
         if name not in known:
-            raise ConfigurationError(f"{what} has no option {name!r}. {_close(name, known)}")
+            raise ConfigurationError(f"{what} has no option {name!r}", hint=_close(name, known))
 
 
 def defaults(cls: type) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def defaults(cls: type) -> dict[str, Any]:
 
 def _close(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3)
-    return f"Did you mean {' or '.join(close)}?" if close else f"It has: {', '.join(sorted(known))}."
+    return f"did you mean {' or '.join(close)}?" if close else f"use one of {', '.join(sorted(known))}"
 
 
 def _coerce(name: str, annotated: Any, value: Any) -> Any:
@@ -85,12 +85,14 @@ def _coerce(name: str, annotated: Any, value: Any) -> Any:
     except (TypeError, ValueError) as exc:
         if isinstance(kind, type) and issubclass(kind, StrEnum):
             close = _close(str(value), [member.value for member in kind])
-            raise ConfigurationError(f"{name}={value!r} is not among the choices. {close}") from exc
-        raise ConfigurationError(f"{name}={value!r} does not fit: {_describe(kind)} is expected.") from exc
+            raise ConfigurationError(f"{name}={value!r} is not among the choices", hint=close) from exc
+        raise ConfigurationError(
+            f"{name}={value!r} is not {_describe(kind)}", hint=f"give {_describe(kind)}"
+        ) from exc
     low, high = getattr(option, "min", None), getattr(option, "max", None)
     if (low is not None and result < low) or (high is not None and result > high):
         bounds = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
-        raise ConfigurationError(f"{name}={value!r} is out of range: {' and '.join(bounds)}.")
+        raise ConfigurationError(f"{name}={value!r} is out of range", hint=f"give {' and '.join(bounds)}")
     return result
 
 
@@ -134,8 +136,8 @@ def _convert(kind: Any, value: Any) -> Any:
 
 
 def _describe(kind: Any) -> str:
-    words = {bool: "True or False", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-    words |= {Floats: "a sequence of numbers", Ints: "a sequence of whole numbers"}
+    words = {bool: "True or False", int: "an integer", float: "a number", str: "text", Path: "a path"}
+    words |= {Floats: "a sequence of numbers", Ints: "a sequence of integers"}
     if get_origin(kind) is tuple:
         return f"a tuple of {len(get_args(kind))} values"
     if get_origin(kind) is list:

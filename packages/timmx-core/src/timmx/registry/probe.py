@@ -40,7 +40,7 @@ def _probe(entry: BackendEntry, timeout_s: float) -> BackendEntry:
 
 
 def _run_child(entry: BackendEntry, timeout_s: float) -> dict[str, Any]:
-    fix = f"Reinstall it (uv pip install --reinstall {entry.distribution}) or tell its authors."
+    fix = f"reinstall it (uv pip install --reinstall {entry.distribution}), or report it to its authors"
     command = [sys.executable, "-m", "timmx.registry.probe", entry.selector]
     try:
         done = subprocess.run(
@@ -67,11 +67,12 @@ def _child(selector: str) -> dict[str, Any]:
     found = backend.check_environment()
     problems = [problem for problem in found if not problem.partial]
     partial = [problem for problem in found if problem.partial]
-    limits = [backend.caveat, *(f"{problem.message} {problem.fix}" for problem in partial)]
+    limits = [backend.caveat, *(f"{problem.message.rstrip('.')}: {problem.fix}" for problem in partial)]
+    reason = "; ".join(problem.message.rstrip(".") for problem in problems)
     return {
         "state": State.NEEDS_SETUP if problems else State.AVAILABLE,
-        "reason": " ".join(problem.message for problem in problems),
-        "fix": " ".join(problem.fix for problem in problems),
+        "reason": f"{reason}." if reason else "",
+        "fix": "; ".join(problem.fix.rstrip(".") for problem in problems),
         "contract": type(backend).contract,
         "limits": " ".join(filter(None, limits)),
     }

@@ -16,7 +16,7 @@ import numpy as np
 
 from timmx.base import SignalToNoise
 from timmx.contract import Precision
-from timmx.errors import VerificationError
+from timmx.errors import TimmxError, VerificationError
 from timmx.inputs import feed, fetch
 
 if TYPE_CHECKING:
@@ -268,8 +268,8 @@ def _judge(figures: tuple[OutputFigures, ...], floor: float | None) -> tuple[Sta
         return Status.UNPROVEN, f"untrained weights{note}"
     if vacuous:
         return Status.FAILED, (
-            f"vacuous: {', '.join(vacuous)} does not depend on the input, so nothing can be proven: see to it that "
-            "the weights are trained and the images of --verify-data differ"
+            f"vacuous: {', '.join(vacuous)} does not depend on the input, so nothing can be proven (untrained "
+            "weights or identical images in --verify-data can cause this)"
         )
     if not worst.snr_db >= floor:
         found = math.floor(10 * worst.snr_db) / 10 if math.isfinite(worst.snr_db) else worst.snr_db
@@ -282,12 +282,12 @@ def _check_interface(runner: Runner, reference: Reference) -> None:
     inputs = [spec.name for spec in runner.inputs]
     if inputs != ["input"]:
         raise VerificationError(
-            f"The artifact's inputs are {', '.join(inputs)}; one called input is expected."
+            f"the artifact's inputs are {', '.join(inputs)}; one called input is expected"
         )
     outputs = [spec.name for spec in runner.outputs]
     if sorted(outputs) != sorted(reference.names):
         raise VerificationError(
-            f"The artifact's outputs are {', '.join(outputs)}; {', '.join(reference.names)} are expected."
+            f"the artifact's outputs are {', '.join(outputs)}; {', '.join(reference.names)} are expected"
         )
 
 
@@ -297,23 +297,26 @@ def _run(runner: Runner, inputs: np.ndarray) -> dict[str, np.ndarray]:
     try:
         return runner.run({spec.name: fed})
     except Exception as exc:  # a runtime may raise anything; whatever it is, the artifact does not do its job
-        reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
-        raise VerificationError(f"The artifact fails at a batch of {len(inputs)}: {reason}") from exc
+        said, hint = (exc.message, exc.hint) if isinstance(exc, TimmxError) else (exc, "")
+        reason = " ".join(f"{type(exc).__name__}: {said}".split())[:300]
+        raise VerificationError(
+            f"the artifact fails at a batch of {len(inputs)}: {reason}", hint=hint
+        ) from exc
 
 
 def _output(found: dict[str, np.ndarray], spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
     name = spec.name
     if name not in found:
-        raise VerificationError(f"The artifact has no output {name!r}; it has {', '.join(found)}.")
+        raise VerificationError(f"the artifact has no output {name!r}; it has {', '.join(found)}")
     if found[name].shape != shape:
         raise VerificationError(
-            f"Output {name!r} has shape {found[name].shape} where the model gives {shape}: "
-            "the artifact froze a size that should be open, or changed its layout."
+            f"output {name!r} has shape {found[name].shape} where the model gives {shape}: "
+            "the artifact fixed a size that should be dynamic, or changed its layout"
         )
     output = fetch(spec, found[name])
     if output.dtype != np.float32:
         due = "float32" if spec.quantization is None else f"{spec.dtype}, which its quantization is for,"
-        raise VerificationError(f"Output {name!r} is {output.dtype}, where {due} is expected.")
+        raise VerificationError(f"output {name!r} is {output.dtype}, where {due} is expected")
     return output
 
 
