@@ -188,11 +188,12 @@ def test_data_that_does_not_fit_is_refused(made, few, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nowhere",), "There is no folder"),
-        (("empty",), "no artifact"),
-        (("empty", "--against", "resnet18", "--no-bench"), "nothing to stand beside"),
-        (("empty", "--pretrained"), "name it with --against"),
-        (("empty", "--data", "nowhere"), "there is no nowhere"),
+        (("nowhere",), "there is no folder nowhere"),
+        (("empty",), "empty has no artifact"),
+        (("empty",), "hint: timmx export MODEL --to FORMAT -o empty"),
+        (("empty", "--against", "resnet18", "--no-bench"), "hint: leave --no-bench out"),
+        (("empty", "--pretrained"), "hint: name the model with --against"),
+        (("empty", "--data", "nowhere"), "--data nowhere does not exist"),
     ],
 )
 def test_what_makes_no_sense_is_refused(run_timmx, tmp_path, arguments, said):
@@ -203,5 +204,6 @@ def test_what_makes_no_sense_is_refused(run_timmx, tmp_path, arguments, said):
 
 
 def test_a_file_is_no_folder(made):
-    with pytest.raises(ArtifactError, match="is a file"):
+    with pytest.raises(ArtifactError, match="is a file") as caught:
         compare(made / "digits.onnx")
+    assert f"timmx inspect {made / 'digits.onnx'}" in caught.value.hint

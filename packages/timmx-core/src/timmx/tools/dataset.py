@@ -156,7 +156,7 @@ def _folder_rows(folder: Path) -> list[Row]:
     loose = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir() if path.is_file())
     if not rows:
         found = (
-            f"{loose} images, but no folders with images"
+            f"{counted(loose, 'image')}, but no folders with images"
             if loose
             else "no images in its folders"
             if folders
@@ -292,8 +292,10 @@ def _mismatch(
     class_map: Path | None,
 ) -> ConfigurationError:
     unknown = sorted(unknown, key=_natural_key)
-    kind = "folder names" if data.is_dir() else "labels"
-    what = f"{data} has {found} {kind}, of which {len(unknown)} are not classes of {name}: {_some(unknown)}"
+    kind = "folder name" if data.is_dir() else "label"
+    what = (
+        f"{data} has {counted(found, kind)}; {name} has no class for {len(unknown)} of them: {_some(unknown)}"
+    )
     if class_map:
         return ConfigurationError(
             f"{what}; the {num_classes} names of --class-map {class_map} are {_some(known)}",
