@@ -184,7 +184,7 @@ def test_all_troubles_of_all_targets_are_told_at_once(digits, tmp_path):
     assert "a.txt" in said
     assert "--dynamic-batch" in said
     assert "hint" not in said
-    assert "onnx:output=a.txt: use output=a.onnx" in caught.value.hint
+    assert "onnx:output=a.txt: use output=a.txt.onnx" in caught.value.hint
 
 
 def test_refusals_import_no_torch(digits, tmp_path):
