@@ -431,7 +431,7 @@ def test_a_report_is_written(sleepers, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["missing.onnx"], "There is no file missing.onnx"),
+        (["missing.onnx"], "no file missing.onnx"),
         (["FILE", "--compile"], "name the model with --against"),
         (["FILE", "--num-classes", 3], "hint: name the model with --against"),
         (["FILE", "--threads", 0], "at least 1"),

@@ -108,7 +108,7 @@ def predict(
     if top_k < 1:
         raise ConfigurationError(f"--top-k {top_k} shows no class", hint="give 1 or more")
     if not file.expanduser().exists():
-        raise ConfigurationError(f"there is no file {file}", hint="name a file that timmx wrote")
+        raise ConfigurationError(f"there is no file {file}", hint="check the path")
     paths = find_images(images)
     say = reporter()
     say.step(f"Opening {file.name}")
