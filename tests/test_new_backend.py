@@ -70,15 +70,15 @@ def test_a_suffix_of_our_own_formats_is_left_to_them(run_timmx, tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("My_Format", "not made of lower-case words joined by hyphens. Try my-format."),
-        ("a--b", "Try a-b."),
+        ("My_Format", "not made of lower-case words joined by hyphens\nhint: try my-format"),
+        ("a--b", "hint: try a-b"),
         ("3d", "not made of lower-case words"),
         ("", "not made of lower-case words"),
-        ("List", "not made of lower-case words joined by hyphens. Choose another name."),
+        ("List", "not made of lower-case words joined by hyphens\nhint: choose another name"),
         ("verify", "is a command of timmx itself"),
         ("onnx", "timmx-onnx"),
         ("coreml", "timmx-coreml has a backend of that name"),
-        ("core", "timmx-core, and there is one here"),
+        ("core", "timmx-core, which is installed already"),
         ("a" * 300, "File name too long"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_folder_with_something_in_it_is_left_alone(run_timmx, tmp_path: Path):
     for taken in ("taken", "file"):
         done = run_timmx("new-backend", "foo", "--dir", taken)
         assert done.exit_code == 2
-        assert "Name another with --dir." in done.stderr
+        assert "hint: name another folder with --dir" in done.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "mine.txt", "taken"]
 
 

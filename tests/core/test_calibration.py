@@ -383,11 +383,11 @@ def test_values_that_may_be_meant_are_taken_with_a_warning(tmp_path, said):
 def test_a_damaged_file_is_told(tmp_path, said, content):
     path = tmp_path / "inputs.pt"
     path.write_bytes(content)
-    with pytest.raises(ConfigurationError, match="is damaged or not a file of torch.save"):
+    with pytest.raises(ConfigurationError, match=r"is damaged or not a file of torch\.save"):
         choose_calibration(path, None, CONFIG, False)
     whole = saved(tmp_path, normalised()).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ConfigurationError, match="is damaged or not a file of torch.save"):
+    with pytest.raises(ConfigurationError, match=r"is damaged or not a file of torch\.save"):
         choose_calibration(path, None, CONFIG, False)
 
 

@@ -431,14 +431,15 @@ def test_a_report_is_written(sleepers, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["missing.onnx"], "There is no file missing.onnx"),
-        (["FILE", "--compile"], "name it with --against"),
-        (["FILE", "--num-classes", 3], "name it with --against"),
+        (["missing.onnx"], "no file missing.onnx"),
+        (["FILE", "--compile"], "name the model with --against"),
+        (["FILE", "--num-classes", 3], "hint: name the model with --against"),
         (["FILE", "--threads", 0], "at least 1"),
         (["FILE", "--batch-sizes", "0,1"], "at least 1"),
         (["FILE", "--seconds", 0], "above 0"),
         (["FILE", "--seconds", "inf"], "above 0"),
         (["FILE", "--threads", 5000], "more than 4 times"),
+        (["FILE", "--threads", 5000], "hint: give at most"),
         (["FILE", "--report", "bench.txt"], "bench.html"),
         (["FILE", "--against", "no_such_model"], "no_such_model"),
     ],
@@ -461,7 +462,7 @@ def test_another_programs_file_is_refused(tmp_path, files):
     other.write_bytes(b"no model")
     with pytest.raises(ArtifactError, match=r"other\.onnx"):
         bench([files["onnx"], other])
-    with pytest.raises(ConfigurationError, match="Name a file"):
+    with pytest.raises(ConfigurationError, match="hint: name one or more files"):
         bench([])
 
 

@@ -144,7 +144,7 @@ def test_no_file_is_called_the_fastest_where_runs_differ_in_work():
 def test_files_that_no_backend_here_opens_are_named_with_the_mend(made):
     for disabled, left in (("torch-export", "digits.pt2"), ("onnx,tensorrt,torch-export", "digits.onnx")):
         done = in_a_process("compare", made, "--no-bench", TIMMX_DISABLE_BACKENDS=disabled)
-        assert f"{left}: Backend" in done.stdout + done.stderr
+        assert f"{left}: backend" in (done.stdout + done.stderr).lower()
         assert "TIMMX_DISABLE_BACKENDS names it" in done.stdout + done.stderr
         assert done.returncode == (0 if disabled == "torch-export" else 2)
         assert "timmx export" not in done.stderr
@@ -224,11 +224,12 @@ def test_data_that_does_not_fit_is_refused(made, few, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nowhere",), "There is no folder"),
-        (("empty",), "no artifact"),
-        (("empty", "--against", "resnet18", "--no-bench"), "nothing to stand beside"),
-        (("empty", "--pretrained"), "name it with --against"),
-        (("empty", "--data", "nowhere"), "there is no nowhere"),
+        (("nowhere",), "there is no folder nowhere"),
+        (("empty",), "empty has no artifact"),
+        (("empty",), "hint: timmx export MODEL --to FORMAT -o empty"),
+        (("empty", "--against", "resnet18", "--no-bench"), "hint: leave --no-bench out"),
+        (("empty", "--pretrained"), "hint: name the model with --against"),
+        (("empty", "--data", "nowhere"), "--data nowhere does not exist"),
     ],
 )
 def test_what_makes_no_sense_is_refused(run_timmx, tmp_path, arguments, said):
@@ -239,5 +240,6 @@ def test_what_makes_no_sense_is_refused(run_timmx, tmp_path, arguments, said):
 
 
 def test_a_file_is_no_folder(made):
-    with pytest.raises(ArtifactError, match="is a file"):
+    with pytest.raises(ArtifactError, match="is a file") as caught:
         compare(made / "digits.onnx")
+    assert f"timmx inspect {made / 'digits.onnx'}" in caught.value.hint

@@ -80,9 +80,9 @@ def test_images_lie_at_any_depth_and_hidden_folders_do_not_count(folder, tmp_pat
 
 def test_a_mismatch_shows_both_sides_and_the_mend(folder):
     said = refusal(folder(cat=1, dog=1, cow=1), "f.onnx", ("dog", "tabby", "horse"), 3)
-    assert "3 folder names, of which 2 are no class of f.onnx: cat, cow." in said
-    assert "Its 3 classes are dog, tabby, horse." in said
-    assert "--class-map" in said
+    assert "3 folder names; f.onnx has no class for 2 of them: cat, cow" in said
+    assert "its 3 classes are dog, tabby, horse\n" in said
+    assert "hint: give --class-map FILE" in said
 
 
 def test_a_mismatch_of_many_shows_the_first_and_how_many_more(folder):
@@ -103,7 +103,7 @@ def test_a_class_map_joins_other_names_with_the_classes(folder, tmp_path):
     [
         ("cat\n", "has 1 name (cat), and the file has 2 classes"),
         ("cat\ncat\n", "more than once: cat"),
-        ("cat\ncow\n", "of which 1 are no class of f.onnx: dog. The 2 names of --class-map"),
+        ("cat\ncow\n", "f.onnx has no class for 1 of them: dog; the 2 names of --class-map"),
         (None, "cannot be read"),
     ],
 )
@@ -134,17 +134,17 @@ def test_without_labels_another_number_of_folders_is_refused(folder):
     said = refusal(folder(cat=1, dog=1), "f.onnx", None, 3)
     assert "does not name its 3 classes" in said
     assert "2 folders (cat, dog)" in said
-    assert "--class-map" in said
+    assert "hint: give --class-map FILE" in said
 
 
 @pytest.mark.parametrize(
     ("arrange", "said"),
     [
         (lambda data: None, "neither folders nor images"),
-        (lambda data: (data / "cat").mkdir(), "no images in folders of it"),
+        (lambda data: (data / "cat").mkdir(), "no images in its folders"),
         (
             lambda data: shutil.copy(next(SAMPLES.glob("3/*.png")), data),
-            "1 images, but no folders with images",
+            "1 image, but no folders with images",
         ),
     ],
 )
@@ -200,12 +200,12 @@ def test_labels_are_never_some_names_and_some_numbers(tmp_path, folder):
     file, labels = table(tmp_path, "path,label", *lines), tuple(map(str, range(1, 11)))
     said = refusal(file, "f.onnx", labels, 10)
     assert "names of classes in f.onnx (1, 2, 3, 4, 5 and 4 more)" in said
-    assert "could only be class numbers (0). The 10 names are 1, 2, 3, 4, 5 and 5 more." in said
-    assert "--class-map FILE" in said
+    assert "can only be class numbers (0); the 10 names are 1, 2, 3, 4, 5 and 5 more\n" in said
+    assert "or give --class-map FILE" in said.partition("hint: ")[2]
     (tmp_path / "map.txt").write_text("\n".join(map(str, range(10))), "utf-8")
     found = read_dataset(file, "f.onnx", labels, 10, tmp_path / "map.txt")
     assert [image.truth for image in found.images] == list(range(10))
-    assert "(cat) and labels that could only be class numbers (1)" in refusal(
+    assert "(cat) and labels that can only be class numbers (1)" in refusal(
         table(tmp_path, "path,label", "data/cat/0.png,cat", "data/cat/1.png,1"), "f.onnx", ("cat", "dog"), 2
     )
 
@@ -214,15 +214,15 @@ def test_labels_are_never_some_names_and_some_numbers(tmp_path, folder):
     ("lines", "said"),
     [
         ([], "is empty"),
-        (["path,label"], "has a header and no images"),
-        (["file,class", "data/cat/0.png,cat"], "has the columns file, class; path and label are needed"),
-        (["data/cat/0.png", "data/cat/0.png"], "path and label are needed"),
+        (["path,label"], "has a header, but no images"),
+        (["file,class", "data/cat/0.png,cat"], "needs the columns path and label, but has file, class"),
+        (["data/cat/0.png", "data/cat/0.png"], "put path,label into its first line"),
         (["path,label", "data/cat/0.png,"], "has no label in line 2"),
-        (["path,label", "data/cat/0.png,cow"], "1 labels, of which 1 are no class of f.onnx: cow"),
-        (["path,label", "data/cat/0.png,2"], "of f.onnx: 2. Its 2 classes are cat, dog"),
+        (["path,label", "data/cat/0.png,cow"], "1 label; f.onnx has no class for 1 of them: cow"),
+        (["path,label", "data/cat/0.png,2"], "has no class for 1 of them: 2; its 2 classes are cat, dog"),
         (
             ["path,label", "a.png,cat", "b.png,cat", "c.png,dog", "d.png,dog", "data/cat/0.png,cat"],
-            "4 of them",
+            "5 images, of which 4 do not exist",
         ),
     ],
 )
@@ -238,7 +238,7 @@ def test_the_first_missing_images_of_a_csv_are_named(tmp_path):
 
 
 def test_what_is_no_text_is_refused_as_a_csv():
-    assert "neither a folder nor a CSV" in refusal(next(SAMPLES.glob("3/*.png")), "f.onnx", DIGITS, 10)
+    assert "cannot be read as a CSV in UTF-8" in refusal(next(SAMPLES.glob("3/*.png")), "f.onnx", DIGITS, 10)
 
 
 @pytest.mark.parametrize("most", [1, 7, 10, 33, 499, 500, 900])

@@ -146,7 +146,7 @@ def test_odd_file_names_are_shown_in_the_text_and_in_the_report(file, tmp_path, 
 def test_no_image_that_can_be_read_is_an_error(file, some):
     for path in some.glob("*/*.png"):
         path.write_bytes(b"no image")
-    with pytest.raises(ConfigurationError, match="None of the 99 images can be read"):
+    with pytest.raises(ConfigurationError, match="none of the 99 images can be read"):
         evaluate(file, some)
 
 
@@ -250,7 +250,7 @@ def test_the_text_names_the_first_disagreements(file, blurred, run_timmx):
 def test_files_of_other_classes_are_not_compared(file, folder, digits):
     labels = [f"digit {number}" for number in range(10)]
     other = timmx.export("onnx", digits, labels=labels, output=folder / "named.onnx", verify=False).path
-    with pytest.raises(ConfigurationError, match="where their classes are the same"):
+    with pytest.raises(ConfigurationError, match="hint: compare files with the same classes"):
         evaluate(file, SAMPLES, against=other)
 
 
@@ -269,13 +269,13 @@ def test_nothing_that_it_reads_is_overwritten(file, some, tmp_path, run_timmx):
     os.link(data, here / "hard.csv")
     before = {path: path.read_bytes() for path in here.iterdir()}
     cases = [
-        (["--csv", artifact], "--csv .* is no CSV of timmx eval"),
-        (["--csv", link], "is no CSV of timmx eval"),
-        (["--csv", image], "is no CSV of timmx eval"),
+        (["--csv", artifact], "--csv .* is not a CSV of timmx eval"),
+        (["--csv", link], "is not a CSV of timmx eval"),
+        (["--csv", image], "is not a CSV of timmx eval"),
         (["--csv", data], "is the same as --data"),
         (["--csv", here / "hard.csv"], "is the same as --data"),
-        (["--report", class_map], "is no HTML"),
-        (["--report", page], "is no HTML"),
+        (["--report", class_map], "is not HTML"),
+        (["--report", page], "is not HTML"),
         (["--resume", artifact], "is the same as FILE"),
         (["--resume", link], "is the same as FILE"),
         (["--resume", class_map], "is the same as --class-map"),
@@ -287,7 +287,8 @@ def test_nothing_that_it_reads_is_overwritten(file, some, tmp_path, run_timmx):
         done = run_timmx("eval", artifact, "--data", data, "--class-map", class_map, *arguments)
         assert done.exit_code == 2, arguments
         assert re.search(said, done.stderr), done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        assert re.search("^hint: name a(nother| new) file", done.stderr, re.MULTILINE)
+        assert len(done.stderr.splitlines()) == 2
         assert {path: path.read_bytes() for path in here.iterdir()} == before
 
 
@@ -315,28 +316,31 @@ def test_a_csv_of_its_own_is_replaced_and_a_link_stays_one(file, some, tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["missing.onnx", "--data", SAMPLES], "There is no file missing.onnx"),
-        (["FILE", "--data", "nowhere"], "there is no nowhere"),
-        (["FILE", "--data", SAMPLES, "--pretrained"], "name it with --against"),
+        (["missing.onnx", "--data", SAMPLES], "no file missing.onnx"),
+        (["FILE", "--data", "nowhere"], "--data nowhere does not exist"),
+        (["FILE", "--data", SAMPLES, "--pretrained"], "hint: name the model with --against"),
         (["FILE", "--data", SAMPLES, "--limit", 0], "--limit 0"),
-        (["FILE", "--data", SAMPLES, "--workers", 0], "--workers is 1 or more"),
-        (["FILE", "--data", SAMPLES, "--batch-size", 0], "--batch-size 0 runs nothing"),
-        (["FILE", "--data", SAMPLES, "--batch-size", -1], "--batch-size -1 runs nothing"),
-        (["FILE", "--data", SAMPLES, "--report", "out.txt"], "Name it out.html"),
+        (["FILE", "--data", SAMPLES, "--workers", 0], "--workers 0 leaves no thread"),
+        (["FILE", "--data", SAMPLES, "--batch-size", 0], "--batch-size 0 is less than 1"),
+        (["FILE", "--data", SAMPLES, "--batch-size", -1], "--batch-size -1 is less than 1"),
+        (["FILE", "--data", SAMPLES, "--report", "out.txt"], "hint: name it out.html"),
         (
             ["FILE", "--data", SAMPLES, "--csv", "no/such/folder.csv"],
             "--csv no/such/folder.csv cannot be written",
         ),
-        (["FILE", "--data", SAMPLES, "--against", "missing.onnx"], "There is no file missing.onnx"),
-        (["FILE", "--data", SAMPLES, "--against", "FILE", "--seed", 1], "--seed is about a model"),
+        (["FILE", "--data", SAMPLES, "--against", "missing.onnx"], "no file missing.onnx"),
+        (["FILE", "--data", SAMPLES, "--against", "FILE", "--seed", 1], "hint: leave --seed out"),
         (["FILE", "--data", SAMPLES, "--resume", SAMPLES], "is the same as --data"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_one_line(file, arguments, said, run_timmx):
+def test_what_cannot_be_meant_is_refused_in_a_line_and_a_hint(file, arguments, said, run_timmx):
     done = run_timmx("eval", *(file if item == "FILE" else item for item in arguments))
     assert done.exit_code == 2
     assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    first, *further = done.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert len(further) <= 1
+    assert all(line.startswith("hint: ") for line in further)
     assert done.stdout == ""
 
 
@@ -374,7 +378,9 @@ def test_a_journal_keeps_both_readers(file, blurred, tmp_path):
     assert replace(second.against, seconds=0, images_per_s=0) == replace(
         first.against, seconds=0, images_per_s=0
     )
-    with pytest.raises(ConfigurationError, match="is of an evaluation against digits"):
+    with pytest.raises(
+        ConfigurationError, match=r"of an evaluation against digits.onnx \(.*, not against blurred.onnx \("
+    ):
         evaluate(blurred, SAMPLES, against=blurred, resume=journal, limit=50)
 
 
@@ -382,11 +388,9 @@ def test_a_journal_of_something_else_is_refused_and_left_as_it_is(file, blurred,
     journal = tmp_path / "journal.jsonl"
     evaluate(file, some, resume=journal)
     before = journal.read_bytes()
-    with pytest.raises(ConfigurationError, match=r"of digits.onnx \(sha256 .*this one is of blurred.onnx"):
+    with pytest.raises(ConfigurationError, match=r"of digits.onnx \(sha256 .*, not of blurred.onnx"):
         evaluate(blurred, SAMPLES, resume=journal)
-    with pytest.raises(
-        ConfigurationError, match=r"on some \(images 99, .*this one is of samples \(images 500"
-    ):
+    with pytest.raises(ConfigurationError, match=r"on some \(images 99, .*, not on samples \(images 500"):
         evaluate(file, SAMPLES, resume=journal)
     with pytest.raises(ConfigurationError, match="on some"):
         evaluate(file, some, resume=journal, limit=10)
@@ -441,7 +445,7 @@ def test_a_file_that_was_renamed_is_still_known(file, some, tmp_path):
 @pytest.mark.parametrize("content", [b"my notes", b"{}\n", b'{"journal": 1}\n[]\n', b"\x89PNG\r\n\x1a\n\0"])
 def test_another_file_is_not_taken_for_a_journal(file, some, tmp_path, content):
     (tmp_path / "notes").write_bytes(content)
-    with pytest.raises(ConfigurationError, match="is no journal of timmx eval"):
+    with pytest.raises(ConfigurationError, match="is not a journal of timmx eval"):
         evaluate(file, some, resume=tmp_path / "notes")
     assert (tmp_path / "notes").read_bytes() == content
 

@@ -93,7 +93,8 @@ def test_anothers_timmx_json_is_refused_before_the_work(run_timmx, digits, tmp_p
     (tmp_path / "out" / "timmx.json").write_text('{"mine": true}')
     done = run_timmx("export", digits, "--to", "onnx", "-o", "out")
     assert done.exit_code == 2
-    assert "no record that timmx export wrote" in done.stderr
+    assert "is not a record that timmx export wrote" in done.stderr
+    assert "hint: move it" in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["timmx.json"]
 
 
@@ -143,30 +144,30 @@ def test_the_table_names_each_file_whole(run_timmx, digits):
 @pytest.mark.parametrize(
     ("to", "said"),
     [
-        ((), "--to FORMAT"),
+        ((), "hint: give --to FORMAT"),
         (("no-such",), "no-such"),
         (("onnx:opsett=18",), "did you mean opset"),
-        (("onnx:opset=many",), "a whole number is expected"),
+        (("onnx:opset=many",), "opset=many is not an integer"),
         (("onnx:opset=3",), "at least 18"),
         (("onnx:mode=fp61",), "did you mean fp16"),
         (("onnx:mode",), "mode needs a value"),
         (("onnx:opset=18,opset=19",), "twice"),
         (("onnx:external_data=maybe",), "neither true nor false"),
-        (("onnx:softmax=true",), "goes for all targets"),
+        (("onnx:softmax=true",), "applies to all targets"),
         (("onnx:output=../x.onnx",), "is not the name of a file"),
         (("onnx:output=",), "output needs a value"),
         (("onnx:output=x.txt",), "output=x.txt must end in .onnx"),
-        (("onnx", "litert:output=a.onnx"), r"Use output=a\.tflite\. Nothing was exported\."),
-        (("onnx:output=timmx.json",), r"Use output=timmx\.onnx$"),
+        (("onnx", "litert:output=a.onnx"), r"; nothing was exported\nhint: use output=a\.tflite$"),
+        (("onnx:output=timmx.json",), r"\nhint: use output=timmx\.onnx$"),
         (("onnx:batch-size=99999999999999999999",), "at most 65536"),
         (("onnx:no-dynamic-batch",), "switch it off with dynamic_batch=no"),
         (("onnx:no-optimize=yes",), "switch it off with optimize=no"),
         (("onnx:no-such",), "has no option 'no_such'"),
-        (("onnx", "onnx"), "Two targets would write"),
-        (("onnx:output=a.onnx", "onnx:mode=fp16,output=A.onnx"), "Two targets would write"),
+        (("onnx", "onnx"), "two targets would write"),
+        (("onnx:output=a.onnx", "onnx:mode=fp16,output=A.onnx"), "hint: leave one of them out"),
         (("litert:dynamic_batch",), "cannot do --dynamic-batch"),
         (("coreml", "litert:mode=int8"), "calibration"),
-        (("tensorrt:onnx_only,from_onnx=x.onnx",), "in MODEL's place"),
+        (("tensorrt:onnx_only,from_onnx=x.onnx",), "hint: use timmx tensorrt"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_mend(to, said, digits, tmp_path):
@@ -178,10 +179,12 @@ def test_what_cannot_be_is_refused_with_the_mend(to, said, digits, tmp_path):
 def test_all_troubles_of_all_targets_are_told_at_once(digits, tmp_path):
     with pytest.raises(ConfigurationError) as caught:
         planned(digits, ["onnx:output=a.txt", "torch-export", "litert:dynamic_batch"], tmp_path)
-    said = str(caught.value)
+    said = caught.value.message
     assert "2 of 3 targets" in said
     assert "a.txt" in said
     assert "--dynamic-batch" in said
+    assert "hint" not in said
+    assert "onnx:output=a.txt: use output=a.txt.onnx" in caught.value.hint
 
 
 def test_refusals_import_no_torch(digits, tmp_path):

@@ -89,11 +89,11 @@ def test_a_recipe_may_hold_the_names_of_the_classes(run_timmx, tmp_path, digits)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("model = ", "is not TOML"),
+        ("model = ", "is not valid TOML"),
         ("modle = 'resnet18'", "did you mean model"),
         ("batch-size = 2", "did you mean batch_size"),
         ("target = 'x'", r"\[\[target\]\]"),
-        ("model = 3", "model is a name in quotes"),
+        ("model = 3", "model is 3, not a name in quotes"),
         ("json = true", "has no option 'json'"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_recipe_that_cannot_be_is_refused(text, said, tmp_path):
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("opset = 18", "names its format"),
+        ("opset = 18", 'hint: add format = "FORMAT"'),
         ("format = 'onnx'\nopsett = 18", "did you mean opset"),
         ("format = 'onnx'\nopset = 'many'", "a whole number is expected"),
         ("format = 'no-such'", "no-such"),

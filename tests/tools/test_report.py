@@ -536,7 +536,7 @@ def test_a_full_disk_leaves_the_old_report(tmp_path: Path):
     old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
     try:
-        with pytest.raises(ArtifactError, match=r"Cannot write the report .*report\.html: File too large"):
+        with pytest.raises(ArtifactError, match=r"cannot write the report .*report\.html: File too large"):
             write_report(ORDINARY, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
@@ -547,7 +547,7 @@ def test_a_full_disk_leaves_the_old_report(tmp_path: Path):
 
 def test_what_is_no_report_is_not_replaced(tmp_path: Path):
     (tmp_path / "notes.html").write_text("my notes")
-    with pytest.raises(ConfigurationError, match="no HTML"):
+    with pytest.raises(ConfigurationError, match="is not HTML; it is left unchanged"):
         check_report_path(tmp_path / "notes.html")
 
 

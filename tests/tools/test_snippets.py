@@ -277,9 +277,10 @@ def test_a_format_says_which_languages_it_has(exported, run_timmx):
     path = exported("onnx")
     done = run_timmx("inspect", path, "--snippet", "swift")
     assert done.exit_code == 2
-    assert "for onnx there are python, kotlin, js" in done.stderr
+    assert "have no snippet in swift" in done.stderr
+    assert "hint: use one of python, kotlin, js" in done.stderr
     done = run_timmx("inspect", path, "--snippet", "cobol")
     assert done.exit_code == 2
-    assert "python, swift, kotlin, js" in done.stderr
+    assert "hint: use one of python, swift, kotlin, js" in done.stderr
     done = run_timmx("inspect", path, "--snippet", "python", "--json")
     assert json.loads(done.stdout)["code"] == make_snippet(path, "python")

@@ -58,6 +58,7 @@ def test_other_images_and_another_floor(exported, digits, run_timmx):
     done = run_timmx("verify", exported.path, "--against", digits, "--min-snr", 190, "--json")
     assert done.exit_code == 2
     assert "does not compute what" in done.stderr
+    assert "hint: export it again" in done.stderr
     assert json.loads(done.stdout)["error"]["verification"]["status"] == "failed"
 
 
@@ -74,7 +75,8 @@ def test_another_file_in_the_models_place(exported, bytes_file, run_timmx):
     assert records.recall(bytes_file.path, (bytes_file.path,)) is None
     done = run_timmx("verify", bytes_file.path, "--against", exported.path, "--num-classes", 10)
     assert done.exit_code == 2
-    assert "a file that holds its own" in done.stderr
+    assert f"--num-classes applies to a PyTorch model, and --against {exported.path} is a file" in done.stderr
+    assert "hint: leave --num-classes out" in done.stderr
 
 
 def test_files_that_prepare_images_differently_are_not_compared(exported, digits, run_timmx, tmp_path):
@@ -82,6 +84,7 @@ def test_files_that_prepare_images_differently_are_not_compared(exported, digits
     done = run_timmx("verify", exported.path, "--against", tmp_path / "large.onnx")
     assert done.exit_code == 2
     assert "prepare images differently" in done.stderr
+    assert "hint: compare files where these are the same; timmx inspect FILE shows them" in done.stderr
 
 
 def test_a_model_with_other_weights_is_told_and_fails(exported, run_timmx):
@@ -94,7 +97,7 @@ def test_a_model_with_other_weights_is_told_and_fails(exported, run_timmx):
 def test_the_metadata_names_the_model_where_it_can(exported, run_timmx):
     done = run_timmx("verify", exported.path)
     assert done.exit_code == 2
-    assert "name it with --against" in done.stderr
+    assert "hint: name it with --against" in done.stderr
     assert run_timmx("torch-export", "test_resnet", "--seed", 3, "-o", "seeded.pt2").exit_code == 0
     done = run_timmx("verify", "seeded.pt2")
     assert done.exit_code == 0

@@ -29,7 +29,7 @@ def test_optimized_numerics_differ_in_the_last_digits(path):
 
 
 def test_optimized_numerics_without_freezing_are_refused(path):
-    with pytest.raises(timmx.ConfigurationError, match="leave one of them out"):
+    with pytest.raises(timmx.ConfigurationError, match="hint: leave one of them out"):
         export(path, freeze=False, optimize_numerics=True)
 
 

@@ -19,14 +19,16 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata inside a TorchScript file, {} where timmx did not write it.
 
     Raises:
-        ArtifactError: the file is no TorchScript, or is damaged.
+        ArtifactError: the file is not TorchScript, or is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if not any(name.endswith("/constants.pkl") for name in names):
-                raise ArtifactError(f"{path} is a zip archive, but no TorchScript.")
+                raise ArtifactError(f"{path} is a zip archive, but not TorchScript", hint="export it again")
             found = [name for name in names if name.endswith(f"/extra/{METADATA_NAME}")]
             return json.loads(archive.read(found[0])) if found else {}
     except (zipfile.BadZipFile, ValueError, OSError) as exc:
-        raise ArtifactError(f"{path} is no TorchScript file, or is damaged: {exc}. Export it again.") from exc
+        raise ArtifactError(
+            f"{path} is not a TorchScript file, or is damaged: {exc}", hint="export it again"
+        ) from exc

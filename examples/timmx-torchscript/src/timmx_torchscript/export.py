@@ -40,7 +40,7 @@ def export(job: ExportJob, options: TorchScriptOptions) -> Exported:
         except RuntimeError as exc:
             reason = str(exc).strip().splitlines()[0]
             raise UnsupportedError(
-                f"torch.jit cannot trace this model: {reason} Another format may hold it."
+                f"torch.jit cannot trace this model: {reason}", hint="export it to another format"
             ) from exc
         job.progress("Writing TorchScript")
         # Into a file object: given a path, torch 2.14 aborts the process where the disk is full.

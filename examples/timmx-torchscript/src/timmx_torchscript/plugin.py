@@ -46,7 +46,8 @@ class TorchScriptBackend(ExportBackend):
     def validate(self, request: ExportRequest, options: TorchScriptOptions) -> None:
         if options.optimize_numerics and not options.freeze:
             raise ConfigurationError(
-                "--optimize-numerics is about freezing, which --no-freeze turns off: leave one of them out."
+                "--optimize-numerics applies to freezing, which --no-freeze turns off",
+                hint="leave one of them out",
             )
 
     def export(self, job: ExportJob, options: TorchScriptOptions) -> Exported:

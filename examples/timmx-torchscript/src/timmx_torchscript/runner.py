@@ -22,21 +22,26 @@ class TorchScriptRunner(Runner):
     """Runs a TorchScript file with PyTorch, on the device that it was traced on.
 
     Raises:
-        ArtifactError: the file is no TorchScript of timmx, or is damaged.
+        ArtifactError: the file is not TorchScript written by timmx, or is damaged.
         RuntimeUnavailable: it was traced on CUDA, and there is none here.
     """
 
     def __init__(self, path: Path) -> None:
         metadata = read_metadata(path)
         if not metadata:
-            raise ArtifactError(f"{path} does not say its shapes: timmx did not write it. Export it again.")
+            raise ArtifactError(
+                f"{path} has no shapes: timmx did not write it", hint="export it again with timmx torchscript"
+            )
         self._device = metadata["format"]["device"]
         if self._device == "cuda" and not torch.cuda.is_available():
-            raise RuntimeUnavailable(f"{path.name} was traced on CUDA, and there is no CUDA device here.")
+            raise RuntimeUnavailable(
+                f"{path.name} was traced on CUDA, and there is no CUDA device here",
+                hint="export it again with --device cpu",
+            )
         try:
             self._module = torch.jit.load(path, map_location=self._device)
         except RuntimeError as exc:
-            raise ArtifactError(f"torch.jit.load cannot read {path}: {exc}") from exc
+            raise ArtifactError(f"torch.jit.load cannot read {path}: {exc}", hint="export it again") from exc
         batch = metadata["batch"].get("size", "batch")
         size = metadata["input"]["size"]
         self.inputs = (TensorSpec(name="input", shape=(batch, *size), dtype="float32", layout="NCHW"),)

@@ -65,7 +65,11 @@ def list_models(
     if as_json:
         print(json.dumps([asdict(model) for model in found]))
     elif not found:
-        raise ConfigurationError("No model matches. timmx list without arguments shows all names.")
+        asked = [pattern, f"--family {family}" if family else "", "--pretrained" if pretrained else ""]
+        raise ConfigurationError(
+            f"no model matches {' '.join(filter(None, asked))}".rstrip(),
+            hint="run timmx list without arguments to show all names",
+        )
     for model in () if as_json else found:
         for tag in model.pretrained if pretrained else ("",):
             print(f"{model.name}.{tag}" if tag else model.name)
@@ -113,7 +117,9 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
         try:
             require_sound(found)
         except BackendError as exc:  # the result stands on stdout already
-            print(f"error: {exc}", file=sys.stderr)
+            print(f"error: {exc.message}", file=sys.stderr)
+            if exc.hint:
+                print(f"hint: {exc.hint}", file=sys.stderr)
             raise typer.Exit(exc.exit_code) from exc
 
 

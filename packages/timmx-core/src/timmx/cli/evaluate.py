@@ -194,11 +194,12 @@ def _check_outputs(csv: Path | None, report: Path | None) -> None:
         return
     if csv.is_dir() or not os.access(Path(os.path.realpath(csv)).parent, os.W_OK | os.X_OK):
         raise ConfigurationError(
-            f"--csv {csv} cannot be written: it is a folder, or its folder is missing or closed. Choose another place."
+            f"--csv {csv} cannot be written: it is a folder, or its folder is missing or not writable",
+            hint="name a file in a folder that can be written to",
         )
     if not _begins(csv, b"path,label,read,"):
         raise ConfigurationError(
-            f"--csv {csv} is there and is no CSV of timmx eval: it is left as it is. Name a new file."
+            f"--csv {csv} exists and is not a CSV of timmx eval; it is left unchanged", hint="name a new file"
         )
 
 
@@ -212,7 +213,9 @@ def _begins(path: Path, start: bytes) -> bool:
         with path.open("rb") as stream:
             head = stream.read(256).lstrip().lower()
     except OSError as exc:
-        raise ConfigurationError(f"{path} is there and cannot be read: {exc.strerror or exc}.") from exc
+        raise ConfigurationError(
+            f"{path} exists and cannot be read: {exc.strerror or exc}", hint="name a new file"
+        ) from exc
     return not head or head.startswith(start)
 
 
@@ -233,7 +236,9 @@ def _keep_inputs(
             )
             if inside or _same(path, place):
                 what = f"lies in {other} {place}" if inside else f"is the same as {other} {place}"
-                raise ConfigurationError(f"{flag} {path} {what}, which it would damage. Name another file.")
+                raise ConfigurationError(
+                    f"{flag} {path} {what}, which it would damage", hint=f"name another file for {flag}"
+                )
 
 
 def _files(artifact: Any) -> tuple[Path, ...]:
@@ -277,7 +282,9 @@ def _write_csv(found: Evaluation, path: Path) -> None:
             if not device:
                 staged.unlink(missing_ok=True)
     except OSError as exc:
-        raise ArtifactError(f"Cannot write --csv {path}: {exc.strerror or exc}.") from exc
+        raise ArtifactError(
+            f"cannot write --csv {path}: {exc.strerror or exc}", hint="fix that, or choose another --csv"
+        ) from exc
 
 
 def _write_report(found: Evaluation, path: Path) -> None:

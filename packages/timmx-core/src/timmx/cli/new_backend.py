@@ -66,8 +66,9 @@ def write_project(name: str, folder: Path) -> Project:
         ConfigurationError: nobody may have that name, or somebody has it already.
         ArtifactError: the folder is not empty or cannot be written; nothing is left in it.
     """
-    if reason := _refusal(name):
-        raise ConfigurationError(f"A new backend cannot be called {name}: {reason}")
+    if refusal := _refusal(name):
+        reason, hint = refusal
+        raise ConfigurationError(f"a new backend cannot be called {name}: {reason}", hint=hint)
     folder = folder.expanduser()
     values = _values(name)
     files = {}
@@ -78,21 +79,21 @@ def write_project(name: str, folder: Path) -> Project:
     return Project(name, folder, tuple(files))
 
 
-def _refusal(name: str) -> str:
-    """Why a new backend may not be called so, and the mend; empty where it may."""
+def _refusal(name: str) -> tuple[str, str] | None:
+    """Why a new backend may not be called so, and a hint; None where it may."""
     if trouble := registry.name_trouble(name):
         likely = "-".join(re.findall(r"[a-z0-9]+", name.lower()))
-        better = f"Try {likely}." if likely != name and not _refusal(likely) else "Choose another name."
-        return f"{trouble} {better}"
+        better = f"try {likely}" if likely != name and not _refusal(likely) else "choose another name"
+        return trouble.rstrip("."), better
     owners = {entry.name: f"{entry.distribution} {entry.version}" for entry in registry.entries()}
     owners |= {known: facts["distribution"] for known, facts in registry.known_backends().items()}
     if name in owners:
-        return f"{owners[name]} has a backend of that name. Choose another name."
+        return f"{owners[name]} has a backend of that name", "choose another name"
     distribution = _distribution(name)
     with contextlib.suppress(importlib_metadata.PackageNotFoundError):
         importlib_metadata.distribution(distribution)
-        return f"its distribution would be {distribution}, and there is one here. Choose another name."
-    return ""
+        return f"its distribution would be {distribution}, which is installed already", "choose another name"
+    return None
 
 
 def _values(name: str) -> dict[str, str]:
@@ -157,7 +158,9 @@ def _write(folder: Path, files: dict[str, str]) -> None:
     made: list[Path] = []
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ArtifactError(f"{folder} exists and is not an empty folder. Name another with --dir.")
+            raise ArtifactError(
+                f"{folder} exists and is not an empty folder", hint="name another folder with --dir"
+            )
         for name, text in files.items():
             path = folder / name
             for parent in reversed([parent for parent in path.parents if not parent.exists()]):
@@ -172,6 +175,7 @@ def _write(folder: Path, files: dict[str, str]) -> None:
                 path.rmdir() if path.is_dir() else path.unlink()
         if isinstance(exc, OSError):
             raise ArtifactError(
-                f"Cannot write {exc.filename or folder}: {exc.strerror}. Name another folder with --dir."
+                f"cannot write {exc.filename or folder}: {exc.strerror}",
+                hint="name another folder with --dir",
             ) from exc
         raise

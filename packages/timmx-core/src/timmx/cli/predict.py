@@ -46,7 +46,7 @@ def predict(
     from timmx.tools.predict import predict as run
 
     if as_csv and as_json:
-        raise ConfigurationError("--csv and --json both want stdout: give one of them.")
+        raise ConfigurationError("--csv and --json both write to stdout", hint="give only one of them")
     with working(verbose):
         found = run(file, images, top_k=top_k, batch_size=batch_size, workers=workers)
     if as_json:

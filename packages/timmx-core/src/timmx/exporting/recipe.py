@@ -49,21 +49,31 @@ def read_recipe(path: Path) -> Recipe:
     try:
         content = tomllib.loads(path.expanduser().read_text("utf-8"))
     except OSError as exc:
-        raise ConfigurationError(f"--recipe {path} cannot be read: {exc.strerror or exc}.") from exc
+        raise ConfigurationError(
+            f"--recipe {path} cannot be read: {exc.strerror or exc}", hint="name a TOML file that can be read"
+        ) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"--recipe {path} is not TOML: {exc}.") from exc
+        raise ConfigurationError(f"--recipe {path} is not valid TOML: {exc}", hint="correct it") from exc
     folder = path.expanduser().parent
     tables = content.pop("target", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigurationError(f"--recipe {path}: write each target as a table, [[target]].")
+        raise ConfigurationError(
+            f"--recipe {path}: target is not a list of tables",
+            hint="write each target as a table, [[target]]",
+        )
     known = {name: kind for name, kind in option_types(ExportRequest).items() if name not in _NOT_IN_A_RECIPE}
     reject_unknown(content, [*known, "target"], f"--recipe {path}")
     values = {name: _from(folder, known[name], value) for name, value in content.items()}
     model, output = values.pop("model", None), values.pop("output", None)
     if model is not None and not isinstance(model, str):
-        raise ConfigurationError(f"--recipe {path}: model is a name in quotes, not {model!r}.")
+        raise ConfigurationError(
+            f"--recipe {path}: model is {model!r}, not a name in quotes", hint='write it as model = "NAME"'
+        )
     if output is not None and not isinstance(output, Path):
-        raise ConfigurationError(f"--recipe {path}: output is a folder in quotes, not {output!r}.")
+        raise ConfigurationError(
+            f"--recipe {path}: output is {output!r}, not a folder in quotes",
+            hint='write it as output = "FOLDER"',
+        )
     if model is not None and model.startswith(_LOCAL):
         model = _LOCAL + str(folder / Path(model.removeprefix(_LOCAL)).expanduser())
     return Recipe(model, output, values, tuple(_target(path, folder, table) for table in tables))

@@ -139,21 +139,25 @@ def planned(
     """
     reject_unknown(options, [name for name in option_types(ExportRequest) if name != "json"], "timmx export")
     if model is None:
-        raise ConfigurationError("Which model? Give a timm name, hf-hub:, local-dir: or a module.")
+        raise ConfigurationError(
+            "no model is given", hint="give a timm name, hf-hub:OWNER/NAME, local-dir:FOLDER or a module"
+        )
     shared = build(ExportRequest, {"model": model, "output": output, **options})
     folder = shared.output or Path()
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(
-            f"--output {folder} is a file: name a folder, in which all targets are written."
+            f"--output {folder} is a file, not a folder",
+            hint="name a folder, into which all targets are written",
         )
     trouble = why_not_in(folder)
     if trouble:
-        raise ConfigurationError(f"--output {folder}: {trouble}. Choose another place.")
+        raise ConfigurationError(f"--output {folder}: {trouble}", hint="choose another folder")
     wanted = [parse_target(item) if isinstance(item, str) else _wanted(item) for item in to]
     targets = plan(wanted, shared, folder)
     if any(target.label.lower() == MANIFEST_NAME for target in targets):
         raise ConfigurationError(
-            f"No target can be called {MANIFEST_NAME}: timmx keeps its own record there."
+            f"no target can be named {MANIFEST_NAME}, the name of timmx's own record",
+            hint="choose another name with output=NAME",
         )
     _read_manifest(
         folder / MANIFEST_NAME
@@ -253,12 +257,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             raise TypeError
     except (OSError, ValueError, TypeError, LookupError) as exc:
         raise ArtifactError(
-            f"{path} is no record that timmx export wrote: move it, or name another folder with --output."
+            f"{path} is not a record that timmx export wrote",
+            hint="move it, or name another folder with --output",
         ) from exc
     if found.get("schema") != SCHEMA:
         raise ArtifactError(
-            f"{path} has schema {found.get('schema')!r}, and this timmx knows {SCHEMA}: update timmx, or name another "
-            "folder with --output."
+            f"{path} has schema {found.get('schema')!r}, and this timmx supports schema {SCHEMA}",
+            hint="update timmx, or name another folder with --output",
         )
     return found
 

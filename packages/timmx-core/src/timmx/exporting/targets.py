@@ -87,7 +87,9 @@ def parse_target(text: str) -> Wanted:
         key = key.strip().replace("-", "_")
         if key.startswith("no_") and key not in types_ and _is_toggle(types_.get(key[3:])):
             if equals or not _has_negative(types_[key[3:]]):
-                raise ConfigurationError(f"--to {text}: switch it off with {key[3:]}=no.")
+                raise ConfigurationError(
+                    f"--to {text}: {part} is not an option", hint=f"switch it off with {key[3:]}=no"
+                )
             key, equals, value = key[3:], "=", "no"
         if not equals and key not in types_ and pairs:
             earlier, begun = pairs[-1]
@@ -99,7 +101,7 @@ def parse_target(text: str) -> Wanted:
     values: dict[str, Any] = {}
     for key, given in pairs:
         if key in values:
-            raise ConfigurationError(f"--to {text} gives {key} twice: give it once.")
+            raise ConfigurationError(f"--to {text} gives {key} twice", hint="give it once")
         values[key] = _from_text(text, key, types_[key], given)
     return Wanted(backend, values, text)
 
@@ -115,8 +117,8 @@ def target_of(entry: Mapping[str, Any]) -> Wanted:
     name = values.pop("format", None)
     if not isinstance(name, str) or not name:
         raise ConfigurationError(
-            f'A target names its format, such as format = "..."; this one has {", ".join(entry) or "nothing"}. '
-            "timmx backends lists the formats."
+            f"a target does not name its format; it has {', '.join(entry) or 'nothing'}",
+            hint='add format = "FORMAT"; run timmx backends to list the formats',
         )
     backend = load(name)
     _reject_unknown(backend, name, values)
@@ -135,7 +137,8 @@ def plan(wanted: Sequence[Wanted], shared: ExportRequest, folder: Path) -> tuple
     """
     if not wanted:
         raise ConfigurationError(
-            "Export to what? Give --to FORMAT once or more; timmx backends lists the formats."
+            "no target is given",
+            hint="give --to FORMAT one or more times; run timmx backends to list the formats",
         )
     targets: list[Target] = []
     troubles: list[tuple[str, TimmxError]] = []
@@ -156,7 +159,8 @@ def plan(wanted: Sequence[Wanted], shared: ExportRequest, folder: Path) -> tuple
         for target in targets:
             if target.path.exists():
                 raise ConfigurationError(
-                    f"{target.path} exists. Use --force to overwrite it, or name a folder with --output."
+                    f"{target.path} exists",
+                    hint="use --force to overwrite it, or name a folder with --output",
                 )
     return tuple(targets)
 
@@ -171,11 +175,15 @@ def _target(item: Wanted, shared: ExportRequest, folder: Path) -> Target:
     request = replace(shared, output=None, force=True, **{key: getattr(checked, key) for key in of_request})
     if backend.prepared(options) is not None:
         raise ConfigurationError(
-            f"An option takes a file in MODEL's place, and here all share one model: use timmx {backend.name} for it."
+            "an option takes a file in place of MODEL, but here all targets share one model",
+            hint=f"use timmx {backend.name} for it",
         )
     if name is not None:
         if not isinstance(name, (str, Path)) or not str(name) or Path(name).name != str(name):
-            raise ConfigurationError(f"output={name} is not the name of a file in {folder}.")
+            raise ConfigurationError(
+                f"output={name} is not the name of a file in {folder}",
+                hint="give a file name without a folder",
+            )
         _check_suffix(backend, Path(name), options)
         request = replace(request, output=folder / name)
     path = output_path(backend, request, options)
@@ -190,8 +198,8 @@ def _check_suffix(backend: ExportBackend, name: Path, options: Any) -> None:
         return
     stem = name.stem if name.suffix.lower() in KNOWN_SUFFIXES | {".json"} else name
     raise ConfigurationError(
-        f"output={name} must end in {suffix}: that is what timmx {backend.name} writes with these options. Use "
-        f"output={stem}{suffix}"
+        f"output={name} must end in {suffix}, which is what timmx {backend.name} writes with these options",
+        hint=f"use output={stem}{suffix}",
     )
 
 
@@ -213,8 +221,8 @@ def _with_names_of_their_own(targets: Sequence[Target], folder: Path) -> list[Ta
         twin = seen.setdefault(target.label.lower(), target)
         if twin is not target:
             raise ConfigurationError(
-                f"Two targets would write {folder / target.label}: leave one of them out, or give one a name with "
-                "output=NAME."
+                f"two targets would write {folder / target.label}",
+                hint="leave one of them out, or give one a name with output=NAME",
             )
     return named
 
@@ -279,11 +287,13 @@ def _raise(troubles: Sequence[tuple[str, TimmxError]], count: int) -> None:
         said, first = troubles[0]
         if len(troubles) == count:  # about what they share
             raise first
-        stop = "" if str(first).endswith((".", "!", "?")) else "."
-        raise type(first)(f"{said}: {first}{stop} Nothing was exported.") from first
-    lines = "".join(f"\n  {said}: {exc}" for said, exc in troubles)
+        raise type(first)(
+            f"{said}: {first.message.rstrip('.')}; nothing was exported", hint=first.hint
+        ) from first
+    lines = "".join(f"\n  {said}: {exc.message}" for said, exc in troubles)
     raise ConfigurationError(
-        f"{len(troubles)} of {count} targets cannot be exported; nothing was.{lines}"
+        f"{len(troubles)} of {count} targets cannot be exported; nothing was exported:{lines}",
+        hint="; ".join(f"{said}: {exc.hint}" for said, exc in troubles if exc.hint),
     ) from troubles[0][1]
 
 
@@ -291,7 +301,9 @@ def _split(text: str) -> tuple[str, str]:
     """Name and options; the name may be `distribution:name`."""
     first, _, rest = text.partition(":")
     if not first:
-        raise ConfigurationError(f"--to {text!r} names no format. timmx backends lists the formats.")
+        raise ConfigurationError(
+            f"--to {text!r} does not name a format", hint="run timmx backends to list the formats"
+        )
     second, _, further = rest.partition(":")
     plain = known_backends().keys() | {entry.name for entry in entries()}
     if first not in plain and second and "=" not in second:
@@ -309,7 +321,8 @@ def _reject_unknown(backend: ExportBackend, said: str, names: Sequence[str] | Ma
     for name in names:
         if name not in own and name not in OF_A_TARGET and name in option_types(ExportRequest):
             raise ConfigurationError(
-                f"{said}: {name} goes for all targets, since they share one model: give it beside them, not in one."
+                f"{said}: {name} applies to all targets, since they share one model",
+                hint=f"give {name} once for all targets, not in one of them",
             )
     reject_unknown(names, _types(backend), f"timmx {backend.name}")
 
@@ -334,10 +347,12 @@ def _from_text(said: str, name: str, annotated: Any, text: str | None) -> Any:
     if kind is bool:
         word = "true" if text is None else text.strip().lower()
         if word not in _YES + _NO:
-            raise ConfigurationError(f"--to {said}: {name}={text} is neither true nor false.")
+            raise ConfigurationError(
+                f"--to {said}: {name}={text} is neither true nor false", hint=f"use {name}=yes or {name}=no"
+            )
         return word in _YES
     if text is None or not text:
-        raise ConfigurationError(f"--to {said}: {name} needs a value, as in {name}=VALUE.")
+        raise ConfigurationError(f"--to {said}: {name} needs a value", hint=f"write {name}=VALUE")
     try:
         if kind is int or kind is float:
             return kind(text)
@@ -345,6 +360,9 @@ def _from_text(said: str, name: str, annotated: Any, text: str | None) -> Any:
             item = get_args(kind)[0]
             return [item(part) for part in text.split(",")]
     except ValueError:
-        wanted = "a whole number" if kind is int else "a number" if kind is float else "a list of them"
-        raise ConfigurationError(f"--to {said}: {name}={text} does not fit: {wanted} is expected.") from None
+        wanted = "an integer" if kind is int else "a number" if kind is float else "a list of numbers"
+        example = "8" if kind is int else "0.5" if kind is float else "1,2"
+        raise ConfigurationError(
+            f"--to {said}: {name}={text} is not {wanted}", hint=f"give {wanted}, as in {name}={example}"
+        ) from None
     return text

@@ -22,21 +22,21 @@ def check_report_path(path: Path) -> None:
     """Refuse, before any work is done, what no report can be written to.
 
     Raises:
-        ConfigurationError: the name does not end in `.html`, a folder has it, or a file that is no HTML, or its
+        ConfigurationError: the name does not end in `.html`, a folder has it, or a file that is not HTML, or its
             folder cannot be written to.
     """
     if path.suffix.lower() not in (".html", ".htm"):
-        mended = path.with_suffix(".html") if path.name else path / "report.html"
-        raise ConfigurationError(f"--report {path} is to be an HTML file. Name it {mended}.")
+        better = path.with_suffix(".html") if path.name else path / "report.html"
+        raise ConfigurationError(f"--report {path} does not end in .html", hint=f"name it {better}")
     if path.is_dir():
-        raise ConfigurationError(f"--report {path} is a folder. Choose another name.")
+        raise ConfigurationError(f"--report {path} is a folder", hint="name a file that ends in .html")
     if path.is_file() and not _is_html(path):
         raise ConfigurationError(
-            f"--report {path} is there and is no HTML: it is left as it is. Name a new file."
+            f"--report {path} exists and is not HTML; it is left unchanged", hint="name a new file"
         )
     trouble = why_not_in(path.absolute().parent)
     if trouble:
-        raise ConfigurationError(f"--report {path}: {trouble}. Choose another place.")
+        raise ConfigurationError(f"--report {path}: {trouble}", hint="choose another folder")
 
 
 def _is_html(path: Path) -> bool:
@@ -45,7 +45,9 @@ def _is_html(path: Path) -> bool:
         with path.open("rb") as stream:
             head = stream.read(256).lstrip().lower()
     except OSError as exc:
-        raise ConfigurationError(f"--report {path} cannot be read: {exc.strerror or exc}.") from exc
+        raise ConfigurationError(
+            f"--report {path} exists and cannot be read: {exc.strerror or exc}", hint="name a new file"
+        ) from exc
     return not head or head.startswith((b"<!doctype html", b"<html"))
 
 
@@ -123,5 +125,6 @@ def _replace(path: Path, text: str, shown: Path) -> None:
             staged.unlink(missing_ok=True)
     except OSError as exc:
         raise ArtifactError(
-            f"Cannot write the report {shown}: {exc.strerror or exc}. Mend that, or choose another --report."
+            f"cannot write the report {shown}: {exc.strerror or exc}",
+            hint="fix that, or choose another --report",
         ) from exc

@@ -151,4 +151,4 @@ def open_or_skip(subject: ExportBackend, path: Path) -> Runner:
     try:
         return subject.open(path)
     except RuntimeUnavailable as exc:
-        pytest.skip(f"the artifact cannot be run here: {exc}")
+        pytest.skip(f"the artifact cannot be run here: {exc.message}")

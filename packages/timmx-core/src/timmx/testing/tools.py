@@ -38,7 +38,7 @@ class ToolChecks(ConformanceBase):
         try:
             subject.open(result.path).close()
         except RuntimeUnavailable as exc:
-            pytest.skip(f"the artifact cannot be run here: {exc}")
+            pytest.skip(f"the artifact cannot be run here: {exc.message}")
         images = _images(result, tmp_path / "images")
         read = self._predictions(subject, result, images)
         found = _json("predict", result.path, tmp_path / "images")

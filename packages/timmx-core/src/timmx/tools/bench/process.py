@@ -34,9 +34,14 @@ class WorkerFailure(TimmxError):  # noqa: N818 - it becomes a line of the result
         kind: the name of the `TimmxError` that it raised; empty where it was another.
     """
 
-    def __init__(self, message: str, *, died: bool = False, kind: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, hint: str = "", died: bool = False, kind: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.died, self.kind = died, kind
+
+    @property
+    def line(self) -> str:
+        """The message and the hint in one line."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class WorkerProcess:
@@ -86,7 +91,7 @@ class WorkerProcess:
             raise WorkerFailure(self._how_it_ended(), died=True)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise WorkerFailure(answer["error"], kind=answer["type"])
+            raise WorkerFailure(answer["error"], hint=answer["hint"], kind=answer["type"])
         return answer
 
     def close(self) -> None:
@@ -125,9 +130,9 @@ class WorkerProcess:
         code = self._process.wait()
         how = f"ended with exit status {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
         if -code == getattr(signal, "SIGKILL", None):
-            how += ", as the system does where memory runs out"
+            how += ", as the system does when memory runs out"
         last = self._last_words(1)
-        return f"Its process {how}{f': {last[0]}' if last else ''}."
+        return f"its process {how}{f': {last[0]}' if last else ''}"
 
     def _last_words(self, count: int) -> list[str]:
         self._said.seek(0)

@@ -84,7 +84,9 @@ def bench(
         TimmxError: an option makes no sense, a file is not there or none of ours, or the base cannot be opened.
     """
     if not paths:
-        raise ConfigurationError("Name a file to measure.")
+        raise ConfigurationError(
+            "no file to measure is named", hint="name one or more files that timmx wrote"
+        )
     counts = list(dict.fromkeys(usable_cores() if count is None else count for count in threads))
     sizes = sorted(set(batch_sizes))
     check_options(against, model_options, counts, sizes, seconds, rounds, compile)
@@ -159,7 +161,7 @@ def _start(
     except WorkerFailure as exc:
         if subject.is_model and not exc.died:
             raise _as_raised(exc, subject.name) from exc
-        return [replace(case, error=str(exc)) for case in cases]
+        return [replace(case, error=exc.line) for case in cases]
     for text in opened["warnings"]:
         if text not in warnings:
             warnings.append(text)
@@ -171,8 +173,8 @@ def _start(
             warm = worker.ask("warm", batch=case.batch_size)
         except WorkerFailure as exc:
             if exc.died:  # those that were warmed up before have died with it
-                return [replace(known, error=str(exc)) for known in cases]
-            started.append(replace(case, error=str(exc)))
+                return [replace(known, error=exc.line) for known in cases]
+            started.append(replace(case, error=exc.line))
             continue
         if not warm["settled"]:
             unsettled = (
@@ -211,7 +213,7 @@ def _take_turns(
             try:
                 found = item.worker.ask("slice", batch=item.case.batch_size, seconds=seconds / turns)
             except WorkerFailure as exc:
-                gone[id(item.worker)] = str(exc)
+                gone[id(item.worker)] = exc.line
                 continue
             item.latencies_s.append(found["latencies_s"])
             item.rounds_s += quantiles(found["latencies_s"], (0.5,))
@@ -316,11 +318,10 @@ def _as_raised(failure: WorkerFailure, name: str) -> TimmxError:
     """The error that the worker met, as its own kind where it is one of ours."""
     import timmx.errors
 
-    kind: Callable[[str], Any] = (
-        getattr(timmx.errors, failure.kind, TimmxError) if failure.kind else TimmxError
-    )
-    raised = kind(str(failure) if failure.kind else f"{name} fails: {failure}")
-    return raised if isinstance(raised, TimmxError) else TimmxError(str(failure))
+    kind: Callable[..., Any] = getattr(timmx.errors, failure.kind, TimmxError) if failure.kind else TimmxError
+    message = failure.message if failure.kind else f"{name} fails: {failure.message}"
+    raised = kind(message, hint=failure.hint)
+    return raised if isinstance(raised, TimmxError) else TimmxError(failure.message, hint=failure.hint)
 
 
 def _less(after: int | None, before: int | None) -> int | None:

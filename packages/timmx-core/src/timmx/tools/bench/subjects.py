@@ -59,28 +59,35 @@ def check_options(
     """
     if against is not None and not isinstance(against, str):
         raise ConfigurationError(
-            f"against is a {type(against).__name__}: name the model (a timm name, hf-hub: or local-dir:), since it is "
-            "loaded in a process of its own."
+            f"against is a {type(against).__name__}, not the name of a model that another process can load",
+            hint="give a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER",
         )
     if against is None:
         refuse_model_options({"compile": True} if compiled else model_options)
     for flag, values in (("threads", threads), ("batch-sizes", batch_sizes)):
         if not values or min(values) < 1:
-            raise ConfigurationError(f"--{flag} takes whole numbers of at least 1, such as 1,2.")
+            raise ConfigurationError(
+                f"--{flag} takes integers of at least 1, not {','.join(map(str, values)) or 'nothing'}",
+                hint=f"give one or more of them, as in --{flag} 1,2",
+            )
     if max(threads) > _THREADS_A_CORE * usable_cores():
         raise ConfigurationError(
             f"--threads {max(threads)} is more than {_THREADS_A_CORE} times the {usable_cores()} cores that this "
-            f"process may use: give at most {_THREADS_A_CORE * usable_cores()}."
+            "process can use",
+            hint=f"give at most {_THREADS_A_CORE * usable_cores()}",
         )
     check_seconds(seconds)
     if rounds is not None and not 1 <= rounds <= _MOST_ROUNDS:
-        raise ConfigurationError(f"--rounds {rounds} is to be 1 to {_MOST_ROUNDS}.")
+        raise ConfigurationError(
+            f"--rounds {rounds} is out of range", hint=f"give an integer from 1 to {_MOST_ROUNDS}"
+        )
     if compiled:
         compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
         if shutil.which(compiler) is None:
             raise MissingRequirementError(
-                f"--compile needs a C++ compiler, and there is no {compiler} on PATH: install it (apt install g++, or "
-                "xcode-select --install), name another in CXX, or leave --compile out."
+                f"--compile needs a C++ compiler, and there is no {compiler} on PATH",
+                hint="install one (apt install g++, or xcode-select --install), name another in CXX, or leave "
+                "--compile out",
             )
 
 
@@ -92,7 +99,8 @@ def check_seconds(seconds: float) -> None:
     """
     if not 0 < seconds <= _MOST_SECONDS:
         raise ConfigurationError(
-            f"--seconds {seconds:g} is to be above 0 and at most {_MOST_SECONDS}, which is an hour for each case."
+            f"--seconds {seconds:g} is out of range",
+            hint=f"give a number above 0 and at most {_MOST_SECONDS}, an hour for each case",
         )
 
 
@@ -116,7 +124,10 @@ def find_subjects(
 
     paths = [path for path in paths if path.name != MANIFEST_NAME]  # `out/*` names it too
     if not paths:
-        raise ConfigurationError(f"Name a file to measure: {MANIFEST_NAME} is what timmx export remembers.")
+        raise ConfigurationError(
+            f"{MANIFEST_NAME} is the record of timmx export, not a file to measure",
+            hint="name a file that timmx wrote",
+        )
     metadata = [described(path)[1] for path in paths]
     first = metadata[0]
     subjects = []

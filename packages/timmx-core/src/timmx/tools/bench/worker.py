@@ -220,9 +220,10 @@ def _answer(worker: Worker, asked: dict[str, Any]) -> dict[str, Any]:
     try:
         return ask(**asked)
     except TimmxError as exc:
-        return {"error": str(exc), "type": type(exc).__name__}
+        return {"error": exc.message, "hint": exc.hint, "type": type(exc).__name__}
     except Exception as exc:  # a runtime may raise anything
-        return {"error": f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}", "type": ""}
+        error = f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}"
+        return {"error": error, "hint": "", "type": ""}
 
 
 def main() -> None:

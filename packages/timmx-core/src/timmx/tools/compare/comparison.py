@@ -155,14 +155,18 @@ def compare(
         refuse_model_options(model_options)
     if against is not None and data is None and not measure_latency:
         raise ConfigurationError(
-            "--against has nothing to stand beside: leave --no-bench out, or give --data."
+            "--against has no effect: neither latency nor accuracy is measured",
+            hint="leave --no-bench out, or give --data",
         )
     if measure_latency:
         from timmx.tools.bench import check_seconds
 
         check_seconds(seconds)
     if data is not None and not data.expanduser().exists():
-        raise ConfigurationError(f"--data: there is no {data}.")
+        raise ConfigurationError(
+            f"--data {data} does not exist",
+            hint="name a folder with one folder per class, or a CSV of path,label",
+        )
     rows, left_out = _stated(folder)
     evaluations: dict[str, Evaluation] = {}
     bench = None
@@ -187,11 +191,14 @@ def compare(
 def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
     """What the files and what is remembered of them say; nothing is run."""
     if not folder.exists():
-        raise ArtifactError(f"There is no folder {folder}.")
+        raise ArtifactError(f"there is no folder {folder}", hint="name a folder with files that timmx wrote")
     if not folder.is_dir():
-        raise ArtifactError(f"{folder} is a file: name the folder that it lies in, or use timmx inspect.")
+        raise ArtifactError(
+            f"{folder} is a file, not a folder",
+            hint=f"name the folder that it is in, or use timmx inspect {folder}",
+        )
     rows: list[Row] = []
-    left_out: list[tuple[str, str]] = []
+    left_out: list[tuple[str, TimmxError]] = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name == MANIFEST_NAME or not path.suffix:
             continue
@@ -199,7 +206,7 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
             backend = backend_for(path)
         except BackendError as exc:
             if any(path.suffix in facts["suffixes"] for facts in known_backends().values()):
-                left_out.append((path.name, str(exc)))
+                left_out.append((path.name, exc))
             continue
         try:
             metadata = backend.read_metadata(path)
@@ -223,12 +230,15 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
                 )
             )
         except TimmxError as exc:
-            left_out.append((path.name, str(exc)))
+            left_out.append((path.name, exc))
     if not rows:
-        said = "".join(f" {name}: {reason}" for name, reason in left_out)
-        advice = "" if said else f" timmx export MODEL --to FORMAT -o {folder} writes some."
-        raise ArtifactError(f"{folder} holds no artifact that an installed backend opens.{said}{advice}")
-    return rows, left_out
+        reasons = "".join(f"; {name}: {exc.message}" for name, exc in left_out)
+        fixes = dict.fromkeys(exc.hint for _, exc in left_out if exc.hint)
+        raise ArtifactError(
+            f"{folder} has no artifact that an installed backend opens{reasons}",
+            hint="; ".join(fixes) if left_out else f"timmx export MODEL --to FORMAT -o {folder}",
+        )
+    return rows, [(name, _line(exc)) for name, exc in left_out]
 
 
 def _with_accuracy(
@@ -253,7 +263,7 @@ def _with_accuracy(
             )
         except TimmxError as exc:
             first = first or exc
-            found.append(replace(row, errors=(*row.errors, f"accuracy: {exc}")))
+            found.append(replace(row, errors=(*row.errors, f"accuracy: {_line(exc)}")))
             continue
         evaluations[row.name] = result
         found.append(replace(row, top1=result.top1, top1_interval=_pair(result.top1_interval)))
@@ -304,6 +314,11 @@ def _with_latency(
     if model is not None:
         model = measured.pop(0)
     return measured, model, result
+
+
+def _line(exc: TimmxError) -> str:
+    """The message and the hint in one line."""
+    return f"{exc.message}; {exc.hint}" if exc.hint else exc.message
 
 
 def _inputs(origin: str) -> str:

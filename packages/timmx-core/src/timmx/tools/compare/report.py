@@ -123,7 +123,7 @@ def _table(found: SideBySide) -> Table:
         for row in found.rows
         if row.engine and row.p50_ms is not None
     ]
-    notes += [f"{row.name}: {error}" for row in found.rows for error in row.errors]
+    notes += [f"{row.name}: {error}." for row in found.rows for error in row.errors]
     return Table("Side by side", columns, rows, " ".join(notes))
 
 

@@ -59,7 +59,7 @@ class Dataset:
         if most is None:
             return self
         if most < 1:
-            raise ConfigurationError(f"--limit {most} leaves no image: it is 1 or more.")
+            raise ConfigurationError(f"--limit {most} leaves no image", hint="give 1 or more")
         by_class: dict[int, list[LabelledImage]] = {}
         for image in self.images:
             by_class.setdefault(image.truth, []).append(image)
@@ -104,7 +104,8 @@ def read_dataset(
     """
     if not data.exists():
         raise ConfigurationError(
-            f"--data: there is no {data}. Name a folder with one folder a class, or a CSV of path,label."
+            f"--data {data} does not exist",
+            hint="name a folder with one folder per class, or a CSV of path,label",
         )
     named = _read_class_map(class_map, num_classes) if class_map else None
     rows = _folder_rows(data) if data.is_dir() else _csv_rows(data)
@@ -154,15 +155,15 @@ def _folder_rows(folder: Path) -> list[Row]:
     loose = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir() if path.is_file())
     if not rows:
         found = (
-            f"{loose} images, but no folders with images"
+            f"{counted(loose, 'image')}, but no folders with images"
             if loose
-            else "no images in folders of it"
+            else "no images in its folders"
             if folders
             else "neither folders nor images"
         )
         raise ConfigurationError(
-            f"--data {folder} holds {found}: their class is unknown. Put each class's images into a folder that is "
-            "called as the class is, or name a CSV of path,label."
+            f"--data {folder} has {found}, so no image has a known class",
+            hint="put the images of each class into a folder with the name of the class, or name a CSV of path,label",
         )
     if loose:
         reporter().warn(
@@ -185,7 +186,8 @@ def _by_order(folder: Path, name: str, num_classes: int) -> list[str]:
     if len(plain) != num_classes:
         raise ConfigurationError(
             f"{name} does not name its {num_classes} classes, and {folder} has {len(plain)} folders "
-            f"({_some(plain)}): name the folders in the order of the classes, one a line, with --class-map FILE."
+            f"({_some(plain)})",
+            hint="give --class-map FILE, which names the folders in the order of the classes, one per line",
         )
     natural = sorted(plain, key=_natural_key)
     order = "" if natural == plain else " (numbers by their value, as timm has it and torchvision has not)"
@@ -209,11 +211,12 @@ def _csv_rows(file: Path) -> list[Row]:
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         said = getattr(exc, "strerror", None) or exc
         raise ConfigurationError(
-            f"--data {file} is neither a folder nor a CSV of path,label in UTF-8: {said}."
+            f"--data {file} cannot be read as a CSV in UTF-8: {said}",
+            hint="name a folder with one folder per class, or a CSV of path,label in UTF-8",
         ) from exc
     if not lines:
         raise ConfigurationError(
-            f"--data {file} is empty: it needs a line for each image, with its path and label."
+            f"--data {file} is empty", hint="add one line per image, with its path and label"
         )
     header = [cell.strip().lower() for cell in lines[0][1]]
     if set(_COLUMNS) <= set(header):
@@ -223,19 +226,22 @@ def _csv_rows(file: Path) -> list[Row]:
         columns = 0, 1
     else:
         raise ConfigurationError(
-            f"--data {file} has the columns {_some(header)}; path and label are needed. Put path,label into its first "
-            "line."
+            f"--data {file} needs the columns path and label, but has {_some(header)}",
+            hint="put path,label into its first line",
         )
     if not lines:
         raise ConfigurationError(
-            f"--data {file} has a header and no images: add a line for each, with its path and label."
+            f"--data {file} has a header, but no images",
+            hint="add one line per image, with its path and label",
         )
     rows = []
     for number, cells in lines:
         values = [cells[column].strip() if column < len(cells) else "" for column in columns]
         if not all(values):
             missing = _COLUMNS[values.index("")]
-            raise ConfigurationError(f"--data {file} has no {missing} in line {number}: fill it in.")
+            raise ConfigurationError(
+                f"--data {file} has no {missing} in line {number}", hint=f"add the {missing} to that line"
+            )
         rows.append((file.parent / values[0], values[0], values[1]))
     return rows
 
@@ -244,8 +250,9 @@ def _check_there(file: Path, images: Sequence[LabelledImage]) -> None:
     missing = [image.name for image in images if not image.path.is_file()]
     if missing:
         raise ConfigurationError(
-            f"--data {file} names {counted(len(images), 'image')}, and {len(missing)} of them are not there: "
-            f"{_some(missing, 3)}. Paths count from the folder of the CSV ({file.parent.resolve()})."
+            f"--data {file} names {counted(len(images), 'image')}, of which {len(missing)} do not exist: "
+            f"{_some(missing, 3)}",
+            hint=f"give paths relative to the folder of the CSV ({file.parent.resolve()})",
         )
 
 
@@ -255,17 +262,21 @@ def _read_class_map(file: Path, num_classes: int) -> list[str]:
         names = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as exc:
         said = getattr(exc, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigurationError(f"--class-map {file} cannot be read: {said}.") from exc
+        raise ConfigurationError(
+            f"--class-map {file} cannot be read: {said}",
+            hint="name a text file in UTF-8 with the class names, one per line",
+        ) from exc
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ConfigurationError(
-            f"--class-map {file} has names more than once: {_some(twice)}. Each stands for one class."
+            f"--class-map {file} has names more than once: {_some(twice)}",
+            hint="give each class its own name",
         )
     if len(names) != num_classes:
         raise ConfigurationError(
             f"--class-map {file} has {counted(len(names), 'name')} ({_some(names)}), and the file has "
-            f"{counted(num_classes, 'class', 'classes')}: "
-            "write one name a line for every class, in their order."
+            f"{counted(num_classes, 'class', 'classes')}",
+            hint="write one name per line for every class, in their order",
         )
     return names
 
@@ -280,17 +291,22 @@ def _mismatch(
     class_map: Path | None,
 ) -> ConfigurationError:
     unknown = sorted(unknown, key=_natural_key)
-    kind = "folder names" if data.is_dir() else "labels"
-    what = f"{data} has {found} {kind}, of which {len(unknown)} are no class of {name}: {_some(unknown)}."
+    kind = "folder name" if data.is_dir() else "label"
+    what = (
+        f"{data} has {counted(found, kind)}; {name} has no class for {len(unknown)} of them: {_some(unknown)}"
+    )
     if class_map:
         return ConfigurationError(
-            f"{what} The {num_classes} names of --class-map {class_map} are {_some(known)}: correct it."
+            f"{what}; the {num_classes} names of --class-map {class_map} are {_some(known)}",
+            hint=f"correct the names in {class_map}",
         )
-    classes = f"Its {num_classes} classes are {_some(known)}." if known else "It does not name its classes."
-    numbers = "" if data.is_dir() else f", or class numbers from 0 to {num_classes - 1} in the CSV"
+    classes = (
+        f"its {num_classes} classes are {_some(known)}" if known else f"{name} does not name its classes"
+    )
+    numbers = "" if data.is_dir() else f", or use class numbers from 0 to {num_classes - 1} in the CSV"
     return ConfigurationError(
-        f"{what} {classes} A file of the data's names in the order of the classes, one a line, joins the two: "
-        f"--class-map FILE{numbers}."
+        f"{what}; {classes}",
+        hint=f"give --class-map FILE, with the data's names in the order of the classes, one per line{numbers}",
     )
 
 
@@ -302,18 +318,18 @@ def _mixed(
     known: Sequence[str],
     class_map: Path | None,
 ) -> ConfigurationError:
-    """Whole numbers, of which some are names too: the same label would be one class or another."""
+    """Integers, of which some are names too: the same label would be one class or another."""
     named, unnamed = sorted(named, key=_natural_key), sorted(unnamed, key=_natural_key)
     owner = f"--class-map {class_map}" if class_map else name
-    mend = (
-        "correct it"
+    fix = (
+        f"correct {class_map}"
         if class_map
-        else "join the two with --class-map FILE, its names in the order of the classes"
+        else "give --class-map FILE, with the data's names in the order of the classes"
     )
     return ConfigurationError(
-        f"{data} has labels that are names of classes in {owner} ({_some(named)}) and labels that could only be class "
-        f"numbers ({_some(unnamed)}). The {len(known)} names are {_some(known)}. Write names in every line, or numbers "
-        f"of which none is a name, or {mend}."
+        f"{data} has labels that are names of classes in {owner} ({_some(named)}) and labels that can only be class "
+        f"numbers ({_some(unnamed)}); the {len(known)} names are {_some(known)}",
+        hint=f"write a name in every line, or only numbers that are not names, or {fix}",
     )
 
 

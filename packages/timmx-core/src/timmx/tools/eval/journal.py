@@ -61,8 +61,8 @@ class Journal:
         dataset: the images. Those that were answered before are read once, to see that they are the same.
 
     Raises:
-        ConfigurationError: the file is no journal, is damaged, is one of something else, another run writes it, or an
-            image that it answers has changed since. It is left as it is.
+        ConfigurationError: the file is not a journal, is damaged, is one of something else, another run writes it, or
+            an image that it answers has changed since. It is left as it is.
         ArtifactError: it cannot be read or written.
     """
 
@@ -116,7 +116,8 @@ class Journal:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise ConfigurationError(
-                f"--resume {self._path} is being written by another run: let it end, or name another file."
+                f"--resume {self._path} is being written by another run",
+                hint="wait for that run to end, or name another file",
             ) from exc
         except OSError:  # a file system without locks
             return
@@ -132,8 +133,8 @@ class Journal:
             self._write({"against": self._second})
         elif _differing(self._second, reader):
             raise ConfigurationError(
-                f"--resume {self._path} is of an evaluation against {_told(self._second, reader)}. "
-                "Name another file, or delete this one."
+                f"--resume {self._path} is the journal of an evaluation {_told('against', self._second, reader)}",
+                hint="name another file, or delete this one",
             )
 
     def readings(self, of: str, multiple: int) -> list[Reading]:
@@ -166,17 +167,19 @@ class Journal:
             kind = None
         if not end or kind != _KIND:
             raise ConfigurationError(
-                f"--resume {self._path} is no journal of timmx eval, and is left as it is: name a new file."
+                f"--resume {self._path} is not a journal of timmx eval, and is left unchanged",
+                hint="name a new file",
             )
         if schema != _SCHEMA:
             raise ConfigurationError(
-                f"--resume {self._path} has schema {schema}, and this timmx writes {_SCHEMA}: name a new file."
+                f"--resume {self._path} has schema {schema}, and this timmx writes schema {_SCHEMA}",
+                hint="name a new file",
             )
         for what, old, new in (("of", subject, header["subject"]), ("on", data, header["data"])):
             if _differing(old, new):
                 raise ConfigurationError(
-                    f"--resume {self._path} is of an evaluation {what} {_told(old, new)}. Name another file, or delete "
-                    "this one."
+                    f"--resume {self._path} is the journal of an evaluation {_told(what, old, new)}",
+                    hint="name another file, or delete this one",
                 )
 
     def _read(self, content: bytes) -> None:
@@ -185,7 +188,7 @@ class Journal:
                 self._take(json.loads(line))
             except (ValueError, LookupError, TypeError, RecursionError) as exc:
                 raise ConfigurationError(
-                    f"--resume {self._path} is damaged in line {number}: delete it and begin anew."
+                    f"--resume {self._path} is damaged in line {number}", hint="delete it and start again"
                 ) from exc
 
     def _take(self, line: Any) -> None:
@@ -224,8 +227,8 @@ class Journal:
                 if seen[number] != entry.content:
                     what = "has changed since" if seen[number] else "cannot be opened now"
                     raise ConfigurationError(
-                        f"--resume {self._path} has an answer to {self._images[number].name}, which {what}. "
-                        "Mend that, name another file, or delete this one."
+                        f"--resume {self._path} has an answer to {self._images[number].name}, which {what}",
+                        hint="restore that image, name another file, or delete this one",
                     )
 
     def _write(self, entry: Mapping[str, Any]) -> None:
@@ -240,7 +243,9 @@ class Journal:
             raise self._failing(exc) from exc
 
     def _failing(self, exc: OSError) -> ArtifactError:
-        return ArtifactError(f"--resume {self._path} cannot be written: {exc.strerror or exc}.")
+        return ArtifactError(
+            f"--resume {self._path} cannot be written: {exc.strerror or exc}", hint="name another file"
+        )
 
 
 @dataclass(frozen=True)
@@ -291,10 +296,10 @@ def _line(entry: Mapping[str, Any]) -> bytes:
     return json.dumps(entry, ensure_ascii=True).encode() + b"\n"
 
 
-def _told(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The two side by side, down to where they differ."""
+def _told(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The two side by side, down to where they differ; `what` is the word before each."""
     facts = _differing(old, new)
-    return f"{_facts(old, facts)}, and this one is of {_facts(new, facts)}"
+    return f"{what} {_facts(old, facts)}, not {what} {_facts(new, facts)}"
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -153,7 +153,8 @@ def read_all(
     if len(unreadable) == total:
         what = readings[0].error
         raise ConfigurationError(
-            what if total == 1 else f"None of the {total} images can be read, such as this: {what}"
+            what if total == 1 else f"none of the {total} images can be read; the first: {what}",
+            hint="use images that Pillow can open",
         )
     if unreadable and of == "subject":
         say.warn(left_out(unreadable))
@@ -182,7 +183,7 @@ def _open_other(
     """What to compare with: a file, or a PyTorch model."""
     file = file_named(against)
     if file is not None:
-        refuse_model_options(options, f"and --against {against} is a file: leave it out")
+        refuse_model_options(options, f"and --against {against} is a file")
         other = describe(file)
         _check_alike(subject, other)
         return open_for(images, other)
@@ -195,8 +196,8 @@ def _check_alike(subject: Described, other: Described) -> None:
     mine, its = subject.num_classes, other.num_classes
     if mine != its or (subject.labels and other.labels and subject.labels != other.labels):
         raise ConfigurationError(
-            f"{subject.name} has {_classes(mine, subject.labels)}, and {other.name} {_classes(its, other.labels)}: "
-            "they can be compared where their classes are the same, in the same order."
+            f"{subject.name} has {_classes(mine, subject.labels)}, and {other.name} {_classes(its, other.labels)}",
+            hint="compare files with the same classes, in the same order",
         )
 
 

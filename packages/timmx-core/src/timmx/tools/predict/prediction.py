@@ -104,9 +104,9 @@ def predict(
         TimmxError: the file cannot be opened, takes no images or ranks no classes; see `open_subject`, `answers`.
     """
     if top_k < 1:
-        raise ConfigurationError(f"--top-k {top_k} shows nothing: it is 1 or more.")
+        raise ConfigurationError(f"--top-k {top_k} shows no class", hint="give 1 or more")
     if not file.expanduser().exists():
-        raise ConfigurationError(f"There is no file {file}.")
+        raise ConfigurationError(f"there is no file {file}", hint="check the path")
     paths = find_images(images)
     say = reporter()
     say.step(f"Opening {file.name}")
@@ -120,7 +120,7 @@ def predict(
         for answer in stream:
             error = answer.error
             if answer.probabilities is not None and not np.isfinite(answer.probabilities).all():
-                error = f"{file.name} answers {answer.path} with what is no number (NaN or infinity)"
+                error = f"{file.name} returns NaN or infinity for {answer.path}"
                 silent += 1
             if error:
                 unreadable.append((answer.path, error))
@@ -133,9 +133,10 @@ def predict(
         seconds = time.perf_counter() - start
         name = str(subject.metadata["model"]["name"])
     if not found:
-        none = "gets an answer in numbers" if silent else "can be read"
+        none = "has a finite answer" if silent else "can be read"
         raise ConfigurationError(
-            unreadable[0][1] if len(paths) == 1 else f"None of these {len(paths)} images {none}."
+            unreadable[0][1] if len(paths) == 1 else f"none of these {len(paths)} images {none}",
+            hint=f"timmx verify {file}" if silent else "use images that Pillow can open",
         )
     say.detail(f"{len(paths)} images in {seconds:.2f} s, {len(paths) / seconds:.0f} a second")
     return Predictions(file, name, tuple(found), tuple(unreadable))
@@ -151,7 +152,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     """
     if not names:
         raise ConfigurationError(
-            "No image is named: give image files, folders or globs such as 'photos/**/*.jpg'."
+            "no image is named", hint="give image files, folders or globs such as 'photos/**/*.jpg'"
         )
     return list(dict.fromkeys(path for name in names for path in _meant_by(name)))
 
@@ -161,15 +162,18 @@ def _meant_by(name: str) -> list[Path]:
     if path.is_dir():
         found = list_images(path)
         if not found:
-            raise ConfigurationError(f"{path} holds no images: {_sought()}.")
+            raise ConfigurationError(f"{path} has no images", hint=_sought())
         return found
     if path.exists():
         return [path]
     if not glob.has_magic(name):
-        raise ConfigurationError(f"There is no image or folder {path}.")
+        raise ConfigurationError(
+            f"there is no image or folder {path}",
+            hint="give image files, folders or globs such as 'photos/**/*.jpg'",
+        )
     found = list(_matching(str(path)))
     if not found:
-        raise ConfigurationError(f"No image matches {name!r}: {_sought()}.")
+        raise ConfigurationError(f"no image matches {name!r}", hint=_sought())
     return found
 
 
@@ -185,7 +189,7 @@ def _matching(pattern: str) -> Iterator[Path]:
 
 
 def _sought() -> str:
-    return f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))} are sought"
+    return f"name images that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
 
 
 def _prediction(answer: Answer, labels: tuple[str, ...] | None, top_k: int) -> Prediction:

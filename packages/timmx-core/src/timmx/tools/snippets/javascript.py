@@ -47,7 +47,10 @@ def compose(facts: Facts, piece: Snippet) -> str:
         ArtifactError: the element type of the input has no array in JavaScript.
     """
     if facts.dtype not in _ARRAYS:
-        raise ArtifactError(f"{facts.name} takes {facts.dtype}, for which there is no snippet in js.")
+        raise ArtifactError(
+            f"{facts.name} takes {facts.dtype}, for which there is no snippet in js",
+            hint="use --snippet python",
+        )
     requires = " ".join(sorted({*piece.requires, "sharp"}))
     lines = [f"// npm install {requires}    save as run.mjs: node run.mjs photo.jpg"]
     if facts.ranks_classes and facts.labels and not facts.inline_labels:

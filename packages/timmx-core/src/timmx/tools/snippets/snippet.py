@@ -29,13 +29,15 @@ def make_snippet(path: Path, language: str) -> str:
         ConfigurationError: an unknown language, or one that this format has no snippet for.
     """
     if language not in LANGUAGES:
-        raise ConfigurationError(f"--snippet {language} is unknown; there are {', '.join(LANGUAGES)}.")
+        raise ConfigurationError(
+            f"--snippet {language} is not a known language", hint=f"use one of {', '.join(LANGUAGES)}"
+        )
     path = path.expanduser()
     backend = backend_of(path)
     if language not in backend.snippet_languages:
         raise ConfigurationError(
-            f"{path.name} has no snippet in {language}: for {backend.name} there are "
-            f"{', '.join(backend.snippet_languages)}."
+            f"{backend.name} files such as {path.name} have no snippet in {language}",
+            hint=f"use one of {', '.join(backend.snippet_languages)}",
         )
     metadata = backend.read_metadata(path)
     check_metadata(path, metadata)
@@ -44,7 +46,8 @@ def make_snippet(path: Path, language: str) -> str:
         piece = backend.snippet(path, metadata, language)
     except (LookupError, TypeError, ValueError, AttributeError) as exc:
         raise ArtifactError(
-            f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc}). Export it anew."
+            f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc})",
+            hint="export it again",
         ) from exc
     facts.recipe.check()
     if language == "python":
@@ -52,7 +55,7 @@ def make_snippet(path: Path, language: str) -> str:
 
         return compose(facts, piece or through_timmx(facts, distribution_of(backend)))
     if piece is None:
-        raise ConfigurationError(f"{path.name} has no snippet in {language}.")
+        raise ConfigurationError(f"{path.name} has no snippet in {language}", hint="use --snippet python")
     if language == "js":
         from timmx.tools.snippets.javascript import compose
     elif language == "kotlin":

@@ -32,7 +32,7 @@ def request_for(
         options: values for `timmx.options.MODEL_OPTIONS`; they need `model`.
 
     Raises:
-        ConfigurationError: the metadata does not tell where the model is, or the options make no sense.
+        ConfigurationError: the metadata does not say where the model is, or the options make no sense.
     """
     given = {name: value for name, value in (options or {}).items() if value not in (None, False, [])}
     if model is None:
@@ -64,7 +64,7 @@ def refuse_model_options(options: Mapping[str, Any] | None, why: str = "") -> No
 
     Args:
         options: values for `timmx.options.MODEL_OPTIONS`.
-        why: what there is instead, and the mend; by default that none was named.
+        why: what there is instead; by default that none was named.
 
     Raises:
         ConfigurationError: there is one.
@@ -72,9 +72,8 @@ def refuse_model_options(options: Mapping[str, Any] | None, why: str = "") -> No
     if options:
         flag = next(iter(options)).replace("_", "-")
         raise ConfigurationError(
-            f"--{flag} is about a model, {why}."
-            if why
-            else f"--{flag} is about a model: name it with --against."
+            f"--{flag} applies to a PyTorch model, {why or 'and none is named'}",
+            hint=f"leave --{flag} out" if why else "name the model with --against",
         )
 
 
@@ -117,8 +116,8 @@ def open_model(request: ExportRequest, metadata: Mapping[str, Any], batch_size: 
         output["kind"] in CLASS_KINDS and session.reference.outputs[0].shape[1:] != tuple(output["shape"][1:])
     ):
         raise ConfigurationError(
-            f"{request.source} gives {_shapes(session)}, and the file {_stated(metadata)}: name the model that it was "
-            "made from, with its --num-classes and --checkpoint."
+            f"{request.source} outputs {_shapes(session)}, but the file outputs {_stated(metadata)}",
+            hint="name the model that the file was made from, with its --num-classes and --checkpoint",
         )
     return Subject(
         name=request.source,
@@ -173,8 +172,8 @@ def _named(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if source == "timm" and model["seed"] is not None:
         return name, {"seed": model["seed"], "num_classes": model["num_classes"]}
     raise ConfigurationError(
-        f"This file was made from {name} ({source}), and does not say where that lies: name it with --against, as it "
-        "was named for the export."
+        f"this file was made from {name} ({source}), and its metadata does not say where to find that model",
+        hint="name it with --against, as it was named for the export",
     )
 
 

@@ -121,7 +121,9 @@ def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = No
     if workers is None:
         workers = min(usable_cores(), _MOST_WORKERS)
     if workers < 1:
-        raise ConfigurationError(f"{workers} workers cannot decode: --workers is 1 or more.")
+        raise ConfigurationError(
+            f"--workers {workers} leaves no thread to decode images", hint="give 1 or more"
+        )
     return _answers(subject, paths, workers)
 
 
@@ -149,7 +151,7 @@ def _read(subject: Subject, path: Path) -> np.ndarray | str:
     try:
         return subject.recipe.read(path)
     except ConfigurationError as exc:
-        return str(exc)
+        return exc.message
     except Exception as exc:  # Pillow's rarer readers raise what they like; the other images still count
         said = " ".join(str(exc).split()) or type(exc).__name__
         return f"{path} cannot be read as an image: {said}"

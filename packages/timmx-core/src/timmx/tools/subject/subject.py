@@ -65,7 +65,8 @@ class Described:
         """
         if not self.ranks_classes:
             raise ArtifactError(
-                f"{self.name} gives {self.kind}, not classes: use timmx.open in Python, which gives its numbers."
+                f"{self.name} outputs {self.kind}, not classes",
+                hint="use timmx.open in Python, which returns its raw outputs",
             )
 
     def open(self, batch_size: int | None = None) -> Subject:
@@ -74,12 +75,12 @@ class Described:
         assert path is not None, "a model is opened by open_model"
         assert self.backend is not None, "whoever read the metadata is the backend"
         if batch_size is not None and batch_size < 1:
-            raise ConfigurationError(f"--batch-size {batch_size} runs nothing: it is 1 or more.")
+            raise ConfigurationError(f"--batch-size {batch_size} is less than 1", hint="give 1 or more")
         fixed = None if batch.get("dynamic") else batch["size"]
         if fixed is not None and batch_size not in (None, fixed):
             raise ConfigurationError(
-                f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}: leave --batch-size out, or export "
-                "it with --dynamic-batch."
+                f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}",
+                hint="leave --batch-size out, or export it again with --dynamic-batch",
             )
         runner = self.backend.open(path)
         try:
@@ -152,7 +153,7 @@ class Subject(Described):
             raise
         except Exception as exc:  # a runtime may raise anything
             said = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
-            raise ArtifactError(f"{self.name} fails at a batch of {len(batch)}: {said}") from exc
+            raise ArtifactError(f"{self.name} fails on a batch of {len(batch)}: {said}") from exc
 
 
 def describe(path: Path) -> Described:
@@ -207,8 +208,9 @@ def _check_edges(path: Path, runner: Runner, metadata: dict[str, Any]) -> None:
         outputs = ", ".join(f"{name} {shape}" for name, shape in found.items())
         raise ArtifactError(
             f"{path} is damaged: its metadata states an input of {taken} and the outputs "
-            f"{', '.join(f'{name} {shape}' for name, shape in stated.items())}, and the graph has {inputs} and "
-            f"{outputs}. Export it anew."
+            f"{', '.join(f'{name} {shape}' for name, shape in stated.items())}, but the graph has {inputs} and "
+            f"{outputs}",
+            hint="export it again",
         )
 
 

@@ -93,7 +93,7 @@ def verify_file(
     precision, batch_size = _judged_as(path, metadata)
     other = file_named(against)
     if other is not None:
-        refuse_model_options(model_options, f"and {other} is a file that holds its own")
+        refuse_model_options(model_options, f"and --against {other} is a file")
         standard = _file_standard(other, path, metadata, verify_data)
     else:
         request = request_for(metadata, against, model_options)
@@ -114,11 +114,12 @@ def verify_file(
     if standard.is_origin:
         remember(files, report.to_dict())
     if report.status is Status.FAILED:
-        shown = "".join(f" {note}" for note in report.notes)
+        shown = "".join(f". {note.rstrip('.')}" for note in report.notes)
         raise VerificationError(
-            f"{path} does not compute what {standard.name} computes: {report.reason}.{shown} Export it again, or name "
-            "the model that it was made from with --against; --min-snr sets another floor.",
+            f"{path} does not compute what {standard.name} computes: {report.reason}{shown}",
             report,
+            hint="export it again, name the model that it was made from with --against, or set another floor with "
+            "--min-snr",
         )
     for note in report.notes:
         reporter().warn(note)
@@ -140,7 +141,8 @@ def _judged_as(path: Path, metadata: Mapping[str, Any]) -> tuple[Precision, int 
         return Precision(metadata["precision"]), None if batch.get("dynamic") else batch["size"]
     except ValueError as exc:
         raise ArtifactError(
-            f"{path} has a precision that this timmx does not know, {metadata['precision']!r}: update timmx-core."
+            f"{path} has a precision that this timmx does not know, {metadata['precision']!r}",
+            hint="update timmx-core",
         ) from exc
 
 
@@ -169,8 +171,8 @@ def _file_standard(
     recipe = ImageRecipe.of(metadata)
     if ImageRecipe.of(theirs).config != recipe.config:
         raise ConfigurationError(
-            f"{other} and {path} prepare images differently: size, crop, interpolation, mean or std. Two files can be "
-            "compared where these are alike; timmx inspect shows them."
+            f"{other} and {path} prepare images differently: in size, crop, interpolation, mean or std",
+            hint="compare files where these are the same; timmx inspect FILE shows them",
         )
     request = build(ExportRequest, {"model": None, "verify_data": verify_data})
     session = PreparedSession(request, other, theirs, lambda: backend.open(other))
