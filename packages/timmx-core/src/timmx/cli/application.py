@@ -147,7 +147,7 @@ def _backend_rows() -> dict[str, Any]:
 def _row_help(entry: BackendEntry) -> str:
     if entry.state is registry.State.AVAILABLE:
         return entry.summary
-    return f"({entry.state}) {entry.reason} {entry.fix}"
+    return f"({entry.state}) {entry.trouble}"
 
 
 def _say_error(exc: Exception, suffix: str, as_json: bool) -> None:

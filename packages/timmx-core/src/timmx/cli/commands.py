@@ -190,4 +190,4 @@ def _print_backends(found: Any) -> None:
     console.print(table)
     for item in found:
         if item.reason:
-            print(f"{item.selector}: {item.reason} {item.fix}")
+            print(f"{item.selector}: {item.trouble}")

@@ -91,6 +91,11 @@ class BackendEntry:
         return BackendError(message, hint=fix, state=state, reason=reason)
 
     @property
+    def trouble(self) -> str:
+        """The reason and the fix in one line."""
+        return "; ".join(text.rstrip(".") for text in (self.reason, self.fix) if text)
+
+    @property
     def selector(self) -> str:
         """What names this one and no other, even where two distributions claim the name."""
         return f"{self.distribution}:{self.name}"
