@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.plugin import Runner, Snippet
+    from timmx.plugin import OpenSettings, Runner, Snippet
 
 
 class TorchExportBackend(ExportBackend):
@@ -36,10 +36,10 @@ class TorchExportBackend(ExportBackend):
 
         return export(job, options)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         from timmx_torch_export.runner import Pt2Runner
 
-        return Pt2Runner(path)
+        return Pt2Runner(path, settings)
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         from timmx_torch_export.archive import read_metadata

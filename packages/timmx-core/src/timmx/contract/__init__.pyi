@@ -26,7 +26,12 @@ from timmx.contract.options import (
     JsonOption as JsonOption,
     RandomCalibration as RandomCalibration,
 )
-from timmx.contract.runner import Quantization as Quantization, Runner as Runner, TensorSpec as TensorSpec
+from timmx.contract.runner import (
+    OpenSettings as OpenSettings,
+    Quantization as Quantization,
+    Runner as Runner,
+    TensorSpec as TensorSpec,
+)
 from timmx.contract.schema import (
     CLASS_KINDS as CLASS_KINDS,
     SCHEMA as SCHEMA,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreparedModel:
+class ArtifactModel:
     """What is known of the model inside; named as in `timmx.model.load.LoadedModel`."""
 
     trained: bool
@@ -36,7 +36,7 @@ class PreparedModel:
     notes: tuple[str, ...] = ()
 
 
-class PreparedSession(Session):
+class ArtifactSession(Session):
     """Stands where a `ModelSession` does, without a model.
 
     Args:
@@ -124,6 +124,6 @@ def _with_what_is_decided(request: ExportRequest, metadata: dict[str, Any]) -> E
     )
 
 
-def _model_inside(metadata: dict[str, Any]) -> PreparedModel:
+def _model_inside(metadata: dict[str, Any]) -> ArtifactModel:
     labels, config = metadata["labels"], ImageRecipe.of(metadata).config
-    return PreparedModel(metadata["model"]["trained"], config, tuple(labels) if labels else None)
+    return ArtifactModel(metadata["model"]["trained"], config, tuple(labels) if labels else None)

@@ -9,7 +9,7 @@ import numpy as np
 
 from timmx.artifact import described
 from timmx.base import counted
-from timmx.contract import CLASS_KINDS, Runner
+from timmx.contract import CLASS_KINDS, OpenSettings, Runner
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError
 from timmx.inputs import ImageRecipe, feed, fetch
 
@@ -69,8 +69,8 @@ class Described:
                 hint="use timmx.open in Python, which returns its raw outputs",
             )
 
-    def open(self, batch_size: int | None = None) -> Subject:
-        """The file, ready to run; for errors see `open_subject`."""
+    def open(self, batch_size: int | None = None, threads: int | None = None) -> Subject:
+        """The file, ready to run; for arguments and errors see `open_subject`."""
         path, batch = self.path, self.metadata["batch"]
         assert path is not None, "a model is opened by open_model"
         assert self.backend is not None, "whoever read the metadata is the backend"
@@ -82,7 +82,7 @@ class Described:
                 f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}",
                 hint="leave --batch-size out, or export it again with --dynamic-batch",
             )
-        runner = self.backend.open(path)
+        runner = self.backend.open(path, OpenSettings(threads=threads))
         try:
             _check_edges(path, runner, self.metadata)
             size = fixed or batch_size or _batch_of(runner)
@@ -177,12 +177,13 @@ def describe(path: Path) -> Described:
     )
 
 
-def open_subject(path: Path, batch_size: int | None = None) -> Subject:
+def open_subject(path: Path, batch_size: int | None = None, threads: int | None = None) -> Subject:
     """Open a file that timmx wrote.
 
     Args:
         path: of any installed backend's suffix.
         batch_size: images at once; by default the file's own, or where that is open up to 8.
+        threads: of the runtime; None to let it choose.
 
     Raises:
         ArtifactError: there is no such file, it is damaged, or timmx did not write it.
@@ -190,7 +191,7 @@ def open_subject(path: Path, batch_size: int | None = None) -> Subject:
         ConfigurationError: the file has another batch.
         RuntimeUnavailable: it cannot run here.
     """
-    return describe(path).open(batch_size)
+    return describe(path).open(batch_size, threads)
 
 
 def _check_edges(path: Path, runner: Runner, metadata: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import described, remember
 from timmx.base import artifact_size, reporter
-from timmx.contract import ExportRequest, Precision
+from timmx.contract import ExportRequest, OpenSettings, Precision
 from timmx.errors import ArtifactError, ConfigurationError, VerificationError
 from timmx.inputs import ImageRecipe
 from timmx.registry import build
@@ -101,7 +101,7 @@ def verify_file(
     from timmx.verification import Status, verify
 
     reporter().step("Verifying")
-    with backend.open(path) as runner:
+    with backend.open(path, OpenSettings()) as runner:
         report = verify(
             runner,
             standard.reference,
@@ -163,7 +163,7 @@ def _file_standard(
     other: Path, path: Path, metadata: Mapping[str, Any], verify_data: Path | None
 ) -> _Standard:
     """Another file's answers to the same images, each fed as it wants them."""
-    from timmx.exporting import PreparedSession
+    from timmx.exporting import ArtifactSession
     from timmx.inputs import ImageSamples, choose_samples
 
     backend, theirs = described(other)
@@ -175,7 +175,7 @@ def _file_standard(
             hint="compare files where these are the same; timmx inspect FILE shows them",
         )
     request = build(ExportRequest, {"model": None, "verify_data": verify_data})
-    session = PreparedSession(request, other, theirs, lambda: backend.open(other))
+    session = ArtifactSession(request, other, theirs, lambda: backend.open(other, OpenSettings()))
     samples = choose_samples(verify_data, None, recipe.config, recipe.in_graph)
     labels, truth = session.loaded.labels, None
     if session.reference.classes and labels and isinstance(samples, ImageSamples):
