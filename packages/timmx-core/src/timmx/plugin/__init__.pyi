@@ -1,4 +1,5 @@
 from timmx.base import (
+    Reporter as Reporter,
     door as door,
     reporter as reporter,
     require_file as require_file,
@@ -34,7 +35,9 @@ from timmx.contract import (
     Exported as Exported,
     ExportJob as ExportJob,
     ExportRequest as ExportRequest,
+    Floats as Floats,
     Ints as Ints,
+    NoOptions as NoOptions,
     OpenSettings as OpenSettings,
     Precision as Precision,
     Problem as Problem,
@@ -50,11 +53,18 @@ from timmx.contract import (
 from timmx.errors import (
     ArtifactError as ArtifactError,
     ConfigurationError as ConfigurationError,
+    MissingRequirementError as MissingRequirementError,
     RuntimeUnavailable as RuntimeUnavailable,
+    TimmxError as TimmxError,
     UnsupportedError as UnsupportedError,
     VerificationError as VerificationError,
 )
 from timmx.exporting import command_words as command_words
-from timmx.inputs import check_calibration as check_calibration, feed as feed, given_flags as given_flags
+from timmx.inputs import (
+    check_calibration as check_calibration,
+    feed as feed,
+    fetch as fetch,
+    given_flags as given_flags,
+)
 from timmx.model import check_count as check_count
 from timmx.quantization import Observed as Observed

@@ -15,9 +15,10 @@ import typer
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from timmx import option_types, registry
+from timmx import registry
 from timmx.contract import SUPPORTED_CONTRACTS, Capabilities, ExportRequest, Problem
 from timmx.errors import ConfigurationError
+from timmx.registry import option_types
 from timmx.testing.base import ConformanceBase
 
 if TYPE_CHECKING:
