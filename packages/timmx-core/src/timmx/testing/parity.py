@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     Export = Callable[..., ExportResult]
 
+_SOME, _LAST = 4, 5
+"""How many intermediate values are looked at: some from all over the graph, and the last ones."""
+
 
 class ParityChecks(ConformanceBase):
     """The artifact computes what the model computes, and describes itself."""
@@ -102,6 +105,28 @@ class ParityChecks(ConformanceBase):
                 assert _stated(spec) == output.get("quantization")
 
     @export_check
+    def test_intermediate_values_lead_to_the_output(self, exported: Export, subject: ExportBackend) -> None:
+        result = exported()
+        with open_or_skip(subject, result.path) as runner:
+            names = runner.intermediates
+            if not names:
+                return  # optional
+            assert len(set(names)) == len(names), "each name stands for one value"
+            (taken,) = runner.inputs
+            feeds = {taken.name: feed(taken, _inputs(result, 1))}
+            chosen = tuple(dict.fromkeys((*names[:: max(1, len(names) // _SOME)], *names[-_LAST:])))
+            values = runner.run_intermediates(feeds, chosen)
+            assert set(values) == set(chosen)
+            for name, value in values.items():
+                assert np.isfinite(value.astype(np.float64)).all(), f"{name} has numbers that are not finite"
+            outputs = runner.run(feeds)
+            for spec in runner.outputs:
+                output = fetch(spec, outputs[spec.name])
+                assert any(_alike(values[name], output) for name in names[-_LAST:]), (
+                    f"none of the last {_LAST} intermediate values is the output {spec.name}"
+                )
+
+    @export_check
     def test_runner_opens_and_closes_again(self, exported: Export, subject: ExportBackend) -> None:
         result = exported()
         answers = []
@@ -167,6 +192,13 @@ def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:
     (taken,) = runner.inputs
     (given,) = (spec for spec in runner.outputs if spec.name == "output")
     return fetch(given, runner.run({taken.name: feed(taken, inputs)})["output"])
+
+
+def _alike(value: np.ndarray, output: np.ndarray) -> bool:
+    """Whether an intermediate value is an output, as far as 8 bits of it show."""
+    if value.size != output.size:
+        return False
+    return bool(np.linalg.norm(value.ravel() - output.ravel()) <= 0.03 * np.linalg.norm(output))
 
 
 def _stated(spec: TensorSpec) -> dict[str, Any] | None:
