@@ -191,7 +191,7 @@ def test_refusals_import_no_torch(digits, tmp_path):
     code = (
         "import sys\n"
         "from timmx.errors import TimmxError\n"
-        "from timmx.tools.multi_export import export_many\n"
+        "from timmx.exporting.several import export_many\n"
         "try:\n"
         "    export_many(sys.argv[1], ['onnx', 'torch-export', 'litert:dynamic_batch'], sys.argv[2])\n"
         "except TimmxError as exc:\n"
