@@ -276,7 +276,7 @@ def test_a_third_partys_backend_needs_no_line_of_its_own(digits, tmp_path):
         "    help = 'A test format.'\n"
         "    suffixes = ('.{name}',)\n"
         "    def export(self, job, options):\n"
-        "        job.path.write_text(json.dumps(job.metadata(Precision.FP32)))\n"
+        "        job.path.write_text(job.metadata(Precision.FP32).dumps())\n"
         "        return Exported(Precision.FP32)\n"
         "    def open(self, path):\n"
         "        from timmx.errors import RuntimeUnavailable\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, TensorSpec
+from timmx.plugin import ArtifactError, Metadata, Runner, RuntimeUnavailable, TensorSpec
 
 from timmx_torchscript.archive import read_metadata
 
@@ -27,12 +27,8 @@ class TorchScriptRunner(Runner):
     """
 
     def __init__(self, path: Path) -> None:
-        metadata = read_metadata(path)
-        if not metadata:
-            raise ArtifactError(
-                f"{path} has no shapes: timmx did not write it", hint="export it again with timmx torchscript"
-            )
-        self._device = metadata["format"]["device"]
+        metadata = Metadata.parse(path, read_metadata(path))
+        self._device = metadata.format["device"]
         if self._device == "cuda" and not torch.cuda.is_available():
             raise RuntimeUnavailable(
                 f"{path.name} was traced on CUDA, and there is no CUDA device here",
@@ -42,17 +38,16 @@ class TorchScriptRunner(Runner):
             self._module = torch.jit.load(path, map_location=self._device)
         except RuntimeError as exc:
             raise ArtifactError(f"torch.jit.load cannot read {path}: {exc}", hint="export it again") from exc
-        batch = metadata["batch"].get("size", "batch")
-        size = metadata["input"]["size"]
-        self.inputs = (TensorSpec(name="input", shape=(batch, *size), dtype="float32", layout="NCHW"),)
+        shape = (metadata.batch_size or "batch", *metadata.input.shape)
+        self.inputs = (TensorSpec(name="input", shape=shape, dtype="float32", layout="NCHW"),)
         self.outputs = tuple(
             TensorSpec(
-                name=item["name"],
-                shape=tuple(item["shape"]),
-                dtype="float32",
-                layout=_LAYOUTS.get(len(item["shape"]), ""),
+                name=output.name,
+                shape=output.shape,
+                dtype=output.dtype,
+                layout=_LAYOUTS.get(len(output.shape), ""),
             )
-            for item in metadata["outputs"]
+            for output in metadata.outputs
         )
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -14,10 +14,10 @@ from timmx.plugin import (
 from timmx_litert.options import LiteRTOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from timmx.plugin import ExportRequest, Problem, Runner, Snippet
+    from timmx.plugin import ExportRequest, Metadata, Problem, Runner, Snippet
 
 
 class LiteRTBackend(ExportBackend):
@@ -28,6 +28,7 @@ class LiteRTBackend(ExportBackend):
     help = "Export to LiteRT (.tflite) for Android, iOS, embedded Linux and the browser."
     suffixes = (".tflite",)
     snippet_languages = ("python", "kotlin")
+    toolchain = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")
     options = LiteRTOptions
     capabilities = Capabilities(
         dynamic_batch="litert-torch cannot lower a graph with a dynamic batch size, and files resized at run time are "
@@ -63,7 +64,7 @@ class LiteRTBackend(ExportBackend):
 
         return read_metadata(path)
 
-    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    def snippet(self, path: Path, metadata: Metadata, language: str) -> Snippet:
         from timmx_litert.snippets import snippet
 
         return snippet(path, metadata, language)

@@ -10,6 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 from timmx.plugin import (
     ArtifactError,
     ConfigurationError,
+    Metadata,
     Quantization,
     Runner,
     RuntimeUnavailable,
@@ -47,7 +48,8 @@ class LiteRTRunner(Runner):
             )
         self._path = path
         count = threads or asked_threads() or usable_cores()
-        layout = read_metadata(path).get("input", {}).get("layout", "")
+        content = read_metadata(path)
+        layout = Metadata.parse(path, content).input.layout if content else ""
         try:
             self._interpreter: Any = Interpreter(model_path=str(path), num_threads=count)
             self._interpreter.allocate_tensors()  # which checks more of the file

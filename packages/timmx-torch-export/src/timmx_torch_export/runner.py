@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, TensorSpec
+from timmx.plugin import ArtifactError, Metadata, Runner, RuntimeUnavailable, TensorSpec
 
 from timmx_torch_export.archive import read_metadata
 
@@ -27,8 +27,9 @@ class Pt2Runner(Runner):
     """
 
     def __init__(self, path: Path) -> None:
-        metadata = read_metadata(path)
-        if metadata.get("format", {}).get("device") == "cuda" and not torch.cuda.is_available():
+        content = read_metadata(path)
+        metadata = Metadata.parse(path, content) if content else None
+        if metadata and metadata.format.get("device") == "cuda" and not torch.cuda.is_available():
             raise RuntimeUnavailable(
                 f"{path.name} was exported with --device cuda, and this machine has no CUDA device",
                 hint="export it again without --device, or run it on a machine with a CUDA device",
@@ -45,7 +46,7 @@ class Pt2Runner(Runner):
         (user_input,) = signature.user_inputs
         self._device = values[user_input].device
         self.inputs = (_spec("input", values[user_input]),)
-        names = [output["name"] for output in metadata.get("outputs", ())]
+        names = [output.name for output in metadata.outputs] if metadata else []
         if len(names) != len(signature.user_outputs):
             names = [f"output_{index}" for index in range(len(signature.user_outputs))]
         self.outputs = tuple(

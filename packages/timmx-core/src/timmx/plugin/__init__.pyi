@@ -23,7 +23,6 @@ from timmx.capture import (
     use_reshapes as use_reshapes,
 )
 from timmx.contract import (
-    CLASS_KINDS as CLASS_KINDS,
     Calibration as Calibration,
     CalibrationChoice as CalibrationChoice,
     CalibrationData as CalibrationData,
@@ -34,7 +33,12 @@ from timmx.contract import (
     Exported as Exported,
     ExportJob as ExportJob,
     ExportRequest as ExportRequest,
+    InputMetadata as InputMetadata,
     Ints as Ints,
+    Metadata as Metadata,
+    ModelMetadata as ModelMetadata,
+    OutputKind as OutputKind,
+    OutputMetadata as OutputMetadata,
     Precision as Precision,
     Problem as Problem,
     Quantization as Quantization,
@@ -42,9 +46,7 @@ from timmx.contract import (
     Runner as Runner,
     Snippet as Snippet,
     TensorSpec as TensorSpec,
-    author as author,
-    parse as parse,
-    weights_version as weights_version,
+    parse_json_object as parse_json_object,
 )
 from timmx.errors import (
     ArtifactError as ArtifactError,

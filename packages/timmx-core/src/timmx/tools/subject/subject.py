@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from timmx.artifact import described
 from timmx.base import counted
-from timmx.contract import CLASS_KINDS, Runner
+from timmx.contract import OutputKind, Runner
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError
 from timmx.inputs import ImageRecipe, feed, fetch
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from timmx.contract import ExportBackend, TensorSpec
+    from timmx.contract import ExportBackend, Metadata, TensorSpec
 
 _MOST_AT_ONCE = 8
 """Images in a batch where the batch is open and nobody says how many."""
@@ -31,9 +31,9 @@ class Described:
         name: as a person would name it: the file's name, or the model's.
         recipe: from an image to its input.
         labels: the classes' names by number, or None where nobody knows them.
-        kind: of the first output: `logits`, `probabilities`, `embedding`, `features` or `tensor`.
+        kind: of the first output.
         output_names: in the order of the metadata.
-        metadata: what the file says of itself; for a model, that of the file that it stands beside.
+        metadata: what the file says about itself; for a model, that of the file that it stands beside.
         path: of the file; None for a model.
         backend: that opens it; None for a model.
     """
@@ -41,21 +41,21 @@ class Described:
     name: str
     recipe: ImageRecipe
     labels: tuple[str, ...] | None
-    kind: str
+    kind: OutputKind
     output_names: tuple[str, ...]
-    metadata: dict[str, Any]
+    metadata: Metadata
     path: Path | None = None
     backend: ExportBackend | None = None
 
     @property
     def ranks_classes(self) -> bool:
         """Whether the first output has one number a class."""
-        return self.kind in CLASS_KINDS
+        return self.kind.ranks_classes
 
     @property
     def num_classes(self) -> int:
         """How many the first output ranks."""
-        return int(self.metadata["outputs"][0]["shape"][-1])
+        return int(self.metadata.outputs[0].shape[-1])
 
     def require_classes(self) -> None:
         """Refuse what does not rank classes.
@@ -71,12 +71,11 @@ class Described:
 
     def open(self, batch_size: int | None = None) -> Subject:
         """The file, ready to run; for errors see `open_subject`."""
-        path, batch = self.path, self.metadata["batch"]
+        path, fixed = self.path, self.metadata.batch_size
         assert path is not None, "a model is opened by open_model"
         assert self.backend is not None, "whoever read the metadata is the backend"
         if batch_size is not None and batch_size < 1:
             raise ConfigurationError(f"--batch-size {batch_size} is less than 1", hint="give 1 or more")
-        fixed = None if batch.get("dynamic") else batch["size"]
         if fixed is not None and batch_size not in (None, fixed):
             raise ConfigurationError(
                 f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}",
@@ -144,7 +143,7 @@ class Subject(Described):
         """
         self.require_classes()
         answers = self.run(inputs)[self.output_names[0]].astype(np.float32)
-        return answers if self.kind == "probabilities" else _softmax(answers)
+        return answers if self.kind is OutputKind.PROBABILITIES else _softmax(answers)
 
     def _run_batch(self, entry: TensorSpec, batch: np.ndarray) -> dict[str, np.ndarray]:
         try:
@@ -168,9 +167,9 @@ def describe(path: Path) -> Described:
     return Described(
         name=path.name,
         recipe=ImageRecipe.of(metadata),
-        labels=tuple(metadata["labels"]) if metadata["labels"] else None,
-        kind=metadata["outputs"][0]["kind"],
-        output_names=tuple(output["name"] for output in metadata["outputs"]),
+        labels=metadata.labels,
+        kind=metadata.outputs[0].kind,
+        output_names=tuple(output.name for output in metadata.outputs),
         metadata=metadata,
         path=path,
         backend=backend,
@@ -193,13 +192,11 @@ def open_subject(path: Path, batch_size: int | None = None) -> Subject:
     return describe(path).open(batch_size)
 
 
-def _check_edges(path: Path, runner: Runner, metadata: dict[str, Any]) -> None:
+def _check_edges(path: Path, runner: Runner, metadata: Metadata) -> None:
     """The runtime reports the input and the outputs that the metadata states, of the same sizes."""
-    stated = {output["name"]: tuple(output["shape"]) for output in metadata["outputs"]}
+    stated = {output.name: output.shape for output in metadata.outputs}
     found = {spec.name: spec.shape for spec in runner.outputs}
-    entry = metadata["input"]
-    channels, height, width = entry["size"]
-    taken = (channels, height, width) if entry["layout"] == "NCHW" else (height, width, channels)
+    taken = metadata.input.shape
     alike = len(runner.inputs) == 1 and _alike(runner.inputs[0].shape[1:], taken)
     if not alike or any(
         name not in found or not _alike(found[name][1:], shape[1:]) for name, shape in stated.items()
