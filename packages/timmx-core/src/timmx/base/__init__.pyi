@@ -2,6 +2,7 @@ from timmx.base.devices import exact_cuda as exact_cuda
 from timmx.base.doors import door as door
 from timmx.base.files import (
     artifact_size as artifact_size,
+    atomic_write as atomic_write,
     require_file as require_file,
     why_not_in as why_not_in,
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.base import columns, shown
+from timmx.base import atomic_write, columns, shown
 from timmx.cli.export import DebugOption, VerboseOption
 from timmx.cli.tool_options import BatchSizeOption, FileArgument, ReportOption, WorkersOption
 from timmx.contract import JsonOption
@@ -267,20 +267,12 @@ def _write_csv(found: Evaluation, path: Path) -> None:
 
     from timmx.errors import ArtifactError
 
-    rows, target = found.rows(), Path(os.path.realpath(path))
-    device = target.exists() and not target.is_file()  # which is written to, not replaced
-    staged = target if device else target.with_name(f".timmx-csv-{os.getpid()}.part")
+    rows = found.rows()
     try:
-        try:
-            with staged.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-                writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(row | {"right": {True: 1, False: 0, None: ""}[row["right"]]} for row in rows)
-            if not device:
-                staged.replace(target)
-        finally:
-            if not device:
-                staged.unlink(missing_ok=True)
+        with atomic_write(path, newline="", errors="surrogateescape") as stream:
+            writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row | {"right": {True: 1, False: 0, None: ""}[row["right"]]} for row in rows)
     except OSError as exc:
         raise ArtifactError(
             f"cannot write --csv {path}: {exc.strerror or exc}", hint="fix that, or choose another --csv"

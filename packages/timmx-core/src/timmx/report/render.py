@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 
-from timmx.base import printable, why_not_in
+from timmx.base import atomic_write, printable, why_not_in
 from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from timmx.report.content import Report
 
 
@@ -63,7 +63,15 @@ def write_report(report: Report, path: Path) -> None:
         ArtifactError: it cannot be written there.
     """
     check_report_path(path)
-    _replace(Path(os.path.realpath(path)), page(report), shown=path)
+    html = page(report)
+    try:
+        with atomic_write(path) as file:
+            file.write(html)
+    except OSError as exc:
+        raise ArtifactError(
+            f"cannot write the report {path}: {exc.strerror or exc}",
+            hint="fix that, or choose another --report",
+        ) from exc
 
 
 def page(report: Report) -> str:
@@ -108,23 +116,3 @@ def _plotly() -> str:
 def _part(name: str) -> str:
     """A style sheet or script of the page, to stand in it as it is."""
     return (resources.files("timmx.report") / "page" / name).read_text("utf-8")
-
-
-def _replace(path: Path, text: str, shown: Path) -> None:
-    """Write beside it, then rename: whoever opens `path` sees the old report or the new one."""
-    staged = path.with_name(f".timmx-report-{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with staged.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
-    except OSError as exc:
-        raise ArtifactError(
-            f"cannot write the report {shown}: {exc.strerror or exc}",
-            hint="fix that, or choose another --report",
-        ) from exc
