@@ -165,7 +165,7 @@ def test_the_table_names_each_file_whole(run_timmx, digits):
         (("onnx:no-such",), "has no option 'no_such'"),
         (("onnx", "onnx"), "two targets would write"),
         (("onnx:output=a.onnx", "onnx:mode=fp16,output=A.onnx"), "hint: leave one of them out"),
-        (("litert:dynamic_batch",), "cannot do --dynamic-batch"),
+        (("litert:dynamic_batch",), "timmx litert .* --dynamic-batch"),
         (("coreml", "litert:mode=int8"), "calibration"),
         (("tensorrt:onnx_only,from_onnx=x.onnx",), "hint: use timmx tensorrt"),
     ],

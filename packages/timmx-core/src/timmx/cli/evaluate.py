@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timmx.base import atomic_write, columns, shown
-from timmx.cli.export import DebugOption, VerboseOption
-from timmx.cli.tool_options import BatchSizeOption, FileArgument, ReportOption, WorkersOption
+from timmx.cli.options import (
+    BatchSizeOption,
+    DebugOption,
+    FileArgument,
+    ReportOption,
+    VerboseOption,
+    WorkersOption,
+)
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from timmx.contract import ExportBackend, ExportRequest, Floats, Ints
+from timmx.contract import ExportBackend, ExportRequest
 from timmx.errors import BackendError, ConfigurationError
-from timmx.registry import build, defaults, option_types, reject_unknown
+from timmx.registry import build, option_specs, reject_unknown, set_signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +23,7 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
     Raises:
         BackendError: the backend takes the name of a shared option for one of its own.
     """
-    shared, own = option_types(ExportRequest), option_types(backend.options)
+    shared, own = dict(option_specs(ExportRequest)), dict(option_specs(backend.options))
     clashes = sorted(shared.keys() & own.keys())
     if clashes:
         raise BackendError(
@@ -59,22 +57,13 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
             print(json.dumps(result.to_dict(), indent=2))
         return result
 
-    preset = defaults(ExportRequest) | defaults(backend.options)
+    specs = shared | own
+    parameters = [spec.parameter() for spec in specs.values()]
     if _takes_prepared(backend):
-        preset = {"model": None} | preset
-    parameters = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD if name == "model" else inspect.Parameter.KEYWORD_ONLY,
-            default=preset.get(name, inspect.Parameter.empty),
-            annotation=_for_typer(annotation),
-        )
-        for name, annotation in (shared | own).items()
-    ]
+        parameters[0] = specs["model"].parameter(optional=True)
     command.__name__ = backend.name.replace("-", "_")
     command.__doc__ = backend.help
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    set_signature(command, parameters)
     return command
 
 
@@ -95,38 +84,8 @@ def command_words(backend: str, request: ExportRequest, options: Any) -> list[st
         words.append(request.source)
     for values in (request, options):
         cls: type = type(values)
-        preset = defaults(cls)
-        for name, annotation in option_types(cls).items():
+        for name, spec in option_specs(cls).items():
             value = getattr(values, name)
-            if name in ("model", "json", "force") or value == preset.get(name):
-                continue
-            words += _given(_flag(annotation), value)
+            if name not in ("model", "json", "force") and value != spec.default:
+                words += spec.words(value)
     return words
-
-
-def _flag(annotation: Any) -> str:
-    """The first spelling of an option; inside Annotated, Typer keeps it where a default would be."""
-    option = next(extra for extra in get_args(annotation) if hasattr(extra, "param_decls"))
-    return str(next(iter((option.default, *option.param_decls))))
-
-
-def _given(flag: str, value: Any) -> list[str]:
-    """One option as words of a command line."""
-    yes, _, no = flag.partition("/")
-    if isinstance(value, bool):
-        return [yes if value else no]
-    if isinstance(value, (Floats, Ints)):
-        return [yes, ",".join(f"{item:g}" for item in value)]
-    if isinstance(value, Mapping):
-        return [word for key, item in value.items() for word in (yes, f"{key}={item!r}")]
-    if isinstance(value, list):
-        return [word for item in value for word in (yes, str(item))]
-    if isinstance(value, tuple):
-        return [yes, *map(str, value)]
-    return [yes, str(value)]
-
-
-def _for_typer(annotation: Any) -> Any:
-    """`Any` (a name or a module, in Python) is text on the command line."""
-    first, *extras = get_args(annotation)
-    return Annotated[(str, *extras)] if first is Any else annotation

@@ -11,7 +11,7 @@ from timmx.base import is_utf8, printable, why_not_in
 from timmx.contract import ExportRequest
 from timmx.errors import ArtifactError, ConfigurationError, MissingRequirementError
 from timmx.inputs import image_paths
-from timmx.registry import defaults, known_backends
+from timmx.registry import known_backends, option_specs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,8 +150,8 @@ def _prepared(request: ExportRequest, path: Path) -> None:
         raise ConfigurationError(f"there is no file {path}", hint="check the path")
     given = [
         f"--{name.replace('_', '-')}"
-        for name, default in defaults(ExportRequest).items()
-        if name not in _BESIDE_A_PREPARED_FILE and getattr(request, name) != default
+        for name, spec in option_specs(ExportRequest).items()
+        if name not in _BESIDE_A_PREPARED_FILE and getattr(request, name) != spec.default
     ]
     if given:
         raise ConfigurationError(

@@ -140,9 +140,9 @@ class ConformanceBase:
 
     def suffix(self, subject: ExportBackend, options: dict[str, Any]) -> str:
         """The suffix that these options write."""
-        from timmx.registry import build, option_types
+        from timmx.registry import build, option_specs
 
-        own = {name: value for name, value in options.items() if name in option_types(subject.options)}
+        own = {name: value for name, value in options.items() if name in option_specs(subject.options)}
         return subject.output_suffix(build(subject.options, own))
 
 
