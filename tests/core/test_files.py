@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from timmx.base.files import atomic_write
+from timmx.base.files import atomic_write, may_replace, same_file
 
 
 def names(folder: Path) -> list[str]:
@@ -105,3 +105,25 @@ def test_threads_that_write_one_file_do_not_mix(tmp_path):
 def test_a_folder_in_the_way_is_an_error(tmp_path):
     with pytest.raises(IsADirectoryError):
         write(tmp_path, "text")
+
+
+def test_only_files_of_the_same_kind_may_be_replaced(tmp_path):
+    page = tmp_path / "page.html"
+    for content, expected in ((b"", True), (b"\n <HTML lang>", True), (b"my notes", False)):
+        page.write_bytes(content)
+        assert may_replace(page, "--report", b"<!doctype html", b"<html") is expected
+    assert may_replace(tmp_path / "new.html", "--report", b"<html")
+    assert may_replace(Path(os.devnull), "--report", b"<html"), "a device is not replaced"
+
+
+def test_one_file_has_many_paths(tmp_path):
+    one, hard, link, folder = (tmp_path / name for name in ("one", "hard", "link", "folder"))
+    one.touch()
+    folder.mkdir()
+    os.link(one, hard)
+    link.symlink_to(one)
+    (tmp_path / "to nothing").symlink_to(tmp_path / "new")
+    for path in (hard, link, folder / ".." / "one"):
+        assert same_file(one, path)
+    assert same_file(tmp_path / "new", tmp_path / "to nothing")
+    assert not same_file(one, tmp_path / "new")

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from timmx.errors import ArtifactError
+from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -63,6 +63,36 @@ def atomic_write(
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def may_replace(path: Path, flag: str, *starts: bytes) -> bool:
+    """Whether `path` may be written: it is no file yet, is empty, or begins like the files that may be replaced.
+
+    Args:
+        flag: that named it, for the message.
+        starts: lower-case beginnings of such files.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    if not path.is_file():
+        return True
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(256).lstrip().lower()
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{flag} {path} exists and cannot be read: {exc.strerror or exc}", hint="name a new file"
+        ) from exc
+    return not head or head.startswith(starts)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths name one file, through links too; the file does not need to exist."""
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them does not exist yet
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def require_file(path: Path, what: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 
-from timmx.base import atomic_write, printable, why_not_in
+from timmx.base import atomic_write, may_replace, printable, why_not_in
 from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,25 +30,13 @@ def check_report_path(path: Path) -> None:
         raise ConfigurationError(f"--report {path} does not end in .html", hint=f"name it {better}")
     if path.is_dir():
         raise ConfigurationError(f"--report {path} is a folder", hint="name a file that ends in .html")
-    if path.is_file() and not _is_html(path):
+    if not may_replace(path, "--report", b"<!doctype html", b"<html"):
         raise ConfigurationError(
             f"--report {path} exists and is not HTML; it is left unchanged", hint="name a new file"
         )
     trouble = why_not_in(path.absolute().parent)
     if trouble:
         raise ConfigurationError(f"--report {path}: {trouble}", hint="choose another folder")
-
-
-def _is_html(path: Path) -> bool:
-    """Whether a file begins as a page does, or is empty."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(256).lstrip().lower()
-    except OSError as exc:
-        raise ConfigurationError(
-            f"--report {path} exists and cannot be read: {exc.strerror or exc}", hint="name a new file"
-        ) from exc
-    return not head or head.startswith((b"<!doctype html", b"<html"))
 
 
 def write_report(report: Report, path: Path) -> None:
