@@ -13,7 +13,7 @@ import pytest
 from timmx.base import SignalToNoise
 from timmx.contract import TensorSpec
 from timmx.errors import ArtifactError
-from timmx.inputs import MadeSamples, feed, fetch
+from timmx.inputs import MadeSamples, run_batches
 from timmx.model import DataConfig
 from timmx.testing.base import ConformanceBase, export_check, open_or_skip, requires
 from timmx.testing.exports import MODELS
@@ -164,9 +164,7 @@ def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | No
 
 def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:
     """The output called `output` in real numbers, of inputs (N, C, H, W) float32."""
-    (taken,) = runner.inputs
-    (given,) = (spec for spec in runner.outputs if spec.name == "output")
-    return fetch(given, runner.run({taken.name: feed(taken, inputs)})["output"])
+    return run_batches(runner, inputs, ["output"])["output"]
 
 
 def _stated(spec: TensorSpec) -> dict[str, Any] | None:
