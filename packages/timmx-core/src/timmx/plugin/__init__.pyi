@@ -1,5 +1,6 @@
 from timmx.base import (
     asked_threads as asked_threads,
+    atomic_write as atomic_write,
     door as door,
     reporter as reporter,
     require_file as require_file,

@@ -13,7 +13,7 @@ import pytest
 from timmx.base import SignalToNoise
 from timmx.contract import TensorSpec
 from timmx.errors import ArtifactError
-from timmx.inputs import ImageRecipe, MadeSamples, feed, fetch
+from timmx.inputs import ImageRecipe, MadeSamples, run_batches
 from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
 from timmx.testing.exports import MODELS
 from timmx.testing.models import awakened_model
@@ -169,6 +169,4 @@ def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | No
 
 def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:
     """The output called `output` in real numbers, of inputs (N, C, H, W) float32."""
-    (taken,) = runner.inputs
-    (given,) = (spec for spec in runner.outputs if spec.name == "output")
-    return fetch(given, runner.run({taken.name: feed(taken, inputs)})["output"])
+    return run_batches(runner, inputs, ["output"])["output"]
