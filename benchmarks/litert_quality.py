@@ -186,7 +186,7 @@ def _print_table(name: str, judged: Judged, files: list[File], rounds: int, thre
             rows[file.name] = [f"fails: {file.failure}"]
             continue
         try:
-            runner = load("litert").open(file.path, threads=threads)
+            runner = timmx.open(file.path, threads=threads)
             rows[file.name] = _figures(file, runner, inputs[file.normalize], expected, judged.labels)
         except (RuntimeError, timmx.TimmxError) as exc:  # written, and refused by the runtime
             rows[file.name] = [f"fails: {_one_line(exc)}"]

@@ -278,7 +278,7 @@ def test_a_third_partys_backend_needs_no_line_of_its_own(digits, tmp_path):
         "    def export(self, job, options):\n"
         "        job.path.write_text(job.metadata(Precision.FP32).dumps())\n"
         "        return Exported(Precision.FP32)\n"
-        "    def open(self, path):\n"
+        "    def open(self, path, settings):\n"
         "        from timmx.errors import RuntimeUnavailable\n"
         "        raise RuntimeUnavailable('Nothing runs it.')\n"
         "    def read_metadata(self, path): return json.loads(path.read_text())\n"

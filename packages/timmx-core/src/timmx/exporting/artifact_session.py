@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreparedModel:
+class ArtifactModel:
     """What is known of the model inside; named as in `timmx.model.load.LoadedModel`."""
 
     trained: bool
@@ -33,7 +33,7 @@ class PreparedModel:
     notes: tuple[str, ...] = ()
 
 
-class PreparedSession(Session):
+class ArtifactSession(Session):
     """Stands where a `ModelSession` does, without a model.
 
     Args:
@@ -117,5 +117,5 @@ def _with_what_is_decided(request: ExportRequest, metadata: Metadata) -> ExportR
     )
 
 
-def _model_inside(metadata: Metadata) -> PreparedModel:
-    return PreparedModel(metadata.model.trained, ImageRecipe.of(metadata).config, metadata.labels)
+def _model_inside(metadata: Metadata) -> ArtifactModel:
+    return ArtifactModel(metadata.model.trained, ImageRecipe.of(metadata).config, metadata.labels)

@@ -35,7 +35,7 @@ _REDIRECTING = threading.Lock()
 """`redirect_stdout` is for the whole process: two threads at once would leave it redirected."""
 
 RESERVED = frozenset(
-    "list info doctor backends export inspect verify predict eval bench compare sweep new-backend help "
+    "list info doctor backends export inspect verify predict eval bench compare sweep demo card new-backend help "
     "all".split()
 )
 """Commands of the core, present and to come; no backend may take one of these names."""

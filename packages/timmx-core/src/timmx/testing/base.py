@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from timmx import registry
-from timmx.contract import Capabilities, Metadata
+from timmx.contract import Capabilities, Metadata, OpenSettings
 from timmx.errors import RuntimeUnavailable
 from timmx.testing.models import awakened_model
 
@@ -154,6 +154,6 @@ def metadata_of(result: ExportResult) -> Metadata:
 def open_or_skip(subject: ExportBackend, path: Path) -> Runner:
     """The artifact in its runtime; where there is none here, the check is skipped with the reason."""
     try:
-        return subject.open(path)
+        return subject.open(path, OpenSettings())
     except RuntimeUnavailable as exc:
         pytest.skip(f"the artifact cannot be run here: {exc.message}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from timmx.artifact import described
 from timmx.base import counted
-from timmx.contract import OutputKind, Runner
+from timmx.contract import OpenSettings, OutputKind, Runner
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.inputs import ImageRecipe, check_interface, run_batches
 
@@ -68,8 +68,8 @@ class Described:
                 hint="use timmx.open in Python, which returns its raw outputs",
             )
 
-    def open(self, batch_size: int | None = None) -> Subject:
-        """The file, ready to run; for errors see `open_subject`."""
+    def open(self, batch_size: int | None = None, threads: int | None = None) -> Subject:
+        """The file, ready to run; for arguments and errors see `open_subject`."""
         path, fixed = self.path, self.metadata.batch_size
         assert path is not None, "a model is opened by open_model"
         assert self.backend is not None, "whoever read the metadata is the backend"
@@ -80,7 +80,7 @@ class Described:
                 f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}",
                 hint="leave --batch-size out, or export it again with --dynamic-batch",
             )
-        runner = self.backend.open(path)
+        runner = self.backend.open(path, OpenSettings(threads=threads))
         try:
             check_interface(path, runner, self.metadata)
             size = fixed or batch_size or _batch_of(runner)
@@ -155,12 +155,13 @@ def describe(path: Path) -> Described:
     )
 
 
-def open_subject(path: Path, batch_size: int | None = None) -> Subject:
+def open_subject(path: Path, batch_size: int | None = None, threads: int | None = None) -> Subject:
     """Open a file that timmx wrote.
 
     Args:
         path: of any installed backend's suffix.
         batch_size: images at once; by default the file's own, or where that is open up to 8.
+        threads: of the runtime; None to let it choose.
 
     Raises:
         ArtifactError: there is no such file, it is damaged, or timmx did not write it.
@@ -168,7 +169,7 @@ def open_subject(path: Path, batch_size: int | None = None) -> Subject:
         ConfigurationError: the file has another batch.
         RuntimeUnavailable: it cannot run here.
     """
-    return describe(path).open(batch_size)
+    return describe(path).open(batch_size, threads)
 
 
 def _batch_of(runner: Runner) -> int:
