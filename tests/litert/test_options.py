@@ -83,7 +83,7 @@ def test_refusal_imports_nothing_heavy(tmp_path):
     ("saved", "words"),
     [
         (torch.rand(8, 3, 32), r"shape \(8, 3, 32\); this model takes \(N, 3, 160, 160\)"),
-        (torch.zeros(8, 3, 160, 160, dtype=torch.uint8), r"uint8 numbers.*float\(\) / 255"),
+        (torch.zeros(8, 3, 160, 160, dtype=torch.uint8), r"(?s)uint8 numbers.*float\(\) / 255"),
         (torch.rand(8, 1, 160, 160), r"shape \(8, 1, 160, 160\); this model takes \(N, 3, 160, 160\)"),
         (torch.rand(3, 3, 160, 160), "holds 3 inputs; at least 4"),
         (torch.zeros(8, 3, 160, 160), "only the value 0, which gives no ranges"),

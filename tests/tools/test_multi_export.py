@@ -191,7 +191,7 @@ def test_refusals_import_no_torch(digits, tmp_path):
     code = (
         "import sys\n"
         "from timmx.errors import TimmxError\n"
-        "from timmx.tools.multi_export import export_many\n"
+        "from timmx.exporting.several import export_many\n"
         "try:\n"
         "    export_many(sys.argv[1], ['onnx', 'torch-export', 'litert:dynamic_batch'], sys.argv[2])\n"
         "except TimmxError as exc:\n"
@@ -276,7 +276,7 @@ def test_a_third_partys_backend_needs_no_line_of_its_own(digits, tmp_path):
         "    help = 'A test format.'\n"
         "    suffixes = ('.{name}',)\n"
         "    def export(self, job, options):\n"
-        "        job.path.write_text(json.dumps(job.metadata(Precision.FP32)))\n"
+        "        job.path.write_text(job.metadata(Precision.FP32).dumps())\n"
         "        return Exported(Precision.FP32)\n"
         "    def open(self, path, settings):\n"
         "        from timmx.errors import RuntimeUnavailable\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from timmx.plugin import ArtifactError, Device, Runner, RuntimeUnavailable, TensorSpec
+from timmx.plugin import ArtifactError, Device, Metadata, Runner, RuntimeUnavailable, TensorSpec
 
 from timmx_torchscript.archive import read_metadata
 
@@ -29,12 +29,8 @@ class TorchScriptRunner(Runner):
     """
 
     def __init__(self, path: Path, settings: OpenSettings) -> None:
-        metadata = read_metadata(path)
-        if not metadata:
-            raise ArtifactError(
-                f"{path} has no shapes: timmx did not write it", hint="export it again with timmx torchscript"
-            )
-        self._device = Device(metadata["format"]["device"])
+        metadata = Metadata.parse(path, read_metadata(path))
+        self._device = Device(metadata.format["device"])
         settings.require_device(self._device, path)
         if self._device is Device.CUDA and not torch.cuda.is_available():
             raise RuntimeUnavailable(
@@ -45,17 +41,16 @@ class TorchScriptRunner(Runner):
             self._module = torch.jit.load(path, map_location=self._device.torch_name)
         except RuntimeError as exc:
             raise ArtifactError(f"torch.jit.load cannot read {path}: {exc}", hint="export it again") from exc
-        batch = metadata["batch"].get("size", "batch")
-        size = metadata["input"]["size"]
-        self.inputs = (TensorSpec(name="input", shape=(batch, *size), dtype="float32", layout="NCHW"),)
+        shape = (metadata.batch_size or "batch", *metadata.input.shape)
+        self.inputs = (TensorSpec(name="input", shape=shape, dtype="float32", layout="NCHW"),)
         self.outputs = tuple(
             TensorSpec(
-                name=item["name"],
-                shape=tuple(item["shape"]),
-                dtype="float32",
-                layout=_LAYOUTS.get(len(item["shape"]), ""),
+                name=output.name,
+                shape=output.shape,
+                dtype=output.dtype,
+                layout=_LAYOUTS.get(len(output.shape), ""),
             )
-            for item in metadata["outputs"]
+            for output in metadata.outputs
         )
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -68,7 +68,7 @@ def export(backend: str, model: str | nn.Module | None = None, **options: Any) -
         The artifact's path, its verification figures and its metadata.
 
     Raises:
-        TimmxError: one of its subclasses, with the mend in the message; the output is as it was before.
+        TimmxError: one of its subclasses, with a message and a hint; the output is as it was before.
     """
     from timmx.registry import load
 

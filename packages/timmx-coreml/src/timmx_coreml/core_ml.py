@@ -70,7 +70,9 @@ class CoreML:
     def run_intermediates(
         self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        raise NotImplementedError("Core ML gives outputs only; the runner asks no engine without intermediates")
+        raise NotImplementedError(
+            "Core ML gives outputs only; the runner asks no engine without intermediates"
+        )
 
     def notes(self) -> tuple[str, ...]:
         return ()

@@ -9,10 +9,10 @@ from timmx.plugin import Device, ExportBackend, Exported, ExportJob
 from timmx_coreml.options import ComputeUnits, ConvertTo, CoreMLOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from timmx.plugin import ExportRequest, OpenSettings, Problem, Runner, Snippet
+    from timmx.plugin import ExportRequest, Metadata, OpenSettings, Problem, Runner, Snippet
 
 
 class CoreMLBackend(ExportBackend):
@@ -23,6 +23,7 @@ class CoreMLBackend(ExportBackend):
     help = "Export to Core ML for iPhone, iPad, Mac, Watch, TV and Vision Pro."
     suffixes = (".mlpackage", ".mlmodel")
     snippet_languages = ("python", "swift")
+    toolchain = ("coremltools",)
     options = CoreMLOptions
 
     def output_suffix(self, options: CoreMLOptions) -> str:
@@ -61,7 +62,7 @@ class CoreMLBackend(ExportBackend):
 
         return read_metadata(path)
 
-    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    def snippet(self, path: Path, metadata: Metadata, language: str) -> Snippet:
         from timmx_coreml.snippets import snippet
 
         return snippet(path, metadata, language)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from timmx.plugin import ArtifactError, Runner, TensorSpec, UnsupportedError
+from timmx.plugin import ArtifactError, Metadata, Runner, TensorSpec, UnsupportedError
 
 from timmx_coreml.features import ARRAY_DTYPES, Feature, read_input
 from timmx_coreml.options import ComputeUnits
@@ -90,7 +90,9 @@ class CoreMLRunner(Runner):
         self.inputs = (
             TensorSpec(name=self._input.name, shape=shape, dtype=dtype, layout=_LAYOUTS.get(len(shape), "")),
         )
-        self.outputs = self._outputs(shape[0], metadata_of(file))
+        content = metadata_of(file)
+        metadata = Metadata.parse(file.path, content) if content else None
+        self.outputs = self._outputs(shape[0], metadata)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -126,10 +128,10 @@ class CoreMLRunner(Runner):
             raise TypeError(f"{name} is {fed.dtype}; the file takes {self.inputs[0].dtype}.")
         return {name: fed}
 
-    def _outputs(self, batch: int | str, metadata: dict[str, Any]) -> tuple[TensorSpec, ...]:
+    def _outputs(self, batch: int | str, metadata: Metadata | None) -> tuple[TensorSpec, ...]:
         if self._labels is not None:
             return (TensorSpec(name="output", shape=(1, len(self._labels)), dtype="float32", layout="NC"),)
-        stated = {output["name"]: tuple(output["shape"]) for output in metadata.get("outputs", ())}
+        stated = {output.name: output.shape for output in metadata.outputs} if metadata else {}
         specs = []
         for described in self._description.output:
             # A neuralnetwork's description gives its outputs no shape, nor does any where the batch is open.

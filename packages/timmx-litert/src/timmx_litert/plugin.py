@@ -15,10 +15,10 @@ from timmx.plugin import (
 from timmx_litert.options import LiteRTOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from timmx.plugin import ExportRequest, OpenSettings, Problem, Runner, Snippet
+    from timmx.plugin import ExportRequest, Metadata, OpenSettings, Problem, Runner, Snippet
 
 
 class LiteRTBackend(ExportBackend):
@@ -29,6 +29,7 @@ class LiteRTBackend(ExportBackend):
     help = "Export to LiteRT (.tflite) for Android, iOS, embedded Linux and the browser."
     suffixes = (".tflite",)
     snippet_languages = ("python", "kotlin")
+    toolchain = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")
     options = LiteRTOptions
     capabilities = Capabilities(
         dynamic_batch="litert-torch cannot lower a graph with a dynamic batch size, and files resized at run time are "
@@ -64,7 +65,7 @@ class LiteRTBackend(ExportBackend):
 
         return read_metadata(path)
 
-    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    def snippet(self, path: Path, metadata: Metadata, language: str) -> Snippet:
         from timmx_litert.snippets import snippet
 
         return snippet(path, metadata, language)

@@ -10,6 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 from timmx.plugin import (
     ArtifactError,
     ConfigurationError,
+    Metadata,
     Quantization,
     Runner,
     RuntimeUnavailable,
@@ -42,7 +43,8 @@ class LiteRTRunner(Runner):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self._path = path
         count = threads or usable_cores()
-        layout = read_metadata(path).get("input", {}).get("layout", "")
+        content = read_metadata(path)
+        layout = Metadata.parse(path, content).input.layout if content else ""
         try:
             self._interpreter: Any = Interpreter(model_path=str(path), num_threads=count)
             self._interpreter.allocate_tensors()  # which checks more of the file

@@ -9,10 +9,9 @@ from timmx.plugin import Device, ExportBackend, Exported, ExportJob
 from timmx_onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.plugin import OpenSettings, Runner, Snippet
+    from timmx.plugin import Metadata, OpenSettings, Runner, Snippet
 
 
 class OnnxBackend(ExportBackend):
@@ -23,6 +22,7 @@ class OnnxBackend(ExportBackend):
     help = "Export to ONNX for ONNX Runtime, browsers, OpenVINO and TensorRT."
     suffixes = (".onnx",)
     snippet_languages = ("python", "kotlin", "js")
+    toolchain = ("onnx", "onnxscript", "onnx-ir", "onnxruntime")
     options = OnnxOptions
 
     def export(self, job: ExportJob, options: OnnxOptions) -> Exported:
@@ -46,7 +46,7 @@ class OnnxBackend(ExportBackend):
 
         return inspect(path)
 
-    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    def snippet(self, path: Path, metadata: Metadata, language: str) -> Snippet:
         from timmx_onnx.snippets import snippet
 
         return snippet(path, metadata, language)

@@ -12,6 +12,7 @@ from timmx.plugin import (
     ExportBackend,
     Exported,
     ExportJob,
+    Metadata,
     Runner,
 )
 from timmx_onnx import OnnxBackend
@@ -31,6 +32,7 @@ class TensorRTBackend(ExportBackend):
     name = "tensorrt"
     help = "Export to a TensorRT engine (.engine) for NVIDIA GPUs, or to the ONNX that it is built from."
     suffixes = (".engine", ".plan")
+    toolchain = (*OnnxBackend.toolchain, "tensorrt", "tensorrt-cu13", "tensorrt-cu12")
     options = TensorRTOptions
     capabilities = Capabilities(
         dynamic_batch_from_one="an engine is tuned for --batch-size, which must be 2 or more with a dynamic batch "
@@ -73,7 +75,8 @@ class TensorRTBackend(ExportBackend):
             from timmx_tensorrt.profile import stated_profile
             from timmx_tensorrt.typed_runner import TypedRunner
 
-            profile = stated_profile(path, self.read_metadata(path))
+            content = self.read_metadata(path)
+            profile = stated_profile(path, Metadata.parse(path, content)) if content else None
             sizes = profile.sizes if profile else Runner.batch_sizes
             return TypedRunner(path, sizes, settings.threads)
         from timmx_tensorrt.runner import EngineRunner

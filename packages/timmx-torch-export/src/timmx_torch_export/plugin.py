@@ -9,10 +9,9 @@ from timmx.plugin import Capabilities, ExportBackend, Exported, ExportJob
 from timmx_torch_export.options import TorchExportOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.plugin import OpenSettings, Runner, Snippet
+    from timmx.plugin import Metadata, OpenSettings, Runner, Snippet
 
 
 class TorchExportBackend(ExportBackend):
@@ -46,7 +45,7 @@ class TorchExportBackend(ExportBackend):
 
         return read_metadata(path)
 
-    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    def snippet(self, path: Path, metadata: Metadata, language: str) -> Snippet:
         from timmx_torch_export.snippets import snippet
 
         return snippet(path, metadata, language)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.plugin import ArtifactError, Device, Runner, RuntimeUnavailable, TensorSpec
+from timmx.plugin import ArtifactError, Device, Metadata, Runner, RuntimeUnavailable, TensorSpec
 
 from timmx_torch_export.archive import read_metadata
 
@@ -29,8 +29,9 @@ class Pt2Runner(Runner):
     """
 
     def __init__(self, path: Path, settings: OpenSettings) -> None:
-        metadata = read_metadata(path)
-        device = Device(metadata.get("format", {}).get("device", "cpu"))
+        content = read_metadata(path)
+        metadata = Metadata.parse(path, content) if content else None
+        device = Device(metadata.format.get("device", "cpu")) if metadata else Device.CPU
         settings.require_device(device, path)
         if device is Device.CUDA and not torch.cuda.is_available():
             raise RuntimeUnavailable(
@@ -49,7 +50,7 @@ class Pt2Runner(Runner):
         (user_input,) = signature.user_inputs
         self._device = values[user_input].device
         self.inputs = (_spec("input", values[user_input]),)
-        names = [output["name"] for output in metadata.get("outputs", ())]
+        names = [output.name for output in metadata.outputs] if metadata else []
         if len(names) != len(signature.user_outputs):
             names = [f"output_{index}" for index in range(len(signature.user_outputs))]
         self.outputs = tuple(
@@ -68,7 +69,9 @@ class Pt2Runner(Runner):
             outputs = (outputs,)
         return {spec.name: output.cpu().numpy() for spec, output in zip(self.outputs, outputs, strict=True)}
 
-    def run_intermediates(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    def run_intermediates(
+        self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
         recorder = _Recorder(self._module, frozenset(names))
         with torch.no_grad():
             recorder.run(torch.from_numpy(feeds["input"]).to(self._device))

@@ -3,7 +3,10 @@ from timmx.base.devices import exact_cuda as exact_cuda
 from timmx.base.doors import door as door
 from timmx.base.files import (
     artifact_size as artifact_size,
+    atomic_write as atomic_write,
+    may_replace as may_replace,
     require_file as require_file,
+    same_file as same_file,
     why_not_in as why_not_in,
 )
 from timmx.base.progress import Reporter as Reporter, reporter as reporter, reporting as reporting

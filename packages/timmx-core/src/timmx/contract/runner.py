@@ -38,7 +38,8 @@ class OpenSettings:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise ConfigurationError(
-                f"threads is {self.threads}, and must be 1 or more", hint="use 1 or more, or None for all cores"
+                f"threads is {self.threads}, and must be 1 or more",
+                hint="use 1 or more, or None for all cores",
             )
 
     def require_device(self, device: Device, path: Path) -> None:
@@ -112,7 +113,9 @@ class Runner(ABC):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once. `feeds` maps every input's name to an array of its shape and dtype; outputs likewise."""
 
-    def run_intermediates(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    def run_intermediates(
+        self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
         """Run once and return inner tensors, to locate an operation that computes something wrong.
 
         Args:

@@ -42,7 +42,9 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
         options: Any = build(backend.options, {name: value for name, value in values.items() if name in own})
         source = backend.source_artifact(options)
         if request.model is None and source is None:
-            instead = ", or the option that names an earlier export" if _takes_source_artifact(backend) else ""
+            instead = (
+                ", or the option that names an earlier export" if _takes_source_artifact(backend) else ""
+            )
             raise ConfigurationError(
                 f"timmx {backend.name}: no model is given",
                 hint=f"give a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER{instead}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import remember, staging, writing
 from timmx.base import artifact_size, exact_cuda, reporter, without_progress_bars
-from timmx.contract import Exported, OpenSettings
+from timmx.contract import Exported, Metadata, OpenSettings
 from timmx.errors import (
     ArtifactError,
     BackendError,
@@ -20,7 +19,7 @@ from timmx.errors import (
     UnsupportedError,
     VerificationError,
 )
-from timmx.exporting.metadata import Edges
+from timmx.exporting.metadata import IoTypes
 from timmx.exporting.validation import validate
 from timmx.registry import distribution_of
 
@@ -108,9 +107,8 @@ def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> Mo
     if source is not None:
         from timmx.exporting.artifact_session import ArtifactSession
 
-        return ArtifactSession(
-            request, source, backend.read_metadata(source), lambda: backend.open(source, OpenSettings())
-        )
+        metadata = Metadata.parse(source, backend.read_metadata(source))
+        return ArtifactSession(request, source, metadata, lambda: backend.open(source, OpenSettings()))
     from timmx.exporting.session import ModelSession
 
     session = ModelSession(request)
@@ -133,7 +131,7 @@ def export_session(
             hint="wrap it in a module that returns one tensor",
         )
     with ExitStack() as open_stages:
-        job = Job(session, stage.path, distribution_of(backend), open_stages)
+        job = Job(session, stage.path, backend, open_stages)
         with (
             session.step("Exporting"),
             writing(stage.path),
@@ -142,7 +140,7 @@ def export_session(
             exported = _export(backend, job, options)
             for note in exported.notes:
                 reporter().warn(note)
-        metadata = job.stated(exported.precision)
+        metadata = job.stated(exported.precision).to_json()
         _check_written(backend, stage.path, metadata)
         with session.step("Verifying"), exact_cuda():
             verification = _verify(backend, session, stage.path, exported, options, job.calibrated_on)
@@ -177,17 +175,17 @@ class Job:
         self,
         session: ModelSession | ArtifactSession,
         path: Path,
-        distribution: str | None,
+        backend: ExportBackend,
         open_stages: ExitStack | None = None,
     ) -> None:
         self._session = session
-        self._distribution = distribution
+        self._backend = backend
         self._open = open_stages or ExitStack()
         self.extra_outputs: list[Staging] = []
         self.path = path
         self.request = session.request
         self._facts: dict[str, Any] = {}
-        self._edges = Edges()
+        self._io_types = IoTypes()
         self._calibrations: list[CalibrationInputs] = []
 
     @property
@@ -238,9 +236,9 @@ class Job:
         output_dtypes: Mapping[str, str] | None = None,
         output_quantization: Mapping[str, Quantization] | None = None,
         **format_facts: Any,
-    ) -> dict[str, Any]:
+    ) -> Metadata:
         self._facts = format_facts
-        self._edges = Edges(
+        self._io_types = IoTypes(
             input_dtype=input_dtype,
             input_layout=input_layout,
             input_quantization=input_quantization,
@@ -249,10 +247,9 @@ class Job:
         )
         return self.stated(precision)
 
-    def stated(self, precision: Precision) -> dict[str, Any]:
+    def stated(self, precision: Precision) -> Metadata:
         """The metadata with what the backend stated last, and this precision."""
-        metadata = self._session.metadata(precision, self._distribution, self._facts, self._edges)
-        return json.loads(json.dumps(metadata))
+        return self._session.metadata(precision, self._backend, self._facts, self._io_types)
 
     def extra_output(self, output: Path) -> Path:
         self.extra_outputs.append(self._open.enter_context(staging(output)))
@@ -303,7 +300,7 @@ def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any])
         changed = sorted(key for key in found.keys() | metadata.keys() if found.get(key) != metadata.get(key))
         raise BackendError(
             f"{who} lost or changed the artifact's metadata: {', '.join(changed)}",
-            hint=f"{_REPORT}: it must write what job.metadata() returns for the precision that `export` returns",
+            hint=f"{_REPORT}: it must write job.metadata(...).dumps() for the precision that `export` returns",
         )
 
 

@@ -1,5 +1,6 @@
 from timmx.base import (
     Reporter as Reporter,
+    atomic_write as atomic_write,
     door as door,
     reporter as reporter,
     require_file as require_file,
@@ -23,7 +24,6 @@ from timmx.capture import (
     use_reshapes as use_reshapes,
 )
 from timmx.contract import (
-    CLASS_KINDS as CLASS_KINDS,
     Calibration as Calibration,
     CalibrationChoice as CalibrationChoice,
     CalibrationData as CalibrationData,
@@ -36,9 +36,14 @@ from timmx.contract import (
     ExportJob as ExportJob,
     ExportRequest as ExportRequest,
     Floats as Floats,
+    InputMetadata as InputMetadata,
     Ints as Ints,
+    Metadata as Metadata,
+    ModelMetadata as ModelMetadata,
     NoOptions as NoOptions,
     OpenSettings as OpenSettings,
+    OutputKind as OutputKind,
+    OutputMetadata as OutputMetadata,
     Precision as Precision,
     Problem as Problem,
     Quantization as Quantization,
@@ -46,9 +51,7 @@ from timmx.contract import (
     Runner as Runner,
     Snippet as Snippet,
     TensorSpec as TensorSpec,
-    author as author,
-    parse as parse,
-    weights_version as weights_version,
+    parse_json_object as parse_json_object,
 )
 from timmx.errors import (
     ArtifactError as ArtifactError,

@@ -240,7 +240,7 @@ def check_contract(cls: type, entry: BackendEntry) -> None:
         raise entry.error(State.INCOMPATIBLE, reason, fix)
     if contract >= SUPPORTED_CONTRACTS.stop:
         newest = SUPPORTED_CONTRACTS.stop - 1
-        reason = f"it was written for contract {contract}, this core knows none above {newest}."
+        reason = f"it was written for contract {contract}, this core supports at most {newest}."
         raise entry.error(State.INCOMPATIBLE, reason, "uv pip install --upgrade timmx-core")
 
 

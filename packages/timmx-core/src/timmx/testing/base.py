@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from timmx import registry
-from timmx.contract import Capabilities, OpenSettings
+from timmx.contract import Capabilities, Metadata, OpenSettings
 from timmx.errors import RuntimeUnavailable
 from timmx.testing.models import awakened_model
 
@@ -155,6 +155,11 @@ class ConformanceBase:
 
         own = {name: value for name, value in options.items() if name in option_specs(subject.options)}
         return subject.output_suffix(build(subject.options, own))
+
+
+def metadata_of(result: ExportResult) -> Metadata:
+    """What the artifact says about itself, checked."""
+    return Metadata.parse(result.path, result.metadata)
 
 
 def open_or_skip(subject: ExportBackend, path: Path) -> Runner:

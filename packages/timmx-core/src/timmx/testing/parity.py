@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+import importlib_metadata
 import numpy as np
 import pytest
 
 from timmx.base import SignalToNoise
 from timmx.contract import OpenSettings, TensorSpec
 from timmx.errors import ArtifactError
-from timmx.inputs import MadeSamples, feed, fetch
-from timmx.model import DataConfig
-from timmx.testing.base import ConformanceBase, export_check, open_or_skip, requires
+from timmx.inputs import ImageRecipe, MadeSamples, feed, fetch, run_batches
+from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
 from timmx.testing.exports import MODELS
 from timmx.testing.models import awakened_model
 from timmx.verification import FLOORS_DB
@@ -71,10 +70,20 @@ class ParityChecks(ConformanceBase):
     @export_check
     def test_metadata_is_read_back(self, exported: Export, subject: ExportBackend) -> None:
         result = exported(normalize=True, softmax=True)
-        metadata = subject.read_metadata(result.path)
-        assert metadata == result.metadata
-        assert metadata["schema"] == 1
-        assert metadata["precision"] == result.precision
+        assert subject.read_metadata(result.path) == result.metadata
+        metadata = metadata_of(result)
+        assert metadata.to_json() == result.metadata
+        assert metadata.precision == result.precision
+
+    @export_check
+    def test_versions_of_the_toolchain_are_in_the_metadata(
+        self, exported: Export, subject: ExportBackend
+    ) -> None:
+        versions = metadata_of(exported()).versions
+        assert isinstance(subject.toolchain, tuple), "`toolchain` is a tuple of names of distributions"
+        for name in subject.toolchain:
+            installed = list(importlib_metadata.distributions(name=name))
+            assert versions.get(name) == (installed[0].version if installed else None)
 
     @export_check
     def test_inspect_tells_what_json_can_hold(self, exported: Export, subject: ExportBackend) -> None:
@@ -91,18 +100,17 @@ class ParityChecks(ConformanceBase):
                 assert isinstance(spec, TensorSpec)
                 np.dtype(spec.dtype)
             assert [spec.name for spec in runner.inputs] == ["input"]
-            (taken,), stated = runner.inputs, result.metadata["input"]
-            sizes = dict(zip("NCHW", (2, *stated["size"]), strict=True))
-            assert taken.shape == tuple(sizes[axis] for axis in stated["layout"]), "in the stated layout"
-            assert taken.layout in ("", stated["layout"])
-            assert (taken.dtype, _stated(taken)) == (stated["dtype"], stated.get("quantization"))
-            given = {output["name"]: output for output in result.metadata["outputs"]}
+            metadata = metadata_of(result)
+            (taken,), stated = runner.inputs, metadata.input
+            assert taken.shape == (2, *stated.shape), "in the stated layout"
+            assert taken.layout in ("", stated.layout)
+            assert (taken.dtype, taken.quantization) == (stated.dtype, stated.quantization)
+            given = {output.name: output for output in metadata.outputs}
             assert {spec.name for spec in runner.outputs} == given.keys()
             for spec in runner.outputs:
                 output = given[spec.name]
-                assert spec.shape == tuple(output["shape"])
-                assert spec.dtype == output.get("dtype", "float32")
-                assert _stated(spec) == output.get("quantization")
+                assert (spec.shape, spec.dtype) == (output.shape, output.dtype)
+                assert spec.quantization == output.quantization
 
     @export_check
     def test_intermediate_values_lead_to_the_output(self, exported: Export, subject: ExportBackend) -> None:
@@ -179,19 +187,14 @@ def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | No
 
     `in_graph` tells whether they are pixels in [0, 1] or normalised; by default as the metadata says.
     """
-    recipe = result.metadata["input"]
-    if in_graph is None:
-        in_graph = recipe["normalization"] == "graph"
-    names = [field.name for field in fields(DataConfig)]
-    config = DataConfig(**{name: recipe["size" if name == "input_size" else name] for name in names})
-    return MadeSamples(config, in_graph, batch, seed).take(range(batch))
+    recipe = ImageRecipe.of(metadata_of(result))
+    in_graph = recipe.in_graph if in_graph is None else in_graph
+    return MadeSamples(recipe.config, in_graph, batch, seed).take(range(batch))
 
 
 def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:
     """The output called `output` in real numbers, of inputs (N, C, H, W) float32."""
-    (taken,) = runner.inputs
-    (given,) = (spec for spec in runner.outputs if spec.name == "output")
-    return fetch(given, runner.run({taken.name: feed(taken, inputs)})["output"])
+    return run_batches(runner, inputs, ["output"])["output"]
 
 
 def _alike(value: np.ndarray, output: np.ndarray) -> bool:
@@ -199,8 +202,3 @@ def _alike(value: np.ndarray, output: np.ndarray) -> bool:
     if value.size != output.size:
         return False
     return bool(np.linalg.norm(value.ravel() - output.ravel()) <= 0.03 * np.linalg.norm(output))
-
-
-def _stated(spec: TensorSpec) -> dict[str, Any] | None:
-    """A quantization as the metadata states it."""
-    return asdict(spec.quantization) if spec.quantization else None

@@ -13,7 +13,7 @@ from timmx.cli import app
 from timmx.contract import OpenSettings
 from timmx.errors import RuntimeUnavailable
 from timmx.inputs import MadeSamples
-from timmx.testing.base import ConformanceBase, export_check
+from timmx.testing.base import ConformanceBase, export_check, metadata_of
 from timmx.testing.models import awakened_model
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ToolChecks(ConformanceBase):
         """The class of each image, by the artifact's own runner and timm's own preprocessing."""
         from timmx.inputs import ImageReader, ImageRecipe, feed, fetch
 
-        recipe = ImageRecipe.of(result.metadata)
+        recipe = ImageRecipe.of(metadata_of(result))
         reader = ImageReader(recipe.config, recipe.in_graph)
         read = {}
         with subject.open(result.path, OpenSettings()) as runner:
@@ -75,7 +75,7 @@ def _images(result: ExportResult, folder: Path) -> dict[str, Path]:
 
     from timmx.inputs import ImageRecipe
 
-    config = ImageRecipe.of(result.metadata).config
+    config = ImageRecipe.of(metadata_of(result)).config
     pixels = MadeSamples(config, True, 2 * len(LABELS)).take(range(2 * len(LABELS)))
     paths = {}
     for number, picture in enumerate(pixels):

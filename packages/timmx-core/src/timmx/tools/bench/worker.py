@@ -175,10 +175,10 @@ def _memory_by_resource() -> int | None:
 def _open_model(
     path: Path, against: str | None, model_options: Mapping[str, Any] | None, compiled: bool
 ) -> Subject:
-    from timmx.artifact import backend_for
+    from timmx.artifact import described
     from timmx.tools.subject import open_model, request_for
 
-    metadata = backend_for(path).read_metadata(path)
+    _, metadata = described(path)
     subject = open_model(request_for(metadata, against, model_options), metadata)
     if compiled:
         from timmx.tools.subject import TorchRunner

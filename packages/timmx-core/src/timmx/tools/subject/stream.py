@@ -90,7 +90,7 @@ def _costs(subject: Subject, paths: Sequence[Path]) -> tuple[float, float]:
             inputs.append(found)
     if not inputs:
         return 0.0, 0.0
-    if subject.metadata["batch"].get("dynamic"):  # a whole batch of a large model would take seconds
+    if subject.metadata.dynamic_batch:  # a whole batch of a large model would take seconds
         subject = replace(subject, batch_size=min(subject.runner.batch_sizes))
     batch = np.stack([inputs[number % len(inputs)] for number in range(subject.batch_size)])
     subject.run(batch)  # the first run of a runtime also prepares

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from timmx.artifact import described
 from timmx.base import counted
-from timmx.contract import CLASS_KINDS, OpenSettings, Runner
-from timmx.errors import ArtifactError, ConfigurationError, TimmxError
-from timmx.inputs import ImageRecipe, feed, fetch
+from timmx.contract import OpenSettings, OutputKind, Runner
+from timmx.errors import ArtifactError, ConfigurationError
+from timmx.inputs import ImageRecipe, check_interface, run_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from timmx.contract import ExportBackend, TensorSpec
+    from timmx.contract import ExportBackend, Metadata
 
 _MOST_AT_ONCE = 8
 """Images in a batch where the batch is open and nobody says how many."""
@@ -31,9 +30,9 @@ class Described:
         name: as a person would name it: the file's name, or the model's.
         recipe: from an image to its input.
         labels: the classes' names by number, or None where nobody knows them.
-        kind: of the first output: `logits`, `probabilities`, `embedding`, `features` or `tensor`.
+        kind: of the first output.
         output_names: in the order of the metadata.
-        metadata: what the file says of itself; for a model, that of the file that it stands beside.
+        metadata: what the file says about itself; for a model, that of the file that it stands beside.
         path: of the file; None for a model.
         backend: that opens it; None for a model.
     """
@@ -41,21 +40,21 @@ class Described:
     name: str
     recipe: ImageRecipe
     labels: tuple[str, ...] | None
-    kind: str
+    kind: OutputKind
     output_names: tuple[str, ...]
-    metadata: dict[str, Any]
+    metadata: Metadata
     path: Path | None = None
     backend: ExportBackend | None = None
 
     @property
     def ranks_classes(self) -> bool:
         """Whether the first output has one number a class."""
-        return self.kind in CLASS_KINDS
+        return self.kind.ranks_classes
 
     @property
     def num_classes(self) -> int:
         """How many the first output ranks."""
-        return int(self.metadata["outputs"][0]["shape"][-1])
+        return int(self.metadata.outputs[0].shape[-1])
 
     def require_classes(self) -> None:
         """Refuse what does not rank classes.
@@ -71,12 +70,11 @@ class Described:
 
     def open(self, batch_size: int | None = None, threads: int | None = None) -> Subject:
         """The file, ready to run; for arguments and errors see `open_subject`."""
-        path, batch = self.path, self.metadata["batch"]
+        path, fixed = self.path, self.metadata.batch_size
         assert path is not None, "a model is opened by open_model"
         assert self.backend is not None, "whoever read the metadata is the backend"
         if batch_size is not None and batch_size < 1:
             raise ConfigurationError(f"--batch-size {batch_size} is less than 1", hint="give 1 or more")
-        fixed = None if batch.get("dynamic") else batch["size"]
         if fixed is not None and batch_size not in (None, fixed):
             raise ConfigurationError(
                 f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}",
@@ -84,7 +82,7 @@ class Described:
             )
         runner = self.backend.open(path, OpenSettings(threads=threads))
         try:
-            _check_edges(path, runner, self.metadata)
+            check_interface(path, runner, self.metadata)
             size = fixed or batch_size or _batch_of(runner)
         except BaseException:
             runner.close()
@@ -120,18 +118,7 @@ class Subject(Described):
             By output name, (N, ...) in real numbers. A batch that is not full is filled with its last input, whose
             further answers are dropped.
         """
-        (entry,) = self.runner.inputs
-        specs = {spec.name: spec for spec in self.runner.outputs}
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.output_names}
-        for start in range(0, len(inputs), self.batch_size):
-            batch = inputs[start : start + self.batch_size]
-            count = len(batch)
-            if count < self.batch_size:
-                batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch_size - count, axis=0)])
-            found = self._run_batch(entry, batch)
-            for name, part in parts.items():
-                part.append(fetch(specs[name], found[name])[:count])
-        return {name: np.concatenate(part) for name, part in parts.items()}
+        return run_batches(self.runner, inputs, self.output_names, self.batch_size, what=self.name)
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
         """The classes' probabilities, (N, classes) float32.
@@ -144,16 +131,7 @@ class Subject(Described):
         """
         self.require_classes()
         answers = self.run(inputs)[self.output_names[0]].astype(np.float32)
-        return answers if self.kind == "probabilities" else _softmax(answers)
-
-    def _run_batch(self, entry: TensorSpec, batch: np.ndarray) -> dict[str, np.ndarray]:
-        try:
-            return self.runner.run({entry.name: feed(entry, batch)})
-        except TimmxError:
-            raise
-        except Exception as exc:  # a runtime may raise anything
-            said = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
-            raise ArtifactError(f"{self.name} fails on a batch of {len(batch)}: {said}") from exc
+        return answers if self.kind is OutputKind.PROBABILITIES else _softmax(answers)
 
 
 def describe(path: Path) -> Described:
@@ -168,9 +146,9 @@ def describe(path: Path) -> Described:
     return Described(
         name=path.name,
         recipe=ImageRecipe.of(metadata),
-        labels=tuple(metadata["labels"]) if metadata["labels"] else None,
-        kind=metadata["outputs"][0]["kind"],
-        output_names=tuple(output["name"] for output in metadata["outputs"]),
+        labels=metadata.labels,
+        kind=metadata.outputs[0].kind,
+        output_names=tuple(output.name for output in metadata.outputs),
         metadata=metadata,
         path=path,
         backend=backend,
@@ -192,38 +170,6 @@ def open_subject(path: Path, batch_size: int | None = None, threads: int | None 
         RuntimeUnavailable: it cannot run here.
     """
     return describe(path).open(batch_size, threads)
-
-
-def _check_edges(path: Path, runner: Runner, metadata: dict[str, Any]) -> None:
-    """The runtime reports the input and the outputs that the metadata states, of the same sizes."""
-    stated = {output["name"]: tuple(output["shape"]) for output in metadata["outputs"]}
-    found = {spec.name: spec.shape for spec in runner.outputs}
-    entry = metadata["input"]
-    channels, height, width = entry["size"]
-    taken = (channels, height, width) if entry["layout"] == "NCHW" else (height, width, channels)
-    alike = len(runner.inputs) == 1 and _alike(runner.inputs[0].shape[1:], taken)
-    if not alike or any(
-        name not in found or not _alike(found[name][1:], shape[1:]) for name, shape in stated.items()
-    ):
-        inputs = ", ".join(f"{spec.name} {spec.shape}" for spec in runner.inputs)
-        outputs = ", ".join(f"{name} {shape}" for name, shape in found.items())
-        raise ArtifactError(
-            f"{path} is damaged: its metadata states an input of {taken} and the outputs "
-            f"{', '.join(f'{name} {shape}' for name, shape in stated.items())}, but the graph has {inputs} and "
-            f"{outputs}",
-            hint="export it again",
-        )
-
-
-def _alike(found: Sequence[int | str], stated: Sequence[int | str]) -> bool:
-    """Whether sizes agree as far as both are known; a runtime that tells no sizes at all tells nothing wrong."""
-    return not found or (
-        len(found) == len(stated)
-        and all(
-            one == other or isinstance(one, str) or isinstance(other, str)
-            for one, other in zip(found, stated, strict=True)
-        )
-    )
 
 
 def _batch_of(runner: Runner) -> int:
