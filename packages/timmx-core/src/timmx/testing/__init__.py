@@ -20,7 +20,7 @@ except ModuleNotFoundError as exc:
 # pytest rewrites the assertions of test files only, unless a module is registered before it is imported.
 pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
-from timmx.testing.conformance import BackendConformance
-from timmx.testing.models import awaken, awakened_model
+from timmx.testing.conformance import BackendConformance  # noqa: E402 - after the registration
+from timmx.testing.models import awaken, awakened_model  # noqa: E402
 
 __all__ = ["BackendConformance", "awaken", "awakened_model"]

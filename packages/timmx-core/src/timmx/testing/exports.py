@@ -135,10 +135,8 @@ class ExportChecks(ConformanceBase):
     @requires("reproducible")
     def test_same_bytes_twice(self, export: Export, exported: Export) -> None:
         first = exported()
-        if len(first.files) == 1:
-            second = export(name="again")
-        else:  # such an artifact names its companions inside, so it keeps its own name
-            second = export(name=first.path.stem)
+        # An artifact of several files names its companions inside, so it keeps its name.
+        second = export(name="again" if len(first.files) == 1 else first.path.stem)
         for one, other in zip(first.files, second.files, strict=True):
             assert _content(one) == _content(other), f"{one.name} has other bytes the second time"
 
