@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from timmx.contract.backend import ExportBackend
-from timmx.contract.capabilities import Capabilities, Precision
-from timmx.contract.job import Exported
-from timmx.contract.metadata import Metadata
-from timmx.contract.runner import Quantization, Runner, TensorSpec
-from timmx.errors import ArtifactError
+from timmx.plugin import (
+    ArtifactError,
+    Capabilities,
+    ExportBackend,
+    Exported,
+    Metadata,
+    OpenSettings,
+    Precision,
+    Quantization,
+    Runner,
+    TensorSpec,
+)
 
 FAULT = ""
 
@@ -92,7 +98,7 @@ class Loopback(ExportBackend):
         inner.unlink()
         return Exported(precision)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         return LoopbackRunner(path, Metadata.parse(path, self.read_metadata(path)))
 
     def read_metadata(self, path: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Backend(ExportBackend):
             "batch": {"size": said["batch"]} if "batch" in said else {"dynamic": True},
         }
 
-    def open(self, path):
+    def open(self, path, settings):
         return Sleeper(json.loads(path.read_text()))
 
 class Sleeper(Runner):

@@ -216,7 +216,7 @@ def test_a_core_ml_package_whose_weights_are_not_whole_is_refused(length, said, 
 def test_a_backend_that_is_installed_and_cannot_be_used_says_why(files):
     done = in_a_process("inspect", files["litert"], TIMMX_DISABLE_BACKENDS="litert")
     assert done.returncode == 2
-    assert "Backend litert (timmx-litert" in done.stderr
+    assert "backend litert (timmx-litert" in done.stderr
     assert "is disabled: TIMMX_DISABLE_BACKENDS names it" in done.stderr
 
 

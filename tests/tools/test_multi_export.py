@@ -165,7 +165,7 @@ def test_the_table_names_each_file_whole(run_timmx, digits):
         (("onnx:no-such",), "has no option 'no_such'"),
         (("onnx", "onnx"), "two targets would write"),
         (("onnx:output=a.onnx", "onnx:mode=fp16,output=A.onnx"), "hint: leave one of them out"),
-        (("litert:dynamic_batch",), "cannot do --dynamic-batch"),
+        (("litert:dynamic_batch",), "timmx litert .* --dynamic-batch"),
         (("coreml", "litert:mode=int8"), "calibration"),
         (("tensorrt:onnx_only,from_onnx=x.onnx",), "hint: use timmx tensorrt"),
     ],
@@ -191,7 +191,7 @@ def test_refusals_import_no_torch(digits, tmp_path):
     code = (
         "import sys\n"
         "from timmx.errors import TimmxError\n"
-        "from timmx.tools.multi_export import export_many\n"
+        "from timmx.exporting.several import export_many\n"
         "try:\n"
         "    export_many(sys.argv[1], ['onnx', 'torch-export', 'litert:dynamic_batch'], sys.argv[2])\n"
         "except TimmxError as exc:\n"
@@ -278,7 +278,7 @@ def test_a_third_partys_backend_needs_no_line_of_its_own(digits, tmp_path):
         "    def export(self, job, options):\n"
         "        job.path.write_text(job.metadata(Precision.FP32).dumps())\n"
         "        return Exported(Precision.FP32)\n"
-        "    def open(self, path):\n"
+        "    def open(self, path, settings):\n"
         "        from timmx.errors import RuntimeUnavailable\n"
         "        raise RuntimeUnavailable('Nothing runs it.')\n"
         "    def read_metadata(self, path): return json.loads(path.read_text())\n"

@@ -13,7 +13,7 @@ from timmx_torchscript.archive import METADATA_NAME
 if TYPE_CHECKING:
     from timmx.plugin import ExportJob
 
-    from timmx_torchscript.plugin import TorchScriptOptions
+    from timmx_torchscript.options import TorchScriptOptions
 
 
 def export(job: ExportJob, options: TorchScriptOptions) -> Exported:

@@ -38,7 +38,7 @@ class Quantize(StrEnum):
 
 
 class ComputeUnits(StrEnum):
-    """Where Core ML may compute."""
+    """The processors that Core ML may use."""
 
     ALL = "all"
     CPU = "cpu"
@@ -51,7 +51,7 @@ _WEIGHTS, _INPUT, _KIND = "Weights", "Input and output tensors", "Kind of Core M
 
 @dataclass(frozen=True, kw_only=True)
 class CoreMLOptions:
-    """Options of `timmx coreml` alone."""
+    """The options that only `timmx coreml` has."""
 
     convert_to: Annotated[
         ConvertTo,
@@ -65,7 +65,7 @@ class CoreMLOptions:
         Target | None,
         typer.Option(
             "--target",
-            help="Oldest system that must run the file. Default: the oldest that the other options allow.",
+            help="Minimum deployment target. Default: the oldest that the other options allow.",
             show_default=False,
             rich_help_panel=_KIND,
         ),
@@ -74,7 +74,7 @@ class CoreMLOptions:
         ComputePrecision | None,
         typer.Option(
             "--compute-precision",
-            help="Arithmetic of an mlprogram; float16 by default, which the Neural Engine needs.",
+            help="Arithmetic of an mlprogram. Default: float16, which the Neural Engine requires.",
             show_default=False,
             rich_help_panel=_KIND,
         ),
@@ -83,8 +83,8 @@ class CoreMLOptions:
         Quantize,
         typer.Option(
             "--quantize",
-            help="Weights of an mlprogram: int8 scaled per channel, int4 per block (ios18), or an index into a "
-            "palette of 2^8, 2^6 or 2^4 values (ios16; palettes per group of channels from ios18 on).",
+            help="Weight compression of an mlprogram: int8 per channel, int4 per block (ios18), or palettization with "
+            "2^8, 2^6 or 2^4 values (ios16; grouped channels from ios18).",
             rich_help_panel=_WEIGHTS,
         ),
     ] = Quantize.NONE
@@ -99,7 +99,7 @@ class CoreMLOptions:
         typer.Option(
             "--batch-upper-bound",
             min=2,
-            help="Largest batch of --dynamic-batch; 8 by default.",
+            help="Largest batch size with --dynamic-batch. Default: 8.",
             show_default=False,
             rich_help_panel=_INPUT,
         ),
@@ -110,8 +110,7 @@ class CoreMLOptions:
             "--batch-sizes",
             parser=Ints.parse,
             metavar="N,M,...",
-            help="The only batch sizes of --dynamic-batch, the first the default one; so all of them can run on the "
-            "Neural Engine.",
+            help="Enumerated batch sizes for --dynamic-batch, the default first; all can run on the Neural Engine.",
             rich_help_panel=_INPUT,
         ),
     ] = None
@@ -119,7 +118,7 @@ class CoreMLOptions:
         bool,
         typer.Option(
             "--image-input",
-            help="Take a picture (RGB or grayscale) instead of an array; needs --normalize and batch size 1.",
+            help="Take an image (RGB or grayscale) instead of an array; requires --normalize and batch size 1.",
             rich_help_panel=_INPUT,
         ),
     ] = False
@@ -127,7 +126,7 @@ class CoreMLOptions:
         bool,
         typer.Option(
             "--classifier",
-            help="Give classLabel and classLabel_probs, as Vision and Xcode's preview want them; needs labels.",
+            help="Output classLabel and classLabel_probs for Vision and Xcode's preview; requires labels.",
             rich_help_panel=_INPUT,
         ),
     ] = False
@@ -135,7 +134,7 @@ class CoreMLOptions:
         ComputeUnits | None,
         typer.Option(
             "--compute-units",
-            help="Where Core ML runs the file to verify it; macOS only. Default: all.",
+            help="Compute units for verification; macOS only. Default: all.",
             show_default=False,
             rich_help_panel="Verification",
         ),

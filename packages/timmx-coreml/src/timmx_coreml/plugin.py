@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ExportBackend, Exported, ExportJob
+from timmx.plugin import Device, ExportBackend, Exported, ExportJob
 
 from timmx_coreml.options import ComputeUnits, ConvertTo, CoreMLOptions
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from timmx.plugin import ExportRequest, Metadata, Problem, Runner, Snippet
+    from timmx.plugin import ExportRequest, Metadata, OpenSettings, Problem, Runner, Snippet
 
 
 class CoreMLBackend(ExportBackend):
@@ -46,12 +46,13 @@ class CoreMLBackend(ExportBackend):
 
         return export(job, options)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         from timmx_coreml.runner import open_runner
 
-        return open_runner(path)
+        settings.require_device(Device.CPU, path)
+        return open_runner(path, ComputeUnits.CPU if settings.device else ComputeUnits.ALL)
 
-    def open_exported(self, path: Path, options: CoreMLOptions) -> Runner:
+    def open_exported(self, path: Path, options: CoreMLOptions, settings: OpenSettings) -> Runner:
         from timmx_coreml.runner import open_runner
 
         return open_runner(path, options.compute_units or ComputeUnits.ALL)

@@ -27,12 +27,12 @@ class LiteRTMode(StrEnum):
 
     @property
     def calibrated(self) -> bool:
-        """Whether activations have fixed ranges, which calibration finds."""
+        """Whether activations have fixed ranges from calibration."""
         return self in (LiteRTMode.INT8, LiteRTMode.INT16X8)
 
 
 class IoType(StrEnum):
-    """The element type at the file's edge."""
+    """The element type of input and output."""
 
     FLOAT32 = "float32"
     INT8 = "int8"
@@ -44,16 +44,16 @@ _ARITHMETIC, _INPUT = "Arithmetic", "Input and output tensors"
 
 @dataclass(frozen=True, kw_only=True)
 class LiteRTOptions:
-    """Options of `timmx litert` alone."""
+    """The options that only `timmx litert` has."""
 
     mode: Annotated[
         LiteRTMode,
         typer.Option(
             "--mode",
-            help="fp16: weights in 16 bits, half the size. weight-int8: weights in 8 bits, a quarter of the size, "
-            "arithmetic in float; the one to take for MobileNetV3 and EfficientNet, which integers with ranges found "
-            "while running cost most. dynamic-int8: as small, and faster on transformers. int8, int16x8: integer "
-            "arithmetic, by calibration; norms, softmax and GELU stay float. int16x8 is slow on CPUs.",
+            help="fp16: 16-bit weights, half the size. weight-int8: 8-bit weights, a quarter of the size, float "
+            "arithmetic; recommended for MobileNetV3 and EfficientNet, which lose most with dynamic-int8. "
+            "dynamic-int8: same size, faster on transformers. int8, int16x8: integer arithmetic, requires "
+            "calibration; norms, softmax and GELU stay in float. int16x8 is slow on CPUs.",
             rich_help_panel=_ARITHMETIC,
         ),
     ] = LiteRTMode.FP32
@@ -61,7 +61,7 @@ class LiteRTOptions:
         bool | None,
         typer.Option(
             "--per-channel/--no-per-channel",
-            help="8-bit weights have one scale an output channel, or one in all. Default: one a channel.",
+            help="8-bit weights with one scale per output channel, or one per tensor. Default: per channel.",
             show_default=False,
             rich_help_panel=_ARITHMETIC,
         ),
@@ -70,8 +70,8 @@ class LiteRTOptions:
         IoType,
         typer.Option(
             "--io",
-            help="Type of input and output. uint8 with --normalize makes an image-ready file: the bytes of a picture "
-            "go in as they are (NHWC). int8, and uint8 for both edges, belong to --mode int8.",
+            help="Type of input and output. With --normalize, uint8 takes the bytes of an image as they are (NHWC). "
+            "int8, and uint8 for input and output, require --mode int8.",
             rich_help_panel=_INPUT,
         ),
     ] = IoType.FLOAT32
@@ -79,8 +79,8 @@ class LiteRTOptions:
         bool,
         typer.Option(
             "--nhwc-input",
-            help="Take (N, H, W, C), as cameras and Android's task libraries have it. These need --normalize too, "
-            "where mean and std differ between channels.",
+            help="Take (N, H, W, C), as cameras and Android's task libraries provide it. The task libraries also "
+            "need --normalize if mean and std differ between channels.",
             rich_help_panel=_INPUT,
         ),
     ] = False
@@ -91,5 +91,5 @@ class LiteRTOptions:
 
     @property
     def takes_nhwc(self) -> bool:
-        """Whether the input is (N, H, W, C): asked for, or implied by bytes of a picture."""
+        """Whether the input is (N, H, W, C): requested, or implied by uint8 images."""
         return self.nhwc_input or self.io is IoType.UINT8

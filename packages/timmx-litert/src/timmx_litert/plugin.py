@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.plugin import (
     Capabilities,
+    Device,
     ExportBackend,
     Exported,
     ExportJob,
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from timmx.plugin import ExportRequest, Metadata, Problem, Runner, Snippet
+    from timmx.plugin import ExportRequest, Metadata, OpenSettings, Problem, Runner, Snippet
 
 
 class LiteRTBackend(ExportBackend):
@@ -53,11 +54,11 @@ class LiteRTBackend(ExportBackend):
 
         return export(job, options)
 
-    def open(self, path: Path, threads: int | None = None) -> Runner:
-        """As the contract has it; `threads` for XNNPACK, all that this process may use by default."""
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         from timmx_litert.runner import LiteRTRunner
 
-        return LiteRTRunner(path, threads)
+        settings.require_device(Device.CPU, path)
+        return LiteRTRunner(path, settings.threads)
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         from timmx_litert.model_file import read_metadata

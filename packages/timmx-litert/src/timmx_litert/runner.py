@@ -15,7 +15,6 @@ from timmx.plugin import (
     Runner,
     RuntimeUnavailable,
     TensorSpec,
-    asked_threads,
     usable_cores,
 )
 
@@ -37,17 +36,13 @@ class LiteRTRunner(Runner):
     Raises:
         ArtifactError: the file is no LiteRT model, or is damaged, or holds several signatures; at `run`, the runtime
             fails.
-        ConfigurationError: less than one thread; at `run`, an input of another name or shape than the file takes.
+        ConfigurationError: at `run`, an input of another name or shape than the file takes.
         RuntimeUnavailable: it has operations that this runtime has no kernel for.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigurationError(
-                f"threads is {threads}, and must be 1 or more", hint="use 1 or more, or None for all cores"
-            )
         self._path = path
-        count = threads or asked_threads() or usable_cores()
+        count = threads or usable_cores()
         content = read_metadata(path)
         layout = Metadata.parse(path, content).input.layout if content else ""
         try:

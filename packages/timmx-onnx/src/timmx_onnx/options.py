@@ -10,7 +10,7 @@ import typer
 
 
 class OnnxMode(StrEnum):
-    """The arithmetic of the graph; input and output are float32 in each."""
+    """The arithmetic of the graph; input and output are float32 in both."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -18,28 +18,30 @@ class OnnxMode(StrEnum):
 
 @dataclass(frozen=True)
 class OnnxOptions:
-    """Options of `timmx onnx` alone."""
+    """The options that only `timmx onnx` has."""
 
     opset: Annotated[
         int,
-        typer.Option("--opset", min=18, max=24, help="ONNX operator set."),
+        typer.Option("--opset", min=18, max=24, help="ONNX operator set version."),
     ] = 20
     mode: Annotated[
         OnnxMode,
         typer.Option(
             "--mode",
-            help="fp16 halves the file and keeps normalisation layers, softmax and --normalize in float32.",
+            help="fp16 halves the file size; normalization layers, softmax and --normalize stay in float32.",
         ),
     ] = OnnxMode.FP32
     external_data: Annotated[
         bool | None,
         typer.Option(
             "--external-data/--no-external-data",
-            help="Put the weights into a second file beside it. Default: only above 2 GB, ONNX's limit.",
+            help="Store the weights in a second file. Default: only above 2 GB, the limit of ONNX.",
             show_default=False,
         ),
     ] = None
     optimize: Annotated[
         bool,
-        typer.Option("--optimize/--no-optimize", help="Fold and fuse the graph; the numbers stay."),
+        typer.Option(
+            "--optimize/--no-optimize", help="Fold constants and fuse operators; results do not change."
+        ),
     ] = True

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ExportBackend, Exported, ExportJob
+from timmx.plugin import Device, ExportBackend, Exported, ExportJob
 
 from timmx_onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.plugin import Metadata, Runner, Snippet
+    from timmx.plugin import Metadata, OpenSettings, Runner, Snippet
 
 
 class OnnxBackend(ExportBackend):
@@ -30,10 +30,11 @@ class OnnxBackend(ExportBackend):
 
         return export(job, options)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         from timmx_onnx.runner import OnnxRunner
 
-        return OnnxRunner(path)
+        settings.require_device(Device.CPU, path)
+        return OnnxRunner(path, settings.threads)
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         from timmx_onnx.proto import read_metadata

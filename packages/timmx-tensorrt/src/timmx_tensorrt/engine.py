@@ -6,8 +6,6 @@ does. Integers of the enumerations differ between the two, so they are never sto
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import tensorrt as trt
 import torch
-from timmx.plugin import ArtifactError, ConfigurationError, RuntimeUnavailable, UnsupportedError, reporter
+from timmx.plugin import (
+    ArtifactError,
+    ConfigurationError,
+    RuntimeUnavailable,
+    UnsupportedError,
+    atomic_write,
+    reporter,
+)
 
 from timmx_tensorrt import gpu
 from timmx_tensorrt.options import HardwareCompat
@@ -402,7 +407,6 @@ def _with_timing_cache(config: Any, path: Path | None) -> tuple[Any, tuple[str, 
 def _keep_timings(config: Any, path: Path) -> tuple[str, ...]:
     """Add a build's timings to those that other builds have written meanwhile; a note where that cannot be done."""
     cache = config.get_timing_cache()
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{path}.lock", timeout=_LOCK_SECONDS):
@@ -412,10 +416,8 @@ def _keep_timings(config: Any, path: Path) -> tuple[str, ...]:
                     return (
                         f"{path} has become something else than timings for this GPU: it is left as it is.",
                     )
-            part.write_bytes(bytes(cache.serialize()))
-            part.replace(path)
+            with atomic_write(path, "wb") as file:
+                file.write(bytes(cache.serialize()))
     except (OSError, filelock.Timeout) as exc:  # the engine is built, and worth more than its timings
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         return (f"The timings of this build could not be kept in {path}: {exc}.",)
     return ()

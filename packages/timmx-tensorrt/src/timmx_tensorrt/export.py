@@ -60,7 +60,7 @@ def export(job: ExportJob, options: TensorRTOptions) -> Exported:
             typed = _read_typed(job, options, source)
         else:
             _check_gpu(PRECISIONS[options.chosen_mode])
-            source = job.beside(options.keep_onnx) if options.keep_onnx else Path(folder, "model.onnx")
+            source = job.extra_output(options.keep_onnx) if options.keep_onnx else Path(folder, "model.onnx")
             typed = write_typed(job, options, source)
         notes = _write_engine(job, options, typed, source)
     return Exported(typed.precision, (*typed.notes, *notes))
@@ -143,7 +143,7 @@ def _write_engine(job: ExportJob, options: TensorRTOptions, typed: Typed, onnx: 
     }
     sidecar.write(job.path, metadata, engine)
     if options.triton is not None:
-        triton.write_model(job.beside(options.triton / job.path.stem), job.path, metadata)
+        triton.write_model(job.extra_output(options.triton / job.path.stem), job.path, metadata)
     return built.notes
 
 

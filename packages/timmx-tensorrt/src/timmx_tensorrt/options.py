@@ -12,7 +12,7 @@ from timmx.plugin import CalibrationChoice, CalibrationData, CalibrationSamples,
 
 
 class TensorRTMode(StrEnum):
-    """The arithmetic, which is in the types of the graph; input and outputs are float32 in each."""
+    """The arithmetic, given by the types in the graph; input and outputs are float32 in each mode."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -22,7 +22,7 @@ class TensorRTMode(StrEnum):
 
     @property
     def calibrated(self) -> bool:
-        """Whether activations have fixed ranges, which calibration finds."""
+        """Whether activations have fixed ranges from calibration."""
         return self in (TensorRTMode.INT8, TensorRTMode.FP8)
 
 
@@ -34,20 +34,20 @@ class HardwareCompat(StrEnum):
     SAME_CC = "same-cc"
 
 
-_GRAPH, _BATCH, _BUILD, _FURTHER = "Graph", "Open batch", "Engine", "Further files"
+_GRAPH, _BATCH, _BUILD, _FURTHER = "Graph", "Dynamic batch size", "Engine", "Additional files"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRTOptions:
-    """Options of `timmx tensorrt` alone."""
+    """The options that only `timmx tensorrt` has."""
 
     mode: Annotated[
         TensorRTMode | None,
         typer.Option(
             "--mode",
-            help="fp16, bf16: norms, softmax and --normalize stay float32. bf16 for models whose numbers leave "
-            "float16's range. int8: Q/DQ by calibration, float16 for the rest; often no faster than fp16 on "
-            "transformers. fp8: likewise in float8, for GPUs of compute capability 8.9 and later. Default: fp32.",
+            help="fp16, bf16: norms, softmax and --normalize stay in float32; bf16 is for models whose values exceed "
+            "the range of float16. int8: Q/DQ from calibration, float16 elsewhere; often no faster than fp16 on "
+            "transformers. fp8: the same in float8, for compute capability 8.9 and later. Default: fp32.",
             show_default=False,
             rich_help_panel=_GRAPH,
         ),
@@ -58,7 +58,7 @@ class TensorRTOptions:
             "--opset",
             min=18,
             max=22,
-            help="ONNX operator set of the graph. Default: 20, and 22 for bf16.",
+            help="ONNX operator set version of the graph. Default: 20; 22 for bf16.",
             show_default=False,
             rich_help_panel=_GRAPH,
         ),
@@ -72,7 +72,7 @@ class TensorRTOptions:
         typer.Option(
             "--batch-min",
             min=1,
-            help="Smallest batch that the engine takes; default 1. --batch-size is what it is tuned for.",
+            help="Smallest batch size of the engine; it is tuned for --batch-size. Default: 1.",
             show_default=False,
             rich_help_panel=_BATCH,
         ),
@@ -82,7 +82,7 @@ class TensorRTOptions:
         typer.Option(
             "--batch-max",
             min=1,
-            help="Largest batch that the engine takes; default: --batch-size. Memory follows it.",
+            help="Largest batch size of the engine; determines its memory. Default: --batch-size.",
             show_default=False,
             rich_help_panel=_BATCH,
         ),
@@ -91,7 +91,7 @@ class TensorRTOptions:
         bool,
         typer.Option(
             "--onnx-only",
-            help="Stop at the typed ONNX, verified on this machine. Needs no GPU and no TensorRT.",
+            help="Write the typed ONNX only, verified on this machine; needs no GPU and no TensorRT.",
             rich_help_panel=_FURTHER,
         ),
     ] = False
@@ -100,7 +100,7 @@ class TensorRTOptions:
         typer.Option(
             "--from-onnx",
             metavar="FILE",
-            help="Build from what --onnx-only wrote, in MODEL's place.",
+            help="Build from a file written with --onnx-only instead of MODEL.",
             rich_help_panel=_FURTHER,
         ),
     ] = None
@@ -109,7 +109,7 @@ class TensorRTOptions:
         typer.Option(
             "--keep-onnx",
             metavar="FILE",
-            help="Also write the typed ONNX, from which any GPU's engine can be built.",
+            help="Also write the typed ONNX, to build engines for other GPUs from.",
             rich_help_panel=_FURTHER,
         ),
     ] = None
@@ -118,7 +118,7 @@ class TensorRTOptions:
         typer.Option(
             "--triton",
             metavar="DIR",
-            help="Also write the model, with its config.pbtxt and labels, into this repository of Triton's.",
+            help="Also write the model with config.pbtxt and labels into this Triton model repository.",
             rich_help_panel=_FURTHER,
         ),
     ] = None
@@ -127,7 +127,7 @@ class TensorRTOptions:
         typer.Option(
             "--workspace",
             metavar="GIB",
-            help="Most scratch memory that a layer may use, in GiB. Default: TensorRT's, all there is.",
+            help="Maximum workspace memory per layer, in GiB. Default: all, as TensorRT has it.",
             show_default=False,
             rich_help_panel=_BUILD,
         ),
@@ -138,7 +138,7 @@ class TensorRTOptions:
             "--opt-level",
             min=0,
             max=5,
-            help="How long TensorRT searches: 0 to 5. Default: TensorRT's, 3.",
+            help="Builder optimization level, 0 to 5. Default: 3, as TensorRT has it.",
             show_default=False,
             rich_help_panel=_BUILD,
         ),
@@ -148,7 +148,7 @@ class TensorRTOptions:
         typer.Option(
             "--timing-cache",
             metavar="FILE",
-            help="Timings kept between builds, which makes the next one faster. Several builds may share the file.",
+            help="Timing cache file, which makes later builds faster. Builds may share it.",
             rich_help_panel=_BUILD,
         ),
     ] = None
@@ -156,7 +156,7 @@ class TensorRTOptions:
         bool,
         typer.Option(
             "--version-compatible",
-            help="Let later TensorRT versions run the engine. It then carries code, so run only your own.",
+            help="Let later TensorRT versions run the engine. It then contains code: run only engines that you trust.",
             rich_help_panel=_BUILD,
         ),
     ] = False
@@ -164,17 +164,17 @@ class TensorRTOptions:
         HardwareCompat,
         typer.Option(
             "--hardware-compat",
-            help="Let other GPUs run the engine: of Ampere and later, or of the same compute capability.",
+            help="Let other GPUs run the engine: Ampere and later, or the same compute capability.",
             rich_help_panel=_BUILD,
         ),
     ] = HardwareCompat.NONE
 
     @property
     def chosen_mode(self) -> TensorRTMode:
-        """The one to export in; fp32 unless another was given."""
+        """The mode to export in; fp32 by default."""
         return self.mode or TensorRTMode.FP32
 
     @property
     def chosen_opset(self) -> int:
-        """The one to export to. From 21 on ONNX Runtime 1.32 refuses int8 graphs of transformers (its issue 25526)."""
+        """The opset to export to. From 21 on, ONNX Runtime 1.32 rejects int8 graphs of transformers (issue 25526)."""
         return self.opset or (22 if self.mode is TensorRTMode.BF16 else 20)

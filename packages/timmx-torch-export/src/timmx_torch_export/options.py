@@ -10,9 +10,9 @@ import typer
 
 @dataclass(frozen=True)
 class TorchExportOptions:
-    """Options of `timmx torch-export` alone."""
+    """The options that only `timmx torch-export` has."""
 
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Trace through TorchDynamo, which refuses Python side effects."),
+        typer.Option("--strict", help="Trace with TorchDynamo, which rejects Python side effects."),
     ] = False

@@ -11,7 +11,7 @@ from timmx_torch_export.options import TorchExportOptions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.plugin import Metadata, Runner, Snippet
+    from timmx.plugin import Metadata, OpenSettings, Runner, Snippet
 
 
 class TorchExportBackend(ExportBackend):
@@ -35,10 +35,10 @@ class TorchExportBackend(ExportBackend):
 
         return export(job, options)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         from timmx_torch_export.runner import Pt2Runner
 
-        return Pt2Runner(path)
+        return Pt2Runner(path, settings)
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         from timmx_torch_export.archive import read_metadata

@@ -12,13 +12,13 @@ from timmx.contract import Metadata
 from timmx.errors import ArtifactError, BackendError
 
 if TYPE_CHECKING:
-    from timmx.contract import ExportBackend, Runner
+    from timmx.contract import ExportBackend, OpenSettings, Runner
 
 
-def open_artifact(path: str | os.PathLike[str]) -> Runner:
+def open_artifact(path: str | os.PathLike[str], settings: OpenSettings) -> Runner:
     """See `timmx.open`."""
     artifact = Path(os.fspath(path)).expanduser()
-    return backend_of(artifact).open(artifact)
+    return backend_of(artifact).open(artifact, settings)
 
 
 def described(path: Path) -> tuple[ExportBackend, Metadata]:

@@ -9,19 +9,17 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from timmx.base import reporter
+from timmx.base import atomic_write, reporter
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 MANIFEST_NAME = "timmx.json"
 """What `timmx export -o DIR` writes beside its artifacts: `{"artifacts": {file name: {"sha256", "verification"}}}`."""
@@ -76,15 +74,8 @@ def remember(files: Sequence[Path], verification: Mapping[str, Any], notes: Sequ
             "notes": list(notes),
             "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, staged = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(record, file)
-            Path(staged).replace(folder / f"{record['sha256']}.json")
-        except BaseException:
-            Path(staged).unlink(missing_ok=True)
-            raise
+        with atomic_write(folder / f"{record['sha256']}.json") as file:
+            json.dump(record, file)
         _drop_oldest(folder)
 
 

@@ -2,15 +2,14 @@ from timmx.base.devices import exact_cuda as exact_cuda
 from timmx.base.doors import door as door
 from timmx.base.files import (
     artifact_size as artifact_size,
+    atomic_write as atomic_write,
+    may_replace as may_replace,
     require_file as require_file,
+    same_file as same_file,
     why_not_in as why_not_in,
 )
 from timmx.base.progress import Reporter as Reporter, reporter as reporter, reporting as reporting
 from timmx.base.snr import SignalToNoise as SignalToNoise, worst_db as worst_db
 from timmx.base.tables import columns as columns
 from timmx.base.text import counted as counted, is_utf8 as is_utf8, printable as printable, shown as shown
-from timmx.base.threads import (
-    asked_threads as asked_threads,
-    held_to as held_to,
-    usable_cores as usable_cores,
-)
+from timmx.base.threads import usable_cores as usable_cores

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timmx.base import columns
-from timmx.cli.export import DebugOption, VerboseOption
-from timmx.cli.tool_options import ReportOption
+from timmx.cli.options import DebugOption, ReportOption, VerboseOption
 from timmx.contract import Ints, JsonOption
 
 if TYPE_CHECKING:

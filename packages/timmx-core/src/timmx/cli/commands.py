@@ -13,11 +13,10 @@ from timmx.cli.bench import bench
 from timmx.cli.compare import compare
 from timmx.cli.completion import complete_model_name
 from timmx.cli.evaluate import evaluate
-from timmx.cli.export import DebugOption, VerboseOption
 from timmx.cli.export_many import export_many_command
 from timmx.cli.inspect import inspect
+from timmx.cli.options import DebugOption, VerboseOption, with_model_options
 from timmx.cli.predict import predict
-from timmx.cli.tool_options import with_model_options
 from timmx.cli.verify import verify
 from timmx.contract import JsonOption
 from timmx.errors import BackendError

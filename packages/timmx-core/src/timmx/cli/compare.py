@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.cli.export import DebugOption, VerboseOption
-from timmx.cli.tool_options import ReportOption
+from timmx.cli.options import DebugOption, ReportOption, VerboseOption
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def _lines(found: SideBySide, report: Path | None) -> list[str]:
 
 
 def _row(row: Row, found: SideBySide) -> list[str]:
-    from timmx.cli.export import size_text
+    from timmx.cli.results import size_text
 
     cells = [
         row.name,

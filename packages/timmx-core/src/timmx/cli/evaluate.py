@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from timmx.base import columns, shown
-from timmx.cli.export import DebugOption, VerboseOption
-from timmx.cli.tool_options import BatchSizeOption, FileArgument, ReportOption, WorkersOption
+from timmx.cli.options import (
+    BatchSizeOption,
+    DebugOption,
+    FileArgument,
+    ReportOption,
+    VerboseOption,
+    WorkersOption,
+)
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from timmx.tools.eval import Comparison, Evaluation
 
 _ALL_CLASSES, _WORST, _FIRST = 20, 10, 10
@@ -74,12 +77,17 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Measure an exported file's accuracy on images of known classes."""
+    from timmx.artifact import keep_inputs
     from timmx.cli.terminal import working
-    from timmx.tools.eval import evaluate as run
+    from timmx.report import check_report_path
+    from timmx.tools.eval import check_csv_path, evaluate as run, write_csv
 
     with working(verbose):
-        _check_outputs(csv, report)
-        _keep_inputs(
+        if report is not None:
+            check_report_path(report)
+        if csv is not None:
+            check_csv_path(csv)
+        keep_inputs(
             {"--csv": csv, "--report": report, "--resume": resume},
             {
                 "--data": data,
@@ -100,7 +108,7 @@ def evaluate(
             model_options=model_options,
         )
         if csv is not None:
-            _write_csv(found, csv)
+            write_csv(found, csv)
         if report is not None:
             _write_report(found, report)
     print(json.dumps(found.to_dict(), indent=2) if as_json else summary(found))
@@ -181,110 +189,6 @@ def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
     head = ("read differently", "class", found.path.name, other.name)
     lines += ["", *columns([head, *rows], left=frozenset(range(4)))]
     return [*lines, *_more(len(other.disagreements), "--json, --csv and --report have all")]
-
-
-def _check_outputs(csv: Path | None, report: Path | None) -> None:
-    """Refuse before the work what cannot be written after it, and what would be lost by it."""
-    from timmx.errors import ConfigurationError
-    from timmx.report import check_report_path
-
-    if report is not None:
-        check_report_path(report)
-    if csv is None:
-        return
-    if csv.is_dir() or not os.access(Path(os.path.realpath(csv)).parent, os.W_OK | os.X_OK):
-        raise ConfigurationError(
-            f"--csv {csv} cannot be written: it is a folder, or its folder is missing or not writable",
-            hint="name a file in a folder that can be written to",
-        )
-    if not _begins(csv, b"path,label,read,"):
-        raise ConfigurationError(
-            f"--csv {csv} exists and is not a CSV of timmx eval; it is left unchanged", hint="name a new file"
-        )
-
-
-def _begins(path: Path, start: bytes) -> bool:
-    """Whether a file is there not yet, or empty, or begins as one that may be replaced. A device may be written to."""
-    from timmx.errors import ConfigurationError
-
-    if not path.is_file():
-        return True
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(256).lstrip().lower()
-    except OSError as exc:
-        raise ConfigurationError(
-            f"{path} exists and cannot be read: {exc.strerror or exc}", hint="name a new file"
-        ) from exc
-    return not head or head.startswith(start)
-
-
-def _keep_inputs(
-    outputs: Mapping[str, Path | None], inputs: Mapping[str, Any], artifacts: Mapping[str, Any]
-) -> None:
-    """Refuse outputs that are inputs, lie inside an artifact that is a folder, or are one another; links or not."""
-    from timmx.errors import ConfigurationError
-
-    read = [(flag, Path(value).expanduser()) for flag, value in inputs.items() if value is not None]
-    for flag, value in artifacts.items():
-        read += [(flag, path) for path in _files(value)]
-    written = [(flag, path) for flag, path in outputs.items() if path is not None]
-    for number, (flag, path) in enumerate(written):
-        for other, place in [*read, *written[:number]]:
-            inside = (
-                other in artifacts and Path(os.path.realpath(place)) in Path(os.path.realpath(path)).parents
-            )
-            if inside or _same(path, place):
-                what = f"lies in {other} {place}" if inside else f"is the same as {other} {place}"
-                raise ConfigurationError(
-                    f"{flag} {path} {what}, which it would damage", hint=f"name another file for {flag}"
-                )
-
-
-def _files(artifact: Any) -> tuple[Path, ...]:
-    """All that belongs to an artifact; nothing where it is no file, such as a model of timm."""
-    from timmx.artifact import backend_for
-    from timmx.errors import TimmxError
-
-    path = Path(str(artifact)).expanduser()
-    if artifact is None or not path.suffix or not path.exists():
-        return ()
-    try:
-        return (path, *backend_for(path).files(path))
-    except TimmxError:  # which opening it tells
-        return (path,)
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:  # one of them is not there yet
-        return os.path.realpath(one) == os.path.realpath(other)
-
-
-def _write_csv(found: Evaluation, path: Path) -> None:
-    import csv
-
-    from timmx.errors import ArtifactError
-
-    rows, target = found.rows(), Path(os.path.realpath(path))
-    device = target.exists() and not target.is_file()  # which is written to, not replaced
-    staged = target if device else target.with_name(f".timmx-csv-{os.getpid()}.part")
-    try:
-        try:
-            with staged.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-                writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(row | {"right": {True: 1, False: 0, None: ""}[row["right"]]} for row in rows)
-            if not device:
-                staged.replace(target)
-        finally:
-            if not device:
-                staged.unlink(missing_ok=True)
-    except OSError as exc:
-        raise ArtifactError(
-            f"cannot write --csv {path}: {exc.strerror or exc}", hint="fix that, or choose another --csv"
-        ) from exc
 
 
 def _write_report(found: Evaluation, path: Path) -> None:

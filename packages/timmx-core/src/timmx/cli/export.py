@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from timmx.cli.completion import completing_models
+from timmx.cli.options import MessageOptions
+from timmx.cli.results import summary
+from timmx.registry import option_specs, set_signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from timmx.contract import ExportBackend
-    from timmx.exporting import ExportResult
-    from timmx.verification import VerificationReport
-
-_PANEL = "Messages"
-
-VerboseOption = Annotated[
-    bool,
-    typer.Option("--verbose", help="Show each step and what libraries print.", rich_help_panel=_PANEL),
-]
-DebugOption = Annotated[
-    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_PANEL)
-]
 
 
 def export_command(backend: ExportBackend) -> Callable[..., None]:
     """The backend's command with `--verbose` and `--debug`, its result on stdout."""
     command = backend.create_command()
-    signature = inspect.signature(command)
 
     def run(verbose: bool = False, debug: bool = False, **values: Any) -> None:
         from timmx.cli.terminal import working
@@ -42,61 +29,11 @@ def export_command(backend: ExportBackend) -> Callable[..., None]:
             result = command(**values)
         print(json.dumps(result.to_dict(), indent=2) if as_json else summary(result))
 
-    extra = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-        for name, annotation in (("verbose", VerboseOption), ("debug", DebugOption))
-    ]
     own = [
         item.replace(annotation=completing_models(item.annotation)) if item.name == "model" else item
-        for item in signature.parameters.values()
+        for item in inspect.signature(command).parameters.values()
     ]
-    parameters = [*own, *extra]
+    messages = [spec.parameter() for spec in option_specs(MessageOptions).values()]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    set_signature(run, [*own, *messages])
     return run
-
-
-def summary(result: ExportResult) -> str:
-    """What was written and what it is worth, in a few lines."""
-    lines = [f"{result.path}  {size_text(result.size_bytes)}  {result.precision}"]
-    lines += [f"  with {_beside(result.path, path)}" for path in result.files[1:]]
-    return "\n".join([*lines, *verdict(result.verification)])
-
-
-def _beside(artifact: Path, further: Path) -> str:
-    return further.name if further.parent == artifact.parent else str(further)
-
-
-def verdict(report: VerificationReport) -> list[str]:
-    """What was measured, in a line or more."""
-    status = f"{report.status}: {report.reason}" if report.reason else f"{report.status}"
-    if report.snr_db is None:
-        return [status]
-    floor = f" (floor {report.floor_db:g} dB)" if report.floor_db is not None else ""
-    sizes = ", ".join(map(str, report.batch_sizes))
-    engine = f"; run by {report.engine}" if report.engine else ""
-    lines = [
-        f"{status}: {report.snr_db:.1f} dB{floor} on {report.inputs} inputs, {report.origin}; batch {sizes}{engine}"
-    ]
-    cosine = min(figures.cosine_min for figures in report.outputs)
-    largest = max(figures.max_abs_diff for figures in report.outputs)
-    worst = f"  cosine at least {cosine:.6f}, largest difference {largest:.2g}"
-    if report.top1_agreement is not None:
-        worst += f", top-1 agreement {100 * report.top1_agreement:.1f} %"
-    lines.append(worst)
-    if report.accuracy is not None and report.model_accuracy is not None:
-        lines.append(
-            f"  accuracy {100 * report.accuracy:.1f} %, the model's {100 * report.model_accuracy:.1f} %"
-        )
-    return lines
-
-
-def size_text(size_bytes: int) -> str:
-    """A size as a person reads it, such as `1.23 MB`."""
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from timmx.cli.completion import completing_models
-from timmx.cli.export import DebugOption, VerboseOption
+from timmx.cli.options import MessageOptions
 from timmx.contract import ExportRequest
-from timmx.registry import option_types
+from timmx.registry import option_specs, set_signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from timmx.exporting import ManyResult
 
 _TARGETS = "Targets"
-_OWN: dict[str, Any] = {
-    "to": Annotated[
+
+
+@dataclass(frozen=True)
+class ManyOptions:
+    """The options of `timmx export` alone, or with a meaning of their own there."""
+
+    to: Annotated[
         list[str] | None,
         typer.Option(
             "--to",
@@ -33,8 +38,8 @@ _OWN: dict[str, Any] = {
             "commas (batch-sizes=1,2,4). Repeatable.",
             rich_help_panel=_TARGETS,
         ),
-    ],
-    "output": Annotated[
+    ] = None
+    output: Annotated[
         Path | None,
         typer.Option(
             "--output",
@@ -44,8 +49,8 @@ _OWN: dict[str, Any] = {
             "where nothing is overwritten.",
             rich_help_panel=_TARGETS,
         ),
-    ],
-    "recipe": Annotated[
+    ] = None
+    recipe: Annotated[
         Path | None,
         typer.Option(
             "--recipe",
@@ -53,21 +58,19 @@ _OWN: dict[str, Any] = {
             help="Model, options and targets from a file; what is given beside it counts more.",
             rich_help_panel=_TARGETS,
         ),
-    ],
-    "recipe_schema": Annotated[
+    ] = None
+    recipe_schema: Annotated[
         bool,
         typer.Option(
             "--recipe-schema",
             help="Print the JSON schema of a recipe for the formats that are installed, and exit.",
             rich_help_panel=_TARGETS,
         ),
-    ],
-}
+    ] = False
 
 
 def export_many_command() -> Callable[..., None]:
     """The command, with every option that exports share."""
-    shared = option_types(ExportRequest)
 
     def export(
         recipe_schema: bool = False,
@@ -99,28 +102,26 @@ def export_many_command() -> Callable[..., None]:
         if result.failures:
             raise typer.Exit(result.exit_code)
 
-    model = completing_models(Annotated[(str | None, *get_args(shared["model"])[1:])])
-    kinds = {"model": model, **_OWN}
+    specs = option_specs(ExportRequest)
+    model = specs["model"].parameter(optional=True)
     # None stands for "not given": what a recipe says then counts, a default of ours does not.
-    kinds |= {name: _or_none(kind) for name, kind in shared.items() if name not in ("model", "output")}
-    parameters = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD if name == "model" else inspect.Parameter.KEYWORD_ONLY,
-            default=False if name in ("json", "recipe_schema") else None,
-            annotation=kind,
-        )
-        for name, kind in kinds.items()
-    ]
-    parameters += [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for name, kind in (("verbose", VerboseOption), ("debug", DebugOption))
+    shared = [
+        specs[name].parameter(optional=name != "json")
+        for name in specs
+        if name != "model" and name not in option_specs(ManyOptions)
     ]
     export.__doc__ = (
         "Export a model to several formats at once: it is loaded, prepared and traced once for all."
     )
-    export.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    export.__annotations__ = {item.name: item.annotation for item in parameters}
+    set_signature(
+        export,
+        [
+            model.replace(annotation=completing_models(model.annotation)),
+            *(spec.parameter() for spec in option_specs(ManyOptions).values()),
+            *shared,
+            *(spec.parameter() for spec in option_specs(MessageOptions).values()),
+        ],
+    )
     return export
 
 
@@ -145,14 +146,9 @@ def _print_schema() -> None:
     print(json.dumps(recipe_schema([load_entry(entry) for entry in usable()]), indent=2))
 
 
-def _or_none(annotated: Any) -> Any:
-    first, *extras = get_args(annotated)
-    return Annotated[(first | None, *extras)]
-
-
 def _print(result: ManyResult) -> None:
     from timmx.base import columns
-    from timmx.cli.export import size_text
+    from timmx.cli.results import size_text
 
     rows = [["file", "size", "precision", "verdict", "SNR", "top-1 agrees", "time"]]
     for item in result.results:

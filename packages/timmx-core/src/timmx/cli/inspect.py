@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.cli.export import DebugOption, VerboseOption, size_text, verdict
+from timmx.cli.options import DebugOption, VerboseOption
+from timmx.cli.results import size_text, verdict
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:

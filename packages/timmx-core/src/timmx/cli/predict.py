@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from timmx.base import columns, printable, shown
-from timmx.cli.export import DebugOption, VerboseOption
-from timmx.cli.tool_options import BatchSizeOption, FileArgument, WorkersOption
+from timmx.cli.options import BatchSizeOption, DebugOption, FileArgument, VerboseOption, WorkersOption
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:

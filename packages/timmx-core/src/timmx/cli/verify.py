@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from timmx.cli.export import DebugOption, VerboseOption, size_text, verdict
-from timmx.cli.tool_options import FileArgument
+from timmx.cli.options import DebugOption, FileArgument, VerboseOption
+from timmx.cli.results import size_text, verdict
 from timmx.contract import JsonOption
 
 

@@ -34,5 +34,10 @@ from timmx.contract.options import (
     JsonOption as JsonOption,
     RandomCalibration as RandomCalibration,
 )
-from timmx.contract.runner import Quantization as Quantization, Runner as Runner, TensorSpec as TensorSpec
+from timmx.contract.runner import (
+    OpenSettings as OpenSettings,
+    Quantization as Quantization,
+    Runner as Runner,
+    TensorSpec as TensorSpec,
+)
 from timmx.contract.snippet import Snippet as Snippet

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from timmx.contract.job import Exported, ExportJob
     from timmx.contract.metadata import Metadata
     from timmx.contract.options import ExportRequest
-    from timmx.contract.runner import Runner
+    from timmx.contract.runner import OpenSettings, Runner
     from timmx.contract.snippet import Snippet
 
 CONTRACT = 1
@@ -86,7 +86,7 @@ class ExportBackend(ABC):
         """The suffix that these options write."""
         return self.suffixes[0]
 
-    def prepared(self, options: Any) -> Path | None:
+    def source_artifact(self, options: Any) -> Path | None:
         """A file of an earlier export that these options take in MODEL's place; None where MODEL is due.
 
         Where a backend has this, MODEL may be left out, and `job.capture` is not to be called. What the artifact is
@@ -116,21 +116,26 @@ class ExportBackend(ABC):
         """
 
     @abstractmethod
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         """Open an artifact in its runtime.
+
+        Args:
+            path: the artifact.
+            settings: device and threads; `settings.require_device` refuses a device that the runtime does not have.
 
         Raises:
             RuntimeUnavailable: it cannot run here, with the reason.
             ArtifactError: the file is not of this format.
+            ConfigurationError: it does not run on `settings.device`.
         """
 
-    def open_exported(self, path: Path, options: Any) -> Runner:
-        """Open what was just exported with these options, for its verification; by default as anyone would.
+    def open_exported(self, path: Path, options: Any, settings: OpenSettings) -> Runner:
+        """Open the file that was just exported with these options, for its verification; calls `open` by default.
 
         Raises:
             RuntimeUnavailable, ArtifactError: see `open`.
         """
-        return self.open(path)
+        return self.open(path, settings)
 
     @abstractmethod
     def read_metadata(self, path: Path) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class ExportJob(Protocol):
             ValueError: an unknown layout or output, or whole numbers of which nobody knows what they stand for.
         """
 
-    def beside(self, output: Path) -> Path:
+    def extra_output(self, output: Path) -> Path:
         """Where to write a further file or folder that the user has named; published as `output` with the artifact.
 
         Raises:

@@ -27,7 +27,7 @@ class Device(StrEnum):
 
 
 class CalibrationMethod(StrEnum):
-    """How the range of an activation is chosen from what calibration sees."""
+    """How the range of an activation is chosen from the values that calibration observes."""
 
     MINMAX = "minmax"
     PERCENTILE = "percentile"
@@ -46,14 +46,14 @@ class Floats(tuple[float, ...]):
 
 
 class Ints(tuple[int, ...]):
-    """Whole numbers typed as `1,2,3`."""
+    """Integers typed as `1,2,3`."""
 
     @classmethod
     def parse(cls, text: str) -> Ints:
         try:
             return cls(int(part) for part in text.split(","))
         except ValueError:
-            raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 1,2,3") from None
+            raise typer.BadParameter(f"{text!r} is not a list of integers such as 1,2,3") from None
 
 
 _MODEL, _INPUT, _OUTPUT, _VERIFY = "Model", "Input and output tensors", "Output file", "Verification"
@@ -71,8 +71,8 @@ CalibrationData = Annotated[
     typer.Option(
         "--calibration-data",
         metavar="PATH",
-        help="Typical inputs: a folder of images, searched in all subfolders, or a .pt or .pth file with one float "
-        "tensor (N, C, H, W) of normalised pixels; with --normalize of pixels in [0, 1].",
+        help="Calibration inputs: a folder of images, searched recursively, or a .pt or .pth file with one float "
+        "tensor (N, C, H, W) of normalized pixels; with --normalize, of pixels in [0, 1].",
         rich_help_panel=_CALIBRATION,
     ),
 ]
@@ -83,7 +83,7 @@ CalibrationSamples = Annotated[
     typer.Option(
         "--calibration-samples",
         min=LEAST_CALIBRATION_SAMPLES,
-        help=f"How many inputs to calibrate on, evenly taken from all. Default: {DEFAULT_CALIBRATION_SAMPLES}.",
+        help=f"Number of calibration inputs, evenly spaced over the data. Default: {DEFAULT_CALIBRATION_SAMPLES}.",
         show_default=False,
         rich_help_panel=_CALIBRATION,
     ),
@@ -94,7 +94,7 @@ RandomCalibration = Annotated[
     bool,
     typer.Option(
         "--random-calibration",
-        help="Calibrate on made pictures, which costs accuracy. For trying out.",
+        help="Calibrate on synthetic images; lowers accuracy, for smoke tests only.",
         rich_help_panel=_CALIBRATION,
     ),
 ]
@@ -104,8 +104,8 @@ CalibrationChoice = Annotated[
     CalibrationMethod | None,
     typer.Option(
         "--calibration-method",
-        help="Range of an activation: all that was seen (minmax), all but the outermost 0.01 % (percentile), or the "
-        "one of least squared error (mse). Default: minmax.",
+        help="Range of an activation: all observed values (minmax), without the outermost 0.01 % (percentile), or "
+        "with the smallest squared error (mse). Default: minmax.",
         show_default=False,
         rich_help_panel=_CALIBRATION,
     ),
@@ -135,14 +135,13 @@ class ExportRequest:
         typer.Option(
             "--output",
             "-o",
-            help="The file to write, replaced after success; by default the model's name in the current "
-            "folder, never overwritten.",
+            help="Output file, replaced only on success. Default: ./MODEL, kept unless --force.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None
     force: Annotated[
         bool,
-        typer.Option("--force", help="Overwrite the default output too.", rich_help_panel=_OUTPUT),
+        typer.Option("--force", help="Overwrite the default output file.", rich_help_panel=_OUTPUT),
     ] = False
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=_OUTPUT)
@@ -154,33 +153,33 @@ class ExportRequest:
         Path | None,
         typer.Option(
             "--checkpoint",
-            help="Your weights: .safetensors, or .pth/.pt (plain or from timm's train.py).",
+            help="Weights to load: .safetensors, or .pth/.pt (plain or from timm's train.py).",
             rich_help_panel=_MODEL,
         ),
     ] = None
     use_ema: Annotated[
         bool,
-        typer.Option("--use-ema", help="Take the checkpoint's averaged weights.", rich_help_panel=_MODEL),
+        typer.Option("--use-ema", help="Use the checkpoint's EMA weights.", rich_help_panel=_MODEL),
     ] = False
     num_classes: Annotated[
         int | None,
         typer.Option(
             "--num-classes",
             min=0,
-            help="Classes of the model; 0 drops the classifier and gives an embedding.",
+            help="Number of classes; 0 removes the classifier and outputs an embedding.",
             rich_help_panel=_MODEL,
         ),
     ] = None
     in_chans: Annotated[
         int | None,
-        typer.Option("--in-chans", min=1, help="Input channels of the model.", rich_help_panel=_MODEL),
+        typer.Option("--in-chans", min=1, help="Number of input channels.", rich_help_panel=_MODEL),
     ] = None
     model_kwargs: Annotated[
         list[str] | None,
         typer.Option(
             "--model-kwargs",
             metavar="K=V",
-            help="Passed to timm's create_model; V a Python literal. Repeatable.",
+            help="Argument for timm's create_model; V is a Python literal. Repeatable.",
             rich_help_panel=_MODEL,
         ),
     ] = None
@@ -188,7 +187,7 @@ class ExportRequest:
         bool,
         typer.Option(
             "--features",
-            help="Export the feature pyramid: outputs features_0, features_1, ...",
+            help="Export the feature pyramid as outputs features_0, features_1, ...",
             rich_help_panel=_MODEL,
         ),
     ] = False
@@ -198,7 +197,7 @@ class ExportRequest:
             "--out-indices",
             parser=Ints.parse,
             metavar="I,J,...",
-            help="Levels of the feature pyramid; needs --features.",
+            help="Levels of the feature pyramid; requires --features.",
             rich_help_panel=_MODEL,
         ),
     ] = None
@@ -208,7 +207,7 @@ class ExportRequest:
             "--seed",
             min=0,
             max=2**63 - 1,
-            help="Seed of untrained weights; default 0.",
+            help="Seed for untrained weights. Default: 0.",
             rich_help_panel=_MODEL,
         ),
     ] = None
@@ -217,7 +216,7 @@ class ExportRequest:
         typer.Option(
             "--input-size",
             metavar="C H W",
-            help="Input size; the model is built for it. Default: the model's own.",
+            help="Input size; the model is created for it. Default: the model's own.",
             rich_help_panel=_INPUT,
         ),
     ] = None
@@ -227,19 +226,19 @@ class ExportRequest:
             "--batch-size",
             min=1,
             max=MOST_IMAGES,
-            help="Batch size of the artifact; default 1.",
+            help="Batch size of the artifact. Default: 1.",
             rich_help_panel=_INPUT,
         ),
     ] = None
     dynamic_batch: Annotated[
         bool,
-        typer.Option("--dynamic-batch", help="Leave the batch size open.", rich_help_panel=_INPUT),
+        typer.Option("--dynamic-batch", help="Use a dynamic batch size.", rich_help_panel=_INPUT),
     ] = False
     normalize: Annotated[
         bool,
         typer.Option(
             "--normalize",
-            help="Put (x - mean) / std into the graph: the artifact takes pixels in [0, 1].",
+            help="Include (x - mean) / std in the graph; the input is then pixels in [0, 1].",
             rich_help_panel=_INPUT,
         ),
     ] = False
@@ -249,7 +248,7 @@ class ExportRequest:
             "--mean",
             parser=Floats.parse,
             metavar="M,...",
-            help="One value, or one a channel; needs --normalize. Default: the model's own.",
+            help="One value, or one per channel; requires --normalize. Default: the model's own.",
             rich_help_panel=_INPUT,
         ),
     ] = None
@@ -259,32 +258,34 @@ class ExportRequest:
             "--std",
             parser=Floats.parse,
             metavar="S,...",
-            help="One value, or one a channel; needs --normalize. Default: the model's own.",
+            help="One value, or one per channel; requires --normalize. Default: the model's own.",
             rich_help_panel=_INPUT,
         ),
     ] = None
     softmax: Annotated[
         bool,
-        typer.Option("--softmax", help="Give probabilities instead of logits.", rich_help_panel=_INPUT),
+        typer.Option("--softmax", help="Output probabilities instead of logits.", rich_help_panel=_INPUT),
     ] = False
     labels: Annotated[
         Path | None,
         typer.Option(
             "--labels",
             metavar="FILE",
-            help="Class names: one a line, a JSON list, or a JSON map of number to name.",
+            help="Class names: one per line, a JSON list, or a JSON map of index to name.",
             rich_help_panel=_INPUT,
         ),
     ] = None
     device: Annotated[
         Device,
-        typer.Option("--device", help="Where to trace, export and verify.", rich_help_panel=_OUTPUT),
+        typer.Option(
+            "--device", help="Device for tracing, export and verification.", rich_help_panel=_OUTPUT
+        ),
     ] = Device.CPU
     verify: Annotated[
         bool,
         typer.Option(
             "--verify/--no-verify",
-            help="Run the artifact beside the PyTorch model before publishing it.",
+            help="Compare the artifact with the PyTorch model before publishing it.",
             rich_help_panel=_VERIFY,
         ),
     ] = True
@@ -293,8 +294,8 @@ class ExportRequest:
         typer.Option(
             "--verify-data",
             metavar="DIR",
-            help="Images to verify on, searched in all subfolders. Default: the samples/ folder of a "
-            "local-dir: model, else made ones.",
+            help="Images for verification, searched recursively. Default: the samples/ folder of a "
+            "local-dir: model, otherwise synthetic images.",
             rich_help_panel=_VERIFY,
         ),
     ] = None
@@ -303,7 +304,7 @@ class ExportRequest:
         typer.Option(
             "--min-snr",
             metavar="DB",
-            help="Least signal-to-noise ratio to publish, in dB. Default: by precision (60 for fp32).",
+            help="Minimum signal-to-noise ratio in dB. Default: by precision (60 for fp32).",
             rich_help_panel=_VERIFY,
         ),
     ] = None

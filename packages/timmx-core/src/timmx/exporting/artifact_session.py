@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from timmx.errors import ArtifactError
 from timmx.exporting.metadata import installed_versions, json_values
 from timmx.exporting.session import Session
-from timmx.inputs import ImageRecipe, choose_samples, feed, fetch
+from timmx.inputs import ImageRecipe, check_interface, choose_samples, run_batches
 from timmx.model import check_count
 from timmx.registry import distribution_of
 from timmx.verification import Reference
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    import numpy as np
-
     from timmx.contract import ExportBackend, ExportRequest, Metadata, Precision, Runner
     from timmx.exporting.metadata import IoTypes
     from timmx.inputs import Samples
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreparedModel:
+class ArtifactModel:
     """What is known of the model inside; named as in `timmx.model.load.LoadedModel`."""
 
     trained: bool
@@ -35,7 +33,7 @@ class PreparedModel:
     notes: tuple[str, ...] = ()
 
 
-class PreparedSession(Session):
+class ArtifactSession(Session):
     """Stands where a `ModelSession` does, without a model.
 
     Args:
@@ -88,24 +86,21 @@ class PreparedSession(Session):
     def _run(self, runner: Runner, samples: Samples) -> Reference:
         import numpy as np
 
-        (entry,) = runner.inputs
-        size = entry.shape[0] if isinstance(entry.shape[0], int) else 1
+        check_interface(self._path, runner, self._metadata)
+        batch = runner.inputs[0].shape[0]
+        size = batch if isinstance(batch, int) else 1
         names = tuple(output.name for output in self._metadata.outputs)
-        specs = {spec.name: spec for spec in runner.outputs}
-        taken = entry.shape[1:] if entry.layout != "NHWC" else (entry.shape[3], *entry.shape[1:3])
-        if sorted(names) != sorted(specs) or taken != self.loaded.data_config.input_size:
-            raise ArtifactError(
-                f"{self._path} is damaged: its metadata names outputs {', '.join(names)} and the input "
-                f"{self.loaded.data_config.input_size}, and the graph has {', '.join(specs)} and {taken}",
-                hint="re-export it",
+        parts = [
+            run_batches(
+                runner,
+                samples.take(range(start, min(start + size, len(samples)))),
+                names,
+                batch_size=size,
+                what=self._path,
             )
-        answers: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        for start in range(0, len(samples), size):
-            indices = [(start + offset) % len(samples) for offset in range(size)]
-            found = runner.run({entry.name: feed(entry, samples.take(indices))})
-            for name in names:
-                answers[name] += list(fetch(specs[name], found[name]))
-        outputs = tuple(np.stack(answers[name][: len(samples)]) for name in names)
+            for start in range(0, len(samples), size)
+        ]
+        outputs = tuple(np.concatenate([part[name] for part in parts]) for name in names)
         classes = self._metadata.outputs[0].kind.ranks_classes
         if self.loaded.labels and classes:
             check_count(self.loaded.labels, outputs[0].shape[1])
@@ -122,5 +117,5 @@ def _with_what_is_decided(request: ExportRequest, metadata: Metadata) -> ExportR
     )
 
 
-def _model_inside(metadata: Metadata) -> PreparedModel:
-    return PreparedModel(metadata.model.trained, ImageRecipe.of(metadata).config, metadata.labels)
+def _model_inside(metadata: Metadata) -> ArtifactModel:
+    return ArtifactModel(metadata.model.trained, ImageRecipe.of(metadata).config, metadata.labels)

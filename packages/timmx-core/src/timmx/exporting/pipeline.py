@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import remember, staging, writing
 from timmx.base import artifact_size, exact_cuda, reporter
-from timmx.contract import Exported, Metadata
+from timmx.contract import Exported, Metadata, OpenSettings
 from timmx.errors import (
     ArtifactError,
     BackendError,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from timmx.artifact import Staging
     from timmx.contract import ExportBackend, ExportRequest, Precision, Quantization
-    from timmx.exporting.artifact_session import PreparedSession
+    from timmx.exporting.artifact_session import ArtifactSession
     from timmx.exporting.session import ModelSession
     from timmx.inputs import CalibrationInputs
     from timmx.verification import VerificationReport
@@ -102,13 +102,13 @@ def export(backend: ExportBackend, request: ExportRequest, options: Any) -> Expo
         return result
 
 
-def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> ModelSession | PreparedSession:
-    prepared = backend.prepared(options)
-    if prepared is not None:
-        from timmx.exporting.artifact_session import PreparedSession
+def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> ModelSession | ArtifactSession:
+    source = backend.source_artifact(options)
+    if source is not None:
+        from timmx.exporting.artifact_session import ArtifactSession
 
-        metadata = Metadata.parse(prepared, backend.read_metadata(prepared))
-        return PreparedSession(request, prepared, metadata, lambda: backend.open(prepared))
+        metadata = Metadata.parse(source, backend.read_metadata(source))
+        return ArtifactSession(request, source, metadata, lambda: backend.open(source, OpenSettings()))
     from timmx.exporting.session import ModelSession
 
     session = ModelSession(request)
@@ -117,7 +117,7 @@ def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> Mo
 
 
 def export_session(
-    backend: ExportBackend, session: ModelSession | PreparedSession, options: Any, stage: Staging
+    backend: ExportBackend, session: ModelSession | ArtifactSession, options: Any, stage: Staging
 ) -> ExportResult:
     """Write, verify and publish one format of a model that is already loaded and prepared.
 
@@ -147,8 +147,8 @@ def export_session(
         with session.step("Publishing"):
             # The artifact last: where another file cannot be published, it is as it was.
             others: tuple[Path, ...] = ()
-            for further in job.further:
-                others += further.publish((further.output,) if further.output.exists() else ())
+            for extra in job.extra_outputs:
+                others += extra.publish((extra.output,) if extra.output.exists() else ())
             files = (*stage.publish(_old_files(backend, stage.output)), *others)
             remember(backend.files(files[0]), verification.to_dict(), exported.notes)
     return ExportResult(
@@ -173,7 +173,7 @@ class Job:
 
     def __init__(
         self,
-        session: ModelSession | PreparedSession,
+        session: ModelSession | ArtifactSession,
         path: Path,
         backend: ExportBackend,
         open_stages: ExitStack | None = None,
@@ -181,7 +181,7 @@ class Job:
         self._session = session
         self._backend = backend
         self._open = open_stages or ExitStack()
-        self.further: list[Staging] = []
+        self.extra_outputs: list[Staging] = []
         self.path = path
         self.request = session.request
         self._facts: dict[str, Any] = {}
@@ -251,9 +251,9 @@ class Job:
         """The metadata with what the backend stated last, and this precision."""
         return self._session.metadata(precision, self._backend, self._facts, self._io_types)
 
-    def beside(self, output: Path) -> Path:
-        self.further.append(self._open.enter_context(staging(output)))
-        return self.further[-1].path
+    def extra_output(self, output: Path) -> Path:
+        self.extra_outputs.append(self._open.enter_context(staging(output)))
+        return self.extra_outputs[-1].path
 
     def progress(self, step: str) -> None:
         reporter().step(step)
@@ -305,7 +305,7 @@ def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any])
 
 def _verify(
     backend: ExportBackend,
-    session: ModelSession | PreparedSession,
+    session: ModelSession | ArtifactSession,
     path: Path,
     exported: Exported,
     options: Any,
@@ -317,7 +317,7 @@ def _verify(
     if not request.verify:
         return VerificationReport(status=Status.SKIPPED, reason="--no-verify was given")
     try:
-        with backend.open_exported(path, options) as runner:
+        with backend.open_exported(path, options, OpenSettings()) as runner:
             report = verify(
                 runner,
                 session.reference,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from timmx.contract import ExportRequest, Floats, Ints
 from timmx.errors import ConfigurationError
 from timmx.exporting.targets import OF_A_TARGET
-from timmx.registry import defaults, load, option_types, reject_unknown, value_kind
+from timmx.registry import REQUIRED, OptionSpec, load, option_specs, reject_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -61,7 +61,7 @@ def read_recipe(path: Path) -> Recipe:
             f"--recipe {path}: target is not a list of tables",
             hint="write each target as a table, [[target]]",
         )
-    known = {name: kind for name, kind in option_types(ExportRequest).items() if name not in _NOT_IN_A_RECIPE}
+    known = {name: spec for name, spec in option_specs(ExportRequest).items() if name not in _NOT_IN_A_RECIPE}
     reject_unknown(content, [*known, "target"], f"--recipe {path}")
     values = {name: _from(folder, known[name], value) for name, value in content.items()}
     model, output = values.pop("model", None), values.pop("output", None)
@@ -85,17 +85,12 @@ def recipe_schema(backends: Iterable[ExportBackend] = ()) -> dict[str, Any]:
     Args:
         backends: whose options are spelled out; without any, a target may have any options.
     """
-    shared = option_types(ExportRequest)
-    preset = defaults(ExportRequest)
-    properties = {
-        name: _property(kind, preset.get(name))
-        for name, kind in shared.items()
-        if name not in _NOT_IN_A_RECIPE
-    }
+    shared = option_specs(ExportRequest)
+    properties = {name: _property(spec) for name, spec in shared.items() if name not in _NOT_IN_A_RECIPE}
     properties["labels"] |= {"type": ["string", "array"], "items": {"type": "string"}}
     properties["labels"]["description"] += " Or the names themselves."
     properties["output"]["description"] = "The folder to write into, relative to the recipe."
-    own = {name: _property(shared[name], None) for name in OF_A_TARGET}
+    own = {name: _property(replace(shared[name], default=None)) for name in OF_A_TARGET}
     own["output"]["description"] = "The file's name in the output folder; by default the model's name."
     targets = [_target_schema(backend, own) for backend in backends]
     any_target = {
@@ -123,24 +118,17 @@ def recipe_schema(backends: Iterable[ExportBackend] = ()) -> dict[str, Any]:
 def _target(path: Path, folder: Path, table: Mapping[str, Any]) -> dict[str, Any]:
     """A target's table; of its options only the paths are looked at here."""
     name = table.get("format")
-    kinds = option_types(load(name).options) if isinstance(name, str) and name else {}
-    return {key: _from(folder, kinds[key], value) if key in kinds else value for key, value in table.items()}
+    specs = option_specs(load(name).options) if isinstance(name, str) and name else {}
+    return {key: _from(folder, specs[key], value) if key in specs else value for key, value in table.items()}
 
 
-def _from(folder: Path, annotated: Any, value: Any) -> Any:
+def _from(folder: Path, spec: OptionSpec, value: Any) -> Any:
     """A relative path as one from here."""
-    return (
-        folder / Path(value).expanduser()
-        if value_kind(annotated) is Path and isinstance(value, str)
-        else value
-    )
+    return folder / Path(value).expanduser() if spec.kind is Path and isinstance(value, str) else value
 
 
 def _target_schema(backend: ExportBackend, own: Mapping[str, Any]) -> dict[str, Any]:
-    preset = defaults(backend.options)
-    options = {
-        name: _property(kind, preset.get(name)) for name, kind in option_types(backend.options).items()
-    }
+    options = {name: _property(spec) for name, spec in option_specs(backend.options).items()}
     return {
         "type": "object",
         "description": backend.help,
@@ -150,16 +138,16 @@ def _target_schema(backend: ExportBackend, own: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _property(annotated: Any, default: Any) -> dict[str, Any]:
+def _property(spec: OptionSpec) -> dict[str, Any]:
     """The schema of one option, with its help and its default."""
-    option = next((extra for extra in get_args(annotated)[1:] if hasattr(extra, "help")), None)
-    found = _value(value_kind(annotated))
-    for key, bound in (("minimum", "min"), ("maximum", "max")):
-        if (limit := getattr(option, bound, None)) is not None:
+    found = _value(spec.kind)
+    for key, limit in (("minimum", spec.minimum), ("maximum", spec.maximum)):
+        if limit is not None:
             found[key] = limit
-    if option is not None and option.help:
-        found["description"] = option.help
-    if default is not None and not isinstance(default, (Path, tuple)):
+    if spec.help:
+        found["description"] = spec.help
+    default = spec.default
+    if default is not None and default is not REQUIRED and not isinstance(default, (Path, tuple)):
         found["default"] = str(default) if isinstance(default, StrEnum) else default
     return found
 

@@ -15,7 +15,7 @@ from timmx.contract import ExportRequest
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError, error_dict
 from timmx.exporting.pipeline import ONE_AT_A_TIME, ExportResult, export_session
 from timmx.exporting.targets import Target, Wanted, parse_target, plan, target_of
-from timmx.registry import build, option_types, reject_unknown
+from timmx.registry import build, option_specs, reject_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -137,7 +137,7 @@ def planned(
     Raises:
         TimmxError: see `export_many`.
     """
-    reject_unknown(options, [name for name in option_types(ExportRequest) if name != "json"], "timmx export")
+    reject_unknown(options, [name for name in option_specs(ExportRequest) if name != "json"], "timmx export")
     if model is None:
         raise ConfigurationError(
             "no model is given", hint="give a timm name, hf-hub:OWNER/NAME, local-dir:FOLDER or a module"

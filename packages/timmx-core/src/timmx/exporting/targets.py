@@ -11,14 +11,13 @@ from timmx.contract import ExportRequest
 from timmx.errors import ConfigurationError, TimmxError
 from timmx.exporting.validation import KNOWN_SUFFIXES, output_path, validate
 from timmx.registry import (
+    OptionSpec,
     build,
-    defaults,
     entries,
     known_backends,
     load,
-    option_types,
+    option_specs,
     reject_unknown,
-    value_kind,
 )
 
 if TYPE_CHECKING:
@@ -80,18 +79,18 @@ def parse_target(text: str) -> Wanted:
     """
     name, rest = _split(text)
     backend = load(name)
-    types_ = _types(backend)
+    specs = _specs(backend)
     pairs: list[tuple[str, str | None]] = []
     for part in rest.split(",") if rest else ():
         key, equals, value = part.partition("=")
         key = key.strip().replace("-", "_")
-        if key.startswith("no_") and key not in types_ and _is_toggle(types_.get(key[3:])):
-            if equals or not _has_negative(types_[key[3:]]):
+        if key.startswith("no_") and key not in specs and key[3:] in specs and specs[key[3:]].kind is bool:
+            if equals or not specs[key[3:]].off_flag:
                 raise ConfigurationError(
                     f"--to {text}: {part} is not an option", hint=f"switch it off with {key[3:]}=no"
                 )
             key, equals, value = key[3:], "=", "no"
-        if not equals and key not in types_ and pairs:
+        if not equals and key not in specs and pairs:
             earlier, begun = pairs[-1]
             if begun is not None:
                 pairs[-1] = (earlier, f"{begun},{part}")
@@ -102,7 +101,7 @@ def parse_target(text: str) -> Wanted:
     for key, given in pairs:
         if key in values:
             raise ConfigurationError(f"--to {text} gives {key} twice", hint="give it once")
-        values[key] = _from_text(text, key, types_[key], given)
+        values[key] = _from_text(text, specs[key], given)
     return Wanted(backend, values, text)
 
 
@@ -167,13 +166,13 @@ def plan(wanted: Sequence[Wanted], shared: ExportRequest, folder: Path) -> tuple
 
 def _target(item: Wanted, shared: ExportRequest, folder: Path) -> Target:
     backend = item.backend
-    own = option_types(backend.options)
+    own = option_specs(backend.options)
     options: Any = build(backend.options, {key: value for key, value in item.values.items() if key in own})
     of_request = {key: value for key, value in item.values.items() if key not in own}
     name = of_request.pop("output", None)
     checked = build(ExportRequest, {"model": shared.model, **of_request})
     request = replace(shared, output=None, force=True, **{key: getattr(checked, key) for key in of_request})
-    if backend.prepared(options) is not None:
+    if backend.source_artifact(options) is not None:
         raise ConfigurationError(
             "an option takes a file in place of MODEL, but here all targets share one model",
             hint=f"use timmx {backend.name} for it",
@@ -263,7 +262,7 @@ def _value(target: Target, name: str) -> Any:
 
 def _default(target: Target, name: str) -> Any:
     cls: type = type(_owner(target, name))
-    return defaults(cls).get(name)
+    return option_specs(cls)[name].default
 
 
 def _word(name: str, value: Any) -> str:
@@ -311,39 +310,25 @@ def _split(text: str) -> tuple[str, str]:
     return first, rest
 
 
-def _types(backend: ExportBackend) -> dict[str, Any]:
-    shared = option_types(ExportRequest)
-    return {name: shared[name] for name in OF_A_TARGET} | option_types(backend.options)
+def _specs(backend: ExportBackend) -> dict[str, OptionSpec]:
+    shared = option_specs(ExportRequest)
+    return {name: shared[name] for name in OF_A_TARGET} | dict(option_specs(backend.options))
 
 
 def _reject_unknown(backend: ExportBackend, said: str, names: Sequence[str] | Mapping[str, Any]) -> None:
-    own = option_types(backend.options)
+    own = option_specs(backend.options)
     for name in names:
-        if name not in own and name not in OF_A_TARGET and name in option_types(ExportRequest):
+        if name not in own and name not in OF_A_TARGET and name in option_specs(ExportRequest):
             raise ConfigurationError(
                 f"{said}: {name} applies to all targets, since they share one model",
                 hint=f"give {name} once for all targets, not in one of them",
             )
-    reject_unknown(names, _types(backend), f"timmx {backend.name}")
+    reject_unknown(names, _specs(backend), f"timmx {backend.name}")
 
 
-def _is_toggle(annotated: Any) -> bool:
-    return annotated is not None and value_kind(annotated) is bool
-
-
-def _has_negative(annotated: Any) -> bool:
-    """Whether its command has a flag that switches it off."""
-    for extra in get_args(annotated)[1:]:
-        # As an annotation, typer keeps the first spelling where a default would be.
-        spelled = (getattr(extra, "default", None), *(getattr(extra, "param_decls", None) or ()))
-        if any(isinstance(flag, str) and "/--no-" in flag for flag in spelled):
-            return True
-    return False
-
-
-def _from_text(said: str, name: str, annotated: Any, text: str | None) -> Any:
-    """A Python value for what was typed; what is not clear stays text, which `coercion.build` refuses or takes."""
-    kind = value_kind(annotated)
+def _from_text(said: str, spec: OptionSpec, text: str | None) -> Any:
+    """A Python value for what was typed; what is not clear stays text, which `build` refuses or takes."""
+    name, kind = spec.name, spec.kind
     if kind is bool:
         word = "true" if text is None else text.strip().lower()
         if word not in _YES + _NO:

@@ -14,6 +14,11 @@ from timmx.inputs.images import (
     spread as spread,
 )
 from timmx.inputs.preprocess import ImageRecipe as ImageRecipe
+from timmx.inputs.running import (
+    check_interface as check_interface,
+    interface_mismatch as interface_mismatch,
+    run_batches as run_batches,
+)
 from timmx.inputs.samples import (
     LEAST_INPUTS as LEAST_INPUTS,
     MADE_INPUTS as MADE_INPUTS,

@@ -9,22 +9,22 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import json
-import os
 import re
 import sys
-import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 import platformdirs
 
+from timmx.base import atomic_write
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model.folder import read_local_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from timmx.contract import ExportRequest
 
@@ -261,13 +261,8 @@ def _write(index: Index, path: Path) -> None:
     for model in models.values():
         del model["name"]
     data = {"schema": _SCHEMA, "timm": index.timm_version, "models": models, "deprecated": index.deprecated}
-    staged = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, staged = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(data, file, separators=(",", ":"))
-        os.replace(staged, path)  # noqa: PTH105 - `staged` is text
-    except OSError:  # a full or read-only place: the next call builds again
-        if staged:
-            Path(staged).unlink(missing_ok=True)
+    with (
+        suppress(OSError),
+        atomic_write(path) as file,
+    ):  # a full or read-only place: the next call builds again
+        json.dump(data, file, separators=(",", ":"))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from timmx.base import reporter
+from timmx.base import atomic_write, reporter
 from timmx.errors import ModelError
 
 if TYPE_CHECKING:
@@ -230,17 +230,12 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _fetch(url: str, path: Path) -> Path:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
     request = _user_agent(url)
-    try:
-        with urllib.request.urlopen(request, timeout=ANSWER_S) as source, unfinished.open("wb") as file:
-            while block := source.read(1 << 20):
-                file.write(block)
-            if file.tell() < int(source.headers.get("Content-Length") or 0):
-                raise ConnectionError("the connection ended before the file")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with urllib.request.urlopen(request, timeout=ANSWER_S) as source, atomic_write(path, "wb") as file:
+        while block := source.read(1 << 20):
+            file.write(block)
+        if file.tell() < int(source.headers.get("Content-Length") or 0):
+            raise ConnectionError("the connection ended before the file")
     return path
 
 

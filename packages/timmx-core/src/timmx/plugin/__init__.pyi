@@ -1,5 +1,6 @@
 from timmx.base import (
-    asked_threads as asked_threads,
+    Reporter as Reporter,
+    atomic_write as atomic_write,
     door as door,
     reporter as reporter,
     require_file as require_file,
@@ -29,14 +30,18 @@ from timmx.contract import (
     CalibrationMethod as CalibrationMethod,
     CalibrationSamples as CalibrationSamples,
     Capabilities as Capabilities,
+    Device as Device,
     ExportBackend as ExportBackend,
     Exported as Exported,
     ExportJob as ExportJob,
     ExportRequest as ExportRequest,
+    Floats as Floats,
     InputMetadata as InputMetadata,
     Ints as Ints,
     Metadata as Metadata,
     ModelMetadata as ModelMetadata,
+    NoOptions as NoOptions,
+    OpenSettings as OpenSettings,
     OutputKind as OutputKind,
     OutputMetadata as OutputMetadata,
     Precision as Precision,
@@ -51,11 +56,18 @@ from timmx.contract import (
 from timmx.errors import (
     ArtifactError as ArtifactError,
     ConfigurationError as ConfigurationError,
+    MissingRequirementError as MissingRequirementError,
     RuntimeUnavailable as RuntimeUnavailable,
+    TimmxError as TimmxError,
     UnsupportedError as UnsupportedError,
     VerificationError as VerificationError,
 )
 from timmx.exporting import command_words as command_words
-from timmx.inputs import check_calibration as check_calibration, feed as feed, given_flags as given_flags
+from timmx.inputs import (
+    check_calibration as check_calibration,
+    feed as feed,
+    fetch as fetch,
+    given_flags as given_flags,
+)
 from timmx.model import check_count as check_count
 from timmx.quantization import Observed as Observed

@@ -15,10 +15,11 @@ from timmx.registry.discovery import (
 )
 from timmx.registry.doctor import examine as examine
 from timmx.registry.options import (
+    REQUIRED as REQUIRED,
+    OptionSpec as OptionSpec,
     build as build,
-    defaults as defaults,
-    option_types as option_types,
+    option_specs as option_specs,
     reject_unknown as reject_unknown,
-    value_kind as value_kind,
+    set_signature as set_signature,
 )
 from timmx.registry.probe import probe_backends as probe_backends

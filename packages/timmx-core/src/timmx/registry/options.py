@@ -1,12 +1,13 @@
-"""How Python values become options: checked as the command line would check them."""
+"""Options, declared once as fields of a dataclass: for the command line, for Python, for recipes and for the help."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import types
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -17,12 +18,134 @@ from timmx.errors import ConfigurationError
 
 Options = TypeVar("Options")
 
+REQUIRED = inspect.Parameter.empty
+"""The default of an option that has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionSpec:
+    """One option: a field `name: Annotated[kind, typer.Option(...)] = default`.
+
+    Attributes:
+        name: as Python callers and recipes write it.
+        kind: the type of its values, without None.
+        optional: None is a value too.
+        default: `REQUIRED` where it has none.
+        flag: the spelling that sets it, such as `--opset`; empty for an argument.
+        off_flag: the spelling that switches it off; empty where there is none.
+        help: its help text.
+        minimum: the smallest value, where there is one.
+        maximum: the largest value, where there is one.
+        declaration: what Typer reads: an option or an argument.
+    """
+
+    name: str
+    kind: Any
+    optional: bool
+    default: Any
+    flag: str
+    off_flag: str
+    help: str
+    minimum: float | None
+    maximum: float | None
+    declaration: Any
+
+    def parameter(self, default: Any = REQUIRED, *, optional: bool = False) -> inspect.Parameter:
+        """As Typer takes it; an argument may be given by position.
+
+        Args:
+            default: in place of the option's own.
+            optional: let None stand for an option that was not given.
+        """
+        kind = (
+            str if self.kind is Any else self.kind
+        )  # a name or a module in Python, text on the command line
+        return inspect.Parameter(
+            self.name,
+            inspect.Parameter.KEYWORD_ONLY if self.flag else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=None if optional else self.default if default is REQUIRED else default,
+            annotation=Annotated[(kind | None if self.optional or optional else kind, self.declaration)],
+        )
+
+    def convert(self, value: Any) -> Any:
+        """A Python value, checked as the command line would check it.
+
+        Raises:
+            ConfigurationError: it has the wrong type, is out of range or is not among the choices.
+        """
+        if (value is None and self.optional) or self.kind is Any:
+            return value
+        if (
+            self.name == "labels"
+            and not isinstance(value, (str, os.PathLike))
+            and isinstance(value, Iterable)
+        ):
+            return tuple(map(str, value))
+        if self.name == "model_kwargs" and isinstance(value, Mapping):
+            return dict(value)
+        given = f"{self.name}={value!r}"
+        try:
+            result = _convert(self.kind, value)
+        except (TypeError, ValueError) as exc:
+            if isinstance(self.kind, type) and issubclass(self.kind, StrEnum):
+                close = _close(str(value), [member.value for member in self.kind])
+                raise ConfigurationError(f"{given} is not among the choices", hint=close) from exc
+            expected = _describe(self.kind)
+            raise ConfigurationError(f"{given} is not {expected}", hint=f"give {expected}") from exc
+        low, high = self.minimum, self.maximum
+        if (low is not None and result < low) or (high is not None and result > high):
+            bounds = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
+            raise ConfigurationError(f"{given} is out of range", hint=f"give {' and '.join(bounds)}")
+        return result
+
+    def words(self, value: Any) -> list[str]:
+        """The words of a command line that give it this value."""
+        if isinstance(value, bool):
+            return [self.flag if value else self.off_flag]
+        if isinstance(value, (Floats, Ints)):
+            return [self.flag, ",".join(f"{item:g}" for item in value)]
+        if isinstance(value, Mapping):
+            return [word for key, item in value.items() for word in (self.flag, f"{key}={item!r}")]
+        if isinstance(value, list):
+            return [word for item in value for word in (self.flag, str(item))]
+        if isinstance(value, tuple):
+            return [self.flag, *map(str, value)]
+        return [self.flag, str(value)]
+
 
 @cache
-def option_types(cls: type) -> dict[str, Any]:
-    """The fields of an options dataclass with their Annotated types."""
+def option_specs(cls: type) -> Mapping[str, OptionSpec]:
+    """The options of a dataclass by name, in order.
+
+    Raises:
+        TypeError: a field is not declared as `Annotated[kind, typer.Option(...)]`.
+    """
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(cls)}
+    return {field.name: _spec(field.name, field.default, hints[field.name]) for field in fields(cls)}
+
+
+def _spec(name: str, default: Any, annotated: Any) -> OptionSpec:
+    annotation, *extras = get_args(annotated) if get_origin(annotated) is Annotated else (annotated,)
+    declaration = next((extra for extra in extras if hasattr(extra, "param_decls")), None)
+    if declaration is None:
+        raise TypeError(f"the option {name} is not declared with Annotated[..., typer.Option(...)]")
+    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    # Inside Annotated, Typer keeps the first spelling where a default would be.
+    spellings = (declaration.default, *(declaration.param_decls or ()))
+    flags = [text for text in spellings if isinstance(text, str) and text.startswith("-")]
+    flag, _, off_flag = (flags[0] if flags else "").partition("/")
+    return OptionSpec(
+        name=name,
+        kind=next(member for member in members if member is not type(None)),
+        optional=type(None) in members,
+        default=REQUIRED if default is MISSING else default,
+        flag=flag,
+        off_flag=off_flag,
+        help=declaration.help or "",
+        minimum=declaration.min,
+        maximum=declaration.max,
+        declaration=declaration,
+    )
 
 
 def build(cls: type[Options], values: Mapping[str, Any]) -> Options:
@@ -31,19 +154,14 @@ def build(cls: type[Options], values: Mapping[str, Any]) -> Options:
     Raises:
         ConfigurationError: a value of the wrong type, out of range or not among the choices.
     """
-    types_ = option_types(cast("type", cls))
-    return cls(**{name: _coerce(name, types_[name], value) for name, value in values.items()})
+    specs = option_specs(cast("type", cls))
+    return cls(**{name: specs[name].convert(value) for name, value in values.items()})
 
 
-def value_kind(annotated: Any) -> Any:
-    """The type of an option's values, without Annotated and without None."""
-    annotation = get_args(annotated)[0] if get_origin(annotated) is Annotated else annotated
-    return next(member for member in _members(annotation) if member is not type(None))
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union; of any other type itself."""
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+def set_signature(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> None:
+    """Give a function that takes `**values` the parameters that Typer and Python's help should see."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
 def reject_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
@@ -58,42 +176,9 @@ def reject_unknown(names: Iterable[str], known: Iterable[str], what: str) -> Non
             raise ConfigurationError(f"{what} has no option {name!r}", hint=_close(name, known))
 
 
-def defaults(cls: type) -> dict[str, Any]:
-    """The default of each field that has one."""
-    return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
-
-
 def _close(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3)
     return f"did you mean {' or '.join(close)}?" if close else f"use one of {', '.join(sorted(known))}"
-
-
-def _coerce(name: str, annotated: Any, value: Any) -> Any:
-    annotation, *extras = get_args(annotated) if get_origin(annotated) is Annotated else (annotated,)
-    option = next((extra for extra in extras if hasattr(extra, "param_decls")), None)
-    if value is None and type(None) in _members(annotation):
-        return None
-    if annotation is Any:
-        return value
-    kind = value_kind(annotated)
-    if name == "labels" and not isinstance(value, (str, os.PathLike)) and isinstance(value, Iterable):
-        return tuple(map(str, value))
-    if name == "model_kwargs" and isinstance(value, Mapping):
-        return dict(value)
-    try:
-        result = _convert(kind, value)
-    except (TypeError, ValueError) as exc:
-        if isinstance(kind, type) and issubclass(kind, StrEnum):
-            close = _close(str(value), [member.value for member in kind])
-            raise ConfigurationError(f"{name}={value!r} is not among the choices", hint=close) from exc
-        raise ConfigurationError(
-            f"{name}={value!r} is not {_describe(kind)}", hint=f"give {_describe(kind)}"
-        ) from exc
-    low, high = getattr(option, "min", None), getattr(option, "max", None)
-    if (low is not None and result < low) or (high is not None and result > high):
-        bounds = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
-        raise ConfigurationError(f"{name}={value!r} is out of range", hint=f"give {' and '.join(bounds)}")
-    return result
 
 
 def _convert(kind: Any, value: Any) -> Any:

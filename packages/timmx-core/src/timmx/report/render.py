@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 
-from timmx.base import printable, why_not_in
+from timmx.base import atomic_write, may_replace, printable, why_not_in
 from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from timmx.report.content import Report
 
 
@@ -30,25 +30,13 @@ def check_report_path(path: Path) -> None:
         raise ConfigurationError(f"--report {path} does not end in .html", hint=f"name it {better}")
     if path.is_dir():
         raise ConfigurationError(f"--report {path} is a folder", hint="name a file that ends in .html")
-    if path.is_file() and not _is_html(path):
+    if not may_replace(path, "--report", b"<!doctype html", b"<html"):
         raise ConfigurationError(
             f"--report {path} exists and is not HTML; it is left unchanged", hint="name a new file"
         )
     trouble = why_not_in(path.absolute().parent)
     if trouble:
         raise ConfigurationError(f"--report {path}: {trouble}", hint="choose another folder")
-
-
-def _is_html(path: Path) -> bool:
-    """Whether a file begins as a page does, or is empty."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(256).lstrip().lower()
-    except OSError as exc:
-        raise ConfigurationError(
-            f"--report {path} exists and cannot be read: {exc.strerror or exc}", hint="name a new file"
-        ) from exc
-    return not head or head.startswith((b"<!doctype html", b"<html"))
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -63,7 +51,15 @@ def write_report(report: Report, path: Path) -> None:
         ArtifactError: it cannot be written there.
     """
     check_report_path(path)
-    _replace(Path(os.path.realpath(path)), page(report), shown=path)
+    html = page(report)
+    try:
+        with atomic_write(path) as file:
+            file.write(html)
+    except OSError as exc:
+        raise ArtifactError(
+            f"cannot write the report {path}: {exc.strerror or exc}",
+            hint="fix that, or choose another --report",
+        ) from exc
 
 
 def page(report: Report) -> str:
@@ -108,23 +104,3 @@ def _plotly() -> str:
 def _part(name: str) -> str:
     """A style sheet or script of the page, to stand in it as it is."""
     return (resources.files("timmx.report") / "page" / name).read_text("utf-8")
-
-
-def _replace(path: Path, text: str, shown: Path) -> None:
-    """Write beside it, then rename: whoever opens `path` sees the old report or the new one."""
-    staged = path.with_name(f".timmx-report-{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with staged.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
-    except OSError as exc:
-        raise ArtifactError(
-            f"cannot write the report {shown}: {exc.strerror or exc}",
-            hint="fix that, or choose another --report",
-        ) from exc

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from timmx import registry
-from timmx.contract import Capabilities, Metadata
+from timmx.contract import Capabilities, Metadata, OpenSettings
 from timmx.errors import RuntimeUnavailable
 from timmx.testing.models import awakened_model
 
@@ -140,9 +140,9 @@ class ConformanceBase:
 
     def suffix(self, subject: ExportBackend, options: dict[str, Any]) -> str:
         """The suffix that these options write."""
-        from timmx.registry import build, option_types
+        from timmx.registry import build, option_specs
 
-        own = {name: value for name, value in options.items() if name in option_types(subject.options)}
+        own = {name: value for name, value in options.items() if name in option_specs(subject.options)}
         return subject.output_suffix(build(subject.options, own))
 
 
@@ -154,6 +154,6 @@ def metadata_of(result: ExportResult) -> Metadata:
 def open_or_skip(subject: ExportBackend, path: Path) -> Runner:
     """The artifact in its runtime; where there is none here, the check is skipped with the reason."""
     try:
-        return subject.open(path)
+        return subject.open(path, OpenSettings())
     except RuntimeUnavailable as exc:
         pytest.skip(f"the artifact cannot be run here: {exc.message}")

@@ -9,7 +9,7 @@ import pytest
 from timmx.contract import ExportRequest, OutputKind
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.exporting import export as run_export
-from timmx.registry import build, option_types
+from timmx.registry import build, option_specs
 from timmx.testing.base import ConformanceBase, export_check, metadata_of, requires
 from timmx.testing.models import awakened_model
 
@@ -133,7 +133,7 @@ class ExportChecks(ConformanceBase):
                 raise RuntimeError("induced after the file was written")
 
         options = dict(self.export_options)
-        own = {name: options.pop(name) for name in list(options) if name in option_types(subject.options)}
+        own = {name: options.pop(name) for name in list(options) if name in option_specs(subject.options)}
         request = build(
             ExportRequest, options | {"model": awakened_model("test_efficientnet"), "output": before.path}
         )

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from timmx.base import SignalToNoise
-from timmx.contract import TensorSpec
+from timmx.contract import OpenSettings, TensorSpec
 from timmx.errors import ArtifactError
-from timmx.inputs import ImageRecipe, MadeSamples, feed, fetch
+from timmx.inputs import ImageRecipe, MadeSamples, run_batches
 from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
 from timmx.testing.exports import MODELS
 from timmx.testing.models import awakened_model
@@ -130,7 +130,7 @@ class ParityChecks(ConformanceBase):
             path = tmp_path / f"damaged{result.path.suffix}"
             path.write_bytes(damaged)
             with pytest.raises(ArtifactError):
-                subject.open(path).close()
+                subject.open(path, OpenSettings()).close()
 
     def _damage_each_file(self, subject: ExportBackend, folder: Path, to: Path) -> None:
         for number, part in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
@@ -141,7 +141,7 @@ class ParityChecks(ConformanceBase):
                 content = target.read_bytes()
                 target.unlink() if keep is None else target.write_bytes(content[: int(len(content) * keep)])
                 with pytest.raises(ArtifactError):
-                    subject.open(copy).close()
+                    subject.open(copy, OpenSettings()).close()
 
     def _compare(self, runner: Any, result: ExportResult, model: str, batch: int) -> None:
         import torch
@@ -169,6 +169,4 @@ def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | No
 
 def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:
     """The output called `output` in real numbers, of inputs (N, C, H, W) float32."""
-    (taken,) = runner.inputs
-    (given,) = (spec for spec in runner.outputs if spec.name == "output")
-    return fetch(given, runner.run({taken.name: feed(taken, inputs)})["output"])
+    return run_batches(runner, inputs, ["output"])["output"]

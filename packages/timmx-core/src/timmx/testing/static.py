@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import subprocess
 import sys
-import typing
 from typing import TYPE_CHECKING
 
 import importlib_metadata
@@ -15,9 +14,10 @@ import typer
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from timmx import option_types, registry
+from timmx import registry
 from timmx.contract import SUPPORTED_CONTRACTS, Capabilities, ExportRequest, Problem
 from timmx.errors import ConfigurationError
+from timmx.registry import REQUIRED, option_specs
 from timmx.testing.base import ConformanceBase
 
 if TYPE_CHECKING:
@@ -58,17 +58,12 @@ class StaticChecks(ConformanceBase):
         options = subject.options
         assert dataclasses.is_dataclass(options), "`options` is a frozen dataclass"
         assert options.__dataclass_params__.frozen, "`options` is a frozen dataclass"  # type: ignore[attr-defined]
-        for name, annotation in option_types(options).items():
-            assert typing.get_origin(annotation) is typing.Annotated, (
-                f"{name} is Annotated with a typer.Option"
-            )
-            found = [extra for extra in typing.get_args(annotation)[1:] if hasattr(extra, "param_decls")]
-            assert found, f"{name} is Annotated with a typer.Option"
-            assert found[0].help, f"{name} has a help text"
-        for field in dataclasses.fields(options):
-            has_default = field.default is not dataclasses.MISSING
-            assert has_default, f"{field.name} has a default, so that the command works without it"
-        clashes = option_types(ExportRequest).keys() & option_types(options).keys()
+        for name, spec in option_specs(options).items():
+            assert spec.flag, f"{name} names its flag in typer.Option"
+            assert spec.help, f"{name} has a help text"
+            has_default = spec.default is not REQUIRED
+            assert has_default, f"{name} has a default, so that the command works without it"
+        clashes = option_specs(ExportRequest).keys() & option_specs(options).keys()
         assert not clashes, f"{sorted(clashes)} are options that every backend has already"
 
     def test_command_has_no_catch_all(self, subject: ExportBackend) -> None:
@@ -82,10 +77,8 @@ class StaticChecks(ConformanceBase):
         app.command()(subject.create_command())
         shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "300", "NO_COLOR": "1"})
         assert shown.exit_code == 0, shown.output
-        for annotation in option_types(subject.options).values():
-            option = next(extra for extra in typing.get_args(annotation)[1:] if hasattr(extra, "param_decls"))
-            for flag in option.param_decls or ():
-                assert flag.split("/")[0] in shown.output
+        for spec in option_specs(subject.options).values():
+            assert spec.flag in shown.output
 
     def test_unknown_option_is_refused(self, subject: ExportBackend) -> None:
         with pytest.raises(ConfigurationError, match="no_such_option"):

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from timmx.cli import app
+from timmx.contract import OpenSettings
 from timmx.errors import RuntimeUnavailable
 from timmx.inputs import MadeSamples
 from timmx.testing.base import ConformanceBase, export_check, metadata_of
@@ -36,7 +37,7 @@ class ToolChecks(ConformanceBase):
         told = _json("inspect", result.path)
         assert told["model"]["architecture"] == "test_resnet"
         try:
-            subject.open(result.path).close()
+            subject.open(result.path, OpenSettings()).close()
         except RuntimeUnavailable as exc:
             pytest.skip(f"the artifact cannot be run here: {exc.message}")
         images = _images(result, tmp_path / "images")
@@ -60,7 +61,7 @@ class ToolChecks(ConformanceBase):
         recipe = ImageRecipe.of(metadata_of(result))
         reader = ImageReader(recipe.config, recipe.in_graph)
         read = {}
-        with subject.open(result.path) as runner:
+        with subject.open(result.path, OpenSettings()) as runner:
             (entry,), output = runner.inputs, runner.outputs[0]
             for path in images.values():
                 found = runner.run({entry.name: feed(entry, reader.read(path)[None])})

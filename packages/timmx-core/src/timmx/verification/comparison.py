@@ -17,14 +17,14 @@ import numpy as np
 from timmx.base import SignalToNoise
 from timmx.contract import Precision
 from timmx.errors import TimmxError, VerificationError
-from timmx.inputs import feed, fetch
+from timmx.inputs import interface_mismatch, run_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
 
-    from timmx.contract import Runner, TensorSpec
+    from timmx.contract import Runner
     from timmx.inputs import Samples
 
 FLOORS_DB = {
@@ -183,16 +183,16 @@ def verify(
     """
     sizes = (batch_size,) if batch_size else tuple(sorted(set(runner.batch_sizes)))
     measures = [SignalToNoise() for _ in reference.names]
-    _check_interface(runner, reference)
-    specs = {spec.name: spec for spec in runner.outputs}
+    shapes = {name: array.shape for name, array in zip(reference.names, reference.outputs, strict=True)}
+    if wrong := interface_mismatch(runner, reference.samples.take([0]).shape[1:], shapes):
+        raise VerificationError(f"the artifact has another input or other outputs than the model: {wrong}")
     read = np.full(len(reference), -1)
     for indices in _schedule(len(reference), sizes):
-        found = _run(runner, reference.samples.take(indices))
+        found = _run(runner, reference, indices)
         for measure, name, expected in zip(measures, reference.names, reference.outputs, strict=True):
-            output = _output(found, specs[name], expected[indices].shape)
-            measure.update(expected[indices], output)
+            measure.update(expected[indices], found[name])
             if reference.truth is not None:
-                read[indices] = output.argmax(axis=1)
+                read[indices] = found[name].argmax(axis=1)
     figures = tuple(
         OutputFigures(
             name=name,
@@ -277,47 +277,24 @@ def _judge(figures: tuple[OutputFigures, ...], floor: float | None) -> tuple[Sta
     return Status.VERIFIED, ""
 
 
-def _check_interface(runner: Runner, reference: Reference) -> None:
-    """The artifact's inputs and outputs are the ones that its metadata names."""
-    inputs = [spec.name for spec in runner.inputs]
-    if inputs != ["input"]:
-        raise VerificationError(
-            f"the artifact's inputs are {', '.join(inputs)}; one called input is expected"
-        )
-    outputs = [spec.name for spec in runner.outputs]
-    if sorted(outputs) != sorted(reference.names):
-        raise VerificationError(
-            f"the artifact's outputs are {', '.join(outputs)}; {', '.join(reference.names)} are expected"
-        )
-
-
-def _run(runner: Runner, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    (spec,) = runner.inputs
-    fed = feed(spec, inputs)
+def _run(runner: Runner, reference: Reference, indices: Sequence[int]) -> dict[str, np.ndarray]:
+    """The artifact's outputs for these inputs, of the reference's shapes and in float32."""
     try:
-        return runner.run({spec.name: fed})
-    except Exception as exc:  # a runtime may raise anything; whatever it is, the artifact does not do its job
-        said, hint = (exc.message, exc.hint) if isinstance(exc, TimmxError) else (exc, "")
-        reason = " ".join(f"{type(exc).__name__}: {said}".split())[:300]
-        raise VerificationError(
-            f"the artifact fails at a batch of {len(inputs)}: {reason}", hint=hint
-        ) from exc
-
-
-def _output(found: dict[str, np.ndarray], spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
-    name = spec.name
-    if name not in found:
-        raise VerificationError(f"the artifact has no output {name!r}; it has {', '.join(found)}")
-    if found[name].shape != shape:
-        raise VerificationError(
-            f"output {name!r} has shape {found[name].shape} where the model gives {shape}: "
-            "the artifact fixed a size that should be dynamic, or changed its layout"
-        )
-    output = fetch(spec, found[name])
-    if output.dtype != np.float32:
-        due = "float32" if spec.quantization is None else f"{spec.dtype}, which its quantization is for,"
-        raise VerificationError(f"output {name!r} is {output.dtype}, where {due} is expected")
-    return output
+        found = run_batches(runner, reference.samples.take(indices), reference.names)
+    except TimmxError as exc:
+        raise VerificationError(exc.message, hint=exc.hint) from exc
+    specs = {spec.name: spec for spec in runner.outputs}
+    for name, expected in zip(reference.names, reference.outputs, strict=True):
+        shape, output, spec = (len(indices), *expected.shape[1:]), found[name], specs[name]
+        if output.shape != shape:
+            raise VerificationError(
+                f"output {name!r} has shape {output.shape} where the model gives {shape}: "
+                "the artifact fixed a size that should be dynamic, or changed its layout"
+            )
+        if output.dtype != np.float32:
+            due = "float32" if spec.quantization is None else f"{spec.dtype}, which its quantization is for,"
+            raise VerificationError(f"output {name!r} is {output.dtype}, where {due} is expected")
+    return found
 
 
 def _json_ready(value: Any) -> Any:

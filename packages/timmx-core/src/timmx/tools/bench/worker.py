@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import Reporter, held_to, reporting
+from timmx.base import Reporter, reporting
 from timmx.errors import TimmxError
 
 if TYPE_CHECKING:
@@ -62,13 +62,12 @@ class Worker:
             is_model: the model is meant, not the file.
         """
         start = memory()
-        with held_to(threads):
-            if is_model:
-                self._subject = _open_model(Path(path), against, model_options, compile)
-            else:
-                from timmx.tools.subject import open_subject
+        if is_model:
+            self._subject = _open_model(Path(path), against, model_options, compile)
+        else:
+            from timmx.tools.subject import open_subject
 
-                self._subject = open_subject(Path(path))
+            self._subject = open_subject(Path(path), threads=threads)
         if "torch" in sys.modules:
             import torch
 

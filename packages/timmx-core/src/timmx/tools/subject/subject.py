@@ -9,15 +9,14 @@ import numpy as np
 
 from timmx.artifact import described
 from timmx.base import counted
-from timmx.contract import OutputKind, Runner
-from timmx.errors import ArtifactError, ConfigurationError, TimmxError
-from timmx.inputs import ImageRecipe, feed, fetch
+from timmx.contract import OpenSettings, OutputKind, Runner
+from timmx.errors import ArtifactError, ConfigurationError
+from timmx.inputs import ImageRecipe, check_interface, run_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from timmx.contract import ExportBackend, Metadata, TensorSpec
+    from timmx.contract import ExportBackend, Metadata
 
 _MOST_AT_ONCE = 8
 """Images in a batch where the batch is open and nobody says how many."""
@@ -69,8 +68,8 @@ class Described:
                 hint="use timmx.open in Python, which returns its raw outputs",
             )
 
-    def open(self, batch_size: int | None = None) -> Subject:
-        """The file, ready to run; for errors see `open_subject`."""
+    def open(self, batch_size: int | None = None, threads: int | None = None) -> Subject:
+        """The file, ready to run; for arguments and errors see `open_subject`."""
         path, fixed = self.path, self.metadata.batch_size
         assert path is not None, "a model is opened by open_model"
         assert self.backend is not None, "whoever read the metadata is the backend"
@@ -81,9 +80,9 @@ class Described:
                 f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}",
                 hint="leave --batch-size out, or export it again with --dynamic-batch",
             )
-        runner = self.backend.open(path)
+        runner = self.backend.open(path, OpenSettings(threads=threads))
         try:
-            _check_edges(path, runner, self.metadata)
+            check_interface(path, runner, self.metadata)
             size = fixed or batch_size or _batch_of(runner)
         except BaseException:
             runner.close()
@@ -119,18 +118,7 @@ class Subject(Described):
             By output name, (N, ...) in real numbers. A batch that is not full is filled with its last input, whose
             further answers are dropped.
         """
-        (entry,) = self.runner.inputs
-        specs = {spec.name: spec for spec in self.runner.outputs}
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.output_names}
-        for start in range(0, len(inputs), self.batch_size):
-            batch = inputs[start : start + self.batch_size]
-            count = len(batch)
-            if count < self.batch_size:
-                batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch_size - count, axis=0)])
-            found = self._run_batch(entry, batch)
-            for name, part in parts.items():
-                part.append(fetch(specs[name], found[name])[:count])
-        return {name: np.concatenate(part) for name, part in parts.items()}
+        return run_batches(self.runner, inputs, self.output_names, self.batch_size, what=self.name)
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
         """The classes' probabilities, (N, classes) float32.
@@ -144,15 +132,6 @@ class Subject(Described):
         self.require_classes()
         answers = self.run(inputs)[self.output_names[0]].astype(np.float32)
         return answers if self.kind is OutputKind.PROBABILITIES else _softmax(answers)
-
-    def _run_batch(self, entry: TensorSpec, batch: np.ndarray) -> dict[str, np.ndarray]:
-        try:
-            return self.runner.run({entry.name: feed(entry, batch)})
-        except TimmxError:
-            raise
-        except Exception as exc:  # a runtime may raise anything
-            said = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
-            raise ArtifactError(f"{self.name} fails on a batch of {len(batch)}: {said}") from exc
 
 
 def describe(path: Path) -> Described:
@@ -176,12 +155,13 @@ def describe(path: Path) -> Described:
     )
 
 
-def open_subject(path: Path, batch_size: int | None = None) -> Subject:
+def open_subject(path: Path, batch_size: int | None = None, threads: int | None = None) -> Subject:
     """Open a file that timmx wrote.
 
     Args:
         path: of any installed backend's suffix.
         batch_size: images at once; by default the file's own, or where that is open up to 8.
+        threads: of the runtime; None to let it choose.
 
     Raises:
         ArtifactError: there is no such file, it is damaged, or timmx did not write it.
@@ -189,37 +169,7 @@ def open_subject(path: Path, batch_size: int | None = None) -> Subject:
         ConfigurationError: the file has another batch.
         RuntimeUnavailable: it cannot run here.
     """
-    return describe(path).open(batch_size)
-
-
-def _check_edges(path: Path, runner: Runner, metadata: Metadata) -> None:
-    """The runtime reports the input and the outputs that the metadata states, of the same sizes."""
-    stated = {output.name: output.shape for output in metadata.outputs}
-    found = {spec.name: spec.shape for spec in runner.outputs}
-    taken = metadata.input.shape
-    alike = len(runner.inputs) == 1 and _alike(runner.inputs[0].shape[1:], taken)
-    if not alike or any(
-        name not in found or not _alike(found[name][1:], shape[1:]) for name, shape in stated.items()
-    ):
-        inputs = ", ".join(f"{spec.name} {spec.shape}" for spec in runner.inputs)
-        outputs = ", ".join(f"{name} {shape}" for name, shape in found.items())
-        raise ArtifactError(
-            f"{path} is damaged: its metadata states an input of {taken} and the outputs "
-            f"{', '.join(f'{name} {shape}' for name, shape in stated.items())}, but the graph has {inputs} and "
-            f"{outputs}",
-            hint="export it again",
-        )
-
-
-def _alike(found: Sequence[int | str], stated: Sequence[int | str]) -> bool:
-    """Whether sizes agree as far as both are known; a runtime that tells no sizes at all tells nothing wrong."""
-    return not found or (
-        len(found) == len(stated)
-        and all(
-            one == other or isinstance(one, str) or isinstance(other, str)
-            for one, other in zip(found, stated, strict=True)
-        )
-    )
+    return describe(path).open(batch_size, threads)
 
 
 def _batch_of(runner: Runner) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import described, remember
 from timmx.base import artifact_size, reporter
-from timmx.contract import ExportRequest, Precision
+from timmx.contract import ExportRequest, OpenSettings, Precision
 from timmx.errors import ArtifactError, ConfigurationError, VerificationError
 from timmx.inputs import ImageRecipe
 from timmx.registry import build
@@ -102,7 +102,7 @@ def verify_file(
     from timmx.verification import Status, verify
 
     reporter().step("Verifying")
-    with backend.open(path) as runner:
+    with backend.open(path, OpenSettings()) as runner:
         report = verify(
             runner,
             standard.reference,
@@ -159,7 +159,7 @@ def _model_standard(request: ExportRequest, metadata: Metadata) -> _Standard:
 
 def _file_standard(other: Path, path: Path, metadata: Metadata, verify_data: Path | None) -> _Standard:
     """Another file's answers to the same images, each fed as it wants them."""
-    from timmx.exporting import PreparedSession
+    from timmx.exporting import ArtifactSession
     from timmx.inputs import ImageSamples, choose_samples
 
     backend, theirs = described(other)
@@ -171,7 +171,7 @@ def _file_standard(other: Path, path: Path, metadata: Metadata, verify_data: Pat
             hint="compare files where these are the same; timmx inspect FILE shows them",
         )
     request = build(ExportRequest, {"model": None, "verify_data": verify_data})
-    session = PreparedSession(request, other, theirs, lambda: backend.open(other))
+    session = ArtifactSession(request, other, theirs, lambda: backend.open(other, OpenSettings()))
     samples = choose_samples(verify_data, None, recipe.config, recipe.in_graph)
     labels, truth = session.loaded.labels, None
     if session.reference.classes and labels and isinstance(samples, ImageSamples):

@@ -1,18 +1,39 @@
-"""The arguments and options that commands on exported files share, and those of the model beside them."""
+"""The arguments and options that several commands share."""
 
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from timmx.contract import MODEL_OPTIONS, ExportRequest
-from timmx.registry import defaults, option_types
+from timmx.registry import option_specs, set_signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_MESSAGES = "Messages"
+
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", help="Show each step and what libraries print.", rich_help_panel=_MESSAGES),
+]
+
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_MESSAGES)
+]
+
+
+@dataclass(frozen=True)
+class MessageOptions:
+    """What every command that exports takes in addition to its own options."""
+
+    verbose: VerboseOption = False
+    debug: DebugOption = False
 
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A file that timmx wrote, of any format.")]
@@ -38,21 +59,16 @@ def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
 
     They reach the command as one keyword, `model_options`: a mapping by name, whatever was not given left out.
     """
-    types, preset = option_types(ExportRequest), defaults(ExportRequest)
+    specs = option_specs(ExportRequest)
     signature = inspect.signature(command, eval_str=True)
 
     def run(**values: Any) -> None:
         given = {name: values.pop(name) for name in MODEL_OPTIONS}
-        command(model_options={k: v for k, v in given.items() if v != preset[k]}, **values)
+        command(model_options={k: v for k, v in given.items() if v != specs[k].default}, **values)
 
     own = [item for name, item in signature.parameters.items() if name != "model_options"]
-    further = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=preset[name], annotation=types[name])
-        for name in MODEL_OPTIONS
-    ]
+    further = [specs[name].parameter() for name in MODEL_OPTIONS]
     positional = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own]
-    parameters = [*positional, *further]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {item.name: item.annotation for item in parameters}
+    set_signature(run, [*positional, *further])
     return run

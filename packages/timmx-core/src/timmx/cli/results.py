@@ -1,0 +1,56 @@
+"""Results as a person reads them on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from timmx.exporting import ExportResult
+    from timmx.verification import VerificationReport
+
+
+def summary(result: ExportResult) -> str:
+    """What was written and what it is worth, in a few lines."""
+    lines = [f"{result.path}  {size_text(result.size_bytes)}  {result.precision}"]
+    lines += [f"  with {_beside(result.path, path)}" for path in result.files[1:]]
+    return "\n".join([*lines, *verdict(result.verification)])
+
+
+def _beside(artifact: Path, further: Path) -> str:
+    return further.name if further.parent == artifact.parent else str(further)
+
+
+def verdict(report: VerificationReport) -> list[str]:
+    """What was measured, in a line or more."""
+    status = f"{report.status}: {report.reason}" if report.reason else f"{report.status}"
+    if report.snr_db is None:
+        return [status]
+    floor = f" (floor {report.floor_db:g} dB)" if report.floor_db is not None else ""
+    sizes = ", ".join(map(str, report.batch_sizes))
+    engine = f"; run by {report.engine}" if report.engine else ""
+    lines = [
+        f"{status}: {report.snr_db:.1f} dB{floor} on {report.inputs} inputs, {report.origin}; batch {sizes}{engine}"
+    ]
+    cosine = min(figures.cosine_min for figures in report.outputs)
+    largest = max(figures.max_abs_diff for figures in report.outputs)
+    worst = f"  cosine at least {cosine:.6f}, largest difference {largest:.2g}"
+    if report.top1_agreement is not None:
+        worst += f", top-1 agreement {100 * report.top1_agreement:.1f} %"
+    lines.append(worst)
+    if report.accuracy is not None and report.model_accuracy is not None:
+        lines.append(
+            f"  accuracy {100 * report.accuracy:.1f} %, the model's {100 * report.model_accuracy:.1f} %"
+        )
+    return lines
+
+
+def size_text(size_bytes: int) -> str:
+    """A size as a person reads it, such as `1.23 MB`."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

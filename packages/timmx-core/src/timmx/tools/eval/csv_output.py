@@ -1,0 +1,50 @@
+"""An evaluation as a CSV file, one line for each image."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timmx.base import atomic_write, may_replace
+from timmx.errors import ArtifactError, ConfigurationError
+
+if TYPE_CHECKING:
+    from timmx.tools.eval.evaluation import Evaluation
+
+
+def check_csv_path(path: Path) -> None:
+    """Refuse, before any work is done, a path that no CSV can be written to.
+
+    Raises:
+        ConfigurationError: it is a folder or a file that timmx eval did not write, or its folder cannot be written to.
+    """
+    if path.is_dir() or not os.access(Path(os.path.realpath(path)).parent, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"--csv {path} cannot be written: it is a folder, or its folder is missing or not writable",
+            hint="name a file in a folder that can be written to",
+        )
+    if not may_replace(path, "--csv", b"path,label,read,"):
+        raise ConfigurationError(
+            f"--csv {path} exists and is not a CSV of timmx eval; it is left unchanged",
+            hint="name a new file",
+        )
+
+
+def write_csv(evaluation: Evaluation, path: Path) -> None:
+    """Write the rows of an evaluation; a file that is there is replaced when the new one is complete.
+
+    Raises:
+        ArtifactError: it cannot be written there.
+    """
+    rows = evaluation.rows()
+    try:
+        with atomic_write(path, newline="", errors="surrogateescape") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row | {"right": {True: 1, False: 0, None: ""}[row["right"]]} for row in rows)
+    except OSError as exc:
+        raise ArtifactError(
+            f"cannot write --csv {path}: {exc.strerror or exc}", hint="fix that, or choose another --csv"
+        ) from exc

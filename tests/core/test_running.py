@@ -1,0 +1,96 @@
+"""Runners are run in batches of one size, and files that describe another graph are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from timmx.contract.runner import Quantization, Runner, TensorSpec
+from timmx.errors import ArtifactError, UnsupportedError
+from timmx.inputs.running import check_interface, interface_mismatch, run_batches
+
+
+class Means(Runner):
+    """The mean of each channel, in whole percent, and the number of each row in its batch."""
+
+    inputs = (TensorSpec(name="input", shape=("batch", 4, 5, 3), dtype="float32", layout="NHWC"),)
+    outputs = (
+        TensorSpec(
+            name="means",
+            shape=("batch", 3),
+            dtype="int8",
+            quantization=Quantization(scale=0.01, zero_point=0),
+        ),
+        TensorSpec(name="rows", shape=("batch",), dtype="float32"),
+    )
+
+    def __init__(self, error=None):
+        self.seen, self.error = [], error
+
+    def run(self, feeds):
+        (images,) = feeds.values()
+        self.seen.append(images.shape)
+        if self.error:
+            raise self.error
+        means = np.rint(100 * images.mean(axis=(1, 2))).astype(np.int8)
+        return {"means": means, "rows": np.arange(len(images), dtype=np.float32)}
+
+
+INPUTS = np.stack([np.full((3, 4, 5), number / 10, np.float32) for number in range(7)])
+
+
+def test_batches_have_one_size_and_only_the_inputs_are_answered():
+    runner = Means()
+    found = run_batches(runner, INPUTS, ["means", "rows"], 3)
+    assert runner.seen == [(3, 4, 5, 3)] * 3
+    np.testing.assert_allclose(found["means"], INPUTS.mean(axis=(2, 3)), atol=1e-6)
+    np.testing.assert_array_equal(found["rows"], [0, 1, 2, 0, 1, 2, 0])
+
+
+def test_without_a_batch_size_all_inputs_are_run_at_once():
+    runner = Means()
+    found = run_batches(runner, INPUTS, ["rows"])
+    assert runner.seen == [(7, 4, 5, 3)]
+    assert found.keys() == {"rows"}
+
+
+def test_a_runtime_that_fails_and_an_output_that_is_missing_name_the_file():
+    with pytest.raises(ArtifactError, match=r"^m\.tflite fails at a batch of 3: KeyError: 'op'$"):
+        run_batches(Means(KeyError("op")), INPUTS, ["rows"], 3, what="m.tflite")
+    with pytest.raises(ArtifactError, match=r"^m\.tflite has no output 'logits'; it has means, rows"):
+        run_batches(Means(), INPUTS, ["logits"], 3, what=Path("m.tflite"))
+    with pytest.raises(UnsupportedError, match="operation erf"):
+        run_batches(Means(UnsupportedError("the operation erf is unknown")), INPUTS, ["rows"], 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "outputs", "wrong"),
+    [
+        ((3, 4, 5), {"means": (1, 3), "rows": (1,)}, ""),
+        ((3, 4, 5), {"rows": (1,), "means": ("batch", "classes")}, ""),
+        ((3, 5, 4), {"means": (1, 3), "rows": (1,)}, "the shape of input is"),
+        ((3, 4, 5), {"means": (1, 4), "rows": (1,)}, "the shape of means is"),
+        ((3, 4, 5), {"means": (1, 3, 1), "rows": (1,)}, "the shape of means is"),
+        ((3, 4, 5), {"means": (1, 3)}, "its outputs are means, rows; expected means"),
+        ((3, 4, 5), {"means": (1, 3), "other": (1,)}, "its outputs are means, rows; expected means, other"),
+    ],
+)
+def test_another_interface_is_named(size, outputs, wrong):
+    found = interface_mismatch(Means(), size, outputs)
+    assert found.startswith(wrong)
+    assert bool(found) == bool(wrong)
+
+
+def test_a_runtime_that_reports_no_sizes_contradicts_nothing():
+    runner = Means()
+    runner.outputs = tuple(TensorSpec(name=spec.name, shape=(), dtype="float32") for spec in Means.outputs)
+    assert interface_mismatch(runner, (3, 4, 5), {"means": (1, 3), "rows": (1,)}) == ""
+
+
+def test_a_file_whose_metadata_is_of_another_graph_is_refused():
+    outputs = [{"name": "means", "shape": [1, 3]}, {"name": "rows", "shape": [1]}]
+    metadata = {"input": {"name": "input", "size": [3, 4, 5]}, "outputs": outputs}
+    check_interface(Path("m.onnx"), Means(), metadata)
+    with pytest.raises(ArtifactError, match=r"^m\.onnx is damaged: its metadata states .* expected means"):
+        check_interface(Path("m.onnx"), Means(), metadata | {"outputs": outputs[:1]})
