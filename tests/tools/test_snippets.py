@@ -21,8 +21,9 @@ from timmx.artifact.opening import described
 from timmx.contract.snippet import Snippet
 from timmx.inputs.preprocess import ImageRecipe
 from timmx.tools.snippets.facts import Facts
+from timmx.tools.snippets.javascript import _read as _read_in_javascript
 from timmx.tools.snippets.python import _read
-from timmx.tools.snippets.snippet import javascript, make_snippet
+from timmx.tools.snippets.snippet import make_snippet
 from timmx.tools.subject.subject import open_subject
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def test_javascript_prepares_images_as_timmx_does(recipe: str, node_folder: Path
             size=(channels, height, width),
             **RECIPES[recipe],
         )
-        code = ['import sharp from "sharp";', *javascript._read(Facts.of(path, metadata))]
+        code = ['import sharp from "sharp";', *_read_in_javascript(Facts.of(path, metadata))]
         code.append(
             "for (const path of process.argv.slice(2)) process.stdout.write(new Uint8Array((await read(path)).buffer));"
         )
