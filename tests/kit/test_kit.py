@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from plugins import install_plugin
 from timmx.registry import discovery as registry
+from timmx.testing.base import EXPORT_CHECK
+from timmx.testing.static import StaticChecks
 
 SOURCE = (Path(__file__).parent / "loopback.py").read_text("utf-8")
 
@@ -39,6 +42,7 @@ FAULTS = {
     "leaves a by-product beside the file": "test_export",
     "writes other bytes each time": "test_same_bytes_twice",
     "lets library errors through": "test_damaged_files_are_told",
+    "gives intermediate values of another run": "test_intermediate_values_lead_to_the_output",
     "describes another artifact": "test_runner_describes_the_artifact",
     "states another layout than it takes": "test_runner_describes_the_artifact",
 }
@@ -52,6 +56,10 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.reports: list[pytest.TestReport] = []
+        self.collected: list[pytest.Function] = []
+
+    def pytest_itemcollected(self, item: pytest.Function) -> None:
+        self.collected.append(item)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.reports.append(report)
@@ -150,6 +158,39 @@ def test_a_class_whose_export_checks_were_all_skipped_fails(run_kit):
         "    overridden = {'test_embedding': 'skips'}\n"
     )
     assert "No export check of loopback ran" in run_kit(checks="test_embedding", test=skipping).said
+
+
+def test_checks_that_export_nothing_are_collected_first(run_kit):
+    collected = run_kit(checks="entry_point").collected
+    exporting = [item.originalname for item in collected if hasattr(item.function, EXPORT_CHECK)]
+    static = [name for name in dir(StaticChecks) if name.startswith("test_")]
+    names = [item.originalname for item in collected]
+    assert set(names[: len(static) + 1]) == {*static, "test_no_standard_check_is_lost"}
+    assert names.index(exporting[0]) > names.index("test_bad_options_are_refused")
+
+
+def test_a_failed_assertion_shows_its_values(run_kit):
+    """Without a message of its own, too."""
+    outcomes = run_kit("suffix without a dot", "suffixes_are_distinct")
+    assert "where False = <built-in method startswith of str object" in outcomes.said
+
+
+def test_a_failed_export_check_captures_no_trace_of_torch(run_kit):
+    failing = AUTHORS_TEST + (
+        "    overridden = {'test_embedding': 'fails'}\n"
+        "    def test_embedding(self, export):\n"
+        "        export(dynamic_batch=True)\n"
+        "        assert False\n"
+    )
+    (report,) = (report for report in run_kit(checks="embedding", test=failing).reports if report.failed)
+    assert "torch.__trace" not in report.caplog
+
+
+def test_without_pytest_the_kit_names_the_extra():
+    code = "import sys; sys.modules['pytest'] = None; import timmx.testing"
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert "ImportError: timmx.testing needs pytest, which is not installed" in done.stderr
+    assert "hint: uv pip install 'timmx-core[testing]'" in done.stderr
 
 
 def test_a_missing_capability_skips_with_the_backends_own_reason(run_kit):

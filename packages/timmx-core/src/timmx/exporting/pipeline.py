@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import remember, staging, writing
-from timmx.base import artifact_size, exact_cuda, reporter
+from timmx.base import artifact_size, exact_cuda, reporter, without_progress_bars
 from timmx.contract import Exported, Metadata, OpenSettings
 from timmx.errors import (
     ArtifactError,
@@ -261,7 +261,8 @@ class Job:
 
 def _export(backend: ExportBackend, job: Job, options: Any) -> Exported:
     try:
-        exported = backend.export(job, options)
+        with without_progress_bars():
+            exported = backend.export(job, options)
     except TimmxError:
         raise
     except Exception as exc:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -68,6 +70,15 @@ class ConformanceBase:
     def subject(self) -> ExportBackend:
         """The backend, loaded through the registry as the command line would."""
         return registry.load(self.backend)
+
+    @pytest.fixture(autouse=True)
+    def _quiet_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Keep the records of torch's structured trace out of a failure's captured log: 66 lines for one export.
+
+        The logger always is at DEBUG and does not propagate; pytest 9.1 adds its handler to such loggers too.
+        """
+        if "TORCH_TRACE" not in os.environ:
+            monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
 
     @pytest.fixture(autouse=True)
     def _skip_what_the_format_cannot_do(self, request: pytest.FixtureRequest) -> None:

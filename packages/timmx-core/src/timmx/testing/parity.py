@@ -13,7 +13,7 @@ import pytest
 from timmx.base import SignalToNoise
 from timmx.contract import OpenSettings, TensorSpec
 from timmx.errors import ArtifactError
-from timmx.inputs import ImageRecipe, MadeSamples, run_batches
+from timmx.inputs import ImageRecipe, MadeSamples, feed, fetch, run_batches
 from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
 from timmx.testing.exports import MODELS
 from timmx.testing.models import awakened_model
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from timmx.exporting import ExportResult
 
     Export = Callable[..., ExportResult]
+
+_SOME, _LAST = 4, 5
+"""How many intermediate values are looked at: some from all over the graph, and the last ones."""
 
 
 class ParityChecks(ConformanceBase):
@@ -110,6 +113,28 @@ class ParityChecks(ConformanceBase):
                 assert spec.quantization == output.quantization
 
     @export_check
+    def test_intermediate_values_lead_to_the_output(self, exported: Export, subject: ExportBackend) -> None:
+        result = exported()
+        with open_or_skip(subject, result.path) as runner:
+            names = runner.intermediates
+            if not names:
+                return  # optional
+            assert len(set(names)) == len(names), "each name stands for one value"
+            (taken,) = runner.inputs
+            feeds = {taken.name: feed(taken, _inputs(result, 1))}
+            chosen = tuple(dict.fromkeys((*names[:: max(1, len(names) // _SOME)], *names[-_LAST:])))
+            values = runner.run_intermediates(feeds, chosen)
+            assert set(values) == set(chosen)
+            for name, value in values.items():
+                assert np.isfinite(value.astype(np.float64)).all(), f"{name} has numbers that are not finite"
+            outputs = runner.run(feeds)
+            for spec in runner.outputs:
+                output = fetch(spec, outputs[spec.name])
+                assert any(_alike(values[name], output) for name in names[-_LAST:]), (
+                    f"none of the last {_LAST} intermediate values is the output {spec.name}"
+                )
+
+    @export_check
     def test_runner_opens_and_closes_again(self, exported: Export, subject: ExportBackend) -> None:
         result = exported()
         answers = []
@@ -170,3 +195,10 @@ def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | No
 def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:
     """The output called `output` in real numbers, of inputs (N, C, H, W) float32."""
     return run_batches(runner, inputs, ["output"])["output"]
+
+
+def _alike(value: np.ndarray, output: np.ndarray) -> bool:
+    """Whether an intermediate value is an output, as far as 8 bits of it show."""
+    if value.size != output.size:
+        return False
+    return bool(np.linalg.norm(value.ravel() - output.ravel()) <= 0.03 * np.linalg.norm(output))
