@@ -10,7 +10,7 @@ import importlib_metadata
 from timmx.contract import CLASS_KINDS, check_metadata
 from timmx.errors import ArtifactError
 from timmx.exporting.session import Session
-from timmx.inputs import ImageRecipe, check_interface, choose_samples, run_batches
+from timmx.inputs import ImagePreprocessor, check_interface, choose_samples, run_batches
 from timmx.model import check_count
 from timmx.verification import Reference
 
@@ -120,5 +120,5 @@ def _with_what_is_decided(request: ExportRequest, metadata: dict[str, Any]) -> E
 
 
 def _model_inside(metadata: dict[str, Any]) -> PreparedModel:
-    labels, config = metadata["labels"], ImageRecipe.of(metadata).config
+    labels, config = metadata["labels"], ImagePreprocessor.of(metadata).data_config
     return PreparedModel(metadata["model"]["trained"], config, tuple(labels) if labels else None)

@@ -93,7 +93,7 @@ def interface_mismatch(
         outputs: expected shapes by name, batch first.
     """
     nhwc = any(spec.layout == "NHWC" for spec in runner.inputs)
-    entry = ("batch", *((*input_size[1:], input_size[0]) if nhwc else input_size))
+    entry: tuple[int | str, ...] = ("batch", *((*input_size[1:], input_size[0]) if nhwc else input_size))
     for what, specs, expected in (
         ("inputs", runner.inputs, {"input": entry}),
         ("outputs", runner.outputs, outputs),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,7 @@ import pytest
 from timmx.base import SignalToNoise
 from timmx.contract import TensorSpec
 from timmx.errors import ArtifactError
-from timmx.inputs import MadeSamples, run_batches
-from timmx.model import DataConfig
+from timmx.inputs import ImagePreprocessor, MadeSamples, run_batches
 from timmx.testing.base import ConformanceBase, export_check, open_or_skip, requires
 from timmx.testing.exports import MODELS
 from timmx.testing.models import awakened_model
@@ -154,12 +153,10 @@ def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | No
 
     `in_graph` tells whether they are pixels in [0, 1] or normalised; by default as the metadata says.
     """
-    recipe = result.metadata["input"]
+    preprocessor = ImagePreprocessor.of(result.metadata)
     if in_graph is None:
-        in_graph = recipe["normalization"] == "graph"
-    names = [field.name for field in fields(DataConfig)]
-    config = DataConfig(**{name: recipe["size" if name == "input_size" else name] for name in names})
-    return MadeSamples(config, in_graph, batch, seed).take(range(batch))
+        in_graph = preprocessor.in_graph
+    return MadeSamples(preprocessor.data_config, in_graph, batch, seed).take(range(batch))
 
 
 def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:

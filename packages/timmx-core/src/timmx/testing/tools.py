@@ -54,17 +54,16 @@ class ToolChecks(ConformanceBase):
     def _predictions(
         self, subject: ExportBackend, result: ExportResult, images: dict[str, Any]
     ) -> dict[str, int]:
-        """The class of each image, by the artifact's own runner and timm's own preprocessing."""
-        from timmx.inputs import ImageReader, ImageRecipe, feed, fetch
+        """The class of each image, by the artifact's own runner."""
+        from timmx.inputs import ImagePreprocessor, run_batches
 
-        recipe = ImageRecipe.of(result.metadata)
-        reader = ImageReader(recipe.config, recipe.in_graph)
+        preprocessor = ImagePreprocessor.of(result.metadata)
         read = {}
         with subject.open(result.path) as runner:
-            (entry,), output = runner.inputs, runner.outputs[0]
+            name = runner.outputs[0].name
             for path in images.values():
-                found = runner.run({entry.name: feed(entry, reader.read(path)[None])})
-                read[str(path)] = int(np.argmax(fetch(output, found[output.name])))
+                found = run_batches(runner, preprocessor.read(path)[None], [name])
+                read[str(path)] = int(np.argmax(found[name]))
         return read
 
 
@@ -72,9 +71,9 @@ def _images(result: ExportResult, folder: Path) -> dict[str, Path]:
     """Two pictures in the folder of each class."""
     from PIL import Image
 
-    from timmx.inputs import ImageRecipe
+    from timmx.inputs import ImagePreprocessor
 
-    config = ImageRecipe.of(result.metadata).config
+    config = ImagePreprocessor.of(result.metadata).data_config
     pixels = MadeSamples(config, True, 2 * len(LABELS)).take(range(2 * len(LABELS)))
     paths = {}
     for number, picture in enumerate(pixels):

@@ -32,7 +32,7 @@ class Inspection:
         operations: the format's names of operations to their count.
         parameters: how many numbers the weights are; None where the format does not tell.
         told: what else the backend tells of the file.
-        recipe: the way from an image to the input, a step a line; empty where it is unknown.
+        preprocessing: from an image to the input, one step per line; empty where it is unknown.
         verification: what `timmx.records.recall` knows; None where nothing is known.
         metadata: the JSON inside; {} where timmx did not write the file.
     """
@@ -46,7 +46,7 @@ class Inspection:
     operations: dict[str, int]
     parameters: int | None
     told: dict[str, Any]
-    recipe: tuple[str, ...]
+    preprocessing: tuple[str, ...]
     verification: dict[str, Any] | None
     metadata: dict[str, Any]
 
@@ -69,7 +69,7 @@ class Inspection:
             "outputs": list(self.outputs),
             "operations": self.operations,
             "parameters": self.parameters,
-            "recipe": list(self.recipe),
+            "recipe": list(self.preprocessing),
             "labels": metadata.get("labels"),
             "model": metadata.get("model"),
             "batch": metadata.get("batch"),
@@ -96,7 +96,7 @@ def inspect_file(path: Path) -> Inspection:
     told = backend.inspect(path)
     files = backend.files(path)
     sides = _stated(metadata, told) if metadata else {side: list(told.get(side, ())) for side in _EDGES}
-    recipe = tuple(recipe_lines(metadata)) if metadata else ()
+    preprocessing = tuple(preprocessing_steps(metadata)) if metadata else ()
     return Inspection(
         path=path,
         files=tuple(files),
@@ -107,13 +107,13 @@ def inspect_file(path: Path) -> Inspection:
         operations=dict(told.get("operations", {})),
         parameters=told.get("parameters"),
         told={key: value for key, value in told.items() if key not in _OWN_ROWS},
-        recipe=recipe,
+        preprocessing=preprocessing,
         verification=recall(path, files),
         metadata=metadata,
     )
 
 
-def recipe_lines(metadata: Mapping[str, Any]) -> list[str]:
+def preprocessing_steps(metadata: Mapping[str, Any]) -> list[str]:
     """The way from an image to an artifact's input, a step a line.
 
     Raises:

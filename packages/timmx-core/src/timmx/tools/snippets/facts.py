@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from timmx.contract import CLASS_KINDS, Quantization
-from timmx.inputs import ImageRecipe
+from timmx.inputs import ImagePreprocessor
 from timmx.tools.inspect import takes_bytes
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Facts:
     Attributes:
         name: the file's.
         path: as it was given, with slashes.
-        recipe: from an image to its input.
+        preprocessor: turns an image into its input.
         scaled: (height, width) that an image is resized for, before it is cropped.
         batch: how many images it takes at once; None where that is open.
         input_name, layout, dtype, quantization: of its input; no quantization where it takes the bytes of a picture.
@@ -39,7 +39,7 @@ class Facts:
 
     name: str
     path: str
-    recipe: ImageRecipe
+    preprocessor: ImagePreprocessor
     scaled: tuple[int, int]
     batch: int | None
     input_name: str
@@ -56,12 +56,16 @@ class Facts:
     @classmethod
     def of(cls, path: Path, metadata: Mapping[str, Any]) -> Facts:
         """Read from metadata that `timmx.schema.check_metadata` has passed."""
-        recipe, entry, output = ImageRecipe.of(metadata), metadata["input"], metadata["outputs"][0]
+        preprocessor, entry, output = (
+            ImagePreprocessor.of(metadata),
+            metadata["input"],
+            metadata["outputs"][0],
+        )
         return cls(
             name=path.name,
             path=path.as_posix(),
-            recipe=recipe,
-            scaled=recipe.config.scaled_size,
+            preprocessor=preprocessor,
+            scaled=preprocessor.data_config.scaled_size,
             batch=None if metadata["batch"].get("dynamic") else metadata["batch"]["size"],
             input_name=entry["name"],
             layout=entry["layout"],
@@ -78,15 +82,15 @@ class Facts:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the input."""
-        return self.recipe.config.input_size[1:]
+        return self.preprocessor.data_config.input_size[1:]
 
     @property
     def channels(self) -> int:
-        return self.recipe.config.input_size[0]
+        return self.preprocessor.data_config.input_size[0]
 
     @property
     def gray(self) -> bool:
-        return self.recipe.color_order == "L"
+        return self.preprocessor.color_order == "L"
 
     @property
     def takes_bytes(self) -> bool:
@@ -96,7 +100,7 @@ class Facts:
     @property
     def normalizes(self) -> bool:
         """The file does it: the caller does not."""
-        return self.recipe.in_graph
+        return self.preprocessor.in_graph
 
     @property
     def ranks_classes(self) -> bool:

@@ -95,7 +95,7 @@ def check_weights(session_sha256: str, metadata: Mapping[str, Any], model: str) 
 
 
 def open_model(request: ExportRequest, metadata: Mapping[str, Any], batch_size: int = 8) -> Subject:
-    """The PyTorch model in an artifact's place: same recipe, same outputs, run in eager mode.
+    """The PyTorch model in an artifact's place: same preprocessing, same outputs, run in eager mode.
 
     Args:
         request: of `request_for`.
@@ -106,7 +106,7 @@ def open_model(request: ExportRequest, metadata: Mapping[str, Any], batch_size: 
         TimmxError: the model cannot be loaded; see `timmx.model.load`.
     """
     from timmx.exporting import ModelSession
-    from timmx.inputs import ImageRecipe  # brings numpy, which help does not need
+    from timmx.inputs import ImagePreprocessor  # brings numpy, which help does not need
     from timmx.tools.subject.subject import Subject
 
     session = ModelSession(replace(request, verify=False))
@@ -121,7 +121,7 @@ def open_model(request: ExportRequest, metadata: Mapping[str, Any], batch_size: 
         )
     return Subject(
         name=request.source,
-        recipe=ImageRecipe.of(metadata),
+        preprocessor=ImagePreprocessor.of(metadata),
         labels=tuple(metadata["labels"]) if metadata["labels"] else None,
         kind=output["kind"],
         output_names=session.reference.names,
