@@ -1,14 +1,14 @@
-"""Whole-process time and peak memory of a Core ML export, beside plain coremltools scripts; and the evaluator's.
+"""Time and peak memory of a Core ML export, compared with plain coremltools scripts; and of the evaluator.
 
     uv run benchmarks/coreml.py [--rounds 3] [--models resnet50 vit_small_patch16_224]
 
-Three ways to a float16 `.mlpackage`, imports included: `timmx coreml`, which converts and proves it on six inputs; a
-plain script that hands the program of `torch.export` to coremltools and checks nothing, since Core ML is not there; and
-the same by TorchScript, which fails on vision transformers under numpy 2.4. Prints medians and ratios to the plain
-script.
+Whole processes that write a float16 `.mlpackage`, imports included: `timmx coreml`, which also verifies the file on
+six inputs; a plain script that passes the program of `torch.export` to coremltools and verifies nothing, since Core
+ML is not available; and the same with TorchScript, which fails on vision transformers with numpy 2.4. Prints medians
+and their ratios to the plain script.
 
-Then the evaluator of MIL programs on the file: time a run at batch 1, and memory above that of the imports, beside
-PyTorch and beside the model's float32 weights.
+Then the evaluator of MIL programs on the file: time per run at batch size 1, compared with PyTorch, and memory above
+that of the imports, compared with the model's float32 weights.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Whole-process time and peak memory of an export, beside a plain script that does the same torch calls.
+"""Time and peak memory of an export, compared with a plain script that makes the same torch calls.
 
     uv run benchmarks/export.py [--rounds 3] [--models resnet50 vit_small_patch16_224]
 
-Both load the model, export it, run file and model on six inputs and compare; imports are included. The plain
-script has no options, no preparation, no metadata and no atomic publish. Prints medians and the ratio to it;
-the aim is 1.25 or less.
+Both are whole processes, imports included: they load the model, export it, run file and model on six inputs and
+compare the outputs. The plain script has no options, no preparation, no metadata and no atomic publishing. Prints
+medians and their ratio to the plain script; the goal is 1.25 or less.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How long `timmx inspect` takes, beside `import torch, timm` in a bare Python, in rounds that interleave.
+"""Time of `timmx inspect`, compared with `import torch, timm` in plain Python, in interleaved rounds.
 
     uv run benchmarks/inspect_files.py FILE... [--rounds 5]
 
-Prints the median of each in seconds and its ratio to the import's. The aim is less than 1.5 s, without torch.
+Prints the median of each in seconds and its ratio to that of the import. The goal is less than 1.5 s, without torch.
 """
 
 from __future__ import annotations

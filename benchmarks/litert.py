@@ -1,17 +1,18 @@
-"""What `timmx litert` makes, and what making it costs, beside litert-torch, its quantizer and PT2E without timmx.
+"""Quality and cost of `timmx litert`, compared with litert-torch, its quantizer and PT2E without timmx.
 
     uv run benchmarks/litert.py [quality] [cost] [--rounds 3] [--threads 1] [--models ...]
 
-`quality` prints a table a model: size, signal-to-noise ratio to the PyTorch model over all held-out pictures
-(docs/verification.md), the share of pictures with the same first class, and the median time of a run in LiteRT with
-XNNPACK; `to fp32` is the median over the rounds of a run's time over that of timmx's fp32 file in the same round.
-`refused` marks a file that is below the floor of its precision, so that verification would not publish it.
+`quality` prints one table per model: size, signal-to-noise ratio compared with the PyTorch model over all held-out
+images (docs/verification.md), the share of images with the same top-1 class, and the median time per run in LiteRT
+with XNNPACK. `relative to fp32` is the time per run divided by that of timmx's fp32 file in the same round, as the
+median over the rounds. `refused` marks a file below the floor of its precision, which verification would not publish.
 
 `cost` prints the medians of wall time and peak memory of a whole process, imports included, and their ratios to those
-of the first row that works. timmx also runs model and file on six inputs and compares; the others check nothing. In
-8 bits all calibrate on the same 32 pictures but PT2E with dynamic ranges, which needs none. Weights are random.
+of the first row that works. timmx also runs model and file on six inputs and compares the outputs; the others verify
+nothing. In 8 bits, all are calibrated on the same 32 images, except PT2E with dynamic ranges, which needs none.
+Weights are random.
 
-Both by default.
+By default, both are run.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""The conversions of `litert.py` without timmx: plain calls of litert-torch, as its documents and tests have them.
+"""The conversions of `litert.py` without timmx: plain calls of litert-torch, as in its documentation and tests.
 
     uv run benchmarks/litert_plain.py MODEL WAY OUTPUT [FOLDER]
 
-Nothing is compared, named or described. Each way imports what it needs and no more, so that its time and memory are its
-own.
+The outputs are not compared, and the files contain no names and no metadata. Each way imports only what it needs, so
+that time and memory are its own.
 
 | way | what it calls |
 | --- | --- |
 | fp32 | `litert_torch.convert` |
 | quantizer-static, quantizer-dynamic | that, then ai-edge-quantizer with `static_wi8_ai8` or `dynamic_wi8_afp32` |
-| pt2e-static, pt2e-dynamic | PT2E with litert-torch's quantizer, one scale a channel, then `litert_torch.convert` |
+| pt2e-static, pt2e-dynamic | PT2E with litert-torch's quantizer, one scale per channel, then `litert_torch.convert` |
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What each mode of `timmx litert` keeps of a model's answers and how fast its file runs, beside plain conversions.
+"""Accuracy and speed of each mode of `timmx litert`, compared with plain conversions.
 
-One table a model. The digits are judged on their 500 test images and calibrated on images that they were trained on;
-other models have awakened random weights and are judged on parts of photographs, calibrated on parts of others.
+Prints one table per model. The digits model is evaluated on its 500 test images and calibrated on training images;
+other models have random weights from `timmx.testing.awaken`, and are evaluated on crops of photographs and calibrated
+on crops of others.
 """
 
 from __future__ import annotations
@@ -173,12 +174,12 @@ def _print_table(name: str, judged: Judged, files: list[File], rounds: int, thre
     inputs = {normalize: read(judged.module, judged.held_out, normalize) for normalize in (False, True)}
     with torch.inference_mode():
         expected = judged.module.eval()(torch.from_numpy(inputs[False])).numpy()
-    columns = ["file", "size", "ratio", "top-1 agreement", "a run", "to fp32"]
+    columns = ["file", "size", "ratio", "top-1 agreement", "time per run", "relative to fp32"]
     shown = ""
     if judged.labels is not None:
         columns.insert(4, "accuracy")
-        shown = f", of which PyTorch reads {100 * (expected.argmax(1) == judged.labels).mean():.1f} % right"
-    print(f"\n{name}: {len(judged.held_out)} pictures{shown}; {threads} threads, {rounds} rounds\n")
+        shown = f"; the model's accuracy is {100 * (expected.argmax(1) == judged.labels).mean():.1f} %"
+    print(f"\n{name}: {len(judged.held_out)} images{shown}; {threads} threads, {rounds} rounds\n")
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     rows, running = {}, {}
     for file in files:
@@ -186,7 +187,7 @@ def _print_table(name: str, judged: Judged, files: list[File], rounds: int, thre
             rows[file.name] = [f"fails: {file.failure}"]
             continue
         try:
-            runner = load("litert").open(file.path, threads=threads)
+            runner = timmx.open(file.path, threads=threads)
             rows[file.name] = _figures(file, runner, inputs[file.normalize], expected, judged.labels)
         except (RuntimeError, timmx.TimmxError) as exc:  # written, and refused by the runtime
             rows[file.name] = [f"fails: {_one_line(exc)}"]

@@ -1,11 +1,11 @@
-"""Four formats by one `timmx export`, beside the four commands one after another, and beside a peer's four.
+"""Four formats with one `timmx export`, compared with four commands one after another, and with those of a peer.
 
     uv run benchmarks/multi_export.py [--rounds 3] [--models resnet18 vit_small_patch16_224] [--peer PYTHON]
 
-Whole processes, imports included, our files verified. The aim is at most 0.65 of the four commands. The peer is
-the package `timmx` 0.10.1 of the index, in PYTHON's environment, with its extras; the aim is at most half of its four
-commands. It does not compare its files with the model. Rounds take turns; prints medians. Where other
-programs run beside it, compare the processor time, with OMP_NUM_THREADS=1.
+Whole processes, imports included; our files are verified. The goal is at most 0.65 times the four commands. The peer
+is the package `timmx` 0.10.1 from the package index, in PYTHON's environment, with its extras; the goal is at most
+half the time of its four commands. It does not compare its files with the model. The commands take turns in rounds;
+prints medians. If other programs are running, compare the processor time, with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations

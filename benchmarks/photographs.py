@@ -1,4 +1,4 @@
-"""Parts of the photographs that scikit-image and scikit-learn bring along, to calibrate on and to judge by."""
+"""Crops of the photographs in scikit-image and scikit-learn, for calibration and evaluation."""
 
 from __future__ import annotations
 

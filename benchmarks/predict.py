@@ -1,17 +1,20 @@
-"""`timmx predict` on many photographs, against one at a time and against timm's loader with PyTorch.
+"""`timmx predict` on many photographs, compared with one at a time and with timm's loader and PyTorch.
 
     uv run benchmarks/predict.py [--images 1000] [--models digits mobilenetv3_small_100 resnet50] [--rounds 3]
 
-For each model, an ONNX file with an open batch answers JPEGs of 500 x 375 pixels. The ways, in turn, `--rounds` times:
+For each model, an ONNX file with a dynamic batch size classifies JPEGs of 500 x 375 pixels. The ways take turns,
+`--rounds` times:
 
-- `one at a time`: each image is decoded, then run alone, in one thread beside the runtime's own. The base.
-- `stream`: what `timmx predict` does: `open_for` chooses the runtime's threads, `answers` decodes beside it. The time
-  to open the file is in it, and in the base too.
-- `timm loader`: PyTorch in eager mode, fed by `timm.data.create_loader` with one worker process a core and batches of
-  64, as timm's `inference.py` does; the processes' start is in it.
+- `one at a time`: each image is decoded, then run separately, in one thread in addition to the runtime's own. The
+  baseline.
+- `stream`: as in `timmx predict`: `open_for` chooses the runtime's threads, `answers` decodes in parallel. The time
+  to open the file is included, as in the baseline.
+- `timm loader`: PyTorch in eager mode, fed by `timm.data.create_loader` with one worker process per core and batches
+  of 64, as in timm's `inference.py`; the start of the processes is included.
 
-Prints milliseconds an image (the best round) and how many times as fast as the base each is (the median of the rounds'
-ratios, the least and the greatest). Then the peak memory of `timmx predict` for a quarter of the images and for all.
+Prints milliseconds per image (the best round) and the speedup compared with the baseline (the median of the rounds'
+ratios, the smallest and the largest). Then prints the peak memory of `timmx predict` for a quarter of the images and
+for all.
 """
 
 from __future__ import annotations

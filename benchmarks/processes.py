@@ -1,4 +1,4 @@
-"""What a process costs: wall time and peak memory, shared by the benchmarks."""
+"""Wall time and peak memory of a process, shared by the benchmarks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How long timmx takes to answer, beside a ten-line Typer application's own `--help`, in rounds that interleave.
+"""Startup time of timmx, compared with `--help` of a ten-line Typer application, in interleaved rounds.
 
     uv run benchmarks/startup.py [--rounds 9]
 
-Prints the median of each command in seconds and its ratio to the baseline's; the aim is 1.5 or less.
+Prints the median of each command in seconds and its ratio to that of the baseline; the goal is 1.5 or less.
 """
 
 from __future__ import annotations

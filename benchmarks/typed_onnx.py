@@ -1,11 +1,12 @@
-"""What the typed ONNX of each mode of `timmx tensorrt` keeps of a model's answers. Needs no GPU.
+"""Accuracy of the typed ONNX of each mode of `timmx tensorrt`. Requires no GPU.
 
     uv run benchmarks/typed_onnx.py [--models ...]
 
-Prints for each model and mode the size, the signal-to-noise ratio to the PyTorch model (docs/verification.md) and the
-share of pictures with the same first class, with every half-precision number rounded to its type. `digits` is judged on
-its 500 test images and calibrated on others; other models have awakened random weights and are judged on parts of
-photographs, calibrated on parts of others. `below the floor` marks a file that verification would not publish.
+Prints for each model and mode the size, the signal-to-noise ratio compared with the PyTorch model
+(docs/verification.md) and the share of images with the same top-1 class, with every half-precision number rounded to
+its type. `digits` is evaluated on its 500 test images and calibrated on others; other models have random weights from
+`timmx.testing.awaken`, and are evaluated on crops of photographs and calibrated on crops of others. `below the floor`
+marks a file that verification would not publish.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GOOD = """
-from timmx.contract import ExportBackend
+from timmx.plugin import ExportBackend
 
 class Backend(ExportBackend):
     contract = 1
@@ -20,7 +20,7 @@ class Backend(ExportBackend):
     suffixes = (".{name}",)
 
     def export(self, job, options): ...
-    def open(self, path): ...
+    def open(self, path, settings): ...
     def read_metadata(self, path): ...
 """
 

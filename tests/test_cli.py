@@ -222,14 +222,14 @@ def test_a_broken_pipe_to_another_process_is_a_defect():
     code = """if True:
         import os
         import timmx.cli.application
-        import timmx.tools.inspection
+        import timmx.tools.inspect
 
         def broken(file):
             reading, writing = os.pipe()
             os.close(reading)
             os.write(writing, b"a")
 
-        timmx.tools.inspection.inspect_file = broken
+        timmx.tools.inspect.inspect_file = broken
         timmx.cli.application.main()
     """
     done = subprocess.run(

@@ -118,21 +118,22 @@ def test_data_that_cannot_serve_is_told_before_torch_is_imported(tmp_path, photo
     }
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from timmx.inputs import check_calibration\nfrom timmx.errors import ConfigurationError\n"
+        "from timmx.inputs.calibration import check_calibration\nfrom timmx.errors import ConfigurationError\n"
         "for path in sys.argv[1:]:\n"
         "    try:\n        check_calibration(Path(path), None, False)\n"
-        "    except ConfigurationError as exc:\n        print(*str(exc).splitlines())\n"
+        "    except ConfigurationError as exc:\n        print(exc)\n"
         "print(sorted({'torch', 'timm', 'numpy', 'PIL'} & sys.modules.keys()))\n"
     )
     paths = [str(tmp_path / name) for name in cases]
     done = subprocess.run(
         [sys.executable, "-c", code, *paths, str(photos)], text=True, capture_output=True, check=True
     )
-    *lines, heavy = done.stdout.splitlines()
+    *lines, heavy = done.stdout.replace("\nhint: ", " | ").splitlines()
     assert heavy == "[]"
     assert len(lines) == len(cases), "photographs are taken"
     for line, name, words in zip(lines, cases, cases.values(), strict=True):
         assert line.startswith("--calibration-data")
+        assert " | " in line
         assert name in line
         assert words in line
 
@@ -395,9 +396,9 @@ def test_a_large_tensor_file_is_not_read_whole(tmp_path, said):
     path = saved(tmp_path, torch.rand(400, 1, 1, 1).expand(-1, 3, 256, 256).contiguous())
     code = (
         "import sys\nfrom pathlib import Path\nimport psutil, torch\n"
-        "from timmx.inputs import choose_calibration\nfrom timmx.model.data_config import DataConfig\n"
-        "config = DataConfig(input_size=(3, 256, 256), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation='bicubic', "
-        "crop_pct=1.0, crop_mode='center')\n"
+        "from timmx.inputs.calibration import choose_calibration\nfrom timmx.model.data_config import DataConfig\n"
+        "config = DataConfig(input_size=(3, 256, 256), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation='bicubic',"
+        " crop_pct=1.0, crop_mode='center')\n"
         "before = psutil.Process().memory_info().rss\n"
         "calibration = choose_calibration(Path(sys.argv[1]), 4, config, False)\n"
         "print(len(list(calibration)), psutil.Process().memory_info().rss - before)\n"

@@ -292,7 +292,7 @@ def test_position_embeddings_follow_the_input_size(tmp_path):
 def test_a_family_whose_weights_cannot_change_size_says_so(tmp_path):
     model = timm.create_model("gmlp_ti16_224", num_classes=3)
     torch.save(model.state_dict(), tmp_path / "a.pth")
-    with pytest.raises(ModelError, match=r"are for 224 x 224 pixels.*leave --input-size out"):
+    with pytest.raises(ModelError, match=r"are for 224 x 224 pixels.*\nhint: leave --input-size out"):
         load_model(
             ExportRequest(
                 model="gmlp_ti16_224", num_classes=3, checkpoint=tmp_path / "a.pth", input_size=(3, 256, 256)

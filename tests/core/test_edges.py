@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from timmx.contract.capabilities import Precision
+from timmx.contract.metadata import OutputKind, OutputMetadata
 from timmx.contract.runner import Quantization, Runner, TensorSpec
 from timmx.errors import VerificationError
-from timmx.exporting.metadata import Edges
+from timmx.exporting.metadata import IoTypes
 from timmx.inputs.conversion import feed, fetch
 from timmx.inputs.samples import MadeSamples
 from timmx.model.data_config import DataConfig
@@ -131,14 +132,14 @@ def test_bytes_of_pixels_are_whole_and_may_be_channels_last():
 )
 def test_metadata_of_which_nobody_can_make_use_is_refused(stated, words):
     with pytest.raises(ValueError, match=words):
-        Edges(**stated)
+        IoTypes(**stated)
 
 
 def test_metadata_names_no_output_that_is_not_there():
+    outputs = (OutputMetadata(name="output", kind=OutputKind.LOGITS, shape=(1, 5)),)
+    io_types = IoTypes(output_dtypes={"logits": "int8"}, output_quantization={"logits": Quantization(1, 0)})
     with pytest.raises(ValueError, match="no output logits, only output"):
-        Edges(output_dtypes={"logits": "int8"}, output_quantization={"logits": Quantization(1, 0)}).describe(
-            [{"name": "output"}]
-        )
+        io_types.describe(outputs)
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])

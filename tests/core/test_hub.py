@@ -122,15 +122,11 @@ def fetch(cache: Path, endpoint: str, *arguments: str, **environment: str):
 
 def check_unreachable(run: subprocess.CompletedProcess[str], host: str) -> None:
     assert run.returncode == 2, run.stderr
-    (line,) = run.stdout.splitlines()
-    for words in (
-        host.removeprefix("http://"),
-        "--checkpoint",
-        "local-dir:",
-        "HF_HUB_OFFLINE",
-        "HF_ENDPOINT",
-    ):
-        assert words in line
+    error, hint = run.stdout.splitlines()
+    assert host.removeprefix("http://") in error
+    assert hint.startswith("hint: ")
+    for words in ("--checkpoint", "local-dir:", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+        assert words in hint
 
 
 def test_a_host_that_never_answers(tmp_path):
@@ -176,7 +172,7 @@ LOAD = """
 import json, sys, timmx.model.source
 from timmx.errors import TimmxError
 from timmx.model.load import load_model
-from timmx.options import ExportRequest
+from timmx.contract.options import ExportRequest
 for options in {requests!r}:
     try:
         loaded = load_model(ExportRequest(**options))

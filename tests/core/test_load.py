@@ -324,7 +324,7 @@ def test_refusals_come_without_torch(tmp_path):
 import sys
 from timmx.errors import TimmxError
 from timmx.model.load import load_model
-from timmx.options import ExportRequest
+from timmx.contract.options import ExportRequest
 for options in (
     {"model": "local-dir:nowhere"},
     {"model": "owner/name"},

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import random
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from timmx.contract.backend import ExportBackend
-from timmx.contract.capabilities import Capabilities, Precision
-from timmx.contract.job import Exported
-from timmx.contract.runner import Quantization, Runner, TensorSpec
-from timmx.errors import ArtifactError
+from timmx.plugin import (
+    ArtifactError,
+    Capabilities,
+    ExportBackend,
+    Exported,
+    Metadata,
+    OpenSettings,
+    Precision,
+    Quantization,
+    Runner,
+    TensorSpec,
+)
 
 FAULT = ""
 
@@ -74,7 +81,7 @@ class Loopback(ExportBackend):
         if FAULT == "states another layout than it takes":
             metadata = job.metadata(precision, input_layout="NHWC")
         if FAULT == "loses metadata":
-            metadata = metadata | {"labels": None, "precision": "unknown"}
+            metadata = replace(metadata, labels=None, precision="unknown")
         if FAULT == "writes the final file itself":
             Path(job.request.output).write_bytes(b"half a file")
         if FAULT == "writes elsewhere":
@@ -84,15 +91,15 @@ class Loopback(ExportBackend):
         inner = job.path.with_name("program.pt2")
         torch.export.save(program, inner)
         with zipfile.ZipFile(job.path, "w") as archive:
-            for name, content in (("program.pt2", inner.read_bytes()), ("timmx.json", json.dumps(metadata))):
+            for name, content in (("program.pt2", inner.read_bytes()), ("timmx.json", metadata.dumps())):
                 archive.writestr(zipfile.ZipInfo(name), content)
             if FAULT == "writes other bytes each time":
                 archive.writestr(zipfile.ZipInfo("salt"), str(random.random()))
         inner.unlink()
         return Exported(precision)
 
-    def open(self, path: Path) -> Runner:
-        return LoopbackRunner(path, self.read_metadata(path))
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
+        return LoopbackRunner(path, Metadata.parse(path, self.read_metadata(path)))
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         try:
@@ -128,36 +135,35 @@ def quantized_edges(job: Any) -> dict[str, Any]:
 
 
 class LoopbackRunner(Runner):
-    def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
+    def __init__(self, path: Path, metadata: Metadata) -> None:
         import io
 
         import torch
 
         with zipfile.ZipFile(path) as archive:
             self._module = torch.export.load(io.BytesIO(archive.read("program.pt2"))).module()
-        stated, outputs = metadata["input"], metadata["outputs"]
-        batch = metadata["batch"].get("size", "batch")
-        sizes = dict(zip("NCHW", (batch, *stated["size"]), strict=True))
-        layout = "NCHW" if FAULT == "states another layout than it takes" else stated["layout"]
-        shape = tuple(sizes[axis] for axis in layout)
+        stated, layout = metadata.input, metadata.input.layout
+        shape = (metadata.batch_size or "batch", *stated.shape)
+        if FAULT == "states another layout than it takes":
+            layout, shape = "NCHW", (metadata.batch_size or "batch", *stated.size)
         self.inputs = (
             TensorSpec(
                 name="input",
                 shape=shape,
-                dtype=stated["dtype"],
+                dtype=stated.dtype,
                 layout=layout,
-                quantization=quantization(stated),
+                quantization=stated.quantization,
             ),
         )
         self.outputs = tuple(
             TensorSpec(
-                name=item["name"],
-                shape=tuple(item["shape"]),
-                dtype=item.get("dtype", "float32"),
+                name=output.name,
+                shape=output.shape,
+                dtype=output.dtype,
                 layout="",
-                quantization=quantization(item),
+                quantization=output.quantization,
             )
-            for item in outputs
+            for output in metadata.outputs
         )
         if FAULT == "describes another artifact":
             self.outputs = (TensorSpec(name="result", shape=("?",), dtype="float32"),)
@@ -186,7 +192,3 @@ class LoopbackRunner(Runner):
                 stored = np.rint(arrays[index] / spec.quantization.scale) + spec.quantization.zero_point
                 arrays[index] = np.clip(stored, -128, 127).astype(np.int8)
         return dict(zip((spec.name for spec in self.outputs), arrays, strict=True))
-
-
-def quantization(stated: dict[str, Any]) -> Quantization | None:
-    return Quantization(**stated["quantization"]) if "quantization" in stated else None

@@ -11,6 +11,7 @@ from timmx.base.snr import worst_db
 from timmx.exporting.pipeline import Job
 from timmx_litert.convert import convert
 from timmx_litert.lower import lower
+from timmx_litert.plugin import LiteRTBackend
 from timmx_litert.quantize import halve
 from timmx_litert.runner import open_interpreter
 from witnesses import answers, witness
@@ -66,7 +67,7 @@ def judge_half(name, tmp_path):
     """float16 rounds 2**13 times as coarsely as float32: up to 78 dB of what float32 resolves, 56 to 73 measured."""
     session, inputs, resolved_db = witness(name)
     reference = answers(session.capture().module(), inputs)
-    content = convert(Job(session, tmp_path / "model.tflite", None), nhwc=False, pixel_bytes=False)
+    content = convert(Job(session, tmp_path / "model.tflite", LiteRTBackend()), nhwc=False, pixel_bytes=False)
     found = worst_db(reference, run(halve(content), inputs, nhwc=False))
     assert found >= resolved_db - 75
 
@@ -78,7 +79,8 @@ def judge(name, layouts, tmp_path):
     reference = answers(program.module(), inputs)
     assert worst_db(reference, answers(lower(program), inputs)) >= min(100, resolved_db - 3)
     for nhwc in layouts:
-        content = convert(Job(session, tmp_path / "model.tflite", None), nhwc=nhwc, pixel_bytes=False)
+        job = Job(session, tmp_path / "model.tflite", LiteRTBackend())
+        content = convert(job, nhwc=nhwc, pixel_bytes=False)
         assert worst_db(reference, run(content, inputs, nhwc)) >= min(85, resolved_db - 15)
 
 

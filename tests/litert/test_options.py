@@ -83,7 +83,7 @@ def test_refusal_imports_nothing_heavy(tmp_path):
     ("saved", "words"),
     [
         (torch.rand(8, 3, 32), r"shape \(8, 3, 32\); this model takes \(N, 3, 160, 160\)"),
-        (torch.zeros(8, 3, 160, 160, dtype=torch.uint8), r"uint8 numbers.*float\(\) / 255"),
+        (torch.zeros(8, 3, 160, 160, dtype=torch.uint8), r"(?s)uint8 numbers.*float\(\) / 255"),
         (torch.rand(8, 1, 160, 160), r"shape \(8, 1, 160, 160\); this model takes \(N, 3, 160, 160\)"),
         (torch.rand(3, 3, 160, 160), "holds 3 inputs; at least 4"),
         (torch.zeros(8, 3, 160, 160), "only the value 0, which gives no ranges"),
@@ -108,13 +108,15 @@ def test_files_that_are_no_flatbuffer_are_refused(tmp_path):
             ask(path)
 
 
-def test_wrong_feeds_and_thread_counts_are_refused(tmp_path):
+def test_wrong_feeds_devices_and_thread_counts_are_refused(tmp_path):
     path = tmp_path / "out.tflite"
     timmx.export("litert", "test_resnet", output=path, verify=False)
     for threads in (0, -1):
         with pytest.raises(ConfigurationError, match="1 or more"):
-            LiteRTBackend().open(path, threads=threads)
-    with LiteRTBackend().open(path, threads=1) as runner:
+            timmx.open(path, threads=threads)
+    with pytest.raises(ConfigurationError, match="runs on the device cpu here, not on cuda"):
+        timmx.open(path, device="cuda")
+    with timmx.open(path, device="cpu", threads=1) as runner:
         for shape in ((1, 3, 80, 80), (2, 3, 160, 160), (1, 160, 160, 3), (3, 160, 160)):
             with pytest.raises(ConfigurationError, match=r"\(1, 3, 160, 160\)"):
                 runner.run({"input": np.zeros(shape, np.float32)})

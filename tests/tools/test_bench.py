@@ -43,6 +43,7 @@ class Backend(ExportBackend):
             "format": {"name": "sleeper"}, "versions": {}, "precision": "fp32",
             "input": {
                 "name": "input", "layout": "NCHW", "dtype": "float32", "normalization": "graph", "size": [3, 8, 8],
+                "value_range": [0, 1],
                 "mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bilinear", "crop_pct": 1.0,
                 "crop_mode": "center", "color_order": "RGB",
             },
@@ -51,7 +52,7 @@ class Backend(ExportBackend):
             "batch": {"size": said["batch"]} if "batch" in said else {"dynamic": True},
         }
 
-    def open(self, path):
+    def open(self, path, settings):
         return Sleeper(json.loads(path.read_text()))
 
 class Sleeper(Runner):

@@ -150,7 +150,7 @@ def test_a_file_of_another_kind_is_one_clear_error(files, run_timmx, tmp_path):
     for suffix, said in (
         (".pt2", "not a .pt2"),
         (".tflite", "not a LiteRT"),
-        (".mlmodel", "no Core ML"),
+        (".mlmodel", "not a Core ML"),
         (".mlpackage", "no"),
     ):
         other = tmp_path / f"a{suffix}"
@@ -216,7 +216,7 @@ def test_a_core_ml_package_whose_weights_are_not_whole_is_refused(length, said, 
 def test_a_backend_that_is_installed_and_cannot_be_used_says_why(files):
     done = in_a_process("inspect", files["litert"], TIMMX_DISABLE_BACKENDS="litert")
     assert done.returncode == 2
-    assert "Backend litert (timmx-litert" in done.stderr
+    assert "backend litert (timmx-litert" in done.stderr
     assert "is disabled: TIMMX_DISABLE_BACKENDS names it" in done.stderr
 
 

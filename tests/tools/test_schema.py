@@ -8,7 +8,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-from timmx.contract.schema import check_metadata
+from timmx.artifact.opening import backend_for
+from timmx.contract.metadata import Metadata
 from timmx.errors import ArtifactError
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
@@ -72,10 +73,61 @@ def stated(file: Path) -> dict:
 
 @pytest.mark.parametrize(("where", "value"), CASES)
 def test_what_cannot_be_is_refused(file, where, value):
-    metadata = stated(file)
-    check_metadata(file, metadata)
     with pytest.raises(ArtifactError, match=where.split(".")[0]):
-        check_metadata(file, edited(metadata, where, value))
+        Metadata.parse(file, edited(stated(file), where, value))
+
+
+EXPORTS = {
+    "onnx": ("onnx", {}),
+    "onnx-normalize-softmax": ("onnx", {"normalize": True, "softmax": True}),
+    "onnx-dynamic": ("onnx", {"dynamic_batch": True}),
+    "torch-export": ("torch-export", {}),
+    "litert": ("litert", {}),
+    "litert-uint8": (
+        "litert",
+        {"io": "uint8", "normalize": True, "mode": "int8", "calibration_data": SAMPLES},
+    ),
+    "coreml": ("coreml", {}),
+    "coreml-image": ("coreml", {"normalize": True, "image_input": True, "classifier": True}),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_metadata_is_the_same_after_parsing_and_writing(exported_digits, name: str):
+    backend, options = EXPORTS[name]
+    path = exported_digits(backend, **options)
+    content = backend_for(path).read_metadata(path)
+    metadata = Metadata.parse(path, content)
+    assert metadata.to_json() == content
+    toolchain = backend_for(path).toolchain
+    assert metadata.versions.keys() == {"timmx-core", f"timmx-{backend}", "timm", "torch", *toolchain}
+
+
+def test_versions_are_those_of_the_core_the_backend_and_its_toolchain_in_this_order(digits, run_timmx):
+    result = json.loads(run_timmx("onnx", digits, "--no-verify", "--json").stdout)
+    versions = result["metadata"]["versions"]
+    core = ["timmx-core", "timmx-onnx", "timm", "torch"]
+    assert list(versions) == [*core, "onnx", "onnxscript", "onnx-ir", "onnxruntime"]
+    assert versions["onnx"] == onnx.__version__
+
+
+def test_keys_in_the_file_have_the_documented_order(file):
+    """`--json` shows them in this order; in the file they are sorted."""
+    shown = Metadata.parse(file, stated(file)).to_json()
+    documented = json.loads(
+        (SAMPLES.parents[2] / "docs" / "metadata.md").read_text("utf-8").split("```json")[1].split("```")[0]
+    )
+    assert list(shown) == list(documented)
+    assert list(shown["input"]) == list(documented["input"])
+
+
+def test_newer_keys_of_schema_1_are_ignored_and_shown(file, tmp_path, run_timmx):
+    content = stated(file) | {"added_later": 1}
+    content["input"]["added_later"] = 2
+    path = written(file, content, tmp_path / "newer.onnx")
+    shown = json.loads(run_timmx("inspect", path, "--json").stdout)
+    assert shown["metadata"] == content
+    assert Metadata.parse(path, content) == Metadata.parse(file, stated(file))
 
 
 @pytest.mark.parametrize(

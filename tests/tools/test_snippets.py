@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import tree_sitter
 import tree_sitter_kotlin
 import tree_sitter_swift
 from PIL import ExifTags, Image, ImageCms, ImageOps
-from timmx.artifact.opening import backend_for
+from timmx.artifact.opening import described
 from timmx.contract.snippet import Snippet
 from timmx.inputs.preprocess import ImagePreprocessor
 from timmx.tools.snippets import javascript
@@ -29,6 +29,8 @@ from timmx.tools.subject.subject import open_subject
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
+
+    from timmx.contract.metadata import Metadata
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
 
@@ -79,6 +81,10 @@ def expected(path: Path, image: Path) -> tuple[str, float]:
     return subject.labels[int(row.argmax())], float(row.max())
 
 
+def with_input(metadata: Metadata, **changes: object) -> Metadata:
+    return replace(metadata, input=replace(metadata.input, **changes))
+
+
 def said(command: list[str], folder: Path) -> tuple[str, float]:
     done = subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -108,10 +114,16 @@ def test_python_answers_as_the_file_does(name: str, exported, photos, tmp_path: 
 def test_python_prepares_images_as_timmx_does(crop_mode, crop_pct, exported, photos):
     """Whatever the recipe: the same numbers go into the file."""
     path = exported("torch-export")
-    metadata = backend_for(path).read_metadata(path)
-    metadata["input"] |= {"crop_mode": crop_mode, "crop_pct": crop_pct, "mean": [0.5, 0.4, 0.3]}
-    for size, order in (([3, 64, 64], "RGB"), ([3, 60, 91], "BGR")):
-        metadata["input"] |= {"size": size, "color_order": order}
+    _, stated = described(path)
+    for size, order in (((3, 64, 64), "RGB"), ((3, 60, 91), "BGR")):
+        metadata = with_input(
+            stated,
+            crop_mode=crop_mode,
+            crop_pct=crop_pct,
+            mean=(0.5, 0.4, 0.3),
+            size=size,
+            color_order=order,
+        )
         facts = Facts.of(path, metadata)
         scope = {"Image": Image, "np": np}
         exec("\n".join(_read(facts, Snippet())), scope)
@@ -235,14 +247,17 @@ RECIPES = {
 def test_javascript_prepares_images_as_timmx_does(recipe: str, node_folder: Path, exported, odd_photos):
     """Whatever the recipe: Pillow's pixels, sharp decoding as Pillow does."""
     path = exported("onnx")
-    metadata = backend_for(path).read_metadata(path)
-    metadata["input"] |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], **RECIPES[recipe]}
-    channels = 1 if metadata["input"]["color_order"] == "L" else 3
+    _, stated = described(path)
+    channels = 1 if RECIPES[recipe].get("color_order") == "L" else 3
     level = 1.01 / 255 / 0.2  # one of 255: Pillow 13 resizes some images by height first
-    for name in ("mean", "std"):
-        metadata["input"][name] = metadata["input"][name][:channels]
     for height, width in ((64, 64), (60, 91)):
-        metadata["input"]["size"] = [channels, height, width]
+        metadata = with_input(
+            stated,
+            mean=(0.5, 0.4, 0.3)[:channels],
+            std=(0.2, 0.3, 0.4)[:channels],
+            size=(channels, height, width),
+            **RECIPES[recipe],
+        )
         code = ['import sharp from "sharp";', *javascript._read(Facts.of(path, metadata))]
         code.append(
             "for (const path of process.argv.slice(2)) process.stdout.write(new Uint8Array((await read(path)).buffer));"

@@ -1,4 +1,4 @@
-"""A newcomer's way by the README alone: four formats at once, and every tool on what came out."""
+"""The example of docs/tools.md: four formats at once, and every tool on the exported files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FILES = ("digits.onnx", "digits.pt2", "digits.mlpackage", "digits.tflite")
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory):
-    """The folder in which the README's lines of the first steps were typed, and what each printed."""
+    """The folder in which the example's commands ran, and what each printed."""
     folder = tmp_path_factory.mktemp("walk")
     (folder / "examples").symlink_to(ROOT / "examples")
     (block,) = re.findall(
-        r"^```\n(uv run timmx export .*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
+        r"^```\n(uv run timmx export .*?)^```$", (ROOT / "docs" / "tools.md").read_text("utf-8"), re.M | re.S
     )
     printed = {}
     for line in block.splitlines():

@@ -43,7 +43,7 @@ def test_plain_torch_reads_the_metadata(path):
 
 def test_a_file_of_somebody_else_is_told(path):
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), path)
-    with pytest.raises(timmx.ArtifactError, match="timmx did not write it"):
+    with pytest.raises(timmx.ArtifactError, match="was not written by timmx"):
         timmx.open(path)
 
 

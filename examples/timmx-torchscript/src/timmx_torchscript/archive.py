@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ArtifactError
+from timmx.plugin import ArtifactError, parse_json_object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +26,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
             if not any(name.endswith("/constants.pkl") for name in names):
                 raise ArtifactError(f"{path} is a zip archive, but not TorchScript", hint="export it again")
             found = [name for name in names if name.endswith(f"/extra/{METADATA_NAME}")]
-            return json.loads(archive.read(found[0])) if found else {}
+            return parse_json_object(path, archive.read(found[0])) if found else {}
     except (zipfile.BadZipFile, ValueError, OSError) as exc:
         raise ArtifactError(
             f"{path} is not a TorchScript file, or is damaged: {exc}", hint="export it again"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from timmx_torchscript.archive import METADATA_NAME
 if TYPE_CHECKING:
     from timmx.plugin import ExportJob
 
-    from timmx_torchscript.plugin import TorchScriptOptions
+    from timmx_torchscript.options import TorchScriptOptions
 
 
 def export(job: ExportJob, options: TorchScriptOptions) -> Exported:
@@ -45,5 +44,5 @@ def export(job: ExportJob, options: TorchScriptOptions) -> Exported:
         job.progress("Writing TorchScript")
         # Into a file object: given a path, torch 2.14 aborts the process where the disk is full.
         with job.path.open("wb") as file:
-            torch.jit.save(module, file, _extra_files={METADATA_NAME: json.dumps(metadata, sort_keys=True)})
+            torch.jit.save(module, file, _extra_files={METADATA_NAME: metadata.dumps()})
     return Exported(Precision.FP32)

@@ -1,31 +1,17 @@
-"""The `torchscript` backend: what it is and which options it has. Light: the work is imported inside methods."""
+"""The `torchscript` backend: what it is. Light: the work is imported inside methods."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from timmx.plugin import Capabilities, ConfigurationError, ExportBackend, Exported, ExportJob
+
+from timmx_torchscript.options import TorchScriptOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.plugin import ExportRequest, Runner
-
-
-@dataclass(frozen=True)
-class TorchScriptOptions:
-    """Options of `timmx torchscript` alone."""
-
-    freeze: Annotated[
-        bool,
-        typer.Option("--freeze/--no-freeze", help="Inline everything into one graph, weights as constants."),
-    ] = True
-    optimize_numerics: Annotated[
-        bool,
-        typer.Option("--optimize-numerics", help="Let freezing fold operations, which changes last digits."),
-    ] = False
+    from timmx.plugin import ExportRequest, OpenSettings, Runner
 
 
 class TorchScriptBackend(ExportBackend):
@@ -55,10 +41,10 @@ class TorchScriptBackend(ExportBackend):
 
         return export(job, options)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         from timmx_torchscript.runner import TorchScriptRunner
 
-        return TorchScriptRunner(path)
+        return TorchScriptRunner(path, settings)
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         from timmx_torchscript.archive import read_metadata

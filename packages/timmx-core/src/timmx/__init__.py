@@ -68,7 +68,7 @@ def export(backend: str, model: str | nn.Module | None = None, **options: Any) -
         The artifact's path, its verification figures and its metadata.
 
     Raises:
-        TimmxError: one of its subclasses, with the mend in the message; the output is as it was before.
+        TimmxError: one of its subclasses, with a message and a hint; the output is as it was before.
     """
     from timmx.registry import load
 
@@ -82,17 +82,32 @@ def backends() -> tuple[BackendEntry, ...]:
     return entries()
 
 
-def open(path: str | os.PathLike[str]) -> Runner:
+def open(
+    path: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+) -> Runner:
     """Open an artifact in its own runtime: arrays in, arrays out.
+
+    Args:
+        path: the artifact, with a suffix of an installed backend.
+        device: `cpu` or `cuda`; by default the device that it was made for.
+        threads: how many CPU threads the runtime may use; by default it chooses. Formats that PyTorch runs follow
+            `torch.set_num_threads` instead.
 
     Raises:
         ArtifactError: there is no such file, or it is not what its suffix says.
         BackendError: no installed backend opens that suffix.
+        ConfigurationError: it does not run on that device, or `threads` is less than 1.
         RuntimeUnavailable: it cannot run on this machine, with the reason.
     """
     from timmx.artifact import open_artifact
+    from timmx.contract import Device, OpenSettings
 
-    return open_artifact(path)
+    if device not in (None, *Device):
+        raise ConfigurationError(f"there is no device {device!r}", hint=f"use {' or '.join(Device)}")
+    return open_artifact(path, OpenSettings(device=Device(device) if device else None, threads=threads))
 
 
 def __getattr__(name: str) -> Any:

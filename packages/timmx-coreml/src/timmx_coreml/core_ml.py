@@ -14,7 +14,7 @@ from timmx_coreml.targets import of_specification
 from timmx_coreml.validation import REINSTALL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from timmx_coreml.package import CoreMLFile
 
@@ -35,6 +35,7 @@ class CoreML:
     """
 
     name = ""
+    intermediates = ()
 
     def __init__(self, file: CoreMLFile, units: ComputeUnits) -> None:
         with quiet():
@@ -65,6 +66,13 @@ class CoreML:
             {name: _picture(value) if name in self._images else value for name, value in feeds.items()}
         )
         return found
+
+    def run_intermediates(
+        self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        raise NotImplementedError(
+            "Core ML gives outputs only; the runner asks no engine without intermediates"
+        )
 
     def notes(self) -> tuple[str, ...]:
         return ()

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import author, weights_version
+from timmx.plugin import OutputKind
 
 from timmx_coreml.package import METADATA_KEY
+
+if TYPE_CHECKING:
+    from timmx.plugin import InputMetadata, Metadata
 
 _PREVIEW = "com.apple.coreml.model.preview.type"
 _DATE = "com.github.apple.coremltools.conversion_date"
 
 
-def describe(model: Any, metadata: dict[str, Any]) -> None:
+def describe(model: Any, metadata: Metadata) -> None:
     """Fill in the description of a `CoreML.Specification.Model` from timmx's metadata, in place."""
-    description, facts = model.description, metadata["model"]
+    description, facts = model.description, metadata.model
     shown = description.metadata
-    shown.author = author(metadata)
-    shown.license = facts["license"] or "Unknown"
-    shown.versionString = f"{facts['name']}, {weights_version(metadata)}"
+    shown.author = metadata.author
+    shown.license = facts.license or "Unknown"
+    shown.versionString = f"{facts.name}, {metadata.weights_version}"
     shown.shortDescription = _summary(metadata)
     shown.userDefined.pop(_DATE, None)  # the same export gives the same bytes
-    shown.userDefined[METADATA_KEY] = json.dumps(metadata, sort_keys=True)
-    labelled = metadata["format"].get("label_output")
+    shown.userDefined[METADATA_KEY] = metadata.dumps()
+    labelled = metadata.format.get("label_output")
     if labelled:
         shown.userDefined[_PREVIEW] = "imageClassifier"
-    description.input[0].shortDescription = input_text(metadata["input"])
-    outputs = {output["name"]: output["kind"] for output in metadata["outputs"]}
+    description.input[0].shortDescription = input_text(metadata.input)
+    outputs = {output.name: output.kind for output in metadata.outputs}
     for feature in description.output:
         if labelled:
-            kind = metadata["outputs"][0]["kind"]
+            kind = metadata.outputs[0].kind
             feature.shortDescription = (
                 "The name of the first class."
                 if feature.name == labelled
@@ -41,39 +43,39 @@ def describe(model: Any, metadata: dict[str, Any]) -> None:
 
 
 _OUTPUTS = {
-    "logits": "Logits, (N, classes): softmax makes probabilities of them.",
-    "probabilities": "Probabilities, (N, classes).",
-    "embedding": "Embedding, (N, features).",
-    "features": "One level of the feature pyramid.",
-    "tensor": "Tensor.",
+    OutputKind.LOGITS: "Logits, (N, classes): softmax makes probabilities of them.",
+    OutputKind.PROBABILITIES: "Probabilities, (N, classes).",
+    OutputKind.EMBEDDING: "Embedding, (N, features).",
+    OutputKind.FEATURES: "One level of the feature pyramid.",
+    OutputKind.TENSOR: "Tensor.",
 }
 
 
-def input_text(facts: dict[str, Any]) -> str:
+def input_text(entry: InputMetadata) -> str:
     """How to make the input from a picture, in words."""
-    channels, height, width = facts["size"]
-    colors = {"RGB": "RGB", "L": "grayscale"}.get(facts["color_order"] or "", f"{channels} channels")
+    channels, height, width = entry.size
+    colors = {"RGB": "RGB", "L": "grayscale"}.get(entry.color_order or "", f"{channels} channels")
     how = (
-        f"Resize with {facts['interpolation']} interpolation, crop_pct {facts['crop_pct']:g}, "
-        f"crop_mode {facts['crop_mode']}."
+        f"Resize with {entry.interpolation} interpolation, crop_pct {entry.crop_pct:g}, "
+        f"crop_mode {entry.crop_mode}."
     )
-    if facts["dtype"] == "uint8":
+    if entry.dtype == "uint8":
         return f"{colors} picture, {width} x {height} pixels. {how} The model normalises it."
-    if facts["normalization"] == "graph":
+    if entry.normalized_in_graph:
         values = "pixels from 0 to 1; the model normalises them"
     else:
-        mean, std = (", ".join(f"{value:g}" for value in facts[key]) for key in ("mean", "std"))
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (entry.mean, entry.std))
         values = f"(pixel - mean) / std for pixels from 0 to 1, mean [{mean}], std [{std}]"
     return f"{colors} image, (N, {channels}, {height}, {width}): {values}. {how}"
 
 
-def _summary(metadata: dict[str, Any]) -> str:
-    facts, kind = metadata["model"], metadata["outputs"][0]["kind"]
+def _summary(metadata: Metadata) -> str:
+    model = metadata.model
     what = {
-        "logits": f"image classifier, {facts['num_classes']} classes",
-        "probabilities": f"image classifier, {facts['num_classes']} classes",
-        "embedding": "image embedding",
-        "features": "feature pyramid of an image",
-    }.get(kind, "image model")
-    trained = "" if facts["trained"] else ", untrained weights"
-    return f"{facts['architecture']}: {what}{trained}. Exported with timmx from timm."
+        OutputKind.LOGITS: f"image classifier, {model.num_classes} classes",
+        OutputKind.PROBABILITIES: f"image classifier, {model.num_classes} classes",
+        OutputKind.EMBEDDING: "image embedding",
+        OutputKind.FEATURES: "feature pyramid of an image",
+    }.get(metadata.outputs[0].kind, "image model")
+    trained = "" if model.trained else ", untrained weights"
+    return f"{model.architecture}: {what}{trained}. Exported with timmx from timm."

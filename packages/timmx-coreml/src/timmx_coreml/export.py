@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmx.plugin import CLASS_KINDS, ConfigurationError, Exported, Precision, UnsupportedError, check_count
+from timmx.plugin import ConfigurationError, Exported, Precision, UnsupportedError, check_count
 
 from timmx_coreml.compress import compress, halve
 from timmx_coreml.convert import LABEL, PROBABILITIES, Conversion, convert
@@ -110,11 +110,11 @@ def _labels(job: ExportJob) -> tuple[str, ...]:
     Raises:
         ConfigurationError: there are none, or the model gives something else than classes.
     """
-    output = job.metadata(Precision.FP32)["outputs"]
-    if len(output) != 1 or output[0]["kind"] not in CLASS_KINDS:
+    output, *more = job.metadata(Precision.FP32).outputs
+    if more or not output.kind.ranks_classes:
         raise ConfigurationError(
             "--classifier needs a model with one output of classes (N, classes); this one gives "
-            f"{', '.join(item['name'] for item in output)}",
+            f"{', '.join(item.name for item in (output, *more))}",
             hint="leave out --classifier",
         )
     if job.labels is None:
@@ -122,5 +122,5 @@ def _labels(job: ExportJob) -> tuple[str, ...]:
             "--classifier needs class names, and this model has none",
             hint="add --labels FILE, with one name per line",
         )
-    check_count(job.labels, output[0]["shape"][1])
+    check_count(job.labels, int(output.shape[1]))
     return job.labels

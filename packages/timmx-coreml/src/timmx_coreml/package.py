@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from timmx.plugin import ArtifactError, parse
+from timmx.plugin import ArtifactError, parse_json_object
 
 from timmx_coreml.errors import damaged
 from timmx_coreml.schema import schema
@@ -86,7 +86,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def metadata_of(file: CoreMLFile) -> dict[str, Any]:
     """As `read_metadata`, of a file that is parsed already."""
     text = file.model.description.metadata.userDefined.get(METADATA_KEY)
-    return parse(file.path, text) if text else {}
+    return parse_json_object(file.path, text) if text else {}
 
 
 def write(path: Path, model: Any, weights: Path | None) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ExportBackend, Exported, ExportJob
+from timmx.plugin import Device, ExportBackend, Exported, ExportJob
 
 from timmx_coreml.options import ComputeUnits, ConvertTo, CoreMLOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from timmx.plugin import ExportRequest, Problem, Runner, Snippet
+    from timmx.plugin import ExportRequest, Metadata, OpenSettings, Problem, Runner, Snippet
 
 
 class CoreMLBackend(ExportBackend):
@@ -23,6 +23,7 @@ class CoreMLBackend(ExportBackend):
     help = "Export to Core ML for iPhone, iPad, Mac, Watch, TV and Vision Pro."
     suffixes = (".mlpackage", ".mlmodel")
     snippet_languages = ("python", "swift")
+    toolchain = ("coremltools",)
     options = CoreMLOptions
 
     def output_suffix(self, options: CoreMLOptions) -> str:
@@ -45,12 +46,13 @@ class CoreMLBackend(ExportBackend):
 
         return export(job, options)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         from timmx_coreml.runner import open_runner
 
-        return open_runner(path)
+        settings.require_device(Device.CPU, path)
+        return open_runner(path, ComputeUnits.CPU if settings.device else ComputeUnits.ALL)
 
-    def open_exported(self, path: Path, options: CoreMLOptions) -> Runner:
+    def open_exported(self, path: Path, options: CoreMLOptions, settings: OpenSettings) -> Runner:
         from timmx_coreml.runner import open_runner
 
         return open_runner(path, options.compute_units or ComputeUnits.ALL)
@@ -60,7 +62,7 @@ class CoreMLBackend(ExportBackend):
 
         return read_metadata(path)
 
-    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    def snippet(self, path: Path, metadata: Metadata, language: str) -> Snippet:
         from timmx_coreml.snippets import snippet
 
         return snippet(path, metadata, language)

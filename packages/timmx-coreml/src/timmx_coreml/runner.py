@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from timmx.plugin import ArtifactError, Runner, TensorSpec, UnsupportedError
+from timmx.plugin import ArtifactError, Metadata, Runner, TensorSpec, UnsupportedError
 
 from timmx_coreml.features import ARRAY_DTYPES, Feature, read_input
 from timmx_coreml.options import ComputeUnits
 from timmx_coreml.package import CoreMLFile, class_labels, metadata_of, read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
@@ -26,9 +26,15 @@ class Engine(Protocol):
     """What computes: all named features in, all named features out."""
 
     name: str
+    intermediates: tuple[str, ...]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Arrays by input name, pixels (1, C, H, W) uint8 for an image; arrays, a label, and a dictionary back."""
+
+    def run_intermediates(
+        self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Some of `intermediates`."""
 
     def notes(self) -> tuple[str, ...]:
         """What the runs have shown."""
@@ -63,6 +69,7 @@ class CoreMLRunner(Runner):
     def __init__(self, file: CoreMLFile, engine: Engine) -> None:
         self._engine = engine
         self.engine = engine.name
+        self.intermediates = engine.intermediates
         self._labels = class_labels(file)
         self._description = file.model.description
         (self._input, *more) = (read_input(described) for described in self._description.input)
@@ -83,18 +90,16 @@ class CoreMLRunner(Runner):
         self.inputs = (
             TensorSpec(name=self._input.name, shape=shape, dtype=dtype, layout=_LAYOUTS.get(len(shape), "")),
         )
-        self.outputs = self._outputs(shape[0], metadata_of(file))
+        content = metadata_of(file)
+        metadata = Metadata.parse(file.path, content) if content else None
+        self.outputs = self._outputs(shape[0], metadata)
 
     @property
     def notes(self) -> tuple[str, ...]:
         return self._engine.notes()
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        name, fed = self._input.name, feeds[self._input.name]
-        self._input.check(fed)
-        if str(fed.dtype) != self.inputs[0].dtype:
-            raise TypeError(f"{name} is {fed.dtype}; the file takes {self.inputs[0].dtype}.")
-        found = self._engine.run({name: fed})
+        found = self._engine.run(self._checked(feeds))
         if self._labels is None:
             return {name: np.asarray(value) for name, value in found.items()}
         probabilities = found[self._description.predictedProbabilitiesName]
@@ -106,13 +111,27 @@ class CoreMLRunner(Runner):
             )
         return {"output": values}
 
+    def run_intermediates(
+        self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        if not self.intermediates:
+            return super().run_intermediates(feeds, names)
+        return self._engine.run_intermediates(self._checked(feeds), names)
+
     def close(self) -> None:
         self._engine.close()
 
-    def _outputs(self, batch: int | str, metadata: dict[str, Any]) -> tuple[TensorSpec, ...]:
+    def _checked(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        name, fed = self._input.name, feeds[self._input.name]
+        self._input.check(fed)
+        if str(fed.dtype) != self.inputs[0].dtype:
+            raise TypeError(f"{name} is {fed.dtype}; the file takes {self.inputs[0].dtype}.")
+        return {name: fed}
+
+    def _outputs(self, batch: int | str, metadata: Metadata | None) -> tuple[TensorSpec, ...]:
         if self._labels is not None:
             return (TensorSpec(name="output", shape=(1, len(self._labels)), dtype="float32", layout="NC"),)
-        stated = {output["name"]: tuple(output["shape"]) for output in metadata.get("outputs", ())}
+        stated = {output.name: output.shape for output in metadata.outputs} if metadata else {}
         specs = []
         for described in self._description.output:
             # A neuralnetwork's description gives its outputs no shape, nor does any where the batch is open.
@@ -129,7 +148,9 @@ class CoreMLRunner(Runner):
 
 
 class Evaluator:
-    """timmx's own evaluators as an engine."""
+    """timmx's own evaluators as an engine; the MIL evaluator gives intermediate values too."""
+
+    intermediates: tuple[str, ...] = ()
 
     def __init__(self, file: CoreMLFile) -> None:
         if file.kind == "mlprogram":
@@ -137,6 +158,7 @@ class Evaluator:
 
             self._mil: MilEvaluator | None = MilEvaluator(file.model, file.folder)
             self._run: Any = self._mil.run
+            self.intermediates = self._mil.intermediates
             self.name = "timmx's MIL evaluator"
         else:
             from timmx_coreml.neural_network import NeuralNetworkEvaluator
@@ -146,16 +168,16 @@ class Evaluator:
             self.name = "timmx's neural network evaluator"
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        tensors = {name: torch.from_numpy(value.copy()) for name, value in feeds.items()}
-        found = self._run(
-            {
-                name: value.float() if value.dtype == torch.uint8 else value  # the pixels of a picture
-                for name, value in tensors.items()
-            }
-        )
+        found = self._run(_tensors(feeds))
         return {
             name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in found.items()
         }
+
+    def run_intermediates(
+        self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        found = self._run(_tensors(feeds), names)
+        return {name: value.numpy() for name, value in found.items()}
 
     def notes(self) -> tuple[str, ...]:
         """The operations whose float16 results overflow or nearly do."""
@@ -192,7 +214,15 @@ class Evaluator:
         self._run = _closed
 
 
-def _closed(_feeds: Any) -> dict[str, Any]:
+def _tensors(feeds: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    tensors = {name: torch.from_numpy(value.copy()) for name, value in feeds.items()}
+    return {
+        name: value.float() if value.dtype == torch.uint8 else value  # the pixels of a picture
+        for name, value in tensors.items()
+    }
+
+
+def _closed(*_feeds: Any) -> dict[str, Any]:
     raise RuntimeError("This runner is closed: open the file again.")
 
 

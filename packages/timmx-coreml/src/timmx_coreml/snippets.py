@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from timmx.plugin import Snippet
 
@@ -11,26 +11,25 @@ from timmx_coreml.features import read_input
 from timmx_coreml.package import read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
+    from timmx.plugin import Metadata
 
-def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+
+def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
     """The lines for `python` or `swift`."""
     feature = read_input(read(path).model.description.input[0])
     least = min((shape[0] for shape in feature.shapes), default=1)
     if feature.ranges and not feature.colors:
         least = feature.ranges[0][0]
-    facts, output = metadata["format"], metadata["outputs"][0]["name"]
     make = _python if language == "python" else _swift
-    return make(path, metadata, facts.get("probabilities_output"), output, bool(feature.colors), least)
+    return make(path, metadata, bool(feature.colors), least)
 
 
-def _python(
-    path: Path, metadata: Mapping[str, Any], classes: str | None, output: str, picture: bool, least: int
-) -> Snippet:
-    feeds = f"{{{json.dumps(metadata['input']['name'])}: x}}"
-    run = f"output = model.predict({feeds})[{json.dumps(output)}]"
+def _python(path: Path, metadata: Metadata, picture: bool, least: int) -> Snippet:
+    classes = metadata.format.get("probabilities_output")
+    feeds = f"{{{json.dumps(metadata.input.name)}: x}}"
+    run = f"output = model.predict({feeds})[{json.dumps(metadata.outputs[0].name)}]"
     if classes:
         run = f"found = model.predict({feeds})[{json.dumps(classes)}]"
     return Snippet(
@@ -46,12 +45,10 @@ def _python(
     )
 
 
-def _swift(
-    path: Path, metadata: Mapping[str, Any], classes: str | None, output: str, picture: bool, least: int
-) -> Snippet:
-    entry = metadata["input"]
-    channels, height, width = entry["size"]
-    batch = least if metadata["batch"].get("dynamic") else metadata["batch"]["size"]
+def _swift(path: Path, metadata: Metadata, picture: bool, least: int) -> Snippet:
+    classes = metadata.format.get("probabilities_output")
+    channels, height, width = metadata.input.size
+    batch = metadata.batch_size or least
     pixel_format = "kCVPixelFormatType_OneComponent8" if channels == 1 else "kCVPixelFormatType_32BGRA"
     feed: tuple[str, ...]
     if picture:
@@ -69,7 +66,7 @@ def _swift(
         )
     feed = (
         *feed,
-        f'let inputs = try MLDictionaryFeatureProvider(dictionary: ["{entry["name"]}": value])',
+        f'let inputs = try MLDictionaryFeatureProvider(dictionary: ["{metadata.input.name}": value])',
         "let outputs = try model.prediction(from: inputs)",
     )
     if classes:
@@ -79,7 +76,7 @@ def _swift(
         )
     else:
         found = (
-            f'let found = outputs.featureValue(for: "{output}")!.multiArrayValue!',
+            f'let found = outputs.featureValue(for: "{metadata.outputs[0].name}")!.multiArrayValue!',
             f"let output = (0..<found.count{f' / {batch}' if batch > 1 else ''}).map {{ found[$0].floatValue }}",
         )
     compiled = path.stem

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from timmx.plugin import (
-    CLASS_KINDS,
     CalibrationMethod,
     Exported,
+    OutputKind,
     Precision,
     TensorSpec,
     UnsupportedError,
-    author,
     feed,
-    weights_version,
 )
 
 from timmx_litert import task_metadata
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
-    from timmx.plugin import Calibration, ExportJob
+    from timmx.plugin import Calibration, ExportJob, Metadata
 
     from timmx_litert.options import LiteRTOptions
     from timmx_litert.plan import Plan
@@ -141,8 +138,8 @@ def _write(
         },
         **facts,
     )
-    entries = {METADATA_NAME: json.dumps(metadata, sort_keys=True).encode()}
-    channels = metadata["input"]["size"][0]
+    entries = {METADATA_NAME: metadata.dumps().encode()}
+    channels = metadata.input.size[0]
     files: dict[str, bytes] = {}
     if layout == "NHWC" and channels in (1, 3):
         entries[task_metadata.NAME] = _task_metadata(metadata, job.labels)
@@ -153,7 +150,7 @@ def _write(
     finished = finish(
         content,
         output_names=job.output_names,
-        description=metadata["model"]["name"],
+        description=metadata.model.name,
         metadata=entries,
     )
     if len(finished) > LIMIT:
@@ -166,42 +163,41 @@ def _write(
         task_metadata.append_files(file, files)
 
 
-def _unfit_for_media_pipe(metadata: dict[str, Any]) -> list[str]:
+def _unfit_for_media_pipe(metadata: Metadata) -> list[str]:
     """Why MediaPipe's image classifier (1.2.3) refuses a file or feeds it wrongly, each with what helps."""
-    entry = metadata["input"]
+    entry = metadata.input
     reasons = []
-    if entry["layout"] == "NCHW":
+    if entry.layout == "NCHW":
         reasons.append("its input is (N, C, H, W), and --nhwc-input changes that")
-    if entry["dtype"] == "int8":
+    if entry.dtype == "int8":
         reasons.append("its edges are int8, where --io uint8 is read")
-    if metadata["outputs"][0]["shape"][0] != 1:
+    if metadata.outputs[0].shape[0] != 1:
         reasons.append("its batch size is not 1")
-    if entry["size"][0] != 3:
-        reasons.append(f"it takes pictures of {entry['size'][0]} channels, not 3")
-    elif entry["normalization"] == "caller" and not len(set(entry["mean"])) == len(set(entry["std"])) == 1:
+    if entry.size[0] != 3:
+        reasons.append(f"it takes pictures of {entry.size[0]} channels, not 3")
+    elif not entry.normalized_in_graph and not len(set(entry.mean)) == len(set(entry.std)) == 1:
         reasons.append("mean and std differ between channels, and --normalize puts them into the file")
-    if any(output["kind"] not in CLASS_KINDS for output in metadata["outputs"]):
+    if not all(output.kind.ranks_classes for output in metadata.outputs):
         reasons.append("its outputs are no classes")
     return reasons
 
 
 def _input_range(job: ExportJob) -> tuple[float, float]:
     """The least and greatest value that the model's input takes, exact where the graph normalises."""
-    low, high = job.metadata(Precision.FP32)["input"]["value_range"]
-    return float(low), float(high)
+    return job.metadata(Precision.FP32).input.value_range
 
 
-def _task_metadata(metadata: dict[str, Any], labels: tuple[str, ...] | None) -> bytes:
+def _task_metadata(metadata: Metadata, labels: tuple[str, ...] | None) -> bytes:
     """What Android's task libraries want to know: how to fill the input, what the outputs are."""
-    entry, model = metadata["input"], metadata["model"]
-    channels, *size = entry["size"]
-    if entry["dtype"] == "uint8" and "quantization" not in entry:
-        mean, std, low, high = [0.0], [1.0], 0.0, 255.0
-    elif entry["normalization"] == "graph":
-        mean, std, low, high = [0.0], [255.0], 0.0, 1.0
+    entry, model = metadata.input, metadata.model
+    channels, *size = entry.size
+    low, high = entry.value_range
+    if entry.dtype == "uint8" and entry.quantization is None:
+        mean, std = [0.0], [1.0]
+    elif entry.normalized_in_graph:
+        mean, std = [0.0], [255.0]
     else:
-        mean, std = [255 * value for value in entry["mean"]], [255 * value for value in entry["std"]]
-        low, high = entry["value_range"]
+        mean, std = [255 * value for value in entry.mean], [255 * value for value in entry.std]
         if len(set(mean)) == len(set(std)) == 1:
             mean, std = mean[:1], std[:1]
     image = task_metadata.ImageInput(
@@ -216,20 +212,20 @@ def _task_metadata(metadata: dict[str, Any], labels: tuple[str, ...] | None) -> 
     )
     outputs = [
         task_metadata.Output(
-            name=output["name"],
-            description=output["kind"].capitalize(),
-            minimum=(0.0,) if output["kind"] == "probabilities" else (),
-            maximum=(1.0,) if output["kind"] == "probabilities" else (),
-            labels_file=_LABELS_FILE if labels and output["kind"] in CLASS_KINDS else None,
+            name=output.name,
+            description=output.kind.capitalize(),
+            minimum=(0.0,) if output.kind is OutputKind.PROBABILITIES else (),
+            maximum=(1.0,) if output.kind is OutputKind.PROBABILITIES else (),
+            labels_file=_LABELS_FILE if labels and output.kind.ranks_classes else None,
         )
-        for output in metadata["outputs"]
+        for output in metadata.outputs
     ]
     return task_metadata.build(
-        name=model["name"],
-        description=f"{model['architecture']} from {model['source']}, exported by timmx.",
-        version=weights_version(metadata),
-        author=author(metadata),
-        license=model["license"],
+        name=model.name,
+        description=f"{model.architecture} from {model.source}, exported by timmx.",
+        version=metadata.weights_version,
+        author=metadata.author,
+        license=model.license,
         inputs=[image],
         outputs=outputs,
     )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ArtifactError, Quantization, parse, require_file
+from timmx.plugin import ArtifactError, Quantization, parse_json_object, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +68,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     with reading(path) as model:
         content = metadata_buffer(model, METADATA_NAME)
-    return {} if content is None else parse(path, content)
+    return {} if content is None else parse_json_object(path, content)
 
 
 def names_of(enumeration: type) -> dict[int, str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.plugin import (
     Capabilities,
+    Device,
     ExportBackend,
     Exported,
     ExportJob,
@@ -14,10 +15,10 @@ from timmx.plugin import (
 from timmx_litert.options import LiteRTOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from timmx.plugin import ExportRequest, Problem, Runner, Snippet
+    from timmx.plugin import ExportRequest, Metadata, OpenSettings, Problem, Runner, Snippet
 
 
 class LiteRTBackend(ExportBackend):
@@ -28,6 +29,7 @@ class LiteRTBackend(ExportBackend):
     help = "Export to LiteRT (.tflite) for Android, iOS, embedded Linux and the browser."
     suffixes = (".tflite",)
     snippet_languages = ("python", "kotlin")
+    toolchain = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")
     options = LiteRTOptions
     capabilities = Capabilities(
         dynamic_batch="litert-torch cannot lower a graph with a dynamic batch size, and files resized at run time are "
@@ -52,18 +54,18 @@ class LiteRTBackend(ExportBackend):
 
         return export(job, options)
 
-    def open(self, path: Path, threads: int | None = None) -> Runner:
-        """As the contract has it; `threads` for XNNPACK, all that this process may use by default."""
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         from timmx_litert.runner import LiteRTRunner
 
-        return LiteRTRunner(path, threads)
+        settings.require_device(Device.CPU, path)
+        return LiteRTRunner(path, settings.threads)
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         from timmx_litert.model_file import read_metadata
 
         return read_metadata(path)
 
-    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    def snippet(self, path: Path, metadata: Metadata, language: str) -> Snippet:
         from timmx_litert.snippets import snippet
 
         return snippet(path, metadata, language)

@@ -10,11 +10,11 @@ from ai_edge_litert.interpreter import Interpreter
 from timmx.plugin import (
     ArtifactError,
     ConfigurationError,
+    Metadata,
     Quantization,
     Runner,
     RuntimeUnavailable,
     TensorSpec,
-    asked_threads,
     usable_cores,
 )
 
@@ -36,18 +36,15 @@ class LiteRTRunner(Runner):
     Raises:
         ArtifactError: the file is no LiteRT model, or is damaged, or holds several signatures; at `run`, the runtime
             fails.
-        ConfigurationError: less than one thread; at `run`, an input of another name or shape than the file takes.
+        ConfigurationError: at `run`, an input of another name or shape than the file takes.
         RuntimeUnavailable: it has operations that this runtime has no kernel for.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigurationError(
-                f"threads is {threads}, and must be 1 or more", hint="use 1 or more, or None for all cores"
-            )
         self._path = path
-        count = threads or asked_threads() or usable_cores()
-        layout = read_metadata(path).get("input", {}).get("layout", "")
+        count = threads or usable_cores()
+        content = read_metadata(path)
+        layout = Metadata.parse(path, content).input.layout if content else ""
         try:
             self._interpreter: Any = Interpreter(model_path=str(path), num_threads=count)
             self._interpreter.allocate_tensors()  # which checks more of the file

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 from timmx.plugin import Snippet
 
 from timmx_litert.task_metadata import associated_files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
+
+    from timmx.plugin import Metadata
 
 _LABELS = "labels.txt"
 """What the task libraries read the class names from; it lies behind the model, in a zip archive."""
 
 
-def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
     """The lines for `python` or `kotlin`."""
     return _python(path, metadata) if language == "python" else _kotlin(path.name, metadata)
 
 
-def _python(path: Path, metadata: Mapping[str, Any]) -> Snippet:
+def _python(path: Path, metadata: Metadata) -> Snippet:
     file = path.as_posix()
-    name, output = metadata["input"]["name"], metadata["outputs"][0]["name"]
-    names = "\n".join(metadata["labels"] or ()).splitlines()
-    told = names == list(metadata["labels"] or ()) and _LABELS in associated_files(path)
+    name, output = metadata.input.name, metadata.outputs[0].name
+    labels = list(metadata.labels or ())
+    told = "\n".join(labels).splitlines() == labels and _LABELS in associated_files(path)
     return Snippet(
         requires=("ai-edge-litert",),
         imports=("from ai_edge_litert.interpreter import Interpreter", "import zipfile"),
@@ -36,22 +38,20 @@ def _python(path: Path, metadata: Mapping[str, Any]) -> Snippet:
     )
 
 
-def _kotlin(file: str, metadata: Mapping[str, Any]) -> Snippet:
-    output = metadata["outputs"][0]
-    count = 1
-    for size in output["shape"]:
-        count *= int(size)
+def _kotlin(file: str, metadata: Metadata) -> Snippet:
+    output = metadata.outputs[0]
+    count = math.prod(map(int, output.shape))
     size, put = {"float32": (4, "asFloatBuffer().put(x)"), "int16": (2, "asShortBuffer().put(x)")}.get(
-        metadata["input"]["dtype"], (1, "put(x); rewind()")
+        metadata.input.dtype, (1, "put(x); rewind()")
     )
     stored, array, get = {
         "float32": (4, "FloatArray", "asFloatBuffer().get(it)"),
         "int16": (2, "ShortArray", "asShortBuffer().get(it)"),
-    }.get(output.get("dtype", "float32"), (1, "ByteArray", "get(it)"))
-    several = len(metadata["outputs"]) > 1
+    }.get(output.dtype, (1, "ByteArray", "get(it)"))
+    several = len(metadata.outputs) > 1
     run = (
         "interpreter.runForMultipleInputsOutputs(arrayOf(input), "
-        f'mapOf(interpreter.getOutputIndex("{output["name"]}") to found))'
+        f'mapOf(interpreter.getOutputIndex("{output.name}") to found))'
         if several
         else "interpreter.run(input, found)"
     )

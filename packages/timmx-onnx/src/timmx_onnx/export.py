@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
@@ -17,7 +16,7 @@ from timmx_onnx.proto import METADATA_KEY, external_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.plugin import ExportJob
+    from timmx.plugin import ExportJob, Metadata
 
     from timmx_onnx.options import OnnxOptions
     from timmx_onnx.precision import PrecisionReport
@@ -101,7 +100,7 @@ def to_float16(model: ir.Model, job: ExportJob) -> tuple[PrecisionReport, tuple[
     return report, tuple(notes)
 
 
-def write(model: ir.Model, path: Path, metadata: dict[str, Any], external: bool | None = None) -> None:
+def write(model: ir.Model, path: Path, metadata: Metadata, external: bool | None = None) -> None:
     """Save a graph with its metadata, and have it checked.
 
     Args:
@@ -110,7 +109,7 @@ def write(model: ir.Model, path: Path, metadata: dict[str, Any], external: bool 
     Raises:
         UnsupportedError: `external` is False, and the weights do not fit into one file.
     """
-    model.metadata_props[METADATA_KEY] = json.dumps(metadata, sort_keys=True)
+    model.metadata_props[METADATA_KEY] = metadata.dumps()
     weights = (value.const_value for value in model.graph.initializers.values())
     weights_bytes = sum(int(tensor.nbytes) for tensor in weights if tensor is not None)
     if external is None:

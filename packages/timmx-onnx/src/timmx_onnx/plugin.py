@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ExportBackend, Exported, ExportJob
+from timmx.plugin import Device, ExportBackend, Exported, ExportJob
 
 from timmx_onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.plugin import Runner, Snippet
+    from timmx.plugin import Metadata, OpenSettings, Runner, Snippet
 
 
 class OnnxBackend(ExportBackend):
@@ -23,6 +22,7 @@ class OnnxBackend(ExportBackend):
     help = "Export to ONNX for ONNX Runtime, browsers, OpenVINO and TensorRT."
     suffixes = (".onnx",)
     snippet_languages = ("python", "kotlin", "js")
+    toolchain = ("onnx", "onnxscript", "onnx-ir", "onnxruntime")
     options = OnnxOptions
 
     def export(self, job: ExportJob, options: OnnxOptions) -> Exported:
@@ -30,10 +30,11 @@ class OnnxBackend(ExportBackend):
 
         return export(job, options)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         from timmx_onnx.runner import OnnxRunner
 
-        return OnnxRunner(path)
+        settings.require_device(Device.CPU, path)
+        return OnnxRunner(path, settings.threads)
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         from timmx_onnx.proto import read_metadata
@@ -45,7 +46,7 @@ class OnnxBackend(ExportBackend):
 
         return inspect(path)
 
-    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    def snippet(self, path: Path, metadata: Metadata, language: str) -> Snippet:
         from timmx_onnx.snippets import snippet
 
         return snippet(path, metadata, language)

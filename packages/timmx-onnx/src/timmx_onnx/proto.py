@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from timmx.plugin import ArtifactError, parse
+from timmx.plugin import ArtifactError, parse_json_object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     for entry in read_proto(path).metadata_props:
         if entry.key == METADATA_KEY:
-            return parse(path, entry.value)
+            return parse_json_object(path, entry.value)
     return {}
 
 

@@ -13,7 +13,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     NoSuchFile,
     NotImplemented as NotImplementedByRuntime,
 )
-from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, TensorSpec, asked_threads
+from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,25 +32,29 @@ _DTYPES = {
 }
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU, which says nothing but errors."""
+def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the CPU, which logs errors only; on all cores unless `threads` says how many."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    settings.intra_op_num_threads = asked_threads() or 0  # 0: as many as it finds cores
+    settings.intra_op_num_threads = threads or 0  # 0: as many as it finds cores
     return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 
 
 class OnnxRunner(Runner):
     """Runs an `.onnx` file on the CPU.
 
+    Args:
+        path: the file, with its external data next to it.
+        threads: of ONNX Runtime; all cores by default.
+
     Raises:
         ArtifactError: the file is no ONNX model, or ONNX Runtime refuses its graph.
         RuntimeUnavailable: the graph is valid, but this ONNX Runtime has no kernel for an operation in it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int | None = None) -> None:
         try:
-            self._session = open_session(path)
+            self._session = open_session(path, threads)
         except (InvalidProtobuf, InvalidArgument) as exc:
             raise ArtifactError(
                 f"{path} is not an ONNX file, or is damaged: {exc}", hint="export it again"

@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from timmx.plugin import Snippet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
+    from timmx.plugin import Metadata
 
-def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+
+def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
     """The lines for `python`, `kotlin` or `js`."""
-    entry, output = metadata["input"], metadata["outputs"][0]["name"]
     file = path.name if language == "kotlin" else path.as_posix()  # an app has it among its assets
-    return {"python": _python, "kotlin": _kotlin, "js": _js}[language](file, entry, output, metadata["batch"])
+    return {"python": _python, "kotlin": _kotlin, "js": _js}[language](file, metadata)
 
 
-def _python(file: str, entry: Mapping[str, Any], output: str, batch: Mapping[str, Any]) -> Snippet:
+def _python(file: str, metadata: Metadata) -> Snippet:
+    entry, output = metadata.input.name, metadata.outputs[0].name
     return Snippet(
         requires=("onnxruntime",),
         imports=("import onnxruntime", "import json"),
         load=(f"session = onnxruntime.InferenceSession({json.dumps(file)})",),
-        run=(f"output = session.run([{json.dumps(output)}], {{{json.dumps(entry['name'])}: x}})[0]",),
+        run=(f"output = session.run([{json.dumps(output)}], {{{json.dumps(entry)}: x}})[0]",),
         labels='json.loads(session.get_modelmeta().custom_metadata_map["timmx"])["labels"]',
     )
 
 
-def _shape(entry: Mapping[str, Any], batch: Mapping[str, Any]) -> list[int]:
-    channels, height, width = entry["size"]
-    order = [height, width, channels] if entry["layout"] == "NHWC" else [channels, height, width]
-    return [1 if batch.get("dynamic") else batch["size"], *order]
+def _shape(metadata: Metadata) -> list[int]:
+    return [metadata.batch_size or 1, *metadata.input.shape]
 
 
-def _js(file: str, entry: Mapping[str, Any], output: str, batch: Mapping[str, Any]) -> Snippet:
-    feeds = (
-        f'{{ {json.dumps(entry["name"])}: new ort.Tensor("{entry["dtype"]}", x, {_shape(entry, batch)}) }}'
-    )
+def _js(file: str, metadata: Metadata) -> Snippet:
+    entry, output = metadata.input, metadata.outputs[0].name
+    feeds = f'{{ {json.dumps(entry.name)}: new ort.Tensor("{entry.dtype}", x, {_shape(metadata)}) }}'
     return Snippet(
         requires=("onnxruntime-node",),
         imports=('import * as ort from "onnxruntime-node"; // in a browser: onnxruntime-web',),
@@ -47,8 +45,9 @@ def _js(file: str, entry: Mapping[str, Any], output: str, batch: Mapping[str, An
     )
 
 
-def _kotlin(file: str, entry: Mapping[str, Any], output: str, batch: Mapping[str, Any]) -> Snippet:
-    shape = ", ".join(map(str, _shape(entry, batch)))
+def _kotlin(file: str, metadata: Metadata) -> Snippet:
+    entry, output = metadata.input.name, metadata.outputs[0].name
+    shape = ", ".join(map(str, _shape(metadata)))
     return Snippet(
         requires=("com.microsoft.onnxruntime:onnxruntime-android",),
         imports=(
@@ -62,7 +61,7 @@ def _kotlin(file: str, entry: Mapping[str, Any], output: str, batch: Mapping[str
         ),
         run=(
             f"val tensor = OnnxTensor.createTensor(environment, FloatBuffer.wrap(x), longArrayOf({shape}))",
-            f'val found = session.run(mapOf("{entry["name"]}" to tensor)).get("{output}").get() as OnnxTensor',
+            f'val found = session.run(mapOf("{entry}" to tensor)).get("{output}").get() as OnnxTensor',
             "val output = FloatArray(found.floatBuffer.remaining()).also { found.floatBuffer.get(it) }",
         ),
     )

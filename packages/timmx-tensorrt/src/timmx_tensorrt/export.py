@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-from timmx.plugin import ArtifactError, ConfigurationError, Exported, ExportRequest, Precision, command_words
+from timmx.plugin import (
+    ArtifactError,
+    ConfigurationError,
+    Exported,
+    ExportRequest,
+    Metadata,
+    Precision,
+    command_words,
+)
 from timmx_onnx import external_files, read_metadata
 
 from timmx_tensorrt import gpu, sidecar, triton
@@ -52,7 +60,7 @@ def export(job: ExportJob, options: TensorRTOptions) -> Exported:
             typed = _read_typed(job, options, source)
         else:
             _check_gpu(PRECISIONS[options.chosen_mode])
-            source = job.beside(options.keep_onnx) if options.keep_onnx else Path(folder, "model.onnx")
+            source = job.extra_output(options.keep_onnx) if options.keep_onnx else Path(folder, "model.onnx")
             typed = write_typed(job, options, source)
         notes = _write_engine(job, options, typed, source)
     return Exported(typed.precision, (*typed.notes, *notes))
@@ -60,7 +68,7 @@ def export(job: ExportJob, options: TensorRTOptions) -> Exported:
 
 def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
     """What a file that `--onnx-only` or `--keep-onnx` wrote says of itself, checked anew: it may have been edited."""
-    stated = read_metadata(path)
+    stated = Metadata.parse(path, read_metadata(path))
     given = stated_profile(path, stated)
     if given is None:
         raise ArtifactError(
@@ -68,17 +76,17 @@ def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
             hint="export the model again with timmx tensorrt --onnx-only",
         )
     precision = precision_of(ir.load(path))
-    if stated.get("precision") != precision:
+    if stated.precision != precision:
         raise ArtifactError(
-            f"{path} says that it is {stated.get('precision')}, and its types are {precision}",
+            f"{path} says that it is {stated.precision}, and its types are {precision}",
             hint="export the model again with timmx tensorrt --onnx-only",
         )
     _check_gpu(precision)
     dynamic, size = job.request.dynamic_batch, job.request.batch_size
     profile = choose_profile(options, dynamic, size, given)
-    if not dynamic and size != stated["batch"].get("size"):
+    if not dynamic and size != stated.batch_size:
         raise ArtifactError(
-            f"{path} has a fixed batch size of {stated['batch'].get('size')}, and --batch-size is {size}",
+            f"{path} has a fixed batch size of {stated.batch_size}, and --batch-size is {size}",
             hint="leave --batch-size out, or export the model again",
         )
     check_valid(path)
@@ -87,7 +95,7 @@ def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
     if len(doubts) > 5:
         notes += (f"{path.name}: {len(doubts) - 5} more doubts of that kind; --verbose shows all.",)
     check_batches(path, profile, job.example_input.cpu().numpy())
-    return Typed(precision, stated["format"] | {"profile": profile.facts()}, profile, notes)
+    return Typed(precision, {**stated.format, "profile": profile.facts()}, profile, notes)
 
 
 def _check_gpu(precision: Precision) -> None:
@@ -110,7 +118,7 @@ def _write_engine(job: ExportJob, options: TensorRTOptions, typed: Typed, onnx: 
     onnx_sha256 = sidecar.sha256(onnx, *external_files(onnx))
     job.progress("Building the engine")
     settings = BuildSettings(
-        profile=typed.profile if metadata["batch"].get("dynamic") else None,
+        profile=typed.profile if metadata.dynamic_batch else None,
         tf32=typed.precision is not Precision.FP32,
         workspace_bytes=None if options.workspace is None else int(options.workspace * 2**30),
         opt_level=options.opt_level,
@@ -135,7 +143,7 @@ def _write_engine(job: ExportJob, options: TensorRTOptions, typed: Typed, onnx: 
     }
     sidecar.write(job.path, metadata, engine)
     if options.triton is not None:
-        triton.write_model(job.beside(options.triton / job.path.stem), job.path, metadata)
+        triton.write_model(job.extra_output(options.triton / job.path.stem), job.path, metadata)
     return built.notes
 
 

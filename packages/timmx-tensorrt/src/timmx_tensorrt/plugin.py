@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.plugin import (
     Capabilities,
+    Device,
     ExportBackend,
     Exported,
     ExportJob,
+    Metadata,
+    Runner,
 )
 from timmx_onnx import OnnxBackend
 
@@ -19,7 +22,7 @@ from timmx_tensorrt.options import TensorRTOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from timmx.plugin import ExportRequest, Problem, Runner
+    from timmx.plugin import ExportRequest, OpenSettings, Problem
 
 
 class TensorRTBackend(ExportBackend):
@@ -29,6 +32,7 @@ class TensorRTBackend(ExportBackend):
     name = "tensorrt"
     help = "Export to a TensorRT engine (.engine) for NVIDIA GPUs, or to the ONNX that it is built from."
     suffixes = (".engine", ".plan")
+    toolchain = (*OnnxBackend.toolchain, "tensorrt", "tensorrt-cu13", "tensorrt-cu12")
     options = TensorRTOptions
     capabilities = Capabilities(
         dynamic_batch_from_one="an engine is tuned for --batch-size, which must be 2 or more with a dynamic batch "
@@ -43,7 +47,7 @@ class TensorRTBackend(ExportBackend):
     def output_suffix(self, options: TensorRTOptions) -> str:
         return ".onnx" if options.onnx_only else self.suffixes[0]
 
-    def prepared(self, options: TensorRTOptions) -> Path | None:
+    def source_artifact(self, options: TensorRTOptions) -> Path | None:
         return options.from_onnx
 
     def check_environment(
@@ -65,20 +69,24 @@ class TensorRTBackend(ExportBackend):
 
         return export(job, options)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         if path.suffix == ".onnx":
+            settings.require_device(Device.CPU, path)
             from timmx_tensorrt.profile import stated_profile
             from timmx_tensorrt.typed_runner import TypedRunner
 
-            profile = stated_profile(path, self.read_metadata(path))
-            return TypedRunner(path, profile.sizes) if profile else TypedRunner(path)
+            content = self.read_metadata(path)
+            profile = stated_profile(path, Metadata.parse(path, content)) if content else None
+            sizes = profile.sizes if profile else Runner.batch_sizes
+            return TypedRunner(path, sizes, settings.threads)
         from timmx_tensorrt.runner import EngineRunner
 
+        settings.require_device(Device.CUDA, path)
         return EngineRunner(path)
 
-    def open_exported(self, path: Path, options: TensorRTOptions) -> Runner:
+    def open_exported(self, path: Path, options: TensorRTOptions, settings: OpenSettings) -> Runner:
         if options.onnx_only:
-            return self.open(path)
+            return self.open(path, settings)
         from timmx_tensorrt.runner import JudgedRunner
 
         return JudgedRunner(path)

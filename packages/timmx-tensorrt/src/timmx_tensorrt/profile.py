@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from timmx.plugin import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
+
+    from timmx.plugin import Metadata
 
     from timmx_tensorrt.options import TensorRTOptions
 
@@ -77,13 +78,13 @@ def choose_profile(
     return Profile(smallest, tuned_for, largest)
 
 
-def stated_profile(path: Path, metadata: Mapping[str, Any]) -> Profile | None:
+def stated_profile(path: Path, metadata: Metadata) -> Profile | None:
     """The profile that a file's metadata names; None where it names none.
 
     Raises:
         ArtifactError: what stands there is no profile.
     """
-    stated = metadata.get("format", {}).get("profile")
+    stated = metadata.format.get("profile")
     if stated is None:
         return None
     try:

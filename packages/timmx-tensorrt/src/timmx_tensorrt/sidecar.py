@@ -11,11 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ArtifactError, parse, require_file
+from timmx.plugin import ArtifactError, parse_json_object, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from timmx.plugin import Metadata
 
 _ENGINE = "engine"
 _HEAD = 4096
@@ -41,9 +43,9 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def write(path: Path, metadata: Mapping[str, Any], engine: Mapping[str, Any]) -> None:
+def write(path: Path, metadata: Metadata, engine: Mapping[str, Any]) -> None:
     """Write the sidecar of the engine at `path`."""
-    content = {**metadata, _ENGINE: engine}
+    content = {**metadata.to_json(), _ENGINE: engine}
     beside(path).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -55,7 +57,7 @@ def read(path: Path) -> Sidecar:
     """
     require_file(path, "an engine")
     try:
-        content = parse(beside(path), beside(path).read_bytes())
+        content = parse_json_object(beside(path), beside(path).read_bytes())
     except FileNotFoundError:
         return Sidecar()
     return Sidecar({key: value for key, value in content.items() if key != _ENGINE}, content.get(_ENGINE, {}))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING, Any
-
-from timmx.plugin import CLASS_KINDS
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
+
+    from timmx.plugin import Metadata
 
 _CONFIG, _LABELS, _VERSION, _PLAN = "config.pbtxt", "labels.txt", "1", "model.plan"
 """Triton's own names."""
@@ -29,7 +28,7 @@ def foreign(folder: Path) -> str:
     return next((name for name in found if name not in own), "")
 
 
-def write_model(folder: Path, plan: Path, metadata: Mapping[str, Any]) -> None:
+def write_model(folder: Path, plan: Path, metadata: Metadata) -> None:
     """Write a model's folder, which is called as the model is.
 
     Args:
@@ -39,31 +38,29 @@ def write_model(folder: Path, plan: Path, metadata: Mapping[str, Any]) -> None:
     """
     (folder / _VERSION).mkdir(parents=True)
     shutil.copyfile(plan, folder / _VERSION / _PLAN)
-    labels = metadata["labels"]
     (folder / _CONFIG).write_text(config(folder.name, metadata), encoding="utf-8")
-    if labels:
+    if metadata.labels:
         (folder / _LABELS).write_text(
-            "".join(f"{' '.join(name.split())}\n" for name in labels), encoding="utf-8"
+            "".join(f"{' '.join(name.split())}\n" for name in metadata.labels), encoding="utf-8"
         )
-    (folder / _METADATA).write_text(json.dumps(metadata, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(metadata.to_json(), indent=2, sort_keys=True)
+    (folder / _METADATA).write_text(f"{text}\n", encoding="utf-8")
 
 
-def config(name: str, metadata: Mapping[str, Any]) -> str:
+def config(name: str, metadata: Metadata) -> str:
     """The content of `config.pbtxt`, a text of Triton's ModelConfig.
 
     Triton makes batches itself where the engine takes single images too; then shapes are written without the batch.
     """
-    profile = metadata["format"]["profile"]
-    dynamic = bool(metadata["batch"].get("dynamic"))
-    batches = dynamic and profile["min"] == 1
+    profile = metadata.format["profile"]
+    batches = metadata.dynamic_batch and profile["min"] == 1
     outputs = []
-    for output in metadata["outputs"]:
-        shape = [-1 if isinstance(size, str) else size for size in output["shape"]]
-        named = bool(metadata["labels"]) and output["kind"] in CLASS_KINDS
-        outputs.append(_tensor(output["name"], shape[1:] if batches else shape, _LABELS if named else ""))
-    batch = -1 if dynamic else metadata["batch"]["size"]
-    size = metadata["input"]["size"]
-    entry = _tensor(metadata["input"]["name"], size if batches else [batch, *size])
+    for output in metadata.outputs:
+        shape = [-1 if isinstance(size, str) else size for size in output.shape]
+        named = bool(metadata.labels) and output.kind.ranks_classes
+        outputs.append(_tensor(output.name, shape[1:] if batches else shape, _LABELS if named else ""))
+    size = list(metadata.input.size)
+    entry = _tensor(metadata.input.name, size if batches else [metadata.batch_size or -1, *size])
     lines = [
         f"name: {json.dumps(name)}",
         'platform: "tensorrt_plan"',

@@ -28,13 +28,17 @@ class TypedRunner(Runner):
     Args:
         path: the file, with its external data beside it.
         batch_sizes: where the batch is symbolic, the sizes to verify at.
+        threads: of ONNX Runtime; all cores by default.
 
     Raises:
         ArtifactError: the file is no ONNX model, its types contradict each other, or ONNX Runtime refuses it.
         RuntimeUnavailable: the graph is valid, but ONNX Runtime lacks a kernel, or the rounding cannot be shown.
     """
 
-    def __init__(self, path: Path, batch_sizes: tuple[int, ...] = (1, 2, 3)) -> None:
+    def __init__(
+        self, path: Path, batch_sizes: tuple[int, ...] = (1, 2, 3), threads: int | None = None
+    ) -> None:
+        self._threads = threads
         self.batch_sizes = batch_sizes
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._not_finite: set[str] = set()
@@ -49,7 +53,7 @@ class TypedRunner(Runner):
             self._runner = self._open_rounded(model, path)
         else:
             self.engine = "ONNX Runtime"
-            self._runner = OnnxRunner(path)
+            self._runner = OnnxRunner(path, threads)
         self.inputs, self.outputs = (
             tuple(
                 replace(spec, dtype=self._halves[spec.name].numpy().name)
@@ -89,7 +93,7 @@ class TypedRunner(Runner):
         file = Path(self._folder.name, path.name)
         try:
             ir.save(rounded(model), file, external_data="weights")
-            return OnnxRunner(file)
+            return OnnxRunner(file, self._threads)
         except UnsupportedError as exc:
             raise RuntimeUnavailable(
                 f"{path} cannot be run with its rounding: {exc.message}", hint=exc.hint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +28,7 @@ def export(job: ExportJob, options: TorchExportOptions) -> Exported:
     metadata = job.metadata(Precision.FP32, strict=options.strict, device=job.request.device.value)
     job.progress("Writing .pt2")
     with _PatientFile(job.path) as file:
-        torch.export.save(program, file, extra_files={METADATA_NAME: json.dumps(metadata, sort_keys=True)})
+        torch.export.save(program, file, extra_files={METADATA_NAME: metadata.dumps()})
     return Exported(Precision.FP32)
 
 

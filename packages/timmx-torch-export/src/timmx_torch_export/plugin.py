@@ -9,10 +9,9 @@ from timmx.plugin import Capabilities, ExportBackend, Exported, ExportJob
 from timmx_torch_export.options import TorchExportOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.plugin import Runner, Snippet
+    from timmx.plugin import Metadata, OpenSettings, Runner, Snippet
 
 
 class TorchExportBackend(ExportBackend):
@@ -36,17 +35,17 @@ class TorchExportBackend(ExportBackend):
 
         return export(job, options)
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         from timmx_torch_export.runner import Pt2Runner
 
-        return Pt2Runner(path)
+        return Pt2Runner(path, settings)
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         from timmx_torch_export.archive import read_metadata
 
         return read_metadata(path)
 
-    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+    def snippet(self, path: Path, metadata: Metadata, language: str) -> Snippet:
         from timmx_torch_export.snippets import snippet
 
         return snippet(path, metadata, language)

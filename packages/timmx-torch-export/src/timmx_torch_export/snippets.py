@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from timmx.plugin import Snippet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
+    from timmx.plugin import Metadata
 
-def snippet(path: Path, metadata: Mapping[str, Any], language: str) -> Snippet:
+
+def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
     """The lines for Python."""
-    first = "[0]" if len(metadata["outputs"]) > 1 else ""
-    device = metadata["format"].get("device", "cpu")
+    first = "[0]" if len(metadata.outputs) > 1 else ""
+    device = metadata.format.get("device", "cpu")
     there, back = ("", "") if device == "cpu" else (f'.to("{device}")', ".cpu()")
     load: tuple[str, ...] = (f"model = torch.export.load({json.dumps(path.as_posix())}).module()",)
     labels = ""
     imports: tuple[str, ...] = ("import torch",)
-    if metadata["labels"] and len(metadata["labels"]) > 20:
+    if metadata.labels and len(metadata.labels) > 20:
         load = (
             'extra = {"timmx.json": ""}',
             f"model = torch.export.load({json.dumps(path.as_posix())}, extra_files=extra).module()",

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from timmx import registry
 from timmx.base import is_utf8, printable
-from timmx.contract import check_metadata
+from timmx.contract import Metadata
 from timmx.errors import ArtifactError, BackendError
 
 if TYPE_CHECKING:
-    from timmx.contract import ExportBackend, Runner
+    from timmx.contract import ExportBackend, OpenSettings, Runner
 
 
-def open_artifact(path: str | os.PathLike[str]) -> Runner:
+def open_artifact(path: str | os.PathLike[str], settings: OpenSettings) -> Runner:
     """See `timmx.open`."""
     artifact = Path(os.fspath(path)).expanduser()
-    return backend_of(artifact).open(artifact)
+    return backend_of(artifact).open(artifact, settings)
 
 
-def described(path: Path) -> tuple[ExportBackend, dict[str, Any]]:
-    """The backend of a file that timmx wrote, and what the file says of itself, checked. Nothing is run.
+def described(path: Path) -> tuple[ExportBackend, Metadata]:
+    """The backend of a file that timmx wrote, and what the file says about itself, checked. Nothing is run.
 
     Raises:
         ArtifactError: there is no such file, it is damaged, or timmx did not write it.
         BackendError: no installed backend opens it.
     """
     backend = backend_of(path)
-    metadata = backend.read_metadata(path)
-    check_metadata(path, metadata)
-    return backend, metadata
+    return backend, Metadata.parse(path, backend.read_metadata(path))
 
 
 def backend_of(path: Path) -> ExportBackend:

@@ -12,8 +12,4 @@ from timmx.base.progress import Reporter as Reporter, reporter as reporter, repo
 from timmx.base.snr import SignalToNoise as SignalToNoise, worst_db as worst_db
 from timmx.base.tables import columns as columns
 from timmx.base.text import counted as counted, is_utf8 as is_utf8, printable as printable, shown as shown
-from timmx.base.threads import (
-    asked_threads as asked_threads,
-    held_to as held_to,
-    usable_cores as usable_cores,
-)
+from timmx.base.threads import usable_cores as usable_cores

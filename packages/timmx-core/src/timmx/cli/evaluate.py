@@ -196,7 +196,7 @@ def _write_report(found: Evaluation, path: Path) -> None:
     from timmx.tools.eval import evaluation_report
 
     machine = environment(
-        name for name in found.metadata["versions"] if name not in ("timmx-core", "timm", "torch")
+        name for name in found.metadata.versions if name not in ("timmx-core", "timm", "torch")
     )
     write_report(evaluation_report(found, machine, [this_command()]), path)
 

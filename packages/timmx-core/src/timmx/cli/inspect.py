@@ -15,6 +15,7 @@ from timmx.contract import JsonOption
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from timmx.contract import ModelMetadata
     from timmx.tools.inspect import Inspection
 
 _WIDEST = 160
@@ -58,7 +59,7 @@ def inspect(
 
 
 def _text(found: Inspection) -> str:
-    precision = found.metadata.get("precision")
+    precision = found.metadata.precision if found.metadata else ""
     head = (
         f"{found.path}  {size_text(found.size_bytes)}  {found.backend}{f' {precision}' if precision else ''}"
     )
@@ -76,12 +77,12 @@ def _indented(name: str, lines: list[str]) -> Iterator[tuple[str, str]]:
 def _rows(found: Inspection) -> Iterator[tuple[str, list[str]]]:
     metadata = found.metadata
     if metadata:
-        yield "model", [_model(metadata["model"])]
+        yield "model", [_model(metadata.model)]
     yield "input", [_edge(edge) for edge in found.inputs] or ["the format does not tell"]
     yield "output", [_edge(edge) for edge in found.outputs] or ["the format does not tell"]
     if metadata:
         yield "image", list(found.preprocessing)
-        yield "labels", [_labels(metadata.get("labels"))]
+        yield "labels", [_labels(metadata.labels)]
     else:
         yield (
             "image",
@@ -95,15 +96,15 @@ def _rows(found: Inspection) -> Iterator[tuple[str, list[str]]]:
         if lines := _plain(value):
             yield name.replace("_", " "), [_cut(line) for line in lines]
     if metadata:
-        yield "versions", [", ".join(f"{name} {version}" for name, version in metadata["versions"].items())]
+        yield "versions", [", ".join(f"{name} {version}" for name, version in metadata.versions.items())]
     yield "verification", _proof(found)
 
 
-def _model(facts: Mapping[str, Any]) -> str:
-    name, architecture = facts["name"], facts["architecture"]
+def _model(model: ModelMetadata) -> str:
+    name, architecture = model.name, model.architecture
     what = name if name.split(".")[0] == architecture else f"{name} ({architecture})"
-    weights = f"{'' if facts['trained'] else 'untrained '}weights sha256 {facts['weights_sha256'][:12]}"
-    return f"{what}, {facts['source']}; {weights}; license {facts['license'] or 'not stated'}"
+    weights = f"{'' if model.trained else 'untrained '}weights sha256 {model.weights_sha256[:12]}"
+    return f"{what}, {model.source}; {weights}; license {model.license or 'not stated'}"
 
 
 def _edge(edge: Mapping[str, Any]) -> str:
@@ -117,7 +118,7 @@ def _edge(edge: Mapping[str, Any]) -> str:
     return "  ".join(filter(None, words))
 
 
-def _labels(labels: list[str] | None) -> str:
+def _labels(labels: tuple[str, ...] | None) -> str:
     if not labels:
         return "not known"
     return f"{len(labels)}: {', '.join(labels[:_SHOWN])}{', ...' if len(labels) > _SHOWN else ''}"

@@ -11,6 +11,14 @@ from timmx.contract.capabilities import (
     Problem as Problem,
 )
 from timmx.contract.job import Calibration as Calibration, Exported as Exported, ExportJob as ExportJob
+from timmx.contract.metadata import (
+    InputMetadata as InputMetadata,
+    Metadata as Metadata,
+    ModelMetadata as ModelMetadata,
+    OutputKind as OutputKind,
+    OutputMetadata as OutputMetadata,
+    parse_json_object as parse_json_object,
+)
 from timmx.contract.options import (
     DEFAULT_CALIBRATION_SAMPLES as DEFAULT_CALIBRATION_SAMPLES,
     LEAST_CALIBRATION_SAMPLES as LEAST_CALIBRATION_SAMPLES,
@@ -26,13 +34,10 @@ from timmx.contract.options import (
     JsonOption as JsonOption,
     RandomCalibration as RandomCalibration,
 )
-from timmx.contract.runner import Quantization as Quantization, Runner as Runner, TensorSpec as TensorSpec
-from timmx.contract.schema import (
-    CLASS_KINDS as CLASS_KINDS,
-    SCHEMA as SCHEMA,
-    author as author,
-    check_metadata as check_metadata,
-    parse as parse,
-    weights_version as weights_version,
+from timmx.contract.runner import (
+    OpenSettings as OpenSettings,
+    Quantization as Quantization,
+    Runner as Runner,
+    TensorSpec as TensorSpec,
 )
 from timmx.contract.snippet import Snippet as Snippet

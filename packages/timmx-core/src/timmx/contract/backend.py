@@ -14,13 +14,14 @@ from timmx.contract.capabilities import Capabilities
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from timmx.contract.capabilities import Problem
     from timmx.contract.job import Exported, ExportJob
+    from timmx.contract.metadata import Metadata
     from timmx.contract.options import ExportRequest
-    from timmx.contract.runner import Runner
+    from timmx.contract.runner import OpenSettings, Runner
     from timmx.contract.snippet import Snippet
 
 CONTRACT = 1
@@ -59,6 +60,8 @@ class ExportBackend(ABC):
         caveat: what a user should know before relying on it, such as hardware that it was never tried on; `timmx
             doctor` shows it.
         snippet_languages: what `snippet` knows, of python, swift, kotlin and js.
+        toolchain: distributions that convert, write or run the file, such as `("onnx", "onnxruntime")`. The metadata
+            has the versions of those that are installed.
     """
 
     contract: ClassVar[int]
@@ -69,6 +72,7 @@ class ExportBackend(ABC):
     capabilities: ClassVar[Capabilities] = Capabilities()
     caveat: ClassVar[str] = ""
     snippet_languages: ClassVar[tuple[str, ...]] = ("python",)
+    toolchain: ClassVar[tuple[str, ...]] = ()
 
     def create_command(self) -> Callable[..., Any]:
         """A plain function with Annotated parameters: Typer can register it, Python can call it.
@@ -82,7 +86,7 @@ class ExportBackend(ABC):
         """The suffix that these options write."""
         return self.suffixes[0]
 
-    def prepared(self, options: Any) -> Path | None:
+    def source_artifact(self, options: Any) -> Path | None:
         """A file of an earlier export that these options take in MODEL's place; None where MODEL is due.
 
         Where a backend has this, MODEL may be left out, and `job.capture` is not to be called. What the artifact is
@@ -105,32 +109,39 @@ class ExportBackend(ABC):
 
     @abstractmethod
     def export(self, job: ExportJob, options: Any) -> Exported:
-        """Write `job.path`, with `job.metadata(precision)` inside.
+        """Write `job.path`, with the JSON of `job.metadata(precision)` inside.
 
         Raises:
             UnsupportedError: the format cannot hold the model, with the reason and a hint.
         """
 
     @abstractmethod
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, settings: OpenSettings) -> Runner:
         """Open an artifact in its runtime.
+
+        Args:
+            path: the artifact.
+            settings: device and threads; `settings.require_device` refuses a device that the runtime does not have.
 
         Raises:
             RuntimeUnavailable: it cannot run here, with the reason.
             ArtifactError: the file is not of this format.
+            ConfigurationError: it does not run on `settings.device`.
         """
 
-    def open_exported(self, path: Path, options: Any) -> Runner:
-        """Open what was just exported with these options, for its verification; by default as anyone would.
+    def open_exported(self, path: Path, options: Any, settings: OpenSettings) -> Runner:
+        """Open the file that was just exported with these options, for its verification; calls `open` by default.
 
         Raises:
             RuntimeUnavailable, ArtifactError: see `open`.
         """
-        return self.open(path)
+        return self.open(path, settings)
 
     @abstractmethod
     def read_metadata(self, path: Path) -> dict[str, Any]:
         """The JSON inside an artifact, or {} where there is none; without torch where the format allows.
+
+        The core checks it and makes it a `Metadata`.
 
         Raises:
             ArtifactError: the file is not of this format.
@@ -148,12 +159,12 @@ class ExportBackend(ABC):
         """
         return {}
 
-    def snippet(self, path: Path, metadata: Mapping[str, Any], language: str) -> Snippet | None:
+    def snippet(self, path: Path, metadata: Metadata, language: str) -> Snippet | None:
         """How this file is run in one of `snippet_languages`; optional.
 
         Args:
             path: of a file that timmx wrote.
-            metadata: inside it.
+            metadata: what it says about itself.
             language: of `snippet_languages`.
 
         Returns:

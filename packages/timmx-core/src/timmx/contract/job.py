@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from timmx.contract.metadata import Metadata
     from timmx.contract.options import ExportRequest
     from timmx.contract.runner import Quantization
 
@@ -119,8 +120,8 @@ class ExportJob(Protocol):
         output_dtypes: Mapping[str, str] | None = None,
         output_quantization: Mapping[str, Quantization] | None = None,
         **format_facts: Any,
-    ) -> dict[str, Any]:
-        """The JSON to put into the artifact (docs/metadata.md), `format_facts` under the key `format`.
+    ) -> Metadata:
+        """What to put into the artifact as JSON (docs/metadata.md): `.dumps()` is the text, `.to_json()` its values.
 
         Args:
             precision: the arithmetic inside.
@@ -130,13 +131,13 @@ class ExportJob(Protocol):
             input_quantization: what the input's whole numbers stand for.
             output_dtypes: by output name, where it is not float32.
             output_quantization: by output name, what its whole numbers stand for.
-            format_facts: what only this format has; JSON values.
+            format_facts: what only this format has, JSON values; they become `.format`.
 
         Raises:
             ValueError: an unknown layout or output, or whole numbers of which nobody knows what they stand for.
         """
 
-    def beside(self, output: Path) -> Path:
+    def extra_output(self, output: Path) -> Path:
         """Where to write a further file or folder that the user has named; published as `output` with the artifact.
 
         Raises:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 _CHANNELS = {"RGB": 3, "BGR": 3, "L": 1}
-_AGAIN = "export it again"
+_FIX = "re-export it"
 
 
 class OutputKind(StrEnum):
@@ -65,6 +65,21 @@ class ModelMetadata:
     license: str | None
     out_indices: tuple[int, ...] | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, with keys in the order of docs/metadata.md."""
+        levels = {} if self.out_indices is None else {"out_indices": list(self.out_indices)}
+        return {
+            "name": self.name,
+            "architecture": self.architecture,
+            "source": self.source,
+            "trained": self.trained,
+            "seed": self.seed,
+            "weights_sha256": self.weights_sha256,
+            "num_classes": self.num_classes,
+            "license": self.license,
+            **levels,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class InputMetadata:
@@ -90,7 +105,7 @@ class InputMetadata:
     layout: str
     dtype: str
     quantization: Quantization | None = None
-    value_range: tuple[float, float] | None
+    value_range: tuple[float, float]
     normalized_in_graph: bool
     size: tuple[int, int, int]
     mean: tuple[float, ...]
@@ -114,6 +129,24 @@ class InputMetadata:
         stored = self.quantization
         return stored is None or (not stored.zero_point and abs(255 * stored.scale - 1) < 1e-6)
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, with keys in the order of docs/metadata.md."""
+        return {
+            "name": self.name,
+            "layout": self.layout,
+            "dtype": self.dtype,
+            **_quantization_json(self.quantization),
+            "value_range": list(self.value_range),
+            "normalization": "graph" if self.normalized_in_graph else "caller",
+            "size": list(self.size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+            "crop_mode": self.crop_mode,
+            "color_order": self.color_order,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutputMetadata:
@@ -132,6 +165,16 @@ class OutputMetadata:
     shape: tuple[int | str, ...]
     dtype: str = "float32"
     quantization: Quantization | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, with keys in the order of docs/metadata.md."""
+        return {
+            "name": self.name,
+            "kind": str(self.kind),
+            "shape": list(self.shape),
+            **({} if self.dtype == "float32" else {"dtype": self.dtype}),
+            **_quantization_json(self.quantization),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,14 +234,14 @@ class Metadata:
         """
         if not content:
             raise ArtifactError(
-                f"{path} was not written by timmx: nothing in it says how to feed it",
-                hint="export the model again with timmx",
+                f"{path} was not written by timmx: it has no metadata that describes its input",
+                hint="export the model with timmx",
             )
         schema = content.get("schema")
         if schema != SCHEMA or isinstance(schema, bool):
             raise ArtifactError(
                 f"{path} has metadata of schema {schema}, and this timmx reads schema {SCHEMA}",
-                hint="install the timmx that wrote it, or export the model again",
+                hint="install the timmx that wrote it, or re-export it",
             )
         try:
             return cls(
@@ -210,59 +253,25 @@ class Metadata:
                 precision=_text(content, "precision"),
                 format=_section(content, "format"),
                 versions=_section(content, "versions"),
-                created=content.get("created"),
+                created=_text(content, "created") if "created" in content else None,
             )
         except _Invalid as exc:
             raise ArtifactError(
-                f"{path} is damaged: its metadata is not what timmx writes ({exc})", hint=_AGAIN
+                f"{path} is damaged: its metadata is not what timmx writes ({exc})", hint=_FIX
             ) from None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, with keys in the order of docs/metadata.md."""
-        model, entry = self.model, self.input
         created = {} if self.created is None else {"created": self.created}
         return {
             "schema": SCHEMA,
-            "model": {
-                "name": model.name,
-                "architecture": model.architecture,
-                "source": model.source,
-                "trained": model.trained,
-                "seed": model.seed,
-                "weights_sha256": model.weights_sha256,
-                "num_classes": model.num_classes,
-                "license": model.license,
-                **({} if model.out_indices is None else {"out_indices": list(model.out_indices)}),
-            },
-            "input": {
-                "name": entry.name,
-                "layout": entry.layout,
-                "dtype": entry.dtype,
-                **_quantization_json(entry.quantization),
-                **({} if entry.value_range is None else {"value_range": list(entry.value_range)}),
-                "normalization": "graph" if entry.normalized_in_graph else "caller",
-                "size": list(entry.size),
-                "mean": list(entry.mean),
-                "std": list(entry.std),
-                "interpolation": entry.interpolation,
-                "crop_pct": entry.crop_pct,
-                "crop_mode": entry.crop_mode,
-                "color_order": entry.color_order,
-            },
-            "outputs": [
-                {
-                    "name": output.name,
-                    "kind": str(output.kind),
-                    "shape": list(output.shape),
-                    **({} if output.dtype == "float32" else {"dtype": output.dtype}),
-                    **_quantization_json(output.quantization),
-                }
-                for output in self.outputs
-            ],
+            "model": self.model.to_json(),
+            "input": self.input.to_json(),
+            "outputs": [output.to_json() for output in self.outputs],
             "labels": None if self.labels is None else list(self.labels),
             "batch": {"dynamic": True} if self.batch_size is None else {"size": self.batch_size},
             "precision": str(self.precision),
-            "format": json.loads(json.dumps(dict(self.format))),
+            "format": dict(self.format),
             "versions": dict(self.versions),
             **created,
         }
@@ -284,9 +293,9 @@ def parse_json_object(path: Path, text: str | bytes) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except ValueError as exc:
-        raise ArtifactError(f"{path} is damaged: its metadata is not JSON ({exc})", hint=_AGAIN) from exc
+        raise ArtifactError(f"{path} is damaged: its metadata is not JSON ({exc})", hint=_FIX) from exc
     if not isinstance(content, dict):
-        raise ArtifactError(f"{path} is damaged: its metadata is not a JSON object", hint=_AGAIN)
+        raise ArtifactError(f"{path} is damaged: its metadata is not a JSON object", hint=_FIX)
     return content
 
 
@@ -299,6 +308,10 @@ def _model(values: Mapping[str, Any]) -> ModelMetadata:
         raise _Invalid("model.license, model.seed or model.num_classes is missing")
     if not isinstance(values.get("trained"), bool):
         raise _Invalid(f"model.trained is {values.get('trained')!r}")
+    if values["seed"] is not None and not _is_integer(values["seed"], 0):
+        raise _Invalid(f"model.seed is {values['seed']!r}")
+    if values["license"] is not None:
+        _text(values, "license", "model.")
     levels = values.get("out_indices")
     if levels is not None and not (
         isinstance(levels, list) and all(isinstance(level, int) for level in levels)
@@ -381,7 +394,7 @@ def _labels(values: Any, output: OutputMetadata) -> tuple[str, ...] | None:
     if not isinstance(values, list) or not all(isinstance(label, str) and label for label in values):
         raise _Invalid("labels are not a list of names")
     if len(set(values)) < len(values):
-        raise _Invalid("labels give two classes one name")
+        raise _Invalid("two labels are the same")
     if output.kind.ranks_classes and (len(values),) != output.shape[-1:]:
         raise _Invalid(f"there are {len(values)} labels for an output of shape {list(output.shape)}")
     return tuple(values) or None
@@ -411,9 +424,7 @@ def _quantization_json(stored: Quantization | None) -> dict[str, Any]:
     return {"quantization": {"scale": float(stored.scale), "zero_point": int(stored.zero_point)}}
 
 
-def _value_range(values: Any) -> tuple[float, float] | None:
-    if values is None:
-        return None
+def _value_range(values: Any) -> tuple[float, float]:
     if not isinstance(values, list) or len(values) != 2 or not all(map(_is_number, values)):
         raise _Invalid(f"input.value_range is {values!r}")
     return values[0], values[1]

@@ -6,10 +6,56 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from timmx.errors import ConfigurationError, UnsupportedError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
+
+    from timmx.contract.options import Device
+
+
+@dataclass(frozen=True)
+class OpenSettings:
+    """How to open an artifact.
+
+    Attributes:
+        trust: the user trusts the file. A loader that can run code from a file may require it. Reserved: nothing asks
+            for it yet.
+        device: where to run; None for the device that the artifact was made for.
+        threads: how many CPU threads the runtime may use, 1 or more; None to let the runtime choose.
+
+    Raises:
+        ConfigurationError: fewer than 1 thread.
+    """
+
+    trust: bool = False
+    device: Device | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ConfigurationError(
+                f"threads is {self.threads}, and must be 1 or more",
+                hint="use 1 or more, or None for all cores",
+            )
+
+    def require_device(self, device: Device, path: Path) -> None:
+        """Refuse to run an artifact on another device than the one that its runtime uses.
+
+        Args:
+            device: the one that the runtime uses for this artifact.
+            path: of the artifact, for the message.
+
+        Raises:
+            ConfigurationError: `self.device` is another one.
+        """
+        if self.device not in (None, device):
+            raise ConfigurationError(
+                f"{path} runs on the device {device} here, not on {self.device}", hint="leave device out"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,6 +100,10 @@ class Runner(ABC):
     engine: str = ""
     """What computes where it is not the format's own runtime, such as `timmx's evaluator`; said beside the figures."""
 
+    intermediates: tuple[str, ...] = ()
+    """Names of inner tensors in order of execution, those that the outputs are made of last; empty where the runtime
+    does not expose them."""
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What the runs so far have shown that the user should know, one line each; read after verification."""
@@ -62,6 +112,25 @@ class Runner(ABC):
     @abstractmethod
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once. `feeds` maps every input's name to an array of its shape and dtype; outputs likewise."""
+
+    def run_intermediates(
+        self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Run once and return inner tensors, to locate an operation that computes something wrong.
+
+        Args:
+            feeds: as `run` takes them.
+            names: some of `intermediates`.
+
+        Returns:
+            An array by name, in the element type of the runtime.
+
+        Raises:
+            UnsupportedError: this runner gives no inner tensors.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} gives outputs only, no intermediate values", hint="use run"
+        )
 
     def close(self) -> None:
         """Give back what the runtime holds; the default has nothing to give back."""

@@ -1,4 +1,4 @@
-from timmx.exporting.artifact_session import PreparedSession as PreparedSession
+from timmx.exporting.artifact_session import ArtifactSession as ArtifactSession
 from timmx.exporting.command import command_words as command_words, create_command as create_command
 from timmx.exporting.pipeline import ExportResult as ExportResult, export as export
 from timmx.exporting.recipe import read_recipe as read_recipe, recipe_schema as recipe_schema

@@ -5,27 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import importlib_metadata
-
-from timmx.contract import CLASS_KINDS, check_metadata
 from timmx.errors import ArtifactError
+from timmx.exporting.metadata import installed_versions, json_values
 from timmx.exporting.session import Session
 from timmx.inputs import ImagePreprocessor, check_interface, choose_samples, run_batches
 from timmx.model import check_count
+from timmx.registry import distribution_of
 from timmx.verification import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from timmx.contract import ExportRequest, Precision, Runner
-    from timmx.exporting.metadata import Edges
+    from timmx.contract import ExportBackend, ExportRequest, Metadata, Precision, Runner
+    from timmx.exporting.metadata import IoTypes
     from timmx.inputs import Samples
     from timmx.model import DataConfig
 
 
 @dataclass(frozen=True)
-class PreparedModel:
+class ArtifactModel:
     """What is known of the model inside; named as in `timmx.model.load.LoadedModel`."""
 
     trained: bool
@@ -34,7 +33,7 @@ class PreparedModel:
     notes: tuple[str, ...] = ()
 
 
-class PreparedSession(Session):
+class ArtifactSession(Session):
     """Stands where a `ModelSession` does, without a model.
 
     Args:
@@ -42,17 +41,13 @@ class PreparedSession(Session):
         path: the file.
         metadata: what is in it.
         open_file: runs it.
-
-    Raises:
-        ArtifactError: timmx did not write the file, or a later timmx did.
     """
 
     rewrites = ()
 
     def __init__(
-        self, request: ExportRequest, path: Path, metadata: dict[str, Any], open_file: Callable[[], Runner]
+        self, request: ExportRequest, path: Path, metadata: Metadata, open_file: Callable[[], Runner]
     ) -> None:
-        check_metadata(path, metadata)
         self._metadata, self._path = metadata, path
         super().__init__(_with_what_is_decided(request, metadata))
         self.loaded = _model_inside(metadata)
@@ -70,16 +65,20 @@ class PreparedSession(Session):
         raise self._no_model()
 
     def metadata(
-        self, precision: Precision, distribution: str | None, format_facts: dict[str, Any], edges: Edges
-    ) -> dict[str, Any]:
-        """That of the file, with what is said of the new format; `edges` are the file's own."""
-        names = [name for name in ("timmx-core", distribution) if name]
-        versions = {name: importlib_metadata.version(name) for name in names}
-        return self._metadata | {
-            "precision": str(precision),
-            "format": format_facts,
-            "versions": self._metadata["versions"] | versions,
-        }
+        self,
+        precision: Precision,
+        backend: ExportBackend,
+        format_facts: Mapping[str, Any],
+        io_types: IoTypes,
+    ) -> Metadata:
+        """That of the file, with what is said of the new format; `io_types` are the file's own."""
+        versions = installed_versions("timmx-core", distribution_of(backend), *backend.toolchain)
+        return replace(
+            self._metadata,
+            precision=precision,
+            format=json_values(format_facts),
+            versions={**self._metadata.versions, **versions},
+        )
 
     def _no_model(self) -> ArtifactError:
         return ArtifactError(f"{self._path} is an exported file: it has no PyTorch model in it")
@@ -90,7 +89,7 @@ class PreparedSession(Session):
         check_interface(self._path, runner, self._metadata)
         batch = runner.inputs[0].shape[0]
         size = batch if isinstance(batch, int) else 1
-        names = tuple(output["name"] for output in self._metadata["outputs"])
+        names = tuple(output.name for output in self._metadata.outputs)
         parts = [
             run_batches(
                 runner,
@@ -102,23 +101,21 @@ class PreparedSession(Session):
             for start in range(0, len(samples), size)
         ]
         outputs = tuple(np.concatenate([part[name] for part in parts]) for name in names)
-        classes = self._metadata["outputs"][0]["kind"] in CLASS_KINDS
+        classes = self._metadata.outputs[0].kind.ranks_classes
         if self.loaded.labels and classes:
             check_count(self.loaded.labels, outputs[0].shape[1])
         return Reference(samples=samples, outputs=outputs, names=names, classes=classes)
 
 
-def _with_what_is_decided(request: ExportRequest, metadata: dict[str, Any]) -> ExportRequest:
+def _with_what_is_decided(request: ExportRequest, metadata: Metadata) -> ExportRequest:
     """The request with the normalisation and the batch that the file has."""
-    batch = metadata["batch"]
     return replace(
         request,
-        normalize={"graph": True, "caller": False}[metadata["input"]["normalization"]],
-        dynamic_batch=bool(batch.get("dynamic", False)),
-        batch_size=request.batch_size or batch.get("size"),
+        normalize=metadata.input.normalized_in_graph,
+        dynamic_batch=metadata.dynamic_batch,
+        batch_size=request.batch_size or metadata.batch_size,
     )
 
 
-def _model_inside(metadata: dict[str, Any]) -> PreparedModel:
-    labels, config = metadata["labels"], ImagePreprocessor.of(metadata).data_config
-    return PreparedModel(metadata["model"]["trained"], config, tuple(labels) if labels else None)
+def _model_inside(metadata: Metadata) -> ArtifactModel:
+    return ArtifactModel(metadata.model.trained, ImagePreprocessor.of(metadata).data_config, metadata.labels)

@@ -40,16 +40,18 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
         reject_unknown(values, [*shared, *own], f"timmx {backend.name}")
         request = build(ExportRequest, {name: value for name, value in values.items() if name in shared})
         options: Any = build(backend.options, {name: value for name, value in values.items() if name in own})
-        prepared = backend.prepared(options)
-        if request.model is None and prepared is None:
-            instead = ", or the option that names an earlier export" if _takes_prepared(backend) else ""
+        source = backend.source_artifact(options)
+        if request.model is None and source is None:
+            instead = (
+                ", or the option that names an earlier export" if _takes_source_artifact(backend) else ""
+            )
             raise ConfigurationError(
                 f"timmx {backend.name}: no model is given",
                 hint=f"give a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER{instead}",
             )
-        if request.model is not None and prepared is not None:
+        if request.model is not None and source is not None:
             raise ConfigurationError(
-                f"{prepared} holds its own model, and {request.source} is given too",
+                f"{source} holds its own model, and {request.source} is given too",
                 hint=f"leave {request.source} out, or leave out the option that names the file",
             )
         result = export(backend, request, options)
@@ -59,7 +61,7 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
 
     specs = shared | own
     parameters = [spec.parameter() for spec in specs.values()]
-    if _takes_prepared(backend):
+    if _takes_source_artifact(backend):
         parameters[0] = specs["model"].parameter(optional=True)
     command.__name__ = backend.name.replace("-", "_")
     command.__doc__ = backend.help
@@ -67,8 +69,8 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
     return command
 
 
-def _takes_prepared(backend: ExportBackend) -> bool:
-    return type(backend).prepared is not ExportBackend.prepared
+def _takes_source_artifact(backend: ExportBackend) -> bool:
+    return type(backend).source_artifact is not ExportBackend.source_artifact
 
 
 def command_words(backend: str, request: ExportRequest, options: Any) -> list[str]:

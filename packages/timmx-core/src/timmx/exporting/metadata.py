@@ -1,26 +1,29 @@
-"""The JSON that travels inside an artifact (schema 1, docs/metadata.md): made here, read by everything else."""
+"""The metadata of an export (schema 1, docs/metadata.md): made here, read by everything else."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 
-from timmx.contract import SCHEMA
+from timmx.contract import InputMetadata, Metadata, ModelMetadata
 from timmx.model import value_range
+from timmx.registry import distribution_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from timmx.contract import ExportRequest, Precision, Quantization
+    from timmx.contract import ExportBackend, ExportRequest, OutputMetadata, Precision, Quantization
     from timmx.model import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edges:
+class IoTypes:
     """How an artifact's input and outputs are laid out and stored, as a backend states it in `job.metadata`.
 
     Raises:
@@ -47,102 +50,106 @@ class Edges:
         """The input takes whole pixel values from 0 to 255."""
         return self.input_dtype == "uint8" and self.input_quantization is None
 
-    def describe(self, outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def describe(self, outputs: tuple[OutputMetadata, ...]) -> tuple[OutputMetadata, ...]:
         """The outputs with what is not float32 about them.
 
         Raises:
             ValueError: there is no output of a name that was given.
         """
-        names = [output["name"] for output in outputs]
+        names = [output.name for output in outputs]
         unknown = sorted({*self.output_dtypes, *self.output_quantization}.difference(names))
         if unknown:
             raise ValueError(f"there is no output {', '.join(unknown)}, only {', '.join(names)}")
-        return [
-            output
-            | (
-                {"dtype": dtype}
-                if (dtype := self.output_dtypes.get(output["name"], "float32")) != "float32"
-                else {}
+        return tuple(
+            replace(
+                output,
+                dtype=self.output_dtypes.get(output.name, "float32"),
+                quantization=self.output_quantization.get(output.name),
             )
-            | _quantization(self.output_quantization.get(output["name"]))
             for output in outputs
-        ]
+        )
 
 
 def build_metadata(
     request: ExportRequest,
     loaded: LoadedModel,
-    outputs: list[dict[str, Any]],
+    outputs: tuple[OutputMetadata, ...],
     precision: Precision,
-    distribution: str | None,
-    format_facts: dict[str, Any],
-    edges: Edges,
-) -> dict[str, Any]:
+    backend: ExportBackend,
+    format_facts: Mapping[str, Any],
+    io_types: IoTypes,
+) -> Metadata:
     """Everything that a reader of the artifact needs; the same for the same model, options and versions.
 
     Args:
         outputs: name, kind and shape of each output, in order.
-        distribution: the wheel of the backend, where it is known.
+        backend: that writes the artifact; its wheel and its toolchain are among the versions.
         format_facts: what only this format has, such as an opset; JSON values.
-        edges: how input and outputs are laid out and stored.
+        io_types: how input and outputs are laid out and stored.
 
     Raises:
-        ValueError: `edges` names an output that there is not.
+        ValueError: `io_types` names an output that there is not.
     """
     config = loaded.data_config
-    low, high = value_range(config.mean, config.std, request.normalize)
-    if edges.pixel_bytes:
-        low, high = 0, 255
-    batch = {"dynamic": True} if request.dynamic_batch else {"size": request.batch_size or 1}
-    metadata: dict[str, Any] = {
-        "schema": SCHEMA,
-        "model": {
-            "name": loaded.name,
-            "architecture": loaded.architecture,
-            "source": loaded.source,
-            "trained": loaded.trained,
-            "seed": loaded.seed,
-            "weights_sha256": loaded.weights_sha256,
-            "num_classes": loaded.num_classes,
-            "license": loaded.license,
-            **({"out_indices": list(request.out_indices)} if request.out_indices is not None else {}),
-        },
-        "input": {
-            "name": "input",
-            "layout": edges.input_layout,
-            "dtype": edges.input_dtype,
-            **_quantization(edges.input_quantization),
-            "value_range": [low, high],
-            "normalization": "graph" if request.normalize else "caller",
-            "size": list(config.input_size),
-            "mean": list(config.mean),
-            "std": list(config.std),
-            "interpolation": config.interpolation,
-            "crop_pct": config.crop_pct,
-            "crop_mode": config.crop_mode,
-            "color_order": {1: "L", 3: "RGB"}.get(config.input_size[0]),
-        },
-        "outputs": edges.describe(outputs),
-        "labels": list(loaded.labels) if loaded.labels else None,
-        "batch": batch,
-        "precision": str(precision),
-        "format": format_facts,
-        "versions": {
-            name: importlib_metadata.version(name)
-            for name in ("timmx-core", distribution, "timm", "torch")
-            if name
-        },
-    }
+    assert loaded.num_classes is not None, "the session has found it"
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    if epoch is not None:
-        metadata["created"] = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC).isoformat()
-    return metadata
+    return Metadata(
+        model=ModelMetadata(
+            name=loaded.name,
+            architecture=loaded.architecture,
+            source=loaded.source,
+            trained=loaded.trained,
+            seed=loaded.seed,
+            weights_sha256=loaded.weights_sha256,
+            num_classes=loaded.num_classes,
+            license=loaded.license,
+            out_indices=None if request.out_indices is None else tuple(request.out_indices),
+        ),
+        input=InputMetadata(
+            name="input",
+            layout=io_types.input_layout,
+            dtype=io_types.input_dtype,
+            quantization=io_types.input_quantization,
+            value_range=(0, 255)
+            if io_types.pixel_bytes
+            else value_range(config.mean, config.std, request.normalize),
+            normalized_in_graph=request.normalize,
+            size=config.input_size,
+            mean=config.mean,
+            std=config.std,
+            interpolation=config.interpolation,
+            crop_pct=config.crop_pct,
+            crop_mode=config.crop_mode,
+            color_order={1: "L", 3: "RGB"}.get(config.input_size[0]),
+        ),
+        outputs=io_types.describe(outputs),
+        labels=loaded.labels or None,
+        batch_size=None if request.dynamic_batch else request.batch_size or 1,
+        precision=precision,
+        format=json_values(format_facts),
+        versions=installed_versions(
+            "timmx-core", distribution_of(backend), "timm", "torch", *backend.toolchain
+        ),
+        created=None
+        if epoch is None
+        else datetime.datetime.fromtimestamp(int(epoch), datetime.UTC).isoformat(),
+    )
 
 
-def _quantization(quantization: Quantization | None) -> dict[str, Any]:
-    if quantization is None:
-        return {}
-    return {"quantization": {"scale": float(quantization.scale), "zero_point": int(quantization.zero_point)}}
+def json_values(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A backend's facts as they come back from the file: tuples as lists, enumerations as their values."""
+    values: dict[str, Any] = json.loads(json.dumps(facts))
+    return values
+
+
+def installed_versions(*distributions: str | None) -> dict[str, str]:
+    """The version of each distribution that is installed, in this order."""
+    versions = {}
+    for name in distributions:
+        if name:
+            with contextlib.suppress(importlib_metadata.PackageNotFoundError):
+                versions[name] = importlib_metadata.version(name)
+    return versions
 
 
 def _check_stored(what: str, dtype: str, quantization: Quantization | None) -> None:

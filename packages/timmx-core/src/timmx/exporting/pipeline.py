@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import remember, staging, writing
 from timmx.base import artifact_size, exact_cuda, reporter
-from timmx.contract import Exported
+from timmx.contract import Exported, Metadata, OpenSettings
 from timmx.errors import (
     ArtifactError,
     BackendError,
@@ -20,7 +19,7 @@ from timmx.errors import (
     UnsupportedError,
     VerificationError,
 )
-from timmx.exporting.metadata import Edges
+from timmx.exporting.metadata import IoTypes
 from timmx.exporting.validation import validate
 from timmx.registry import distribution_of
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
     from timmx.artifact import Staging
     from timmx.contract import ExportBackend, ExportRequest, Precision, Quantization
-    from timmx.exporting.artifact_session import PreparedSession
+    from timmx.exporting.artifact_session import ArtifactSession
     from timmx.exporting.session import ModelSession
     from timmx.inputs import CalibrationInputs
     from timmx.verification import VerificationReport
@@ -103,14 +102,13 @@ def export(backend: ExportBackend, request: ExportRequest, options: Any) -> Expo
         return result
 
 
-def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> ModelSession | PreparedSession:
-    prepared = backend.prepared(options)
-    if prepared is not None:
-        from timmx.exporting.artifact_session import PreparedSession
+def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> ModelSession | ArtifactSession:
+    source = backend.source_artifact(options)
+    if source is not None:
+        from timmx.exporting.artifact_session import ArtifactSession
 
-        return PreparedSession(
-            request, prepared, backend.read_metadata(prepared), lambda: backend.open(prepared)
-        )
+        metadata = Metadata.parse(source, backend.read_metadata(source))
+        return ArtifactSession(request, source, metadata, lambda: backend.open(source, OpenSettings()))
     from timmx.exporting.session import ModelSession
 
     session = ModelSession(request)
@@ -119,7 +117,7 @@ def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> Mo
 
 
 def export_session(
-    backend: ExportBackend, session: ModelSession | PreparedSession, options: Any, stage: Staging
+    backend: ExportBackend, session: ModelSession | ArtifactSession, options: Any, stage: Staging
 ) -> ExportResult:
     """Write, verify and publish one format of a model that is already loaded and prepared.
 
@@ -133,7 +131,7 @@ def export_session(
             hint="wrap it in a module that returns one tensor",
         )
     with ExitStack() as open_stages:
-        job = Job(session, stage.path, distribution_of(backend), open_stages)
+        job = Job(session, stage.path, backend, open_stages)
         with (
             session.step("Exporting"),
             writing(stage.path),
@@ -142,15 +140,15 @@ def export_session(
             exported = _export(backend, job, options)
             for note in exported.notes:
                 reporter().warn(note)
-        metadata = job.stated(exported.precision)
+        metadata = job.stated(exported.precision).to_json()
         _check_written(backend, stage.path, metadata)
         with session.step("Verifying"), exact_cuda():
             verification = _verify(backend, session, stage.path, exported, options, job.calibrated_on)
         with session.step("Publishing"):
             # The artifact last: where another file cannot be published, it is as it was.
             others: tuple[Path, ...] = ()
-            for further in job.further:
-                others += further.publish((further.output,) if further.output.exists() else ())
+            for extra in job.extra_outputs:
+                others += extra.publish((extra.output,) if extra.output.exists() else ())
             files = (*stage.publish(_old_files(backend, stage.output)), *others)
             remember(backend.files(files[0]), verification.to_dict(), exported.notes)
     return ExportResult(
@@ -175,19 +173,19 @@ class Job:
 
     def __init__(
         self,
-        session: ModelSession | PreparedSession,
+        session: ModelSession | ArtifactSession,
         path: Path,
-        distribution: str | None,
+        backend: ExportBackend,
         open_stages: ExitStack | None = None,
     ) -> None:
         self._session = session
-        self._distribution = distribution
+        self._backend = backend
         self._open = open_stages or ExitStack()
-        self.further: list[Staging] = []
+        self.extra_outputs: list[Staging] = []
         self.path = path
         self.request = session.request
         self._facts: dict[str, Any] = {}
-        self._edges = Edges()
+        self._io_types = IoTypes()
         self._calibrations: list[CalibrationInputs] = []
 
     @property
@@ -238,9 +236,9 @@ class Job:
         output_dtypes: Mapping[str, str] | None = None,
         output_quantization: Mapping[str, Quantization] | None = None,
         **format_facts: Any,
-    ) -> dict[str, Any]:
+    ) -> Metadata:
         self._facts = format_facts
-        self._edges = Edges(
+        self._io_types = IoTypes(
             input_dtype=input_dtype,
             input_layout=input_layout,
             input_quantization=input_quantization,
@@ -249,14 +247,13 @@ class Job:
         )
         return self.stated(precision)
 
-    def stated(self, precision: Precision) -> dict[str, Any]:
+    def stated(self, precision: Precision) -> Metadata:
         """The metadata with what the backend stated last, and this precision."""
-        metadata = self._session.metadata(precision, self._distribution, self._facts, self._edges)
-        return json.loads(json.dumps(metadata))
+        return self._session.metadata(precision, self._backend, self._facts, self._io_types)
 
-    def beside(self, output: Path) -> Path:
-        self.further.append(self._open.enter_context(staging(output)))
-        return self.further[-1].path
+    def extra_output(self, output: Path) -> Path:
+        self.extra_outputs.append(self._open.enter_context(staging(output)))
+        return self.extra_outputs[-1].path
 
     def progress(self, step: str) -> None:
         reporter().step(step)
@@ -302,13 +299,13 @@ def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any])
         changed = sorted(key for key in found.keys() | metadata.keys() if found.get(key) != metadata.get(key))
         raise BackendError(
             f"{who} lost or changed the artifact's metadata: {', '.join(changed)}",
-            hint=f"{_REPORT}: it must write what job.metadata() returns for the precision that `export` returns",
+            hint=f"{_REPORT}: it must write job.metadata(...).dumps() for the precision that `export` returns",
         )
 
 
 def _verify(
     backend: ExportBackend,
-    session: ModelSession | PreparedSession,
+    session: ModelSession | ArtifactSession,
     path: Path,
     exported: Exported,
     options: Any,
@@ -320,7 +317,7 @@ def _verify(
     if not request.verify:
         return VerificationReport(status=Status.SKIPPED, reason="--no-verify was given")
     try:
-        with backend.open_exported(path, options) as runner:
+        with backend.open_exported(path, options, OpenSettings()) as runner:
             report = verify(
                 runner,
                 session.reference,

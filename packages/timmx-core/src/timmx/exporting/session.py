@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 from timmx.base import exact_cuda, reporter
 from timmx.capture import capture
+from timmx.contract import OutputKind, OutputMetadata
 from timmx.errors import ConfigurationError
-from timmx.exporting.metadata import Edges, build_metadata
+from timmx.exporting.metadata import build_metadata
 from timmx.exporting.validation import check_batch
 from timmx.inputs import LEAST_INPUTS, ImageSamples, MadeSamples, Samples, choose_samples
 from timmx.model import check_count, load_model
 from timmx.verification import Reference, run_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import torch
 
-    from timmx.contract import ExportRequest, Precision
+    from timmx.contract import ExportBackend, ExportRequest, Metadata, Precision
+    from timmx.exporting.metadata import IoTypes
     from timmx.model import ExportModule, LoadedModel, Rewrite
 
 
@@ -125,21 +127,20 @@ class ModelSession(Session):
                 )
         return self._captures[key]
 
-    def output_facts(self) -> list[dict[str, Any]]:
-        """Name, kind and shape of each output, as the metadata states them."""
-        batch = "batch" if self.request.dynamic_batch else self.request.batch_size or 1
-        return [
-            {"name": name, "kind": self._kind(), "shape": [batch, *array.shape[1:]]}
-            for name, array in zip(self.reference.names, self.reference.outputs, strict=True)
-        ]
-
     def metadata(
-        self, precision: Precision, distribution: str | None, format_facts: dict[str, Any], edges: Edges
-    ) -> dict[str, Any]:
-        """The JSON of an artifact of this model; see `build_metadata`."""
-        return build_metadata(
-            self.request, self.loaded, self.output_facts(), precision, distribution, format_facts, edges
+        self,
+        precision: Precision,
+        backend: ExportBackend,
+        format_facts: Mapping[str, Any],
+        io_types: IoTypes,
+    ) -> Metadata:
+        """What an artifact of this model says about itself; see `build_metadata`."""
+        batch = "batch" if self.request.dynamic_batch else self.request.batch_size or 1
+        outputs = tuple(
+            OutputMetadata(name=name, kind=self._kind(), shape=(batch, *array.shape[1:]))
+            for name, array in zip(self.reference.names, self.reference.outputs, strict=True)
         )
+        return build_metadata(self.request, self.loaded, outputs, precision, backend, format_facts, io_types)
 
     def _wrap(self) -> ExportModule:
         from timmx.model import ExportModule, Normalize, copy_model
@@ -208,9 +209,9 @@ class ModelSession(Session):
             reporter().detail(f"{rewrite.name}: {rewrite.count}, {rewrite.snr_db:.0f} dB from the original.")
         return cast("ExportModule", prepared.model), prepared.rewrites
 
-    def _kind(self) -> str:
+    def _kind(self) -> OutputKind:
         if self.reference.names[0] == "features_0":
-            return "features"
+            return OutputKind.FEATURES
         if self.reference.classes:
-            return "probabilities" if self.request.softmax else "logits"
-        return "embedding" if self.reference.names == ("embedding",) else "tensor"
+            return OutputKind.PROBABILITIES if self.request.softmax else OutputKind.LOGITS
+        return OutputKind.EMBEDDING if self.reference.names == ("embedding",) else OutputKind.TENSOR

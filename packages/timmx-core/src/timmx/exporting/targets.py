@@ -172,7 +172,7 @@ def _target(item: Wanted, shared: ExportRequest, folder: Path) -> Target:
     name = of_request.pop("output", None)
     checked = build(ExportRequest, {"model": shared.model, **of_request})
     request = replace(shared, output=None, force=True, **{key: getattr(checked, key) for key in of_request})
-    if backend.prepared(options) is not None:
+    if backend.source_artifact(options) is not None:
         raise ConfigurationError(
             "an option takes a file in place of MODEL, but here all targets share one model",
             hint=f"use timmx {backend.name} for it",

@@ -33,14 +33,14 @@ def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Pa
         ArtifactError: the output exists and may not be overwritten, or has a wrong suffix.
         MissingRequirementError: the backend lacks something on this machine.
     """
-    prepared = backend.prepared(options)
-    if prepared is not None:
-        _prepared(request, prepared)
+    source = backend.source_artifact(options)
+    if source is not None:
+        _source_artifact(request, source)
     for check in (_weights, _outputs, _tensors, _verification):
         check(request)
     _capabilities(backend, request)
     backend.validate(request, options)
-    if prepared is None:
+    if source is None:
         _model(request)
     output = output_path(backend, request, options)
     problems = backend.check_environment(request, options)
@@ -60,8 +60,8 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
             there.
     """
     suffix = backend.output_suffix(options)
-    prepared = backend.prepared(options)
-    name = default_name(request) if prepared is None else prepared.stem
+    source = backend.source_artifact(options)
+    name = default_name(request) if source is None else source.stem
     output = request.output or Path(name + suffix)
     if output.is_dir() and output.suffix != suffix:
         raise ConfigurationError(
@@ -139,19 +139,19 @@ def _model(request: ExportRequest) -> None:
         )
 
 
-_BESIDE_A_PREPARED_FILE = frozenset(
+_GOES_WITH_A_SOURCE_ARTIFACT = frozenset(
     "model output force json batch_size device verify verify_data min_snr".split()
 )
 
 
-def _prepared(request: ExportRequest, path: Path) -> None:
+def _source_artifact(request: ExportRequest, path: Path) -> None:
     """What a file of an earlier export has decided cannot be asked for again."""
     if not path.is_file():
         raise ConfigurationError(f"there is no file {path}", hint="check the path")
     given = [
         f"--{name.replace('_', '-')}"
         for name, spec in option_specs(ExportRequest).items()
-        if name not in _BESIDE_A_PREPARED_FILE and getattr(request, name) != spec.default
+        if name not in _GOES_WITH_A_SOURCE_ARTIFACT and getattr(request, name) != spec.default
     ]
     if given:
         raise ConfigurationError(

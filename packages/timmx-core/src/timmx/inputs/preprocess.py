@@ -16,10 +16,11 @@ from timmx.inputs.images import open_image
 from timmx.model import DataConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from PIL import Image
+
+    from timmx.contract import Metadata
 
 _MODES = {"RGB": "RGB", "BGR": "RGB", "L": "L"}
 
@@ -53,25 +54,18 @@ class ImagePreprocessor:
         return preprocessor
 
     @classmethod
-    def of(cls, metadata: Mapping[str, Any]) -> ImagePreprocessor:
-        """The preprocessing in an artifact's metadata, which `check_metadata` has let pass.
-
-        Raises:
-            LookupError, TypeError, ValueError: it has not.
-        """
-        entry = metadata["input"]
-        channels, height, width = map(int, entry["size"])
+    def of(cls, metadata: Metadata) -> ImagePreprocessor:
+        """The preprocessing that an artifact's metadata states."""
+        entry = metadata.input
         config = DataConfig(
-            input_size=(channels, height, width),
-            mean=tuple(map(float, entry["mean"])),
-            std=tuple(map(float, entry["std"])),
-            interpolation=str(entry["interpolation"]),
-            crop_pct=float(entry["crop_pct"]),
-            crop_mode=str(entry["crop_mode"]),
+            input_size=entry.size,
+            mean=entry.mean,
+            std=entry.std,
+            interpolation=entry.interpolation,
+            crop_pct=entry.crop_pct,
+            crop_mode=entry.crop_mode,
         )
-        if not len(config.mean) == len(config.std) == channels:
-            raise ValueError(f"mean and std are not of {channels} channels")
-        return cls(config, {"graph": True, "caller": False}[entry["normalization"]], entry["color_order"])
+        return cls(config, entry.normalized_in_graph, entry.color_order)
 
     def read(self, path: Path) -> np.ndarray:
         """An image file as the artifact's float input takes it, (C, H, W) float32.

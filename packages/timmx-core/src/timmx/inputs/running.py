@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from timmx.contract import Runner
+    from timmx.contract import Metadata, Runner
 
 
 def run_batches(
@@ -66,14 +66,14 @@ def run_batches(
     return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
 
 
-def check_interface(path: Path, runner: Runner, metadata: Mapping[str, Any]) -> None:
+def check_interface(path: Path, runner: Runner, metadata: Metadata) -> None:
     """Refuse a file whose runtime reports another input or other outputs than its metadata states.
 
     Raises:
         ArtifactError: they differ in names or sizes.
     """
-    outputs = {output["name"]: tuple(output["shape"]) for output in metadata["outputs"]}
-    wrong = interface_mismatch(runner, tuple(metadata["input"]["size"]), outputs)
+    outputs = {output.name: output.shape for output in metadata.outputs}
+    wrong = interface_mismatch(runner, metadata.input.size, outputs)
     if wrong:
         raise ArtifactError(
             f"{path} is damaged: its metadata states another input or other outputs than it has: {wrong}",

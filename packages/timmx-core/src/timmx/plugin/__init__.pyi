@@ -1,5 +1,5 @@
 from timmx.base import (
-    asked_threads as asked_threads,
+    Reporter as Reporter,
     atomic_write as atomic_write,
     door as door,
     reporter as reporter,
@@ -24,18 +24,26 @@ from timmx.capture import (
     use_reshapes as use_reshapes,
 )
 from timmx.contract import (
-    CLASS_KINDS as CLASS_KINDS,
     Calibration as Calibration,
     CalibrationChoice as CalibrationChoice,
     CalibrationData as CalibrationData,
     CalibrationMethod as CalibrationMethod,
     CalibrationSamples as CalibrationSamples,
     Capabilities as Capabilities,
+    Device as Device,
     ExportBackend as ExportBackend,
     Exported as Exported,
     ExportJob as ExportJob,
     ExportRequest as ExportRequest,
+    Floats as Floats,
+    InputMetadata as InputMetadata,
     Ints as Ints,
+    Metadata as Metadata,
+    ModelMetadata as ModelMetadata,
+    NoOptions as NoOptions,
+    OpenSettings as OpenSettings,
+    OutputKind as OutputKind,
+    OutputMetadata as OutputMetadata,
     Precision as Precision,
     Problem as Problem,
     Quantization as Quantization,
@@ -43,18 +51,23 @@ from timmx.contract import (
     Runner as Runner,
     Snippet as Snippet,
     TensorSpec as TensorSpec,
-    author as author,
-    parse as parse,
-    weights_version as weights_version,
+    parse_json_object as parse_json_object,
 )
 from timmx.errors import (
     ArtifactError as ArtifactError,
     ConfigurationError as ConfigurationError,
+    MissingRequirementError as MissingRequirementError,
     RuntimeUnavailable as RuntimeUnavailable,
+    TimmxError as TimmxError,
     UnsupportedError as UnsupportedError,
     VerificationError as VerificationError,
 )
 from timmx.exporting import command_words as command_words
-from timmx.inputs import check_calibration as check_calibration, feed as feed, given_flags as given_flags
+from timmx.inputs import (
+    check_calibration as check_calibration,
+    feed as feed,
+    fetch as fetch,
+    given_flags as given_flags,
+)
 from timmx.model import check_count as check_count
 from timmx.quantization import Observed as Observed

@@ -35,7 +35,7 @@ _REDIRECTING = threading.Lock()
 """`redirect_stdout` is for the whole process: two threads at once would leave it redirected."""
 
 RESERVED = frozenset(
-    "list info doctor backends export inspect verify predict eval bench compare sweep new-backend help "
+    "list info doctor backends export inspect verify predict eval bench compare sweep demo card new-backend help "
     "all".split()
 )
 """Commands of the core, present and to come; no backend may take one of these names."""
@@ -240,7 +240,7 @@ def check_contract(cls: type, entry: BackendEntry) -> None:
         raise entry.error(State.INCOMPATIBLE, reason, fix)
     if contract >= SUPPORTED_CONTRACTS.stop:
         newest = SUPPORTED_CONTRACTS.stop - 1
-        reason = f"it was written for contract {contract}, this core knows none above {newest}."
+        reason = f"it was written for contract {contract}, this core supports at most {newest}."
         raise entry.error(State.INCOMPATIBLE, reason, "uv pip install --upgrade timmx-core")
 
 

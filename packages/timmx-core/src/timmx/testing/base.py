@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from timmx import registry
-from timmx.contract import Capabilities
+from timmx.contract import Capabilities, Metadata, OpenSettings
 from timmx.errors import RuntimeUnavailable
 from timmx.testing.models import awakened_model
 
@@ -146,9 +146,14 @@ class ConformanceBase:
         return subject.output_suffix(build(subject.options, own))
 
 
+def metadata_of(result: ExportResult) -> Metadata:
+    """What the artifact says about itself, checked."""
+    return Metadata.parse(result.path, result.metadata)
+
+
 def open_or_skip(subject: ExportBackend, path: Path) -> Runner:
     """The artifact in its runtime; where there is none here, the check is skipped with the reason."""
     try:
-        return subject.open(path)
+        return subject.open(path, OpenSettings())
     except RuntimeUnavailable as exc:
         pytest.skip(f"the artifact cannot be run here: {exc.message}")

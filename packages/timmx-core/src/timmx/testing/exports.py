@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from timmx.contract import ExportRequest
+from timmx.contract import ExportRequest, OutputKind
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.exporting import export as run_export
 from timmx.registry import build, option_specs
-from timmx.testing.base import ConformanceBase, export_check, requires
+from timmx.testing.base import ConformanceBase, export_check, metadata_of, requires
 from timmx.testing.models import awakened_model
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ class ExportChecks(ConformanceBase):
     @pytest.mark.parametrize("model", MODELS)
     def test_dynamic_batch(self, exported: Export, model: str) -> None:
         result = exported(model, dynamic_batch=True)
-        assert result.metadata["batch"] == {"dynamic": True}
+        assert metadata_of(result).dynamic_batch
         assert result.verification.status in GOOD, result.verification.reason
 
     @export_check
     @requires("dynamic_batch")
     def test_dynamic_batch_beside_a_batch_size_of_one(self, export: Export, subject: ExportBackend) -> None:
         if subject.capabilities.dynamic_batch_from_one is True:
-            assert export(dynamic_batch=True, batch_size=1).metadata["batch"] == {"dynamic": True}
+            assert metadata_of(export(dynamic_batch=True, batch_size=1)).dynamic_batch
         else:
             with pytest.raises(ConfigurationError):
                 export(dynamic_batch=True, batch_size=1)
@@ -65,35 +65,35 @@ class ExportChecks(ConformanceBase):
         module = awakened_model("test_resnet")
         save_model(module, str(tmp_path / "weights.safetensors"))
         result = export("test_resnet", checkpoint=tmp_path / "weights.safetensors")
-        assert result.metadata["model"]["weights_sha256"] == hash_weights(module)
+        assert metadata_of(result).model.weights_sha256 == hash_weights(module)
 
     @export_check
     def test_normalize_and_softmax(self, exported: Export) -> None:
-        result = exported(normalize=True, softmax=True)
-        assert result.metadata["input"]["normalization"] == "graph"
-        assert [output["kind"] for output in result.metadata["outputs"]] == ["probabilities"]
+        metadata = metadata_of(exported(normalize=True, softmax=True))
+        assert metadata.input.normalized_in_graph
+        assert [output.kind for output in metadata.outputs] == [OutputKind.PROBABILITIES]
 
     @export_check
     def test_labels_travel(self, export: Export, subject: ExportBackend) -> None:
         result = export(awakened_model("test_resnet", num_classes=len(LABELS)), labels=LABELS)
-        assert subject.read_metadata(result.path)["labels"] == list(LABELS)
+        assert subject.read_metadata(result.path) == result.metadata
+        assert metadata_of(result).labels == LABELS
 
     @export_check
     @pytest.mark.parametrize("size", [(97, 129), (64, 200)])
     def test_odd_input_sizes(self, export: Export, size: tuple[int, int]) -> None:
-        result = export(input_size=(3, *size))
-        assert result.metadata["input"]["size"] == [3, *size]
+        assert metadata_of(export(input_size=(3, *size))).input.size == (3, *size)
 
     @export_check
     @pytest.mark.parametrize("channels", [1, 5])
     def test_odd_channels(self, export: Export, channels: int) -> None:
         result = export(awakened_model("test_resnet", in_chans=channels), normalize=True)
-        assert result.metadata["input"]["size"][0] == channels
+        assert metadata_of(result).input.size[0] == channels
 
     @export_check
     def test_embedding(self, export: Export) -> None:
         result = export(awakened_model("test_resnet", num_classes=0))
-        assert [output["name"] for output in result.metadata["outputs"]] == ["embedding"]
+        assert [output.name for output in metadata_of(result).outputs] == ["embedding"]
 
     @export_check
     @requires("several_outputs")
@@ -103,7 +103,7 @@ class ExportChecks(ConformanceBase):
         weights = tmp_path / "weights.safetensors"
         save_model(awakened_model("test_resnet", features_only=True), str(weights))
         result = export("test_resnet", checkpoint=weights, features=True)
-        names = [output["name"] for output in result.metadata["outputs"]]
+        names = [output.name for output in metadata_of(result).outputs]
         assert names == [f"features_{index}" for index in range(len(names))]
         assert len(names) > 1
 

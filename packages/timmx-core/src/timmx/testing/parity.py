@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import importlib_metadata
 import numpy as np
 import pytest
 
 from timmx.base import SignalToNoise
-from timmx.contract import TensorSpec
+from timmx.contract import OpenSettings, TensorSpec
 from timmx.errors import ArtifactError
 from timmx.inputs import ImagePreprocessor, MadeSamples, run_batches
-from timmx.testing.base import ConformanceBase, export_check, open_or_skip, requires
+from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
 from timmx.testing.exports import MODELS
 from timmx.testing.models import awakened_model
 from timmx.verification import FLOORS_DB
@@ -67,10 +67,20 @@ class ParityChecks(ConformanceBase):
     @export_check
     def test_metadata_is_read_back(self, exported: Export, subject: ExportBackend) -> None:
         result = exported(normalize=True, softmax=True)
-        metadata = subject.read_metadata(result.path)
-        assert metadata == result.metadata
-        assert metadata["schema"] == 1
-        assert metadata["precision"] == result.precision
+        assert subject.read_metadata(result.path) == result.metadata
+        metadata = metadata_of(result)
+        assert metadata.to_json() == result.metadata
+        assert metadata.precision == result.precision
+
+    @export_check
+    def test_versions_of_the_toolchain_are_in_the_metadata(
+        self, exported: Export, subject: ExportBackend
+    ) -> None:
+        versions = metadata_of(exported()).versions
+        assert isinstance(subject.toolchain, tuple), "`toolchain` is a tuple of names of distributions"
+        for name in subject.toolchain:
+            installed = list(importlib_metadata.distributions(name=name))
+            assert versions.get(name) == (installed[0].version if installed else None)
 
     @export_check
     def test_inspect_tells_what_json_can_hold(self, exported: Export, subject: ExportBackend) -> None:
@@ -87,18 +97,17 @@ class ParityChecks(ConformanceBase):
                 assert isinstance(spec, TensorSpec)
                 np.dtype(spec.dtype)
             assert [spec.name for spec in runner.inputs] == ["input"]
-            (taken,), stated = runner.inputs, result.metadata["input"]
-            sizes = dict(zip("NCHW", (2, *stated["size"]), strict=True))
-            assert taken.shape == tuple(sizes[axis] for axis in stated["layout"]), "in the stated layout"
-            assert taken.layout in ("", stated["layout"])
-            assert (taken.dtype, _stated(taken)) == (stated["dtype"], stated.get("quantization"))
-            given = {output["name"]: output for output in result.metadata["outputs"]}
+            metadata = metadata_of(result)
+            (taken,), stated = runner.inputs, metadata.input
+            assert taken.shape == (2, *stated.shape), "in the stated layout"
+            assert taken.layout in ("", stated.layout)
+            assert (taken.dtype, taken.quantization) == (stated.dtype, stated.quantization)
+            given = {output.name: output for output in metadata.outputs}
             assert {spec.name for spec in runner.outputs} == given.keys()
             for spec in runner.outputs:
                 output = given[spec.name]
-                assert spec.shape == tuple(output["shape"])
-                assert spec.dtype == output.get("dtype", "float32")
-                assert _stated(spec) == output.get("quantization")
+                assert (spec.shape, spec.dtype) == (output.shape, output.dtype)
+                assert spec.quantization == output.quantization
 
     @export_check
     def test_runner_opens_and_closes_again(self, exported: Export, subject: ExportBackend) -> None:
@@ -121,7 +130,7 @@ class ParityChecks(ConformanceBase):
             path = tmp_path / f"damaged{result.path.suffix}"
             path.write_bytes(damaged)
             with pytest.raises(ArtifactError):
-                subject.open(path).close()
+                subject.open(path, OpenSettings()).close()
 
     def _damage_each_file(self, subject: ExportBackend, folder: Path, to: Path) -> None:
         for number, part in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
@@ -132,7 +141,7 @@ class ParityChecks(ConformanceBase):
                 content = target.read_bytes()
                 target.unlink() if keep is None else target.write_bytes(content[: int(len(content) * keep)])
                 with pytest.raises(ArtifactError):
-                    subject.open(copy).close()
+                    subject.open(copy, OpenSettings()).close()
 
     def _compare(self, runner: Any, result: ExportResult, model: str, batch: int) -> None:
         import torch
@@ -153,17 +162,11 @@ def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | No
 
     `in_graph` tells whether they are pixels in [0, 1] or normalised; by default as the metadata says.
     """
-    preprocessor = ImagePreprocessor.of(result.metadata)
-    if in_graph is None:
-        in_graph = preprocessor.in_graph
+    preprocessor = ImagePreprocessor.of(metadata_of(result))
+    in_graph = preprocessor.in_graph if in_graph is None else in_graph
     return MadeSamples(preprocessor.data_config, in_graph, batch, seed).take(range(batch))
 
 
 def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:
     """The output called `output` in real numbers, of inputs (N, C, H, W) float32."""
     return run_batches(runner, inputs, ["output"])["output"]
-
-
-def _stated(spec: TensorSpec) -> dict[str, Any] | None:
-    """A quantization as the metadata states it."""
-    return asdict(spec.quantization) if spec.quantization else None

@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from timmx.cli import app
+from timmx.contract import OpenSettings
 from timmx.errors import RuntimeUnavailable
 from timmx.inputs import MadeSamples
-from timmx.testing.base import ConformanceBase, export_check
+from timmx.testing.base import ConformanceBase, export_check, metadata_of
 from timmx.testing.models import awakened_model
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class ToolChecks(ConformanceBase):
         told = _json("inspect", result.path)
         assert told["model"]["architecture"] == "test_resnet"
         try:
-            subject.open(result.path).close()
+            subject.open(result.path, OpenSettings()).close()
         except RuntimeUnavailable as exc:
             pytest.skip(f"the artifact cannot be run here: {exc.message}")
         images = _images(result, tmp_path / "images")
@@ -57,9 +58,9 @@ class ToolChecks(ConformanceBase):
         """The class of each image, by the artifact's own runner."""
         from timmx.inputs import ImagePreprocessor, run_batches
 
-        preprocessor = ImagePreprocessor.of(result.metadata)
+        preprocessor = ImagePreprocessor.of(metadata_of(result))
         read = {}
-        with subject.open(result.path) as runner:
+        with subject.open(result.path, OpenSettings()) as runner:
             name = runner.outputs[0].name
             for path in images.values():
                 found = run_batches(runner, preprocessor.read(path)[None], [name])
@@ -73,7 +74,7 @@ def _images(result: ExportResult, folder: Path) -> dict[str, Path]:
 
     from timmx.inputs import ImagePreprocessor
 
-    config = ImagePreprocessor.of(result.metadata).data_config
+    config = ImagePreprocessor.of(metadata_of(result)).data_config
     pixels = MadeSamples(config, True, 2 * len(LABELS)).take(range(2 * len(LABELS)))
     paths = {}
     for number, picture in enumerate(pixels):

@@ -17,7 +17,7 @@ from timmx_coreml.mil.program import Operation, Program, read_program
 from timmx_coreml.mil.values import cast, check_parameters, check_type, fits, python_value, say, widen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from timmx_coreml.mil.operations.registry import Result
@@ -56,6 +56,7 @@ class MilEvaluator:
     Attributes:
         inputs: dtype and shape by name; None for a dimension that may vary.
         outputs: names, in order.
+        intermediates: names of the tensors that operations compute while the program runs, in order.
 
     Raises:
         ArtifactError: a file is damaged or missing, or the program contradicts itself.
@@ -76,6 +77,13 @@ class MilEvaluator:
         self._constants: dict[str, Any] = program.constants
         self._widened: dict[str, torch.Tensor] = {}
         self._steps = self._prepare(program)
+        self.intermediates = tuple(
+            output.name
+            for step in self._steps
+            if not step.constant
+            for output in step.operation.outputs
+            if output.type is not None
+        )
         self._watch = Watch(output.name for step in self._steps for output in step.operation.outputs)
 
     @property
@@ -83,14 +91,15 @@ class MilEvaluator:
         """The operations whose float16 results overflowed or came within a factor 4 of 65504, in program order."""
         return self._watch.large_values
 
-    def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    def run(self, inputs: Mapping[str, torch.Tensor], names: Sequence[str] | None = None) -> dict[str, Any]:
         """Evaluate the program once.
 
         Args:
             inputs: a tensor for each of `self.inputs`.
+            names: what to return, of `self.outputs` and `self.intermediates`; the outputs by default.
 
         Returns:
-            A tensor for each of `self.outputs`; of a classifier also the label, a string or int, and a
+            A tensor by name; of a classifier also the label, a string or int, and a
             dictionary from label to probability.
 
         Raises:
@@ -98,6 +107,7 @@ class MilEvaluator:
             ArtifactError: the program contradicts itself: an operation's declared type is not what it computes.
         """
         values: dict[str, Any] = dict(self._checked(inputs))
+        wanted = self.outputs if names is None else names
         with torch.inference_mode():
             for step in self._steps:
                 if step.constant:
@@ -106,8 +116,9 @@ class MilEvaluator:
                     continue
                 values.update(self._execute(step, values))
                 for name in step.free:
-                    del values[name]
-            return {name: self._stored(name, values) for name in self.outputs}
+                    if name not in wanted:
+                        del values[name]
+            return {name: self._stored(name, values) for name in wanted}
 
     def close(self) -> None:
         """Let go of the weights."""

@@ -17,6 +17,7 @@ from timmx.tools.subject import refuse_model_options, request_for
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from timmx.contract import Metadata
 
 _THREADS_A_CORE = 4
 """More threads measure the scheduler alone, and thousands do not end."""
@@ -145,9 +146,8 @@ def find_subjects(
             name = f"{shown} (torch.compile)" if made else f"{shown} (PyTorch)"
             subjects.append(BenchSubject(name, paths[0], None, opening))
     for name, path, found in zip(_names(paths), paths, metadata, strict=True):
-        batch = found["batch"]
-        subjects.append(BenchSubject(name, path, None if batch.get("dynamic") else batch["size"]))
-        if found["input"]["size"] != first["input"]["size"]:
+        subjects.append(BenchSubject(name, path, found.batch_size))
+        if found.input.size != first.input.size:
             warnings.append(
                 f"{name} takes images of {_size(found)} and {subjects[0].name} of {_size(first)}: their times are "
                 "of different work."
@@ -173,5 +173,5 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _size(metadata: Mapping[str, Any]) -> str:
-    return "x".join(map(str, metadata["input"]["size"]))
+def _size(metadata: Metadata) -> str:
+    return "x".join(map(str, metadata.input.size))

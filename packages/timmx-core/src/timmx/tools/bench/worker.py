@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import Reporter, held_to, reporting
+from timmx.base import Reporter, reporting
 from timmx.errors import TimmxError
 
 if TYPE_CHECKING:
@@ -62,13 +62,12 @@ class Worker:
             is_model: the model is meant, not the file.
         """
         start = memory()
-        with held_to(threads):
-            if is_model:
-                self._subject = _open_model(Path(path), against, model_options, compile)
-            else:
-                from timmx.tools.subject import open_subject
+        if is_model:
+            self._subject = _open_model(Path(path), against, model_options, compile)
+        else:
+            from timmx.tools.subject import open_subject
 
-                self._subject = open_subject(Path(path))
+            self._subject = open_subject(Path(path), threads=threads)
         if "torch" in sys.modules:
             import torch
 
@@ -176,10 +175,10 @@ def _memory_by_resource() -> int | None:
 def _open_model(
     path: Path, against: str | None, model_options: Mapping[str, Any] | None, compiled: bool
 ) -> Subject:
-    from timmx.artifact import backend_for
+    from timmx.artifact import described
     from timmx.tools.subject import open_model, request_for
 
-    metadata = backend_for(path).read_metadata(path)
+    _, metadata = described(path)
     subject = open_model(request_for(metadata, against, model_options), metadata)
     if compiled:
         from timmx.tools.subject import TorchRunner

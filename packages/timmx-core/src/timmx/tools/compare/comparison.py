@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import MANIFEST_NAME, backend_for, recall
 from timmx.base import artifact_size
-from timmx.contract import ExportRequest, check_metadata
+from timmx.contract import ExportRequest, Metadata
 from timmx.errors import ArtifactError, BackendError, ConfigurationError, TimmxError
 from timmx.exporting import default_name
 from timmx.registry import known_backends
@@ -209,10 +209,10 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
                 left_out.append((path.name, exc))
             continue
         try:
-            metadata = backend.read_metadata(path)
-            if not metadata:
+            content = backend.read_metadata(path)
+            if not content:
                 raise ArtifactError("timmx did not write it")
-            check_metadata(path, metadata)
+            metadata = Metadata.parse(path, content)
             files = backend.files(path)
             known = (recall(path, files) or {}).get("verification", {})
             rows.append(
@@ -220,9 +220,9 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
                     name=path.name,
                     path=path,
                     backend=backend.name,
-                    input_size=tuple(metadata["input"]["size"]),
+                    input_size=metadata.input.size,
                     size_bytes=artifact_size(files),
-                    precision=metadata["precision"],
+                    precision=metadata.precision,
                     status=str(known.get("status", "")),
                     snr_db=_number(known.get("snr_db")),
                     agreement=_number(known.get("top1_agreement")),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from timmx.tools.eval.accuracy import Interval, Paired, wilson
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
+    from timmx.contract import Metadata
     from timmx.tools.eval.dataset import Dataset, LabelledImage
     from timmx.tools.eval.journal import Reading
 
@@ -120,7 +120,7 @@ class Evaluation:
         seconds: what the answers took, images decoded and all.
         images_per_s: of the images asked in that time; None where all were in the journal.
         resumed: images whose answers were in the journal.
-        metadata: what the artifact says of itself.
+        metadata: what the artifact says about itself.
         against: the second reader, where there is one.
     """
 
@@ -142,14 +142,14 @@ class Evaluation:
     seconds: float
     images_per_s: float | None
     resumed: int
-    metadata: Mapping[str, Any]
+    metadata: Metadata
     against: Comparison | None = None
 
     @classmethod
     def of(
         cls,
         path: Path,
-        metadata: Mapping[str, Any],
+        metadata: Metadata,
         dataset: Dataset,
         side: Side,
         second: Side | None = None,
@@ -198,8 +198,8 @@ class Evaluation:
         names = self.classes
         return {
             "file": str(self.path),
-            "model": self.metadata["model"]["name"],
-            "precision": self.metadata["precision"],
+            "model": self.metadata.model.name,
+            "precision": self.metadata.precision,
             "data": str(self.data),
             "images": len(self.images),
             "images_in_data": self.total,

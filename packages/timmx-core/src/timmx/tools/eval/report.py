@@ -45,7 +45,7 @@ def evaluation_report(found: Evaluation, environment: Mapping[str, str], command
             f"{100 * found.against.agreement:.1f} %."
         )
     chosen = f"{len(found.images):,} of {found.total:,} images" if len(found.images) < found.total else ""
-    model = f"{found.metadata['model']['name']}, {found.metadata['precision']}"
+    model = f"{found.metadata.model.name}, {found.metadata.precision}"
     data = {
         "model": model,
         "data": f"{found.data}, {chosen or f'{found.total:,} images'}, {len(found.classes):,} classes",

@@ -212,4 +212,4 @@ def _identity(reader: Subject) -> dict[str, Any]:
     else:
         assert isinstance(reader.runner, TorchRunner)
         found = reader.runner.weights_sha256
-    return {"name": reader.name, "sha256": found, "recipe": reader.metadata["input"]}
+    return {"name": reader.name, "sha256": found, "recipe": reader.metadata.input.to_json()}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import backend_of, recall
 from timmx.base import artifact_size
-from timmx.contract import check_metadata
+from timmx.contract import Metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from timmx.contract import InputMetadata, Quantization
 
 _EDGES = ("inputs", "outputs")
 _OWN_ROWS = (*_EDGES, "operations", "parameters")
@@ -34,7 +36,8 @@ class Inspection:
         told: what else the backend tells of the file.
         preprocessing: from an image to the input, one step per line; empty where it is unknown.
         verification: what `timmx.records.recall` knows; None where nothing is known.
-        metadata: the JSON inside; {} where timmx did not write the file.
+        metadata: what the file says about itself; None where timmx did not write it.
+        content: the JSON that it says so in, with any keys that this timmx does not know; {} likewise.
     """
 
     path: Path
@@ -48,35 +51,36 @@ class Inspection:
     told: dict[str, Any]
     preprocessing: tuple[str, ...]
     verification: dict[str, Any] | None
-    metadata: dict[str, Any]
+    metadata: Metadata | None
+    content: dict[str, Any]
 
     @property
     def written_by_timmx(self) -> bool:
         """Whether it says how to feed it."""
-        return bool(self.metadata)
+        return self.metadata is not None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        metadata = self.metadata
+        content = self.content
         return {
             "path": str(self.path),
             "files": [str(path) for path in self.files],
             "backend": self.backend,
             "size_bytes": self.size_bytes,
             "written_by_timmx": self.written_by_timmx,
-            "precision": metadata.get("precision"),
+            "precision": content.get("precision"),
             "inputs": list(self.inputs),
             "outputs": list(self.outputs),
             "operations": self.operations,
             "parameters": self.parameters,
             "recipe": list(self.preprocessing),
-            "labels": metadata.get("labels"),
-            "model": metadata.get("model"),
-            "batch": metadata.get("batch"),
+            "labels": content.get("labels"),
+            "model": content.get("model"),
+            "batch": content.get("batch"),
             "format": self.told,
-            "versions": metadata.get("versions"),
+            "versions": content.get("versions"),
             "verification": self.verification,
-            "metadata": metadata or None,
+            "metadata": content or None,
         }
 
 
@@ -90,13 +94,12 @@ def inspect_file(path: Path) -> Inspection:
     """
     path = path.expanduser()
     backend = backend_of(path)
-    metadata = backend.read_metadata(path)
-    if metadata:
-        check_metadata(path, metadata)
+    content = backend.read_metadata(path)
+    metadata = Metadata.parse(path, content) if content else None
     told = backend.inspect(path)
     files = backend.files(path)
     sides = _stated(metadata, told) if metadata else {side: list(told.get(side, ())) for side in _EDGES}
-    preprocessing = tuple(preprocessing_steps(metadata)) if metadata else ()
+    preprocessing = tuple(preprocessing_steps(metadata.input)) if metadata else ()
     return Inspection(
         path=path,
         files=tuple(files),
@@ -110,54 +113,40 @@ def inspect_file(path: Path) -> Inspection:
         preprocessing=preprocessing,
         verification=recall(path, files),
         metadata=metadata,
+        content=content,
     )
 
 
-def preprocessing_steps(metadata: Mapping[str, Any]) -> list[str]:
-    """The way from an image to an artifact's input, a step a line.
-
-    Raises:
-        LookupError, TypeError, ValueError: the metadata is not what timmx writes.
-    """
-    entry = metadata["input"]
-    channels, height, width = map(int, entry["size"])
-    if entry["color_order"] is None:
+def preprocessing_steps(entry: InputMetadata) -> list[str]:
+    """The way from an image to an artifact's input, a step a line."""
+    channels, height, width = entry.size
+    if entry.color_order is None:
         return [f"no image: {channels} channels of {height} x {width}"]
     lines = [*_cutting(entry, height, width)]
-    order = {"L": "one channel of gray"}.get(
-        entry["color_order"], f"channels in the order {entry['color_order']}"
-    )
-    stored = entry.get("quantization")
-    if takes_bytes(entry):
+    order = {"L": "one channel of gray"}.get(entry.color_order, f"channels in the order {entry.color_order}")
+    stored = entry.quantization
+    if entry.takes_bytes:
         return [*lines, f"{order}; the bytes as they are, 0 to 255: the file normalizes"]
-    if entry["normalization"] == "graph":
+    if entry.normalized_in_graph:
         lines.append(f"{order}; pixels as shares, 0 to 1: the file normalizes")
     else:
         lines.append(
-            f"{order}; pixels as shares, 0 to 1, less mean {_numbers(entry['mean'])}, over std {_numbers(entry['std'])}"
+            f"{order}; pixels as shares, 0 to 1, less mean {_numbers(entry.mean)}, over std {_numbers(entry.std)}"
         )
     if stored:
         lines.append(
-            f"stored as {entry['dtype']}: over {stored['scale']:.7g}, rounded, plus {stored['zero_point']}, clipped"
+            f"stored as {entry.dtype}: over {stored.scale:.7g}, rounded, plus {stored.zero_point}, clipped"
         )
     return lines
 
 
-def takes_bytes(entry: Mapping[str, Any]) -> bool:
-    """Whether an input takes the bytes of a picture as they are: said so, or by what its numbers stand for."""
-    stored = entry.get("quantization")
-    if entry["dtype"] != "uint8" or entry["normalization"] != "graph":
-        return False
-    return not stored or (not stored["zero_point"] and abs(255 * float(stored["scale"]) - 1) < 1e-6)
-
-
-def _cutting(entry: Mapping[str, Any], height: int, width: int) -> list[str]:
-    share, filter_name = float(entry["crop_pct"]), entry["interpolation"]
-    scaled = math.floor(height / share), math.floor(width / share)
+def _cutting(entry: InputMetadata, height: int, width: int) -> list[str]:
+    filter_name = entry.interpolation
+    scaled = math.floor(height / entry.crop_pct), math.floor(width / entry.crop_pct)
     cut = [] if scaled == (height, width) else [f"cut out the middle {height} x {width}"]
-    if entry["crop_mode"] == "squash":
+    if entry.crop_mode == "squash":
         return [f"resize to {scaled[0]} x {scaled[1]}, whatever its ratio ({filter_name})", *cut]
-    if entry["crop_mode"] == "border":
+    if entry.crop_mode == "border":
         return [
             f"resize so that all of it fits into {scaled[0]} x {scaled[1]} ({filter_name})",
             f"center it in {height} x {width}, the border in the color of the mean",
@@ -168,37 +157,36 @@ def _cutting(entry: Mapping[str, Any], height: int, width: int) -> list[str]:
     return [f"resize so that it just covers {scaled[0]} x {scaled[1]} ({filter_name})", middle]
 
 
-def _stated(metadata: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _stated(metadata: Metadata, told: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Input and outputs as the metadata has them, with what the graph alone knows."""
-    entry = metadata["input"]
-    channels, height, width = map(int, entry["size"])
-    batch = "batch" if metadata["batch"].get("dynamic") else int(metadata["batch"]["size"])
-    taken = (
-        [batch, height, width, channels] if entry["layout"] == "NHWC" else [batch, channels, height, width]
-    )
-    pictures = [edge for edge in told.get("inputs", ()) if edge.get("picture")]
+    entry = metadata.input
+    pictures = [side for side in told.get("inputs", ()) if side.get("picture")]
     return {
         "inputs": [
             {
-                "name": str(entry["name"]),
-                "shape": taken,
-                "dtype": str(entry["dtype"]),
-                "layout": entry["layout"],
+                "name": entry.name,
+                "shape": [metadata.batch_size or "batch", *entry.shape],
+                "dtype": entry.dtype,
+                "layout": entry.layout,
             }
-            | ({"quantization": entry["quantization"]} if "quantization" in entry else {})
+            | _stored(entry.quantization)
             | ({"picture": pictures[0]["picture"]} if pictures else {})
         ],
         "outputs": [
             {
-                "name": str(output["name"]),
-                "shape": list(output["shape"]),
-                "dtype": output.get("dtype", "float32"),
+                "name": output.name,
+                "shape": list(output.shape),
+                "dtype": output.dtype,
+                "kind": str(output.kind),
             }
-            | {"kind": str(output["kind"])}
-            | ({"quantization": output["quantization"]} if "quantization" in output else {})
-            for output in metadata["outputs"]
+            | _stored(output.quantization)
+            for output in metadata.outputs
         ],
     }
+
+
+def _stored(quantization: Quantization | None) -> dict[str, Any]:
+    return {} if quantization is None else {"quantization": asdict(quantization)}
 
 
 def _numbers(values: Any) -> str:

@@ -131,7 +131,7 @@ def predict(
             done = len(found) + len(unreadable)
             say.advance(f"{done:,} of {counted(len(paths), 'image')}", done / len(paths))
         seconds = time.perf_counter() - start
-        name = str(subject.metadata["model"]["name"])
+        name = subject.metadata.model.name
     if not found:
         none = "has a finite answer" if silent else "can be read"
         raise ConfigurationError(

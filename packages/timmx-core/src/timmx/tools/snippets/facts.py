@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from timmx.contract import CLASS_KINDS, Quantization
 from timmx.inputs import ImagePreprocessor
-from timmx.tools.inspect import takes_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
+
+    from timmx.contract import Metadata, OutputKind, Quantization
 
 STORED_RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 """The least and the greatest number that an input of integers holds."""
@@ -47,36 +46,32 @@ class Facts:
     dtype: str
     quantization: Quantization | None
     output_name: str
-    kind: str
+    kind: OutputKind
     output_dtype: str
     output_quantization: Quantization | None
-    answers: tuple[int, ...]
+    answers: tuple[int | str, ...]
     labels: tuple[str, ...] | None
 
     @classmethod
-    def of(cls, path: Path, metadata: Mapping[str, Any]) -> Facts:
-        """Read from metadata that `timmx.schema.check_metadata` has passed."""
-        preprocessor, entry, output = (
-            ImagePreprocessor.of(metadata),
-            metadata["input"],
-            metadata["outputs"][0],
-        )
+    def of(cls, path: Path, metadata: Metadata) -> Facts:
+        """What snippets need of a file's metadata."""
+        preprocessor, entry, output = ImagePreprocessor.of(metadata), metadata.input, metadata.outputs[0]
         return cls(
             name=path.name,
             path=path.as_posix(),
             preprocessor=preprocessor,
             scaled=preprocessor.data_config.scaled_size,
-            batch=None if metadata["batch"].get("dynamic") else metadata["batch"]["size"],
-            input_name=entry["name"],
-            layout=entry["layout"],
-            dtype=entry["dtype"],
-            quantization=None if takes_bytes(entry) else _stored(entry),
-            output_name=output["name"],
-            kind=output["kind"],
-            output_dtype=output.get("dtype", "float32"),
-            output_quantization=_stored(output),
-            answers=tuple(output["shape"][1:]),
-            labels=tuple(metadata["labels"]) if metadata["labels"] else None,
+            batch=metadata.batch_size,
+            input_name=entry.name,
+            layout=entry.layout,
+            dtype=entry.dtype,
+            quantization=None if entry.takes_bytes else entry.quantization,
+            output_name=output.name,
+            kind=output.kind,
+            output_dtype=output.dtype,
+            output_quantization=output.quantization,
+            answers=output.shape[1:],
+            labels=metadata.labels,
         )
 
     @property
@@ -104,7 +99,7 @@ class Facts:
 
     @property
     def ranks_classes(self) -> bool:
-        return self.kind in CLASS_KINDS
+        return self.kind.ranks_classes
 
     @property
     def inline_labels(self) -> tuple[str, ...] | None:
@@ -125,8 +120,3 @@ def quoted(text: str) -> str:
 def numbers(values: tuple[float, ...]) -> str:
     """Numbers with commas."""
     return ", ".join(f"{value:.9g}" for value in values)
-
-
-def _stored(entry: Mapping[str, Any]) -> Quantization | None:
-    found = entry.get("quantization")
-    return Quantization(float(found["scale"]), int(found["zero_point"])) if found else None

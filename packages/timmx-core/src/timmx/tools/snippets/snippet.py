@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.artifact import backend_of
-from timmx.contract import check_metadata
+from timmx.artifact import described
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.registry import distribution_of
 from timmx.tools.snippets.facts import Facts
@@ -33,16 +32,14 @@ def make_snippet(path: Path, language: str) -> str:
             f"--snippet {language} is not a known language", hint=f"use one of {', '.join(LANGUAGES)}"
         )
     path = path.expanduser()
-    backend = backend_of(path)
+    backend, metadata = described(path)
     if language not in backend.snippet_languages:
         raise ConfigurationError(
             f"{backend.name} files such as {path.name} have no snippet in {language}",
             hint=f"use one of {', '.join(backend.snippet_languages)}",
         )
-    metadata = backend.read_metadata(path)
-    check_metadata(path, metadata)
+    facts = Facts.of(path, metadata)
     try:
-        facts = Facts.of(path, metadata)
         piece = backend.snippet(path, metadata, language)
     except (LookupError, TypeError, ValueError, AttributeError) as exc:
         raise ArtifactError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.base import reporter
-from timmx.contract import CLASS_KINDS, ExportRequest, Runner, TensorSpec
+from timmx.contract import ExportRequest, OutputKind, Runner, TensorSpec
 from timmx.errors import ConfigurationError
 from timmx.exporting import KNOWN_SUFFIXES
 from timmx.registry import build
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from timmx.contract import Metadata, ModelMetadata
     from timmx.exporting import ModelSession
     from timmx.tools.subject.subject import Subject
 
 
 def request_for(
-    metadata: Mapping[str, Any], model: Any = None, options: Mapping[str, Any] | None = None
+    metadata: Metadata, model: Any = None, options: Mapping[str, Any] | None = None
 ) -> ExportRequest:
     """The request for the model that a file was made from, with the file's size, normalisation and softmax.
 
     Args:
-        metadata: of the file, checked.
+        metadata: of the file.
         model: a timm name, hf-hub:, local-dir: or a module; None for what the metadata names.
         options: values for `timmx.options.MODEL_OPTIONS`; they need `model`.
 
@@ -37,24 +38,24 @@ def request_for(
     given = {name: value for name, value in (options or {}).items() if value not in (None, False, [])}
     if model is None:
         refuse_model_options(given)
-        model, given = _named(metadata["model"])
-        if metadata["outputs"][0]["kind"] == "features":  # it has no classifier, whatever its classes were
+        model, given = _named(metadata.model)
+        if metadata.outputs[0].kind is OutputKind.FEATURES:  # it has no classifier, whatever its classes were
             given.pop("num_classes", None)
     if isinstance(model, str) and model.startswith(("local-dir:", "hf-hub:")):
         given = {name: value for name, value in given.items() if name != "pretrained"}
-    entry, kind = metadata["input"], metadata["outputs"][0]["kind"]
-    in_graph = entry["normalization"] == "graph"
+    entry, kind = metadata.input, metadata.outputs[0].kind
+    in_graph = entry.normalized_in_graph
     values = {
         "model": model,
-        "input_size": tuple(entry["size"]),
+        "input_size": entry.size,
         "normalize": in_graph,
-        "mean": entry["mean"] if in_graph else None,
-        "std": entry["std"] if in_graph else None,
-        "softmax": kind == "probabilities",
-        "features": kind == "features",
-        "out_indices": metadata["model"].get("out_indices"),
+        "mean": entry.mean if in_graph else None,
+        "std": entry.std if in_graph else None,
+        "softmax": kind is OutputKind.PROBABILITIES,
+        "features": kind is OutputKind.FEATURES,
+        "out_indices": metadata.model.out_indices,
     }
-    if kind == "embedding":
+    if kind is OutputKind.EMBEDDING:
         values["num_classes"] = 0
     return build(ExportRequest, values | given)
 
@@ -85,16 +86,17 @@ def file_named(against: Any) -> Path | None:
     return path if path.suffix and (path.suffix in KNOWN_SUFFIXES or path.exists()) else None
 
 
-def check_weights(session_sha256: str, metadata: Mapping[str, Any], model: str) -> None:
+def check_weights(session_sha256: str, metadata: Metadata, model: str) -> None:
     """Warn where the model has other weights than those that the file was made from."""
-    if session_sha256 != metadata["model"]["weights_sha256"]:
+    stated = metadata.model.weights_sha256
+    if session_sha256 != stated:
         reporter().warn(
             f"{model} has other weights than this file was made from ({session_sha256[:12]}, "
-            f"{metadata['model']['weights_sha256'][:12]} in the file)."
+            f"{stated[:12]} in the file)."
         )
 
 
-def open_model(request: ExportRequest, metadata: Mapping[str, Any], batch_size: int = 8) -> Subject:
+def open_model(request: ExportRequest, metadata: Metadata, batch_size: int = 8) -> Subject:
     """The PyTorch model in an artifact's place: same preprocessing, same outputs, run in eager mode.
 
     Args:
@@ -111,9 +113,9 @@ def open_model(request: ExportRequest, metadata: Mapping[str, Any], batch_size: 
 
     session = ModelSession(replace(request, verify=False))
     check_weights(session.loaded.weights_sha256, metadata, request.source)
-    output = metadata["outputs"][0]
-    if len(session.reference.names) != len(metadata["outputs"]) or (
-        output["kind"] in CLASS_KINDS and session.reference.outputs[0].shape[1:] != tuple(output["shape"][1:])
+    output = metadata.outputs[0]
+    if len(session.reference.names) != len(metadata.outputs) or (
+        output.kind.ranks_classes and session.reference.outputs[0].shape[1:] != output.shape[1:]
     ):
         raise ConfigurationError(
             f"{request.source} outputs {_shapes(session)}, but the file outputs {_stated(metadata)}",
@@ -122,10 +124,10 @@ def open_model(request: ExportRequest, metadata: Mapping[str, Any], batch_size: 
     return Subject(
         name=request.source,
         preprocessor=ImagePreprocessor.of(metadata),
-        labels=tuple(metadata["labels"]) if metadata["labels"] else None,
-        kind=output["kind"],
+        labels=metadata.labels,
+        kind=output.kind,
         output_names=session.reference.names,
-        metadata=dict(metadata),
+        metadata=metadata,
         runner=TorchRunner(session),
         batch_size=batch_size,
     )
@@ -162,15 +164,15 @@ class TorchRunner(Runner):
         self._session.module_as_loaded.compile(dynamic=False)
 
 
-def _named(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _named(model: ModelMetadata) -> tuple[str, dict[str, Any]]:
     """What the metadata says of where a model is, as a name and options."""
-    name, source = str(model["name"]), model["source"]
+    name, source = model.name, model.source
     if source == "hf-hub":
         return f"hf-hub:{name}", {}
-    if source == "timm" and model["trained"]:
-        return name, {"pretrained": True, "num_classes": model["num_classes"]}
-    if source == "timm" and model["seed"] is not None:
-        return name, {"seed": model["seed"], "num_classes": model["num_classes"]}
+    if source == "timm" and model.trained:
+        return name, {"pretrained": True, "num_classes": model.num_classes}
+    if source == "timm" and model.seed is not None:
+        return name, {"seed": model.seed, "num_classes": model.num_classes}
     raise ConfigurationError(
         f"this file was made from {name} ({source}), and its metadata does not say where to find that model",
         hint="name it with --against, as it was named for the export",
@@ -182,5 +184,5 @@ def _shapes(session: ModelSession) -> str:
     return ", ".join(f"{name} {tuple(array.shape[1:])}" for name, array in pairs)
 
 
-def _stated(metadata: Mapping[str, Any]) -> str:
-    return ", ".join(f"{output['name']} {tuple(output['shape'][1:])}" for output in metadata["outputs"])
+def _stated(metadata: Metadata) -> str:
+    return ", ".join(f"{output.name} {output.shape[1:]}" for output in metadata.outputs)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from timmx.base import held_to, usable_cores
+from timmx.base import usable_cores
 from timmx.errors import ConfigurationError
 from timmx.inputs import spread
 
@@ -64,8 +64,7 @@ def open_for(paths: Sequence[Path], file: Described, batch_size: int | None = No
     if cores == 1 or len(paths) < _WORTH_MEASURING:
         return file.open(batch_size)
     start = time.perf_counter()
-    with held_to(1):
-        subject = file.open(batch_size)
+    subject = file.open(batch_size, threads=1)
     opening = time.perf_counter() - start
     try:
         decode, run = _costs(subject, spread(paths, 5))
@@ -77,8 +76,7 @@ def open_for(paths: Sequence[Path], file: Described, batch_size: int | None = No
         raise
     subject.runner.close()
     threads = math.ceil(cores * run / (decode + run))
-    with held_to(threads if threads < cores else None):
-        return file.open(batch_size)
+    return file.open(batch_size, threads=threads if threads < cores else None)
 
 
 def _costs(subject: Subject, paths: Sequence[Path]) -> tuple[float, float]:
@@ -92,7 +90,7 @@ def _costs(subject: Subject, paths: Sequence[Path]) -> tuple[float, float]:
             inputs.append(found)
     if not inputs:
         return 0.0, 0.0
-    if subject.metadata["batch"].get("dynamic"):  # a whole batch of a large model would take seconds
+    if subject.metadata.dynamic_batch:  # a whole batch of a large model would take seconds
         subject = replace(subject, batch_size=min(subject.runner.batch_sizes))
     batch = np.stack([inputs[number % len(inputs)] for number in range(subject.batch_size)])
     subject.run(batch)  # the first run of a runtime also prepares

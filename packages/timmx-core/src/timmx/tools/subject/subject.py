@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from timmx.artifact import described
 from timmx.base import counted
-from timmx.contract import CLASS_KINDS, Runner
+from timmx.contract import OpenSettings, OutputKind, Runner
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.inputs import ImagePreprocessor, check_interface, run_batches
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.contract import ExportBackend
+    from timmx.contract import ExportBackend, Metadata
 
 _MOST_AT_ONCE = 8
 """Images in a batch where the batch is open and nobody says how many."""
@@ -30,9 +30,9 @@ class Described:
         name: as a person would name it: the file's name, or the model's.
         preprocessor: turns an image into its input.
         labels: the classes' names by number, or None where nobody knows them.
-        kind: of the first output: `logits`, `probabilities`, `embedding`, `features` or `tensor`.
+        kind: of the first output.
         output_names: in the order of the metadata.
-        metadata: what the file says of itself; for a model, that of the file that it stands beside.
+        metadata: what the file says about itself; for a model, that of the file that it stands beside.
         path: of the file; None for a model.
         backend: that opens it; None for a model.
     """
@@ -40,21 +40,21 @@ class Described:
     name: str
     preprocessor: ImagePreprocessor
     labels: tuple[str, ...] | None
-    kind: str
+    kind: OutputKind
     output_names: tuple[str, ...]
-    metadata: dict[str, Any]
+    metadata: Metadata
     path: Path | None = None
     backend: ExportBackend | None = None
 
     @property
     def ranks_classes(self) -> bool:
         """Whether the first output has one number a class."""
-        return self.kind in CLASS_KINDS
+        return self.kind.ranks_classes
 
     @property
     def num_classes(self) -> int:
         """How many the first output ranks."""
-        return int(self.metadata["outputs"][0]["shape"][-1])
+        return int(self.metadata.outputs[0].shape[-1])
 
     def require_classes(self) -> None:
         """Refuse what does not rank classes.
@@ -68,20 +68,19 @@ class Described:
                 hint="use timmx.open in Python, which returns its raw outputs",
             )
 
-    def open(self, batch_size: int | None = None) -> Subject:
-        """The file, ready to run; for errors see `open_subject`."""
-        path, batch = self.path, self.metadata["batch"]
+    def open(self, batch_size: int | None = None, threads: int | None = None) -> Subject:
+        """The file, ready to run; for arguments and errors see `open_subject`."""
+        path, fixed = self.path, self.metadata.batch_size
         assert path is not None, "a model is opened by open_model"
         assert self.backend is not None, "whoever read the metadata is the backend"
         if batch_size is not None and batch_size < 1:
             raise ConfigurationError(f"--batch-size {batch_size} is less than 1", hint="give 1 or more")
-        fixed = None if batch.get("dynamic") else batch["size"]
         if fixed is not None and batch_size not in (None, fixed):
             raise ConfigurationError(
                 f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}",
                 hint="leave --batch-size out, or export it again with --dynamic-batch",
             )
-        runner = self.backend.open(path)
+        runner = self.backend.open(path, OpenSettings(threads=threads))
         try:
             check_interface(path, runner, self.metadata)
             size = fixed or batch_size or _batch_of(runner)
@@ -132,7 +131,7 @@ class Subject(Described):
         """
         self.require_classes()
         answers = self.run(inputs)[self.output_names[0]].astype(np.float32)
-        return answers if self.kind == "probabilities" else _softmax(answers)
+        return answers if self.kind is OutputKind.PROBABILITIES else _softmax(answers)
 
 
 def describe(path: Path) -> Described:
@@ -147,21 +146,22 @@ def describe(path: Path) -> Described:
     return Described(
         name=path.name,
         preprocessor=ImagePreprocessor.of(metadata),
-        labels=tuple(metadata["labels"]) if metadata["labels"] else None,
-        kind=metadata["outputs"][0]["kind"],
-        output_names=tuple(output["name"] for output in metadata["outputs"]),
+        labels=metadata.labels,
+        kind=metadata.outputs[0].kind,
+        output_names=tuple(output.name for output in metadata.outputs),
         metadata=metadata,
         path=path,
         backend=backend,
     )
 
 
-def open_subject(path: Path, batch_size: int | None = None) -> Subject:
+def open_subject(path: Path, batch_size: int | None = None, threads: int | None = None) -> Subject:
     """Open a file that timmx wrote.
 
     Args:
         path: of any installed backend's suffix.
         batch_size: images at once; by default the file's own, or where that is open up to 8.
+        threads: of the runtime; None to let it choose.
 
     Raises:
         ArtifactError: there is no such file, it is damaged, or timmx did not write it.
@@ -169,7 +169,7 @@ def open_subject(path: Path, batch_size: int | None = None) -> Subject:
         ConfigurationError: the file has another batch.
         RuntimeUnavailable: it cannot run here.
     """
-    return describe(path).open(batch_size)
+    return describe(path).open(batch_size, threads)
 
 
 def _batch_of(runner: Runner) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import described, remember
 from timmx.base import artifact_size, reporter
-from timmx.contract import ExportRequest, Precision
+from timmx.contract import ExportRequest, OpenSettings, Precision
 from timmx.errors import ArtifactError, ConfigurationError, VerificationError
 from timmx.inputs import ImagePreprocessor
 from timmx.registry import build
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from timmx.contract import Metadata
     from timmx.verification import Reference, VerificationReport
 
 
@@ -90,7 +91,7 @@ def verify_file(
         VerificationError: it does not compute what the model computes.
     """
     backend, metadata = described(path := path.expanduser())
-    precision, batch_size = _judged_as(path, metadata)
+    precision = _precision(path, metadata)
     other = file_named(against)
     if other is not None:
         refuse_model_options(model_options, f"and --against {other} is a file")
@@ -101,12 +102,12 @@ def verify_file(
     from timmx.verification import Status, verify
 
     reporter().step("Verifying")
-    with backend.open(path) as runner:
+    with backend.open(path, OpenSettings()) as runner:
         report = verify(
             runner,
             standard.reference,
             precision=precision,
-            batch_size=batch_size,
+            batch_size=metadata.batch_size,
             trained=standard.trained,
             min_snr_db=min_snr,
         )
@@ -134,40 +135,35 @@ def verify_file(
     )
 
 
-def _judged_as(path: Path, metadata: Mapping[str, Any]) -> tuple[Precision, int | None]:
-    """The file's precision, and its batch where that is fixed."""
-    batch = metadata["batch"]
+def _precision(path: Path, metadata: Metadata) -> Precision:
+    """The arithmetic inside, which decides the floor."""
     try:
-        return Precision(metadata["precision"]), None if batch.get("dynamic") else batch["size"]
+        return Precision(metadata.precision)
     except ValueError as exc:
         raise ArtifactError(
-            f"{path} has a precision that this timmx does not know, {metadata['precision']!r}",
+            f"{path} has a precision that this timmx does not know, {metadata.precision!r}",
             hint="update timmx-core",
         ) from exc
 
 
-def _model_standard(request: ExportRequest, metadata: Mapping[str, Any]) -> _Standard:
+def _model_standard(request: ExportRequest, metadata: Metadata) -> _Standard:
     from timmx.exporting import ModelSession
 
     session = ModelSession(request)  # not prepared: nothing is exported
     weights = session.loaded.weights_sha256
     check_weights(weights, metadata, request.source)
-    same = weights == metadata["model"]["weights_sha256"]
-    trained = session.loaded.trained or bool(
-        metadata["model"]["trained"]
-    )  # then random weights are the wrong ones
+    same = weights == metadata.model.weights_sha256
+    trained = session.loaded.trained or metadata.model.trained  # then random weights are the wrong ones
     return _Standard(request.source, session.reference, trained, same)
 
 
-def _file_standard(
-    other: Path, path: Path, metadata: Mapping[str, Any], verify_data: Path | None
-) -> _Standard:
+def _file_standard(other: Path, path: Path, metadata: Metadata, verify_data: Path | None) -> _Standard:
     """Another file's answers to the same images, each fed as it wants them."""
-    from timmx.exporting import PreparedSession
+    from timmx.exporting import ArtifactSession
     from timmx.inputs import ImageSamples, choose_samples
 
     backend, theirs = described(other)
-    _judged_as(other, theirs)
+    _precision(other, theirs)
     preprocessor = ImagePreprocessor.of(metadata)
     if ImagePreprocessor.of(theirs).data_config != preprocessor.data_config:
         raise ConfigurationError(
@@ -175,7 +171,7 @@ def _file_standard(
             hint="compare files where these are the same; timmx inspect FILE shows them",
         )
     request = build(ExportRequest, {"model": None, "verify_data": verify_data})
-    session = PreparedSession(request, other, theirs, lambda: backend.open(other))
+    session = ArtifactSession(request, other, theirs, lambda: backend.open(other, OpenSettings()))
     samples = choose_samples(verify_data, None, preprocessor.data_config, preprocessor.in_graph)
     labels, truth = session.loaded.labels, None
     if session.reference.classes and labels and isinstance(samples, ImageSamples):
