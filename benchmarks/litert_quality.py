@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 from timmx.base.snr import SignalToNoise
 from timmx.contract.capabilities import Precision
 from timmx.inputs.conversion import feed, fetch
-from timmx.inputs.images import ImageReader
+from timmx.inputs.preprocess import ImagePreprocessor
 from timmx.model.data_config import resolve_data_config
 from timmx.registry.discovery import load
 from timmx.testing import awakened_model
@@ -115,8 +115,8 @@ def settled_model(name: str, calibration: Path) -> nn.Module:
 def read(module: nn.Module, paths: list[Path], normalize: bool = False) -> np.ndarray:
     """(N, C, H, W) as a file takes it that does or does not normalise."""
     config, _ = resolve_data_config(module.pretrained_cfg, module.pretrained_cfg["input_size"])
-    reader = ImageReader(config, normalize)
-    return np.stack([reader.read(path) for path in paths])
+    preprocessor = ImagePreprocessor.for_model(config, normalize)
+    return np.stack([preprocessor.read(path) for path in paths])
 
 
 def _digits(folder: Path) -> Judged:

@@ -129,7 +129,7 @@ def compare(file: Path, module: torch.nn.Module, paths: list[Path], rounds: int)
 def one_at_a_time(file: Path, paths: list[Path]) -> None:
     with open_subject(file, 1) as subject:
         for path in paths:
-            subject.probabilities(subject.recipe.read(path)[None])
+            subject.probabilities(subject.preprocessor.read(path)[None])
 
 
 def stream(file: Path, paths: list[Path]) -> None:

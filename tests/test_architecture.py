@@ -200,9 +200,8 @@ def test_every_file_keeps_to_the_rooms():
 )
 def test_a_planted_violation_is_found(module: str, text: str, said: str):
     planted = Source(module, Path(f"{module}.py"), text)
-    (line,) = violations([*(source for source in sources() if source.module != module), planted])
-    assert line.startswith(f"{module}.py:")
-    assert said in line
+    lines = violations([*(source for source in sources() if source.module != module), planted])
+    assert any(line.startswith(f"{module}.py:") and said in line for line in lines), lines
 
 
 def test_a_planted_circle_is_found():

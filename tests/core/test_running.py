@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from timmx.contract.runner import Quantization, Runner, TensorSpec
+from timmx.artifact.opening import described
+from timmx.contract.runner import OpenSettings, Quantization, Runner, TensorSpec
 from timmx.errors import ArtifactError, UnsupportedError
 from timmx.inputs.running import check_interface, interface_mismatch, run_batches
 
@@ -88,9 +90,16 @@ def test_a_runtime_that_reports_no_sizes_contradicts_nothing():
     assert interface_mismatch(runner, (3, 4, 5), {"means": (1, 3), "rows": (1,)}) == ""
 
 
-def test_a_file_whose_metadata_is_of_another_graph_is_refused():
-    outputs = [{"name": "means", "shape": [1, 3]}, {"name": "rows", "shape": [1]}]
-    metadata = {"input": {"name": "input", "size": [3, 4, 5]}, "outputs": outputs}
-    check_interface(Path("m.onnx"), Means(), metadata)
-    with pytest.raises(ArtifactError, match=r"^m\.onnx is damaged: its metadata states .* expected means"):
-        check_interface(Path("m.onnx"), Means(), metadata | {"outputs": outputs[:1]})
+def test_a_file_whose_metadata_is_of_another_graph_is_refused(exported_digits):
+    path = exported_digits("onnx")
+    backend, metadata = described(path)
+    (output,) = metadata.outputs
+    with backend.open(path, OpenSettings()) as runner:
+        check_interface(path, runner, metadata)
+        for changed in (
+            replace(metadata, outputs=(replace(output, name="scores"),)),
+            replace(metadata, outputs=(replace(output, shape=(1, 12)),)),
+            replace(metadata, input=replace(metadata.input, size=(3, 32, 32))),
+        ):
+            with pytest.raises(ArtifactError, match=r"onnx is damaged: its metadata states .* expected"):
+                check_interface(path, runner, changed)

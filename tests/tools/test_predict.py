@@ -302,7 +302,7 @@ def test_the_stream_gives_each_image_its_own_answer(
         for answer in found:
             assert (answer.probabilities is None) == bool(answer.error) == (answer.path == bad)
             if answer.probabilities is not None:
-                alone = subject.probabilities(subject.recipe.read(answer.path)[None])[0]
+                alone = subject.probabilities(subject.preprocessor.read(answer.path)[None])[0]
                 np.testing.assert_allclose(answer.probabilities, alone, atol=1e-5)
     assert not decoders()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +16,16 @@ from sklearn.datasets import load_sample_image
 from timmx.artifact.opening import described
 from timmx.contract.runner import Quantization, TensorSpec
 from timmx.errors import ArtifactError, ConfigurationError
+from timmx.inputs.calibration import ImageCalibration
 from timmx.inputs.conversion import feed
-from timmx.inputs.preprocess import ImageRecipe
+from timmx.inputs.preprocess import ImagePreprocessor
+from timmx.inputs.samples import ImageSamples, choose_samples
 from timmx.model.data_config import DataConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -45,21 +48,21 @@ def config(
     )
 
 
-def timms(recipe: ImageRecipe, image: Image.Image) -> np.ndarray:
-    """What timm makes of an image; its colours are red, green, blue, so a BGR recipe is turned round."""
-    order = slice(None, None, -1 if recipe.color_order == "BGR" else 1)
+def timms(preprocessor: ImagePreprocessor, image: Image.Image) -> np.ndarray:
+    """What timm makes of an image; its colours are red, green, blue, so for BGR they are reversed."""
+    order = slice(None, None, -1 if preprocessor.color_order == "BGR" else 1)
     transform = timm.data.create_transform(
-        input_size=recipe.config.input_size,
-        interpolation=recipe.config.interpolation,
-        mean=recipe.config.mean[order],
-        std=recipe.config.std[order],
-        crop_pct=recipe.config.crop_pct,
-        crop_mode=recipe.config.crop_mode,
-        normalize=not recipe.in_graph,
+        input_size=preprocessor.data_config.input_size,
+        interpolation=preprocessor.data_config.interpolation,
+        mean=preprocessor.data_config.mean[order],
+        std=preprocessor.data_config.std[order],
+        crop_pct=preprocessor.data_config.crop_pct,
+        crop_mode=preprocessor.data_config.crop_mode,
+        normalize=not preprocessor.in_graph,
     )
-    pixels = transform(image.convert("L" if recipe.color_order == "L" else "RGB"))
+    pixels = transform(image.convert("L" if preprocessor.color_order == "L" else "RGB"))
     found = pixels.numpy()[order]
-    return found / np.float32(255) if recipe.in_graph else found
+    return found / np.float32(255) if preprocessor.in_graph else found
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +87,8 @@ def photographs() -> list[Image.Image]:
 def test_is_timms_transform(photographs: list[Image.Image], interpolation: str, crop_mode: str) -> None:
     sizes = ((64, 64), (48, 80), (81, 47), (14, 14))
     for size, crop_pct, number in product(sizes, (1.0, 0.875, 0.9, 0.5, 1.1), range(len(photographs))):
-        recipe = ImageRecipe(config(size, 3, interpolation, crop_pct, crop_mode), False, "RGB")
-        found, expected = recipe.apply(photographs[number]), timms(recipe, photographs[number])
+        preprocessor = ImagePreprocessor(config(size, 3, interpolation, crop_pct, crop_mode), False, "RGB")
+        found, expected = preprocessor.apply(photographs[number]), timms(preprocessor, photographs[number])
         assert found.dtype == np.float32
         assert found.flags.c_contiguous
         np.testing.assert_allclose(
@@ -101,11 +104,11 @@ def test_colours_and_normalisation(
 ) -> None:
     channels = 1 if color_order == "L" else 3
     for size, crop_pct in product(((56, 56), (40, 60)), (0.875, 1.1)):
-        recipe = ImageRecipe(
+        preprocessor = ImagePreprocessor(
             config(size, channels, crop_pct=crop_pct, crop_mode=crop_mode), in_graph, color_order
         )
         for photograph in photographs:
-            found, expected = recipe.apply(photograph), timms(recipe, photograph)
+            found, expected = preprocessor.apply(photograph), timms(preprocessor, photograph)
             assert found.shape == (channels, *size)
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
@@ -153,13 +156,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_every_kind_of_file(sources: list[Path], color_order: str) -> None:
     assert len(sources) == 20
     for path, in_graph in product(sources, (False, True)):
-        recipe = ImageRecipe(config(channels=1 if color_order == "L" else 3), in_graph, color_order)
+        preprocessor = ImagePreprocessor(
+            config(channels=1 if color_order == "L" else 3), in_graph, color_order
+        )
         with Image.open(path) as image:
-            expected = timms(recipe, image)
-        np.testing.assert_allclose(recipe.read(path), expected, rtol=0, atol=1e-6, err_msg=path.name)
+            expected = timms(preprocessor, image)
+        np.testing.assert_allclose(preprocessor.read(path), expected, rtol=0, atol=1e-6, err_msg=path.name)
 
 
-def test_the_recipe_comes_from_the_metadata(
+def test_the_preprocessing_comes_from_the_metadata(
     exported_digits: Callable[..., Path], photographs: list[Image.Image]
 ) -> None:
     _, metadata = described(exported_digits("onnx"))
@@ -172,9 +177,11 @@ def test_the_recipe_comes_from_the_metadata(
         crop_pct=0.95,
         crop_mode="border",
     )
-    recipe = ImageRecipe.of(replace(metadata, input=entry))
-    assert (recipe.in_graph, recipe.color_order) == (False, "RGB")
-    np.testing.assert_allclose(recipe.apply(photographs[0]), timms(recipe, photographs[0]), rtol=0, atol=1e-6)
+    preprocessor = ImagePreprocessor.of(replace(metadata, input=entry))
+    assert (preprocessor.in_graph, preprocessor.color_order) == (False, "RGB")
+    np.testing.assert_allclose(
+        preprocessor.apply(photographs[0]), timms(preprocessor, photographs[0]), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -182,12 +189,12 @@ def test_the_recipe_comes_from_the_metadata(
 def test_bytes_of_pixels_are_those_that_timm_cuts_out(
     photographs: list[Image.Image], crop_mode: str, layout: str
 ) -> None:
-    recipe = ImageRecipe(config((48, 64), crop_mode=crop_mode), True, "RGB")
+    preprocessor = ImagePreprocessor(config((48, 64), crop_mode=crop_mode), True, "RGB")
     shape = (1, 3, 48, 64) if layout == "NCHW" else (1, 48, 64, 3)
     spec = TensorSpec(name="input", shape=shape, dtype="uint8", layout=layout)
     for photograph in photographs:
-        fed = feed(spec, recipe.apply(photograph)[None])
-        pixels = np.rint(255 * timms(recipe, photograph)).astype(np.uint8)[None]
+        fed = feed(spec, preprocessor.apply(photograph)[None])
+        pixels = np.rint(255 * timms(preprocessor, photograph)).astype(np.uint8)[None]
         assert (fed.dtype, fed.shape) == (np.uint8, shape)
         assert fed.flags.c_contiguous
         np.testing.assert_array_equal(fed, pixels if layout == "NCHW" else pixels.transpose(0, 2, 3, 1))
@@ -197,7 +204,7 @@ def test_bytes_of_pixels_are_those_that_timm_cuts_out(
 def test_whole_numbers_stand_for_timms_values(
     photographs: list[Image.Image], dtype: str, zero_point: int
 ) -> None:
-    recipe = ImageRecipe(config(), False, "RGB")
+    preprocessor = ImagePreprocessor(config(), False, "RGB")
     scale = 0.01875 if dtype != "int16" else 0.0001
     spec = TensorSpec(
         name="input",
@@ -207,10 +214,10 @@ def test_whole_numbers_stand_for_timms_values(
         quantization=Quantization(scale, zero_point),
     )
     for photograph in photographs:
-        fed = feed(spec, recipe.apply(photograph)[None])
+        fed = feed(spec, preprocessor.apply(photograph)[None])
         assert (fed.dtype, fed.shape) == (np.dtype(dtype), (1, 64, 64, 3))
         real = scale * (fed[0].astype(np.float64) - zero_point)
-        expected = timms(recipe, photograph).transpose(1, 2, 0)
+        expected = timms(preprocessor, photograph).transpose(1, 2, 0)
         limits = np.iinfo(dtype)
         held = np.clip(expected, scale * (limits.min - zero_point), scale * (limits.max - zero_point))
         assert np.abs(real - held).max() <= scale * 0.501
@@ -226,9 +233,32 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
         crop_mode="center",
     )
     with pytest.raises(ArtifactError, match="8 channels, which are not an image"):
-        ImageRecipe(eight, False, None).check()
+        ImagePreprocessor(eight, False, None).check()
     with pytest.raises(ConfigurationError, match="'cubic' is unknown"):
-        ImageRecipe(config(interpolation="cubic"), False, "RGB").check()
+        ImagePreprocessor(config(interpolation="cubic"), False, "RGB").check()
     (tmp_path / "note.png").write_text("not a picture")
     with pytest.raises(ConfigurationError, match="cannot be read as an image"):
-        ImageRecipe(config(), False, "RGB").read(tmp_path / "note.png")
+        ImagePreprocessor(config(), False, "RGB").read(tmp_path / "note.png")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_samples_and_calibration_are_read_as_timm_reads_them(
+    photographs: list[Image.Image], tmp_path: Path, channels: int
+) -> None:
+    for number, photograph in enumerate(photographs):
+        photograph.save(tmp_path / f"{number}.png")
+    data_config = config((48, 64), channels)
+    paths = sorted(tmp_path.iterdir())
+    for in_graph in (False, True):
+        preprocessor = ImagePreprocessor.for_model(data_config, in_graph)
+        expected = np.stack([timms(preprocessor, Image.open(path)) for path in paths])
+        samples = ImageSamples(paths, tmp_path, data_config, in_graph)
+        calibration = ImageCalibration(tmp_path, len(paths), data_config, in_graph)
+        found = samples.take(range(len(samples)))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(np.concatenate(list(calibration)), found)
+
+
+def test_an_unknown_interpolation_is_not_taken_for_damaged_images(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="interpolation 'cubic' is unknown"):
+        choose_samples(ROOT / "examples" / "digits" / "samples", None, config(interpolation="cubic"), False)

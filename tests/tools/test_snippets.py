@@ -19,10 +19,11 @@ import tree_sitter_swift
 from PIL import ExifTags, Image, ImageCms, ImageOps
 from timmx.artifact.opening import described
 from timmx.contract.snippet import Snippet
-from timmx.inputs.preprocess import ImageRecipe
+from timmx.inputs.preprocess import ImagePreprocessor
 from timmx.tools.snippets.facts import Facts
+from timmx.tools.snippets.javascript import _read as _read_in_javascript
 from timmx.tools.snippets.python import _read
-from timmx.tools.snippets.snippet import javascript, make_snippet
+from timmx.tools.snippets.snippet import make_snippet
 from timmx.tools.subject.subject import open_subject
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def photos(tmp_path_factory) -> list[Path]:
 
 def expected(path: Path, image: Path) -> tuple[str, float]:
     with open_subject(path) as subject:
-        (row,) = subject.probabilities(subject.recipe.read(image)[None])
+        (row,) = subject.probabilities(subject.preprocessor.read(image)[None])
     return subject.labels[int(row.argmax())], float(row.max())
 
 
@@ -126,9 +127,9 @@ def test_python_prepares_images_as_timmx_does(crop_mode, crop_pct, exported, pho
         facts = Facts.of(path, metadata)
         scope = {"Image": Image, "np": np}
         exec("\n".join(_read(facts, Snippet())), scope)
-        recipe = ImageRecipe.of(metadata)
+        preprocessor = ImagePreprocessor.of(metadata)
         for image in photos:
-            np.testing.assert_array_equal(scope["read"](image)[0], recipe.read(image))
+            np.testing.assert_array_equal(scope["read"](image)[0], preprocessor.read(image))
 
 
 def test_python_for_core_ml_feeds_what_the_file_takes(exported_digits, photos, tmp_path: Path):
@@ -147,7 +148,7 @@ def test_python_for_core_ml_feeds_what_the_file_takes(exported_digits, photos, t
         exec(code[code.index("def read") : code.index("x = read(")], scope)
         found = scope["read"](photos[1])
         with open_subject(path) as subject:
-            wanted = subject.recipe.read(photos[1])
+            wanted = subject.preprocessor.read(photos[1])
         if path == pictures:
             np.testing.assert_array_equal(np.asarray(found).transpose(2, 0, 1), np.rint(255 * wanted))
         else:
@@ -257,7 +258,7 @@ def test_javascript_prepares_images_as_timmx_does(recipe: str, node_folder: Path
             size=(channels, height, width),
             **RECIPES[recipe],
         )
-        code = ['import sharp from "sharp";', *javascript._read(Facts.of(path, metadata))]
+        code = ['import sharp from "sharp";', *_read_in_javascript(Facts.of(path, metadata))]
         code.append(
             "for (const path of process.argv.slice(2)) process.stdout.write(new Uint8Array((await read(path)).buffer));"
         )
@@ -268,7 +269,7 @@ def test_javascript_prepares_images_as_timmx_does(recipe: str, node_folder: Path
         assert done.returncode == 0, done.stderr.decode()
         found = np.frombuffer(done.stdout, np.float32).reshape(-1, channels, height, width)
         for image, x in zip(odd_photos, found, strict=True):
-            wanted = ImageRecipe.of(metadata).read(image)
+            wanted = ImagePreprocessor.of(metadata).read(image)
             np.testing.assert_allclose(x, wanted, atol=level, err_msg=image.name)
 
 
@@ -278,7 +279,7 @@ def test_kotlin_states_what_the_file_takes(name: str, exported):
     code = make_snippet(exported(name), "kotlin")
     assert_parses(code, tree_sitter_kotlin)
     with open_subject(exported(name)) as subject:
-        entry, in_graph = subject.runner.inputs[0], subject.recipe.in_graph
+        entry, in_graph = subject.runner.inputs[0], subject.preprocessor.in_graph
     assert ("0.309f" in code) != in_graph
     assert f'assets.open("{exported(name).name}")' in code
     assert (

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from timmx.plugin import Calibration, ExportJob, Metadata
 
     from timmx_litert.options import LiteRTOptions
-    from timmx_litert.recipe import Plan
+    from timmx_litert.plan import Plan
 
 _PRECISIONS = {
     LiteRTMode.FP32: Precision.FP32,

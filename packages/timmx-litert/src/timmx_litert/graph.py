@@ -1,4 +1,4 @@
-"""The operations of a float `.tflite` and what flows between them, as the choice of a quantization recipe needs it."""
+"""The operations of a float `.tflite` and what flows between them, as the choice of a quantization plan needs it."""
 
 from __future__ import annotations
 

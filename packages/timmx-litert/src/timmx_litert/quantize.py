@@ -24,7 +24,7 @@ from timmx.plugin import worst_db
 from timmx_litert.calibrate import observe, statistics
 from timmx_litert.graph import Graph, Operation
 from timmx_litert.options import IoType, LiteRTMode
-from timmx_litert.recipe import Plan, choose
+from timmx_litert.plan import Plan, choose_plan
 from timmx_litert.runner import open_interpreter
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from timmx.plugin import CalibrationMethod
 
 _JUDGED = 8
-"""How many calibration inputs a recipe is judged on."""
+"""How many calibration inputs a plan is judged on."""
 _LARGE_WINDOW = 7 * 7
 _EVERYTHING = ".*"
 _QUANTIZER_NAMES = {"TRANSPOSE_CONV": TFLOperationName.CONV_2D_TRANSPOSE}
@@ -105,7 +105,7 @@ def store_weights(content: bytes, mode: LiteRTMode, *, per_channel: bool) -> byt
 def make_integer(
     content: bytes, inputs: Iterable[np.ndarray], wanted: Integers, progress: Callable[[str], None]
 ) -> tuple[bytes, Plan]:
-    """Integers throughout, but for what integers would cost too much (see `recipe`).
+    """Integers throughout, but for what integers would cost too much (see `plan`).
 
     Args:
         inputs: as the float file takes them, one image each; gone through several times.
@@ -129,7 +129,7 @@ def make_integer(
             expected, _answers(_apply(content, graph, candidate, wanted, found, edges=False), judged)
         )
 
-    chosen = choose(graph, decibels, progress)
+    chosen = choose_plan(graph, decibels, progress)
     return _apply(content, graph, chosen, wanted, found, edges=True), chosen
 
 
@@ -184,7 +184,7 @@ def _run(quantizer: Quantizer, found: dict[str, Any] | None = None) -> bytes:
 
 
 def _scope(graph: Graph, operation: Operation) -> str:
-    """The pattern that a recipe names one operation by."""
+    """The pattern that a quantizer recipe names one operation by."""
     return f"^{re.escape(graph.scope(operation))}$"
 
 

@@ -87,7 +87,7 @@ def info(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show a model's size, cost, input recipe and license; no weights are loaded."""
+    """Show a model's size, cost, preprocessing and license; no weights are loaded."""
     from timmx.cli.terminal import working
     from timmx.model import model_info
 

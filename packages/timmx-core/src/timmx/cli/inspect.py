@@ -38,7 +38,7 @@ def inspect(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show a file's inputs, outputs, image recipe, labels, model and proof; nothing is run."""
+    """Show a file's inputs, outputs, preprocessing, labels, model and proof; nothing is run."""
     from timmx.cli.terminal import working
 
     if snippet is not None:
@@ -81,7 +81,7 @@ def _rows(found: Inspection) -> Iterator[tuple[str, list[str]]]:
     yield "input", [_edge(edge) for edge in found.inputs] or ["the format does not tell"]
     yield "output", [_edge(edge) for edge in found.outputs] or ["the format does not tell"]
     if metadata:
-        yield "image", list(found.recipe)
+        yield "image", list(found.preprocessing)
         yield "labels", [_labels(metadata.labels)]
     else:
         yield (

@@ -39,7 +39,7 @@ def predict(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Classify images with an exported file, prepared by the recipe that is inside it."""
+    """Classify images with an exported file and the preprocessing that its metadata states."""
     from timmx.cli.terminal import working
     from timmx.errors import ConfigurationError
     from timmx.tools.predict import predict as run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from timmx.errors import ArtifactError
 from timmx.exporting.metadata import installed_versions, json_values
 from timmx.exporting.session import Session
-from timmx.inputs import ImageRecipe, check_interface, choose_samples, run_batches
+from timmx.inputs import ImagePreprocessor, check_interface, choose_samples, run_batches
 from timmx.model import check_count
 from timmx.registry import distribution_of
 from timmx.verification import Reference
@@ -118,4 +118,4 @@ def _with_what_is_decided(request: ExportRequest, metadata: Metadata) -> ExportR
 
 
 def _model_inside(metadata: Metadata) -> ArtifactModel:
-    return ArtifactModel(metadata.model.trained, ImageRecipe.of(metadata).config, metadata.labels)
+    return ArtifactModel(metadata.model.trained, ImagePreprocessor.of(metadata).data_config, metadata.labels)

@@ -7,13 +7,12 @@ from timmx.inputs.calibration import (
 from timmx.inputs.conversion import feed as feed, fetch as fetch
 from timmx.inputs.images import (
     IMAGE_SUFFIXES as IMAGE_SUFFIXES,
-    ImageReader as ImageReader,
     image_paths as image_paths,
     left_out as left_out,
     list_images as list_images,
     spread as spread,
 )
-from timmx.inputs.preprocess import ImageRecipe as ImageRecipe
+from timmx.inputs.preprocess import ImagePreprocessor as ImagePreprocessor
 from timmx.inputs.running import (
     check_interface as check_interface,
     interface_mismatch as interface_mismatch,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from timmx.base import reporter
 from timmx.contract import DEFAULT_CALIBRATION_SAMPLES, LEAST_CALIBRATION_SAMPLES
 from timmx.errors import ConfigurationError
-from timmx.inputs.images import ImageReader, check_image, left_out, list_images, spread
+from timmx.inputs.images import check_image, left_out, list_images, spread
 from timmx.model import check_content, read_pickle, value_range
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ class ImageCalibration(CalibrationInputs):
     """Images of a folder, decoded when their turn comes."""
 
     def __init__(self, folder: Path, most: int, config: DataConfig, in_graph: bool) -> None:
+        from timmx.inputs.preprocess import ImagePreprocessor  # imports numpy
+
         super().__init__()
         channels = config.input_size[0]
         if channels not in (1, 3):
@@ -157,7 +159,7 @@ class ImageCalibration(CalibrationInputs):
                 hint=f"{_SAVE} and name that file",
             )
         self._folder, self._most = folder, most
-        self._reader = ImageReader(config, in_graph)
+        self._preprocessor = ImagePreprocessor.for_model(config, in_graph)
         paths = _image_paths(folder)
         self._paths = spread(paths, most)
         chosen = set(self._paths)
@@ -178,7 +180,7 @@ class ImageCalibration(CalibrationInputs):
         while waiting:
             path = waiting.pop(0)
             try:
-                array = self._reader.read(path)
+                array = self._preprocessor.read(path)
             except ConfigurationError:
                 unreadable.append(path)
                 waiting += self._replacements(1)

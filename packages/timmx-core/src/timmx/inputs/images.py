@@ -1,4 +1,4 @@
-"""Images of a folder: which files they are, told by name alone, and how one is read as an artifact takes it."""
+"""Images of a folder: which files they are, told by name alone, and how one is opened."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from PIL import Image
-
-    from timmx.model import DataConfig
 
 Item = TypeVar("Item")
 
@@ -50,42 +48,6 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     if len(items) <= most:
         return list(items)
     return [items[index * (len(items) - 1) // max(1, most - 1)] for index in range(most)]
-
-
-class ImageReader:
-    """Reads images through timm's own evaluation transform, as an artifact's float input takes them.
-
-    Args:
-        config: the model's data config, with 1 or 3 channels.
-        in_graph: the artifact normalises, so it takes pixels in [0, 1].
-    """
-
-    def __init__(self, config: DataConfig, in_graph: bool) -> None:
-        from timm.data import create_transform
-
-        self._mode = {1: "L", 3: "RGB"}[config.input_size[0]]
-        self._in_graph = in_graph
-        self._transform = create_transform(
-            input_size=config.input_size,
-            interpolation=config.interpolation,
-            mean=config.mean,
-            std=config.std,
-            crop_pct=config.crop_pct,
-            crop_mode=config.crop_mode,
-            normalize=not in_graph,
-        )
-
-    def read(self, path: Path) -> np.ndarray:
-        """(C, H, W) float32.
-
-        Raises:
-            ConfigurationError: the file is no image, or is damaged.
-        """
-        import numpy as np
-
-        array = open_image(path, lambda image: self._transform(image.convert(self._mode)).numpy())
-        # timm leaves pixels in PIL's order, channels last: a trace would take that for the input's layout.
-        return np.ascontiguousarray(array / np.float32(255) if self._in_graph else array)
 
 
 def open_image(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:

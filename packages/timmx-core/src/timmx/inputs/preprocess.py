@@ -1,8 +1,8 @@
-"""From an image to the numbers that an artifact takes, by its metadata: what timm's transform does, without torch.
+"""From an image to the numbers that an artifact takes, by its data config: what timm's transform does, without torch.
 
-Where a file is used, importing torch and timm to decode a picture would take longer than the whole answer. So the
-evaluation transform of timm 1.0 and torchvision 0.29 is done here by Pillow, which they call too, and numpy; a test
-holds the two to the same numbers.
+Where a file is used, importing torch and timm to decode an image would take longer than the whole answer. So the
+evaluation transform of timm 1.0 and torchvision 0.29 is done here by Pillow, which they call too, and numpy. A test
+compares the two.
 """
 
 from __future__ import annotations
@@ -25,26 +25,37 @@ if TYPE_CHECKING:
 _MODES = {"RGB": "RGB", "BGR": "RGB", "L": "L"}
 
 
-class ImageRecipe:
-    """The way from an image to an artifact's input.
+class ImagePreprocessor:
+    """Turns an image into the input of an artifact.
 
     Attributes:
-        config: timm's data config, as the metadata states it.
+        data_config: timm's data config.
         in_graph: the artifact normalises: it takes pixels in [0, 1].
         color_order: `RGB`, `BGR`, `L`, or None where the input is no image.
     """
 
-    def __init__(self, config: DataConfig, in_graph: bool, color_order: str | None) -> None:
-        self.config = config
+    def __init__(self, data_config: DataConfig, in_graph: bool, color_order: str | None) -> None:
+        self.data_config = data_config
         self.in_graph = in_graph
         self.color_order = color_order
         shape = (-1, 1, 1)
-        self._mean = np.asarray(config.mean, np.float32).reshape(shape)
-        self._std = np.asarray(config.std, np.float32).reshape(shape)
+        self._mean = np.asarray(data_config.mean, np.float32).reshape(shape)
+        self._std = np.asarray(data_config.std, np.float32).reshape(shape)
 
     @classmethod
-    def of(cls, metadata: Metadata) -> ImageRecipe:
-        """The recipe in an artifact's metadata."""
+    def for_model(cls, data_config: DataConfig, in_graph: bool) -> ImagePreprocessor:
+        """The preprocessing for a model that takes images of 1 or 3 channels.
+
+        Raises:
+            ConfigurationError: the interpolation is unknown.
+        """
+        preprocessor = cls(data_config, in_graph, {1: "L", 3: "RGB"}[data_config.input_size[0]])
+        preprocessor.check()
+        return preprocessor
+
+    @classmethod
+    def of(cls, metadata: Metadata) -> ImagePreprocessor:
+        """The preprocessing that an artifact's metadata states."""
         entry = metadata.input
         config = DataConfig(
             input_size=entry.size,
@@ -83,7 +94,7 @@ class ImageRecipe:
         return _MODES[str(self.color_order)]
 
     def check(self) -> None:
-        """Refuse an artifact that takes no images, and a recipe that nobody here can follow.
+        """Refuse an artifact that takes no images, and an interpolation that Pillow does not know.
 
         Raises:
             ArtifactError: its channels are no colours.
@@ -93,28 +104,28 @@ class ImageRecipe:
 
         if self.color_order not in _MODES:
             raise ArtifactError(
-                f"this file takes {self.config.input_size[0]} channels, which are not an image",
+                f"this file takes {self.data_config.input_size[0]} channels, which are not an image",
                 hint="feed it with timmx.open",
             )
-        if self.config.interpolation.upper() not in Image.Resampling.__members__:
+        if self.data_config.interpolation.upper() not in Image.Resampling.__members__:
             known = ", ".join(item.name.lower() for item in Image.Resampling)
             raise ConfigurationError(
-                f"the interpolation {self.config.interpolation!r} is unknown",
+                f"the interpolation {self.data_config.interpolation!r} is unknown",
                 hint=f"re-export it with one of {known}",
             )
 
     @property
     def border_color(self) -> tuple[float, ...]:
         """What lies beyond the image in crop mode `border`: the mean, 0 to 1, red before blue in any case."""
-        return self.config.mean[::-1] if self.color_order == "BGR" else self.config.mean
+        return self.data_config.mean[::-1] if self.color_order == "BGR" else self.data_config.mean
 
     def _cut(self, image: Image.Image) -> Image.Image:
         """Resized and cropped to (height, width), as timm's crop modes mean it."""
-        size = self.config.input_size[1:]
-        scaled = self.config.scaled_size
-        if self.config.crop_mode == "squash":
+        size = self.data_config.input_size[1:]
+        scaled = self.data_config.scaled_size
+        if self.data_config.crop_mode == "squash":
             return _center_crop(self._resize(image, scaled), size, 0)
-        if self.config.crop_mode == "border":
+        if self.data_config.crop_mode == "border":
             fill = tuple(round(255 * value) for value in self.border_color)
             return _center_crop(self._resize(image, _keeping_ratio(image, scaled, max)), size, fill)
         target = (
@@ -125,7 +136,7 @@ class ImageRecipe:
     def _resize(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
         from PIL import Image
 
-        resample = Image.Resampling[self.config.interpolation.upper()]
+        resample = Image.Resampling[self.data_config.interpolation.upper()]
         wanted = size[1], size[0]
         return image if image.size == wanted else image.resize(wanted, resample)
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from timmx.base import reporter
 from timmx.errors import ConfigurationError
-from timmx.inputs.images import ImageReader, image_paths, left_out, list_images, spread
+from timmx.inputs.images import image_paths, left_out, list_images, spread
+from timmx.inputs.preprocess import ImagePreprocessor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,14 +64,14 @@ class MadeSamples:
 
 
 class ImageSamples:
-    """Images of a folder through timm's own evaluation transform; kept in memory while they are few.
+    """Images of a folder through the model's preprocessing; kept in memory while they are few.
 
     Attributes:
         unreadable: the images that were left out because they cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], folder: Path, config: DataConfig, in_graph: bool) -> None:
-        self._read = ImageReader(config, in_graph).read
+        self._read = ImagePreprocessor.for_model(config, in_graph).read
         self._paths: list[Path] = []
         self._kept: list[np.ndarray] = []
         self.unreadable: list[Path] = []

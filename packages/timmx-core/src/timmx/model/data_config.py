@@ -1,4 +1,4 @@
-"""The recipe from an image to the model's input, timm's `data config`, for any number of channels."""
+"""timm's data config, how an image becomes the model's input, for any number of channels."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class LoadedModel:
         source: `timm`, `hf-hub`, `local-dir`, `checkpoint` or `module`.
         trained: False where the weights are known to be random.
         seed: of those weights that are random (all, or a new classifier); None where none are.
-        data_config: the recipe from image to input.
+        data_config: how an image becomes its input.
         num_classes: 0 for an embedding or a feature pyramid; None where a caller's module does not say.
         labels: the classes' names by number, or None where nobody knows them.
         license: of the weights, or None where nobody says.
@@ -170,7 +170,7 @@ def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
 def _take_training_options(
     checkpoint: Checkpoint, cfg: dict[str, Any], size: tuple[int, int, int]
 ) -> list[str]:
-    """Put what timm's train.py was called with in place of timm's own recipe; say so."""
+    """Put what timm's train.py was called with in place of timm's own data config; say so."""
     taken = []
     for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode"):
         value = checkpoint.args.get(key)

@@ -13,7 +13,7 @@ import pytest
 from timmx.base import SignalToNoise
 from timmx.contract import OpenSettings, TensorSpec
 from timmx.errors import ArtifactError
-from timmx.inputs import ImageRecipe, MadeSamples, feed, fetch, run_batches
+from timmx.inputs import ImagePreprocessor, MadeSamples, feed, fetch, run_batches
 from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
 from timmx.testing.exports import MODELS
 from timmx.testing.models import awakened_model
@@ -187,9 +187,9 @@ def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | No
 
     `in_graph` tells whether they are pixels in [0, 1] or normalised; by default as the metadata says.
     """
-    recipe = ImageRecipe.of(metadata_of(result))
-    in_graph = recipe.in_graph if in_graph is None else in_graph
-    return MadeSamples(recipe.config, in_graph, batch, seed).take(range(batch))
+    preprocessor = ImagePreprocessor.of(metadata_of(result))
+    in_graph = preprocessor.in_graph if in_graph is None else in_graph
+    return MadeSamples(preprocessor.data_config, in_graph, batch, seed).take(range(batch))
 
 
 def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:

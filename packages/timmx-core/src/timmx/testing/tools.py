@@ -55,17 +55,16 @@ class ToolChecks(ConformanceBase):
     def _predictions(
         self, subject: ExportBackend, result: ExportResult, images: dict[str, Any]
     ) -> dict[str, int]:
-        """The class of each image, by the artifact's own runner and timm's own preprocessing."""
-        from timmx.inputs import ImageReader, ImageRecipe, feed, fetch
+        """The class of each image, by the artifact's own runner."""
+        from timmx.inputs import ImagePreprocessor, run_batches
 
-        recipe = ImageRecipe.of(metadata_of(result))
-        reader = ImageReader(recipe.config, recipe.in_graph)
+        preprocessor = ImagePreprocessor.of(metadata_of(result))
         read = {}
         with subject.open(result.path, OpenSettings()) as runner:
-            (entry,), output = runner.inputs, runner.outputs[0]
+            name = runner.outputs[0].name
             for path in images.values():
-                found = runner.run({entry.name: feed(entry, reader.read(path)[None])})
-                read[str(path)] = int(np.argmax(fetch(output, found[output.name])))
+                found = run_batches(runner, preprocessor.read(path)[None], [name])
+                read[str(path)] = int(np.argmax(found[name]))
         return read
 
 
@@ -73,9 +72,9 @@ def _images(result: ExportResult, folder: Path) -> dict[str, Path]:
     """Two pictures in the folder of each class."""
     from PIL import Image
 
-    from timmx.inputs import ImageRecipe
+    from timmx.inputs import ImagePreprocessor
 
-    config = ImageRecipe.of(metadata_of(result)).config
+    config = ImagePreprocessor.of(metadata_of(result)).data_config
     pixels = MadeSamples(config, True, 2 * len(LABELS)).take(range(2 * len(LABELS)))
     paths = {}
     for number, picture in enumerate(pixels):

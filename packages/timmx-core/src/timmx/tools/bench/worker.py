@@ -133,8 +133,8 @@ class Worker:
         if batch not in self._feeds:
             from timmx.inputs import MADE_INPUTS, MadeSamples, feed
 
-            recipe = self._subject.recipe
-            made = MadeSamples(recipe.config, recipe.in_graph)
+            preprocessor = self._subject.preprocessor
+            made = MadeSamples(preprocessor.data_config, preprocessor.in_graph)
             inputs = made.take([index % MADE_INPUTS for index in range(batch)])
             (entry,) = runner.inputs
             self._feeds[batch] = {entry.name: feed(entry, inputs)}

@@ -57,7 +57,7 @@ class Journal:
 
     Args:
         path: of the file.
-        subject: what is evaluated, such as name, sha256 and recipe.
+        subject: what is evaluated, such as name, sha256 and preprocessing.
         dataset: the images. Those that were answered before are read once, to see that they are the same.
 
     Raises:

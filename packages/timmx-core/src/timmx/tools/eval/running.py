@@ -99,7 +99,7 @@ def dataset_for(file: Described, data: Path, class_map: Path | None = None) -> D
         ConfigurationError: the data does not fit; see `read_dataset`.
     """
     file.require_classes()
-    file.recipe.check()
+    file.preprocessor.check()
     return read_dataset(data, file.name, file.labels, file.num_classes, class_map)
 
 

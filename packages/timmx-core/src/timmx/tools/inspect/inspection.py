@@ -34,7 +34,7 @@ class Inspection:
         operations: the format's names of operations to their count.
         parameters: how many numbers the weights are; None where the format does not tell.
         told: what else the backend tells of the file.
-        recipe: the way from an image to the input, a step a line; empty where it is unknown.
+        preprocessing: from an image to the input, one step per line; empty where it is unknown.
         verification: what `timmx.records.recall` knows; None where nothing is known.
         metadata: what the file says about itself; None where timmx did not write it.
         content: the JSON that it says so in, with any keys that this timmx does not know; {} likewise.
@@ -49,7 +49,7 @@ class Inspection:
     operations: dict[str, int]
     parameters: int | None
     told: dict[str, Any]
-    recipe: tuple[str, ...]
+    preprocessing: tuple[str, ...]
     verification: dict[str, Any] | None
     metadata: Metadata | None
     content: dict[str, Any]
@@ -73,7 +73,7 @@ class Inspection:
             "outputs": list(self.outputs),
             "operations": self.operations,
             "parameters": self.parameters,
-            "recipe": list(self.recipe),
+            "recipe": list(self.preprocessing),
             "labels": content.get("labels"),
             "model": content.get("model"),
             "batch": content.get("batch"),
@@ -99,7 +99,7 @@ def inspect_file(path: Path) -> Inspection:
     told = backend.inspect(path)
     files = backend.files(path)
     sides = _stated(metadata, told) if metadata else {side: list(told.get(side, ())) for side in _EDGES}
-    recipe = tuple(recipe_lines(metadata.input)) if metadata else ()
+    preprocessing = tuple(preprocessing_steps(metadata.input)) if metadata else ()
     return Inspection(
         path=path,
         files=tuple(files),
@@ -110,14 +110,14 @@ def inspect_file(path: Path) -> Inspection:
         operations=dict(told.get("operations", {})),
         parameters=told.get("parameters"),
         told={key: value for key, value in told.items() if key not in _OWN_ROWS},
-        recipe=recipe,
+        preprocessing=preprocessing,
         verification=recall(path, files),
         metadata=metadata,
         content=content,
     )
 
 
-def recipe_lines(entry: InputMetadata) -> list[str]:
+def preprocessing_steps(entry: InputMetadata) -> list[str]:
     """The way from an image to an artifact's input, a step a line."""
     channels, height, width = entry.size
     if entry.color_order is None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from timmx.inputs import ImageRecipe
+from timmx.inputs import ImagePreprocessor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ class Facts:
     Attributes:
         name: the file's.
         path: as it was given, with slashes.
-        recipe: from an image to its input.
+        preprocessor: turns an image into its input.
         scaled: (height, width) that an image is resized for, before it is cropped.
         batch: how many images it takes at once; None where that is open.
         input_name, layout, dtype, quantization: of its input; no quantization where it takes the bytes of a picture.
@@ -38,7 +38,7 @@ class Facts:
 
     name: str
     path: str
-    recipe: ImageRecipe
+    preprocessor: ImagePreprocessor
     scaled: tuple[int, int]
     batch: int | None
     input_name: str
@@ -55,12 +55,12 @@ class Facts:
     @classmethod
     def of(cls, path: Path, metadata: Metadata) -> Facts:
         """What snippets need of a file's metadata."""
-        recipe, entry, output = ImageRecipe.of(metadata), metadata.input, metadata.outputs[0]
+        preprocessor, entry, output = ImagePreprocessor.of(metadata), metadata.input, metadata.outputs[0]
         return cls(
             name=path.name,
             path=path.as_posix(),
-            recipe=recipe,
-            scaled=recipe.config.scaled_size,
+            preprocessor=preprocessor,
+            scaled=preprocessor.data_config.scaled_size,
             batch=metadata.batch_size,
             input_name=entry.name,
             layout=entry.layout,
@@ -77,15 +77,15 @@ class Facts:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the input."""
-        return self.recipe.config.input_size[1:]
+        return self.preprocessor.data_config.input_size[1:]
 
     @property
     def channels(self) -> int:
-        return self.recipe.config.input_size[0]
+        return self.preprocessor.data_config.input_size[0]
 
     @property
     def gray(self) -> bool:
-        return self.recipe.color_order == "L"
+        return self.preprocessor.color_order == "L"
 
     @property
     def takes_bytes(self) -> bool:
@@ -95,7 +95,7 @@ class Facts:
     @property
     def normalizes(self) -> bool:
         """The file does it: the caller does not."""
-        return self.recipe.in_graph
+        return self.preprocessor.in_graph
 
     @property
     def ranks_classes(self) -> bool:

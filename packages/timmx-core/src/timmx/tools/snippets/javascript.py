@@ -83,7 +83,7 @@ def _labels(facts: Facts) -> Iterator[str]:
 
 
 def _read(facts: Facts) -> Iterator[str]:
-    config, (height, width), channels = facts.recipe.config, facts.size, facts.channels
+    config, (height, width), channels = facts.preprocessor.data_config, facts.size, facts.channels
     cropped = config.crop_mode != "squash" or facts.scaled != facts.size
     padded = cropped and (
         config.crop_mode == "border" or config.crop_pct > 1
@@ -123,7 +123,7 @@ def _read(facts: Facts) -> Iterator[str]:
     if padded:
         yield "    const inside = row >= 0 && row < h && column >= 0 && column < w;"
     yield f"    for (let c = 0; c < {channels}; c++) {{"
-    channel = "2 - c" if facts.recipe.color_order == "BGR" else "c"
+    channel = "2 - c" if facts.preprocessor.color_order == "BGR" else "c"
     value = f"pixels[{_place('row * w + column' if cropped else 'i', channels, channel)}]"
     if padded:
         yield f"      const value = inside ? {value} : {'fill[c]' if config.crop_mode == 'border' else '0'};"
@@ -138,7 +138,7 @@ def _read(facts: Facts) -> Iterator[str]:
 
 def _resize(facts: Facts) -> Iterator[str]:
     """Pillow's resize in its whole numbers; Pillow 13 does a tall image's height first, at times one level off."""
-    name, channels = facts.recipe.config.interpolation.lower(), facts.channels
+    name, channels = facts.preprocessor.data_config.interpolation.lower(), facts.channels
     source, target = _place("y * w + i", channels, "c"), _place("x * h + y", channels, "c")
     yield f"// One axis of Pillow's {name} resize: rows of w pixels become columns of `size`; done twice, it is upright"
     if name != "nearest":
@@ -177,7 +177,7 @@ def _resize(facts: Facts) -> Iterator[str]:
 
 def _scaled(facts: Facts) -> Iterator[str]:
     """The size that timm resizes an image to before it crops."""
-    crop_mode, (tall, wide) = facts.recipe.config.crop_mode, facts.scaled
+    crop_mode, (tall, wide) = facts.preprocessor.data_config.crop_mode, facts.scaled
     if crop_mode == "squash":
         yield f"  const [w, h] = [{wide}, {tall}];"
     elif crop_mode != "border" and wide == tall:

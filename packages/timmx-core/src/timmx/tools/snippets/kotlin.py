@@ -56,7 +56,7 @@ def _labels(facts: Facts) -> Iterator[str]:
 
 
 def _read(facts: Facts) -> Iterator[str]:
-    config, (height, width), (tall, wide) = facts.recipe.config, facts.size, facts.scaled
+    config, (height, width), (tall, wide) = facts.preprocessor.data_config, facts.size, facts.scaled
     yield f"// timm resizes with {config.interpolation} and smooths where it shrinks. Android has bilinear alone"
     yield "// and does not smooth: give bitmaps of about the size below, or accept that probabilities differ a little."
     yield f"private fun read(bitmap: Bitmap): {_ARRAYS[facts.dtype]} {{"
@@ -71,7 +71,9 @@ def _read(facts: Facts) -> Iterator[str]:
     yield f"    val cut = Bitmap.createBitmap({width}, {height}, Bitmap.Config.ARGB_8888)"
     yield "    val canvas = Canvas(cut)"
     fill = (
-        [round(255 * value) for value in facts.recipe.border_color] if config.crop_mode == "border" else [0]
+        [round(255 * value) for value in facts.preprocessor.border_color]
+        if config.crop_mode == "border"
+        else [0]
     )
     red, green, blue = fill if len(fill) == 3 else [fill[0]] * 3
     yield f"    canvas.drawColor(Color.rgb({red}, {green}, {blue}))"
@@ -92,7 +94,7 @@ def _read(facts: Facts) -> Iterator[str]:
         yield "                114 * Color.blue(pixels[i])) / 1000"
         yield "        )"
     else:
-        order = "blue green red" if facts.recipe.color_order == "BGR" else "red green blue"
+        order = "blue green red" if facts.preprocessor.color_order == "BGR" else "red green blue"
         named = ", ".join(f"Color.{color}(pixels[i])" for color in order.split())
         yield f"        val colors = intArrayOf({named})"
     yield "        for (c in colors.indices) {"

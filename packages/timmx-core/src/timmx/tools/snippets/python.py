@@ -74,10 +74,10 @@ def _read(facts: Facts, piece: Snippet) -> Iterator[str]:
         yield "    x = np.asarray(image, np.float32) / np.float32(255)"
     if facts.gray:
         yield "    x = x[:, :, None]"
-    if facts.recipe.color_order == "BGR":
+    if facts.preprocessor.color_order == "BGR":
         yield "    x = x[:, :, ::-1]"
     if not facts.normalizes:
-        config = facts.recipe.config
+        config = facts.preprocessor.data_config
         yield f"    mean = np.array([{numbers(config.mean)}], np.float32)"
         yield f"    std = np.array([{numbers(config.std)}], np.float32)"
         yield "    x = (x - mean) / std"
@@ -91,7 +91,7 @@ def _read(facts: Facts, piece: Snippet) -> Iterator[str]:
 
 
 def _resize(facts: Facts) -> Iterator[str]:
-    config, (height, width) = facts.recipe.config, facts.scaled
+    config, (height, width) = facts.preprocessor.data_config, facts.scaled
     resample = f"Image.Resampling.{config.interpolation.upper()}"
     if config.crop_mode == "squash":
         yield f"    image = image.resize(({width}, {height}), {resample})"
@@ -107,7 +107,7 @@ def _resize(facts: Facts) -> Iterator[str]:
 
 
 def _crop(facts: Facts) -> Iterator[str]:
-    config, (height, width) = facts.recipe.config, facts.size
+    config, (height, width) = facts.preprocessor.data_config, facts.size
     if config.crop_mode == "squash" and facts.scaled == facts.size:
         return
     if config.crop_mode != "border" and config.crop_pct <= 1:  # then nothing lies outside of the image
@@ -116,7 +116,7 @@ def _crop(facts: Facts) -> Iterator[str]:
         return
     fill: int | tuple[int, ...] = 0
     if config.crop_mode == "border":
-        color = tuple(round(255 * value) for value in facts.recipe.border_color)
+        color = tuple(round(255 * value) for value in facts.preprocessor.border_color)
         fill = color[0] if len(color) == 1 else color
     yield "    def offset(found, wanted):"
     yield "        return -((wanted - found) // 2) if wanted > found else round((found - wanted) / 2)"

@@ -46,7 +46,7 @@ def make_snippet(path: Path, language: str) -> str:
             f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc})",
             hint="export it again",
         ) from exc
-    facts.recipe.check()
+    facts.preprocessor.check()
     if language == "python":
         from timmx.tools.snippets.python import compose, through_timmx
 

@@ -43,7 +43,7 @@ def _labels(facts: Facts) -> Iterator[str]:
 
 
 def _cut(facts: Facts) -> Iterator[str]:
-    config, (height, width), (tall, wide) = facts.recipe.config, facts.size, facts.scaled
+    config, (height, width), (tall, wide) = facts.preprocessor.data_config, facts.size, facts.scaled
     yield f"// timm resizes with {config.interpolation}. Core Graphics has its own filter of high quality, so"
     yield "// probabilities differ a little."
     yield "func cut(_ image: CGImage) -> CGImage {"
@@ -61,7 +61,7 @@ def _cut(facts: Facts) -> Iterator[str]:
         yield f"                            bytesPerRow: {4 * width}, space: CGColorSpace(name: CGColorSpace.sRGB)!,"
         yield "                            bitmapInfo: CGImageAlphaInfo.noneSkipLast.rawValue)!"
     if config.crop_mode == "border":
-        color = facts.recipe.border_color
+        color = facts.preprocessor.border_color
         red, green, blue = color if len(color) == 3 else color * 3
         yield f"    context.setFillColor(red: {red:.6g}, green: {green:.6g}, blue: {blue:.6g}, alpha: 1)"
         yield f"    context.fill(CGRect(x: 0, y: 0, width: {width}, height: {height}))"
@@ -73,7 +73,7 @@ def _cut(facts: Facts) -> Iterator[str]:
 
 
 def _read(facts: Facts) -> Iterator[str]:
-    config, (height, width) = facts.recipe.config, facts.size
+    config, (height, width) = facts.preprocessor.data_config, facts.size
     per_pixel = 1 if facts.gray else 4
     yield "func read(_ image: CGImage) -> [Float] {"
     yield "    let image = cut(image)"
@@ -85,7 +85,7 @@ def _read(facts: Facts) -> Iterator[str]:
     yield f"    for row in 0..<{height} {{"
     yield f"        for column in 0..<{width} {{"
     yield f"            for c in 0..<{facts.channels} {{"
-    channel = "2 - c" if facts.recipe.color_order == "BGR" else "c"
+    channel = "2 - c" if facts.preprocessor.color_order == "BGR" else "c"
     yield f"                let share = Float(bytes[row * image.bytesPerRow + {per_pixel} * column + {channel}]) / 255"
     place = (
         f"({width} * row + column) * {facts.channels} + c"

@@ -97,7 +97,7 @@ def check_weights(session_sha256: str, metadata: Metadata, model: str) -> None:
 
 
 def open_model(request: ExportRequest, metadata: Metadata, batch_size: int = 8) -> Subject:
-    """The PyTorch model in an artifact's place: same recipe, same outputs, run in eager mode.
+    """The PyTorch model in an artifact's place: same preprocessing, same outputs, run in eager mode.
 
     Args:
         request: of `request_for`.
@@ -108,7 +108,7 @@ def open_model(request: ExportRequest, metadata: Metadata, batch_size: int = 8) 
         TimmxError: the model cannot be loaded; see `timmx.model.load`.
     """
     from timmx.exporting import ModelSession
-    from timmx.inputs import ImageRecipe  # brings numpy, which help does not need
+    from timmx.inputs import ImagePreprocessor  # brings numpy, which help does not need
     from timmx.tools.subject.subject import Subject
 
     session = ModelSession(replace(request, verify=False))
@@ -123,7 +123,7 @@ def open_model(request: ExportRequest, metadata: Metadata, batch_size: int = 8) 
         )
     return Subject(
         name=request.source,
-        recipe=ImageRecipe.of(metadata),
+        preprocessor=ImagePreprocessor.of(metadata),
         labels=metadata.labels,
         kind=output.kind,
         output_names=session.reference.names,

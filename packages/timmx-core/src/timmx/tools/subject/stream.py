@@ -115,7 +115,7 @@ def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = No
         ConfigurationError: fewer than one worker.
     """
     subject.require_classes()
-    subject.recipe.check()
+    subject.preprocessor.check()
     if workers is None:
         workers = min(usable_cores(), _MOST_WORKERS)
     if workers < 1:
@@ -147,7 +147,7 @@ def _answers(subject: Subject, paths: Sequence[Path], workers: int) -> Iterator[
 def _read(subject: Subject, path: Path) -> np.ndarray | str:
     """An image as the subject takes it, (C, H, W) float32, or why it cannot be read."""
     try:
-        return subject.recipe.read(path)
+        return subject.preprocessor.read(path)
     except ConfigurationError as exc:
         return exc.message
     except Exception as exc:  # Pillow's rarer readers raise what they like; the other images still count

@@ -11,7 +11,7 @@ from timmx.artifact import described
 from timmx.base import counted
 from timmx.contract import OpenSettings, OutputKind, Runner
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.inputs import ImageRecipe, check_interface, run_batches
+from timmx.inputs import ImagePreprocessor, check_interface, run_batches
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ class Described:
 
     Attributes:
         name: as a person would name it: the file's name, or the model's.
-        recipe: from an image to its input.
+        preprocessor: turns an image into its input.
         labels: the classes' names by number, or None where nobody knows them.
         kind: of the first output.
         output_names: in the order of the metadata.
@@ -38,7 +38,7 @@ class Described:
     """
 
     name: str
-    recipe: ImageRecipe
+    preprocessor: ImagePreprocessor
     labels: tuple[str, ...] | None
     kind: OutputKind
     output_names: tuple[str, ...]
@@ -112,7 +112,7 @@ class Subject(Described):
         """The answers to any number of inputs, in batches as the artifact takes them.
 
         Args:
-            inputs: (N, C, H, W) float32, as `recipe` makes them.
+            inputs: (N, C, H, W) float32, as `preprocessor` makes them.
 
         Returns:
             By output name, (N, ...) in real numbers. A batch that is not full is filled with its last input, whose
@@ -124,7 +124,7 @@ class Subject(Described):
         """The classes' probabilities, (N, classes) float32.
 
         Args:
-            inputs: (N, C, H, W) float32, as `recipe` makes them.
+            inputs: (N, C, H, W) float32, as `preprocessor` makes them.
 
         Raises:
             ArtifactError: see `require_classes`.
@@ -145,7 +145,7 @@ def describe(path: Path) -> Described:
     backend, metadata = described(path)
     return Described(
         name=path.name,
-        recipe=ImageRecipe.of(metadata),
+        preprocessor=ImagePreprocessor.of(metadata),
         labels=metadata.labels,
         kind=metadata.outputs[0].kind,
         output_names=tuple(output.name for output in metadata.outputs),

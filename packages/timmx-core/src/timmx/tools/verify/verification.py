@@ -9,7 +9,7 @@ from timmx.artifact import described, remember
 from timmx.base import artifact_size, reporter
 from timmx.contract import ExportRequest, OpenSettings, Precision
 from timmx.errors import ArtifactError, ConfigurationError, VerificationError
-from timmx.inputs import ImageRecipe
+from timmx.inputs import ImagePreprocessor
 from timmx.registry import build
 from timmx.tools.subject import check_weights, file_named, refuse_model_options, request_for
 
@@ -164,15 +164,15 @@ def _file_standard(other: Path, path: Path, metadata: Metadata, verify_data: Pat
 
     backend, theirs = described(other)
     _precision(other, theirs)
-    recipe = ImageRecipe.of(metadata)
-    if ImageRecipe.of(theirs).config != recipe.config:
+    preprocessor = ImagePreprocessor.of(metadata)
+    if ImagePreprocessor.of(theirs).data_config != preprocessor.data_config:
         raise ConfigurationError(
             f"{other} and {path} prepare images differently: in size, crop, interpolation, mean or std",
             hint="compare files where these are the same; timmx inspect FILE shows them",
         )
     request = build(ExportRequest, {"model": None, "verify_data": verify_data})
     session = ArtifactSession(request, other, theirs, lambda: backend.open(other, OpenSettings()))
-    samples = choose_samples(verify_data, None, recipe.config, recipe.in_graph)
+    samples = choose_samples(verify_data, None, preprocessor.data_config, preprocessor.in_graph)
     labels, truth = session.loaded.labels, None
     if session.reference.classes and labels and isinstance(samples, ImageSamples):
         truth = samples.true_classes(labels)

@@ -12,7 +12,7 @@ accuracy: the outliers of its residual stream, its norms and its softmax do not 
 * activation functions, products, averages and sums join the integers in this order, each kind as long as the whole
   stays within a decibel of what it is without.
 
-All measured on some of the calibration inputs (`choose`).
+All measured on some of the calibration inputs (`choose_plan`).
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Plan:
     float_kinds: dict[str, int] = field(default_factory=dict)
 
 
-def plan(graph: Graph, groups: tuple[str, ...] = (), relieved: frozenset[int] = frozenset()) -> Plan:
-    """The recipe with these groups among the integers, and these operations of `LINEAR` kinds not."""
+def make_plan(graph: Graph, groups: tuple[str, ...] = (), relieved: frozenset[int] = frozenset()) -> Plan:
+    """The plan with these groups among the integers, and these operations of `LINEAR` kinds not."""
     joining = frozenset().union(*(_GROUPS[name] for name in groups))
     norms = _norms(graph)
     integer: set[int] = set()
@@ -95,14 +95,14 @@ def plan(graph: Graph, groups: tuple[str, ...] = (), relieved: frozenset[int] = 
     )
 
 
-def choose(graph: Graph, decibels: Callable[[Plan], float], progress: Callable[[str], None]) -> Plan:
+def choose_plan(graph: Graph, decibels: Callable[[Plan], float], progress: Callable[[str], None]) -> Plan:
     """The plan with the most groups that loses no more than `LARGEST_LOSS_DB`.
 
     Args:
         decibels: the signal-to-noise ratio of the model quantized by a plan.
         progress: told what takes long.
     """
-    best = plan(graph)
+    best = make_plan(graph)
     ratio = decibels(best)
     if ratio < SOUGHT_DB:
         layers = sum(graph.operations[at].kind in LINEAR for at in best.integer)
@@ -111,7 +111,7 @@ def choose(graph: Graph, decibels: Callable[[Plan], float], progress: Callable[[
         progress("Quantizing")
     floor = ratio - LARGEST_LOSS_DB
     for name in _GROUPS:
-        wider = plan(graph, (*best.groups, name), best.relieved)
+        wider = make_plan(graph, (*best.groups, name), best.relieved)
         if wider.integer == best.integer or decibels(wider) >= floor:
             best = wider
     return best
@@ -122,13 +122,13 @@ def _relieve(
 ) -> tuple[Plan, float]:
     """The plan that leaves out those layers which by themselves lose most, and its ratio."""
     layers = frozenset(at for at in whole.integer if graph.operations[at].kind in LINEAR)
-    alone = {at: decibels(plan(graph, relieved=layers - {at})) for at in sorted(layers)}
+    alone = {at: decibels(make_plan(graph, relieved=layers - {at})) for at in sorted(layers)}
     worst_first = sorted(alone, key=alone.__getitem__)
     most = int(len(layers) * _MOST_RELIEVED)
     count, best = 0, whole
     while ratio < SOUGHT_DB and count < most:
         count = min(max(1, 2 * count), most)
-        candidate = plan(graph, relieved=frozenset(worst_first[:count]))
+        candidate = make_plan(graph, relieved=frozenset(worst_first[:count]))
         found = decibels(candidate)
         if found > ratio:
             best, ratio = candidate, found
