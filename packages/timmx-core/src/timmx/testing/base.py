@@ -75,7 +75,7 @@ class ConformanceBase:
     def _quiet_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Keep the records of torch's structured trace out of a failure's captured log: 66 lines for one export.
 
-        The logger always is at DEBUG and does not propagate; pytest 9.1 adds its handler to such loggers too.
+        The logger always is at DEBUG and does not propagate; pytest adds its handler to such loggers too.
         """
         if "TORCH_TRACE" not in os.environ:
             monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
