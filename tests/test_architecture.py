@@ -204,6 +204,16 @@ def test_a_planted_violation_is_found(module: str, text: str, said: str):
     assert any(line.startswith(f"{module}.py:") and said in line for line in lines), lines
 
 
+def test_a_generated_project_imports_the_door_only(tmp_path: Path):
+    from timmx.cli.new_backend import write_project
+
+    project = write_project("my-format", tmp_path / "project").folder / "src"
+    for path in sorted(project.rglob("*.py")):
+        module = ".".join(path.relative_to(project).with_suffix("").parts)
+        lines = violations([*sources(), Source(module, path, path.read_text("utf-8"))])
+        assert lines == [], lines
+
+
 def test_a_planted_circle_is_found():
     for package in ("timmx.base", "timmx_litert"):
         one = Source(f"{package}.one", Path("one.py"), f"def f():\n    from {package}.two import x")
