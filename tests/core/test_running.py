@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from timmx.artifact.opening import described
+from timmx.contract.metadata import OutputKind, OutputMetadata
 from timmx.contract.runner import Quantization, Runner, TensorSpec
 from timmx.errors import ArtifactError, UnsupportedError
 from timmx.inputs.running import check_interface, interface_mismatch, run_batches
@@ -88,9 +91,13 @@ def test_a_runtime_that_reports_no_sizes_contradicts_nothing():
     assert interface_mismatch(runner, (3, 4, 5), {"means": (1, 3), "rows": (1,)}) == ""
 
 
-def test_a_file_whose_metadata_is_of_another_graph_is_refused():
-    outputs = [{"name": "means", "shape": [1, 3]}, {"name": "rows", "shape": [1]}]
-    metadata = {"input": {"name": "input", "size": [3, 4, 5]}, "outputs": outputs}
+def test_a_file_whose_metadata_is_of_another_graph_is_refused(exported_digits):
+    _, stated = described(exported_digits("onnx"))
+    outputs = tuple(
+        OutputMetadata(name=name, kind=OutputKind.TENSOR, shape=shape)
+        for name, shape in (("means", (1, 3)), ("rows", (1,)))
+    )
+    metadata = replace(stated, input=replace(stated.input, size=(3, 4, 5)), outputs=outputs)
     check_interface(Path("m.onnx"), Means(), metadata)
     with pytest.raises(ArtifactError, match=r"^m\.onnx is damaged: its metadata states .* expected means"):
-        check_interface(Path("m.onnx"), Means(), metadata | {"outputs": outputs[:1]})
+        check_interface(Path("m.onnx"), Means(), replace(metadata, outputs=outputs[:1]))

@@ -150,7 +150,7 @@ def test_a_file_of_another_kind_is_one_clear_error(files, run_timmx, tmp_path):
     for suffix, said in (
         (".pt2", "not a .pt2"),
         (".tflite", "not a LiteRT"),
-        (".mlmodel", "no Core ML"),
+        (".mlmodel", "not a Core ML"),
         (".mlpackage", "no"),
     ):
         other = tmp_path / f"a{suffix}"
