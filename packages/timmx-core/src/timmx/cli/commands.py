@@ -149,6 +149,21 @@ def new_backend(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="The new command: lower-case words joined by hyphens.")
     ],
+    suffix: Annotated[
+        str, typer.Option("--suffix", metavar="SUFFIX", help="Suffix of its files. Default: .NAME.")
+    ] = "",
+    title: Annotated[
+        str,
+        typer.Option(
+            "--name", metavar="TEXT", help="The format's name in help and classes, such as OpenVINO."
+        ),
+    ] = "",
+    companions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--companion", metavar="SUFFIX", help="Suffix of a second file next to each artifact. Repeatable."
+        ),
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option("--dir", help="The project's folder; by default timmx-NAME here.")
     ] = None,
@@ -156,9 +171,10 @@ def new_backend(
     debug: DebugOption = False,
 ) -> None:
     """Write the project of a backend for another format, ready to test."""
-    from timmx.cli.new_backend import write_project
+    from timmx.cli.new_backend import NewBackend, write_project
 
-    project = write_project(name, folder or Path(f"timmx-{name}"))
+    new = NewBackend(name=name, title=title, suffix=suffix, companions=tuple(companions or ()))
+    project = write_project(new, folder or Path(f"timmx-{name}"))
     if as_json:
         print(json.dumps(project.to_dict(), indent=2))
         return

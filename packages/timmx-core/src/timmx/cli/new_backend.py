@@ -24,6 +24,64 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_SUFFIX = re.compile(r"\.[a-z0-9][a-z0-9_-]*")
+_TITLE = re.compile(r"[^\W_][\w .+-]{0,39}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewBackend:
+    """What the project of a new backend is made from.
+
+    Attributes:
+        name: the command, which is the backend's name.
+        title: the format's name in help, class names and README; empty for `name`.
+        suffix: of the files that it writes; empty for one made from `name`.
+        companions: suffixes of further files next to each artifact, which have its stem.
+
+    Raises:
+        ConfigurationError: nobody may have that name, somebody has it already, or a suffix or the title is invalid.
+    """
+
+    name: str
+    title: str = ""
+    suffix: str = ""
+    companions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if refusal := _refusal(self.name):
+            reason, hint = refusal
+            raise ConfigurationError(f"a new backend cannot be called {self.name}: {reason}", hint=hint)
+        if self.title and not _TITLE.fullmatch(self.title):
+            raise ConfigurationError(
+                f"--name {self.title!r} is not a name of up to 40 letters, digits, spaces, dots, + and -",
+                hint="write it as the format's users do, such as --name OpenVINO",
+            )
+        for flag, suffix in (("--suffix", self.suffix), *(("--companion", item) for item in self.companions)):
+            if suffix and not _SUFFIX.fullmatch(suffix):
+                raise ConfigurationError(
+                    f"{flag} {suffix!r} is not a dot and lower-case letters or digits",
+                    hint=f"write it as {flag} .xml",
+                )
+        if self.suffix in _our_suffixes():
+            raise ConfigurationError(
+                f"--suffix {self.suffix} is taken: timmx opens such files with a backend of its own",
+                hint="choose another suffix",
+            )
+        all_suffixes = (self.artifact_suffix, *self.companions)
+        if len(set(all_suffixes)) < len(all_suffixes):
+            raise ConfigurationError(
+                f"the suffixes {', '.join(all_suffixes)} are not all different",
+                hint="give the artifact and each --companion a suffix of its own",
+            )
+
+    @property
+    def artifact_suffix(self) -> str:
+        """The suffix of the files that it writes."""
+        if self.suffix:
+            return self.suffix
+        return f".{self.name}" if f".{self.name}" not in _our_suffixes() else f".timmx-{self.name}"
+
+
 @dataclass(frozen=True)
 class Project:
     """A project that was written.
@@ -59,24 +117,20 @@ class Project:
         }
 
 
-def write_project(name: str, folder: Path) -> Project:
-    """Write the project of a backend called `name` into a folder that is empty or not there yet.
+def write_project(new: NewBackend, folder: Path) -> Project:
+    """Write the project of a backend into a folder that is empty or not there yet.
 
     Raises:
-        ConfigurationError: nobody may have that name, or somebody has it already.
         ArtifactError: the folder is not empty or cannot be written; nothing is left in it.
     """
-    if refusal := _refusal(name):
-        reason, hint = refusal
-        raise ConfigurationError(f"a new backend cannot be called {name}: {reason}", hint=hint)
     folder = folder.expanduser()
-    values = _values(name)
+    values = _values(new)
     files = {}
     for path, text in _templates(resources.files("timmx.cli").joinpath("templates", "backend")):
         filled = Template(text).substitute(values).rstrip()  # a placeholder at the end may stand for nothing
         files[path.replace("PACKAGE", values["package"])] = f"{filled}\n" if filled else ""
     _write(folder, files)
-    return Project(name, folder, tuple(files))
+    return Project(new.name, folder, tuple(files))
 
 
 def _refusal(name: str) -> tuple[str, str] | None:
@@ -96,22 +150,76 @@ def _refusal(name: str) -> tuple[str, str] | None:
     return None
 
 
-def _values(name: str) -> dict[str, str]:
+def _our_suffixes() -> set[str]:
+    return {suffix for facts in registry.known_backends().values() for suffix in facts["suffixes"]}
+
+
+def _values(new: NewBackend) -> dict[str, str]:
     """What the templates' placeholders stand for."""
+    name = new.name
+    package = _distribution(name).replace("-", "_")
     stem = "".join(word.capitalize() for word in name.split("-"))
-    taken = {suffix for facts in registry.known_backends().values() for suffix in facts["suffixes"]}
+    titled = "".join(word[:1].upper() + word[1:] for word in re.findall(r"[^\W_]+", new.title))
+    if titled.isidentifier():  # which one that begins with a digit is not
+        stem = titled
     return {
         "name": name,
+        "title": new.title or name,
         "distribution": _distribution(name),
-        "package": _distribution(name).replace("-", "_"),
+        "package": package,
         "stem": stem,
         "backend": f"{stem}Backend",
         "options": f"{stem}Options",
         "runner": f"{stem}Runner",
-        "suffix": f".{name}" if f".{name}" not in taken else f".timmx-{name}",
+        "suffix": new.artifact_suffix,
+        **_companion_values(new.companions, package),
         "core_range": _core_range(importlib_metadata.version("timmx-core")),
         "core_source": _core_source(),
     }
+
+
+def _companion_values(suffixes: tuple[str, ...], package: str) -> dict[str, str]:
+    """The code that a skeleton with companions has in addition; nothing where there are none."""
+    if not suffixes:
+        return dict.fromkeys(_COMPANION_CODE, "")
+    listed = ", ".join(json.dumps(suffix) for suffix in suffixes) + ("," if len(suffixes) == 1 else "")
+    values = {
+        key: Template(text).substitute(package=package, suffixes=f"({listed})")
+        for key, text in _COMPANION_CODE.items()
+    }
+    shown = " and ".join(f"a `{suffix}` file" for suffix in suffixes)
+    return values | {"with_companions": f" with {shown} next to it"}
+
+
+_COMPANION_CODE = {
+    "with_companions": "",
+    "import_companions_last": ", companions",
+    "import_companions_first": "companions, ",
+    "companions_function": '''
+
+
+def companions(path: Path) -> tuple[Path, ...]:
+    """The files next to the artifact at `path` that belong to it."""
+    return tuple(path.with_suffix(suffix) for suffix in $suffixes)''',
+    "write_companions": """
+    # Replace this: what belongs into the files next to `job.path`. They keep its stem.
+    for companion in companions(job.path):
+        companion.write_bytes(b"Replace this")""",
+    "require_companions": """
+        for companion in companions(path):
+            if not companion.is_file():
+                raise ArtifactError(
+                    f"{companion} is missing: it belongs to {path.name}",
+                    hint="copy both files, or export it again",
+                )""",
+    "files_method": """
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        from $package.archive import companions
+
+        (main,) = super().files(path)
+        return (main, *(item for item in companions(path) if item.is_file()))""",
+}
 
 
 def _distribution(name: str) -> str:
