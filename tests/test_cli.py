@@ -243,9 +243,9 @@ def test_a_broken_pipe_to_another_process_is_a_defect():
 
 def test_columns_are_as_wide_as_a_terminal_shows_them():
     from rich.cells import cell_len
-    from timmx.base.tables import columns
+    from timmx.base.tables import format_table
 
-    lines = columns(
+    lines = format_table(
         [("label", "n"), ("猫", "1"), ("ラーメン", "12"), ("cafe\N{COMBINING ACUTE ACCENT}", "3")]
     )
     assert {cell_len(line) for line in lines} == {12}
@@ -253,13 +253,26 @@ def test_columns_are_as_wide_as_a_terminal_shows_them():
 
 
 def test_a_name_stays_in_its_line_and_leaves_the_terminal_whole():
-    from timmx.base.tables import columns
+    from timmx.base.tables import format_table
     from timmx.base.text import shown
 
     evil = os.fsdecode(b"a\n\x1b[31m\r\x00\xff") + "\x9b\u202e\ud800 \u3000漢é\\n"
     written = r"a\n\x1b[31m\r\x00\xff\x9b\u202e\ud800" + " \u3000漢é\\n"
     assert shown(evil) == shown(shown(evil)) == written
-    assert columns([("name", "n"), (evil, "1")])[1] == f"{written}  1"
+    assert format_table([("name", "n"), (evil, "1")])[1] == f"{written}  1"
+
+
+def test_a_table_is_whole_on_a_narrow_terminal_and_plain_in_a_file(monkeypatch):
+    from timmx.base.tables import format_table
+
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    long = "[bold]" + "long name " * 30 + "1.5"
+    assert format_table([("name", "n", ""), (long, "1", ""), ("b", "100", "")]) == [
+        f"{'name':<{len(long)}}    n",
+        f"{long}    1",
+        f"{'b':<{len(long)}}  100",
+    ]
 
 
 class Terminal(io.StringIO):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from timmx.base.snr import worst_db
-from timmx.exporting.pipeline import Job
+from timmx.exporting.job import Job
 from timmx_litert.convert import convert
 from timmx_litert.lower import lower
 from timmx_litert.plugin import LiteRTBackend

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timmx
+from filelock import FileLock
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.tools.eval.accuracy import Paired, wilson
 from timmx.tools.eval.running import evaluate
@@ -493,19 +494,25 @@ def test_a_damaged_journal_is_told_with_its_line(file, some, tmp_path):
             evaluate(file, some, resume=journal)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
 def test_two_runs_do_not_write_one_journal(file, some, tmp_path):
-    import fcntl
-
-    journal = tmp_path / "journal"
+    journal, link = tmp_path / "journal", tmp_path / "link"
     evaluate(file, some, resume=journal)
+    assert [path for path in tmp_path.iterdir() if "lock" in path.name] == []
     before = journal.read_bytes()
-    with journal.open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(ConfigurationError, match="is being written by another run"):
-            evaluate(file, some, resume=journal)
+    link.symlink_to(journal)
+    with FileLock(tmp_path / ".journal.timmx-lock"):
+        for path in (journal, link):
+            with pytest.raises(ConfigurationError, match="is being written by another run"):
+                evaluate(file, some, resume=path)
     assert journal.read_bytes() == before
-    assert evaluate(file, some, resume=journal).resumed == 99
+    assert evaluate(file, some, resume=link).resumed == 99
+    assert [path for path in tmp_path.iterdir() if "lock" in path.name] == []
+
+
+def test_a_journal_is_written_where_nothing_can_be_locked(file, some, tmp_path):
+    (tmp_path / ".journal.timmx-lock").mkdir()
+    evaluate(file, some, resume=tmp_path / "journal")
+    assert evaluate(file, some, resume=tmp_path / "journal").resumed == 99
 
 
 @pytest.mark.parametrize(("blow", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])

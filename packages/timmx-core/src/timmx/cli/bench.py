@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.base import columns
+from timmx.base import format_table
 from timmx.cli.options import DebugOption, ReportOption, VerboseOption
 from timmx.contract import Ints, JsonOption
 
@@ -102,7 +102,7 @@ _TITLES = ("file", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "images/s",
 
 def _text(found: BenchResult, report: Path | None) -> str:
     rows = [_TITLES, *map(_row, found.cases)]
-    lines = columns(rows)
+    lines = format_table(rows)
     lines.append("")
     for remark in found.remarks:
         lines += textwrap.wrap(

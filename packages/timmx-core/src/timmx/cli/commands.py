@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from timmx.base import format_table
 from timmx.cli.bench import bench
 from timmx.cli.compare import compare
 from timmx.cli.completion import complete_model_name
@@ -187,22 +188,15 @@ def new_backend(
 
 
 def _lines(rows: list[tuple[str, Any]]) -> str:
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(format_table(rows, left=(0, 1)))
 
 
 def _print_backends(found: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("backend", "state", "distribution", "version", "contract"):
-        table.add_column(column, no_wrap=True)
+    rows = [("backend", "state", "distribution", "version", "contract")]
     for item in found:
         contract = "" if item.contract is None else str(item.contract)
-        table.add_row(item.name, str(item.state), item.distribution, item.version, contract)
-    console = Console(highlight=False, markup=False)
-    console.print(table)
+        rows.append((item.name, str(item.state), item.distribution, item.version, contract))
+    print("\n".join(format_table(rows, left=range(5))))
     for item in found:
         if item.reason:
             print(f"{item.selector}: {item.trouble}")

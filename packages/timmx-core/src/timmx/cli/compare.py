@@ -82,14 +82,14 @@ def _write(found: SideBySide, report: Path) -> None:
 
 
 def _lines(found: SideBySide, report: Path | None) -> list[str]:
-    from timmx.base import columns
+    from timmx.base import format_table
 
     titles = ["file", "size", "precision", "verdict", "SNR", "top-1 agrees"]
     if found.evaluations:
         titles.append("accuracy")
     if found.bench is not None:
         titles += ["p50", "images/s"]
-    lines = columns([titles, *(_row(row, found) for row in found.rows)], frozenset({0, 2, 3}))
+    lines = format_table([titles, *(_row(row, found) for row in found.rows)], (0, 2, 3))
     notes = [
         f"* run by {row.engine}, not by its own runtime: the latency says nothing about a device."
         for row in found.rows

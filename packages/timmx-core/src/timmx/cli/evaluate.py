@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.base import columns, shown
+from timmx.base import format_table, shown
 from timmx.cli.options import (
     BatchSizeOption,
     DebugOption,
@@ -163,8 +163,8 @@ def _class_lines(found: Evaluation) -> list[str]:
     ]
     lines = [(head, "images", "right", "most often taken for"), *rows]
     if not any(row[-1] for row in rows):
-        return columns([line[:-1] for line in lines])
-    return columns(lines, left=frozenset({0, 3}))
+        return format_table([line[:-1] for line in lines])
+    return format_table(lines, left=(0, 3))
 
 
 def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
@@ -187,7 +187,7 @@ def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
         for item in other.disagreements[:_FIRST]
     ]
     head = ("read differently", "class", found.path.name, other.name)
-    lines += ["", *columns([head, *rows], left=frozenset(range(4)))]
+    lines += ["", *format_table([head, *rows], left=range(4))]
     return [*lines, *_more(len(other.disagreements), "--json, --csv and --report have all")]
 
 

@@ -147,7 +147,7 @@ def _print_schema() -> None:
 
 
 def _print(result: ManyResult) -> None:
-    from timmx.base import columns
+    from timmx.base import format_table
     from timmx.cli.results import size_text
 
     rows = [["file", "size", "precision", "verdict", "SNR", "top-1 agrees", "time"]]
@@ -165,7 +165,7 @@ def _print(result: ManyResult) -> None:
             ]
         )
     rows += [[failure.name, "-", "-", "failed", "-", "-", "-"] for failure in result.failures]
-    print("\n".join(columns(rows, frozenset({0, 2, 3}))))
+    print("\n".join(format_table(rows, (0, 2, 3))))
     if not result.results:
         return
     origin = result.results[0].verification.origin

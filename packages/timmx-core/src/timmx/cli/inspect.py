@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timmx.base import format_table
 from timmx.cli.options import DebugOption, VerboseOption
 from timmx.cli.results import size_text, verdict
 from timmx.contract import JsonOption
@@ -64,9 +65,8 @@ def _text(found: Inspection) -> str:
         f"{found.path}  {size_text(found.size_bytes)}  {found.backend}{f' {precision}' if precision else ''}"
     )
     rows = [(name, line) for name, lines in _rows(found) for name, line in _indented(name, lines)]
-    width = max(len(name) for name, _ in rows)
-    body = [f"{name:<{width}}  {line}" for name, line in rows]
-    return "\n".join([head, *(f"  with {path.name}" for path in found.files[1:]), *body])
+    files = (f"  with {path.name}" for path in found.files[1:])
+    return "\n".join([head, *files, *format_table(rows, left=(0, 1))])
 
 
 def _indented(name: str, lines: list[str]) -> Iterator[tuple[str, str]]:

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timmx.base import columns, printable, shown
+from timmx.base import format_table, printable
 from timmx.cli.options import BatchSizeOption, DebugOption, FileArgument, VerboseOption, WorkersOption
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from timmx.tools.predict import Predictions
 
 
@@ -52,10 +50,8 @@ def predict(
         print(json.dumps(found.to_dict(), indent=2))
     elif as_csv:
         _print_csv(found)
-    elif sys.stdout.isatty():
-        _print_table(found)
     else:
-        print(_aligned([_COLUMNS, *_rows(found)]))
+        print(_table(found, name_once=sys.stdout.isatty()))
 
 
 _COLUMNS = ("image", "rank", "class", "label", "probability")
@@ -83,28 +79,14 @@ def _print_csv(found: Predictions) -> None:
     writer.writerows(_rows(found, ".6g"))
 
 
-def _print_table(found: Predictions) -> None:
-    """On a terminal: each image named once."""
-    from rich.console import Console
-    from rich.table import Table
-
-    named = any(guess.label for image in found.images for guess in image.guesses)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("image", overflow="fold")
-    table.add_column("class", justify="right", no_wrap=True)
-    if named:
-        table.add_column("label", overflow="fold")
-    table.add_column("probability", justify="right", no_wrap=True)
-    for path, rank, number, label, probability in _rows(found):
-        first = shown(path) if rank == "1" else ""
-        table.add_row(first, number, *([shown(label)] if named else []), probability)
-    Console(highlight=False, markup=False).print(table)
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns side by side, without one that is empty below its head."""
+def _table(found: Predictions, name_once: bool) -> str:
+    """Columns side by side, without labels where there are none; on a terminal each image is named once."""
+    rows = [_COLUMNS, *_rows(found)]
+    if name_once:
+        rows = [
+            ("" if rank not in ("rank", "1") else image, number, label, probability)
+            for image, rank, number, label, probability in rows
+        ]
     filled = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    words = frozenset(
-        at for at, column in enumerate(filled) if not all(cell[:1].isdigit() for cell in column[1:])
-    )
-    return "\n".join(columns([*zip(*filled, strict=True)], words))
+    words = [at for at, column in enumerate(filled) if not all(cell[:1].isdigit() for cell in column[1:])]
+    return "\n".join(format_table([*zip(*filled, strict=True)], words))

@@ -102,7 +102,7 @@ class ExportJob(Protocol):
         """Typical inputs, to find the ranges of activations with. Ask before the conversion: bad data is told here.
 
         Args:
-            data: a folder of images or a file of tensors, the option `timmx.options.CalibrationData`; None for made
+            data: a folder of images or a file of tensors, the option `timmx.plugin.CalibrationData`; None for made
                 pictures, with a warning.
             samples: how many at most, 128 unless given.
 

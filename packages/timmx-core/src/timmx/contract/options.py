@@ -76,7 +76,7 @@ CalibrationData = Annotated[
         rich_help_panel=_CALIBRATION,
     ),
 ]
-"""A field of a calibrating backend's own options, default None; `timmx.calibration.check_calibration` checks it."""
+"""A field of a calibrating backend's own options, default None; `timmx.plugin.check_calibration` checks it."""
 
 CalibrationSamples = Annotated[
     int | None,
@@ -110,7 +110,7 @@ CalibrationChoice = Annotated[
         rich_help_panel=_CALIBRATION,
     ),
 ]
-"""As above, default None; `timmx.ranges` computes them."""
+"""As above, default None; `timmx.plugin.Observed` computes them."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 

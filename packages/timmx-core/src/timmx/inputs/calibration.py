@@ -34,7 +34,7 @@ def check_calibration(data: Path | None, samples: int | None, random: bool) -> N
     Whether a backend's options need a calibration at all, the backend knows.
 
     Args:
-        data: as `timmx.options.CalibrationData` gives it, a folder or a file.
+        data: as `timmx.plugin.CalibrationData` gives it, a folder or a file.
         samples: as `CalibrationSamples` gives it; None where it was not given.
         random: as `RandomCalibration` gives it.
 

@@ -142,7 +142,7 @@ def compare(
         folder: with files that timmx wrote, of any installed backend.
         data: images of known classes, as `timmx.tools.evaluate` takes them.
         against: the PyTorch model, which gets a row of its own where there is anything to measure.
-        model_options: which weights and shape it has; see `timmx.options.MODEL_OPTIONS`.
+        model_options: which weights and shape it has; see `timmx.contract.MODEL_OPTIONS`.
         measure_latency: run `timmx.tools.bench` on them.
         seconds: of timed runs for each.
 

@@ -10,24 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout, UnixFileLock
 
 from timmx.base import reporter
 from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
     from typing import IO
 
     from timmx.tools.eval.dataset import Dataset, LabelledImage
-
-if sys.platform == "win32":
-    fcntl = None
-else:
-    import fcntl
 
 _KIND, _SCHEMA = "timmx eval", 2
 _READERS = ("subject", "second")
@@ -73,12 +71,14 @@ class Journal:
         self._second: dict[str, Any] | None = None
         header = {"journal": _KIND, "schema": _SCHEMA, "subject": dict(subject), "data": _listing(dataset)}
         first = _line(header)
+        target = Path(os.path.realpath(path))
+        self._lock = FileLock(target.with_name(f".{target.name}.timmx-lock"))
         try:
             self._stream: IO[bytes] = path.open("a+b", buffering=0)
         except OSError as exc:
             raise self._failing(exc) from exc
         try:
-            self._alone()
+            self._lock_alone()
             self._stream.seek(0)
             content = self._stream.read()
             if first.startswith(content):  # new, or cut off in the first line
@@ -92,35 +92,40 @@ class Journal:
                 if whole != content:
                     self._stream.truncate(len(whole))
         except OSError as exc:
-            self._stream.close()
+            self._close()
             raise self._failing(exc) from exc
         except BaseException:
-            self._stream.close()
+            self._close()
             raise
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._stream.close()
+        self._close()
 
-    def _alone(self) -> None:
+    def _lock_alone(self) -> None:
         """Keep the file for this run, until it is closed or its process ends.
 
         Raises:
             ConfigurationError: another run has it.
         """
-        if fcntl is None:
-            return
         try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
+            self._lock.acquire(timeout=0)
+        except Timeout as exc:
             raise ConfigurationError(
                 f"--resume {self._path} is being written by another run",
                 hint="wait for that run to end, or name another file",
             ) from exc
-        except OSError:  # a file system without locks
+        except (OSError, NotImplementedError):  # a file system without locks
             return
+
+    def _close(self) -> None:
+        self._stream.close()
+        if self._lock.is_locked and isinstance(self._lock, UnixFileLock):
+            with suppress(OSError):  # while it is ours; on other systems filelock removes it
+                Path(self._lock.lock_file).unlink()
+        self._lock.release()
 
     def second(self, reader: Mapping[str, Any]) -> None:
         """State who else reads the images.

@@ -59,7 +59,7 @@ def evaluate(
         limit: as many images at most, evenly taken from the classes.
         resume: a journal: each answer is written there, and a run that was cut off goes on from it.
         against: the PyTorch model to compare with, as an export takes it, or another artifact.
-        model_options: which weights and shape the model has; see `timmx.options.MODEL_OPTIONS`.
+        model_options: which weights and shape the model has; see `timmx.contract.MODEL_OPTIONS`.
 
     Raises:
         ConfigurationError: the data does not fit, or none of the images can be read.

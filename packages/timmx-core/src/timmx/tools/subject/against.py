@@ -30,7 +30,7 @@ def request_for(
     Args:
         metadata: of the file.
         model: a timm name, hf-hub:, local-dir: or a module; None for what the metadata names.
-        options: values for `timmx.options.MODEL_OPTIONS`; they need `model`.
+        options: values for `timmx.contract.MODEL_OPTIONS`; they need `model`.
 
     Raises:
         ConfigurationError: the metadata does not say where the model is, or the options make no sense.
@@ -64,7 +64,7 @@ def refuse_model_options(options: Mapping[str, Any] | None, why: str = "") -> No
     """Refuse options that say what a model is where there is none.
 
     Args:
-        options: values for `timmx.options.MODEL_OPTIONS`.
+        options: values for `timmx.contract.MODEL_OPTIONS`.
         why: what there is instead; by default that none was named.
 
     Raises:

@@ -80,7 +80,7 @@ def verify_file(
     Args:
         path: of any installed backend's suffix.
         against: a model as an export takes it, or another file that timmx wrote; by default what the metadata names.
-        model_options: values for `timmx.options.MODEL_OPTIONS`.
+        model_options: values for `timmx.contract.MODEL_OPTIONS`.
         verify_data: a folder of images; by default the samples of a `local-dir:`, else made inputs.
         min_snr: the least ratio in dB; by default the floor of the file's precision.
 
