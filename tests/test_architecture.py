@@ -211,9 +211,9 @@ def test_a_planted_violation_is_found(module: str, text: str, said: str):
 
 
 def test_a_generated_project_imports_the_door_only(tmp_path: Path):
-    from timmx.cli.new_backend import write_project
+    from timmx.cli.new_backend import NewBackend, write_project
 
-    project = write_project("my-format", tmp_path / "project").folder / "src"
+    project = write_project(NewBackend(name="my-format"), tmp_path / "project").folder / "src"
     for path in sorted(project.rglob("*.py")):
         module = ".".join(path.relative_to(project).with_suffix("").parts)
         lines = violations([*sources(), Source(module, path, path.read_text("utf-8"))])
