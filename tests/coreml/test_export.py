@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from timmx.errors import ConfigurationError, UnsupportedError
 from timmx.registry import discovery as registry
+from timmx.testing import awakened_model
 from torch import nn
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
@@ -341,3 +342,25 @@ def test_what_coremltools_cannot_convert_is_told(tmp_path):
     with pytest.raises(UnsupportedError, match="bessel"):
         timmx.export("coreml", Odd(), output=tmp_path / "a.mlpackage")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inner_tensors_are_those_of_the_program(export):
+    model = awakened_model("test_vit")
+    result = export(model, "vit", compute_precision="float32", verify_data=None)
+    inputs = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with timmx.open(result.path) as runner, torch.inference_mode():
+        names = runner.intermediates
+        values = runner.run_intermediates({"input": inputs.numpy()}, names)
+        assert tuple(values) == names
+        expected = model.patch_embed.proj(inputs).numpy()
+        first = next(name for name in names if values[name].size == expected.size)
+        np.testing.assert_allclose(values[first].ravel(), expected.ravel(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(values[names[-1]], runner.run({"input": inputs.numpy()})["output"])
+
+
+def test_a_neuralnetwork_gives_no_inner_tensors(export):
+    result = export(convert_to="neuralnetwork")
+    with timmx.open(result.path) as runner:
+        assert runner.intermediates == ()
+        with pytest.raises(UnsupportedError, match="gives outputs only"):
+            runner.run_intermediates({"input": np.zeros((1, 3, 64, 64), np.float32)}, ("x",))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import timmx
 import torch
 from timmx.errors import ConfigurationError
 from timmx.registry import discovery as registry
+from timmx.testing import awakened_model
 
 
 def export(model, path, **options):
@@ -55,3 +58,14 @@ def test_the_same_export_gives_the_same_bytes(tmp_path, digits):
 def test_a_name_that_torch_cannot_load_is_refused(tmp_path, digits):
     with pytest.raises(ConfigurationError, match=r"must end in \.pt2"):
         export(digits, tmp_path / "digits.pt")
+
+
+def test_inner_tensors_are_those_of_the_model(tmp_path):
+    model = awakened_model("test_vit")
+    export(model, tmp_path / "vit.pt2", dynamic_batch=True)
+    inputs = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with timmx.open(tmp_path / "vit.pt2") as runner, torch.inference_mode():
+        first, last = runner.intermediates[0], runner.intermediates[-1]
+        values = runner.run_intermediates({"input": inputs.numpy()}, (first, last))
+        np.testing.assert_allclose(values[first], model.patch_embed.proj(inputs), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(values[last], runner.run({"input": inputs.numpy()})["output"])
