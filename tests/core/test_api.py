@@ -93,7 +93,7 @@ def test_an_export_and_its_file_from_python(tmp_path, digits):
     result = timmx.export("torch-export", digits, output=tmp_path / "digits.pt2", dynamic_batch=True)
     assert result.path == tmp_path / "digits.pt2"
     assert result.verification.status == "verified"
-    assert result.verification.inputs == 500
+    assert result.verification.inputs == 20
     assert result.verification.top1_agreement == 1.0
     with timmx.open(result.path) as runner:
         (spec,) = runner.inputs

@@ -33,7 +33,9 @@ def test_names_for_help_and_errors_import_nothing_heavy():
 
 def test_the_guide_documents_every_public_name():
     """Each in one row of the tables under `timmx.plugin, name by name`, and no other name."""
-    (section,) = re.findall(r"^## `timmx.plugin`, name by name\n(.*?)^## ", GUIDE.read_text("utf-8"), re.M | re.S)
+    (section,) = re.findall(
+        r"^## `timmx.plugin`, name by name\n(.*?)^## ", GUIDE.read_text("utf-8"), re.M | re.S
+    )
     rows = re.findall(r"^\| `(\w+)` \| \S.* \|$", section, re.M)
     assert len(set(rows)) == len(rows), "a name is documented twice"
     assert set(rows) == set(timmx.plugin.__all__)

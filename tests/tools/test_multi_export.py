@@ -137,7 +137,7 @@ def test_the_table_names_each_file_whole(run_timmx, digits):
     )
     assert done.exit_code == 0
     assert "a-rather-long-name-of-a-file.pt2" in done.stdout
-    assert "500 images" in done.stdout
+    assert "20 images" in done.stdout
     assert done.stderr == ""
 
 

@@ -43,7 +43,7 @@ def test_it_gives_the_figures_of_the_export_and_remembers_them(exported, digits,
     assert records.recall(exported.path, (exported.path,))["verification"] == first
     text = run_timmx("verify", exported.path, "--against", digits).stdout
     assert "verified: " in text
-    assert "(floor 60 dB) on 500 inputs" in text
+    assert "(floor 60 dB) on 20 inputs" in text
 
 
 def test_whole_numbers_and_normalisation_in_the_file(bytes_file, digits, run_timmx):
