@@ -239,7 +239,10 @@ LIES = [
     ({"labels": ["a", "b"]}, "2"),
     ({"format": {"profile": {"min": 1}}}, "its profile is"),
     ({"format": {"profile": "wide"}}, "profile"),
-    ({"outputs": [{"name": "logits", "kind": "logits", "shape": [1, 10]}]}, "metadata names outputs logits"),
+    (
+        {"outputs": [{"name": "logits", "kind": "logits", "shape": [1, 10]}]},
+        "its outputs are output; expected logits",
+    ),
     ({"schema": 99}, "schema 99"),
 ]
 
@@ -259,7 +262,7 @@ def test_metadata_that_is_no_json_is_refused(export, typed, tmp_path):
     model = onnx.load(typed["one"])
     model.metadata_props[0].value = "{"
     onnx.save(model, tmp_path / "edited.onnx")
-    with pytest.raises(ArtifactError, match="no JSON"):
+    with pytest.raises(ArtifactError, match="not JSON"):
         export(None, from_onnx=tmp_path / "edited.onnx")
 
 
@@ -410,7 +413,7 @@ def test_files_that_are_no_engine_are_refused(tensorrt, tmp_path):
     with pytest.raises(ArtifactError, match="not a TensorRT engine"):
         timmx.open(path)
     beside(path).write_text("{")
-    with pytest.raises(ArtifactError, match="no JSON"):
+    with pytest.raises(ArtifactError, match="not JSON"):
         TensorRTBackend().read_metadata(path)
 
 
