@@ -1,4 +1,4 @@
-"""`timmx torch-export`: what plain `torch.export.load` sees in the file."""
+"""`timmx torch-export` on the command's API; the files are read by `torch.export.load` without timmx."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def export(model, path, **options):
     return result
 
 
-def test_digits_load_with_plain_torch_and_take_any_batch(tmp_path, digits):
+def test_file_with_dynamic_batch_loads_in_plain_torch(tmp_path, digits):
     path = tmp_path / "digits.pt2"
     result = export(digits, path, dynamic_batch=True)
     assert list(tmp_path.iterdir()) == [path]
@@ -30,7 +30,7 @@ def test_digits_load_with_plain_torch_and_take_any_batch(tmp_path, digits):
         assert program.module()(torch.rand(batch, 3, 64, 64)).shape == (batch, 10)
 
 
-def test_a_static_batch_is_kept(tmp_path, digits):
+def test_file_with_fixed_batch_refuses_another_batch_size(tmp_path, digits):
     result = export(digits, tmp_path / "digits.pt2", batch_size=3)
     program = torch.export.load(result.path)
     assert program.module()(torch.rand(3, 3, 64, 64)).shape == (3, 10)
@@ -39,7 +39,7 @@ def test_a_static_batch_is_kept(tmp_path, digits):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_fused_attention_stays(tmp_path, awakened, strict):
+def test_fused_attention_stays_fused(tmp_path, awakened, strict):
     path = tmp_path / "vit.pt2"
     result = export("test_vit", path, checkpoint=awakened("test_vit"), strict=strict, dynamic_batch=True)
     assert result.metadata["format"] == {"strict": strict, "device": "cpu"}
@@ -48,14 +48,14 @@ def test_fused_attention_stays(tmp_path, awakened, strict):
     assert not any("upsample" in target for target in targets)
 
 
-def test_the_same_export_gives_the_same_bytes(tmp_path, digits):
+def test_same_export_gives_the_same_bytes(tmp_path, digits):
     paths = [tmp_path / name / "digits.pt2" for name in ("one", "two")]
     for path in paths:
         export(digits, path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_a_name_that_torch_cannot_load_is_refused(tmp_path, digits):
+def test_suffix_that_torch_cannot_load_is_refused(tmp_path, digits):
     with pytest.raises(ConfigurationError, match=r"must end in \.pt2"):
         export(digits, tmp_path / "digits.pt")
 

@@ -90,12 +90,12 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
         facts |= {"calibration": calibration.origin, "calibration_method": str(method)}
     if mode is TensorRTMode.FP16 or grid is not None:
         lowered, notes = to_float16(model, job)
-        facts["float32_operations"] = dict(lowered.kept)
+        facts["float32_operations"] = dict(lowered.float32_nodes)
         if grid is not None:
             facts["quantized_operations"] = quantized_operations(model)
     elif mode is TensorRTMode.BF16:
         job.progress("Lowering to bfloat16")
-        facts["float32_operations"] = dict(lower_precision(model, ir.DataType.BFLOAT16).kept)
+        facts["float32_operations"] = dict(lower_precision(model, ir.DataType.BFLOAT16).float32_nodes)
     precision = PRECISIONS[mode]
     job.progress("Writing the typed ONNX")
     write(model, path, job.metadata(precision, **facts))
