@@ -60,8 +60,8 @@ class Sleeper(Runner):
         self.said, self.runs = said, 0
         self.engine = said.get("engine", "")
         batch = said.get("batch", "batch")
-        self.inputs = (TensorSpec("input", (batch, 3, 8, 8), "float32", "NCHW"),)
-        self.outputs = (TensorSpec("output", (batch, 1), "float32"),)
+        self.inputs = (TensorSpec(name="input", shape=(batch, 3, 8, 8), dtype="float32", layout="NCHW"),)
+        self.outputs = (TensorSpec(name="output", shape=(batch, 1), dtype="float32"),)
 
     def run(self, feeds):
         self.runs += 1
