@@ -12,5 +12,11 @@ from timmx.base.files import (
 from timmx.base.progress import Reporter as Reporter, reporter as reporter, reporting as reporting
 from timmx.base.snr import SignalToNoise as SignalToNoise, worst_db as worst_db
 from timmx.base.tables import format_table as format_table
-from timmx.base.text import counted as counted, is_utf8 as is_utf8, printable as printable, shown as shown
+from timmx.base.text import (
+    counted as counted,
+    is_utf8 as is_utf8,
+    printable as printable,
+    shown as shown,
+    size_text as size_text,
+)
 from timmx.base.threads import usable_cores as usable_cores

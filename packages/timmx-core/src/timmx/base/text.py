@@ -1,4 +1,4 @@
-"""How messages count, and how they write names that are no UTF-8."""
+"""How messages write counts, sizes and names that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def is_utf8(text: str) -> bool:
 def counted(count: int, one: str, many: str = "") -> str:
     """A number and what it counts, such as `1 image` and `1,200 images`; `many` where the plural is no `s`."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def size_text(size_bytes: float) -> str:
+    """A size as a person reads it, such as `1.23 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if abs(size_bytes) < 999.5:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} GB" if abs(size_bytes) < 999.5 else f"{size_bytes:,.0f} GB"
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")

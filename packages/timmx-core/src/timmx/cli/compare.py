@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timmx.base import format_table, size_text
 from timmx.cli.options import DebugOption, ReportOption, VerboseOption
 from timmx.contract import JsonOption
 
@@ -82,8 +83,6 @@ def _write(found: SideBySide, report: Path) -> None:
 
 
 def _lines(found: SideBySide, report: Path | None) -> list[str]:
-    from timmx.base import format_table
-
     titles = ["file", "size", "precision", "verdict", "SNR", "top-1 agrees"]
     if found.evaluations:
         titles.append("accuracy")
@@ -114,8 +113,6 @@ def _lines(found: SideBySide, report: Path | None) -> list[str]:
 
 
 def _row(row: Row, found: SideBySide) -> list[str]:
-    from timmx.cli.results import size_text
-
     cells = [
         row.name,
         "-" if row.size_bytes is None else size_text(row.size_bytes),

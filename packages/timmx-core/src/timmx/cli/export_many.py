@@ -147,8 +147,7 @@ def _print_schema() -> None:
 
 
 def _print(result: ManyResult) -> None:
-    from timmx.base import format_table
-    from timmx.cli.results import size_text
+    from timmx.base import format_table, size_text
 
     rows = [["file", "size", "precision", "verdict", "SNR", "top-1 agrees", "time"]]
     for item in result.results:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.base import format_table
+from timmx.base import format_table, size_text
 from timmx.cli.options import DebugOption, VerboseOption
-from timmx.cli.results import size_text, verdict
+from timmx.cli.results import verdict
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:

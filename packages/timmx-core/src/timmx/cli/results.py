@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from timmx.base import size_text
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -44,13 +46,3 @@ def verdict(report: VerificationReport) -> list[str]:
             f"  accuracy {100 * report.accuracy:.1f} %, the model's {100 * report.model_accuracy:.1f} %"
         )
     return lines
-
-
-def size_text(size_bytes: int) -> str:
-    """A size as a person reads it, such as `1.23 MB`."""
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

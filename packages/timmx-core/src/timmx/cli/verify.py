@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from timmx.base import size_text
 from timmx.cli.options import DebugOption, FileArgument, VerboseOption
-from timmx.cli.results import size_text, verdict
+from timmx.cli.results import verdict
 from timmx.contract import JsonOption
 
 

@@ -96,16 +96,24 @@ def _colours(found: Iterable[Section]) -> dict[str, int]:
 def _table(table: Table) -> Shown:
     rows = table.rows[:MOST_ROWS]
     left_out = f"The first {MOST_ROWS:,} of {len(table.rows):,} rows." if len(rows) < len(table.rows) else ""
-    head, cells = _grid(table.columns, rows)
-    return Shown(title=table.title, note=_joined(table.note, left_out), head=head, rows=cells)
+    return _section(table, table.columns, rows, left_out)
 
 
-def _grid(
-    columns: Sequence[Column], rows: Iterable[Mapping[str, Any]]
-) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
-    """The head and the rows of a table."""
-    head = [(column.title, column.kind != "text") for column in columns]
-    return head, [[_cell(row.get(column.key), column) for column in columns] for row in rows]
+def _section(
+    section: Section,
+    columns: Sequence[Column],
+    rows: Iterable[Mapping[str, Any]],
+    note: str = "",
+    **plot: Any,
+) -> Shown:
+    """A section with the rows of its table; `note` follows the section's own."""
+    return Shown(
+        title=section.title,
+        note=_joined(section.note, note),
+        head=[(column.title, column.kind != "text") for column in columns],
+        rows=[[_cell(row.get(column.key), column) for column in columns] for row in rows],
+        **plot,
+    )
 
 
 def _cell(value: Any, column: Column) -> Cell:
@@ -157,12 +165,11 @@ def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
         "y": _axis(scatter.y_title, scatter.y_kind),
         "points": marks,
     }
-    head, cells = _grid(columns, [_point_row(point) for point in scatter.points])
-    return Shown(
-        title=scatter.title,
-        note=_joined(scatter.note, f"Without a place in the plot: {', '.join(missing)}." if missing else ""),
-        head=head,
-        rows=cells,
+    return _section(
+        scatter,
+        columns,
+        [_point_row(point) for point in scatter.points],
+        f"Without a place in the plot: {', '.join(missing)}." if missing else "",
         plot=plot if drawn else None,
         legend=_legend(scatter, largest) if largest else (),
         caption=_area(scatter, any(mark["hollow"] for mark in marks)) if largest else "",
@@ -233,14 +240,8 @@ def _distributions(distributions: Distributions, colours: Mapping[str, int]) -> 
         ),
         "boxes": drawn,
     }
-    head, cells = _grid(columns, [{"name": name, **_figures(values)} for name, values in boxes.items()])
-    return Shown(
-        title=distributions.title,
-        note=distributions.note,
-        head=head,
-        rows=cells,
-        plot=plot if drawn else None,
-    )
+    rows = [{"name": name, **_figures(values)} for name, values in boxes.items()]
+    return _section(distributions, columns, rows, plot=plot if drawn else None)
 
 
 def _figures(values: Sequence[float]) -> dict[str, Any]:
@@ -283,8 +284,7 @@ def _bars(bars: Bars) -> Shown:
             }
         )
     plot = {"type": "bars", "x": _axis(bars.y_title, bars.kind), "bars": drawn}
-    head, cells = _grid(columns, rows)
-    return Shown(title=bars.title, note=bars.note, head=head, rows=cells, plot=plot if drawn else None)
+    return _section(bars, columns, rows, plot=plot if drawn else None)
 
 
 def _matrix(matrix: Matrix) -> Shown:
@@ -311,12 +311,10 @@ def _matrix(matrix: Matrix) -> Shown:
     caption = (
         "Rows: the true class. Blue: read right. Orange: confused; the stronger, the more, by logarithm."
     )
-    head, counted = _grid(columns, rows)
-    return Shown(
-        title=matrix.title,
-        note=matrix.note,
-        head=head,
-        rows=counted,
+    return _section(
+        matrix,
+        columns,
+        rows,
         plot=plot if labels else None,
         values_title="The most frequent confusions" if len(confused) > MOST_CONFUSIONS else "All confusions",
         caption=caption,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from timmx.base import size_text
+
 if TYPE_CHECKING:
     from timmx.report.content import Kind
 
@@ -58,14 +60,6 @@ def _percent(value: float) -> str:
     return f"{percent:.1f} %" if percent == 0 or abs(percent) >= 0.1 else f"{percent:.2g} %"
 
 
-def _bytes(value: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if abs(value) < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} GB" if abs(value) < 999.5 else f"{value:,.0f} GB"
-
-
 def _ms(value: float) -> str:
     if value and abs(value) < 0.9995:
         return f"{value:.3f} ms" if abs(value) >= 0.01 else f"{value:.2g} ms"
@@ -76,4 +70,4 @@ def _db(value: float) -> str:
     return f"{value:.1f} dB"
 
 
-_FORMATS = {"number": _number, "percent": _percent, "bytes": _bytes, "ms": _ms, "db": _db}
+_FORMATS = {"number": _number, "percent": _percent, "bytes": size_text, "ms": _ms, "db": _db}
