@@ -81,7 +81,7 @@ def _upsample(layer: Layer) -> Step:
 
 
 def _scaled(size: int, factor: float) -> int:
-    """floor(size * factor) in float32, like the stored factor: 7 * 11/7 is 11 there, and 10.9999998 in float64."""
+    """Return floor(size * factor) in float32, the type of a stored factor: 7 * 11/7 is 11, in float64 10.9999998."""
     return math.floor(torch.tensor(float(factor), dtype=torch.float32) * size)
 
 
