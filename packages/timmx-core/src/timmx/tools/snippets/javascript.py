@@ -137,7 +137,7 @@ def _read(facts: Facts) -> Iterator[str]:
 
 
 def _resize(facts: Facts) -> Iterator[str]:
-    """Pillow's resize in integer arithmetic; for tall images, Pillow 13 resizes the height first and can differ by 1."""
+    """Pillow's resize in integer arithmetic; Pillow 13 resizes the height of tall images first, which differs by 1."""
     name, channels = facts.preprocessor.data_config.interpolation.lower(), facts.channels
     source, target = _place("y * w + i", channels, "c"), _place("x * h + y", channels, "c")
     yield f"// One axis of Pillow's {name} resize: rows of w pixels become columns of `size`; run it once per axis"
