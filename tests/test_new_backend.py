@@ -20,7 +20,7 @@ CORE = ROOT / "packages" / "timmx-core"
 
 
 @pytest.mark.parametrize("name", ["my-format", "x", "a1-b2", "class", "test-1x"])
-def test_a_project_for_any_name(run_timmx, tmp_path: Path, name: str):
+def test_a_project_can_have_any_valid_name(run_timmx, tmp_path: Path, name: str):
     done = run_timmx("new-backend", name)
     assert done.exit_code == 0, done.output
     project = tmp_path / f"timmx-{name}"
@@ -48,7 +48,7 @@ def test_a_project_for_any_name(run_timmx, tmp_path: Path, name: str):
     assert {"README.md", "LICENSE", "py.typed", "test_conformance.py"} <= {path.name for path in files}
 
 
-def test_json_says_what_was_written(run_timmx, tmp_path: Path):
+def test_json_lists_the_files(run_timmx, tmp_path: Path):
     done = run_timmx("new-backend", "foo", "--dir", "made here/foo", "--json")
     facts = json.loads(done.stdout)
     assert facts["path"] == "made here/foo"
@@ -61,7 +61,7 @@ def test_json_says_what_was_written(run_timmx, tmp_path: Path):
     ]
 
 
-def test_a_suffix_of_our_own_formats_is_left_to_them(run_timmx, tmp_path: Path):
+def test_a_suffix_of_our_own_formats_is_not_reused(run_timmx, tmp_path: Path):
     """`timmx.open` would ask our backend for such a file."""
     run_timmx("new-backend", "pt2")
     assert 'suffixes = (".timmx-pt2",)' in (tmp_path / "timmx-pt2/src/timmx_pt2/plugin.py").read_text("utf-8")
@@ -151,7 +151,7 @@ def test_nothing_heavy_is_imported(tmp_path: Path):
     assert done.stderr.strip() == "set()"
 
 
-def test_a_folder_with_something_in_it_is_left_alone(run_timmx, tmp_path: Path):
+def test_a_folder_that_is_not_empty_is_left_unchanged(run_timmx, tmp_path: Path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -189,7 +189,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, existed: bool):
     assert list(tmp_path.rglob("*")) == ([folder.parent, folder] if existed else [])
 
 
-def test_the_core_is_asked_for_by_range_and_taken_from_where_it_lies(tmp_path: Path):
+def test_the_core_is_required_by_range_and_found_where_it_is_installed(tmp_path: Path):
     write_project(NewBackend(name="foo"), tmp_path / "foo")
     facts = tomllib.loads((tmp_path / "foo" / "pyproject.toml").read_text("utf-8"))
     stated = {item.name: item for item in map(Requirement, facts["project"]["dependencies"])}
@@ -210,7 +210,7 @@ def test_the_core_is_asked_for_by_range_and_taken_from_where_it_lies(tmp_path: P
         ("1.4.2", ">=1.4,<2"),
     ],
 )
-def test_the_range_keeps_to_one_contract(version: str, wanted: str):
+def test_the_version_range_is_limited_to_one_contract(version: str, wanted: str):
     assert _core_range(version) == wanted
 
 

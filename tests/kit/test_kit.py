@@ -41,7 +41,7 @@ FAULTS = {
     "writes elsewhere": "test_nothing_is_written_elsewhere",
     "leaves a by-product beside the file": "test_export",
     "writes other bytes each time": "test_same_bytes_twice",
-    "lets library errors through": "test_damaged_files_are_told",
+    "lets library errors through": "test_damaged_files_are_reported",
     "gives intermediate values of another run": "test_intermediate_values_lead_to_the_output",
     "describes another artifact": "test_runner_describes_the_artifact",
     "states another layout than it takes": "test_runner_describes_the_artifact",
@@ -107,7 +107,7 @@ def test_a_good_backend_passes_every_check(run_kit):
     assert len(outcomes.checks("passed")) > 30
 
 
-def test_a_backend_of_quantized_channels_last_files_passes_every_check(run_kit):
+def test_a_backend_with_quantized_nhwc_files_passes_every_check(run_kit):
     test = AUTHORS_TEST + "    export_options = {'quantized': True}\n"
     outcomes = run_kit(
         checks="not (embedding or odd or checkpoint or failure or folder or import)", test=test
@@ -116,7 +116,7 @@ def test_a_backend_of_quantized_channels_last_files_passes_every_check(run_kit):
     assert {"test_runner_describes_the_artifact", "test_feature_pyramid"} <= outcomes.checks("passed")
 
 
-def test_a_backend_whose_files_all_normalise_passes_the_parity_checks(run_kit):
+def test_a_backend_that_always_normalizes_passes_the_parity_checks(run_kit):
     test = AUTHORS_TEST + "    export_options = {'normalize': True}\n"
     outcomes = run_kit(checks="numbers or rows or runner", test=test)
     assert not outcomes.checks("failed"), outcomes.said
@@ -124,17 +124,17 @@ def test_a_backend_whose_files_all_normalise_passes_the_parity_checks(run_kit):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_backend_fails_at_the_check_meant_for_it(run_kit, fault):
+def test_a_faulty_backend_fails_the_check_for_its_fault(run_kit, fault):
     outcomes = run_kit(fault, f"{FAULTS[fault]} and not efficientnet and not test_vit")
     assert FAULTS[fault] in outcomes.checks("failed"), outcomes.reports
 
 
-def test_a_deleted_check_is_noticed(run_kit):
+def test_a_deleted_check_is_reported(run_kit):
     outcomes = run_kit(checks="lost", test=AUTHORS_TEST + "    test_export = None\n")
     assert "test_export: a standard check was deleted" in outcomes.said
 
 
-def test_a_replaced_check_needs_a_reason(run_kit):
+def test_a_replaced_check_without_a_reason_is_reported(run_kit):
     replaced = AUTHORS_TEST + "    def test_embedding(self): ...\n"
     assert (
         "test_embedding: a standard check was deleted or replaced"
@@ -160,7 +160,7 @@ def test_a_class_whose_export_checks_were_all_skipped_fails(run_kit):
     assert "No export check of loopback ran" in run_kit(checks="test_embedding", test=skipping).said
 
 
-def test_checks_that_export_nothing_are_collected_first(run_kit):
+def test_checks_without_an_export_are_collected_first(run_kit):
     collected = run_kit(checks="entry_point").collected
     exporting = [item.originalname for item in collected if hasattr(item.function, EXPORT_CHECK)]
     static = [name for name in dir(StaticChecks) if name.startswith("test_")]
@@ -175,7 +175,7 @@ def test_a_failed_assertion_shows_its_values(run_kit):
     assert "where False = <built-in method startswith of str object" in outcomes.said
 
 
-def test_a_failed_export_check_captures_no_trace_of_torch(run_kit):
+def test_a_failed_export_check_captures_no_torch_trace(run_kit):
     failing = AUTHORS_TEST + (
         "    overridden = {'test_embedding': 'fails'}\n"
         "    def test_embedding(self, export):\n"

@@ -1,11 +1,11 @@
-"""The conformance kit: subclass `BackendConformance` in a backend's tests, and run pytest.
+"""The conformance kit: subclass `BackendConformance` in a backend's tests and run pytest.
 
     from timmx.testing import BackendConformance
 
     class TestMyFormat(BackendConformance):
         backend = "my-format"
 
-It needs the extra `timmx-core[testing]`. docs/backend-authors.md shows it at work.
+It needs the extra `timmx-core[testing]`. See docs/backend-authors.md.
 """
 
 import pkgutil

@@ -1,4 +1,4 @@
-"""The class that backend authors subclass, and the check that nothing of it was lost on the way."""
+"""The class that backend authors subclass, and the check that a subclass keeps all of its checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from timmx.testing.tools import ToolChecks
 
 
 class CompletenessCheck(ConformanceBase):
-    """That a subclass deletes or replaces no check without a reason."""
+    """Checks that a subclass removes or replaces no check without a reason."""
 
     def test_no_standard_check_is_lost(self) -> None:
         lost = [
@@ -24,17 +24,17 @@ class CompletenessCheck(ConformanceBase):
             "`overridden`, or declare the capability that the format lacks"
         )
         unknown = sorted(self.overridden.keys() - _standard_checks().keys())
-        assert not unknown, f"`overridden` names {', '.join(unknown)}, which are no standard checks"
+        assert not unknown, f"`overridden` names checks that do not exist: {', '.join(unknown)}"
 
 
 # pytest runs the checks of the last base class first: those that export nothing come before all others.
 class BackendConformance(
     DeviceChecks, ToolChecks, ParityChecks, ExportChecks, StaticChecks, CompletenessCheck
 ):
-    """Every check that a backend of contract 1 has to pass. Subclass it and set `backend`.
+    """All checks that a backend of contract 1 must pass. Subclass it and set `backend`.
 
-    A check that a format cannot pass is not deleted: declare the capability as missing, with the reason. A
-    check that must be replaced is named in `overridden`, with the reason.
+    Do not delete a check that the format cannot pass: declare the capability as missing, with the reason. A
+    check that you replace must be named in `overridden`, with the reason.
     """
 
 

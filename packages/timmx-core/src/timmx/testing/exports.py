@@ -1,4 +1,4 @@
-"""Checks that export tiny models with every shared option, and look at what was written."""
+"""Checks that export tiny models with every shared option, and check the files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LABELS = ("naïve", "猫", 'a "quoted" one', "comma, space", "five")
 
 
 class ExportChecks(ConformanceBase):
-    """What a user would notice of the files that a backend writes."""
+    """What a user notices about the files that a backend writes."""
 
     @pytest.mark.parametrize(
         "options",
@@ -60,7 +60,7 @@ class ExportChecks(ConformanceBase):
         result = exported(model)
         assert result.path.exists()
         assert result.verification.status in GOOD, result.verification.reason
-        assert set(result.files) == set(subject.files(result.path)), "`files` names all that belongs together"
+        assert set(result.files) == set(subject.files(result.path)), "`files` names all files of the artifact"
         assert set(result.path.parent.iterdir()) == set(result.files), "nothing else is written"
 
     @export_check
@@ -73,7 +73,7 @@ class ExportChecks(ConformanceBase):
 
     @export_check
     @requires("dynamic_batch")
-    def test_dynamic_batch_beside_a_batch_size_of_one(self, export: Export, subject: ExportBackend) -> None:
+    def test_dynamic_batch_with_a_batch_size_of_one(self, export: Export, subject: ExportBackend) -> None:
         if subject.capabilities.dynamic_batch_from_one is True:
             assert metadata_of(export(dynamic_batch=True, batch_size=1)).dynamic_batch
         else:
