@@ -411,7 +411,7 @@ class Layer(nn.Module):
 )
 def test_unsupported_operation_is_reported_with_its_layer(function, reason):
     with pytest.raises(UnsupportedError, match=reason):
-        lower(capture(Layer(name=function), random(PIXELS, 1), dynamic=False))
+        lower(capture(Layer(function), random(PIXELS, 1), dynamic=False))
 
 
 def small(family):

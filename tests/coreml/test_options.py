@@ -108,7 +108,7 @@ def test_unknown_target_on_the_command_line_lists_the_targets(run_timmx):
         ({"convert_to": "neuralnetwork", "target": "ios14"}, 4),  # ios13 has all its layers
     ],
 )
-def test_the_target_is_the_oldest_that_the_options_allow(tmp_path, awakened, options, specification):
+def test_target_is_the_oldest_that_the_options_allow(tmp_path, awakened, options, specification):
     suffix = ".mlmodel" if "convert_to" in options else ".mlpackage"
     result = timmx.export(
         "coreml",
@@ -122,9 +122,7 @@ def test_the_target_is_the_oldest_that_the_options_allow(tmp_path, awakened, opt
 
 
 @pytest.mark.parametrize(("dynamic", "specification"), [(False, 5), (True, 5)])
-def test_a_neuralnetwork_is_for_the_oldest_system_that_has_its_layers(
-    tmp_path, awakened, dynamic, specification
-):
+def test_neuralnetwork_target_is_the_oldest_with_its_layers(tmp_path, awakened, dynamic, specification):
     options = {"checkpoint": awakened("test_vit"), "convert_to": "neuralnetwork", "dynamic_batch": dynamic}
     result = timmx.export("coreml", "test_vit", output=tmp_path / "model.mlmodel", **options)
     assert result.metadata["format"]["specification_version"] == specification
