@@ -107,9 +107,7 @@ def _check_inputs_and_outputs(graph: ir.Graph, dynamic_batch: bool, findings: _C
     for value in (*inputs, *graph.outputs):
         if value.dtype != ir.DataType.FLOAT:
             kind = value.dtype.name if value.dtype else "of unknown type"
-            findings.error(
-                value, f"is {kind}: inputs and outputs must be float32, whatever is computed between them"
-            )
+            findings.error(value, f"is {kind}: inputs and outputs must be float32 in every mode")
         sizes: list[Any] = list(value.shape or ())
         batch, others = sizes[:1], sizes[1:]
         if dynamic_batch:
