@@ -1,4 +1,4 @@
-"""Small MIL programs, written by coremltools, saved, and read back by our evaluator."""
+"""Small MIL programs that coremltools writes and timmx's evaluator reads."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from timmx_coreml.mil import MilEvaluator
 
 _INPUTS = (np.float32, np.float16, np.int32)
-"""What a saved program's inputs and outputs may be; other dtypes are cast inside."""
+"""The dtypes of a saved program's inputs and outputs; others are cast in the program."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One operation on given inputs.
+    """One operation with its inputs and expected results.
 
     Attributes:
-        name: of the test.
-        build: takes coremltools' builder and a variable for each input; gives a variable or several.
-        inputs: values.
-        expected: the results; None where coremltools' own `value_inference` is asked for them.
+        name: the name of the test.
+        build: takes coremltools' builder and a variable per input; returns one variable or several.
+        inputs: the values of the inputs.
+        expected: the results; None to take them from coremltools' `value_inference`.
         target: the deployment target, whose opset the program is written in.
     """
 
@@ -42,7 +42,7 @@ class Case:
 
 
 def evaluate(cases: list[Case], folder: Path) -> dict[str, list[tuple[Any, Any]]]:
-    """Each case's results beside what is expected; one program for each deployment target."""
+    """Return pairs of computed and expected results by case; one program per deployment target."""
     from coremltools.converters.mil.mil import types
 
     results: dict[str, list[tuple[Any, Any]]] = {}
@@ -57,28 +57,28 @@ def evaluate(cases: list[Case], folder: Path) -> dict[str, list[tuple[Any, Any]]
 
         def build(mb: Any, **variables: Any) -> list[Any]:
             outputs = []
-            for index, case in enumerate(chosen):  # noqa: B023 - called within the loop's turn
-                given = [variables[f"case{index}_input{place}"] for place in range(len(case.inputs))]
-                given = [
+            for index, case in enumerate(chosen):  # noqa: B023 - called in the same iteration
+                arguments = [variables[f"case{index}_input{place}"] for place in range(len(case.inputs))]
+                arguments = [
                     mb.cast(x=one, dtype=str(array.dtype)) if array.dtype not in _INPUTS else one
-                    for one, array in zip(given, case.inputs, strict=True)
+                    for one, array in zip(arguments, case.inputs, strict=True)
                 ]
-                made = _several(case.build(mb, *given))
-                # An operation of its own gives the result a name that no other case has.
-                made = [
+                values = _several(case.build(mb, *arguments))
+                # A separate operation gives each result a unique name.
+                values = [
                     mb.identity(x=one, name=f"case{index}_{place}")
                     if types.nptype_from_builtin(one.dtype) in _INPUTS
                     else mb.cast(x=one, dtype="int32", name=f"case{index}_{place}")
-                    for place, one in enumerate(made)
+                    for place, one in enumerate(values)
                 ]
-                names.append([one.name for one in made])  # noqa: B023
-                outputs += made
+                names.append([one.name for one in values])  # noqa: B023
+                outputs += values
             return outputs
 
-        evaluator = saved(build, inputs, folder / f"{target}.mlpackage", target)
+        evaluator = save_and_open(build, inputs, folder / f"{target}.mlpackage", target)
         computed = evaluator.run({name: torch.from_numpy(array) for name, array in inputs.items()})
         for case, outputs in zip(chosen, names, strict=True):
-            expected = inferred(case) if case.expected is None else _several(case.expected)
+            expected = infer(case) if case.expected is None else _several(case.expected)
             results[str(case)] = list(
                 zip((computed[name].numpy() for name in outputs), expected, strict=True)
             )
@@ -91,48 +91,48 @@ def half(case: Case) -> Case:
     return replace(case, name=f"{case.name}-half", inputs=inputs, target="iOS17")
 
 
-def inferred(case: Case) -> list[Any]:
-    """What coremltools computes for the case by itself, in numpy and float32."""
+def infer(case: Case) -> list[Any]:
+    """Return what coremltools infers for the case, in numpy and float32."""
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb  # noqa: N813
     from coremltools.converters.mil.mil import Function
 
-    # Copies: some inferences write into what they are given.
+    # Copies: some inferences write into their inputs.
     inputs = [array.astype(np.float32 if array.dtype == np.float16 else array.dtype) for array in case.inputs]
     with Function({}, opset_version=getattr(ct.target, case.target)):
-        made = _several(case.build(mb, *(mb.const(val=array) for array in inputs)))
-    assert all(one.val is not None for one in made), f"coremltools does not infer {case}"
-    return [one.val for one in made]
+        values = _several(case.build(mb, *(mb.const(val=array) for array in inputs)))
+    assert all(one.val is not None for one in values), f"coremltools does not infer {case}"
+    return [one.val for one in values]
 
 
 def program(build: Callable[..., Any], inputs: dict[str, Any], target: str) -> Any:
-    """A program of coremltools' own making; `inputs` are arrays, or shapes of float32."""
+    """Build a program with coremltools; `inputs` are arrays, or shapes of float32."""
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb  # noqa: N813
     from coremltools.converters.mil.mil import Function, Program
     from coremltools.converters.mil.mil.types.type_mapping import numpy_type_to_builtin_type
 
     placeholders = {
-        name: mb.placeholder(given.shape, numpy_type_to_builtin_type(given.dtype))
-        if isinstance(given, np.ndarray)
-        else mb.placeholder(given)
-        for name, given in inputs.items()
+        name: mb.placeholder(value.shape, numpy_type_to_builtin_type(value.dtype))
+        if isinstance(value, np.ndarray)
+        else mb.placeholder(value)
+        for name, value in inputs.items()
     }
-    made = Program()
+    result = Program()
     with Function(placeholders, opset_version=getattr(ct.target, target)) as function:
         function.set_outputs(_several(build(mb, **function.inputs)))
-        made.add_function("main", function)
-    return made
+        result.add_function("main", function)
+    return result
 
 
-def save(made: Any, path: Path, target: str, **options: Any) -> None:
-    """Write a program with no pass of coremltools' optimizer, so that every operation stays."""
+def save(program: Any, path: Path, target: str, **options: Any) -> None:
+    """Write a program without coremltools' optimizer, so that every operation stays."""
     import coremltools as ct
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = ct.convert(
-            made,
+            program,
             source="milinternal",
             convert_to="mlprogram",
             minimum_deployment_target=getattr(ct.target, target),
@@ -144,22 +144,22 @@ def save(made: Any, path: Path, target: str, **options: Any) -> None:
         model.save(str(path))
 
 
-def saved(build: Callable[..., Any], inputs: dict[str, Any], path: Path, target: str) -> MilEvaluator:
-    """The evaluator of a program that `build` makes."""
+def save_and_open(build: Callable[..., Any], inputs: dict[str, Any], path: Path, target: str) -> MilEvaluator:
+    """Save the program that `build` defines and return its evaluator."""
     save(program(build, inputs, target), path, target)
-    return opened(path)
+    return open_package(path)
 
 
-def opened(package: Path) -> MilEvaluator:
-    """The evaluator of a saved `.mlpackage`."""
+def open_package(package: Path) -> MilEvaluator:
+    """Return the evaluator of a saved `.mlpackage`."""
     from timmx_coreml.mil import MilEvaluator
 
     folder = package / "Data" / "com.apple.CoreML"
-    return MilEvaluator(parsed(package), folder)
+    return MilEvaluator(parse_package(package), folder)
 
 
-def parsed(package: Path) -> Any:
-    """The model's protobuf of a saved `.mlpackage`."""
+def parse_package(package: Path) -> Any:
+    """Return the protobuf of a saved `.mlpackage`."""
     from timmx_coreml.schema import schema
 
     model = schema("Model_pb2").Model()
@@ -167,5 +167,5 @@ def parsed(package: Path) -> Any:
     return model
 
 
-def _several(made: Any) -> list[Any]:
-    return list(made) if isinstance(made, list | tuple) else [made]
+def _several(result: Any) -> list[Any]:
+    return list(result) if isinstance(result, list | tuple) else [result]

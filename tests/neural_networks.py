@@ -1,4 +1,4 @@
-"""Small `neuralnetwork` models for tests: MIL programs, layers by hand, and timm models, as coremltools writes them."""
+"""Small `neuralnetwork` models that coremltools writes: MIL programs, single layers and timm models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import coremltools as ct
 import numpy as np
 import torch
-from coremltools.converters.mil import Builder as mb  # noqa: N813 - coremltools' own customary name
+from coremltools.converters.mil import Builder as mb  # noqa: N813 - coremltools' customary name
 from coremltools.models.datatypes import Array
 from coremltools.models.neural_network import NeuralNetworkBuilder
 from timmx.base.snr import SignalToNoise
@@ -21,14 +21,14 @@ _NO_OPERATIONS = ("aten.alias.default", "aten.clone.default", "aten.detach.defau
 
 
 def from_mil(operation: Callable[..., Any], *shapes: Sequence[int]) -> Any:
-    """The parsed model of a MIL function, whose parameters are inputs of these shapes."""
+    """Convert a MIL function, whose parameters are inputs of these shapes, and return the specification."""
     specs = [mb.TensorSpec(shape=tuple(shape)) for shape in shapes]
     program = mb.program(input_specs=specs, opset_version=ct.target.iOS14)(operation)
     return ct.convert(program, convert_to="neuralnetwork").get_spec()
 
 
 def by_hand(add: Callable[[NeuralNetworkBuilder], Any], *shapes: Sequence[int], outputs: int = 1) -> Any:
-    """The parsed model of layers that `add` adds, from the inputs `x0`, `x1`, ... to `y` (or `y0`, `y1`, ...)."""
+    """Return the specification of layers that `add` adds, from `x0`, `x1`, ... to `y` (or `y0`, `y1`, ...)."""
     names = ["y"] if outputs == 1 else [f"y{i}" for i in range(outputs)]
     builder = NeuralNetworkBuilder(
         [(f"x{i}", Array(*shape)) for i, shape in enumerate(shapes)],
@@ -40,7 +40,7 @@ def by_hand(add: Callable[[NeuralNetworkBuilder], Any], *shapes: Sequence[int], 
 
 
 def evaluate(spec: Any, *arrays: Any) -> Any:
-    """The one output of a model (or the tuple of them), as numpy arrays."""
+    """Return the only output of a model, or a tuple of outputs, as numpy arrays."""
     evaluator = NeuralNetworkEvaluator(spec)
     results = evaluator.run(dict(zip(evaluator.inputs, map(tensor, arrays), strict=True)))
     values = tuple(results[name].numpy() for name in evaluator.outputs)
@@ -48,14 +48,14 @@ def evaluate(spec: Any, *arrays: Any) -> Any:
 
 
 def evaluate_all(operations: Mapping[str, Callable[..., Any]], *arrays: Any) -> dict[str, Any]:
-    """The outputs of MIL operations of the same one or two inputs, by name; one conversion serves them all."""
+    """Return the outputs of MIL operations on the same one or two inputs, by name, from one conversion."""
 
     def outputs(*inputs: Any) -> list[Any]:
         return [_as_float(operation(*inputs)) for operation in operations.values()]
 
     program = (lambda x: outputs(x)) if len(arrays) == 1 else (lambda x, y: outputs(x, y))
-    found = evaluate(from_mil(program, *(array.shape for array in arrays)), *arrays)
-    return dict(zip(operations, found, strict=True))
+    values = evaluate(from_mil(program, *(array.shape for array in arrays)), *arrays)
+    return dict(zip(operations, values, strict=True))
 
 
 def _as_float(result: Any) -> Any:
@@ -71,7 +71,7 @@ def random(*shape: int, seed: int = 0) -> Any:
 
 
 def convert(model: torch.nn.Module, *, batch: int = 1, dynamic: bool = False, **options: Any) -> Any:
-    """A timm model as an `MLModel` of the kind neuralnetwork."""
+    """Convert a timm model to an `MLModel` of the kind neuralnetwork."""
     size = input_size(model)
     program = capture(model, torch.zeros(2 if dynamic else batch, *size), dynamic=dynamic)
     program = program.run_decompositions({})
@@ -89,7 +89,7 @@ def input_size(model: Any) -> tuple[int, int, int]:
 
 
 def snr_db(model: torch.nn.Module, spec: Any, batches: Sequence[int] = (1, 1, 1, 1)) -> float:
-    """How well the file computes what the model computes."""
+    """Return the signal-to-noise ratio of the file's outputs against the model's."""
     evaluator = NeuralNetworkEvaluator(spec)
     ((name, _feature),) = evaluator.inputs.items()
     figures = SignalToNoise()
@@ -97,6 +97,6 @@ def snr_db(model: torch.nn.Module, spec: Any, batches: Sequence[int] = (1, 1, 1,
         images = tensor(random(batch, *input_size(model), seed=seed))
         with torch.no_grad():
             expected = model(images)
-        (found,) = evaluator.run({name: images}).values()
-        figures.update(expected.numpy(), found.numpy())
+        (output,) = evaluator.run({name: images}).values()
+        figures.update(expected.numpy(), output.numpy())
     return figures.snr_db

@@ -54,6 +54,11 @@ def install_plugin(
     return module
 
 
+def on_path(site: Path) -> str:
+    """`PYTHONPATH` with a folder in front."""
+    return os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
+
+
 def timmx(
     *arguments: object,
     site: Path | None = None,
@@ -64,7 +69,7 @@ def timmx(
     """`python -m timmx ARGS` in a fresh process, with the plugins of `site` installed."""
     variables = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"} | environment
     if site is not None:
-        variables["PYTHONPATH"] = str(site)
+        variables["PYTHONPATH"] = on_path(site)
     return subprocess.run(
         [sys.executable, "-m", "timmx", *map(str, arguments)],
         capture_output=True,

@@ -10,6 +10,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
+from plugins import on_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,7 @@ def run_tests(project: Path, site: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
         cwd=project,
-        env=os.environ | {"PYTHONPATH": str(site), "PYTEST_ADDOPTS": ""},
+        env=os.environ | {"PYTHONPATH": on_path(site), "PYTEST_ADDOPTS": ""},
         text=True,
         capture_output=True,
         check=False,

@@ -20,7 +20,7 @@ def test_the_main_job_prints_the_proof(tmp_path, digits):
     assert done.stderr == ""
     assert "digits.onnx" in done.stdout
     assert "verified" in done.stdout
-    assert "500 images" in done.stdout
+    assert "20 images" in done.stdout
     assert "top-1 agreement 100.0 %" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["digits.onnx"]
 

@@ -59,7 +59,18 @@ def test_options_that_the_documents_name_exist():
     known = " ".join(
         help_of(name)
         for name in (
-            *("", "coreml", "litert", "onnx", "tensorrt", "torch-export", "list", "info", "doctor"),
+            *(
+                "",
+                "coreml",
+                "litert",
+                "onnx",
+                "tensorrt",
+                "torch-export",
+                "list",
+                "info",
+                "doctor",
+                "new-backend",
+            ),
             *("bench", "compare", "eval", "export", "inspect", "predict", "verify"),
         )
     )

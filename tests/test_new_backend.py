@@ -13,14 +13,14 @@ import pytest
 from packaging.requirements import Requirement
 from plugins import install_plugin, timmx
 from projects import install_project, run_tests
-from timmx.cli.new_backend import _core_range, write_project
+from timmx.cli.new_backend import NewBackend, _core_range, write_project
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "packages" / "timmx-core"
 
 
 @pytest.mark.parametrize("name", ["my-format", "x", "a1-b2", "class", "test-1x"])
-def test_a_project_for_any_name(run_timmx, tmp_path: Path, name: str):
+def test_a_project_can_have_any_valid_name(run_timmx, tmp_path: Path, name: str):
     done = run_timmx("new-backend", name)
     assert done.exit_code == 0, done.output
     project = tmp_path / f"timmx-{name}"
@@ -48,7 +48,7 @@ def test_a_project_for_any_name(run_timmx, tmp_path: Path, name: str):
     assert {"README.md", "LICENSE", "py.typed", "test_conformance.py"} <= {path.name for path in files}
 
 
-def test_json_says_what_was_written(run_timmx, tmp_path: Path):
+def test_json_lists_the_files(run_timmx, tmp_path: Path):
     done = run_timmx("new-backend", "foo", "--dir", "made here/foo", "--json")
     facts = json.loads(done.stdout)
     assert facts["path"] == "made here/foo"
@@ -61,10 +61,52 @@ def test_json_says_what_was_written(run_timmx, tmp_path: Path):
     ]
 
 
-def test_a_suffix_of_our_own_formats_is_left_to_them(run_timmx, tmp_path: Path):
+def test_a_suffix_of_our_own_formats_is_not_reused(run_timmx, tmp_path: Path):
     """`timmx.open` would ask our backend for such a file."""
     run_timmx("new-backend", "pt2")
     assert 'suffixes = (".timmx-pt2",)' in (tmp_path / "timmx-pt2/src/timmx_pt2/plugin.py").read_text("utf-8")
+
+
+def test_suffix_name_and_companions_are_in_the_project(run_timmx, tmp_path: Path):
+    words = ["--suffix", ".xml", "--name", "OpenVINO", "--companion", ".bin", "--companion", ".map"]
+    assert run_timmx("new-backend", "vino", *words).exit_code == 0
+    project = tmp_path / "timmx-vino"
+    plugin = (project / "src/timmx_vino/plugin.py").read_text("utf-8")
+    assert 'suffixes = (".xml",)' in plugin
+    assert 'help = "Export to the OpenVINO format."' in plugin
+    assert "class OpenVINOBackend(ExportBackend)" in plugin
+    assert 'for suffix in (".bin", ".map")' in (project / "src/timmx_vino/archive.py").read_text("utf-8")
+    assert "class TestOpenVINO(" in (project / "tests/test_conformance.py").read_text("utf-8")
+    facts = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
+    assert facts["project"]["description"] == "Export to the OpenVINO format."
+    assert list(facts["project"]["entry-points"]["timmx.backends"]) == ["vino"]
+    readme = (project / "README.md").read_text("utf-8")
+    assert "into a `.xml` file with a `.bin` file and a `.map` file next to it" in readme
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--suffix", "xml"], "--suffix 'xml' is not a dot and lower-case letters or digits"),
+        (["--suffix", ".XML"], "--suffix '.XML' is not"),
+        (["--suffix", ".onnx"], "timmx opens such files with a backend of its own"),
+        (["--companion", "bin"], "--companion 'bin' is not"),
+        (["--suffix", ".xml", "--companion", ".xml"], "the suffixes .xml, .xml are not all different"),
+        (["--name", 'a"b'], "hint: write it as the format's users do"),
+    ],
+)
+def test_suffixes_and_names_that_are_refused(run_timmx, tmp_path: Path, words: list[str], reason: str):
+    done = run_timmx("new-backend", "vino", *words)
+    assert done.exit_code == 2
+    assert reason in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_generated_files_are_within_88_columns(tmp_path: Path):
+    for new in (NewBackend(name="my-format"), NewBackend(name="vino", suffix=".xml", companions=(".bin",))):
+        project = write_project(new, tmp_path / new.name)
+        for path in project.folder.rglob("*.py"):
+            assert max(map(len, path.read_text("utf-8").splitlines()), default=0) <= 88, path
 
 
 @pytest.mark.parametrize(
@@ -76,6 +118,8 @@ def test_a_suffix_of_our_own_formats_is_left_to_them(run_timmx, tmp_path: Path):
         ("", "not made of lower-case words"),
         ("List", "not made of lower-case words joined by hyphens\nhint: choose another name"),
         ("verify", "is a command of timmx itself"),
+        ("demo", "is a command of timmx itself"),
+        ("card", "is a command of timmx itself"),
         ("onnx", "timmx-onnx"),
         ("coreml", "timmx-coreml has a backend of that name"),
         ("core", "timmx-core, which is installed already"),
@@ -107,7 +151,7 @@ def test_nothing_heavy_is_imported(tmp_path: Path):
     assert done.stderr.strip() == "set()"
 
 
-def test_a_folder_with_something_in_it_is_left_alone(run_timmx, tmp_path: Path):
+def test_a_folder_that_is_not_empty_is_left_unchanged(run_timmx, tmp_path: Path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -145,8 +189,8 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, existed: bool):
     assert list(tmp_path.rglob("*")) == ([folder.parent, folder] if existed else [])
 
 
-def test_the_core_is_asked_for_by_range_and_taken_from_where_it_lies(tmp_path: Path):
-    write_project("foo", tmp_path / "foo")
+def test_the_core_is_required_by_range_and_found_where_it_is_installed(tmp_path: Path):
+    write_project(NewBackend(name="foo"), tmp_path / "foo")
     facts = tomllib.loads((tmp_path / "foo" / "pyproject.toml").read_text("utf-8"))
     stated = {item.name: item for item in map(Requirement, facts["project"]["dependencies"])}
     core = tomllib.loads((CORE / "pyproject.toml").read_text("utf-8"))["project"]
@@ -166,15 +210,23 @@ def test_the_core_is_asked_for_by_range_and_taken_from_where_it_lies(tmp_path: P
         ("1.4.2", ">=1.4,<2"),
     ],
 )
-def test_the_range_keeps_to_one_contract(version: str, wanted: str):
+def test_the_version_range_is_limited_to_one_contract(version: str, wanted: str):
     assert _core_range(version) == wanted
 
 
 def test_a_new_project_passes_checks_of_the_kit(tmp_path: Path):
     """Some of each kind; `.ci/third_party.py` runs all of them."""
-    project = write_project("my-format", tmp_path / "project")
+    project = write_project(NewBackend(name="my-format"), tmp_path / "project")
     install_project(project.folder, tmp_path / "site")
     checks = (
         "lost or entry_point or options or import or (test_dynamic_batch and resnet) or read_back or damaged"
     )
+    assert " passed" in run_tests(project.folder, tmp_path / "site", "-k", checks)
+
+
+def test_a_new_project_with_companions_passes_checks_of_the_kit(tmp_path: Path):
+    new = NewBackend(name="vino", title="OpenVINO", suffix=".xml", companions=(".bin",))
+    project = write_project(new, tmp_path / "project")
+    install_project(project.folder, tmp_path / "site")
+    checks = "lost or suffixes or (test_export and resnet) or failure or same_bytes or elsewhere or damaged"
     assert " passed" in run_tests(project.folder, tmp_path / "site", "-k", checks)

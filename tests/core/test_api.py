@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 import typing
 
 import pytest
@@ -91,7 +93,7 @@ def test_an_export_and_its_file_from_python(tmp_path, digits):
     result = timmx.export("torch-export", digits, output=tmp_path / "digits.pt2", dynamic_batch=True)
     assert result.path == tmp_path / "digits.pt2"
     assert result.verification.status == "verified"
-    assert result.verification.inputs == 500
+    assert result.verification.inputs == 20
     assert result.verification.top1_agreement == 1.0
     with timmx.open(result.path) as runner:
         (spec,) = runner.inputs
@@ -213,3 +215,43 @@ def test_opening_says_what_is_missing(tmp_path):
         (tmp_path / f"text{suffix}").write_text("not a model")
         with pytest.raises(timmx.ArtifactError, match="damaged"):
             timmx.open(tmp_path / f"text{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("backend", "suffix", "options"),
+    [
+        ("litert", "tflite", {"mode": "int8", "random_calibration": True}),
+        ("coreml", "mlpackage", {"quantize": "palette6"}),
+        ("onnx", "onnx", {}),
+    ],
+)
+def test_an_export_from_python_draws_no_progress_bars_and_ends_in_silence(tmp_path, backend, suffix, options):
+    """Neither a converter's or quantizer's bars, nor what bindings report when the interpreter ends."""
+    code = f"""
+import sys, timmx
+result = timmx.export({backend!r}, "test_resnet", output="model.{suffix}", verify=False, **{options!r})
+sys.kept = timmx.open(result.path), result  # bindings report objects that are alive at the end
+import tqdm
+list(tqdm.tqdm(range(3), desc="the user's own"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True, check=True
+    )
+    assert done.stdout == ""
+    bars = [line for line in done.stderr.replace("\r", "\n").splitlines() if "%|" in line]
+    assert bars
+    assert all(line.startswith("the user's own") for line in bars)
+    assert "nanobind" not in done.stderr
+    assert "leaked" not in done.stderr
+
+
+def test_a_device_or_a_thread_count_that_cannot_be_is_refused(tmp_path):
+    path = timmx.export("torch-export", "test_resnet", output=tmp_path / "model.pt2", verify=False).path
+    with pytest.raises(ConfigurationError, match="there is no device 'tpu'\nhint: use cpu or cuda"):
+        timmx.open(path, device="tpu")
+    with pytest.raises(ConfigurationError, match="runs on the device cpu here, not on cuda"):
+        timmx.open(path, device="cuda")
+    with pytest.raises(ConfigurationError, match="threads is 0, and must be 1 or more"):
+        timmx.open(path, threads=0)
+    with timmx.open(path, device="cpu", threads=1) as runner:
+        assert runner.outputs

@@ -73,6 +73,15 @@ def test_all_that_a_backend_wrote_is_published_and_the_old_set_is_gone(tmp_path)
     assert tree(tmp_path) == {"m.onnx": "new", "m.json": "new", "m.onnx.data": "new", "other.txt": "old"}
 
 
+def test_a_companion_has_the_artifacts_stem_and_a_foreign_one_is_refused(tmp_path):
+    output, weights = tmp_path / "model.xml", tmp_path / "model.bin"
+    assert export(output, **{"model.bin": "new"}) == (output, weights)
+    output.unlink()  # now nothing says that model.bin belongs to an artifact
+    with pytest.raises(ArtifactError, match=r"model\.bin is in the way"):
+        export(output, **{"model.bin": "newer"})
+    assert tree(tmp_path) == {"model.bin": "new"}
+
+
 def test_one_file_replaces_a_file_with_a_companion(tmp_path):
     output, data = tmp_path / "m.onnx", tmp_path / "m.onnx.data"
     output.write_text("old")

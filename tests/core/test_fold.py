@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, StdConv2d
-from timmx.model.preparation import Prepared, output_tensors, prepare
+from timmx.model.preparation import PreparedModel, output_tensors, prepare
 from torch import nn
 
 
@@ -13,7 +13,7 @@ def inputs_for(size: tuple[int, ...]) -> torch.Tensor:
     return torch.randn(4, *size, generator=torch.Generator().manual_seed(1))
 
 
-def prepared(model: nn.Module, inputs: torch.Tensor) -> Prepared:
+def prepared(model: nn.Module, inputs: torch.Tensor) -> PreparedModel:
     with torch.no_grad():
         return prepare(model, inputs, model.eval()(inputs), in_place=False)
 

@@ -13,7 +13,7 @@ from timm.layers import BatchNormAct2d
 from timm.models.byobnet import MobileOneBlock
 from timm.utils import freeze
 from timmx.errors import UnsupportedError
-from timmx.model.preparation import Prepared, output_tensors, prepare
+from timmx.model.preparation import PreparedModel, output_tensors, prepare
 from timmx.testing import awaken
 from torch import nn
 
@@ -27,7 +27,7 @@ def answers(model: nn.Module, inputs: torch.Tensor):
         return model.eval()(inputs)
 
 
-def prepared(model: nn.Module, inputs: torch.Tensor, in_place: bool = False) -> Prepared:
+def prepared(model: nn.Module, inputs: torch.Tensor, in_place: bool = False) -> PreparedModel:
     return prepare(model, inputs, answers(model, inputs), in_place=in_place)
 
 
@@ -41,7 +41,7 @@ def kinds(model: nn.Module) -> set[str]:
     return {type(module).__name__ for module in model.modules()}
 
 
-def counts(result: Prepared) -> dict[str, int]:
+def counts(result: PreparedModel) -> dict[str, int]:
     return {rewrite.name: rewrite.count for rewrite in result.rewrites}
 
 

@@ -1,4 +1,4 @@
-"""`timmx coreml`: what coremltools and our evaluator see in the file."""
+"""`timmx coreml`: the files, as coremltools and timmx's evaluator read them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from timmx.errors import ConfigurationError, UnsupportedError
 from timmx.registry import discovery as registry
+from timmx.testing import awakened_model
 from torch import nn
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
@@ -22,7 +23,7 @@ DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 
 @pytest.fixture(scope="module")
 def few_digits(tmp_path_factory):
-    """Two samples of each digit: enough to tell a good file from a bad one in a second."""
+    """Two samples of each digit: enough to distinguish a correct file from a wrong one in a second."""
     folder = tmp_path_factory.mktemp("digits")
     for kind in sorted((DIGITS / "samples").iterdir()):
         for path in sorted(kind.iterdir())[:2]:
@@ -63,19 +64,19 @@ def spec(path):
         ({"quantize": "int8", "compute_precision": "float32"}, "int8-weights", "constexpr_affine_dequantize"),
     ],
 )
-def test_weights_of_the_digits(export, options, precision, constexpr):
+def test_weight_forms_keep_the_accuracy_of_digits(export, options, precision, constexpr):
     result = export(**options)
     assert result.precision == precision
     assert result.verification.top1_agreement >= 0.95
     assert "evaluator" in result.verification.engine or sys.platform == "darwin"
-    told = registry.load("coreml").inspect(result.path)
-    assert told["parameters"] == pytest.approx(100_500, abs=20)
+    report = registry.load("coreml").inspect(result.path)
+    assert report["parameters"] == pytest.approx(100_500, abs=20)
     if constexpr is None:
-        assert told["compressed_weights"] == {}
+        assert report["compressed_weights"] == {}
     else:
-        assert told["compressed_weights"] == {constexpr: 12}  # the weights of 2048 elements and more
-        whole = 404_392 if "compute_precision" in options else 203_476
-        assert told["weights_bytes"] < 0.65 * whole
+        assert report["compressed_weights"] == {constexpr: 12}  # the weights of 2048 elements and more
+        uncompressed_bytes = 404_392 if "compute_precision" in options else 203_476
+        assert report["weights_bytes"] < 0.65 * uncompressed_bytes
 
 
 def test_fewer_bits_make_smaller_files_and_more_noise(export):
@@ -86,7 +87,7 @@ def test_fewer_bits_make_smaller_files_and_more_noise(export):
     assert ratios == sorted(ratios, reverse=True)
 
 
-def test_a_model_with_small_weights_alone_stays_as_it_is_and_says_so(export):
+def test_model_with_only_small_weights_stays_uncompressed_with_a_note(export):
     class Tiny(nn.Module):
         pretrained_cfg: ClassVar = {
             "input_size": (3, 16, 16),
@@ -108,12 +109,12 @@ def test_a_model_with_small_weights_alone_stays_as_it_is_and_says_so(export):
     assert any("No weight is large enough" in note for note in result.notes)
 
 
-def test_a_picture_goes_in_and_a_class_comes_out(export, digits):
+def test_image_classifier_takes_an_image_and_returns_classes(export, digits):
     result = export(image_input=True, normalize=True, classifier=True, softmax=True)
     description = spec(result.path).description
-    (taken,) = description.input
-    assert (taken.name, taken.type.imageType.width, taken.type.imageType.height) == ("input", 64, 64)
-    assert taken.type.imageType.colorSpace == taken.type.imageType.ColorSpace.Value("RGB")
+    (input_,) = description.input
+    assert (input_.name, input_.type.imageType.width, input_.type.imageType.height) == ("input", 64, 64)
+    assert input_.type.imageType.colorSpace == input_.type.imageType.ColorSpace.Value("RGB")
     assert [output.name for output in description.output] == ["classLabel", "classLabel_probs"]
     assert description.predictedFeatureName == "classLabel"
     assert description.metadata.userDefined["com.apple.coreml.model.preview.type"] == "imageClassifier"
@@ -128,14 +129,14 @@ def test_a_picture_goes_in_and_a_class_comes_out(export, digits):
         pixels = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
     with timmx.open(result.path) as runner:
         assert runner.inputs[0].dtype == "uint8"
-        found = runner.run({"input": pixels.transpose(2, 0, 1)[None]})["output"]
-        assert found.sum() == pytest.approx(1, abs=1e-2)
-        assert metadata["labels"][int(found.argmax())] == "7"
+        probabilities = runner.run({"input": pixels.transpose(2, 0, 1)[None]})["output"]
+        assert probabilities.sum() == pytest.approx(1, abs=1e-2)
+        assert metadata["labels"][int(probabilities.argmax())] == "7"
         with pytest.raises(TypeError, match="uint8"):
             runner.run({"input": np.zeros((1, 3, 64, 64), np.float32)})
 
 
-def test_a_picture_of_a_neuralnetwork(export):
+def test_neuralnetwork_takes_an_image(export):
     result = export(
         convert_to="neuralnetwork", image_input=True, normalize=True, classifier=True, softmax=True, half=True
     )
@@ -147,7 +148,7 @@ def test_a_picture_of_a_neuralnetwork(export):
     assert result.verification.top1_agreement == 1.0
 
 
-def test_a_grayscale_picture(export, awakened):
+def test_grayscale_image_input(export, awakened):
     checkpoint = awakened("test_resnet", in_chans=1)
     result = export("test_resnet", checkpoint=checkpoint, in_chans=1, image_input=True, normalize=True)
     image = spec(result.path).description.input[0].type.imageType
@@ -156,7 +157,7 @@ def test_a_grayscale_picture(export, awakened):
         assert runner.inputs[0].shape == (1, 1, 160, 160)
 
 
-def test_pictures_of_other_channels_are_refused_once_the_model_is_known(tmp_path, digits):
+def test_image_input_of_other_channels_is_refused_after_loading_the_model(tmp_path, digits):
     import timm
 
     model = timm.create_model("test_resnet", in_chans=5)
@@ -165,12 +166,12 @@ def test_pictures_of_other_channels_are_refused_once_the_model_is_known(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_classifier_of_logits_says_so(export):
+def test_classifier_of_logits_has_a_note(export):
     result = export(classifier=True)
     assert any("logits" in note for note in result.notes)
 
 
-def test_a_classifier_needs_names(tmp_path, awakened):
+def test_classifier_needs_class_names(tmp_path, awakened):
     with pytest.raises(ConfigurationError, match="hint: add --labels FILE"):
         timmx.export(
             "coreml", "test_resnet", checkpoint=awakened("test_resnet"), output=tmp_path / "a.mlpackage",
@@ -187,7 +188,7 @@ def test_labels_of_a_classifier_are_counted_before_the_conversion(tmp_path, digi
 
 
 @pytest.mark.parametrize("kind", ["mlprogram", "neuralnetwork"])
-def test_an_open_batch_has_a_range(export, kind):
+def test_dynamic_batch_size_has_a_range(export, kind):
     result = export(dynamic_batch=True, convert_to=kind, batch_upper_bound=5)
     assert result.verification.batch_sizes == (1, 2, 5)
     assert result.metadata["batch"] == {"dynamic": True}
@@ -213,31 +214,31 @@ def test_enumerated_batch_sizes(export, kind):
         runner.run({"input": np.zeros((2, 3, 64, 64), np.float32)})
 
 
-def test_a_person_who_opens_it_in_xcode_learns_what_it_is(export):
+def test_description_for_xcode_has_license_author_and_preprocessing(export):
     result = export(normalize=True)
     description = spec(result.path).description
-    shown = description.metadata
-    assert shown.license == "apache-2.0"
-    assert shown.author
-    assert shown.versionString.startswith("digits, weights sha256:d1abf249")
-    assert shown.shortDescription.startswith("test_efficientnet: image classifier, 10 classes")
+    info = description.metadata
+    assert info.license == "apache-2.0"
+    assert info.author
+    assert info.versionString.startswith("digits, weights sha256:d1abf249")
+    assert info.shortDescription.startswith("test_efficientnet: image classifier, 10 classes")
     assert "pixels from 0 to 1" in description.input[0].shortDescription
     assert "bicubic" in description.input[0].shortDescription
     assert "Logits" in description.output[0].shortDescription
-    assert json.loads(shown.userDefined["timmx"]) == result.metadata
+    assert json.loads(info.userDefined["timmx"]) == result.metadata
     assert (description.input[0].name, description.output[0].name) == ("input", "output")
     array_type = description.input[0].type.multiArrayType
     assert array_type.dataType == array_type.ArrayDataType.Value("FLOAT32")
 
 
-def test_edges_are_float32_for_late_targets_too(export):
+def test_inputs_and_outputs_are_float32_for_late_targets_too(export):
     description = spec(export(target="ios18").path).description
     for feature in (*description.input, *description.output):
         kind = feature.type.multiArrayType
         assert kind.dataType == kind.ArrayDataType.Value("FLOAT32")
 
 
-def test_nothing_in_the_file_tells_of_the_machine_it_was_made_on(export, awakened):
+def test_file_contains_no_trace_of_the_exporting_machine(export, awakened):
     result = export("test_vit", checkpoint=awakened("test_vit"))
     files = [path for path in result.path.rglob("*") if path.is_file()]
     assert sorted(path.name for path in files) == ["Manifest.json", "model.mlmodel", "weight.bin"]
@@ -277,22 +278,22 @@ def test_float32_attention_of_ios18_stays_one_operation(export, awakened):
     assert registry.load("coreml").inspect(result.path)["operations"]["scaled_dot_product_attention"] > 0
 
 
-def test_inspect_names_what_keeps_a_file_off_the_neural_engine(export):
+def test_inspect_reports_what_keeps_a_file_off_the_neural_engine(export):
     backend = registry.load("coreml")
-    told = backend.inspect(export().path)
-    assert told["runs_on"] == "iOS 15, macOS 12"
-    assert told["precision"]["float16"] > 30
-    assert told["off_neural_engine"] == []
-    whole = backend.inspect(export(name="whole", compute_precision="float32", dynamic_batch=True).path)
-    assert len(whole["off_neural_engine"]) == 2
-    assert "float32" in whole["off_neural_engine"][0]
-    assert "--batch-sizes" in whole["off_neural_engine"][1]
+    report = backend.inspect(export().path)
+    assert report["runs_on"] == "iOS 15, macOS 12"
+    assert report["precision"]["float16"] > 30
+    assert report["off_neural_engine"] == []
+    float32 = backend.inspect(export(name="float32", compute_precision="float32", dynamic_batch=True).path)
+    assert len(float32["off_neural_engine"]) == 2
+    assert "float32" in float32["off_neural_engine"][0]
+    assert "--batch-sizes" in float32["off_neural_engine"][1]
     picture = backend.inspect(export(name="picture", image_input=True, normalize=True).path)
     assert picture["off_neural_engine"] == []
 
 
 class Loud(nn.Module):
-    """Bright pictures leave float16's range on the way, dark ones do not."""
+    """Intermediate values overflow float16 for bright images, but not for dark ones."""
 
     pretrained_cfg: ClassVar = {"input_size": (3, 16, 16), "architecture": "loud"}
 
@@ -307,31 +308,30 @@ class Loud(nn.Module):
         return (torch.relu(self.conv(x)) * 1e-4).mean((2, 3))
 
 
-def test_what_leaves_the_range_of_float16_stays_float32_and_is_said(export):
+def test_operations_with_large_values_stay_float32_with_a_note(export):
     result = export(Loud(), verify_data=None)
     assert result.precision == "fp16"
     assert any("stay in float32" in note for note in result.notes)
-    told = registry.load("coreml").inspect(result.path)
-    assert any("in float32" in reason for reason in told["off_neural_engine"])
+    report = registry.load("coreml").inspect(result.path)
+    assert any("in float32" in reason for reason in report["off_neural_engine"])
 
 
-def test_an_overflow_that_shows_while_verifying_is_named(tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for number, value in enumerate(
-        (0, 50, 180, 255)
-    ):  # the model is looked through on the first, which is black
-        Image.new("RGB", (16, 16), (value, value // 2, value // 3)).save(pictures / f"{number}.png")
-    options = {"output": tmp_path / "a.mlpackage", "verify_data": pictures, "normalize": True}
+def test_overflow_during_verification_names_the_operation(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    # Float32 operations are selected with the first image, which is black.
+    for number, value in enumerate((0, 50, 180, 255)):
+        Image.new("RGB", (16, 16), (value, value // 2, value // 3)).save(images / f"{number}.png")
+    options = {"output": tmp_path / "a.mlpackage", "verify_data": images, "normalize": True}
     options |= {"mean": (0.0,), "std": (1.0,)}
     with pytest.raises(timmx.VerificationError, match=r"overflow float16.*conv.*--compute-precision float32"):
         timmx.export("coreml", Loud(), **options)
-    assert sorted(tmp_path.iterdir()) == [pictures]
-    whole = timmx.export("coreml", Loud(), compute_precision="float32", **options)
-    assert whole.verification.status == "verified"
+    assert sorted(tmp_path.iterdir()) == [images]
+    float32 = timmx.export("coreml", Loud(), compute_precision="float32", **options)
+    assert float32.verification.status == "verified"
 
 
-def test_what_coremltools_cannot_convert_is_told(tmp_path):
+def test_unsupported_operation_is_reported(tmp_path):
     class Odd(nn.Module):
         pretrained_cfg: ClassVar = {"input_size": (3, 16, 16), "architecture": "odd"}
 
@@ -341,3 +341,25 @@ def test_what_coremltools_cannot_convert_is_told(tmp_path):
     with pytest.raises(UnsupportedError, match="bessel"):
         timmx.export("coreml", Odd(), output=tmp_path / "a.mlpackage")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inner_tensors_are_those_of_the_program(export):
+    model = awakened_model("test_vit")
+    result = export(model, "vit", compute_precision="float32", verify_data=None)
+    inputs = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with timmx.open(result.path) as runner, torch.inference_mode():
+        names = runner.intermediates
+        values = runner.run_intermediates({"input": inputs.numpy()}, names)
+        assert tuple(values) == names
+        expected = model.patch_embed.proj(inputs).numpy()
+        first = next(name for name in names if values[name].size == expected.size)
+        np.testing.assert_allclose(values[first].ravel(), expected.ravel(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(values[names[-1]], runner.run({"input": inputs.numpy()})["output"])
+
+
+def test_a_neuralnetwork_gives_no_inner_tensors(export):
+    result = export(convert_to="neuralnetwork")
+    with timmx.open(result.path) as runner:
+        assert runner.intermediates == ()
+        with pytest.raises(UnsupportedError, match="gives outputs only"):
+            runner.run_intermediates({"input": np.zeros((1, 3, 64, 64), np.float32)}, ("x",))

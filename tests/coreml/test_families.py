@@ -1,4 +1,4 @@
-"""Every timm family as an ML program: the lowered graph, float32 and float16 files, open batches."""
+"""Every timm family as an ML program: the lowered graph, float32 and float16 files, dynamic batch sizes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DYNAMIC = [
 
 
 @pytest.mark.parametrize("name", FAMILIES + NAMED)
-def test_family_converts_right(name, tmp_path):
+def test_family_converts_correctly(name, tmp_path):
     session, inputs, resolved_db = witness(name)
     program = session.capture()
     lowered = lower(program)
@@ -59,13 +59,13 @@ def test_family_converts_right(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", DYNAMIC)
-def test_open_batch_converts_right(name, tmp_path):
+def test_dynamic_batch_size_converts_correctly(name, tmp_path):
     session, inputs, resolved_db = witness(name, dynamic_batch=True)
     program = session.capture()
     reference = answers(program.module(), inputs)
     model = convert(lower(program), inputs, "iOS15", dynamic=True)
     batches = [inputs[:1], inputs[1:]]
-    assert worst_db(reference, evaluate(model, tmp_path / "open.mlpackage", batches)) >= min(
+    assert worst_db(reference, evaluate(model, tmp_path / "dynamic.mlpackage", batches)) >= min(
         90, resolved_db - 15
     )
 

@@ -1,6 +1,6 @@
-"""`lower`: each gap of coremltools 9.0, closed exactly, and still there without the rewrite.
+"""`lower`: each rewrite is exact, and coremltools 9.0 still needs it.
 
-A test `..._is_needed` fails when a later coremltools does without the rewrite: then take the rewrite out.
+If a test `..._is_needed` fails, a later coremltools no longer needs the rewrite: then remove the rewrite.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Recurrent(nn.Module):
 
 
 def windows(x):
-    """Swin's partition of (N, H, W, C) into windows of 2 x 2: of rank 6 in between."""
+    """Swin's partition of (N, H, W, C) into windows of 2 x 2, with an intermediate of rank 6."""
     n, h, w, c = x.shape
     return x.reshape(n, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, c).softmax(-1)
 
 
 def hidden_units(x):
-    """As hiera's: a linear layer, a slice, a maximum and a normed sum while the rank is 6."""
+    """Like hiera's: a linear layer, a slice, a maximum and a normalized sum at rank 6."""
     n, c, h, w = x.shape
     x = x.reshape(n, c, h // 2, 2, w // 2, 2)
     x = F.linear(x, torch.arange(6.0).reshape(3, 2)) + x[..., :1]
@@ -79,7 +79,7 @@ MISSING = {
     "pixel unshuffle": (lambda x: F.pixel_unshuffle(x, 2), PIXELS),
     "rank 6": (hidden_units, PIXELS),
 }
-"""What coremltools 9.0 refuses."""
+"""Operations that coremltools 9.0 refuses."""
 
 WRONG = {
     "add alpha": (lambda x: torch.add(x, x * x, alpha=3), PIXELS),
@@ -90,7 +90,7 @@ WRONG = {
     "softplus threshold": (lambda x: F.softplus(x, beta=2, threshold=1), PIXELS),
     "antialiased bilinear": (lambda x: F.interpolate(x, (3, 4), mode="bilinear", antialias=True), PIXELS),
 }
-"""What it translates to something else, and says nothing."""
+"""Operations that it converts incorrectly without an error."""
 
 
 UNSURE = {
@@ -99,15 +99,15 @@ UNSURE = {
     "uneven average": (lambda x: F.adaptive_avg_pool2d(x, (5, 3)), PIXELS),
     "even average": (lambda x: F.adaptive_avg_pool2d(x, (3, 4)), PIXELS),
 }
-"""What it translates, in words whose meaning Core ML's documentation leaves open, or only at a known batch size."""
+"""Operations that it converts to undocumented behavior of Core ML, or only at a fixed batch size."""
 
 FUNCTIONS = MISSING | WRONG | UNSURE
 FIXED_TOO = ["rank 6", "negative pad", "overlapping fold", "uneven average"]
-"""Whose rewrites look at sizes, and so differ where the batch is known."""
+"""Gaps whose rewrites depend on sizes, and so differ at a fixed batch size."""
 
 
 def convert(program, count=1, target="iOS15", precision="FLOAT32", selector=None):
-    """An ML program; `count` may be a `ct.RangeDim`; `selector` tells what may be float16."""
+    """An ML program; `count` may be a `ct.RangeDim`; `selector` selects operations that may be float16."""
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import coremltools as ct
@@ -126,15 +126,15 @@ def convert(program, count=1, target="iOS15", precision="FLOAT32", selector=None
         )
 
 
-def snr_db(reference, answer):
+def snr_db(reference, result):
     ratio = SignalToNoise()
-    ratio.update(reference, answer)
+    ratio.update(reference, result)
     return ratio.snr_db
 
 
 @pytest.fixture
 def evaluate(tmp_path):
-    """The numbers that a converted model gives, from its saved file; one batch, or image by image."""
+    """Run a converted model from its saved file, as one batch or image by image."""
     counter = itertools.count()
 
     def run(model, inputs, together=False):
@@ -158,7 +158,7 @@ def random(shape, count=3):
 
 @torch.no_grad()
 def check(module, shape, evaluate, dynamic=False, floor_db=100, eager_db=100, **options):
-    """`lower` keeps the function, and so does coremltools after it; returns the converted model."""
+    """Check that `lower` and coremltools keep the function; return the converted model."""
     inputs = random(shape)
     module.eval()
     reference = module(inputs).numpy()
@@ -187,7 +187,7 @@ def test_rewrite_is_exact(gap, dynamic, evaluate):
 
 
 @pytest.mark.parametrize("gap", MISSING)
-def test_rewrite_of_what_is_missing_is_needed(gap):
+def test_rewrite_of_missing_operation_is_needed(gap):
     function, shape = MISSING[gap]
     program = capture(Does(function), random(shape, 1), dynamic=False).run_decompositions({})
     with pytest.raises((NotImplementedError, ValueError, RuntimeError)):
@@ -195,7 +195,7 @@ def test_rewrite_of_what_is_missing_is_needed(gap):
 
 
 @pytest.mark.parametrize("gap", WRONG)
-def test_rewrite_of_what_is_wrong_is_needed(gap, evaluate):
+def test_rewrite_of_wrong_conversion_is_needed(gap, evaluate):
     function, shape = WRONG[gap]
     inputs = random(shape)
     model = convert(capture(Does(function), inputs[:1], dynamic=False).run_decompositions({}))
@@ -217,8 +217,8 @@ def test_translation_of_recurrent_layer_is_needed(monkeypatch):
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_windows(dynamic, evaluate):
-    """A rank of 6 that a partition passes through is one transposition of rank 5 or less."""
+def test_window_partition_is_one_transposition(dynamic, evaluate):
+    """A partition through rank 6 becomes one transposition of rank 5 or less."""
     assert operations(check(Does(windows), PIXELS, evaluate, dynamic)).count("transpose") == 1
 
 
@@ -227,11 +227,11 @@ def test_any_permutation_takes_few_steps(limit):
     for order in itertools.permutations(range(6)):
         steps = permutation_steps(order, limit)
         assert len(steps) <= 7 - limit
-        made = tuple(range(6))
+        result = tuple(range(6))
         for step in steps:
-            made = tuple(made[dim] for dim in step)
+            result = tuple(result[dim] for dim in step)
             assert sum(after != before + 1 for before, after in itertools.pairwise(step)) < limit
-        assert made == order
+        assert result == order
 
 
 def masked(mask=None, **options):
@@ -259,7 +259,7 @@ ATTENTION = {
 @pytest.mark.parametrize("kind", ATTENTION)
 @pytest.mark.parametrize("target", ["iOS15", "iOS18"])
 def test_attention(kind, target, evaluate):
-    """One operation where the target has it, right in float16 too."""
+    """One operation if the target has it, and correct in float16 too."""
     options = {"target": target, "precision": "FLOAT16", "floor_db": 40}
     model = check(ATTENTION[kind], (4, *TOKENS), evaluate, dynamic=True, **options)
     assert ("scaled_dot_product_attention" in operations(model)) == (target == "iOS18")
@@ -271,12 +271,12 @@ def test_attention_of_other_ranks(evaluate):
         assert "scaled_dot_product_attention" in operations(model)
 
 
-def test_scale_is_why_attention_was_taken_apart():
+def test_attention_with_a_scale_is_decomposed_without_the_rewrite():
     program = capture(ATTENTION["standard scale"], random((4, *TOKENS)), dynamic=False).run_decompositions({})
     assert "scaled_dot_product_attention" not in operations(convert(program, 3, target="iOS18"))
 
 
-def test_grouped_heads_are_not_seen():
+def test_grouped_heads_fail_without_the_rewrite():
     program = capture(ATTENTION["grouped heads"], random((4, *TOKENS)), dynamic=False).run_decompositions({})
     with pytest.raises(ValueError, match=r"broadcast|shape|dim|match"):
         convert(program, 3, target="iOS18")
@@ -299,7 +299,7 @@ def test_norms_and_activations_stay_whole():
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_group_norm_is_one_norm(dynamic, evaluate):
-    """Its squares stay inside one operation, where float16 does not meet them."""
+    """Its squares stay inside one operation and do not overflow float16."""
     norm = nn.GroupNorm(2, 4)
     with torch.no_grad():
         norm.weight += torch.arange(4.0)
@@ -335,8 +335,8 @@ def test_dynamic_reshapes_compute_no_sizes():
     assert not [node for node in lowered.graph.nodes if "sym_size" in str(node.target)]
 
 
-def test_copied_output(evaluate):
-    """A copy that is the output goes, and what it copied becomes the output."""
+def test_copy_at_the_output_is_removed(evaluate):
+    """A copy at the output is removed, and its input becomes the output."""
     kinds = operations(check(Does(lambda x: (x * 2).clone()), PIXELS, evaluate))
     assert [kind for kind in kinds if kind != "const"] == ["mul"]
 
@@ -349,8 +349,8 @@ def test_program_is_not_changed():
 
 
 @torch.no_grad()
-def test_large_numbers_stay_float32(evaluate):
-    """A linear attention whose sums leave float16's range, between convolutions that are float16."""
+def test_large_values_stay_float32(evaluate):
+    """A linear attention whose sums overflow float16, between float16 convolutions."""
 
     class Linear(nn.Module):
         def __init__(self):
@@ -382,7 +382,7 @@ def test_large_numbers_stay_float32(evaluate):
     assert types["matmul"] == {float32}
 
 
-def test_no_islands_where_float16_holds_everything():
+def test_no_islands_if_float16_is_enough():
     lowered = lower(capture(masked(INFINITE), random((4, *TOKENS), 1), dynamic=False))
     assert float32_islands(lowered, [random((4, *TOKENS), 1)]) is None
 
@@ -409,9 +409,9 @@ class Layer(nn.Module):
         ),
     ],
 )
-def test_what_cannot_be_held_is_named(function, reason):
+def test_unsupported_operation_is_reported_with_its_layer(function, reason):
     with pytest.raises(UnsupportedError, match=reason):
-        lower(capture(Layer(name=function), random(PIXELS, 1), dynamic=False))
+        lower(capture(Layer(function), random(PIXELS, 1), dynamic=False))
 
 
 def small(family):
@@ -422,7 +422,7 @@ def small(family):
         import_module(f"timm.models.{name}")
         for name in ("convit", "csatv2", "hiera", "nest", "sequencer", "swin_transformer")
     )
-    made = {
+    builders = {
         "convit": lambda: convit.ConVit(
             img_size=32, embed_dim=16, depth=2, num_heads=2, local_up_to_layer=1, num_classes=5
         ),
@@ -447,11 +447,11 @@ def small(family):
     size = {"convit": 32, "sequencer": 56}.get(family, 64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return awaken(made[family](), input_size=(3, size, size)), (3, size, size)
+        return awaken(builders[family](), input_size=(3, size, size)), (3, size, size)
 
 
 @pytest.mark.parametrize("family", ["convit", "csatv2", "hiera", "nest", "sequencer", "swin"])
-def test_family_that_needs_rewrites(family, evaluate):
-    """With an open batch; test_families.py has the whole models, and fixed ones."""
+def test_family_that_needs_rewrites_converts_correctly(family, evaluate):
+    """With a dynamic batch size; test_families.py has the whole models and fixed batch sizes."""
     model, shape = small(family)
     check(Does(model), shape, evaluate, dynamic=True, floor_db=90, eager_db=90)

@@ -1,4 +1,4 @@
-"""What `timmx coreml` refuses, before torch or coremltools is imported, and the defaults that it chooses."""
+"""Options that `timmx coreml` refuses before importing torch or coremltools, and its defaults."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ from timmx.errors import ArtifactError, ConfigurationError
         ({"output": "model.mlpackage", "convert_to": "neuralnetwork"}, "mlmodel"),
     ],
 )
-def test_wrong_options_are_refused_with_their_mend(tmp_path, monkeypatch, options, words):
+def test_invalid_options_are_refused_with_a_hint(tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match=words):
         timmx.export("coreml", "test_resnet", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="there the option is good: Core ML runs the file")
-def test_compute_units_are_refused_where_there_is_no_core_ml():
+@pytest.mark.skipif(sys.platform == "darwin", reason="the option is valid on macOS")
+def test_compute_units_are_refused_without_core_ml():
     with pytest.raises(ConfigurationError, match="only on macOS\nhint: leave out --compute-units"):
         timmx.export("coreml", "test_resnet", compute_units="cpu-ne")
 
 
-def test_a_refusal_imports_nothing_heavy(tmp_path):
+def test_refusing_options_imports_no_heavy_library(tmp_path):
     code = (
         "import sys, timmx\n"
         "try:\n    timmx.export('coreml', 'resnet18', target='ios15', quantize='int4')\n"
@@ -90,7 +90,7 @@ def test_a_refusal_imports_nothing_heavy(tmp_path):
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_an_unknown_target_on_the_command_line_lists_the_known_ones(run_timmx):
+def test_unknown_target_on_the_command_line_lists_the_targets(run_timmx):
     done = run_timmx("coreml", "resnet18", "--target", "ios12")
     assert done.exit_code == 2
     assert "ios18" in done.stderr
@@ -105,10 +105,10 @@ def test_an_unknown_target_on_the_command_line_lists_the_known_ones(run_timmx):
         ({"target": "ios26"}, 10),
         ({"quantize": "int8"}, 7),
         ({"convert_to": "neuralnetwork"}, 4),
-        ({"convert_to": "neuralnetwork", "target": "ios14"}, 4),  # it holds nothing that ios13 could not read
+        ({"convert_to": "neuralnetwork", "target": "ios14"}, 4),  # ios13 has all its layers
     ],
 )
-def test_the_target_is_the_oldest_that_the_options_allow(tmp_path, awakened, options, specification):
+def test_target_is_the_oldest_that_the_options_allow(tmp_path, awakened, options, specification):
     suffix = ".mlmodel" if "convert_to" in options else ".mlpackage"
     result = timmx.export(
         "coreml",
@@ -122,9 +122,7 @@ def test_the_target_is_the_oldest_that_the_options_allow(tmp_path, awakened, opt
 
 
 @pytest.mark.parametrize(("dynamic", "specification"), [(False, 5), (True, 5)])
-def test_a_neuralnetwork_is_for_the_oldest_system_that_has_its_layers(
-    tmp_path, awakened, dynamic, specification
-):
+def test_neuralnetwork_target_is_the_oldest_with_its_layers(tmp_path, awakened, dynamic, specification):
     options = {"checkpoint": awakened("test_vit"), "convert_to": "neuralnetwork", "dynamic_batch": dynamic}
     result = timmx.export("coreml", "test_vit", output=tmp_path / "model.mlmodel", **options)
     assert result.metadata["format"]["specification_version"] == specification
@@ -133,7 +131,7 @@ def test_a_neuralnetwork_is_for_the_oldest_system_that_has_its_layers(
         timmx.export("coreml", "test_vit", output=tmp_path / "old.mlmodel", target="ios13", **options)
 
 
-def test_a_machine_without_coremltools_is_told_where_to_get_it(monkeypatch):
+def test_missing_coremltools_has_a_hint_to_install_it(monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "coremltools" else real(name, *rest)
@@ -149,17 +147,17 @@ def test_a_machine_without_coremltools_is_told_where_to_get_it(monkeypatch):
 
 
 def test_help_shows_the_options(run_timmx):
-    shown = run_timmx("coreml", "--help").stdout
+    output = run_timmx("coreml", "--help").stdout
     for flag in ("--convert-to", "--quantize", "--target", "--batch-sizes", "--image-input", "--classifier"):
-        assert flag in shown
+        assert flag in output
 
 
 @pytest.mark.parametrize("name", ["model.mlpackage", "model.mlmodel"])
-def test_what_is_no_core_ml_model_is_told(tmp_path, name):
+def test_file_of_another_format_is_reported(tmp_path, name):
     path = tmp_path / name
     with pytest.raises(ArtifactError, match=name):
         timmx.open(path)
-    path.write_bytes(b"this is no artifact")
+    path.write_bytes(b"not an artifact")
     with pytest.raises(ArtifactError, match=r"not a Core ML model.*\nhint: export the model again"):
         timmx.open(path)
     path.unlink()
@@ -171,7 +169,7 @@ def test_what_is_no_core_ml_model_is_told(tmp_path, name):
         timmx.open(path)
 
 
-def test_a_model_of_another_kind_is_told(tmp_path):
+def test_model_of_another_kind_is_reported(tmp_path):
     from timmx_coreml.schema import schema
 
     model = schema("Model_pb2").Model(specificationVersion=4)

@@ -30,12 +30,12 @@ def labels_and_logits(model: torch.nn.Module, samples: ImageDataset) -> tuple[to
         return labels, model(inputs)
 
 
-def test_checkpoint_reads_the_held_out_digits(labels_and_logits):
+def test_checkpoint_classifies_the_held_out_digits(labels_and_logits):
     labels, logits = labels_and_logits
     assert (logits.argmax(1) == labels).float().mean() > 0.97
 
 
-def test_logits_follow_the_input(labels_and_logits):
+def test_logits_depend_on_the_input(labels_and_logits):
     """Most of what the network puts out changes with the image, so an error of an export shows."""
     _, logits = labels_and_logits
     assert (logits - logits.mean(0)).square().mean() > 0.5 * logits.square().mean()
@@ -49,7 +49,7 @@ def test_there_are_500_samples_in_folders_named_after_the_labels(model, samples)
     assert samples.reader.class_to_idx == {name: index for index, name in enumerate(label_names)}
 
 
-def test_config_carries_the_classes_the_licence_and_the_preprocessing(model):
+def test_config_has_classes_license_and_preprocessing(model):
     assert model.num_classes == model.pretrained_cfg["num_classes"] == 10
     assert model.pretrained_cfg["architecture"] == "test_efficientnet"
     assert model.pretrained_cfg["license"] == "apache-2.0"

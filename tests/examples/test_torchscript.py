@@ -33,7 +33,7 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch):
     registry.entries.cache_clear()
 
 
-def test_digits_go_through_the_command(installed, run_timmx, tmp_path: Path, digits: str):
+def test_digits_are_exported_by_the_command(installed, run_timmx, tmp_path: Path, digits: str):
     path = tmp_path / "digits.torchscript"
     done = run_timmx("torchscript", digits, "-o", path, "--dynamic-batch", "--json")
     assert done.exit_code == 0, done.output
@@ -51,7 +51,7 @@ def test_its_own_tests_pass(site: Path):
     assert re.match(r"\d+ passed, \d+ skipped", run_tests(EXAMPLE, site))
 
 
-def test_the_guide_shows_every_file_as_it_is():
+def test_the_guide_shows_every_file_unchanged():
     shown = re.findall(
         r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```$", GUIDE.read_text("utf-8"), re.MULTILINE | re.DOTALL
     )
@@ -68,7 +68,7 @@ def test_the_other_examples_of_the_guide_are_python():
         compile(block, "guide", "exec")
 
 
-def test_the_workspace_leaves_it_alone():
+def test_the_example_is_not_part_of_the_workspace():
     """It is a distribution like a stranger's: it asks for published packages, and nothing here asks for it."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text("utf-8"))
     assert "uv" not in project["tool"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from plugins import install_plugin
 from timmx.registry import discovery as registry
+from timmx.testing.base import EXPORT_CHECK
+from timmx.testing.static import StaticChecks
 
 SOURCE = (Path(__file__).parent / "loopback.py").read_text("utf-8")
 
@@ -38,7 +41,8 @@ FAULTS = {
     "writes elsewhere": "test_nothing_is_written_elsewhere",
     "leaves a by-product beside the file": "test_export",
     "writes other bytes each time": "test_same_bytes_twice",
-    "lets library errors through": "test_damaged_files_are_told",
+    "lets library errors through": "test_damaged_files_are_reported",
+    "gives intermediate values of another run": "test_intermediate_values_lead_to_the_output",
     "describes another artifact": "test_runner_describes_the_artifact",
     "states another layout than it takes": "test_runner_describes_the_artifact",
 }
@@ -52,6 +56,10 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.reports: list[pytest.TestReport] = []
+        self.collected: list[pytest.Function] = []
+
+    def pytest_itemcollected(self, item: pytest.Function) -> None:
+        self.collected.append(item)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.reports.append(report)
@@ -99,7 +107,7 @@ def test_a_good_backend_passes_every_check(run_kit):
     assert len(outcomes.checks("passed")) > 30
 
 
-def test_a_backend_of_quantized_channels_last_files_passes_every_check(run_kit):
+def test_a_backend_with_quantized_nhwc_files_passes_every_check(run_kit):
     test = AUTHORS_TEST + "    export_options = {'quantized': True}\n"
     outcomes = run_kit(
         checks="not (embedding or odd or checkpoint or failure or folder or import)", test=test
@@ -108,7 +116,7 @@ def test_a_backend_of_quantized_channels_last_files_passes_every_check(run_kit):
     assert {"test_runner_describes_the_artifact", "test_feature_pyramid"} <= outcomes.checks("passed")
 
 
-def test_a_backend_whose_files_all_normalise_passes_the_parity_checks(run_kit):
+def test_a_backend_that_always_normalizes_passes_the_parity_checks(run_kit):
     test = AUTHORS_TEST + "    export_options = {'normalize': True}\n"
     outcomes = run_kit(checks="numbers or rows or runner", test=test)
     assert not outcomes.checks("failed"), outcomes.said
@@ -116,17 +124,17 @@ def test_a_backend_whose_files_all_normalise_passes_the_parity_checks(run_kit):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_backend_fails_at_the_check_meant_for_it(run_kit, fault):
+def test_a_faulty_backend_fails_the_check_for_its_fault(run_kit, fault):
     outcomes = run_kit(fault, f"{FAULTS[fault]} and not efficientnet and not test_vit")
     assert FAULTS[fault] in outcomes.checks("failed"), outcomes.reports
 
 
-def test_a_deleted_check_is_noticed(run_kit):
+def test_a_deleted_check_is_reported(run_kit):
     outcomes = run_kit(checks="lost", test=AUTHORS_TEST + "    test_export = None\n")
     assert "test_export: a standard check was deleted" in outcomes.said
 
 
-def test_a_replaced_check_needs_a_reason(run_kit):
+def test_a_replaced_check_without_a_reason_is_reported(run_kit):
     replaced = AUTHORS_TEST + "    def test_embedding(self): ...\n"
     assert (
         "test_embedding: a standard check was deleted or replaced"
@@ -150,6 +158,39 @@ def test_a_class_whose_export_checks_were_all_skipped_fails(run_kit):
         "    overridden = {'test_embedding': 'skips'}\n"
     )
     assert "No export check of loopback ran" in run_kit(checks="test_embedding", test=skipping).said
+
+
+def test_checks_without_an_export_are_collected_first(run_kit):
+    collected = run_kit(checks="entry_point").collected
+    exporting = [item.originalname for item in collected if hasattr(item.function, EXPORT_CHECK)]
+    static = [name for name in dir(StaticChecks) if name.startswith("test_")]
+    names = [item.originalname for item in collected]
+    assert set(names[: len(static) + 1]) == {*static, "test_no_standard_check_is_lost"}
+    assert names.index(exporting[0]) > names.index("test_bad_options_are_refused")
+
+
+def test_a_failed_assertion_shows_its_values(run_kit):
+    """Without a message of its own, too."""
+    outcomes = run_kit("suffix without a dot", "suffixes_are_distinct")
+    assert "where False = <built-in method startswith of str object" in outcomes.said
+
+
+def test_a_failed_export_check_captures_no_torch_trace(run_kit):
+    failing = AUTHORS_TEST + (
+        "    overridden = {'test_embedding': 'fails'}\n"
+        "    def test_embedding(self, export):\n"
+        "        export(dynamic_batch=True)\n"
+        "        assert False\n"
+    )
+    (report,) = (report for report in run_kit(checks="embedding", test=failing).reports if report.failed)
+    assert "torch.__trace" not in report.caplog
+
+
+def test_without_pytest_the_kit_names_the_extra():
+    code = "import sys; sys.modules['pytest'] = None; import timmx.testing"
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert "ImportError: timmx.testing needs pytest, which is not installed" in done.stderr
+    assert "hint: uv pip install 'timmx-core[testing]'" in done.stderr
 
 
 def test_a_missing_capability_skips_with_the_backends_own_reason(run_kit):

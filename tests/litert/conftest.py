@@ -1,4 +1,4 @@
-"""MediaPipe, which judges the metadata in a file for it."""
+"""MediaPipe, which checks the metadata that is written for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def mediapipe():
-    """The library. Its wheel may be there where the display libraries that it is linked against are not."""
+    """The library. Its wheel can be installed without the display libraries that it is linked against."""
     module = pytest.importorskip("mediapipe", exc_type=ImportError)
     try:
         from mediapipe.tasks.python.core import mediapipe_c_bindings
@@ -20,18 +20,18 @@ def mediapipe():
 
 @pytest.fixture(scope="session")
 def classify(mediapipe):
-    """What its ImageClassifier says of pictures, uint8 (H, W, 3): the output's name, and label to score, best first."""
+    """Classifies images, uint8 (H, W, 3), by its ImageClassifier: the output's name, and label to score, best first."""
     from mediapipe.tasks.python import BaseOptions, vision
 
-    def call(model, *pictures):
+    def call(model, *images):
         options = vision.ImageClassifierOptions(base_options=BaseOptions(model_asset_buffer=model))
-        found = []
+        results = []
         with vision.ImageClassifier.create_from_options(options) as classifier:
-            for pixels in pictures:
-                picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
-                (result,) = classifier.classify(picture).classifications
+            for pixels in images:
+                image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
+                (result,) = classifier.classify(image).classifications
                 scores = {category.category_name: category.score for category in result.categories}
-                found.append((result.head_name, scores))
-        return found
+                results.append((result.head_name, scores))
+        return results
 
     return call

@@ -1,4 +1,4 @@
-"""`timmx litert` on the digits model: every mode keeps its answers, every edge is fed as the metadata says."""
+"""`timmx litert` on the digits model: every mode keeps its accuracy, and the metadata describes every input type."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SAMPLES = DIGITS / "samples"
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
-    """A folder of digits that are none of the samples."""
+def training_digits(tmp_path_factory):
+    """A folder of digits that are not among the samples."""
     folder = tmp_path_factory.mktemp("digits") / "seen"
     write_seen_digits(folder, 32)
     return folder
@@ -35,22 +35,22 @@ def export(tmp_path, **options):
 
 
 def accuracy(path, **inputs):
-    """The share of the held-out digits that a file reads right, fed by what its metadata says."""
+    """The accuracy of a file on the held-out digits, encoded according to its metadata."""
     metadata = LiteRTBackend().read_metadata(path)
     entry, labels = metadata["input"], metadata["labels"]
-    right = total = 0
+    correct = total = 0
     with timmx.open(path) as runner:
         for image in sorted(SAMPLES.glob("*/*.png")):
             with Image.open(image) as opened:
                 pixels = np.asarray(opened.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
-            found = next(iter(runner.run({"input": fed(pixels, entry)}).values()))
-            right += labels[int(found.argmax())] == image.parent.name
+            scores = next(iter(runner.run({"input": encode(pixels, entry)}).values()))
+            correct += labels[int(scores.argmax())] == image.parent.name
             total += 1
-    return right / total
+    return correct / total
 
 
-def fed(pixels, entry):
-    """One picture (H, W, C) of bytes as the artifact's `input` facts want it."""
+def encode(pixels, entry):
+    """One image of bytes (H, W, C) in the form that the artifact's `input` metadata describes."""
     values = pixels.astype(np.float32) / 255
     if entry["normalization"] == "caller":
         values = (values - np.float32(entry["mean"])) / np.float32(entry["std"])
@@ -66,7 +66,7 @@ def fed(pixels, entry):
 
 
 @pytest.mark.parametrize(
-    ("mode", "least_db", "most_lost"),
+    ("mode", "least_db", "max_loss"),
     [
         ("fp32", 100, 0.0),
         ("fp16", 45, 0.002),
@@ -76,12 +76,12 @@ def fed(pixels, entry):
         ("int16x8", 20, 0.01),
     ],
 )
-def test_each_mode_keeps_the_accuracy(tmp_path, seen, mode, least_db, most_lost):
-    options = {"calibration_data": seen} if mode in ("int8", "int16x8") else {}
+def test_each_mode_keeps_the_accuracy(tmp_path, training_digits, mode, least_db, max_loss):
+    options = {"calibration_data": training_digits} if mode in ("int8", "int16x8") else {}
     result = export(tmp_path, mode=mode, **options)
     assert result.verification.status == "verified"
     assert result.verification.snr_db > least_db
-    assert accuracy(result.path) >= 0.996 - most_lost
+    assert accuracy(result.path) >= 0.996 - max_loss
     assert result.metadata["format"]["mode"] == mode
 
 
@@ -96,8 +96,10 @@ def test_each_mode_keeps_the_accuracy(tmp_path, seen, mode, least_db, most_lost)
         ({"mode": "int8", "nhwc_input": True, "batch_size": 1}, "float32", "NHWC"),
     ],
 )
-def test_each_edge_is_fed_as_the_metadata_says(tmp_path, seen, options, dtype, layout):
-    result = export(tmp_path, **options, calibration_data=seen if options.get("mode") == "int8" else None)
+def test_metadata_describes_each_input_type(tmp_path, training_digits, options, dtype, layout):
+    result = export(
+        tmp_path, **options, calibration_data=training_digits if options.get("mode") == "int8" else None
+    )
     entry = result.metadata["input"]
     assert (entry["dtype"], entry["layout"]) == (dtype, layout)
     assert accuracy(result.path) >= 0.986
@@ -106,20 +108,20 @@ def test_each_edge_is_fed_as_the_metadata_says(tmp_path, seen, options, dtype, l
         assert runner.inputs[0].dtype == dtype
 
 
-def test_tensors_calibrate_like_the_images_that_they_were(tmp_path, seen):
+def test_calibration_on_a_tensor_file_equals_calibration_on_its_images(tmp_path, training_digits):
     module = timm.create_model(f"local-dir:{DIGITS}")
-    tensor, shown = tmp_path / "inputs.pt", read(module, sorted(SAMPLES.glob("*/*.png"))[::50], True)
-    torch.save(torch.from_numpy(read(module, sorted(seen.iterdir()), True)), tensor)
-    found = []
-    for data in (seen, tensor):
+    tensor, images = tmp_path / "inputs.pt", read(module, sorted(SAMPLES.glob("*/*.png"))[::50], True)
+    torch.save(torch.from_numpy(read(module, sorted(training_digits.iterdir()), True)), tensor)
+    outputs = []
+    for data in (training_digits, tensor):
         result = export(tmp_path, mode="int8", normalize=True, calibration_data=data)
         assert str(data) in result.metadata["format"]["calibration"]
         with timmx.open(result.path) as runner:
-            found.append(answers(runner, shown))
-    np.testing.assert_array_equal(*found)
+            outputs.append(answers(runner, images))
+    np.testing.assert_array_equal(*outputs)
 
 
-def test_pictures_that_show_nothing_are_named_where_the_file_is_refused(tmp_path):
+def test_verification_error_names_black_calibration_images(tmp_path):
     black = tmp_path / "black"
     black.mkdir()
     for number in range(4):
@@ -128,27 +130,27 @@ def test_pictures_that_show_nothing_are_named_where_the_file_is_refused(tmp_path
         export(tmp_path, mode="int8", calibration_data=black)
 
 
-def test_data_that_a_mode_does_not_need_is_said_to_be_unused(tmp_path):
+def test_unused_calibration_data_gives_a_note(tmp_path):
     result = export(tmp_path, mode="weight-int8", calibration_data=SAMPLES)
     assert any("needs no ranges" in note for note in result.notes)
 
 
-def test_same_export_gives_the_same_bytes(tmp_path, seen):
-    options = {"mode": "int8", "nhwc_input": True, "calibration_data": seen}
+def test_same_export_gives_the_same_bytes(tmp_path, training_digits):
+    options = {"mode": "int8", "nhwc_input": True, "calibration_data": training_digits}
     first = export(tmp_path, **options).path.read_bytes()
     assert export(tmp_path, **options).path.read_bytes() == first
 
 
-def test_inspect_tells_operations_and_what_leaves_the_gpu(tmp_path):
+def test_inspect_reports_operations_parameters_and_task_metadata(tmp_path):
     result = export(tmp_path, nhwc_input=True)
-    told = json.loads(json.dumps(LiteRTBackend().inspect(result.path)))
-    assert told["operations"]["CONV_2D"] > 3
-    assert told["parameters"] == pytest.approx(sum(told["constants_by_type"].values()), rel=0.01)
-    assert told["associated_files"] == ["labels.txt"]
-    assert told["task_metadata"]["author"].startswith("Unknown; exported with timmx")
-    assert told["task_metadata"]["license"] == "apache-2.0"
+    report = json.loads(json.dumps(LiteRTBackend().inspect(result.path)))
+    assert report["operations"]["CONV_2D"] > 3
+    assert report["parameters"] == pytest.approx(sum(report["constants_by_type"].values()), rel=0.01)
+    assert report["associated_files"] == ["labels.txt"]
+    assert report["task_metadata"]["author"].startswith("Unknown; exported with timmx")
+    assert report["task_metadata"]["license"] == "apache-2.0"
     assert (
-        told["task_metadata"]["version"]
+        report["task_metadata"]["version"]
         == f"weights sha256:{result.metadata['model']['weights_sha256'][:16]}"
     )
 
@@ -164,8 +166,8 @@ def test_a_transformer_in_integers_keeps_its_norms_and_softmax_float(tmp_path):
     )
     stays = result.metadata["format"]["float_operations"]
     assert {"SOFTMAX", "SQUARED_DIFFERENCE", "GELU", "BATCH_MATMUL"} <= set(stays)
-    assert any("In float compute:" in note and "SOFTMAX" in note for note in result.notes)
-    assert any("made images" in note or "do not fit" in note for note in result.notes)
+    assert any("Computed in float:" in note and "SOFTMAX" in note for note in result.notes)
+    assert any("synthetic images" in note or "do not fit" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +176,11 @@ def test_a_transformer_in_integers_keeps_its_norms_and_softmax_float(tmp_path):
         ({"io": "uint8", "normalize": True}, []),
         ({}, ["--nhwc-input", "--normalize"]),
         ({"nhwc_input": True}, ["--normalize"]),
-        ({"nhwc_input": True, "normalize": True, "features": True}, ["no classes"]),
+        ({"nhwc_input": True, "normalize": True, "features": True}, ["not classes"]),
         ({"in_chans": 1, "io": "uint8", "normalize": True, "batch_size": 2}, ["1 channels", "batch size"]),
     ],
 )
-def test_a_note_says_why_media_pipe_would_not_read_a_file(tmp_path, options, reasons):
+def test_note_says_why_media_pipe_cannot_use_a_file(tmp_path, options, reasons):
     result = timmx.export("litert", "lcnet_035", output=tmp_path / "m.tflite", verify=False, **options)
     notes = [note for note in result.notes if "MediaPipe" in note]
     assert len(notes) == bool(reasons)
@@ -189,12 +191,12 @@ def test_backend_is_found():
     assert load("litert").suffixes == (".tflite",)
 
 
-def test_media_pipe_reads_the_digits_by_name(tmp_path, classify):
+def test_media_pipe_classifies_the_digits_by_name(tmp_path, classify):
     path = export(tmp_path, io="uint8", normalize=True, softmax=True).path
     files = sorted(SAMPLES.glob("*/*.png"))[::25]
-    pictures = []
+    images = []
     for file in files:
         with Image.open(file) as opened:
-            pictures.append(np.array(opened.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)))
-    answers = classify(path.read_bytes(), *pictures)
+            images.append(np.array(opened.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)))
+    answers = classify(path.read_bytes(), *images)
     assert [next(iter(scores)) for _, scores in answers] == [file.parent.name for file in files]

@@ -1,4 +1,4 @@
-"""Every timm family as a `.tflite`, in both layouts, run by the LiteRT runtime with XNNPACK."""
+"""Every timm family exports to a `.tflite` in both layouts, and the LiteRT runtime with XNNPACK agrees with PyTorch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from timmx.base.snr import worst_db
-from timmx.exporting.pipeline import Job
+from timmx.exporting.job import Job
 from timmx_litert.convert import convert
 from timmx_litert.lower import lower
 from timmx_litert.plugin import LiteRTBackend
@@ -53,27 +53,27 @@ def test_quick(name, nhwc, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES + NAMED)
-def test_family_converts_right(name, tmp_path):
+def test_family_converts_correctly(name, tmp_path):
     judge(name, (False, True), tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HALVED)
-def test_family_keeps_its_answers_with_weights_in_float16(name, tmp_path):
+def test_family_keeps_its_outputs_with_float16_weights(name, tmp_path):
     judge_half(name, tmp_path)
 
 
 def judge_half(name, tmp_path):
-    """float16 rounds 2**13 times as coarsely as float32: up to 78 dB of what float32 resolves, 56 to 73 measured."""
+    """float16 rounds 2**13 times as coarsely as float32: up to 78 dB less than float32, 56 to 73 measured."""
     session, inputs, resolved_db = witness(name)
     reference = answers(session.capture().module(), inputs)
     content = convert(Job(session, tmp_path / "model.tflite", LiteRTBackend()), nhwc=False, pixel_bytes=False)
-    found = worst_db(reference, run(halve(content), inputs, nhwc=False))
-    assert found >= resolved_db - 75
+    half_db = worst_db(reference, run(halve(content), inputs, nhwc=False))
+    assert half_db >= resolved_db - 75
 
 
 def judge(name, layouts, tmp_path):
-    """XNNPACK adds up one after the other, which alone costs beit's head 29 dB of 117: hence 85 and not 90."""
+    """XNNPACK sums sequentially, which by itself costs beit's head 29 dB of 117: hence 85 and not 90."""
     session, inputs, resolved_db = witness(name)
     program = session.capture()
     reference = answers(program.module(), inputs)
@@ -85,7 +85,7 @@ def judge(name, layouts, tmp_path):
 
 
 def run(content, inputs, nhwc):
-    """Each output over all inputs, image by image."""
+    """Each output for all inputs, run one image at a time."""
     signature = open_interpreter(content).get_signature_runner()
     names = list(signature.get_output_details())
     parts = []

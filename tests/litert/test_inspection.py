@@ -1,4 +1,4 @@
-"""What `inspect` tells of a `.tflite`: what a GPU leaves to the CPU and why, and that damage is named as such."""
+"""`inspect` reports which operations of a `.tflite` a GPU leaves to the CPU and why, and it reports damaged files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ NO_DATA = {"random_calibration": True, "verify": False}
 
 @pytest.fixture(scope="module")
 def inspected(digits, tmp_path_factory):
-    """Exports a model, the digits where none is named, and returns what `inspect` tells of it."""
+    """Exports a model, the digits by default, and returns the result of `inspect`."""
     folder = tmp_path_factory.mktemp("inspected")
 
-    def ask(model=digits, **options):
+    def call(model=digits, **options):
         path = folder / f"{len(list(folder.iterdir()))}.tflite"
         result = timmx.export("litert", model, output=path, **{"verify": False, **options})
         return json.loads(json.dumps(LiteRTBackend().inspect(result.path)))
 
-    return ask
+    return call
 
 
 @pytest.mark.parametrize(
@@ -35,43 +35,43 @@ def test_a_gpu_runs_all_of_a_convolutional_network(inspected, options):
 
 
 def test_a_gpu_leaves_integers_of_16_bits_to_the_cpu(inspected):
-    told = inspected(mode="int16x8", **NO_DATA)
-    off = told["off_gpu_delegate"]
+    report = inspected(mode="int16x8", **NO_DATA)
+    off = report["off_gpu_delegate"]
     assert off["DEPTHWISE_CONV_2D"] == {
-        "count": told["operations"]["DEPTHWISE_CONV_2D"],
+        "count": report["operations"]["DEPTHWISE_CONV_2D"],
         "reason": "computes in int16",
     }
     assert {entry["reason"] for entry in off.values()} == {"computes in int16"}
 
 
-def test_a_gpu_leaves_the_bytes_of_a_picture_to_the_cpu(inspected):
+def test_a_gpu_leaves_the_cast_of_image_bytes_to_the_cpu(inspected):
     off = inspected(io="uint8", normalize=True)["off_gpu_delegate"]
-    assert off == {"CAST": {"count": 1, "reason": "does not make float32 of uint8"}}
+    assert off == {"CAST": {"count": 1, "reason": "does not convert uint8 to float32"}}
 
 
-def test_a_gpu_refuses_a_classifier_whose_8_bit_weights_stand_apart(inspected):
-    told = inspected(mode="weight-int8")
-    assert told["operations"]["DEQUANTIZE"] > 1
-    assert told["off_gpu_delegate"] == {
+def test_a_gpu_refuses_a_classifier_with_8_bit_weights_and_float_arithmetic(inspected):
+    report = inspected(mode="weight-int8")
+    assert report["operations"]["DEQUANTIZE"] > 1
+    assert report["off_gpu_delegate"] == {
         "DEQUANTIZE": {
-            "count": 1,  # the last layer's alone: those of convolutions have 4 axes
-            "reason": "a constant of other than 4 axes: the delegate refuses the whole model",
+            "count": 1,  # only in the last layer: weights of convolutions have 4 axes
+            "reason": "a constant that does not have 4 axes: the delegate refuses the whole model",
         }
     }
 
 
-def test_a_gpu_refuses_a_class_token_that_is_joined_to_the_patches(inspected):
+def test_a_gpu_refuses_a_class_token_concatenated_with_the_patches(inspected):
     off = inspected("test_vit")["off_gpu_delegate"]
     assert off == {
         "CONCATENATION": {
             "count": 1,
-            "reason": "a constant of other than 4 axes: the delegate refuses the whole model",
+            "reason": "a constant that does not have 4 axes: the delegate refuses the whole model",
         }
     }
 
 
 def damaged(whole: bytes, seed: int) -> bytes:
-    """A few bits, bytes or numbers changed, or the end missing; the mark of a LiteRT file stays."""
+    """Change a few bits or numbers, or cut off the end; the identifier of a LiteRT file stays."""
     rng, content = np.random.default_rng(seed), bytearray(whole)
     for place in rng.integers(0, len(whole) // 4, rng.choice([1, 2, 8, 64])) * 4:
         if rng.random() < 0.5:
@@ -86,7 +86,7 @@ def damaged(whole: bytes, seed: int) -> bytes:
     return bytes(content)
 
 
-def test_damage_is_told_as_such(digits, tmp_path):
+def test_damaged_file_is_reported(digits, tmp_path):
     path = tmp_path / "out.tflite"
     timmx.export("litert", digits, output=path, nhwc_input=True, verify=False)
     whole = path.read_bytes()
@@ -97,12 +97,12 @@ def test_damage_is_told_as_such(digits, tmp_path):
             json.dumps(LiteRTBackend().inspect(path))
         except ArtifactError as error:
             refused += "damaged" in str(error)
-    assert refused > 30  # the rest is changed in its weights
+    assert refused > 30  # the others differ in their weights only
 
 
 @pytest.fixture(scope="module")
 def edited(digits, tmp_path_factory):
-    """Writes the digits with their flatbuffer's objects changed by a function."""
+    """Writes the digits model after a function has changed the objects of its flatbuffer."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
@@ -130,13 +130,13 @@ def edited(digits, tmp_path_factory):
         ("tensors", "buffer", 9999),
     ],
 )
-def test_numbers_of_what_is_not_there_are_damage(edited, part, field, value):
+def test_indices_out_of_range_are_reported_as_damage(edited, part, field, value):
     path = edited(lambda model: setattr(getattr(model.subgraphs[0], part)[0], field, value))
     with pytest.raises(ArtifactError, match="damaged"):
         LiteRTBackend().inspect(path)
 
 
-def test_operations_newer_than_the_delegate_are_told(edited):
+def test_operations_newer_than_the_delegate_are_reported(edited):
     def change(model):
         for code in model.operatorCodes:
             if code.builtinCode == 3:  # CONV_2D
@@ -145,14 +145,14 @@ def test_operations_newer_than_the_delegate_are_told(edited):
                 code.builtinCode = 56  # ARG_MAX, which the delegate never had
                 code.deprecatedBuiltinCode = 56
 
-    told = LiteRTBackend().inspect(edited(change))
-    assert {kind: entry["reason"] for kind, entry in told["off_gpu_delegate"].items()} == {
+    report = LiteRTBackend().inspect(edited(change))
+    assert {kind: entry["reason"] for kind, entry in report["off_gpu_delegate"].items()} == {
         "CONV_2D": "version 8, and the delegate takes 6",
         "ARG_MAX": "the delegate has no such operation",
     }
 
 
-def test_every_reason_of_a_kind_is_told(edited):
+def test_every_reason_of_a_kind_is_reported(edited):
     def change(model):
         graph = model.subgraphs[0]
         means = [op for op in graph.operators if model.operatorCodes[op.opcodeIndex].builtinCode == 40]

@@ -1,6 +1,6 @@
-"""`lower`: each gap of litert-torch 0.10, closed exactly, and still there without the rewrite.
+"""`lower` closes each gap of litert-torch 0.10 exactly, and the gap is still there without the rewrite.
 
-A test `..._is_needed` fails when a later litert-torch does without the rewrite: then take the rewrite out.
+A test `..._is_needed` fails when a later litert-torch no longer needs the rewrite: then remove the rewrite.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch.nn.functional as F  # noqa: N812 - torch's own customary name
 from ai_edge_litert import schema_py_generated as schema
 from timmx.base.snr import SignalToNoise
 from timmx.capture.trace import capture
-from timmx_litert.convert import Edges, quiet
+from timmx_litert.convert import IOAdapter, quiet
 from timmx_litert.lower import lower
 from timmx_litert.runner import open_interpreter
 from torch import nn
 from witnesses import Does
 
 
-class Turned(nn.Module):
-    """Adds constants that are halves of one tensor, as eva02's sines and cosines."""
+class Rotated(nn.Module):
+    """Uses constants that are halves of one tensor, like eva02's sines and cosines."""
 
     def __init__(self):
         super().__init__()
@@ -37,7 +37,7 @@ class Turned(nn.Module):
         return input
 
 
-class Normed(nn.Module):
+class WithNorm(nn.Module):
     def __init__(self, norm, channels):
         super().__init__()
         self.norm = norm(channels)
@@ -51,7 +51,7 @@ class Normed(nn.Module):
 
 
 def relative_positions(x):
-    """As halonet's: a sum of rank 5 in which both sides were repeated."""
+    """Like halonet: a sum of rank 5 in which both sides are expanded."""
     x = x.reshape(4, 6, 1, 8, 1)
     wide = x.expand(-1, -1, 5, -1, 1).permute(0, 1, 3, 2, 4)
     high = x.permute(0, 1, 3, 2, 4).expand(-1, -1, -1, 5, 3)
@@ -59,38 +59,38 @@ def relative_positions(x):
 
 
 def windows(x):
-    """Swin's partition of (N, H, W, C) into windows of 2 x 2: of rank 6 in between."""
+    """Swin's partition of (N, H, W, C) into windows of 2 x 2, with an intermediate tensor of rank 6."""
     n, h, w, c = x.shape
     return x.reshape(n, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, c).softmax(-1)
 
 
-def both_turned(x):
-    """As efficientvim's: a product of two transposes, itself transposed."""
+def transposed_product(x):
+    """Like efficientvim: a product of two transposes, itself transposed."""
     keys = F.layer_norm(x, (8,))
     weights = x.transpose(1, 2).softmax(-1)[:, :5]
     return torch.matmul(keys.transpose(1, 2), weights.transpose(1, 2)).transpose(1, 2) * 2
 
 
 def one_feature(x):
-    """As csatv2's attention over a map of one channel."""
+    """Like csatv2: attention over a map with one channel."""
     query, key, value = F.linear(x.flatten(1).unsqueeze(-1), torch.tensor([[0.5], [2.0], [3.0]])).unbind(-1)
     return torch.matmul(torch.matmul(query, key.transpose(-1, -2)).tanh(), value)
 
 
 def shared_keys(x):
-    """As mobilenetv5's: one key and one value for all heads."""
+    """Like mobilenetv5: one key and one value for all heads."""
     return F.scaled_dot_product_attention(x, x[:, :1] * 0.5, x[:, 1:2] + 1)
 
 
 def folded(x):
-    """As volo's: windows that overlap."""
+    """Like volo: overlapping windows."""
     return F.fold(F.unfold(x, 3, padding=1, stride=2), (6, 8), 3, padding=1, stride=2)
 
 
 PIXELS, HEADS, TOKENS = (4, 6, 8), (4, 6, 8), (6, 8)
 
 REFUSED = {
-    "product of transposes": (both_turned, TOKENS),
+    "product of transposes": (transposed_product, TOKENS),
     "product over one feature": (one_feature, TOKENS),
     "fold": (folded, PIXELS),
     "relative positions": (relative_positions, PIXELS),
@@ -101,12 +101,12 @@ REFUSED = {
     "antialiased bicubic": (lambda x: F.interpolate(x, (3, 11), mode="bicubic", antialias=True), PIXELS),
     "antialiased bilinear": (lambda x: F.interpolate(x, (3, 4), mode="bilinear", antialias=True), PIXELS),
 }
-"""What litert-torch 0.10 refuses, or writes a file of that the runtime refuses."""
+"""Refused by litert-torch 0.10, or converted to a file that the runtime refuses."""
 
 WRONG = {
     "shared keys": (shared_keys, HEADS),
 }
-"""What it translates to something else, and says nothing."""
+"""Converted to another function, without an error."""
 
 COSTLY = {
     "windows": (windows, PIXELS),
@@ -123,18 +123,18 @@ COSTLY = {
         HEADS,
     ),
 }
-"""What it translates right, in more operations, or in ones that no GPU delegate has."""
+"""Converted correctly, but to more operations, or to ones that the GPU delegate lacks."""
 
-ALIKE = {
+ALSO_REWRITTEN = {
     "attention of one head": (lambda x: F.scaled_dot_product_attention(x, x, x), TOKENS),
     "masked attention": (
         lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=torch.ones(6, 6).tril().bool()),
         HEADS,
     ),
 }
-"""What is rewritten alike, for what it has in common with the others."""
+"""Also rewritten, because the rewrite matches them too."""
 
-FUNCTIONS = REFUSED | WRONG | COSTLY | ALIKE
+FUNCTIONS = REFUSED | WRONG | COSTLY | ALSO_REWRITTEN
 
 
 def random(shape, count=3):
@@ -152,8 +152,8 @@ def convert(module, inputs, nhwc=False):
         import litert_torch
 
         example = inputs[:1].permute(0, 2, 3, 1).contiguous() if nhwc else inputs[:1]
-        edges = Edges(module, ("output",), nhwc=nhwc, pixel_bytes=False)
-        return litert_torch.convert(edges, sample_kwargs={"input": example}).model_content()
+        adapter = IOAdapter(module, ("output",), nhwc=nhwc, pixel_bytes=False)
+        return litert_torch.convert(adapter, sample_kwargs={"input": example}).model_content()
 
 
 def run(content, inputs, nhwc=False):
@@ -164,7 +164,7 @@ def run(content, inputs, nhwc=False):
 
 
 def operations(content):
-    """Their kinds, and the highest rank of a tensor among them."""
+    """The kinds of the operations, and the highest rank of a tensor."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
     (graph,) = model.subgraphs
@@ -176,7 +176,7 @@ def operations(content):
 
 @torch.no_grad()
 def check(module, shape, nhwc=False):
-    """`lower` keeps the function, and so does litert-torch after it; returns the file."""
+    """Check that `lower` keeps the function, and litert-torch after it; return the file."""
     inputs = random(shape)
     module.eval()
     reference = torch.cat([module(one) for one in inputs.split(1)]).numpy()
@@ -196,7 +196,7 @@ def test_rewrite_is_exact(gap):
 
 
 @pytest.mark.parametrize("gap", REFUSED)
-def test_rewrite_of_what_is_refused_is_needed(gap):
+def test_rewrite_of_refused_function_is_needed(gap):
     function, shape = REFUSED[gap]
     inputs = random(shape)
     module = capture(Does(function), inputs[:1], dynamic=False).module()
@@ -205,7 +205,7 @@ def test_rewrite_of_what_is_refused_is_needed(gap):
 
 
 @pytest.mark.parametrize("gap", WRONG)
-def test_rewrite_of_what_is_wrong_is_needed(gap):
+def test_rewrite_of_wrongly_converted_function_is_needed(gap):
     function, shape = WRONG[gap]
     inputs = random(shape)
     content = convert(capture(Does(function), inputs[:1], dynamic=False).module(), inputs)
@@ -214,7 +214,7 @@ def test_rewrite_of_what_is_wrong_is_needed(gap):
 
 
 @pytest.mark.parametrize("gap", COSTLY)
-def test_rewrite_of_what_is_costly_is_needed(gap):
+def test_rewrite_of_costly_function_is_needed(gap):
     function, shape = COSTLY[gap]
     inputs = random(shape)
     program = capture(Does(function), inputs[:1], dynamic=False)
@@ -223,18 +223,18 @@ def test_rewrite_of_what_is_costly_is_needed(gap):
     assert rank > 4 or {"GATHER_ND", "BROADCAST_TO"} & set(kinds) or len(fewer) < len(kinds)
 
 
-def test_constants_get_memory_of_their_own():
-    check(Turned(), (16, 32))
+def test_views_of_one_tensor_are_converted_as_separate_constants():
+    check(Rotated(), (16, 32))
 
 
-def test_constants_with_memory_of_their_own_are_needed():
+def test_copies_of_constants_are_needed():
     inputs = random((16, 32))
-    program = capture(Turned(), inputs[:1], dynamic=False)
+    program = capture(Rotated(), inputs[:1], dynamic=False)
     content = convert(program.module(), inputs)
-    assert snr_db(Turned()(inputs).numpy(), run(content, inputs)) < 60
+    assert snr_db(Rotated()(inputs).numpy(), run(content, inputs)) < 60
 
 
-def test_infinities_of_the_model_stay():
+def test_infinities_in_the_model_are_not_changed():
     class Masked(nn.Module):
         def __init__(self):
             super().__init__()
@@ -253,12 +253,12 @@ def test_infinities_of_the_model_stay():
 
 @pytest.mark.parametrize(("norm", "shape"), [(nn.BatchNorm2d, PIXELS), (nn.BatchNorm1d, TOKENS)])
 def test_batch_norm_is_a_factor_and_a_term(norm, shape):
-    kinds, _ = operations(check(Normed(norm, shape[0]), shape))
+    kinds, _ = operations(check(WithNorm(norm, shape[0]), shape))
     arithmetic = [kind for kind in kinds if kind not in ("TRANSPOSE", "RESHAPE", "RELU")]
     assert arithmetic == (["DEPTHWISE_CONV_2D"] if len(shape) == 3 else ["MUL", "ADD"])
 
 
-def test_views_hold_whatever_the_layout():
+def test_view_is_valid_in_both_layouts():
     """gemma4_vit cuts patches with `view`, whose strides a transposed input does not have."""
     check(
         Does(lambda x: x.view(1, 4, 3, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 12, 16)),
@@ -267,7 +267,7 @@ def test_views_hold_whatever_the_layout():
     )
 
 
-def test_fold_with_unlike_steps():
+def test_fold_with_different_strides():
     check(Does(lambda x: F.fold(F.unfold(x, (3, 2), stride=(2, 1)), (6, 8), (3, 2), stride=(2, 1))), PIXELS)
 
 
@@ -278,7 +278,7 @@ def test_program_is_not_changed():
     assert str(program.graph) == before
 
 
-def test_conversion_is_quiet_and_leaves_no_setting(capfd):
+def test_conversion_prints_nothing_and_restores_settings(capfd):
     import logging
     import os
 

@@ -1,4 +1,4 @@
-"""What `timmx litert` refuses, before torch or a converter is imported."""
+"""`timmx litert` refuses wrong options before torch or a converter is imported, and wrong files and inputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_help_names_every_option():
         "--calibration-samples",
     ):
         assert flag in shown.output
-    assert "MobileNetV3" in shown.output  # where the user chooses, the trap is named
+    assert "MobileNetV3" in shown.output  # the model family that dynamic-int8 does not suit
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def test_help_names_every_option():
         ({"io": "int8"}, "--mode int8"),
         ({"mode": "int16x8", "random_calibration": True, "io": "int8"}, "--mode int8"),
         ({"io": "uint8"}, "--normalize"),
-        ({"mode": "int8", "calibration_data": "absent"}, "there is no absent"),
+        ({"mode": "int8", "calibration_data": "absent"}, "absent"),
         ({"mode": "int8", "calibration_data": ".", "random_calibration": True}, "give one of them"),
         ({"mode": "int8", "calibration_data": "."}, "0 images"),
         ({"dynamic_batch": True}, "--batch-size N"),
         ({"output": "model.onnx"}, "tflite"),
     ],
 )
-def test_wrong_options_are_refused_with_their_mend(tmp_path, monkeypatch, options, words):
+def test_wrong_options_are_refused_with_a_hint(tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match=words):
         timmx.export("litert", "test_resnet", **options)
@@ -100,12 +100,12 @@ def test_tensors_that_cannot_calibrate_are_refused(tmp_path, monkeypatch, saved,
     assert [path.name for path in tmp_path.iterdir()] == ["inputs.pt"]
 
 
-def test_files_that_are_no_flatbuffer_are_refused(tmp_path):
+def test_file_that_is_not_a_flatbuffer_is_refused(tmp_path):
     path = tmp_path / "wrong.tflite"
     path.write_bytes(b"no model at all, but long enough")
-    for ask in (timmx.open, LiteRTBackend().read_metadata, LiteRTBackend().inspect):
+    for read in (timmx.open, LiteRTBackend().read_metadata, LiteRTBackend().inspect):
         with pytest.raises(ArtifactError, match=r"not a LiteRT model"):
-            ask(path)
+            read(path)
 
 
 def test_wrong_feeds_devices_and_thread_counts_are_refused(tmp_path):
@@ -125,8 +125,8 @@ def test_wrong_feeds_devices_and_thread_counts_are_refused(tmp_path):
         assert runner.run({"input": np.zeros((1, 3, 160, 160), np.float32)})["output"].shape == (1, 1000)
 
 
-def test_a_damaged_file_is_refused(tmp_path):
-    """Cut off, it cannot be opened; with other bytes in its graph, it is told at the latest when it is run."""
+def test_truncated_file_is_refused(tmp_path):
+    """A file that is cut off cannot be opened."""
     path = tmp_path / "out.tflite"
     timmx.export("litert", "test_resnet", output=path, verify=False)
     whole = path.read_bytes()

@@ -1,6 +1,6 @@
-"""`TFLITE_METADATA` and the files behind a model, judged by the library that reads them: MediaPipe.
+"""`TFLITE_METADATA` and the files appended to a model, checked with the library that reads them: MediaPipe.
 
-What MediaPipe 1.2.3 refuses stands here too: a test that fails tells that the guide to Android may promise more.
+What MediaPipe 1.2.3 refuses is tested too: if such a test fails, the guide to Android may promise more.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torch import nn
 SIZE = 24, 20
 LABELS = ("tench", "great white", "Hündin", "crane (134)", "a, b")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PICTURE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 
 
 class Classifier(nn.Module):
-    """A convolution and a head over pixels in [0, 1] or bytes, (N, H, W, C), that normalises or leaves it to others."""
+    """A convolution and a head, for pixels in [0, 1] or bytes (N, H, W, C), with or without normalization."""
 
     def __init__(self, *, normalize=True, pixel_bytes=False, softmax=True, channels=3):
         super().__init__()
@@ -50,7 +50,7 @@ class Classifier(nn.Module):
 
 @cache
 def converted(**options):
-    litert_torch = pytest.importorskip("litert_torch", reason="makes the models")
+    litert_torch = pytest.importorskip("litert_torch", reason="converts the models")
     model = Classifier(**options).eval()
     example = torch.zeros(1, *SIZE, options.get("channels", 3))
     if model.pixel_bytes:
@@ -62,7 +62,7 @@ def image(mean=(0.0,), std=(255.0,), channels=3):
     lowest, highest = -np.array(mean) / std, (255 - np.array(mean)) / std
     return ImageInput(
         "input",
-        "A picture.",
+        "An image.",
         tuple(lowest.tolist()),
         tuple(highest.tolist()),
         channels=channels,
@@ -85,7 +85,7 @@ def entry(tensor=None):
 
 
 def described(model, content, labels=LABELS):
-    """A model with the entry in its metadata list and a labels file behind it."""
+    """The model with the entry in its metadata list and a labels file appended."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
@@ -112,39 +112,39 @@ def scores(module, pixels):
         return module.eval()(torch.from_numpy(pixels)[None])["output"][0].numpy()
 
 
-PIXELS = PICTURE.astype(np.float32)
+PIXELS = IMAGE.astype(np.float32)
 
 
 @pytest.mark.parametrize(
     ("options", "tensor", "fed"),
     [
-        pytest.param({}, image(), PIXELS / 255, id="the graph normalises"),
+        pytest.param({}, image(), PIXELS / 255, id="the graph normalizes"),
         pytest.param(
-            {"normalize": False}, image((127.5,), (127.5,)), PIXELS / 127.5 - 1, id="MediaPipe does"
+            {"normalize": False}, image((127.5,), (127.5,)), PIXELS / 127.5 - 1, id="MediaPipe normalizes"
         ),
         pytest.param(
             {"normalize": False},
             image((127.5,) * 3, (64.0,) * 3),
             (PIXELS - 127.5) / 64,
-            id="MediaPipe, by channel",
+            id="MediaPipe normalizes per channel",
         ),
-        pytest.param({"pixel_bytes": True}, image((0.0,), (1.0,)), PICTURE, id="bytes"),
+        pytest.param({"pixel_bytes": True}, image((0.0,), (1.0,)), IMAGE, id="bytes"),
     ],
 )
-def test_mediapipe_classifies_a_picture_as_the_model_does(options, tensor, fed, classify):
-    ((head, found),) = classify(described(converted(**options), entry(tensor)), PICTURE)
+def test_mediapipe_gives_the_scores_of_the_model(options, tensor, fed, classify):
+    ((head, result),) = classify(described(converted(**options), entry(tensor)), IMAGE)
     expected = scores(Classifier(**options), fed)
     assert head == "output"
-    assert set(found) == set(LABELS)
+    assert set(result) == set(LABELS)
     assert expected.max() - expected.min() > 0.1
-    np.testing.assert_allclose([found[label] for label in LABELS], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose([result[label] for label in LABELS], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_mediapipe_gives_logits_as_scores(classify):
-    ((_, found),) = classify(described(converted(softmax=False), entry()), PICTURE)
+def test_mediapipe_reports_logits_as_scores(classify):
+    ((_, result),) = classify(described(converted(softmax=False), entry()), IMAGE)
     expected = scores(Classifier(softmax=False), PIXELS / 255)
     assert expected.min() < 0
-    np.testing.assert_allclose([found[label] for label in LABELS], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose([result[label] for label in LABELS], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_mediapipe_gives_logits_as_scores(classify):
             "Per-channel image normalization",
             id="ImageNet's mean and std",
         ),
-        pytest.param(image(channels=1), {"channels": 1}, ValueError, "Only RGB color space", id="grey"),
+        pytest.param(image(channels=1), {"channels": 1}, ValueError, "Only RGB color space", id="gray"),
         pytest.param(Tensor("input", "Features."), {}, ValueError, "Expected ImageProperties", id="no image"),
     ],
 )
 def test_mediapipe_refuses(tensor, options, error, reason, classify):
     model = converted(normalize=False, **options)
     with pytest.raises(error, match=reason):
-        classify(described(model, entry(tensor)), PICTURE)
+        classify(described(model, entry(tensor)), IMAGE)
 
 
 @pytest.mark.usefixtures("mediapipe")
@@ -182,11 +182,11 @@ def test_mediapipe_shows_what_was_written(monkeypatch):
     assert shown.get_associated_file_buffer("labels.txt").decode().split("\n") == list(LABELS)
 
 
-def test_everything_written_is_read():
+def test_every_written_field_is_read():
     tensor = image((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-    found = task_metadata.read(entry(tensor), "model.tflite")
-    (graph,) = found.pop("subgraph_metadata")
-    assert found == {
+    result = task_metadata.read(entry(tensor), "model.tflite")
+    (graph,) = result.pop("subgraph_metadata")
+    assert result == {
         "name": "test",
         "description": "A classifier.",
         "version": "1",
@@ -208,7 +208,7 @@ def test_everything_written_is_read():
 
 
 @pytest.mark.usefixtures("mediapipe")
-def test_what_others_write_is_read_as_far_as_it_is_known():
+def test_unknown_fields_of_other_writers_are_ignored():
     import flatbuffers
     from mediapipe.tasks.metadata import metadata_schema_py_generated as schema
 
@@ -263,15 +263,15 @@ def test_damaged_metadata_is_an_artifact_error_or_still_json():
     assert all("model.tflite: its TFLITE_METADATA is damaged" in message for message in refused)
 
 
-def test_files_lie_where_androids_extractor_looks():
-    """As `org.tensorflow.lite.support.metadata.ZipFile` reads: no comment, one disk, offsets in the whole file."""
-    model = b"TFL3" * 25 + b"\1"  # of no even length
+def test_appended_files_follow_the_layout_of_androids_extractor():
+    """`org.tensorflow.lite.support.metadata.ZipFile` requires: no comment, one disk, offsets in the whole file."""
+    model = b"TFL3" * 25 + b"\1"  # an odd length
     files = {"labels.txt": b"a\nb", "more.txt": b"c"}
     content = appended(model, files)
     assert content[: len(model)] == model
     end, *_, start = struct.unpack("<QHHII", content[-22:-2])
     assert end == 0x06054B50
-    found = {}
+    result = {}
     while content[start : start + 4] == b"PK\1\2":
         method, size, name, extra, comment, header = struct.unpack(
             "<10xH12xIHHH8xI", content[start : start + 46]
@@ -280,13 +280,13 @@ def test_files_lie_where_androids_extractor_looks():
             start + 46,
             header + 30 + sum(struct.unpack("<HH", content[header + 26 : header + 30])),
         )
-        found[content[name_at : name_at + name].decode()] = content[data_at : data_at + size]
+        result[content[name_at : name_at + name].decode()] = content[data_at : data_at + size]
         assert method == 0
         start = name_at + name + extra + comment
-    assert found == files
+    assert result == files
 
 
-def test_the_same_bytes_for_the_same_model():
+def test_same_model_gives_the_same_bytes():
     assert entry() == entry()
     assert appended(b"model", {"labels.txt": b"a"}) == appended(b"model", {"labels.txt": b"a"})
     assert appended(b"model", {}) == b"model"
@@ -307,11 +307,11 @@ def test_associated_files(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"TFL3", b"weights PK\5\6 that look like an archive's end" * 9])
-def test_a_model_alone_has_no_associated_files(tmp_path, content):
+def test_model_without_an_archive_has_no_associated_files(tmp_path, content):
     path = tmp_path / "model.tflite"
     path.write_bytes(content)
     assert task_metadata.associated_files(path) == ()
 
 
-def test_a_class_has_one_line_of_the_labels():
+def test_each_class_has_one_line_in_the_labels_file():
     assert task_metadata.labels_content(["a\nb", "c \r\n d", "é"]).decode() == "a b\nc d\né"

@@ -1,4 +1,4 @@
-"""`timmx onnx`: what plain `onnx` and ONNX Runtime see in the file."""
+"""`timmx onnx` on the command's API; the files are read by `onnx` and ONNX Runtime without timmx."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_digits_with_a_dynamic_batch(tmp_path, digits):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
-def test_nothing_in_the_file_tells_of_the_machine_it_was_made_on(tmp_path, awakened):
+def test_file_has_no_paths_of_the_machine(tmp_path, awakened):
     path = tmp_path / "model.onnx"
     export("test_vit", path, checkpoint=awakened("test_vit"), optimize=False)
     content = path.read_bytes()
@@ -61,7 +61,7 @@ def test_nothing_in_the_file_tells_of_the_machine_it_was_made_on(tmp_path, awake
     assert b".py" not in content
 
 
-def test_the_same_export_gives_the_same_bytes(tmp_path, digits):
+def test_same_export_gives_the_same_bytes(tmp_path, digits):
     paths = [tmp_path / name / "digits.onnx" for name in ("one", "two")]
     for path in paths:
         export(digits, path)
@@ -69,7 +69,7 @@ def test_the_same_export_gives_the_same_bytes(tmp_path, digits):
 
 
 @pytest.mark.parametrize("opset", [18, 20, 22, 23])
-def test_the_file_has_the_opset_that_was_asked_for(tmp_path, awakened, opset):
+def test_file_has_the_requested_opset(tmp_path, awakened, opset):
     path = tmp_path / "model.onnx"
     export("test_vit", path, checkpoint=awakened("test_vit"), opset=opset)
     proto = onnx.load(path)
@@ -77,7 +77,7 @@ def test_the_file_has_the_opset_that_was_asked_for(tmp_path, awakened, opset):
     assert ("LayerNormalization" in {node.op_type for node in proto.graph.node}) is True
 
 
-def test_external_data_is_published_with_the_file_and_goes_with_it(tmp_path, awakened):
+def test_external_data_is_published_and_removed_with_the_file(tmp_path, awakened):
     path = tmp_path / "model.onnx"
     checkpoint = awakened("test_resnet")
     result = export("test_resnet", path, checkpoint=checkpoint, external_data=True)
@@ -95,7 +95,7 @@ def test_external_data_is_published_with_the_file_and_goes_with_it(tmp_path, awa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_copy_does_not_take_the_weights_of_its_original_along(tmp_path, digits):
+def test_replacing_a_copy_keeps_the_weights_of_its_original(tmp_path, digits):
     first, copy = tmp_path / "first.onnx", tmp_path / "copy.onnx"
     export(digits, first, external_data=True)
     copy.write_bytes(first.read_bytes())
@@ -104,29 +104,29 @@ def test_a_copy_does_not_take_the_weights_of_its_original_along(tmp_path, digits
     session(copy)
 
 
-def test_a_file_of_the_users_beside_the_output_is_never_replaced(tmp_path, digits):
-    precious = tmp_path / "digits.onnx.data"
-    precious.write_text("precious")
+def test_file_of_the_user_next_to_the_output_is_never_replaced(tmp_path, digits):
+    user_file = tmp_path / "digits.onnx.data"
+    user_file.write_text("precious")
     with pytest.raises(timmx.ArtifactError, match="in the way"):
         export(digits, tmp_path / "digits.onnx", external_data=True)
-    assert precious.read_text() == "precious"
-    assert list(tmp_path.iterdir()) == [precious]
+    assert user_file.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [user_file]
 
 
-def test_fp16_halves_the_file_and_keeps_float32_at_the_edge(tmp_path, awakened):
+def test_fp16_halves_the_file_and_keeps_float32_inputs_and_outputs(tmp_path, awakened):
     checkpoint = awakened("test_vit")
-    whole = export("test_vit", tmp_path / "whole.onnx", checkpoint=checkpoint)
+    full = export("test_vit", tmp_path / "full.onnx", checkpoint=checkpoint)
     half = export(
         "test_vit", tmp_path / "half.onnx", checkpoint=checkpoint, mode="fp16", normalize=True, softmax=True
     )
     assert half.precision == "fp16"
-    assert half.size_bytes < 0.6 * whole.size_bytes
+    assert half.size_bytes < 0.6 * full.size_bytes
     assert half.verification.floor_db == 22
     run = session(tmp_path / "half.onnx")
     assert {value.type for value in [*run.get_inputs(), *run.get_outputs()]} == {"tensor(float)"}
 
 
-def test_numbers_that_overflow_float16_stay_float32_and_are_told(tmp_path):
+def test_values_that_overflow_float16_stay_float32_with_a_note(tmp_path):
     """efficientvit_b0's linear attention reaches 1.7e8 on random weights; a CPU would hide the overflow."""
     import timm
     from timmx.testing import awaken
@@ -163,10 +163,10 @@ def test_an_embedding_and_four_channels(tmp_path, awakened):
     assert result.metadata["input"]["color_order"] is None
 
 
-def test_weights_that_cannot_be_one_file_are_refused_with_the_mend(tmp_path, monkeypatch, awakened):
+def test_weights_too_large_for_one_file_are_refused_with_a_hint(tmp_path, monkeypatch, awakened):
     from timmx_onnx import export as module
 
-    monkeypatch.setattr(module, "_PROTOBUF_LIMIT", module._GRAPH_ROOM + 1000)
+    monkeypatch.setattr(module, "_PROTOBUF_LIMIT", module._GRAPH_SIZE + 1000)
     options = {"checkpoint": awakened("test_resnet"), "output": tmp_path / "model.onnx"}
     with pytest.raises(timmx.UnsupportedError, match="--no-external-data"):
         timmx.export("onnx", "test_resnet", external_data=False, **options)

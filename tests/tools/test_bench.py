@@ -60,8 +60,8 @@ class Sleeper(Runner):
         self.said, self.runs = said, 0
         self.engine = said.get("engine", "")
         batch = said.get("batch", "batch")
-        self.inputs = (TensorSpec("input", (batch, 3, 8, 8), "float32", "NCHW"),)
-        self.outputs = (TensorSpec("output", (batch, 1), "float32"),)
+        self.inputs = (TensorSpec(name="input", shape=(batch, 3, 8, 8), dtype="float32", layout="NCHW"),)
+        self.outputs = (TensorSpec(name="output", shape=(batch, 1), dtype="float32"),)
 
     def run(self, feeds):
         self.runs += 1
@@ -147,7 +147,7 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def test_every_case_has_its_figures(result, files):
+def test_every_case_has_measurements(result, files):
     assert [(case.name, case.batch_size) for case in result.cases] == [
         ("digits (PyTorch)", 1),
         ("digits (PyTorch)", 4),
@@ -171,7 +171,7 @@ def test_every_case_has_its_figures(result, files):
     assert {case.path for case in result.cases} == {None, *files.values()}
 
 
-def test_the_ratios_are_to_the_model(result):
+def test_ratios_are_relative_to_the_model(result):
     assert result.base == "digits (PyTorch)"
     for case in result.cases:
         low, high = case.ratio_interval
@@ -180,18 +180,18 @@ def test_the_ratios_are_to_the_model(result):
             assert (case.ratio, low, high) == (1, 1, 1)
 
 
-def test_one_thread_is_one_in_every_format(result):
+def test_every_format_respects_the_number_of_threads(result):
     for case in result.cases:
         assert case.threads == 1
         assert case.cores_used < 1.2, f"{case.name} used {case.cores_used} cores"
 
 
-def test_a_fixed_batch_is_measured_at_its_own_and_says_so(result):
+def test_a_fixed_batch_size_is_measured_with_a_note(result):
     (case,) = (case for case in result.cases if case.name == "digits.tflite")
     assert any("1 image at once" in note and "not measured at 4" in note for note in case.notes)
 
 
-def test_a_figure_of_an_evaluator_says_that_it_is_none_of_a_device(run_timmx, files):
+def test_latency_of_an_evaluator_says_nothing_about_a_device(run_timmx, files):
     if sys.platform == "darwin":
         pytest.skip("here Core ML itself runs the file")
     shown = run_timmx("bench", files["coreml"], "--seconds", 0.1, "--rounds", 1, "--threads", 1)
@@ -203,13 +203,13 @@ def test_a_figure_of_an_evaluator_says_that_it_is_none_of_a_device(run_timmx, fi
     assert "nothing of a device" in " ".join(shown.stdout.split())
 
 
-def test_a_file_of_onnx_is_measured_without_torch(files):
+def test_an_onnx_file_is_measured_without_torch(files):
     """Its memory would be torch's."""
     (case,) = bench([files["onnx"]], threads=(1,), seconds=0.1, rounds=1).cases
     assert case.memory_bytes < 250e6
 
 
-def test_the_longer_sleep_has_the_larger_figures(sleepers):
+def test_a_slower_file_has_a_larger_latency(sleepers):
     make, site = sleepers
     done = timmx(
         *("bench", make("short", seconds=0.004), make("long", seconds=0.04)),
@@ -225,7 +225,7 @@ def test_the_longer_sleep_has_the_larger_figures(sleepers):
     assert long["cores_used"] < 0.5
 
 
-def test_json_holds_one_object_with_all_that_was_measured(sleepers):
+def test_json_is_one_object_with_all_measurements(sleepers):
     make, site = sleepers
     done = timmx(
         *("bench", make("a"), make("b", engine="a stand-in"), "--json", "--batch-sizes", "1,2"),
@@ -258,7 +258,7 @@ def test_json_holds_one_object_with_all_that_was_measured(sleepers):
     assert found["cases"][2]["engine"] == "a stand-in"
 
 
-def test_a_batch_that_a_file_does_not_take_is_told_and_the_rest_measured(sleepers):
+def test_an_unsupported_batch_size_is_reported_and_the_others_are_measured(sleepers):
     make, site = sleepers
     done = timmx(
         *("bench", make("small", most=2), "--batch-sizes", "1,8", "--seconds", 0.1, "--rounds", 2), site=site
@@ -271,7 +271,7 @@ def test_a_batch_that_a_file_does_not_take_is_told_and_the_rest_measured(sleeper
 
 
 @pytest.mark.parametrize("dies_at", [3, 400])
-def test_a_process_that_ends_is_named_and_the_others_are_measured(sleepers, dies_at):
+def test_a_process_that_ends_is_reported_and_the_others_are_measured(sleepers, dies_at):
     """While it is warmed up, and while it is measured."""
     make, site = sleepers
     done = timmx(
@@ -289,7 +289,7 @@ def test_a_process_that_ends_is_named_and_the_others_are_measured(sleepers, dies
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
-def test_a_killed_process_is_named_and_the_others_are_measured(sleepers, tmp_path):
+def test_a_killed_process_is_reported_and_the_others_are_measured(sleepers, tmp_path):
     make, site = sleepers
     files = [make("killed"), make("spared")]
     with running(*files, "--seconds", 3, "--json", until="[Measuring]", site=site, cwd=tmp_path) as (
@@ -321,7 +321,7 @@ def test_no_process_is_left_behind(sleepers, tmp_path, ending, status):
     assert all(map(is_gone, started.values()))
 
 
-def test_what_a_user_has_in_the_folder_is_not_imported(sleepers, tmp_path):
+def test_modules_in_the_current_folder_are_not_imported(sleepers, tmp_path):
     make, site = sleepers
     (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
     script = str(Path(sys.executable).parent / "timmx")
@@ -336,7 +336,7 @@ def test_what_a_user_has_in_the_folder_is_not_imported(sleepers, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_more_threads_than_cores_are_told(sleepers):
+def test_more_threads_than_cores_are_reported(sleepers):
     make, site = sleepers
     wide = usable_cores() + 1
     done = timmx(
@@ -346,7 +346,7 @@ def test_more_threads_than_cores_are_told(sleepers):
     assert done.stderr.index(f"{wide} threads were asked for") < done.stderr.index("[Measuring]")
 
 
-def test_busy_cores_are_told(sleepers):
+def test_busy_cores_are_reported(sleepers):
     make, site = sleepers
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]
     try:
@@ -365,7 +365,7 @@ def test_busy_cores_are_told(sleepers):
     assert "cores busy before measuring began" in done.stderr.replace("\n", " ")
 
 
-def test_all_of_a_folder_may_be_named(sleepers, tmp_path):
+def test_all_files_of_an_export_can_be_named_with_a_glob(sleepers, tmp_path):
     """`out/*` names the record of the export too."""
     make, site = sleepers
     (tmp_path / "timmx.json").write_text("{}")
@@ -383,7 +383,7 @@ def test_all_of_a_folder_may_be_named(sleepers, tmp_path):
     assert "timmx compare" in done.stderr
 
 
-def test_a_case_beside_no_base_says_why_it_has_no_ratio(sleepers):
+def test_a_case_without_a_base_says_why_it_has_no_ratio(sleepers):
     make, site = sleepers
     done = timmx(
         *("bench", make("one", batch=1), make("four", batch=4), "--seconds", 0.1, "--rounds", 1), site=site
@@ -406,7 +406,7 @@ def test_remarks_name_files_and_not_each_case(sleepers):
     assert max(map(len, done.stdout.splitlines())) <= 140
 
 
-def test_equal_names_are_told_apart(sleepers, tmp_path):
+def test_equal_file_names_are_distinguished(sleepers, tmp_path):
     make, site = sleepers
     first = make("twin")
     other = tmp_path / "twin.sleeper"
@@ -452,13 +452,13 @@ def test_what_cannot_be_meant_is_refused(run_timmx, files, arguments, said):
     assert not shown.stdout
 
 
-def test_a_missing_compiler_is_told_at_once(files, monkeypatch):
+def test_a_missing_compiler_is_reported_at_once(files, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(api.MissingRequirementError, match="no no-such-compiler on PATH"):
         bench([files["onnx"]], against=DIGITS, compile=True)
 
 
-def test_another_programs_file_is_refused(tmp_path, files):
+def test_a_file_of_another_program_is_refused(tmp_path, files):
     other = tmp_path / "other.onnx"
     other.write_bytes(b"no model")
     with pytest.raises(ArtifactError, match=r"other\.onnx"):
@@ -467,13 +467,13 @@ def test_another_programs_file_is_refused(tmp_path, files):
         bench([])
 
 
-def test_a_warm_up_is_over_when_the_last_blocks_agree():
+def test_warm_up_ends_when_the_last_blocks_agree():
     assert not settled([1.0, 1.0, 1.0, 1.0])
     assert not settled([9.0, 5.0, 3.0, 2.0, 1.5])
     assert settled([9.0, 5.0, 1.0, 1.01, 1.0, 0.99, 1.0])
 
 
-def test_drift_that_hits_both_leaves_the_ratio_as_it_is():
+def test_common_drift_does_not_change_the_ratio():
     base = [1.0, 1.1, 1.5, 2.0, 2.5, 3.0, 3.1]
     ratio, interval = ratio_of_medians([[2 * value] for value in base], [[value] for value in base])
     assert ratio == pytest.approx(2)
@@ -482,7 +482,7 @@ def test_drift_that_hits_both_leaves_the_ratio_as_it_is():
     assert ratio_of_medians([[2.0], [2.0]], [[1.0], [1.0]]) == (2.0, None)
 
 
-def test_rounds_weigh_the_same_however_many_runs_filled_them():
+def test_rounds_have_the_same_weight_whatever_their_number_of_runs():
     """A fast round holds more runs: 10 of 1 ms in 10 ms, one of 10 ms."""
     rounds = [[1.0] * 10, [10.0], [11.0]]
     assert pooled_quantiles(rounds, (0.0, 0.3, 0.5, 1.0)) == (1, 1, 10, 11)
@@ -490,7 +490,7 @@ def test_rounds_weigh_the_same_however_many_runs_filled_them():
     assert ratio == 2
 
 
-def test_the_ratio_is_that_of_the_figures_beside_it(result):
+def test_the_ratio_is_that_of_the_medians_shown(result):
     base = {case.batch_size: case for case in result.cases if case.name == result.base}
     for case in result.cases:
         assert case.ratio == pytest.approx(case.p50_ms / base[case.batch_size].p50_ms)

@@ -41,7 +41,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_size_precision_and_proof_are_told_without_running_anything(run_timmx, made):
+def test_size_precision_and_verification_are_shown_without_running_anything(run_timmx, made):
     done = run_timmx("compare", made, "--no-bench", "--json")
     assert done.exit_code == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
@@ -56,7 +56,7 @@ def test_size_precision_and_proof_are_told_without_running_anything(run_timmx, m
     assert full["p50_ms"] is None
 
 
-def test_all_that_can_be_measured(run_timmx, made, few, digits, tmp_path):
+def test_all_measurements_are_shown(run_timmx, made, few, digits, tmp_path):
     done = run_timmx(
         "compare", made, "--data", few, "--against", digits, "--seconds", "0.2", "--report", "side.html"
     )
@@ -78,16 +78,14 @@ def test_all_that_can_be_measured(run_timmx, made, few, digits, tmp_path):
         assert words in page
 
 
-def test_without_data_the_report_shows_the_proof_over_latency(run_timmx, made, tmp_path):
+def test_without_data_the_report_shows_snr_over_latency(run_timmx, made, tmp_path):
     done = run_timmx("compare", made, "--seconds", "0.2", "--report", "side.html")
     assert done.exit_code == 0, done.stderr
     assert "accuracy" not in done.stdout
     assert "SNR over latency" in (tmp_path / "side.html").read_text()
 
 
-def test_where_no_verification_is_known_the_command_that_measures_is_named(
-    run_timmx, digits, tmp_path, monkeypatch
-):
+def test_a_file_without_a_recorded_verification_names_the_command(run_timmx, digits, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     timmx.export("torch-export", digits, output=tmp_path / "out" / "digits.pt2", verify=False)
     done = run_timmx("compare", "out", "--no-bench")
@@ -95,7 +93,7 @@ def test_where_no_verification_is_known_the_command_that_measures_is_named(
     assert "No verification is known of digits.pt2: timmx verify" in done.stdout
 
 
-def test_a_changed_file_is_no_longer_the_one_that_was_verified(run_timmx, made, tmp_path):
+def test_a_changed_file_has_no_recorded_verification(run_timmx, made, tmp_path):
     shutil.copytree(made, tmp_path / "changed")
     shutil.copy(made / "digits-fp16.onnx", tmp_path / "changed" / "digits.onnx")
     rows = {row.name: row for row in compare(tmp_path / "changed", measure_latency=False).rows}
@@ -103,7 +101,7 @@ def test_a_changed_file_is_no_longer_the_one_that_was_verified(run_timmx, made, 
     assert rows["digits.onnx"].snr_db is None or rows["digits.onnx"].snr_db < 60
 
 
-def test_what_is_damaged_or_anothers_is_left_out_and_said(run_timmx, made, tmp_path):
+def test_damaged_and_foreign_files_are_left_out_with_the_reason(run_timmx, made, tmp_path):
     shutil.copytree(made, tmp_path / "mixed")
     (tmp_path / "mixed" / "broken.pt2").write_bytes(b"no zip")
     done = run_timmx("compare", "mixed", "--no-bench", "--report", "side.html")
@@ -121,7 +119,7 @@ def told(*rows: Row):
     return report.summary, " ".join(section.note for section in report.sections), report.sections[0]
 
 
-def test_no_file_is_called_the_fastest_where_runs_differ_in_work():
+def test_no_file_is_called_the_fastest_if_latencies_are_not_comparable():
     small = Row(
         name="small.onnx",
         path=Path("small.onnx"),
@@ -141,7 +139,7 @@ def test_no_file_is_called_the_fastest_where_runs_differ_in_work():
     assert told(small)[0] == "One file: small.onnx. It takes 1 ms a run here."
 
 
-def test_files_that_no_backend_here_opens_are_named_with_the_mend(made):
+def test_files_without_an_installed_backend_are_named_with_the_fix(made):
     for disabled, left in (("torch-export", "digits.pt2"), ("onnx,tensorrt,torch-export", "digits.onnx")):
         done = in_a_process("compare", made, "--no-bench", TIMMX_DISABLE_BACKENDS=disabled)
         assert f"{left}: backend" in (done.stdout + done.stderr).lower()
@@ -150,7 +148,7 @@ def test_files_that_no_backend_here_opens_are_named_with_the_mend(made):
         assert "timmx export" not in done.stderr
 
 
-def test_verifications_on_different_inputs_are_no_ranking(run_timmx, made, tmp_path):
+def test_verifications_on_different_inputs_are_reported(run_timmx, made, tmp_path):
     row = Row(
         name="a.onnx",
         path=Path("a.onnx"),
@@ -176,7 +174,7 @@ def test_verifications_on_different_inputs_are_no_ranking(run_timmx, made, tmp_p
     assert "no ranking" in (tmp_path / "side.html").read_text()
 
 
-def test_doubts_of_the_latencies_stand_beside_them(tmp_path):
+def test_unreliable_latencies_are_reported_in_the_report(tmp_path):
     row = Row(
         name="a.onnx",
         path=Path("a.onnx"),
@@ -196,7 +194,7 @@ def test_doubts_of_the_latencies_stand_beside_them(tmp_path):
     assert found.to_dict()["warnings"] == ["This machine is noisy."]
 
 
-def test_what_has_no_place_in_the_plot_is_named():
+def test_files_missing_from_the_plot_are_named():
     row = Row(
         name="a.onnx",
         path=Path("a.onnx"),
@@ -232,14 +230,14 @@ def test_data_that_does_not_fit_is_refused(made, few, tmp_path):
         (("empty", "--data", "nowhere"), "--data nowhere does not exist"),
     ],
 )
-def test_what_makes_no_sense_is_refused(run_timmx, tmp_path, arguments, said):
+def test_invalid_options_are_refused(run_timmx, tmp_path, arguments, said):
     (tmp_path / "empty").mkdir()
     done = run_timmx("compare", *arguments)
     assert done.exit_code == 2
     assert said in done.stderr
 
 
-def test_a_file_is_no_folder(made):
+def test_a_file_instead_of_a_folder_is_refused(made):
     with pytest.raises(ArtifactError, match="is a file") as caught:
         compare(made / "digits.onnx")
     assert f"timmx inspect {made / 'digits.onnx'}" in caught.value.hint

@@ -70,7 +70,7 @@ def test_labels_in_another_order_give_other_numbers():
     assert {image.truth for image in found.images if image.name.startswith("0/")} == {9}
 
 
-def test_images_lie_at_any_depth_and_hidden_folders_do_not_count(folder, tmp_path):
+def test_images_at_any_depth_count_and_hidden_folders_do_not(folder, tmp_path):
     data = folder(cat=1, dog=1)
     shutil.copytree(data / "cat", data / "cat" / "deeper" / "still")
     shutil.copytree(data / "cat", data / ".cache")
@@ -78,7 +78,7 @@ def test_images_lie_at_any_depth_and_hidden_folders_do_not_count(folder, tmp_pat
     assert Counter(image.truth for image in found.images) == {0: 2, 1: 1}
 
 
-def test_a_mismatch_shows_both_sides_and_the_mend(folder):
+def test_a_mismatch_shows_both_sides_and_the_fix(folder):
     said = refusal(folder(cat=1, dog=1, cow=1), "f.onnx", ("dog", "tabby", "horse"), 3)
     assert "3 folder names; f.onnx has no class for 2 of them: cat, cow" in said
     assert "its 3 classes are dog, tabby, horse\n" in said
@@ -91,7 +91,7 @@ def test_a_mismatch_of_many_shows_the_first_and_how_many_more(folder):
     assert "0, 1, 2, 3, 4 and 5 more" in said
 
 
-def test_a_class_map_joins_other_names_with_the_classes(folder, tmp_path):
+def test_a_class_map_matches_other_names_with_the_classes(folder, tmp_path):
     (tmp_path / "map.txt").write_text("katze\nhund\n", "utf-8")
     found = read_dataset(folder(hund=2, katze=1), "f.onnx", ("cat", "dog"), 2, tmp_path / "map.txt")
     assert Counter(image.truth for image in found.images) == {1: 2, 0: 1}
@@ -153,7 +153,7 @@ def test_a_folder_without_class_folders_is_refused(tmp_path, arrange, said):
     assert said in refusal(tmp_path, "f.onnx", DIGITS, 10)
 
 
-def test_images_beside_the_class_folders_are_told(folder, heard):
+def test_images_outside_the_class_folders_are_reported(folder, heard):
     data = folder(cat=1, dog=1)
     shutil.copy(data / "cat" / "0.png", data)
     assert len(read_dataset(data, "f.onnx", ("cat", "dog"), 2).images) == 2
@@ -177,7 +177,7 @@ def test_a_csv_with_and_without_header(tmp_path, folder, header):
     ]
 
 
-def test_numbers_that_are_names_are_taken_as_names_and_a_warning_says_so(tmp_path, folder, heard):
+def test_numbers_that_are_names_are_read_as_names_with_a_warning(tmp_path, folder, heard):
     folder(cat=1)
     file = table(tmp_path, "path,label", "data/cat/0.png,0")
     assert read_dataset(file, "f.onnx", ("1", "0"), 2).images[0].truth == 1
@@ -186,7 +186,7 @@ def test_numbers_that_are_names_are_taken_as_names_and_a_warning_says_so(tmp_pat
     assert len(heard) == 1
 
 
-def test_numbers_that_are_no_names_are_class_numbers(tmp_path, folder, heard):
+def test_numbers_that_are_not_names_are_class_numbers(tmp_path, folder, heard):
     folder(cat=2)
     file = table(tmp_path, "path,label", "data/cat/0.png,1", "data/cat/1.png,0")
     for labels in (("cat", "dog"), None):
@@ -194,7 +194,7 @@ def test_numbers_that_are_no_names_are_class_numbers(tmp_path, folder, heard):
     assert heard == []
 
 
-def test_labels_are_never_some_names_and_some_numbers(tmp_path, folder):
+def test_a_mixture_of_names_and_numbers_is_refused(tmp_path, folder):
     folder(cat=10)
     lines = [f"data/cat/{number}.png,{number}" for number in range(10)]
     file, labels = table(tmp_path, "path,label", *lines), tuple(map(str, range(1, 11)))
@@ -237,12 +237,12 @@ def test_the_first_missing_images_of_a_csv_are_named(tmp_path):
     assert "a.png, b.png, c.png and 2 more" in said
 
 
-def test_what_is_no_text_is_refused_as_a_csv():
+def test_a_binary_file_is_refused_as_a_csv():
     assert "cannot be read as a CSV in UTF-8" in refusal(next(SAMPLES.glob("3/*.png")), "f.onnx", DIGITS, 10)
 
 
 @pytest.mark.parametrize("most", [1, 7, 10, 33, 499, 500, 900])
-def test_a_limit_is_even_over_the_classes(most):
+def test_a_limit_is_balanced_over_the_classes(most):
     found = read_dataset(SAMPLES, "f.onnx", DIGITS, 10).limited(most)
     counts = Counter(image.truth for image in found.images)
     assert len(found.images) == min(most, 500)
@@ -251,6 +251,6 @@ def test_a_limit_is_even_over_the_classes(most):
         assert max(counts.values()) - min(counts.get(truth, 0) for truth in range(10)) <= 1
 
 
-def test_a_limit_fills_up_from_large_classes_where_others_are_small(folder):
+def test_a_limit_takes_more_images_of_large_classes_if_others_are_small(folder):
     found = read_dataset(folder(cat=1, dog=9), "f.onnx", ("cat", "dog"), 2).limited(6)
     assert Counter(image.truth for image in found.images) == {0: 1, 1: 5}

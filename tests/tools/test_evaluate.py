@@ -71,7 +71,7 @@ def same_figures(one, other):
     return one.to_dict() | timeless == other.to_dict() | timeless
 
 
-def test_the_figures_are_those_of_timms_own_transform_and_pytorch(found):
+def test_accuracy_equals_that_of_pytorch_with_timms_transform(found):
     import timm
     import torch
     from PIL import Image
@@ -102,13 +102,13 @@ def test_classes_and_confusions_add_up(found):
     assert all(by_name[truth].confused_with == (read, count) for truth, read, count in wrong)
 
 
-def test_a_csv_gives_what_the_folders_give(file, found, tmp_path):
+def test_a_csv_gives_the_same_result_as_folders(file, found, tmp_path):
     lines = [f"{path},{path.parent.name}" for path in sorted(SAMPLES.glob("*/*.png"))]
     (tmp_path / "images.csv").write_text("\n".join(["path,label", *lines]))
     assert evaluate(file, tmp_path / "images.csv", workers=1).readings == found.readings
 
 
-def test_images_that_cannot_be_read_are_named_and_do_not_count(file, some, run_timmx):
+def test_images_that_cannot_be_read_are_named_and_not_counted(file, some, run_timmx):
     bad = sorted((some / "3").iterdir())[:2]
     bad[0].write_bytes(b"no image")
     bad[1].write_bytes(bad[1].read_bytes()[:60])
@@ -144,14 +144,14 @@ def test_odd_file_names_are_shown_in_the_text_and_in_the_report(file, tmp_path, 
     assert b"3/\xff.png" in Path("out.csv").read_bytes()
 
 
-def test_no_image_that_can_be_read_is_an_error(file, some):
+def test_no_readable_image_is_an_error(file, some):
     for path in some.glob("*/*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(ConfigurationError, match="none of the 99 images can be read"):
         evaluate(file, some)
 
 
-def test_answers_that_are_no_numbers_count_as_wrong(folder, some, run_timmx):
+def test_nan_outputs_count_as_wrong(folder, some, run_timmx):
     import timm
 
     model = timm.create_model(f"local-dir:{DIGITS}", pretrained=True).eval()
@@ -165,7 +165,7 @@ def test_answers_that_are_no_numbers_count_as_wrong(folder, some, run_timmx):
     assert "what is no number: counted as wrong" in done.stderr
 
 
-def test_one_image_that_cannot_be_read_is_told_as_one(file, some, run_timmx):
+def test_one_image_that_cannot_be_read_is_reported_in_the_singular(file, some, run_timmx):
     bad = next((some / "3").iterdir())
     bad.write_bytes(b"no image")
     done = run_timmx("eval", file, "--data", some)
@@ -173,7 +173,7 @@ def test_one_image_that_cannot_be_read_is_told_as_one(file, some, run_timmx):
     assert "1 image cannot be read, and does not count:" in done.stdout
 
 
-def test_a_limit_is_said(file, run_timmx):
+def test_a_limit_is_reported(file, run_timmx):
     done = run_timmx("eval", file, "--data", SAMPLES, "--limit", 30)
     assert "30 images of 500 (--limit), 10 classes" in done.stdout
     assert done.stdout.count("100.0 %") >= 9
@@ -200,7 +200,7 @@ def test_a_file_that_ranks_no_classes_is_refused(folder, digits):
         evaluate(file, SAMPLES)
 
 
-def test_the_model_that_it_was_made_from_agrees(file, digits, run_timmx):
+def test_the_original_model_agrees(file, digits, run_timmx):
     done = run_timmx("eval", file, "--data", SAMPLES, "--limit", 100, "--against", digits, "--json")
     assert done.exit_code == 0, done.stderr
     against = json.loads(done.stdout)["against"]
@@ -211,7 +211,7 @@ def test_the_model_that_it_was_made_from_agrees(file, digits, run_timmx):
     assert low < 0 < high
 
 
-def test_another_file_is_told_apart_image_by_image(file, blurred, found, run_timmx):
+def test_another_file_is_compared_image_by_image(file, blurred, found, run_timmx):
     done = run_timmx(
         "eval",
         blurred,
@@ -255,7 +255,7 @@ def test_files_of_other_classes_are_not_compared(file, folder, digits):
         evaluate(file, SAMPLES, against=other)
 
 
-def test_nothing_that_it_reads_is_overwritten(file, some, tmp_path, run_timmx):
+def test_input_files_are_never_overwritten(file, some, tmp_path, run_timmx):
     here = tmp_path / "here"
     here.mkdir()
     artifact = Path(shutil.copy(file, here / "digits.onnx"))
@@ -302,7 +302,7 @@ def test_nothing_is_written_into_an_artifact_that_is_a_folder(exported_digits, s
         assert not (package / name).exists()
 
 
-def test_a_csv_of_its_own_is_replaced_and_a_link_stays_one(file, some, tmp_path, run_timmx):
+def test_an_earlier_csv_is_replaced_and_a_link_stays_a_link(file, some, tmp_path, run_timmx):
     Path("link.csv").symlink_to("real.csv")
     for limit in (10, 4):
         done = run_timmx(
@@ -334,7 +334,7 @@ def test_a_csv_of_its_own_is_replaced_and_a_link_stays_one(file, some, tmp_path,
         (["FILE", "--data", SAMPLES, "--resume", SAMPLES], "is the same as --data"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_a_line_and_a_hint(file, arguments, said, run_timmx):
+def test_invalid_options_are_refused_with_a_hint(file, arguments, said, run_timmx):
     done = run_timmx("eval", *(file if item == "FILE" else item for item in arguments))
     assert done.exit_code == 2
     assert said in done.stderr
@@ -345,7 +345,7 @@ def test_what_cannot_be_meant_is_refused_in_a_line_and_a_hint(file, arguments, s
     assert done.stdout == ""
 
 
-def test_a_run_that_was_cut_off_goes_on_and_finds_the_same(file, found, tmp_path):
+def test_an_interrupted_run_continues_with_the_same_result(file, found, tmp_path):
     journal = tmp_path / "journal.jsonl"
     assert same_figures(evaluate(file, SAMPLES, resume=journal), found)
     whole = journal.read_bytes()
@@ -362,14 +362,14 @@ def test_a_run_that_was_cut_off_goes_on_and_finds_the_same(file, found, tmp_path
 
 
 @pytest.mark.parametrize("length", [0, 1, 40])
-def test_a_run_that_was_cut_off_in_the_first_line_begins_anew(file, found, tmp_path, length):
+def test_a_run_interrupted_in_the_first_line_starts_again(file, found, tmp_path, length):
     journal = tmp_path / "journal.jsonl"
     evaluate(file, SAMPLES, resume=journal, limit=20)
     journal.write_bytes(journal.read_bytes()[:length])
     assert evaluate(file, SAMPLES, resume=journal, limit=20).resumed == 0
 
 
-def test_a_journal_keeps_both_readers(file, blurred, tmp_path):
+def test_a_journal_records_both_classifiers(file, blurred, tmp_path):
     journal = tmp_path / "journal.jsonl"
     options = {"against": file, "resume": journal, "limit": 50}
     first = evaluate(blurred, SAMPLES, **options)
@@ -385,7 +385,7 @@ def test_a_journal_keeps_both_readers(file, blurred, tmp_path):
         evaluate(blurred, SAMPLES, against=blurred, resume=journal, limit=50)
 
 
-def test_a_journal_of_something_else_is_refused_and_left_as_it_is(file, blurred, some, tmp_path):
+def test_a_journal_of_another_evaluation_is_refused_and_left_unchanged(file, blurred, some, tmp_path):
     journal = tmp_path / "journal.jsonl"
     evaluate(file, some, resume=journal)
     before = journal.read_bytes()
@@ -401,7 +401,7 @@ def test_a_journal_of_something_else_is_refused_and_left_as_it_is(file, blurred,
     assert journal.read_bytes() == before
 
 
-def test_an_image_that_changed_since_its_answer_is_told_even_at_the_same_size_and_time(file, some, tmp_path):
+def test_a_changed_image_is_reported_even_with_the_same_size_and_time(file, some, tmp_path):
     journal = tmp_path / "journal.jsonl"
     evaluate(file, some, resume=journal)
     before, image = journal.read_bytes(), sorted((some / "3").iterdir())[4]
@@ -436,7 +436,7 @@ def test_images_that_could_not_be_read_are_tried_again(file, blurred, some, tmp_
     assert evaluate(file, some, resume=journal, against=blurred).resumed == 99
 
 
-def test_a_file_that_was_renamed_is_still_known(file, some, tmp_path):
+def test_a_renamed_file_continues_its_journal(file, some, tmp_path):
     journal = tmp_path / "journal.jsonl"
     evaluate(file, some, resume=journal)
     renamed = shutil.copy(file, tmp_path / "renamed.onnx")
@@ -451,7 +451,7 @@ def test_another_file_is_not_taken_for_a_journal(file, some, tmp_path, content):
     assert (tmp_path / "notes").read_bytes() == content
 
 
-def test_a_damaged_journal_is_told_with_its_line(file, some, tmp_path):
+def test_a_damaged_journal_is_reported_with_the_line(file, some, tmp_path):
     journal = tmp_path / "journal.jsonl"
     evaluate(file, some, resume=journal)
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -509,14 +509,14 @@ def test_two_runs_do_not_write_one_journal(file, some, tmp_path):
     assert [path for path in tmp_path.iterdir() if "lock" in path.name] == []
 
 
-def test_a_journal_is_written_where_nothing_can_be_locked(file, some, tmp_path):
+def test_a_journal_works_on_a_file_system_without_locks(file, some, tmp_path):
     (tmp_path / ".journal.timmx-lock").mkdir()
     evaluate(file, some, resume=tmp_path / "journal")
     assert evaluate(file, some, resume=tmp_path / "journal").resumed == 99
 
 
 @pytest.mark.parametrize(("blow", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_after_ctrl_c_and_after_a_kill_the_same_command_goes_on(file, tmp_path, blow, status):
+def test_after_ctrl_c_and_after_a_kill_the_same_command_continues(file, tmp_path, blow, status):
     paths = sorted(SAMPLES.glob("*/*.png"))
     lines = [f"{path},{path.parent.name}" for path in paths * 10]
     (tmp_path / "images.csv").write_text("\n".join(["path,label", *lines]))
@@ -555,7 +555,7 @@ def test_no_torch_is_imported_without_a_model(file, tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
-def test_intervals_are_those_of_the_papers():
+def test_intervals_equal_those_of_the_papers():
     # Newcombe, Statistics in Medicine 17 (1998): 857-872, table I, method 3; 2635-2650, table II, method 10.
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
@@ -563,7 +563,7 @@ def test_intervals_are_those_of_the_papers():
     assert Paired(36, 12, 2, 0).interval == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
-def test_the_exact_test_is_the_binomial_one():
+def test_the_exact_test_equals_the_binomial_test():
     assert Paired(5, 12, 2, 3).p_value == pytest.approx(2 * (1 + 14 + 91) / 2**14)
     assert Paired(5, 0, 0, 3).p_value == 1
     assert Paired(5, 4, 4, 3).p_value == 1

@@ -51,7 +51,7 @@ def told(run_timmx, files, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", FILES)
-def test_each_format_tells_the_same_of_the_model(backend: str, files, told, run_timmx):
+def test_each_format_reports_the_same_model(backend: str, files, told, run_timmx):
     found = told(files[backend])
     assert found["backend"] == backend
     size = {"name": "input", "shape": [1, 3, 64, 64], "dtype": "float32", "layout": "NCHW"}
@@ -80,7 +80,7 @@ def test_torch_is_not_imported(backend: str, files):
     assert not imported & {"torch", "torchvision", "timm", "coremltools", "onnxruntime"}
 
 
-def test_edges_of_bytes_and_whole_numbers(digits, told, tmp_path):
+def test_byte_and_integer_inputs_and_outputs_are_shown(digits, told, tmp_path):
     path = tmp_path / "bytes.tflite"
     options = {"mode": "int8", "io": "uint8", "normalize": True, "calibration_data": SAMPLES}
     timmx.export("litert", digits, output=path, verify=False, **options)
@@ -93,7 +93,7 @@ def test_edges_of_bytes_and_whole_numbers(digits, told, tmp_path):
     assert found["verification"] is None
 
 
-def test_what_is_not_known_here_can_be_measured(files, tmp_path, run_timmx, monkeypatch):
+def test_a_missing_verification_names_the_command(files, tmp_path, run_timmx, monkeypatch):
     monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "empty")
     text = run_timmx("inspect", files["onnx"]).stdout
     assert f"not known here; timmx verify {files['onnx']} measures it" in " ".join(text.split())
@@ -120,7 +120,7 @@ def foreign(tmp_path_factory, files) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("backend", FILES)
-def test_a_foreign_file_tells_its_edges_and_that_its_recipe_is_unknown(
+def test_a_foreign_file_shows_its_inputs_and_outputs_and_unknown_preprocessing(
     backend: str, foreign, told, run_timmx
 ):
     found = told(foreign[backend])
@@ -146,7 +146,7 @@ def refused(run_timmx, path: Path) -> str:
     return done.stderr
 
 
-def test_a_file_of_another_kind_is_one_clear_error(files, run_timmx, tmp_path):
+def test_a_file_of_another_format_is_one_clear_error(files, run_timmx, tmp_path):
     for suffix, said in (
         (".pt2", "not a .pt2"),
         (".tflite", "not a LiteRT"),
@@ -180,7 +180,7 @@ def test_a_file_of_another_kind_is_one_clear_error(files, run_timmx, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file has such a name")
-def test_a_path_that_is_no_utf8_is_refused_with_the_mend(files, digits, run_timmx, tmp_path):
+def test_a_path_that_is_not_utf8_is_refused_with_the_fix(files, digits, run_timmx, tmp_path):
     folder = tmp_path / os.fsdecode(b"\xff")
     folder.mkdir()
     for backend, path in files.items():
@@ -198,7 +198,7 @@ def test_a_path_that_is_no_utf8_is_refused_with_the_mend(files, digits, run_timm
         )
 
 
-def test_what_may_be_an_engine_is_said_to_be_unproven(run_timmx, tmp_path):
+def test_a_possible_engine_is_shown_as_unconfirmed(run_timmx, tmp_path):
     (tmp_path / "a.engine").write_bytes(bytes(range(256)) * 100)
     done = run_timmx("inspect", "a.engine")
     assert done.exit_code == 0
@@ -206,21 +206,21 @@ def test_what_may_be_an_engine_is_said_to_be_unproven(run_timmx, tmp_path):
 
 
 @pytest.mark.parametrize(("length", "said"), [(None, "are missing"), (1000, "the file has 1000 bytes")])
-def test_a_core_ml_package_whose_weights_are_not_whole_is_refused(length, said, files, run_timmx, tmp_path):
+def test_a_core_ml_package_with_truncated_weights_is_refused(length, said, files, run_timmx, tmp_path):
     shutil.copytree(files["coreml"], tmp_path / "a.mlpackage")
     (weights,) = (tmp_path / "a.mlpackage").rglob("weight.bin")
     weights.unlink() if length is None else os.truncate(weights, length)
     assert said in refused(run_timmx, tmp_path / "a.mlpackage")
 
 
-def test_a_backend_that_is_installed_and_cannot_be_used_says_why(files):
+def test_an_unusable_backend_says_why(files):
     done = in_a_process("inspect", files["litert"], TIMMX_DISABLE_BACKENDS="litert")
     assert done.returncode == 2
     assert "backend litert (timmx-litert" in done.stderr
     assert "is disabled: TIMMX_DISABLE_BACKENDS names it" in done.stderr
 
 
-def test_damaged_and_newer_metadata_are_told(files, run_timmx, tmp_path):
+def test_damaged_and_newer_metadata_are_reported(files, run_timmx, tmp_path):
     import onnx
 
     for change, said in (
@@ -239,7 +239,7 @@ def test_damaged_and_newer_metadata_are_told(files, run_timmx, tmp_path):
         assert said in refused(run_timmx, tmp_path / "changed.onnx")
 
 
-def test_a_third_partys_format_needs_no_line_of_its_own(digits, tmp_path):
+def test_a_third_party_format_is_inspected(digits, tmp_path):
     site = tmp_path / "site"
     install_plugin(
         site,

@@ -64,7 +64,7 @@ def paths_of(result) -> list[str]:
     return [image["path"] for image in json.loads(result.stdout)["images"]]
 
 
-def test_it_sees_what_is_there(run_timmx, one: Path) -> None:
+def test_digits_are_classified_correctly(run_timmx, one: Path) -> None:
     result = run_timmx("predict", one, *map(sample, range(10)), "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
@@ -96,7 +96,7 @@ def test_files_folders_and_globs(run_timmx, one: Path, folder: Path) -> None:
     assert asked("photos/*.weird") == ["photos/picture[1].weird"]
 
 
-def test_text_csv_and_json_say_the_same(run_timmx, one: Path, folder: Path) -> None:
+def test_text_csv_and_json_agree(run_timmx, one: Path, folder: Path) -> None:
     images = json.loads(run_timmx("predict", one, "photos", "--json", "--top-k", 2).stdout)["images"]
     rows = [
         [image["path"], str(rank), str(guess["class"]), guess["label"], guess["probability"]]
@@ -113,7 +113,7 @@ def test_text_csv_and_json_say_the_same(run_timmx, one: Path, folder: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
-def test_odd_file_names_leave_the_table_whole(run_timmx, one: Path, tmp_path: Path) -> None:
+def test_odd_file_names_do_not_break_the_table(run_timmx, one: Path, tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     names = [os.fsdecode(name) for name in (b"a\nb\x1b[31m.png", b"z\xff.png")]
     for name in names:
@@ -126,7 +126,7 @@ def test_odd_file_names_leave_the_table_whole(run_timmx, one: Path, tmp_path: Pa
     assert paths_of(run_timmx("predict", one, "odd", "--json")) == [f"odd/{name}" for name in names]
 
 
-def test_odd_names_leave_the_table_of_a_terminal_whole() -> None:
+def test_odd_names_do_not_break_the_table_on_a_terminal() -> None:
     from timmx.cli.predict import _table
     from timmx.tools.predict.prediction import Guess, Prediction, Predictions
 
@@ -140,7 +140,7 @@ def test_odd_names_leave_the_table_of_a_terminal_whole() -> None:
     ]
 
 
-def test_labels_of_wide_characters_leave_the_columns_straight(
+def test_labels_of_wide_characters_keep_columns_aligned(
     run_timmx, digits: str, tmp_path: Path, folder: Path
 ) -> None:
     from rich.cells import cell_len
@@ -152,7 +152,7 @@ def test_labels_of_wide_characters_leave_the_columns_straight(
     assert len({cell_len(line) for line in lines}) == 1
 
 
-def test_more_classes_than_there_are(run_timmx, three: Path) -> None:
+def test_top_k_larger_than_the_number_of_classes_shows_all(run_timmx, three: Path) -> None:
     found = json.loads(run_timmx("predict", three, sample(4), "--top-k", 50, "--json").stdout)
     shares = [guess["probability"] for guess in found["images"][0]["predictions"]]
     assert len(shares) == 10
@@ -188,7 +188,7 @@ def test_bad_images_are_named_and_left_out(run_timmx, many: Path, folder: Path) 
         assert f"warning: {entry['path']} cannot be read as an image" in result.stderr
 
 
-def test_no_good_image_is_an_error(run_timmx, many: Path, folder: Path) -> None:
+def test_no_valid_image_is_an_error(run_timmx, many: Path, folder: Path) -> None:
     for name in ("bad.png", "worse.png"):
         (folder / name).write_bytes(b"nothing")
     result = run_timmx("predict", many, "photos/bad.png")
@@ -201,7 +201,7 @@ def test_no_good_image_is_an_error(run_timmx, many: Path, folder: Path) -> None:
     assert result.stderr.count("warning: ") == 2
 
 
-def test_answers_that_are_no_numbers_are_no_predictions(run_timmx, folder: Path, tmp_path: Path) -> None:
+def test_nan_outputs_are_not_predictions(run_timmx, folder: Path, tmp_path: Path) -> None:
     import timm
 
     model = timm.create_model(f"local-dir:{SAMPLES.parent}", pretrained=True).eval()
@@ -232,7 +232,7 @@ def test_answers_that_are_no_numbers_are_no_predictions(run_timmx, folder: Path,
         (["photos", "--csv", "--json"], "hint: give only one of them"),
     ],
 )
-def test_what_cannot_be_meant(
+def test_invalid_arguments_are_refused(
     run_timmx, one: Path, folder: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     (tmp_path / "void").mkdir()
@@ -242,13 +242,15 @@ def test_what_cannot_be_meant(
     assert [line.partition(": ")[0] for line in result.stderr.splitlines()] == ["error", "hint"]
 
 
-def test_a_file_that_is_not_there(run_timmx, folder: Path) -> None:
+def test_a_missing_file_is_reported(run_timmx, folder: Path) -> None:
     result = run_timmx("predict", "missing.onnx", "photos", "--json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["error"]["message"] == "there is no file missing.onnx"
 
 
-def test_what_ranks_no_classes_is_refused(run_timmx, digits: str, folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_does_not_rank_classes_is_refused(
+    run_timmx, digits: str, folder: Path, tmp_path: Path
+) -> None:
     timmx.export("onnx", digits, output=tmp_path / "embedding.onnx", num_classes=0, verify=False)
     result = run_timmx("predict", "embedding.onnx", "photos")
     assert result.exit_code == 2
@@ -256,7 +258,7 @@ def test_what_ranks_no_classes_is_refused(run_timmx, digits: str, folder: Path, 
     assert "hint: use timmx.open in Python" in result.stderr
 
 
-def test_what_takes_no_images_is_refused(run_timmx, folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_takes_no_images_is_refused(run_timmx, folder: Path, tmp_path: Path) -> None:
     timmx.export(
         "onnx", "test_resnet", output=tmp_path / "five.onnx", in_chans=5, input_size=(5, 64, 64), verify=False
     )
@@ -265,7 +267,7 @@ def test_what_takes_no_images_is_refused(run_timmx, folder: Path, tmp_path: Path
     assert "5 channels, which are" in result.stderr
 
 
-def test_classes_without_names_are_numbers(run_timmx, folder: Path, tmp_path: Path) -> None:
+def test_classes_without_names_are_shown_as_numbers(run_timmx, folder: Path, tmp_path: Path) -> None:
     timmx.export(
         "onnx", "test_resnet", output=tmp_path / "t.onnx", num_classes=3, input_size=(3, 64, 64), verify=False
     )
@@ -307,7 +309,7 @@ def test_the_stream_gives_each_image_its_own_answer(
     assert not decoders()
 
 
-def test_a_stream_that_is_left_early_leaves_no_threads(many: Path) -> None:
+def test_a_stream_that_is_closed_early_leaves_no_threads(many: Path) -> None:
     with open_subject(many) as subject:
         stream = answers(subject, sorted(SAMPLES.rglob("*.png")), workers=3)
         next(stream)
@@ -336,7 +338,7 @@ def test_ctrl_c_ends_the_threads(many: Path) -> None:
     assert not decoders()
 
 
-def test_no_more_images_are_read_than_are_soon_due(many: Path) -> None:
+def test_only_the_next_images_are_read_ahead(many: Path) -> None:
     taken = []
 
     class Watched(list):
@@ -362,7 +364,7 @@ def test_a_file_opened_for_many_images_gives_the_same_answers(many: Path, one: P
         assert all(answer.error for answer in answers(subject, bad))
 
 
-def test_the_stream_refuses_what_ranks_no_classes_before_it_begins(digits: str, tmp_path: Path) -> None:
+def test_the_stream_refuses_a_file_that_does_not_rank_classes(digits: str, tmp_path: Path) -> None:
     timmx.export("onnx", digits, output=tmp_path / "e.onnx", num_classes=0, verify=False)
     with open_subject(tmp_path / "e.onnx") as subject, pytest.raises(ArtifactError, match="not classes"):
         answers(subject, [sample(1)])

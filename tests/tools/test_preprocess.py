@@ -84,7 +84,9 @@ def photographs() -> list[Image.Image]:
 
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_is_timms_transform(photographs: list[Image.Image], interpolation: str, crop_mode: str) -> None:
+def test_preprocessing_equals_timms_transform(
+    photographs: list[Image.Image], interpolation: str, crop_mode: str
+) -> None:
     sizes = ((64, 64), (48, 80), (81, 47), (14, 14))
     for size, crop_pct, number in product(sizes, (1.0, 0.875, 0.9, 0.5, 1.1), range(len(photographs))):
         preprocessor = ImagePreprocessor(config(size, 3, interpolation, crop_pct, crop_mode), False, "RGB")
@@ -99,7 +101,7 @@ def test_is_timms_transform(photographs: list[Image.Image], interpolation: str, 
 @pytest.mark.parametrize("in_graph", [False, True])
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
 @pytest.mark.parametrize("color_order", ["RGB", "BGR", "L"])
-def test_colours_and_normalisation(
+def test_colors_and_normalization(
     photographs: list[Image.Image], color_order: str, crop_mode: str, in_graph: bool
 ) -> None:
     channels = 1 if color_order == "L" else 3
@@ -153,7 +155,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.parametrize("color_order", ["RGB", "BGR", "L"])
-def test_every_kind_of_file(sources: list[Path], color_order: str) -> None:
+def test_image_formats_and_modes(sources: list[Path], color_order: str) -> None:
     assert len(sources) == 20
     for path, in_graph in product(sources, (False, True)):
         preprocessor = ImagePreprocessor(
@@ -186,7 +188,7 @@ def test_the_preprocessing_comes_from_the_metadata(
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
-def test_bytes_of_pixels_are_those_that_timm_cuts_out(
+def test_bytes_equal_those_that_timm_crops(
     photographs: list[Image.Image], crop_mode: str, layout: str
 ) -> None:
     preprocessor = ImagePreprocessor(config((48, 64), crop_mode=crop_mode), True, "RGB")
@@ -201,7 +203,7 @@ def test_bytes_of_pixels_are_those_that_timm_cuts_out(
 
 
 @pytest.mark.parametrize(("dtype", "zero_point"), [("int8", -14), ("uint8", 114), ("int16", 0)])
-def test_whole_numbers_stand_for_timms_values(
+def test_integers_dequantize_to_timms_values(
     photographs: list[Image.Image], dtype: str, zero_point: int
 ) -> None:
     preprocessor = ImagePreprocessor(config(), False, "RGB")
@@ -223,7 +225,7 @@ def test_whole_numbers_stand_for_timms_values(
         assert np.abs(real - held).max() <= scale * 0.501
 
 
-def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path) -> None:
     eight = DataConfig(
         input_size=(8, 64, 64),
         mean=(0.5,) * 8,
@@ -242,7 +244,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_samples_and_calibration_are_read_as_timm_reads_them(
+def test_samples_and_calibration_images_are_read_as_in_timm(
     photographs: list[Image.Image], tmp_path: Path, channels: int
 ) -> None:
     for number, photograph in enumerate(photographs):
@@ -259,6 +261,6 @@ def test_samples_and_calibration_are_read_as_timm_reads_them(
         np.testing.assert_array_equal(np.concatenate(list(calibration)), found)
 
 
-def test_an_unknown_interpolation_is_not_taken_for_damaged_images(tmp_path: Path) -> None:
+def test_an_unknown_interpolation_is_not_reported_as_damaged_images(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="interpolation 'cubic' is unknown"):
         choose_samples(ROOT / "examples" / "digits" / "samples", None, config(interpolation="cubic"), False)

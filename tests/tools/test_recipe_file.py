@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "digits" / "recipe.toml"
 
 
-def test_the_published_schema_is_what_the_options_say():
+def test_the_published_schema_matches_the_options():
     published = json.loads((ROOT / "docs" / "recipe.schema.json").read_text("utf-8"))
     assert published == recipe_schema(), "timmx.tools.recipe_file.recipe_schema() gives the new one"
     jsonschema.Draft202012Validator.check_schema(published)
@@ -53,7 +53,7 @@ def test_the_example_runs(run_timmx, tmp_path):
     assert all(item["metadata"]["outputs"][0]["kind"] == "probabilities" for item in made.values())
 
 
-def test_paths_begin_at_the_recipes_folder_and_flags_count_more(run_timmx, tmp_path, digits):
+def test_paths_are_relative_to_the_recipe_and_flags_override_it(run_timmx, tmp_path, digits):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "names.txt").write_text("\n".join(f"digit {number}" for number in range(10)))
     (tmp_path / "deep" / "recipe.toml").write_text(
@@ -76,7 +76,7 @@ def test_paths_begin_at_the_recipes_folder_and_flags_count_more(run_timmx, tmp_p
     assert made["verification"]["status"] == "verified"
 
 
-def test_a_recipe_may_hold_the_names_of_the_classes(run_timmx, tmp_path, digits):
+def test_a_recipe_can_contain_class_names(run_timmx, tmp_path, digits):
     (tmp_path / "recipe.toml").write_text(
         f'model = "{digits}"\noutput = "made"\nverify = false\nlabels = ["zero", "one", "two", "three", "four", '
         '"five", "six", "seven", "eight", "nine"]\n[[target]]\nformat = "torch-export"\n'
@@ -97,7 +97,7 @@ def test_a_recipe_may_hold_the_names_of_the_classes(run_timmx, tmp_path, digits)
         ("json = true", "has no option 'json'"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused(text, said, tmp_path):
+def test_an_invalid_recipe_is_refused(text, said, tmp_path):
     file = tmp_path / "recipe.toml"
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=said):
@@ -113,7 +113,7 @@ def test_a_recipe_that_cannot_be_is_refused(text, said, tmp_path):
         ("format = 'no-such'", "no-such"),
     ],
 )
-def test_a_target_that_cannot_be_is_refused(run_timmx, target, said, tmp_path, digits):
+def test_an_invalid_target_is_refused(run_timmx, target, said, tmp_path, digits):
     (tmp_path / "recipe.toml").write_text(f'model = "{digits}"\n[[target]]\n{target}\n')
     done = run_timmx("export", "--recipe", "recipe.toml", "-o", "out")
     assert done.exit_code == 2
@@ -121,6 +121,6 @@ def test_a_target_that_cannot_be_is_refused(run_timmx, target, said, tmp_path, d
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recipe_that_is_not_there(tmp_path):
+def test_a_missing_recipe_is_reported(tmp_path):
     with pytest.raises(TimmxError, match="cannot be read"):
         read_recipe(tmp_path / "none.toml")

@@ -37,7 +37,7 @@ def folder(tmp_path):
     return path
 
 
-def test_a_copy_is_known_and_a_changed_file_is_not(cache, file, tmp_path):
+def test_a_copy_has_its_record_and_a_changed_file_does_not(cache, file, tmp_path):
     assert records.recall(file, (file,)) is None
     records.remember((file,), FIGURES, ("a note",))
     found = records.recall(file, (file,))
@@ -52,11 +52,11 @@ def test_a_copy_is_known_and_a_changed_file_is_not(cache, file, tmp_path):
     assert records.recall(copy, (copy,)) is None
 
 
-def test_one_file_has_the_digest_that_sha256sum_gives(file):
+def test_the_digest_of_a_file_is_that_of_sha256sum(file):
     assert records.digest((file,)) == hashlib.sha256(b"weights").hexdigest()
 
 
-def test_a_folder_is_known_by_names_and_contents(cache, folder):
+def test_a_folder_is_identified_by_names_and_contents(cache, folder):
     first = records.digest((folder,))
     assert records.digest((folder.rename(folder.with_name("b.pack")),)) == first
     folder = folder.with_name("b.pack")
@@ -66,7 +66,7 @@ def test_a_folder_is_known_by_names_and_contents(cache, folder):
     assert len({first, renamed, records.digest((folder,))}) == 3
 
 
-def test_companions_count(file, tmp_path):
+def test_companions_are_part_of_the_digest(file, tmp_path):
     companion = tmp_path / "a.bin.data"
     companion.write_bytes(b"1")
     first = records.digest((file, companion))
@@ -74,7 +74,7 @@ def test_companions_count(file, tmp_path):
     assert len({records.digest((file,)), first, records.digest((file, companion))}) == 3
 
 
-def test_the_manifest_beside_a_file_comes_first_while_it_speaks_of_these_bytes(cache, file):
+def test_the_manifest_in_the_folder_has_priority_if_the_hash_matches(cache, file):
     records.remember((file,), FIGURES)
     entry = {"sha256": records.digest((file,)), "verification": FIGURES | {"snr_db": 99.0}}
     manifest = file.with_name("timmx.json")
@@ -88,7 +88,7 @@ def test_the_manifest_beside_a_file_comes_first_while_it_speaks_of_these_bytes(c
     assert records.recall(file, (file,))["verification"] == FIGURES
 
 
-def test_what_was_skipped_replaces_nothing(cache, file):
+def test_a_skipped_verification_replaces_no_record(cache, file):
     records.remember((file,), {"status": "skipped", "reason": "--no-verify was given"})
     assert records.recall(file, (file,)) is None
     records.remember((file,), FIGURES)
@@ -96,13 +96,13 @@ def test_what_was_skipped_replaces_nothing(cache, file):
     assert records.recall(file, (file,))["verification"] == FIGURES
 
 
-def test_a_cache_that_cannot_be_written_or_read_is_done_without(cache, file):
+def test_an_unusable_cache_is_ignored(cache, file):
     cache.parent.write_text("a file where the folder should be")
     records.remember((file,), FIGURES)
     assert records.recall(file, (file,)) is None
 
 
-def test_a_torn_record_counts_for_nothing(cache, file):
+def test_a_truncated_record_is_ignored(cache, file):
     records.remember((file,), FIGURES)
     (record,) = cache.iterdir()
     record.write_text(record.read_text()[:20])
@@ -122,7 +122,7 @@ def test_the_oldest_records_are_dropped(cache, file):
     assert records.recall(file, (file,)) is not None
 
 
-def test_an_export_is_remembered(cache, digits, run_timmx, tmp_path):
+def test_the_verification_of_an_export_is_recorded(cache, digits, run_timmx, tmp_path):
     done = run_timmx("torch-export", digits, "-o", "a.pt2", "--json")
     assert done.exit_code == 0
     path = tmp_path / "a.pt2"
@@ -130,7 +130,7 @@ def test_an_export_is_remembered(cache, digits, run_timmx, tmp_path):
     assert found["verification"] == json.loads(done.stdout)["verification"]
 
 
-def test_a_damaged_record_beside_the_file_is_told(file, cache, capsys):
+def test_a_damaged_record_next_to_the_file_is_reported(file, cache, capsys):
     with working(verbose=False):
         (file.parent / records.MANIFEST_NAME).write_text("{")
         assert records.recall(file, [file]) is None

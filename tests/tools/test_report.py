@@ -197,7 +197,7 @@ def column(page: Page, title: str, number: int) -> list[str]:
     return section(page, title).locator(f"tbody tr td:nth-child({number})").all_inner_texts()
 
 
-def test_every_plot_is_there_with_its_marks(show):
+def test_every_plot_has_its_marks(show):
     page = show(ORDINARY)
     assert page.locator(".plot svg.main-svg").count() > 0
     scatter = section(page, "Accuracy over latency")
@@ -213,7 +213,7 @@ def test_every_plot_is_there_with_its_marks(show):
     assert sorted(counts) == ["2", *["36"] * 10]
 
 
-def test_areas_are_in_proportion_to_sizes(show):
+def test_areas_are_proportional_to_sizes(show):
     page = show(ORDINARY)
     marks = section(page, "Accuracy over latency").locator(".scatterlayer .point")
     boxes = [marks.nth(number).evaluate("mark => mark.getBBox().width") for number in range(5)]
@@ -221,7 +221,7 @@ def test_areas_are_in_proportion_to_sizes(show):
         assert (width / boxes[-1]) ** 2 == pytest.approx(size / SIZES[-1], rel=0.05)
 
 
-def test_a_share_has_the_whiskers_that_its_interval_says_and_ends_at_all(show):
+def test_whiskers_of_a_fraction_match_its_interval_and_end_at_one(show):
     points = [
         Point(name="a", x=1, y=0.996, size=10, interval=(0.9856, 0.9989)),
         Point(name="b", x=2, y=1.0, size=1e-9, interval=(0.992, 1.0)),
@@ -269,7 +269,7 @@ def test_a_share_has_the_whiskers_that_its_interval_says_and_ends_at_all(show):
     assert "hollow where there is none" in scatter.inner_text()
 
 
-def test_hovering_tells_exact_values(show):
+def test_hovering_shows_exact_values(show):
     page = show(ORDINARY)
     scatter = section(page, "Accuracy over latency")
     scatter.scroll_into_view_if_needed()
@@ -280,7 +280,7 @@ def test_hovering_tells_exact_values(show):
         assert part in told
 
 
-def test_a_table_sorts_both_ways_and_what_is_missing_comes_last(show):
+def test_a_table_sorts_both_ways_with_missing_values_last(show):
     page = show(ORDINARY)
     head = section(page, "Side by side").get_by_role("columnheader", name="top-1")
     assert head.get_attribute("aria-sort") == "none"
@@ -297,7 +297,7 @@ def test_a_table_sorts_both_ways_and_what_is_missing_comes_last(show):
     assert head.get_attribute("aria-sort") == "none"
 
 
-def test_numbers_that_are_none_sort_too(show):
+def test_infinite_and_missing_numbers_are_sorted(show):
     page = show(ODD)
     button = page.locator("section").first.get_by_role("button", name="value")
     value = "page => [...document.querySelector('tbody').rows].map(row => row.cells[1].innerText)"
@@ -343,7 +343,7 @@ def test_a_phone_scrolls_in_tables_not_in_the_page(show, report: Report):
     )
 
 
-def test_plots_take_the_width_that_there_is(show):
+def test_plots_use_the_available_width(show):
     page = show(ORDINARY, viewport={"width": 1200, "height": 800})
     width = "document.querySelector('.main-svg').clientWidth"
     wide = page.evaluate(width)
@@ -363,7 +363,7 @@ def test_tables_are_readable_without_javascript(show):
     ]  # fmt: skip
 
 
-def test_odd_names_and_values_are_shown_as_they_are(show):
+def test_odd_names_and_values_are_shown_unchanged(show):
     page = show(ODD)
     assert page.title() == EVIL
     assert page.locator("h1").inner_text() == EVIL
@@ -409,7 +409,7 @@ NO_UTF8 = Report(
 )
 
 
-def test_names_that_are_no_utf8_are_written_out(tmp_path: Path):
+def test_names_that_are_not_utf8_are_escaped_in_tables(tmp_path: Path):
     write_report(NO_UTF8, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text("utf-8")
     assert f"<td>{NAMED}</td>" in text
@@ -423,7 +423,7 @@ def test_names_that_are_no_utf8_are_written_out(tmp_path: Path):
     assert all(NAMED in json.dumps(plot, ensure_ascii=False).replace(r"\\", "\\") for plot in plots)
 
 
-def test_names_that_are_no_utf8_are_drawn(show):
+def test_names_that_are_not_utf8_are_escaped_in_plots(show):
     page = show(NO_UTF8)
     assert page.locator("h1").inner_text() == NAMED
     assert NAMED in section(page, "Scatter").locator(".annotation").all_text_contents()
@@ -450,7 +450,7 @@ def test_a_matrix_of_a_thousand_classes_is_drawn(show):
     assert matrix.locator("tbody tr").first.inner_text().split("\t") == ["class 1", "class 7", "3", "7.0 %"]
 
 
-def test_a_table_with_very_many_rows_says_that_it_is_cut(show):
+def test_a_table_with_too_many_rows_is_truncated_with_a_note(show):
     rows = [{"image": f"{number}.png"} for number in range(50_000)]
     page = show(
         Report(
@@ -475,7 +475,7 @@ def test_a_command_is_copied(show):
     assert page.evaluate("navigator.clipboard.readText()") == ORDINARY.commands[0]
 
 
-def test_a_printed_report_is_light_and_as_wide_as_the_paper(show):
+def test_a_printed_report_is_light_and_fits_the_paper(show):
     page = show(ORDINARY, color_scheme="dark", viewport={"width": 1200, "height": 800})
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
@@ -485,7 +485,7 @@ def test_a_printed_report_is_light_and_as_wide_as_the_paper(show):
     assert page.pdf()[:5] == b"%PDF-"
 
 
-def test_the_file_names_no_other_and_holds_plotly_only_where_it_plots(tmp_path: Path):
+def test_a_report_is_self_contained_and_has_plotly_only_with_plots(tmp_path: Path):
     path = tmp_path / "made" / "on the way" / "report.html"
     write_report(
         Report(title="Table", summary="", sections=ORDINARY.sections[:1], environment={}, commands=[]), path
@@ -545,13 +545,13 @@ def test_a_full_disk_leaves_the_old_report(tmp_path: Path):
     assert [child.name for child in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_what_is_no_report_is_not_replaced(tmp_path: Path):
+def test_a_file_that_is_not_a_report_is_not_replaced(tmp_path: Path):
     (tmp_path / "notes.html").write_text("my notes")
     with pytest.raises(ConfigurationError, match="is not HTML; it is left unchanged"):
         check_report_path(tmp_path / "notes.html")
 
 
-def test_what_reports_are_made_with_is_imported_for_a_report_alone():
+def test_report_libraries_are_imported_only_for_a_report():
     code = (
         "import sys, timmx.cli.application, timmx.report.content, timmx.report.render;"
         "from pathlib import Path; timmx.report.render.check_report_path(Path('a.html')); print(*sys.modules)"

@@ -133,7 +133,7 @@ def test_newer_keys_of_schema_1_are_ignored_and_shown(file, tmp_path, run_timmx)
 @pytest.mark.parametrize(
     "command", ["inspect", "predict", "eval", "verify", "bench", "inspect --snippet python"]
 )
-def test_every_command_says_so(file, tmp_path, run_timmx, command):
+def test_every_command_reports_it(file, tmp_path, run_timmx, command):
     further = {"predict": [SAMPLES / "3"], "eval": ["--data", SAMPLES]}.get(command, [])
     for where, value in (("model", REMOVED), ("input.crop_pct", 0), ("labels", ["a", "b", "c"])):
         path = written(file, edited(stated(file), where, value), tmp_path / "edited.onnx")
@@ -152,7 +152,7 @@ def test_metadata_of_another_graph_is_refused(file, tmp_path, run_timmx):
         assert "its metadata states" in done.stderr
 
 
-def test_chosen_levels_of_a_pyramid_are_verified_by_the_metadata_alone(tmp_path, run_timmx):
+def test_selected_feature_levels_are_verified_from_the_metadata_only(tmp_path, run_timmx):
     exported = run_timmx(
         "onnx", "test_resnet", "--features", "--out-indices", "1,3", "-o", tmp_path / "f.onnx"
     )

@@ -20,8 +20,8 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from timmx.artifact.opening import described
 from timmx.contract.snippet import Snippet
 from timmx.inputs.preprocess import ImagePreprocessor
-from timmx.tools.snippets import javascript
 from timmx.tools.snippets.facts import Facts
+from timmx.tools.snippets.javascript import _read as _read_in_javascript
 from timmx.tools.snippets.python import _read
 from timmx.tools.snippets.snippet import make_snippet
 from timmx.tools.subject.subject import open_subject
@@ -99,7 +99,7 @@ def assert_parses(code: str, grammar: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_python_answers_as_the_file_does(name: str, exported, photos, tmp_path: Path):
+def test_python_code_gives_the_same_result_as_the_file(name: str, exported, photos, tmp_path: Path):
     path = exported(name)
     code = make_snippet(path, "python")
     assert "timmx" not in code.replace(path.name, "")
@@ -111,7 +111,7 @@ def test_python_answers_as_the_file_does(name: str, exported, photos, tmp_path: 
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("crop_pct", [0.875, 1.0, 1.125])
-def test_python_prepares_images_as_timmx_does(crop_mode, crop_pct, exported, photos):
+def test_python_code_preprocesses_images_as_timmx_does(crop_mode, crop_pct, exported, photos):
     """Whatever the recipe: the same numbers go into the file."""
     path = exported("torch-export")
     _, stated = described(path)
@@ -132,7 +132,7 @@ def test_python_prepares_images_as_timmx_does(crop_mode, crop_pct, exported, pho
             np.testing.assert_array_equal(scope["read"](image)[0], preprocessor.read(image))
 
 
-def test_python_for_core_ml_feeds_what_the_file_takes(exported_digits, photos, tmp_path: Path):
+def test_python_code_for_core_ml_feeds_the_right_input(exported_digits, photos, tmp_path: Path):
     """Its runtime exists on macOS alone: elsewhere all but the run itself is run."""
     pictures = exported_digits("coreml", normalize=True, image_input=True, classifier=True)
     arrays = exported_digits("coreml")
@@ -214,7 +214,7 @@ def odd_photos(photos: list[Path]) -> list[Path]:
         ("onnx", {"crop_pct": 1.125}),
     ],
 )
-def test_javascript_answers_as_the_file_does(
+def test_javascript_code_gives_the_same_result_as_the_file(
     name: str, changes: dict, node_folder: Path, exported, photos, odd_photos
 ):
     path = node_folder / f"{name}.onnx"
@@ -244,7 +244,9 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_javascript_prepares_images_as_timmx_does(recipe: str, node_folder: Path, exported, odd_photos):
+def test_javascript_code_preprocesses_images_as_timmx_does(
+    recipe: str, node_folder: Path, exported, odd_photos
+):
     """Whatever the recipe: Pillow's pixels, sharp decoding as Pillow does."""
     path = exported("onnx")
     _, stated = described(path)
@@ -258,7 +260,7 @@ def test_javascript_prepares_images_as_timmx_does(recipe: str, node_folder: Path
             size=(channels, height, width),
             **RECIPES[recipe],
         )
-        code = ['import sharp from "sharp";', *javascript._read(Facts.of(path, metadata))]
+        code = ['import sharp from "sharp";', *_read_in_javascript(Facts.of(path, metadata))]
         code.append(
             "for (const path of process.argv.slice(2)) process.stdout.write(new Uint8Array((await read(path)).buffer));"
         )
@@ -274,7 +276,7 @@ def test_javascript_prepares_images_as_timmx_does(recipe: str, node_folder: Path
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.backend != "torch-export"])
-def test_kotlin_states_what_the_file_takes(name: str, exported):
+def test_kotlin_code_has_the_values_of_the_file(name: str, exported):
     """There is no Android here: it is parsed, and what is particular to the file stands in it."""
     code = make_snippet(exported(name), "kotlin")
     assert_parses(code, tree_sitter_kotlin)
@@ -289,7 +291,7 @@ def test_kotlin_states_what_the_file_takes(name: str, exported):
         assert f"/ {entry.quantization.scale:.9g}f).roundToInt() + {entry.quantization.zero_point})" in code
 
 
-def test_a_format_says_which_languages_it_has(exported, run_timmx):
+def test_an_unsupported_language_lists_the_supported_ones(exported, run_timmx):
     path = exported("onnx")
     done = run_timmx("inspect", path, "--snippet", "swift")
     assert done.exit_code == 2

@@ -32,7 +32,7 @@ def bytes_file(tmp_path_factory, digits):
     return timmx.export("litert", digits, output=path, **options)
 
 
-def test_it_gives_the_figures_of_the_export_and_remembers_them(exported, digits, run_timmx):
+def test_verify_repeats_the_results_of_the_export_and_records_them(exported, digits, run_timmx):
     first = exported.verification.to_dict()
     assert records.recall(exported.path, (exported.path,)) is None
     done = run_timmx("verify", exported.path, "--against", digits, "--json")
@@ -43,10 +43,10 @@ def test_it_gives_the_figures_of_the_export_and_remembers_them(exported, digits,
     assert records.recall(exported.path, (exported.path,))["verification"] == first
     text = run_timmx("verify", exported.path, "--against", digits).stdout
     assert "verified: " in text
-    assert "(floor 60 dB) on 500 inputs" in text
+    assert "(floor 60 dB) on 20 inputs" in text
 
 
-def test_whole_numbers_and_normalisation_in_the_file(bytes_file, digits, run_timmx):
+def test_integer_inputs_and_normalization_in_the_file(bytes_file, digits, run_timmx):
     done = run_timmx("verify", bytes_file.path, "--against", digits, "--json")
     assert json.loads(done.stdout)["verification"] == bytes_file.verification.to_dict()
 
@@ -62,7 +62,7 @@ def test_other_images_and_another_floor(exported, digits, run_timmx):
     assert json.loads(done.stdout)["error"]["verification"]["status"] == "failed"
 
 
-def test_another_file_in_the_models_place(exported, bytes_file, run_timmx):
+def test_another_file_instead_of_the_model(exported, bytes_file, run_timmx):
     """The two are fed differently: normalised numbers here, bytes of pictures there."""
     done = run_timmx(
         "verify", bytes_file.path, "--against", exported.path, "--verify-data", SAMPLES, "--json"
@@ -87,14 +87,14 @@ def test_files_that_prepare_images_differently_are_not_compared(exported, digits
     assert "hint: compare files where these are the same; timmx inspect FILE shows them" in done.stderr
 
 
-def test_a_model_with_other_weights_is_told_and_fails(exported, run_timmx):
+def test_a_model_with_other_weights_is_reported_and_fails(exported, run_timmx):
     done = run_timmx("verify", exported.path, "--against", "test_efficientnet", "--num-classes", 10)
     assert done.exit_code == 2
     assert "has other weights than this file was made from" in done.stderr
     assert records.recall(exported.path, (exported.path,)) is None
 
 
-def test_the_metadata_names_the_model_where_it_can(exported, run_timmx):
+def test_the_model_is_found_from_the_metadata_if_possible(exported, run_timmx):
     done = run_timmx("verify", exported.path)
     assert done.exit_code == 2
     assert "hint: name it with --against" in done.stderr

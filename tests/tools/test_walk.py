@@ -35,7 +35,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory):
     return folder, printed
 
 
-def test_every_line_says_what_it_promises(walk):
+def test_every_command_prints_its_result(walk):
     folder, printed = walk
     assert list(printed) == ["export", "inspect", "predict", "eval", "bench", "compare"]
     for name in FILES:
@@ -48,7 +48,7 @@ def test_every_line_says_what_it_promises(walk):
     assert (folder / "compare.html").stat().st_size > 100_000
 
 
-def test_formats_answer_alike(walk):
+def test_formats_agree_on_predictions(walk):
     folder, _ = walk
     answers = {}
     for name in FILES:

@@ -1,13 +1,16 @@
-"""`timmx torch-export`: what plain `torch.export.load` sees in the file."""
+"""`timmx torch-export` on the command's API; the files are read by `torch.export.load` without timmx."""
 
 from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import timmx
 import torch
 from timmx.errors import ConfigurationError
 from timmx.registry import discovery as registry
+from timmx.testing import awakened_model
 
 
 def export(model, path, **options):
@@ -16,7 +19,7 @@ def export(model, path, **options):
     return result
 
 
-def test_digits_load_with_plain_torch_and_take_any_batch(tmp_path, digits):
+def test_file_with_dynamic_batch_loads_in_plain_torch(tmp_path, digits):
     path = tmp_path / "digits.pt2"
     result = export(digits, path, dynamic_batch=True)
     assert list(tmp_path.iterdir()) == [path]
@@ -27,7 +30,7 @@ def test_digits_load_with_plain_torch_and_take_any_batch(tmp_path, digits):
         assert program.module()(torch.rand(batch, 3, 64, 64)).shape == (batch, 10)
 
 
-def test_a_static_batch_is_kept(tmp_path, digits):
+def test_file_with_fixed_batch_refuses_another_batch_size(tmp_path, digits):
     result = export(digits, tmp_path / "digits.pt2", batch_size=3)
     program = torch.export.load(result.path)
     assert program.module()(torch.rand(3, 3, 64, 64)).shape == (3, 10)
@@ -36,7 +39,7 @@ def test_a_static_batch_is_kept(tmp_path, digits):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_fused_attention_stays(tmp_path, awakened, strict):
+def test_fused_attention_stays_fused(tmp_path, awakened, strict):
     path = tmp_path / "vit.pt2"
     result = export("test_vit", path, checkpoint=awakened("test_vit"), strict=strict, dynamic_batch=True)
     assert result.metadata["format"] == {"strict": strict, "device": "cpu"}
@@ -45,13 +48,24 @@ def test_fused_attention_stays(tmp_path, awakened, strict):
     assert not any("upsample" in target for target in targets)
 
 
-def test_the_same_export_gives_the_same_bytes(tmp_path, digits):
+def test_same_export_gives_the_same_bytes(tmp_path, digits):
     paths = [tmp_path / name / "digits.pt2" for name in ("one", "two")]
     for path in paths:
         export(digits, path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_a_name_that_torch_cannot_load_is_refused(tmp_path, digits):
+def test_suffix_that_torch_cannot_load_is_refused(tmp_path, digits):
     with pytest.raises(ConfigurationError, match=r"must end in \.pt2"):
         export(digits, tmp_path / "digits.pt")
+
+
+def test_inner_tensors_are_those_of_the_model(tmp_path):
+    model = awakened_model("test_vit")
+    export(model, tmp_path / "vit.pt2", dynamic_batch=True)
+    inputs = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with timmx.open(tmp_path / "vit.pt2") as runner, torch.inference_mode():
+        first, last = runner.intermediates[0], runner.intermediates[-1]
+        values = runner.run_intermediates({"input": inputs.numpy()}, (first, last))
+        np.testing.assert_allclose(values[first], model.patch_embed.proj(inputs), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(values[last], runner.run({"input": inputs.numpy()})["output"])

@@ -1,12 +1,12 @@
 """NVIDIA's real Python bindings without NVIDIA's libraries: their surface, and which calls they refuse.
 
-The bindings are one extension module that needs nine C functions of three libraries. Stubs of those, compiled on the
-spot, let it load; it then tells all its names and signatures and checks arguments, but builds nothing.
+The bindings are one extension module that needs nine C functions of three libraries. With stubs of those, compiled at
+run time, it loads; it then has all its names and signatures and checks arguments, but cannot build.
 
 As a script, in an interpreter that has the bindings and the stubs on its paths: `bindings.py surface` prints the
-surface as JSON (`bindings.py surface > surface/tensorrt-api-11.4.json` is how the files there were made), and
-`bindings.py calls` reads a JSON list of expressions, such as those of `calls.py`, and prints what each comes to.
-Only the standard library is used.
+surface as JSON (`bindings.py surface > surface/tensorrt-api-11.4.json` writes the files there), and `bindings.py calls`
+reads a JSON list of expressions, such as those of `calls.py`, and prints the result of each. It uses only the standard
+library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REQUIREMENTS = {
     "10.16": ("tensorrt-cu12-bindings==10.16.1.11", "tensorrt-cu13-bindings==10.16.1.11"),
     "11.4": ("tensorrt-cu13-bindings==11.4.0.106",),
 }
-"""The wheels that hold one version, any of which does."""
+"""The wheels with the bindings of each version; any one of them is enough."""
 
 LIBRARIES = ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser")
 FUNCTIONS = (
@@ -71,7 +71,7 @@ USED = tuple(
     init_libnvinfer_plugins nptype volume
     """.split()
 )
-"""What a backend needs of TensorRT: a class and its member, or a function. `usage.py` reads what ours uses."""
+"""The names that a backend needs: a class and its member, or a function. `usage.py` reads those that ours uses."""
 
 PARAMETERS = {
     "Builder.create_network": "flags",
@@ -93,11 +93,11 @@ PARAMETERS = {
     "IProgressMonitor.step_complete": "phase_name step",
     "IProgressMonitor.phase_finish": "phase_name",
 }
-"""Names of the arguments, in their order, of the methods that a backend calls or overrides."""
+"""The names of the arguments, in order, of the methods that a backend calls or overrides."""
 
 
 def outcome(trt, expression: str) -> str:
-    """What one expression comes to. `raw` makes an object with nothing behind it: arguments are checked first."""
+    """The result of an expression. `raw` makes an empty object, which is enough since arguments are checked first."""
 
     def fail(*arguments):
         raise KeyboardInterrupt
@@ -122,7 +122,7 @@ def outcome(trt, expression: str) -> str:
 
 
 def outcome_apart(trt, expression: str) -> str:
-    """The same in a process of its own: to pass the check of arguments on an empty object crashes."""
+    """The same in a separate process, since a call with valid arguments on an empty object crashes."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -130,26 +130,26 @@ def outcome_apart(trt, expression: str) -> str:
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        told = pipe.read()
+        result = pipe.read()
     _, status = os.waitpid(child, 0)
-    return told if status == 0 else f"crash {status}"
+    return result if status == 0 else f"crash {status}"
 
 
 def surface_of(trt) -> dict:
     """Every class, signature, property and enum of the module."""
-    found = {"version": trt.__version__, "enums": {}, "classes": {}, "functions": {}, "aliases": {}}
+    surface = {"version": trt.__version__, "enums": {}, "classes": {}, "functions": {}, "aliases": {}}
     for name, value in sorted(vars(trt).items()):
         if name.startswith("_"):
             continue
         if isinstance(value, trt.DataType):
-            found["aliases"][name] = value.name
+            surface["aliases"][name] = value.name
         elif hasattr(value, "__members__"):
-            found["enums"][name] = members_of(value)
+            surface["enums"][name] = members_of(value)
         elif isinstance(value, type):
-            found["classes"][name] = class_of(value)
+            surface["classes"][name] = class_of(value)
         elif callable(value):
-            found["functions"][name] = signatures_of(name, value)
-    return found
+            surface["functions"][name] = signatures_of(name, value)
+    return surface
 
 
 def members_of(enum) -> dict[str, int]:
@@ -177,63 +177,63 @@ def class_of(kind: type) -> dict:
 
 
 def property_of(value: property) -> dict:
-    told = re.search(r"-> (.+)", value.fget.__doc__ or "") if value.fget else None
-    return {"type": plain(told[1]) if told else "object", "writable": value.fset is not None}
+    match = re.search(r"-> (.+)", value.fget.__doc__ or "") if value.fget else None
+    return {"type": plain(match[1]) if match else "object", "writable": value.fset is not None}
 
 
 def signatures_of(name: str, function) -> list[str]:
-    """The lines of a docstring that are signatures; of a function in Python its own."""
+    """The signatures in a docstring; for a function in Python, its own."""
     if inspect.isfunction(function):
         return [f"{name}{inspect.signature(function)}"]
     lines = (function.__doc__ or "").splitlines()
-    found = [re.sub(r"^\d+\. ", "", line) for line in lines if re.match(rf"(\d+\. )?{name}\(", line)]
+    signatures = [re.sub(r"^\d+\. ", "", line) for line in lines if re.match(rf"(\d+\. )?{name}\(", line)]
     overloaded = "Overloaded function." in lines
-    return [plain(line) for line in (found[1:] if overloaded else found[:1])]
+    return [plain(line) for line in (signatures[1:] if overloaded else signatures[:1])]
 
 
 def plain(text: str) -> str:
-    """Without the module's own name, and two types by one name: where they live depends on Python's version."""
+    """The text without the module's name, and with one name for two types whose module depends on Python's version."""
     text = re.sub(r"\btensorrt_bindings\.(tensorrt\.)?", "", text).strip()
     return re.sub(r"\b(?:collections\.abc|types)\.(Buffer|CapsuleType)\b", r"typing_extensions.\1", text)
 
 
 @dataclass(frozen=True)
 class Bindings:
-    """Real bindings in a folder, with the stubs that they need in another."""
+    """Folders with the real bindings and with the stubs that they need."""
 
     wheel: Path
     stubs: Path
 
-    def run(self, task: str, given: object = None) -> object:
-        """Runs this file as a script over the bindings; without site-packages, where real libraries may be."""
-        found = subprocess.run(
+    def run(self, task: str, data: object = None) -> object:
+        """Run this file as a script with the bindings, without site-packages, where real libraries may be."""
+        process = subprocess.run(
             [sys.executable, "-S", __file__, task],
-            input=json.dumps(given),
+            input=json.dumps(data),
             capture_output=True,
             text=True,
             timeout=120,
             env=os.environ | {"PYTHONPATH": str(self.wheel), "LD_LIBRARY_PATH": str(self.stubs)},
         )
-        if found.returncode:
-            raise RuntimeError(f"the bindings over stubs failed ({found.returncode}):\n{found.stderr}")
-        return json.loads(found.stdout)
+        if process.returncode:
+            raise RuntimeError(f"the bindings with stubs failed ({process.returncode}):\n{process.stderr}")
+        return json.loads(process.stdout)
 
 
 class BindingsError(Exception):
-    """The bindings cannot be had here; the message says why."""
+    """The bindings are not available; the message says why."""
 
 
 def install(version: str, folder: Path) -> Bindings:
-    """Downloads the bindings of a version and compiles their stubs into a folder.
+    """Download the bindings of a version and compile their stubs into a folder.
 
     Raises:
-        BindingsError: No such wheel for this Python or platform, no network, or no C compiler.
+        BindingsError: no wheel for this Python or platform, no network, or no C compiler.
     """
     if not sys.platform.startswith("linux"):
-        raise BindingsError("the stubs are made for Linux")
+        raise BindingsError("the stubs are for Linux")
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        raise BindingsError("there is no C compiler, cc or gcc")
+        raise BindingsError("no C compiler, cc or gcc, is installed")
     wheel = download(version, folder / "wheel")
     stubs = folder / "stubs"
     stubs.mkdir()
@@ -242,14 +242,14 @@ def install(version: str, folder: Path) -> Bindings:
     for library in LIBRARIES:
         soname = f"{library}.so.{version.split('.')[0]}"
         command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", stubs / soname, source]
-        made = subprocess.run(command, capture_output=True, text=True)
-        if made.returncode:
-            raise BindingsError(f"the C compiler failed: {made.stderr.strip()}")
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode:
+            raise BindingsError(f"the C compiler failed: {process.stderr.strip()}")
     return Bindings(wheel, stubs)
 
 
 def download(version: str, folder: Path) -> Path:
-    """Installs the first wheel that can be had, without its libraries."""
+    """Install the first available wheel, without its libraries."""
     uv = shutil.which("uv")
     if uv is None:
         raise BindingsError("uv is not on the path")
@@ -257,12 +257,12 @@ def download(version: str, folder: Path) -> Path:
         command = [uv, "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
         command += ["--python", sys.executable, "--target", str(folder), requirement]
         try:
-            found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            process = subprocess.run(command, capture_output=True, text=True, timeout=300)
         except subprocess.TimeoutExpired:
             raise BindingsError(f"{requirement} was not downloaded within 5 minutes") from None
-        if found.returncode == 0:
+        if process.returncode == 0:
             return folder
-    raise BindingsError(f"{requirement} cannot be installed: {' '.join(found.stderr.split())[:300]}")
+    raise BindingsError(f"{requirement} cannot be installed: {' '.join(process.stderr.split())[:300]}")
 
 
 def main() -> None:

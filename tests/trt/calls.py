@@ -1,9 +1,9 @@
-"""Calls of TensorRT's module that need no library behind it, and what they come to on both versions."""
+"""Calls of TensorRT's module that need no library, and their results on both versions."""
 
 from __future__ import annotations
 
 CALLS = {
-    # Enums are no ints.
+    # Enums are not ints.
     "1 << trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED": "TypeError",
     "trt.BuilderFlag.TF32 | trt.BuilderFlag.VERSION_COMPATIBLE": "TypeError",
     "trt.TensorIOMode.INPUT == 1": "False",
@@ -19,7 +19,7 @@ CALLS = {
     "list(trt.DataType)": "TypeError",
     "setattr(trt.DataType.HALF, 'name', 'x')": "AttributeError",
     "sorted(trt.HardwareCompatibilityLevel.__members__)": "['AMPERE_PLUS', 'NONE', 'SAME_COMPUTE_CAPABILITY']",
-    # Integers are whole, flags and sizes not negative, and what takes an enum takes no int.
+    # Floats are not integers, flags and sizes are not negative, and ints are not enums.
     "raw(trt.IBuilderConfig).set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 4.0 * 2**30)": "TypeError",
     "raw(trt.IBuilderConfig).set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, -1)": "TypeError",
     "raw(trt.IBuilderConfig).set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, '1')": "TypeError",
@@ -40,7 +40,7 @@ CALLS = {
     "raw(trt.ICudaEngine).get_tensor_mode(0)": "TypeError",
     "raw(trt.ICudaEngine).get_tensor_name('x')": "TypeError",
     "raw(trt.EngineInspector).get_engine_information(1)": "TypeError",
-    # Texts are no paths, and buffers no texts.
+    # Strings are not paths, and buffers are not strings.
     "raw(trt.OnnxParser).parse('model.onnx')": "TypeError",
     "raw(trt.OnnxParser).parse(b'', Path('model.onnx'))": "TypeError",
     "raw(trt.OnnxParser).parse_from_file(Path('model.onnx'))": "TypeError",
@@ -49,7 +49,7 @@ CALLS = {
     "raw(trt.Runtime).deserialize_cuda_engine('plan')": "TypeError",
     "raw(trt.Runtime).deserialize_cuda_engine(None)": "TypeError",
     "raw(trt.IBuilderConfig).create_timing_cache('cache')": "TypeError",
-    # Nothing is left out or put in.
+    # Arguments cannot be omitted or added.
     "raw(trt.IBuilderConfig).set_timing_cache(raw(trt.ITimingCache))": "TypeError",
     "raw(trt.IBuilderConfig).set_timing_cache(None, False)": "TypeError",
     "raw(trt.IBuilderConfig).set_timing_cache(raw(trt.ITimingCache), 'no')": "TypeError",
@@ -59,7 +59,7 @@ CALLS = {
     "raw(trt.IOptimizationProfile).set_shape('x', (1.0,), (1,), (1,))": "TypeError",
     "raw(trt.IOptimizationProfile).set_shape('x', 'ab', (1,), (1,))": "TypeError",
     "trt.IBuilderConfig.set_flag(raw(trt.INetworkDefinition), trt.BuilderFlag.TF32)": "TypeError",
-    # Properties have types, and some no setter; other names do not exist.
+    # Properties have types, and some have no setter; other names do not exist.
     "setattr(raw(trt.IBuilderConfig), 'builder_optimization_level', 3.0)": "TypeError",
     "setattr(raw(trt.IBuilderConfig), 'hardware_compatibility_level', 1)": "TypeError",
     "setattr(raw(trt.IBuilderConfig), 'hardware_compatibility_level', None)": "TypeError",
@@ -74,7 +74,7 @@ CALLS = {
     "raw(trt.Builder).build_engine": "AttributeError",
     "trt.BuilderFlag.NO_SUCH_FLAG": "AttributeError",
     "trt.NoSuchClass": "AttributeError",
-    # What a builder gives cannot be made by hand, and its memory is a buffer and nothing else.
+    # Results of a builder cannot be constructed, and its memory is only a buffer.
     "trt.IBuilderConfig()": "TypeError",
     "trt.IHostMemory()": "TypeError",
     "trt.ICudaEngine()": "TypeError",
@@ -88,7 +88,7 @@ CALLS = {
     "setattr(raw(trt.IHostMemory), 'nbytes', 1)": "AttributeError",
     "bytes(raw(trt.ITimingCache))": "TypeError",
     "memoryview(raw(trt.ITimingCache))": "TypeError",
-    # Shapes are like tuples, but not equal to each other.
+    # Shapes are like tuples, but cannot be compared with each other.
     "trt.Dims((1, -1))": "(1, -1)",
     "trt.Dims([2]) == (2,)": "True",
     "trt.Dims((1, 2)) == trt.Dims((1, 2))": "TypeError",
@@ -100,7 +100,7 @@ CALLS = {
     "trt.Dims((1, 2))[2]": "IndexError",
     "trt.Dims((1, 2, 3))[1:]": "(2, 3)",
     "-1 in trt.Dims((-1, 3))": "True",
-    # Subclasses call the constructor of their base; what they raise when C++ calls them is swallowed.
+    # Subclasses must call the constructor of their base; exceptions are swallowed when C++ calls them.
     "type('L', (trt.ILogger,), {'__init__': lambda self: None})()": "TypeError",
     "type('M', (trt.IProgressMonitor,), {'__init__': lambda self: None})()": "TypeError",
     "trt.Builder(None)": "TypeError",
@@ -125,7 +125,7 @@ CALLS = {
     "trt.init_libnvinfer_plugins(trt.Logger(), Path('x'))": "TypeError",
     "trt.init_libnvinfer_plugins(3, '')": "TypeError",
 }
-"""Expressions, and what they come to on every version: the name of an exception, or what `repr` says."""
+"""Expressions and their results on every version: the name of an exception, or the `repr`."""
 
 ONLY = {
     "10.16": {

@@ -1,4 +1,4 @@
-"""TensorRT and a GPU in the shape of a stand-in and this CPU, so that the whole command runs."""
+"""A stand-in for TensorRT, and this CPU in place of the GPU, so that the whole command runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trt.stand_in import VERSIONS, load
 
 
 class HostStream:
-    """What a stream is where nothing is queued."""
+    """A stream on the host, where nothing is queued."""
 
     handle = 0
 
@@ -22,15 +22,15 @@ class HostStream:
 
 @pytest.fixture
 def tensorrt(request, monkeypatch):
-    """The stand-in as `import tensorrt`; memory, streams and facts of a GPU from the host. The newest by default."""
+    """The stand-in as `import tensorrt`, with memory and streams on the host; by default the newest version."""
     module = load(getattr(request, "param", VERSIONS[-1]))
     monkeypatch.setitem(sys.modules, "tensorrt", module)
-    monkeypatch.setattr(Device, "torch_name", "cpu")  # where PyTorch is told to compute
-    monkeypatch.setattr(gpu, "is_there", lambda: True)
+    monkeypatch.setattr(Device, "torch_name", "cpu")  # the device for PyTorch
+    monkeypatch.setattr(gpu, "is_available", lambda: True)
     monkeypatch.setattr(gpu, "device", lambda: torch.device("cpu"))
     monkeypatch.setattr(gpu, "Stream", HostStream)
     monkeypatch.setattr(gpu, "facts", lambda: dict(CARD))
-    sys.modules.pop("timmx_tensorrt.engine", None)  # which takes its classes from the module
+    sys.modules.pop("timmx_tensorrt.engine", None)  # its classes derive from the module's
     yield module
     sys.modules.pop("timmx_tensorrt.engine", None)
 
@@ -46,7 +46,7 @@ CARD = {
 
 @pytest.fixture
 def put_in(tensorrt, monkeypatch):
-    """Put a card into the machine, by default the one that is there."""
+    """Replace the GPU of the machine; by default by the same one."""
 
     def put(**facts):
         monkeypatch.setattr(gpu, "facts", lambda: CARD | facts)

@@ -1,7 +1,7 @@
-"""What we use of TensorRT, and what the stand-in says of it, checked against NVIDIA's real Python bindings.
+"""The names that timmx uses of TensorRT, and the stand-in, are checked against NVIDIA's real Python bindings.
 
-The bindings are downloaded and loaded over stubs of their libraries, which takes no GPU; see `bindings.py`. Where
-that is not possible, these tests skip and say why.
+The bindings are downloaded and loaded with stubs of their libraries, which needs no GPU; see `bindings.py`. If that is
+not possible, these tests are skipped and say why.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ ENGINE = Path(__file__).resolve().parents[2] / "packages/timmx-tensorrt/src/timm
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory):
     """The real bindings of a version, installed once."""
-    found = {}
+    results = {}
 
     def get(version):
-        if version not in found:
+        if version not in results:
             try:
-                found[version] = bindings.install(version, tmp_path_factory.mktemp("bindings"))
+                results[version] = bindings.install(version, tmp_path_factory.mktemp("bindings"))
             except bindings.BindingsError as reason:
-                found[version] = reason
-        if isinstance(found[version], bindings.BindingsError):
-            pytest.skip(f"TensorRT {version}'s bindings: {found[version]}")
-        return found[version]
+                results[version] = reason
+        if isinstance(results[version], bindings.BindingsError):
+            pytest.skip(f"TensorRT {version}'s bindings: {results[version]}")
+        return results[version]
 
     return get
 
@@ -49,15 +49,15 @@ def real(installed, version):
 
 @pytest.fixture(scope="session")
 def surface(real):
-    """The surface as the real bindings print it."""
+    """The surface that the real bindings print."""
     return real.run("surface")
 
 
-def test_what_a_backend_needs_exists(surface):
+def test_names_that_a_backend_needs_exist(surface):
     assert sorted(set(bindings.USED) - members(surface)) == []
 
 
-def test_our_engine_module_uses_only_what_exists(surface):
+def test_engine_module_uses_only_names_that_exist(surface):
     if not ENGINE.exists():
         pytest.skip(f"{ENGINE.name} is not written yet")
     used = used_names(ENGINE, surface)
@@ -65,33 +65,33 @@ def test_our_engine_module_uses_only_what_exists(surface):
     assert sorted(used - members(surface)) == []
 
 
-def test_arguments_have_the_names_that_we_give(surface):
+def test_arguments_have_the_expected_names(surface):
     for name, parameters in bindings.PARAMETERS.items():
         owner, method = name.split(".")
         overloads = surface["classes"][owner]["methods"][method]
         assert parameters.split() in [[one.name for one in signature(text).parameters] for text in overloads]
 
 
-def test_the_committed_surface_is_the_real_one(surface, version):
+def test_committed_surface_equals_the_real_one(surface, version):
     assert surface == read_json(version)
 
 
 @pytest.fixture(scope="session")
 def outcomes(real, version):
-    """What each expression comes to on the real bindings."""
+    """The result of each expression on the real bindings."""
     return real.run("calls", list(calls_of(version)))
 
 
-def test_the_real_bindings_refuse_what_we_think_they_do(outcomes, version):
+def test_real_bindings_give_the_expected_results(outcomes, version):
     assert outcomes == calls_of(version)
 
 
-def test_the_stand_in_answers_as_the_real_bindings(outcomes, version):
+def test_stand_in_gives_the_results_of_the_real_bindings(outcomes, version):
     trt = load(version)
     assert {expression: bindings.outcome(trt, expression) for expression in outcomes} == outcomes
 
 
-def test_names_are_found_in_source(tmp_path):
+def test_used_names_are_read_from_source(tmp_path):
     source = tmp_path / "engine.py"
     source.write_text(
         """
@@ -139,7 +139,7 @@ def shapes(session: Session):
     }
 
 
-def test_without_a_compiler_the_reason_is_told(monkeypatch, tmp_path):
+def test_missing_compiler_is_reported(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(bindings.BindingsError, match=re.escape("Linux") + "|C compiler"):
         bindings.install("11.4", tmp_path)

@@ -1,4 +1,4 @@
-"""`timmx tensorrt` from command to engine, TensorRT and the GPU in the shape of a stand-in."""
+"""`timmx tensorrt` from command to engine, with a stand-in for TensorRT and the GPU."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from timmx.errors import (
 )
 from timmx.testing import awakened_model
 from timmx_tensorrt.plugin import TensorRTBackend
-from timmx_tensorrt.sidecar import beside, read, sha256
+from timmx_tensorrt.sidecar import read, sha256, sidecar_path
 from trt.stand_in import VERSIONS
 from typer.testing import CliRunner
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 SOURCE = f"local-dir:{DIGITS}"
-OPEN_BATCH = {"dynamic_batch": True, "batch_size": 4, "batch_max": 8}
+DYNAMIC_BATCH = {"dynamic_batch": True, "batch_size": 4, "batch_max": 8}
 
 
 BOTH = pytest.mark.parametrize("tensorrt", VERSIONS, indirect=True)
@@ -55,10 +55,10 @@ def export(tensorrt, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory):
-    """The digits' typed ONNX with a fixed batch of 1, with one of 4, and with an open one."""
+    """The digits' typed ONNX with a fixed batch size of 1, one of 4, and a dynamic one."""
     folder = tmp_path_factory.mktemp("typed")
     files = {}
-    for name, options in (("one", {}), ("four", {"batch_size": 4}), ("open", OPEN_BATCH)):
+    for name, options in (("one", {}), ("four", {"batch_size": 4}), ("dynamic", DYNAMIC_BATCH)):
         files[name] = folder / f"{name}.onnx"
         timmx.export(
             "tensorrt",
@@ -75,7 +75,7 @@ def typed(tmp_path_factory):
 
 @pytest.fixture
 def build(export, typed):
-    """Build from a typed ONNX, which takes a second where a model takes several."""
+    """Build from a typed ONNX, which takes a second; from a model it takes several."""
     return lambda name="one", **options: export(None, **{"from_onnx": typed[name]} | options)
 
 
@@ -86,14 +86,14 @@ def build(export, typed):
         ({"mode": "fp16"}, 45),
         ({"mode": "int8", "calibration_data": DIGITS / "samples", "calibration_samples": 32}, 20),
         ({"mode": "fp8", "calibration_data": DIGITS / "samples", "calibration_samples": 32}, 20),
-        ({"mode": "fp16", **OPEN_BATCH}, 45),
+        ({"mode": "fp16", **DYNAMIC_BATCH}, 45),
     ],
 )
-def test_an_engine_is_built_and_proven(export, tensorrt, options, least_db):
+def test_engine_is_built_and_verified(export, tensorrt, options, least_db):
     result = export(**options)
     assert result.verification.status == "verified"
     assert result.verification.snr_db > least_db
-    assert result.files == (result.path, beside(result.path))
+    assert result.files == (result.path, sidecar_path(result.path))
     assert result.verification.batch_sizes == ((1, 4, 8) if options.get("dynamic_batch") else (1,))
     (build,) = tensorrt.builds
     assert build.strongly_typed
@@ -101,8 +101,8 @@ def test_an_engine_is_built_and_proven(export, tensorrt, options, least_db):
 
 
 @BOTH
-def test_the_engine_is_nothing_but_the_plan_and_the_rest_lies_beside_it(export, tensorrt, tmp_path):
-    result = export(keep_onnx=tmp_path / "digits.onnx", **OPEN_BATCH)
+def test_engine_is_the_plan_and_the_sidecar_has_the_metadata(export, tensorrt, tmp_path):
+    result = export(keep_onnx=tmp_path / "digits.onnx", **DYNAMIC_BATCH)
     runtime = tensorrt.Runtime(tensorrt.Logger())
     assert runtime.deserialize_cuda_engine(result.path.read_bytes()).num_io_tensors == 2
     sidecar = read(result.path)
@@ -116,7 +116,7 @@ def test_the_engine_is_nothing_but_the_plan_and_the_rest_lies_beside_it(export, 
 
 
 @BOTH
-def test_what_is_asked_of_the_build_reaches_it(build, tensorrt, tmp_path):
+def test_options_reach_the_build(build, tensorrt, tmp_path):
     build(
         workspace=1.5,
         opt_level=5,
@@ -124,17 +124,17 @@ def test_what_is_asked_of_the_build_reaches_it(build, tensorrt, tmp_path):
         hardware_compat="ampere-plus",
         timing_cache=tmp_path / "timings" / "cache",
     )
-    (asked,) = tensorrt.builds
-    assert asked.strongly_typed
-    assert asked.memory_pools == {"WORKSPACE": 3 * 2**29}
-    assert asked.optimization_level == 5
-    assert "VERSION_COMPATIBLE" in asked.flags
-    assert asked.hardware_compatibility == "AMPERE_PLUS"
-    assert asked.timing_cache_entries == 0
+    (record,) = tensorrt.builds
+    assert record.strongly_typed
+    assert record.memory_pools == {"WORKSPACE": 3 * 2**29}
+    assert record.optimization_level == 5
+    assert "VERSION_COMPATIBLE" in record.flags
+    assert record.hardware_compatibility == "AMPERE_PLUS"
+    assert record.timing_cache_entries == 0
 
 
 @BOTH
-def test_a_second_build_takes_the_timings_of_the_first(build, tensorrt, tmp_path):
+def test_second_build_uses_the_timings_of_the_first(build, tensorrt, tmp_path):
     cache = tmp_path / "cache"
     build(timing_cache=cache)
     build(timing_cache=cache)
@@ -142,7 +142,7 @@ def test_a_second_build_takes_the_timings_of_the_first(build, tensorrt, tmp_path
     assert not list(tmp_path.glob(".cache.*"))
 
 
-def test_builds_that_run_at_once_keep_the_timings_of_both(build, tensorrt, tmp_path):
+def test_concurrent_builds_keep_the_timings_of_both(build, tensorrt, tmp_path):
     build("four", timing_cache=tmp_path / "other")
     cache = tmp_path / "cache"
 
@@ -158,37 +158,37 @@ def test_builds_that_run_at_once_keep_the_timings_of_both(build, tensorrt, tmp_p
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_timings_that_cannot_serve_are_told_and_left(build, put_in, tmp_path, damaged):
+def test_unusable_timing_cache_is_reported_and_not_changed(build, put_in, tmp_path, damaged):
     cache = tmp_path / "cache"
     put_in()
     build(timing_cache=cache)
     if damaged:
-        cache.write_bytes(b"no timings")
+        cache.write_bytes(b"not timings")
     else:
         put_in(gpu="NVIDIA T4", compute_capability="7.5")
-    held = cache.read_bytes()
+    content = cache.read_bytes()
     result = build(timing_cache=cache)
-    assert any("holds no timings for this GPU" in note for note in result.notes)
-    assert cache.read_bytes() == held
+    assert any("has no timings for this GPU" in note for note in result.notes)
+    assert cache.read_bytes() == content
 
 
-def test_a_build_tells_how_far_it_is(build, tensorrt):
-    class Watching(Reporter):
-        told: ClassVar = []
+def test_build_reports_progress(build, tensorrt):
+    class RecordingReporter(Reporter):
+        reports: ClassVar = []
 
         def advance(self, text, share):
-            self.told.append((text, share))
+            self.reports.append((text, share))
 
     tensorrt.trouble.during_build = lambda: time.sleep(0.15)
-    with reporting(Watching()):
+    with reporting(RecordingReporter()):
         build()
-    shares = [share for _, share in Watching.told]
+    shares = [share for _, share in RecordingReporter.reports]
     assert shares == sorted(shares)
     assert 0 < shares[-1] <= 1
 
 
-def test_the_command_in_the_sidecar_builds_the_same_engine(export, tmp_path):
-    result = export(mode="fp16", keep_onnx=tmp_path / "digits.onnx", opt_level=2, **OPEN_BATCH)
+def test_rebuild_command_in_the_sidecar_builds_the_same_engine(export, tmp_path):
+    result = export(mode="fp16", keep_onnx=tmp_path / "digits.onnx", opt_level=2, **DYNAMIC_BATCH)
     words = shlex.split(read(result.path).engine["rebuild"])
     assert words[:2] == ["timmx", "tensorrt"]
     before = result.path.read_bytes()
@@ -198,7 +198,7 @@ def test_the_command_in_the_sidecar_builds_the_same_engine(export, tmp_path):
     assert "verified" in done.stdout
 
 
-def test_a_model_is_rebuilt_by_its_own_command(export):
+def test_rebuild_command_of_a_model_gives_the_same_metadata(export):
     result = export(mode="fp16", normalize=True, softmax=True)
     words = shlex.split(read(result.path).engine["rebuild"])
     assert CliRunner().invoke(app, words[1:]).exit_code == 0
@@ -206,11 +206,11 @@ def test_a_model_is_rebuilt_by_its_own_command(export):
 
 
 @BOTH
-def test_an_engine_is_built_from_the_typed_onnx_alone(build, typed):
-    result = build("open", batch_size=2, batch_max=16)
+def test_engine_is_built_from_the_typed_onnx(build, typed):
+    result = build("dynamic", batch_size=2, batch_max=16)
     assert result.verification.status == "verified"
     assert result.verification.batch_sizes == (1, 2, 16)
-    first = TensorRTBackend().read_metadata(typed["open"])
+    first = TensorRTBackend().read_metadata(typed["dynamic"])
     for key in ("model", "input", "outputs", "labels", "precision"):
         assert result.metadata[key] == first[key]
 
@@ -225,13 +225,13 @@ def test_an_engine_is_built_from_the_typed_onnx_alone(build, typed):
         ({"batch_max": 3}, "and here it is fixed"),
     ],
 )
-def test_what_the_typed_onnx_has_decided_cannot_be_asked_again(build, tmp_path, options, words):
+def test_options_fixed_by_the_typed_onnx_are_refused(build, tmp_path, options, words):
     with pytest.raises((ConfigurationError, ArtifactError), match=words):
         build(**options)
     assert list(tmp_path.iterdir()) == []
 
 
-LIES = [
+FALSE_METADATA = [
     ({"precision": "fp32"}, "says that it is fp32, and its types are fp16"),
     ({"precision": "int99"}, "int99"),
     ({"input": None}, "metadata is not what timmx writes"),
@@ -239,14 +239,17 @@ LIES = [
     ({"labels": ["a", "b"]}, "2"),
     ({"format": {"profile": {"min": 1}}}, "its profile is"),
     ({"format": {"profile": "wide"}}, "profile"),
-    ({"outputs": [{"name": "logits", "kind": "logits", "shape": [1, 10]}]}, "metadata names outputs logits"),
+    (
+        {"outputs": [{"name": "logits", "kind": "logits", "shape": [1, 10]}]},
+        "its outputs are output; expected logits",
+    ),
     ({"schema": 99}, "schema 99"),
 ]
 
 
-@pytest.mark.parametrize(("change", "words"), LIES)
-def test_metadata_that_is_not_true_of_the_graph_is_refused(export, typed, tmp_path, change, words):
-    model = onnx.load(typed["open"])
+@pytest.mark.parametrize(("change", "words"), FALSE_METADATA)
+def test_metadata_that_contradicts_the_graph_is_refused(export, typed, tmp_path, change, words):
+    model = onnx.load(typed["dynamic"])
     (entry,) = (entry for entry in model.metadata_props if entry.key == "timmx")
     entry.value = json.dumps(json.loads(entry.value) | change)
     onnx.save(model, tmp_path / "edited.onnx")
@@ -255,46 +258,46 @@ def test_metadata_that_is_not_true_of_the_graph_is_refused(export, typed, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["edited.onnx"]
 
 
-def test_metadata_that_is_no_json_is_refused(export, typed, tmp_path):
+def test_metadata_that_is_not_json_is_refused(export, typed, tmp_path):
     model = onnx.load(typed["one"])
     model.metadata_props[0].value = "{"
     onnx.save(model, tmp_path / "edited.onnx")
-    with pytest.raises(ArtifactError, match="no JSON"):
+    with pytest.raises(ArtifactError, match="not JSON"):
         export(None, from_onnx=tmp_path / "edited.onnx")
 
 
-def test_a_folder_where_the_onnx_is_to_be_kept_is_refused_and_nothing_is_written(export, tmp_path):
+def test_folder_as_keep_onnx_is_refused_and_nothing_is_written(export, tmp_path):
     (tmp_path / "kept.onnx").mkdir()
     with pytest.raises(ConfigurationError, match=r"--keep-onnx .* is a folder"):
         export(keep_onnx=tmp_path / "kept.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["kept.onnx"]
 
 
-def test_timings_that_cannot_be_written_cost_no_engine(build, tensorrt, tmp_path):
+def test_engine_is_written_if_its_timings_cannot_be_saved(build, tensorrt, tmp_path):
     cache = tmp_path / "timings" / "cache"
     tensorrt.trouble.during_build = lambda: (tmp_path / "timings").touch()
     result = build(timing_cache=cache)
     assert result.verification.status == "verified"
-    assert any("could not be kept" in note for note in result.notes)
+    assert any("could not be saved" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "digits.engine", "a_file/cache"])
-def test_timings_take_no_other_files_place(build, tensorrt, tmp_path, name):
+def test_timing_cache_never_replaces_another_kind_of_file(build, tensorrt, tmp_path, name):
     (tmp_path / "a_file").touch()
     with pytest.raises(ConfigurationError, match="--timing-cache"):
         build(timing_cache=tmp_path / name)
     assert tensorrt.builds == []
 
 
-def test_an_onnx_of_another_command_is_refused(export, tmp_path):
+def test_onnx_of_another_command_is_refused(export, tmp_path):
     timmx.export("onnx", SOURCE, output=tmp_path / "other.onnx", verify=False)
     with pytest.raises(ArtifactError, match="--onnx-only"):
         export(None, from_onnx=tmp_path / "other.onnx")
 
 
-TROUBLES = [
+FAILURES = [
     ("parse", "No importer for NonZero", UnsupportedError, r"No importer for NonZero at .* \(\w+\)"),
-    ("build", "no tactic found", UnsupportedError, "no tactic found"),
+    ("build", "no tactic report", UnsupportedError, "no tactic report"),
     ("profile", "bad shapes", UnsupportedError, "rejects batches from 1 to 8"),
     ("deserialize", "out of memory", ArtifactError, "out of memory"),
     ("context", "out of memory", ArtifactError, "cannot prepare to run the engine: out of memory"),
@@ -307,40 +310,40 @@ TROUBLES = [
 
 
 @BOTH
-@pytest.mark.parametrize(("trouble", "value", "error", "words"), TROUBLES)
-def test_trouble_is_told_and_nothing_is_lost(build, tensorrt, tmp_path, trouble, value, error, words):
+@pytest.mark.parametrize(("trouble", "value", "error", "words"), FAILURES)
+def test_failure_is_reported_and_existing_files_stay(build, tensorrt, tmp_path, trouble, value, error, words):
     before = build()
     old = {path: path.read_bytes() for path in before.files}
     setattr(tensorrt.trouble, trouble, value)
     with pytest.raises(error, match=words):
-        build("open", triton=tmp_path / "repository")
+        build("dynamic", triton=tmp_path / "repository")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
 
 
-def test_a_failure_leaves_no_typed_onnx_either(export, tensorrt, tmp_path):
-    tensorrt.trouble.build = "no tactic found"
+def test_failure_leaves_no_typed_onnx(export, tensorrt, tmp_path):
+    tensorrt.trouble.build = "no tactic report"
     with pytest.raises(UnsupportedError):
         export(keep_onnx=tmp_path / "kept.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_workspace_is_named(build, tensorrt):
+def test_error_for_too_little_workspace_names_the_option(build, tensorrt):
     tensorrt.trouble.workspace_needed = 2**31
     with pytest.raises(UnsupportedError, match="--workspace"):
         build(workspace=1)
 
 
-def test_equal_rows_with_different_answers_are_no_engine(build, tensorrt):
+def test_engine_with_different_outputs_for_equal_rows_is_refused(build, tensorrt):
     tensorrt.trouble.corrupt_rows = True
     with pytest.raises(VerificationError, match="different outputs for 4 equal rows of one batch"):
         build("four", min_snr=-100)
 
 
 @BOTH
-def test_ctrl_c_ends_a_build(build, tensorrt, tmp_path):
+def test_ctrl_c_stops_a_build(build, tensorrt, tmp_path):
     pressed = []
 
-    def press_once():  # a second one would end the tests
+    def press_once():  # a second one would stop the tests
         if not pressed:
             pressed.append(True)
             os.kill(os.getpid(), signal.SIGINT)
@@ -351,17 +354,17 @@ def test_ctrl_c_ends_a_build(build, tensorrt, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_engine_says_why_it_does_not_run_elsewhere(build, put_in):
+def test_error_says_why_an_engine_does_not_run_on_another_gpu(build, put_in):
     put_in()
     path = build().path
     put_in(gpu="NVIDIA T4", compute_capability="7.5")
-    with pytest.raises(RuntimeUnavailable, match=r"capability 8\.9, here 7\.5") as caught:
+    with pytest.raises(RuntimeUnavailable, match=r"capability 8\.9, here 7\.5") as error:
         timmx.open(path)
-    assert caught.value.hint.startswith("build it here: timmx tensorrt")
-    assert "hint:" not in caught.value.message
+    assert error.value.hint.startswith("build it here: timmx tensorrt")
+    assert "hint:" not in error.value.message
 
 
-def test_float8_is_refused_where_the_gpu_has_none(export, tensorrt, put_in, tmp_path):
+def test_float8_is_refused_on_a_gpu_without_it(export, tensorrt, put_in, tmp_path):
     onnx = tmp_path / "typed.onnx"
     export(output=onnx, device="cpu", onnx_only=True, mode="fp8", random_calibration=True, verify=False)
     put_in(gpu="NVIDIA A10", compute_capability="8.6")
@@ -369,16 +372,16 @@ def test_float8_is_refused_where_the_gpu_has_none(export, tensorrt, put_in, tmp_
         (SOURCE, {"mode": "fp8", "random_calibration": True}),
         (None, {"from_onnx": onnx}),
     ):
-        with pytest.raises(ConfigurationError, match=r"8\.9 or later, and NVIDIA A10 has 8\.6") as caught:
+        with pytest.raises(ConfigurationError, match=r"8\.9 or later, and NVIDIA A10 has 8\.6") as error:
             export(model, **options)
-        assert "--mode int8 or fp16" in caught.value.hint
+        assert "--mode int8 or fp16" in error.value.hint
     assert tensorrt.builds == []
     assert list(tmp_path.iterdir()) == [onnx]
     put_in(gpu="NVIDIA B200", compute_capability="10.0")
     assert export(None, from_onnx=onnx).metadata["precision"] == "fp8"
 
 
-def test_an_engine_that_runs_on_another_card_says_so(build, put_in):
+def test_engine_on_another_platform_has_a_note(build, put_in):
     put_in()
     path = build(hardware_compat="ampere-plus").path
     put_in(platform="Windows AMD64")
@@ -386,16 +389,16 @@ def test_an_engine_that_runs_on_another_card_says_so(build, put_in):
         assert "platform Linux x86_64, here Windows AMD64" in runner.notes[0]
 
 
-def test_another_engine_under_the_same_name_is_told(build):
+def test_engine_that_differs_from_its_sidecar_is_refused(build):
     path = build().path
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(ArtifactError, match=r"not the engine that digits\.engine\.json describes"):
         timmx.open(path)
 
 
-def test_an_engine_alone_still_runs(build):
-    path = build("open").path
-    beside(path).unlink()
+def test_engine_runs_without_its_sidecar(build):
+    path = build("dynamic").path
+    sidecar_path(path).unlink()
     with timmx.open(path) as runner:
         assert runner.inputs[0].shape == ("batch", 3, 64, 64)
         assert runner.batch_sizes == (1, 4, 8)
@@ -404,26 +407,26 @@ def test_an_engine_alone_still_runs(build):
             runner.run({"input": np.zeros((9, 3, 64, 64), np.float32)})
 
 
-def test_files_that_are_no_engine_are_refused(tensorrt, tmp_path):
+def test_file_that_is_not_an_engine_is_refused(tensorrt, tmp_path):
     path = tmp_path / "wrong.engine"
-    path.write_bytes(b"no plan")
+    path.write_bytes(b"not a plan")
     with pytest.raises(ArtifactError, match="not a TensorRT engine"):
         timmx.open(path)
-    beside(path).write_text("{")
-    with pytest.raises(ArtifactError, match="no JSON"):
+    sidecar_path(path).write_text("{")
+    with pytest.raises(ArtifactError, match="not JSON"):
         TensorRTBackend().read_metadata(path)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "largest", "batch"),
-    [("one", {}, 0, [1]), ("open", {}, 8, []), ("open", {"batch_min": 2}, 0, [-1])],
+    [("one", {}, 0, [1]), ("dynamic", {}, 8, []), ("dynamic", {"batch_min": 2}, 0, [-1])],
 )
-def test_triton_finds_a_model_that_it_can_serve(build, tmp_path, model_config, name, options, largest, batch):
+def test_triton_repository_has_a_valid_model(build, tmp_path, model_config, name, options, largest, batch):
     result = build(name, triton=tmp_path / "repository", **options)
     folder = tmp_path / "repository" / "digits"
     assert (folder / "1" / "model.plan").read_bytes() == result.path.read_bytes()
     assert (folder / "labels.txt").read_text().split() == [str(digit) for digit in range(10)]
-    config = parsed(folder / "config.pbtxt", model_config)
+    config = parse_config(folder / "config.pbtxt", model_config)
     assert (config.name, config.platform) == ("digits", "tensorrt_plan")
     assert config.max_batch_size == largest
     assert list(config.input[0].dims) == [*batch, 3, 64, 64]
@@ -432,29 +435,29 @@ def test_triton_finds_a_model_that_it_can_serve(build, tmp_path, model_config, n
     assert list(config.dynamic_batching.preferred_batch_size) == ([4] if largest else [])
 
 
-def test_a_folder_in_a_repository_that_is_not_ours_stays(build, tensorrt, tmp_path):
+def test_folder_of_others_in_a_repository_is_not_replaced(build, tensorrt, tmp_path):
     theirs = tmp_path / "repository" / "digits" / "config.pbtxt"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs")
-    with pytest.raises(ConfigurationError, match=r"holds config\.pbtxt, which timmx did not write"):
+    with pytest.raises(ConfigurationError, match=r"contains config\.pbtxt, which timmx did not write"):
         build(triton=tmp_path / "repository")
     assert tensorrt.builds == []
     assert theirs.read_text() == "theirs"
     assert not (tmp_path / "digits.engine").exists()
 
 
-def test_another_version_beside_ours_in_a_repository_stays(build, tmp_path):
+def test_version_of_others_in_a_repository_is_not_replaced(build, tmp_path):
     build(triton=tmp_path / "repository")
     theirs = tmp_path / "repository" / "digits" / "2" / "model.plan"
     theirs.parent.mkdir()
     theirs.write_text("theirs")
-    with pytest.raises(ConfigurationError, match="holds 2, which timmx did not write"):
+    with pytest.raises(ConfigurationError, match="contains 2, which timmx did not write"):
         build(triton=tmp_path / "repository")
     assert theirs.read_text() == "theirs"
 
 
 @pytest.mark.parametrize("flag", ["output", "from_onnx", "keep_onnx", "timing_cache"])
-def test_what_lies_in_the_repository_is_not_lost(export, typed, tmp_path, flag):
+def test_paths_inside_the_replaced_folder_are_refused(export, typed, tmp_path, flag):
     inside = tmp_path / "repository" / "digits"
     inside.mkdir(parents=True)
     (inside / "timmx.json").write_text("{}")
@@ -474,7 +477,7 @@ def test_what_lies_in_the_repository_is_not_lost(export, typed, tmp_path, flag):
     assert (inside / "1" / "model.onnx").exists() is (flag == "from_onnx")
 
 
-def test_an_engine_takes_no_other_inputs_than_its_own(build):
+def test_wrong_inputs_are_refused(build):
     path = build().path
     inputs = np.zeros((1, 3, 64, 64), np.float32)
     with timmx.open(path) as runner:
@@ -489,12 +492,12 @@ def test_an_engine_takes_no_other_inputs_than_its_own(build):
         runner.run({"input": inputs})
 
 
-def test_an_engine_of_a_module_names_no_command_that_would_not_build_it(export):
+def test_engine_of_a_module_has_no_rebuild_command(export):
     result = export(awakened_model("test_resnet"), mode="fp16", verify=False)
     assert read(result.path).engine["rebuild"] is None
 
 
-def test_doubts_about_an_edited_onnx_are_told(build, typed, tmp_path):
+def test_warnings_about_an_edited_onnx_are_notes(build, typed, tmp_path):
     model = onnx.load(typed["one"])
     edited = tmp_path / "edited.onnx"
     scale = onnx.numpy_helper.from_array(np.float16(1), "edited_scale")
@@ -523,15 +526,15 @@ def test_doubts_about_an_edited_onnx_are_told(build, typed, tmp_path):
     assert any("weight is not quantized" in note for note in notes)
 
 
-def test_a_model_in_a_repository_is_replaced(build, tmp_path, model_config):
+def test_model_of_timmx_in_a_repository_is_replaced(build, tmp_path, model_config):
     build(triton=tmp_path / "repository")
-    build("open", triton=tmp_path / "repository")
-    assert parsed(tmp_path / "repository" / "digits" / "config.pbtxt", model_config).max_batch_size == 8
+    build("dynamic", triton=tmp_path / "repository")
+    assert parse_config(tmp_path / "repository" / "digits" / "config.pbtxt", model_config).max_batch_size == 8
 
 
 @pytest.fixture(scope="session")
 def model_config(tmp_path_factory):
-    """Triton's own message, from its client library; that is installed alone, since it pins old libraries."""
+    """Triton's ModelConfig, from its client library, installed without dependencies, since it pins old versions."""
     folder = tmp_path_factory.mktemp("tritonclient")
     install = ["uv", "pip", "install", "--no-deps", "--target", str(folder), "tritonclient>=2.50,<3"]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
@@ -545,14 +548,14 @@ def model_config(tmp_path_factory):
     return module.ModelConfig
 
 
-def parsed(path, model_config):
+def parse_config(path, model_config):
     return text_format.Parse(path.read_text(), model_config())
 
 
-def test_json_says_all(export, tmp_path, capsys):
+def test_json_has_verification_and_files(export, tmp_path, capsys):
     done = CliRunner().invoke(
         app, ["tensorrt", SOURCE, "--device", "cuda", "-o", str(tmp_path / "a.engine"), "--json"]
     )
-    found = json.loads(done.stdout)
-    assert found["verification"]["status"] == "verified"
-    assert [Path(name).name for name in found["files"]] == ["a.engine", "a.engine.json"]
+    report = json.loads(done.stdout)
+    assert report["verification"]["status"] == "verified"
+    assert [Path(name).name for name in report["files"]] == ["a.engine", "a.engine.json"]

@@ -1,4 +1,4 @@
-"""The conformance kit on what the tensorrt backend can do without a GPU: the typed ONNX."""
+"""The conformance kit on the typed ONNX of the tensorrt backend, which needs no GPU."""
 
 from __future__ import annotations
 

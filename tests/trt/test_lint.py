@@ -1,4 +1,4 @@
-"""What the lint says of graphs that TensorRT would reject, misread or run slowly; each breaks one rule."""
+"""The lint reports graphs that TensorRT would reject, misread or run slowly; each graph breaks one rule."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def scale(size=32, dtype=np.float32):
 
 
 def graph(nodes, constants, *, opset=21, inputs=None, outputs=None, domains=()):
-    """A model of these nodes from X (batch, 32, 8, 8) to Y, unless other edges are given."""
-    edges = (
+    """A model with these nodes, by default from X (batch, 32, 8, 8) to Y of the same shape."""
+    interface = (
         inputs or [make_tensor_value_info("X", FLOAT, ["batch", 32, 8, 8])],
         outputs or [make_tensor_value_info("Y", FLOAT, ["batch", 32, 8, 8])],
     )
     tensors = [from_array(np.asarray(array), name) for name, array in constants.items()]
     imports = [make_opsetid("", opset), *(make_opsetid(domain, 1) for domain in domains)]
-    return make_model(make_graph(nodes, "g", *edges, tensors), opset_imports=imports, ir_version=10)
+    return make_model(make_graph(nodes, "g", *interface, tensors), opset_imports=imports, ir_version=10)
 
 
 def pair(source, output, zero_point="zero", step="step"):
@@ -49,15 +49,15 @@ def weight(name="w", axis: int | None = 0):
 
 
 def constants(**changes):
-    """What `pair` and `weight` take, for convolutions of 32 to 32 channels."""
-    whole = {
+    """The constants of `pair` and `weight`, for convolutions from 32 to 32 channels."""
+    defaults = {
         "step": np.float32(0.02),
         "zero": np.int8(0),
         "w_int8": np.full((32, 32, 1, 1), 3, np.int8),
         "w_scale": scale(),
         "w_zero": np.zeros(32, np.int8),
     }
-    return whole | changes
+    return defaults | changes
 
 
 def convolution(*, opset=21, axis: int | None = 0, extra=(), bias=(), **changes):
@@ -66,7 +66,7 @@ def convolution(*, opset=21, axis: int | None = 0, extra=(), bias=(), **changes)
 
 
 def residual(*, shortcut: bool, main: bool):
-    """X + Conv(X), quantized again behind the sum."""
+    """X + Conv(X), quantized again after the sum."""
     nodes = [*pair("X", "x"), weight(), make_node("Conv", ["x", "w"], ["c"], "conv")]
     nodes += pair("c", "m") if main else []
     nodes += [
@@ -78,7 +78,7 @@ def residual(*, shortcut: bool, main: bool):
 
 
 def in_float8(**changes):
-    """What `constants` gives, its 8-bit numbers of FLOAT8E4M3FN."""
+    """The result of `constants`, with FLOAT8E4M3FN in place of int8."""
     eight_bits = {
         name: np.asarray(array).astype(FLOAT8)
         for name, array in constants().items()
@@ -87,25 +87,25 @@ def in_float8(**changes):
     return eight_bits | changes
 
 
-def said(findings):
+def entries(findings):
     return [(finding.where, finding.reason) for finding in findings]
 
 
 def assert_one_error(model, where, words, **options):
     findings = lint(model, **{"dynamic_batch": True} | options)
-    ((found, reason),) = said(findings.errors)
-    assert (found, words in reason) == (where, True), reason
+    ((place, reason),) = entries(findings.errors)
+    assert (place, words in reason) == (where, True), reason
     assert findings.warnings == ()
 
 
 def assert_one_warning(model, where, words):
     findings = lint(model, dynamic_batch=True)
     assert findings.errors == ()
-    ((found, reason),) = said(findings.warnings)
-    assert (found, words in reason) == (where, True), reason
+    ((place, reason),) = entries(findings.warnings)
+    assert (place, words in reason) == (where, True), reason
 
 
-def test_a_rightly_quantized_convolution_has_no_findings():
+def test_correctly_quantized_convolution_has_no_findings():
     model = convolution()
     onnx.checker.check_model(model, full_check=True)
     for form in (model, ir.from_proto(model)):
@@ -120,7 +120,7 @@ def test_float_graphs_of_timm_models_have_no_findings(tmp_path, name):
     assert (findings.errors, findings.warnings) == ((), ())
 
 
-def test_float8_is_held_to_the_same_rules():
+def test_float8_has_the_same_rules():
     model = convolution(**in_float8())
     onnx.checker.check_model(model, full_check=True)
     findings = lint(model, dynamic_batch=True)
@@ -137,13 +137,13 @@ def test_float8_is_held_to_the_same_rules():
     assert lint(convolution(**dead), dynamic_batch=True).warnings == ()
 
 
-def test_the_other_float8_is_refused():
+def test_float8_e5m2_is_refused():
     wide = np.zeros((32, 32, 1, 1), ml_dtypes.float8_e5m2)
     model = convolution(w_int8=wide, w_zero=np.zeros(32, ml_dtypes.float8_e5m2))
     assert_one_error(model, "w_dequantize", "FLOAT8E5M2; TensorRT takes only int8 and FLOAT8E4M3FN")
 
 
-def test_float8_asks_for_no_shortcut():
+def test_float8_needs_no_quantized_shortcut():
     model = residual(shortcut=False, main=False)
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.INT8:
@@ -155,52 +155,52 @@ def test_uint8_is_misread_as_int8():
     model = convolution()
     model.graph.node[0].input[2] = model.graph.node[1].input[2] = "unsigned"
     model.graph.initializer.append(from_array(np.uint8(0), "unsigned"))
-    errors = said(lint(model, dynamic_batch=True).errors)
+    errors = entries(lint(model, dynamic_batch=True).errors)
     assert [where for where, _ in errors] == ["x_quantize", "x_dequantize"]
     assert all("reads as int8" in reason for _, reason in errors)
 
 
-def test_a_missing_zero_point_means_two_things():
+def test_missing_zero_point_is_ambiguous():
     model = convolution()
     del model.graph.node[0].input[2]
     assert_one_error(model, "x_quantize", "no zero point")
 
 
-def test_a_zero_point_other_than_zero():
+def test_zero_point_other_than_zero_is_refused():
     model = convolution(w_zero=np.ones(32, np.int8))
     assert_one_error(model, "w_dequantize", "other than 0")
 
 
-def test_a_computed_zero_point():
+def test_computed_zero_point_is_refused():
     model = convolution(extra=[make_node("Identity", ["zero"], ["again"], "identity")])
     model.graph.node[1].input[2] = "again"
     model.graph.value_info.append(make_tensor_value_info("again", TensorProto.INT8, []))
     assert_one_error(model, "x_quantize", "zero point that is computed")
 
 
-def test_other_counts_of_zero_points_than_of_scales():
+def test_numbers_of_zero_points_and_scales_must_be_equal():
     assert_one_error(convolution(w_zero=np.zeros(16, np.int8)), "w_dequantize", "16 zero points")
 
 
-def test_a_computed_scale():
+def test_computed_scale_is_refused():
     model = convolution(extra=[make_node("Abs", ["step"], ["computed"], "abs")])
     model.graph.node[1].input[1] = "computed"
     assert_one_error(model, "x_quantize", "scale that is computed")
 
 
-def test_a_scale_of_another_type():
+def test_integer_scale_is_refused():
     model = convolution(w_scale=np.full(32, 1, np.int32))
     assert_one_error(model, "w_dequantize", "not float32, float16 or bfloat16")
 
 
 @pytest.mark.parametrize("wrong", [0.0, -0.01, np.inf, np.nan])
-def test_a_scale_that_is_none(wrong):
+def test_scale_that_is_not_finite_and_positive_is_refused(wrong):
     scales = scale()
     scales[5] = wrong
     assert_one_error(convolution(w_scale=scales), "w_dequantize", "not finite and above 0")
 
 
-def test_a_scale_of_one_tells_of_a_calibration_that_failed():
+def test_scale_of_exactly_one_gives_a_warning():
     scales = scale()
     scales[5] = 1
     assert_one_warning(convolution(w_scale=scales), "w_dequantize", "exactly 1")
@@ -216,62 +216,62 @@ def test_half_scales_need_opset_19():
     assert lint(convolution(w_scale=half), dynamic_batch=True).errors == ()
 
 
-def test_a_half_scale_below_the_smallest_normal_number():
+def test_subnormal_half_scale_gives_a_warning():
     scales = scale(dtype=HALF)
     scales[5] = 2e-5
     assert_one_warning(convolution(w_scale=scales), "w_dequantize", "flush to 0")
     assert lint(convolution(w_scale=scales.astype(np.float32)), dynamic_batch=True).warnings == ()
 
 
-def test_an_activation_has_one_scale():
+def test_activation_with_several_scales_is_refused():
     model = convolution(step=scale(), zero=np.zeros(32, np.int8))
     for node in model.graph.node[:2]:
         node.attribute.append(onnx.helper.make_attribute("axis", 1))
-    errors = said(lint(model, dynamic_batch=True).errors)
+    errors = entries(lint(model, dynamic_batch=True).errors)
     assert [where for where, _ in errors] == ["x_quantize", "x_dequantize"]
     assert all("one scale for all" in reason for _, reason in errors)
 
 
-def test_scales_by_channel_name_their_axis():
+def test_scales_per_channel_need_an_axis():
     assert_one_error(convolution(axis=None), "w_dequantize", "no axis")
 
 
-def test_scales_lie_on_the_axis_of_the_output_channels():
+def test_scales_must_be_on_the_axis_of_the_output_channels():
     assert_one_error(convolution(axis=1), "w_dequantize", "output channels of Conv are on 0")
 
 
-def test_there_are_as_many_scales_as_channels():
+def test_numbers_of_scales_and_channels_must_be_equal():
     model = convolution(w_scale=scale(16), w_zero=np.zeros(16, np.int8))
     assert_one_error(model, "w_dequantize", "these differ")
 
 
-def test_scales_by_blocks():
+def test_scales_per_block_are_refused():
     model = convolution(
         w_scale=np.full((32, 2, 1, 1), 0.01, np.float32), w_zero=np.zeros((32, 2, 1, 1), np.int8)
     )
     assert_one_error(model, "w_dequantize", "one scale per block")
 
 
-def test_a_quantized_bias():
+def test_quantized_bias_is_refused():
     nodes = [weight("b")]
     changes = {"b_int8": np.ones(32, np.int8), "b_scale": scale(), "b_zero": np.zeros(32, np.int8)}
     assert_one_error(convolution(extra=nodes, bias=["b"], **changes), "conv", "quantized bias")
 
 
-def test_int32_integers():
+def test_int32_is_refused():
     nodes = [weight("b")]
     changes = {"b_int8": np.ones(32, np.int32), "b_scale": scale(), "b_zero": np.zeros(32, np.int32)}
-    errors = said(lint(convolution(extra=nodes, bias=["b"], **changes), dynamic_batch=True).errors)
+    errors = entries(lint(convolution(extra=nodes, bias=["b"], **changes), dynamic_batch=True).errors)
     assert ("b_dequantize", True) in [(where, "int32" in reason) for where, reason in errors]
 
 
-def test_only_one_operand_in_integers():
+def test_layer_with_one_quantized_operand_gives_a_warning():
     model = convolution()
     model.graph.node[3].input[0] = "X"
     assert_one_warning(model, "conv", "input is not quantized")
 
 
-def test_a_convolution_behind_casts_is_not_fused_with_its_pairs():
+def test_convolution_after_casts_gives_a_warning():
     model = convolution()
     casts = [make_node("Cast", [name], [f"{name}_wide"], f"{name}_cast", to=FLOAT) for name in ("x", "w")]
     conv = model.graph.node.pop()
@@ -280,7 +280,7 @@ def test_a_convolution_behind_casts_is_not_fused_with_its_pairs():
     assert_one_warning(model, "conv", "is a Cast")
 
 
-def test_convolutions_that_float8_does_not_have():
+def test_float8_convolutions_without_a_kernel_are_refused():
     grouped = convolution(**in_float8(w_int8=np.ones((32, 4, 1, 1), FLOAT8)))
     grouped.graph.node[3].attribute.append(onnx.helper.make_attribute("group", 8))
     assert_one_error(grouped, "conv", "grouped convolution")
@@ -289,13 +289,13 @@ def test_convolutions_that_float8_does_not_have():
     assert_one_error(transposed, "conv", "transposed convolution")
 
 
-def test_sums_with_convolutions():
+def test_unfused_residual_sums_give_a_warning():
     assert lint(residual(shortcut=True, main=False), dynamic_batch=True).warnings == ()
     assert_one_warning(residual(shortcut=False, main=False), "add", "float shortcut")
     assert_one_warning(residual(shortcut=True, main=True), "add", "both inputs quantized")
 
 
-def test_the_batch_is_symbolic_from_input_to_output():
+def test_dynamic_batch_must_be_symbolic_in_inputs_and_outputs():
     frozen = [make_tensor_value_info("Y", FLOAT, [1, 32, 8, 8])]
     relu = [make_node("Relu", ["X"], ["Y"], "relu")]
     assert_one_error(graph(relu, {}, outputs=frozen), "Y", "no dynamic batch size")
@@ -303,7 +303,7 @@ def test_the_batch_is_symbolic_from_input_to_output():
     assert_one_error(graph(relu, {}, outputs=renamed), "", "different names for the batch size: batch, s77")
 
 
-def test_nothing_else_is_symbolic():
+def test_other_symbolic_sizes_are_refused():
     relu = [make_node("Relu", ["X"], ["Y"], "relu")]
     tall = [make_tensor_value_info("X", FLOAT, ["batch", 32, "height", 8])]
     assert_one_error(graph(relu, {}, inputs=tall), "X", "unknown size")
@@ -312,11 +312,11 @@ def test_nothing_else_is_symbolic():
 
 
 @pytest.mark.parametrize("opset", [17, 23])
-def test_opsets_beyond_what_is_safe(opset):
+def test_unsupported_opset_gives_a_warning(opset):
     assert_one_warning(graph([make_node("Relu", ["X"], ["Y"], "relu")], {}, opset=opset), "", "18 to 22")
 
 
-def test_float64_anywhere():
+def test_float64_is_refused():
     nodes = [
         make_node("Cast", ["X"], ["double"], "widen", to=TensorProto.DOUBLE),
         make_node("Cast", ["double"], ["Y"], "narrow", to=FLOAT),
@@ -330,14 +330,14 @@ def test_float64_anywhere():
     assert_one_error(constant, "c", "float64")
 
 
-def test_operators_of_other_domains():
+def test_operator_of_another_domain_is_refused():
     model = graph(
         [make_node("Gelu", ["X"], ["Y"], "gelu", domain="com.microsoft")], {}, domains=["com.microsoft"]
     )
     assert_one_error(model, "gelu", "com.microsoft.Gelu")
 
 
-def test_edges_are_float32():
+def test_half_output_is_refused():
     half = [make_tensor_value_info("Y", TensorProto.FLOAT16, ["batch", 32, 8, 8])]
     model = graph([make_node("Cast", ["X"], ["Y"], "cast", to=TensorProto.FLOAT16)], {}, outputs=half)
     assert_one_error(model, "Y", "FLOAT16")

@@ -1,4 +1,4 @@
-"""What `timmx tensorrt` refuses, before torch or TensorRT is imported."""
+"""`timmx tensorrt` refuses wrong options before torch or TensorRT is imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUILD = {"device": "cuda"}
 ONNX = {"onnx_only": True}
 
 
-def test_help_names_every_option_and_model_may_be_left_out():
+def test_help_names_every_option_and_model_is_optional():
     shown = CliRunner().invoke(app, ["tensorrt", "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     assert "[MODEL]" in shown.output
@@ -29,7 +29,7 @@ def test_help_names_every_option_and_model_may_be_left_out():
         assert flag in shown.output
 
 
-def test_backend_is_found_and_works_in_part_without_its_libraries():
+def test_backend_is_available_without_tensorrt():
     (entry,) = (entry for entry in entries() if entry.name == "tensorrt")
     assert entry.state == "available"
     assert load("tensorrt").suffixes == (".engine", ".plan")
@@ -48,7 +48,7 @@ def test_backend_is_found_and_works_in_part_without_its_libraries():
         ({"mode": "int8", **ONNX}, "--calibration-data.*--random-calibration.*--mode fp16"),
         ({"mode": "fp16", "calibration_samples": 8, **ONNX}, "--mode fp16 is not one"),
         ({"calibration_method": "mse", **ONNX}, "--mode fp32 is not one"),
-        ({"mode": "fp8", "calibration_method": "mse", "random_calibration": True, **ONNX}, "even steps"),
+        ({"mode": "fp8", "calibration_method": "mse", "random_calibration": True, **ONNX}, "evenly spaced"),
         ({"mode": "bf16", "opset": 21, **ONNX}, "--opset 22 or later"),
         ({"mode": "int8", "opset": 18, "random_calibration": True, **ONNX}, "--opset 19 or later"),
         ({"mode": "fp8", **ONNX}, "hint: .*--calibration-data.*--random-calibration.*--mode fp16"),
@@ -64,13 +64,13 @@ def test_backend_is_found_and_works_in_part_without_its_libraries():
         ({"workspace": 2.0, **ONNX}, "--workspace is for an engine"),
         ({"triton": "repository", **ONNX}, "--triton is for an engine"),
         ({"version_compatible": True, **ONNX}, "--version-compatible is for an engine"),
-        ({"mode": "int8", "calibration_data": "nowhere", **ONNX}, "there is no nowhere"),
+        ({"mode": "int8", "calibration_data": "nowhere", **ONNX}, "nowhere"),
         ({"keep_onnx": "kept.txt", **BUILD}, "does not end in .onnx"),
         ({"output": "model.onnx", **BUILD}, "must end in .engine"),
         ({"output": "model.engine", **ONNX}, "must end in .onnx"),
     ],
 )
-def test_wrong_options_are_refused_with_their_mend(tmp_path, monkeypatch, options, words):
+def test_wrong_options_are_refused_with_a_hint(tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match=words):
         timmx.export("tensorrt", "test_resnet", **options)
@@ -81,7 +81,7 @@ def test_wrong_options_are_refused_with_their_mend(tmp_path, monkeypatch, option
     ("model", "options", "words"),
     [
         (None, {}, "no model is given"),
-        (None, {"from_onnx": "absent.onnx"}, "there is no file absent.onnx"),
+        (None, {"from_onnx": "absent.onnx"}, "absent.onnx"),
         (None, {"from_onnx": "notes.txt"}, "not an .onnx file"),
         (
             "test_resnet",
@@ -91,7 +91,7 @@ def test_wrong_options_are_refused_with_their_mend(tmp_path, monkeypatch, option
         (None, {"from_onnx": "notes.txt", "softmax": True}, "--softmax belongs to the export"),
     ],
 )
-def test_a_file_in_the_models_place(tmp_path, monkeypatch, model, options, words):
+def test_wrong_source_files_are_refused(tmp_path, monkeypatch, model, options, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ConfigurationError, match=words):
@@ -99,9 +99,9 @@ def test_a_file_in_the_models_place(tmp_path, monkeypatch, model, options, words
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_what_the_machine_lacks_is_told_before_torch_is_imported(tmp_path):
+def test_missing_tensorrt_is_reported_before_torch_is_imported(tmp_path):
     if load("tensorrt").check_environment() == ():
-        pytest.skip("TensorRT and a GPU are here")
+        pytest.skip("TensorRT and a GPU are available")
     with pytest.raises(MissingRequirementError, match=r"hint: .*--onnx-only works without it"):
         timmx.export("tensorrt", "test_resnet", output=tmp_path / "a.engine", **BUILD)
     code = (

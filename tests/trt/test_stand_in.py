@@ -1,4 +1,4 @@
-"""The stand-in for TensorRT: it refuses what the real one refuses, and builds, saves, opens and runs a network."""
+"""The stand-in for TensorRT refuses what the real one refuses, and builds, saves, opens and runs a network."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def network_bytes(batch="batch", conv="Conv", location=None):
 
 
 class Bench:
-    """A builder with all that a build needs."""
+    """A builder with everything that a build needs."""
 
     def __init__(self, trt, logger, flags=None):
         self.trt, self.logger = trt, logger
@@ -100,9 +100,9 @@ class Bench:
 
 @pytest.fixture
 def bench(trt, logger):
-    made = Bench(trt, logger)
-    assert made.parse(network_bytes())
-    return made
+    bench = Bench(trt, logger)
+    assert bench.parse(network_bytes())
+    return bench
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def plan(bench):
     return bytes(bench.build())
 
 
-def opened(trt, logger, plan, host_code=False):
+def open_plan(trt, logger, plan, host_code=False):
     runtime = trt.Runtime(logger)
     runtime.engine_host_code_allowed = host_code
     return runtime.deserialize_cuda_engine(plan)
@@ -140,27 +140,27 @@ def reference(images):
     return session.run(None, {"image": images})[0]
 
 
-def test_calls_come_to_what_they_do_on_the_real_bindings(trt, version):
+def test_calls_give_the_results_of_the_real_bindings(trt, version):
     expected = calls_of(version)
     assert {expression: bindings.outcome(trt, expression) for expression in expected} == expected
 
 
-def test_what_a_backend_needs_is_there(trt):
+def test_names_that_a_backend_needs_exist(trt):
     for name in bindings.USED:
         operator.attrgetter(name)(trt)
 
 
-def test_the_version_is_the_one_of_the_surface(trt, version):
+def test_version_is_that_of_the_surface(trt, version):
     assert trt.__version__.startswith(version)
 
 
-def test_types_of_numpy(trt):
+def test_nptype_returns_numpy_types(trt):
     assert trt.nptype(trt.float16) is np.float16
     with pytest.raises(TypeError, match="numpy"):
         trt.nptype(trt.bfloat16)
 
 
-def test_what_is_not_modelled_says_so(trt, bench):
+def test_unmodelled_name_raises_not_implemented_error(trt, bench):
     with pytest.raises(NotImplementedError, match="add_identity"):
         bench.network.add_identity(bench.network.get_input(0))
 
@@ -172,7 +172,7 @@ def test_a_plan_is_built_saved_opened_and_run(trt, logger, bench, images, tmp_pa
     path = tmp_path / "small.engine"
     path.write_bytes(plan)
     assert path.stat().st_size == plan.nbytes
-    engine = opened(trt, logger, path.read_bytes())
+    engine = open_plan(trt, logger, path.read_bytes())
     assert (engine.name, engine.num_io_tensors, engine.num_optimization_profiles) == ("a hash", 2, 1)
     assert [engine.get_tensor_name(index) for index in range(2)] == ["image", "scores"]
     assert engine.get_tensor_mode("image") == trt.TensorIOMode.INPUT
@@ -185,7 +185,7 @@ def test_a_plan_is_built_saved_opened_and_run(trt, logger, bench, images, tmp_pa
 
 
 def test_shapes_outside_the_profile_are_refused(trt, logger, plan):
-    context = opened(trt, logger, plan).create_execution_context()
+    context = open_plan(trt, logger, plan).create_execution_context()
     assert not context.set_input_shape("image", (5, 3, 8, 8))
     assert not context.set_input_shape("image", (2, 3, 8))
     assert not context.set_input_shape("scores", (2, 5))
@@ -194,7 +194,7 @@ def test_shapes_outside_the_profile_are_refused(trt, logger, plan):
 
 
 def test_an_engine_does_not_run_without_shapes_and_addresses(trt, logger, plan, images):
-    context = opened(trt, logger, plan).create_execution_context()
+    context = open_plan(trt, logger, plan).create_execution_context()
     context.set_tensor_address("image", images.ctypes.data)
     assert not context.execute_async_v3(0)
     assert "Missing" in logger.errors()[0]
@@ -204,7 +204,7 @@ def test_an_engine_does_not_run_without_shapes_and_addresses(trt, logger, plan, 
 def test_each_profile_has_its_own_shapes(trt, logger, bench):
     bench.profile()
     assert bench.profile([(8, 3, 8, 8)] * 3) == 1
-    context = opened(trt, logger, bench.build()).create_execution_context()
+    context = open_plan(trt, logger, bench.build()).create_execution_context()
     assert not context.set_input_shape("image", (8, 3, 8, 8))
     assert context.set_optimization_profile_async(1, 0)
     assert context.set_input_shape("image", (8, 3, 8, 8))
@@ -214,12 +214,12 @@ def test_each_profile_has_its_own_shapes(trt, logger, bench):
 def test_a_static_network_needs_no_profile(trt, logger, images):
     bench = Bench(trt, logger)
     bench.parse(network_bytes(batch=3))
-    engine = opened(trt, logger, bench.build())
+    engine = open_plan(trt, logger, bench.build())
     assert [tuple(shape) for shape in engine.get_tensor_profile_shape("image", 0)] == [(3, 3, 8, 8)] * 3
     np.testing.assert_allclose(run(engine, images), reference(images), rtol=1e-5)
 
 
-def test_a_dynamic_network_is_not_built_without_a_profile_that_fits(bench, logger):
+def test_dynamic_network_is_not_built_without_a_matching_profile(bench, logger):
     assert bench.build() is None
     assert "no optimization profile" in logger.errors()[-1]
     bench.profile(name="picture")
@@ -241,7 +241,7 @@ def test_a_profile_that_is_out_of_order_or_empty_is_refused(bench):
     assert bench.config.add_optimization_profile(profile) == -1
 
 
-def test_weak_typing_is_seen(trt, logger, version):
+def test_weak_typing_is_reported(trt, logger, version):
     bench = Bench(trt, logger, flags=0)
     bench.parse(network_bytes(batch=1))
     bench.build()
@@ -251,7 +251,7 @@ def test_weak_typing_is_seen(trt, logger, version):
     assert warned is (version == "10.16")
 
 
-def test_a_build_is_recorded_as_it_was_asked_for(trt, bench):
+def test_settings_of_a_build_are_recorded(trt, bench):
     bench.config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 2**20)
     bench.config.builder_optimization_level = 5
     bench.config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -267,7 +267,7 @@ def test_a_build_is_recorded_as_it_was_asked_for(trt, bench):
     assert (build.profiles, build.profiling_verbosity) == (({"image": PROFILE},), "DETAILED")
 
 
-def test_values_out_of_range_are_logged_and_left(trt, bench, logger):
+def test_values_out_of_range_are_logged_and_ignored(trt, bench, logger):
     bench.config.builder_optimization_level = 9
     bench.config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 2**50)
     bench.network.name = "x" * 200
@@ -296,20 +296,20 @@ def test_the_parser_refuses_types_that_do_not_match(trt, logger):
     assert bench.parser.get_error(0).node_name() == "head"
 
 
-def test_the_parser_refuses_what_is_no_onnx(trt, logger):
+def test_parser_refuses_bytes_that_are_not_onnx(trt, logger):
     bench = Bench(trt, logger)
     assert not bench.parse(b"no model at all")
     assert bench.parser.get_error(0).code() == trt.ErrorCode.MODEL_DESERIALIZE_FAILED
 
 
-def test_rules_of_our_own_are_errors_of_the_parser(version):
+def test_lint_messages_are_errors_of_the_parser(version):
     trt = load(version, lint=lambda model: [f"{len(model.graph.node)} nodes are too many"])
     bench = Bench(trt, trt.Logger(trt.Logger.INTERNAL_ERROR))
     assert not bench.parse(network_bytes())
     assert bench.parser.get_error(0).desc() == "5 nodes are too many"
 
 
-def test_weights_beside_the_file_are_found_by_its_path(trt, logger, tmp_path, images):
+def test_external_weights_are_read_from_the_folder_of_the_file(trt, logger, tmp_path, images):
     path = tmp_path / "model.onnx"
     network_bytes(location=path)
     bench = Bench(trt, logger)
@@ -322,10 +322,12 @@ def test_weights_beside_the_file_are_found_by_its_path(trt, logger, tmp_path, im
     parser.clear_errors()
     assert parser.parse_from_file(str(path))
     bench.profile()
-    np.testing.assert_allclose(run(opened(trt, logger, bench.build()), images), reference(images), rtol=1e-5)
+    np.testing.assert_allclose(
+        run(open_plan(trt, logger, bench.build()), images), reference(images), rtol=1e-5
+    )
 
 
-def test_a_timing_cache_grows_and_serves_the_next_build(trt, logger, bench):
+def test_timing_cache_grows_and_is_used_by_the_next_build(trt, logger, bench):
     bench.profile()
     cache = bench.config.create_timing_cache(b"")
     assert bench.config.set_timing_cache(cache, False)
@@ -360,7 +362,7 @@ def test_a_timing_cache_of_another_device_is_refused(trt, bench, logger):
 
 
 class Steps:
-    """Makes a monitor that records what it is told, and cancels at a step."""
+    """Makes a monitor that records its calls, and cancels at a step."""
 
     def __new__(cls, trt, cancel_at=None, error=None):
         class Monitor(trt.IProgressMonitor):
@@ -412,7 +414,7 @@ def test_an_exception_in_a_monitor_is_swallowed_and_cancels(trt, bench, capfd):
 
 @pytest.mark.parametrize("step", [1, 3])  # in the thread that called, and in the other
 def test_ctrl_c_is_swallowed_by_the_next_callback(trt, bench, step):
-    """As pybind11 does: a handler of signals runs in the main thread's next line of Python, which is a callback."""
+    """As in pybind11: a signal handler runs in the main thread's next line of Python, which is in a callback."""
     bench.profile()
     monitor = bench.config.progress_monitor = Steps(trt)
     trt.trouble.during_build = lambda: monitor.steps == step and os.kill(os.getpid(), signal.SIGINT)
@@ -428,7 +430,7 @@ def test_ctrl_c_without_a_monitor_comes_after_the_build(trt, bench):
         bench.build()
 
 
-def test_an_override_reaches_no_method_above_it(trt, capfd):
+def test_super_call_in_an_override_is_a_pure_virtual_call(trt, capfd):
     class Chatty(trt.ILogger):
         def log(self, severity, msg):
             super().log(severity, msg)
@@ -437,16 +439,16 @@ def test_an_override_reaches_no_method_above_it(trt, capfd):
     assert capfd.readouterr().err.count("pure virtual") == 1
 
 
-def test_a_monitor_that_nobody_keeps_is_told(trt, bench, logger):
+def test_garbage_collected_monitor_is_reported(trt, bench, logger):
     bench.profile()
     bench.config.progress_monitor = Steps(trt)
     assert bench.build() is None
     assert "collected" in logger.errors()[0]
 
 
-def test_bytes_that_are_no_plan_are_refused(trt, logger, plan):
-    assert opened(trt, logger, b"ftrt and no more") is None
-    assert opened(trt, logger, plan[:20]) is None
+def test_bytes_that_are_not_a_plan_are_refused(trt, logger, plan):
+    assert open_plan(trt, logger, b"ftrt and no more") is None
+    assert open_plan(trt, logger, plan[:20]) is None
     assert len(logger.errors()) == 2
 
 
@@ -463,7 +465,7 @@ def plan_of(version, *flags, hardware="NONE"):
 
 def test_a_plan_of_another_version_is_refused(trt, logger, version):
     (other,) = set(VERSIONS) - {version}
-    assert opened(trt, logger, plan_of(other), host_code=True) is None
+    assert open_plan(trt, logger, plan_of(other), host_code=True) is None
     assert "was made with TensorRT" in logger.errors()[0]
 
 
@@ -471,34 +473,34 @@ def test_a_version_compatible_plan_opens_in_a_later_version(images):
     plan = plan_of("10.16", "VERSION_COMPATIBLE")
     later = load("11.4")
     quiet = later.Logger(later.Logger.INTERNAL_ERROR)
-    assert opened(later, quiet, plan) is None
-    np.testing.assert_allclose(run(opened(later, quiet, plan, True), images), reference(images), rtol=1e-5)
+    assert open_plan(later, quiet, plan) is None
+    np.testing.assert_allclose(run(open_plan(later, quiet, plan, True), images), reference(images), rtol=1e-5)
     earlier = load("10.16")
     quiet = earlier.Logger(earlier.Logger.INTERNAL_ERROR)
-    assert opened(earlier, quiet, plan_of("11.4", "VERSION_COMPATIBLE"), True) is None
+    assert open_plan(earlier, quiet, plan_of("11.4", "VERSION_COMPATIBLE"), True) is None
 
 
-def test_a_plan_of_another_device_opens_where_it_was_built_for_more(trt, logger, version):
+def test_hardware_compatible_plan_opens_on_another_device(trt, logger, version):
     plans = {name: plan_of(version, hardware=name) for name in ("NONE", "AMPERE_PLUS")}
     trt.trouble.device = "Another GPU"
-    assert opened(trt, logger, plans["NONE"]) is None
+    assert open_plan(trt, logger, plans["NONE"]) is None
     assert "Another GPU" in logger.errors()[0]
-    assert opened(trt, logger, plans["AMPERE_PLUS"]) is not None
+    assert open_plan(trt, logger, plans["AMPERE_PLUS"]) is not None
 
 
-def test_an_inspector_tells_layers_in_full_only_where_asked(trt, logger, bench, version):
+def test_inspector_shows_layers_in_full_only_if_detailed(trt, logger, bench, version):
     bench.profile()
-    told = []
+    reports = []
     for verbosity in ("LAYER_NAMES_ONLY", "DETAILED"):
         bench.config.profiling_verbosity = getattr(trt.ProfilingVerbosity, verbosity)
-        inspector = opened(trt, logger, bench.build()).create_engine_inspector()
-        told.append(json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON)))
-    assert told[0]["Layers"] == ["stem", "act", "pool", "flatten", "head"]
-    assert told[1]["Layers"][0]["LayerType"] == "Conv"
-    assert told[0]["Bindings" if version == "10.16" else "I/O Tensors"] == ["image", "scores"]
+        inspector = open_plan(trt, logger, bench.build()).create_engine_inspector()
+        reports.append(json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON)))
+    assert reports[0]["Layers"] == ["stem", "act", "pool", "flatten", "head"]
+    assert reports[1]["Layers"][0]["LayerType"] == "Conv"
+    assert reports[0]["Bindings" if version == "10.16" else "I/O Tensors"] == ["image", "scores"]
 
 
-def test_types_that_onnx_runtime_has_no_kernels_for_are_run_by_onnx(trt, logger, images):
+def test_types_without_onnx_runtime_kernels_run_in_the_onnx_evaluator(trt, logger, images):
     model = onnx.ModelProto.FromString(network_bytes())
     for one in model.graph.initializer:
         kernel = helper.make_tensor(
@@ -513,11 +515,11 @@ def test_types_that_onnx_runtime_has_no_kernels_for_are_run_by_onnx(trt, logger,
     bench = Bench(trt, logger)
     assert bench.parse(model.SerializeToString()), logger.errors()
     bench.profile()
-    found = run(opened(trt, logger, bench.build()), images)
-    assert 0 < np.abs(found - reference(images)).max() < 0.1
+    outputs = run(open_plan(trt, logger, bench.build()), images)
+    assert 0 < np.abs(outputs - reference(images)).max() < 0.1
 
 
-def test_a_machine_without_a_gpu(trt, logger):
+def test_missing_gpu_raises_type_error(trt, logger):
     trt.trouble.no_device = "CUDA initialization failure with error: 35"
     for kind in (trt.Builder, trt.Runtime):
         with pytest.raises(TypeError, match="nullptr"):
@@ -526,14 +528,14 @@ def test_a_machine_without_a_gpu(trt, logger):
 
 
 @pytest.mark.parametrize("trouble", ["build", "profile"])
-def test_trouble_in_a_build(trt, bench, logger, trouble):
+def test_simulated_failure_of_a_build(trt, bench, logger, trouble):
     setattr(trt.trouble, trouble, "out of memory")
     assert (bench.profile() == -1) is (trouble == "profile")
     assert bench.build() is None
     assert logger.errors()[0] == "out of memory"
 
 
-def test_trouble_in_the_parser(trt, logger):
+def test_simulated_failure_of_the_parser(trt, logger):
     trt.trouble.parse = "No importer registered"
     bench = Bench(trt, logger)
     assert not bench.parse(network_bytes())
@@ -541,7 +543,7 @@ def test_trouble_in_the_parser(trt, logger):
     assert bench.parser.get_error(0).code() == trt.ErrorCode.UNSUPPORTED_NODE
 
 
-def test_too_small_a_workspace_builds_nothing(trt, bench, logger):
+def test_build_fails_with_too_small_a_workspace(trt, bench, logger):
     trt.trouble.workspace_needed = 2**21
     bench.profile()
     assert bench.build() is not None
@@ -551,9 +553,9 @@ def test_too_small_a_workspace_builds_nothing(trt, bench, logger):
 
 
 @pytest.mark.parametrize("trouble", ["deserialize", "context", "execute"])
-def test_trouble_with_an_engine(trt, logger, plan, trouble):
+def test_simulated_failure_of_an_engine(trt, logger, plan, trouble):
     setattr(trt.trouble, trouble, "out of memory")
-    engine = opened(trt, logger, plan)
+    engine = open_plan(trt, logger, plan)
     if trouble == "deserialize":
         assert engine is None
     elif trouble == "context":
@@ -564,13 +566,13 @@ def test_trouble_with_an_engine(trt, logger, plan, trouble):
     assert logger.errors() == ["out of memory"]
 
 
-def test_faulty_engines_have_faulty_numbers(trt, logger, plan, images):
-    engine, right = opened(trt, logger, plan), reference(images)
+def test_simulated_faults_change_the_outputs(trt, logger, plan, images):
+    engine, expected = open_plan(trt, logger, plan), reference(images)
     trt.trouble.wrong_numbers = True
-    np.testing.assert_allclose(run(engine, images), -right, rtol=1e-5)
+    np.testing.assert_allclose(run(engine, images), -expected, rtol=1e-5)
     trt.trouble.wrong_numbers, trt.trouble.corrupt_rows = False, True
-    found = run(engine, np.repeat(images[:1], 3, axis=0))
-    np.testing.assert_array_equal(found[0], found[2])
-    assert np.abs(found[0] - found[1]).max() > 1e-3
+    outputs = run(engine, np.repeat(images[:1], 3, axis=0))
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
     trt.trouble.corrupt_rows, trt.trouble.not_finite = False, True
     assert not np.isfinite(run(engine, images)).all()

@@ -1,4 +1,4 @@
-"""The typed ONNX on other arithmetic than ONNX Runtime's: PyTorch's, on this CPU, and on a GPU where there is one."""
+"""The typed ONNX in the arithmetic of PyTorch instead of ONNX Runtime, on this CPU, and on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ CASES = [
 ]
 
 
-def answers(name, mode, tmp_path, device):
-    """Of the PyTorch model, of the typed ONNX with its rounding shown, and of the same run by PyTorch."""
+def compute_outputs(name, mode, tmp_path, device):
+    """The outputs of the PyTorch model, of the typed ONNX with emulated rounding, and of the typed ONNX in PyTorch."""
     model = awakened_model(name)
     options = {"random_calibration": True} if mode == "int8" else {}
     path = tmp_path / "model.onnx"
@@ -41,42 +41,44 @@ def answers(name, mode, tmp_path, device):
     with torch.inference_mode():
         exact = model(torch.from_numpy(inputs)).numpy()
     with TypedRunner(path) as runner:
-        shown = runner.run({"input": inputs})["output"]
+        emulated = runner.run({"input": inputs})["output"]
     with exact_cuda():
-        return exact, shown, torch_graph.run(ir.load(path), inputs, device)
+        return exact, emulated, torch_graph.run(ir.load(path), inputs, device)
 
 
 @pytest.mark.parametrize(("name", "mode", "least_db"), QUICK)
-def test_pytorch_computes_what_the_rounding_shows(tmp_path, name, mode, least_db):
-    exact, shown, found = answers(name, mode, tmp_path, "cpu")
-    judge(exact, shown, found, least_db)
+def test_pytorch_agrees_with_the_emulated_rounding(tmp_path, name, mode, least_db):
+    exact, emulated, typed = compute_outputs(name, mode, tmp_path, "cpu")
+    judge(exact, emulated, typed, least_db)
 
 
 @pytest.mark.device
 @pytest.mark.parametrize(("name", "mode", "least_db"), CASES)
-def test_a_gpu_computes_what_the_rounding_shows(tmp_path, name, mode, least_db):
+def test_gpu_agrees_with_the_emulated_rounding(tmp_path, name, mode, least_db):
     if not torch.cuda.is_available():
-        pytest.skip("no CUDA device; test_pytorch_computes_what_the_rounding_shows does the same on this CPU")
-    exact, shown, found = answers(name, mode, tmp_path, "cuda")
+        pytest.skip(
+            "no CUDA device; test_pytorch_agrees_with_the_emulated_rounding does the same on this CPU"
+        )
+    exact, emulated, typed = compute_outputs(name, mode, tmp_path, "cuda")
     print(
-        f"\n{name} {mode}: rounded {worst_db([exact], [shown]):.1f} dB, GPU {worst_db([exact], [found]):.1f} dB"
+        f"\n{name} {mode}: rounded {worst_db([exact], [emulated]):.1f} dB, GPU {worst_db([exact], [typed]):.1f} dB"
     )
-    judge(exact, shown, found, least_db)
+    judge(exact, emulated, typed, least_db)
 
 
-def judge(exact, shown, found, least_db):
-    """Both are as far from the model; two orders of summing up are no nearer to each other than to it."""
-    shown_db, found_db = worst_db([exact], [shown]), worst_db([exact], [found])
-    assert min(shown_db, found_db) >= least_db
-    if shown_db < 80:
-        assert abs(shown_db - found_db) < 6
+def judge(exact, emulated, typed, least_db):
+    """Both have the same distance from the model; different orders of summation do not agree better with each other."""
+    emulated_db, typed_db = worst_db([exact], [emulated]), worst_db([exact], [typed])
+    assert min(emulated_db, typed_db) >= least_db
+    if emulated_db < 80:
+        assert abs(emulated_db - typed_db) < 6
 
 
 @pytest.mark.device
-def test_what_is_asked_of_the_gpu():
+def test_gpu_facts_and_stream():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    assert gpu.is_there()
+    assert gpu.is_available()
     facts = gpu.facts()
     assert facts["gpu"] == torch.cuda.get_device_name()
     assert facts["compute_capability"] == ".".join(map(str, torch.cuda.get_device_capability()))

@@ -1,4 +1,4 @@
-"""The typed ONNX of the digits in every mode, and of the families on photographs."""
+"""The typed ONNX keeps the accuracy on the digits in every mode, and on photographs for the families."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize(
-    ("mode", "least_db", "most_changed"),
+    ("mode", "least_db", "max_changed"),
     [("fp32", 100, 0), ("fp16", 45, 1), ("bf16", 30, 1), ("int8", 20, 5), ("fp8", 10, 5)],
 )
-def test_each_mode_reads_the_digits(tmp_path, mode, least_db, most_changed):
+def test_each_mode_classifies_the_digits(tmp_path, mode, least_db, max_changed):
     data = {}
     if mode in CALIBRATED:
         write_seen_digits(tmp_path / "seen", 64)
@@ -40,14 +40,14 @@ def test_each_mode_reads_the_digits(tmp_path, mode, least_db, most_changed):
     assert result.verification.status == "verified"
     assert result.verification.inputs == 500
     assert result.verification.snr_db > least_db
-    assert result.verification.top1_agreement >= 1 - most_changed / 500
-    assert abs(result.verification.accuracy - result.verification.model_accuracy) <= most_changed / 500
+    assert result.verification.top1_agreement >= 1 - max_changed / 500
+    assert abs(result.verification.accuracy - result.verification.model_accuracy) <= max_changed / 500
     assert result.verification.model_accuracy == pytest.approx(0.996)
     assert result.metadata["format"]["mode"] == mode
     if mode in CALIBRATED:
         assert result.metadata["format"]["quantized_operations"] == {"Conv": {"int8": 7, "fp8": 6}[mode]}
-    edges = [*onnx.load(result.path).graph.input, *onnx.load(result.path).graph.output]
-    assert {edge.type.tensor_type.elem_type for edge in edges} == {onnx.TensorProto.FLOAT}
+    values = [*onnx.load(result.path).graph.input, *onnx.load(result.path).graph.output]
+    assert {value.type.tensor_type.elem_type for value in values} == {onnx.TensorProto.FLOAT}
 
 
 def test_norms_softmax_and_normalization_stay_float32(tmp_path):
@@ -61,11 +61,11 @@ def test_norms_softmax_and_normalization_stay_float32(tmp_path):
         output=tmp_path / "vit.onnx",
         verify=False,
     )
-    kept = result.metadata["format"]["float32_operations"]
-    assert {"LayerNormalization", "Softmax", "Sub", "Div"} <= kept.keys()
+    operations = result.metadata["format"]["float32_operations"]
+    assert {"LayerNormalization", "Softmax", "Sub", "Div"} <= operations.keys()
 
 
-def test_what_would_overflow_float16_is_kept_in_float32(tmp_path):
+def test_operations_that_overflow_float16_stay_float32(tmp_path):
     """The linear attention of efficientvit_b0 exceeds 65504 on random weights."""
     model = awakened_model("efficientvit_b0")
     result = timmx.export(
@@ -76,15 +76,15 @@ def test_what_would_overflow_float16_is_kept_in_float32(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def photograph_folders(tmp_path_factory):
     return photographs.write(tmp_path_factory.mktemp("photographs"), calibration=16, held_out=16)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("mode", ["fp32", "fp16", "bf16", *CALIBRATED])
-def test_families_hold_the_floors(tmp_path, pictures, name, mode):
-    calibration, held_out = pictures
+def test_families_reach_the_floors(tmp_path, photograph_folders, name, mode):
+    calibration, held_out = photograph_folders
     model = settled_model(name, calibration)
     result = timmx.export(
         "tensorrt",

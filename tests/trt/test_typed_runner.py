@@ -1,4 +1,4 @@
-"""`TypedRunner`: a typed ONNX file, run as a GPU would store its numbers."""
+"""`TypedRunner` runs a typed ONNX file and rounds its values like a GPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HALVES = {"fp16": (ir.DataType.FLOAT16, torch.float16), "bf16": (ir.DataType.BFL
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Files of a timm model, of 64 x 64 pixels and any batch: float32, fp16 or bf16."""
+    """Files of a timm model with 64 x 64 pixels and a dynamic batch size: float32, fp16 or bf16."""
     folder = tmp_path_factory.mktemp("exported")
 
     @cache
@@ -54,14 +54,14 @@ def model_of(name):
     return awakened_model(name, **({"img_size": 64} if name == "test_vit" else {}))
 
 
-def pictures(count=4):
-    """Smooth ones: noise looks all the same to a network."""
+def images(count=4):
+    """Smooth images, since a network gives nearly the same outputs for all noise."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(count, 3, 4, 4, generator=generator)
     return torch.nn.functional.interpolate(coarse, 64, mode="bicubic")
 
 
-def written(path, body, opset=22):
+def write(path, body, opset=22):
     onnx.save(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": {opset}]> {body}'), path)
     return path
 
@@ -74,28 +74,28 @@ def snr_db(reference, outputs):
 
 @pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
-def test_a_timm_model_has_the_noise_that_half_precision_has(exported, name, half):
-    """As much as ONNX's reference and PyTorch find. (Bit by bit: see test_rounding.)"""
-    inputs = pictures()
+def test_noise_of_a_timm_model_equals_that_of_half_precision(exported, name, half):
+    """Compared with ONNX's reference and with PyTorch. test_rounding compares single nodes."""
+    inputs = images()
     with torch.no_grad():
         exact = model_of(name)(inputs).numpy()
         kind = HALVES[half][1]
         torch_half = copy.deepcopy(model_of(name)).to(kind)(inputs.to(kind)).float().numpy()
     path = exported(name, half)
     with TypedRunner(path) as runner:
-        found = runner.run({"input": inputs.numpy()})["output"]
+        outputs = runner.run({"input": inputs.numpy()})["output"]
         assert runner.notes == ()
         assert runner.engine == "ONNX Runtime, every half value rounded"
     (reference,) = ReferenceEvaluator(str(path)).run(None, {"input": inputs.numpy()})
-    noise = snr_db(exact, found)
+    noise = snr_db(exact, outputs)
     assert noise == pytest.approx(snr_db(exact, reference), abs=4)
     assert noise == pytest.approx(snr_db(exact, torch_half), abs=4)
     assert snr_db(exact, TypedRunner(exported(name, "fp32")).run({"input": inputs.numpy()})["output"]) > 90
 
 
-def test_a_file_without_half_types_runs_as_it_is(exported):
+def test_file_without_half_types_runs_unchanged(exported):
     path = exported("test_resnet", "fp32")
-    feeds = {"input": pictures(3).numpy()}
+    feeds = {"input": images(3).numpy()}
     with TypedRunner(path, batch_sizes=(2, 4, 8)) as runner, OnnxRunner(path) as plain:
         assert runner.engine == "ONNX Runtime"
         assert runner.batch_sizes == (2, 4, 8)
@@ -103,7 +103,7 @@ def test_a_file_without_half_types_runs_as_it_is(exported):
         assert np.array_equal(runner.run(feeds)["output"], plain.run(feeds)["output"])
 
 
-def test_a_symbolic_batch_keeps_its_name_and_takes_any_size(exported):
+def test_symbolic_batch_keeps_its_name_and_takes_any_size(exported):
     with TypedRunner(exported("test_vit", "bf16")) as runner:
         assert runner.batch_sizes == (1, 2, 3)
         (spec,) = runner.inputs
@@ -114,15 +114,15 @@ def test_a_symbolic_batch_keeps_its_name_and_takes_any_size(exported):
             "NCHW",
         )
         assert runner.outputs[0].shape == ("batch", 1000)
-        inputs = pictures().numpy()
+        inputs = images().numpy()
         together = runner.run({"input": inputs})["output"]
         for size in runner.batch_sizes:
             difference = runner.run({"input": inputs[:size]})["output"] - together[:size]
             assert np.abs(difference).max() < 0.2 * together.std()
 
 
-def test_an_overflow_that_onnx_runtime_hides_shows_and_is_noted(tmp_path):
-    path = written(
+def test_overflow_that_onnx_runtime_hides_is_reported(tmp_path):
+    path = write(
         tmp_path / "square.onnx",
         "g (float[N] x) => (float[N] y, float[N] z)"
         " { h = Cast<to = 10>(x) p = Mul(h, h) y = Cast<to = 1>(p) z = Cast<to = 1>(h) }",
@@ -132,54 +132,54 @@ def test_an_overflow_that_onnx_runtime_hides_shows_and_is_noted(tmp_path):
     with TypedRunner(path) as runner:
         assert runner.run({"x": quiet})["y"].tolist() == [9, 0]
         assert runner.notes == ()
-        found = runner.run({"x": loud})
-        assert found["y"].tolist() == [np.inf, 4]
-        assert found["z"].tolist() == [300, -2]
+        outputs = runner.run({"x": loud})
+        assert outputs["y"].tolist() == [np.inf, 4]
+        assert outputs["z"].tolist() == [300, -2]
         runner.run({"x": quiet})
-        assert runner.notes == ("1 of 2 outputs held inf or NaN: y.",)
+        assert runner.notes == ("1 of 2 outputs contain inf or NaN: y.",)
 
 
-def test_bfloat16_keeps_large_numbers_and_small_ones(tmp_path):
+def test_bfloat16_keeps_large_and_small_numbers(tmp_path):
     body = "g (float[N] x) => (float[N] y) { h = Cast<to = 16>(x) r = Relu(h) y = Cast<to = 1>(r) }"
-    found = TypedRunner(written(tmp_path / "model.onnx", body)).run(
+    outputs = TypedRunner(write(tmp_path / "model.onnx", body)).run(
         {"x": np.array([1e30, 1e-9, 1.01], np.float32)}
     )
-    np.testing.assert_allclose(found["y"], [1e30, 1e-9, 1.01], rtol=2**-8)
-    assert found["y"][2] != np.float32(1.01)
+    np.testing.assert_allclose(outputs["y"], [1e30, 1e-9, 1.01], rtol=2**-8)
+    assert outputs["y"][2] != np.float32(1.01)
 
 
 @pytest.mark.parametrize(
     ("kind", "name"), [(ir.DataType.FLOAT16, "float16"), (ir.DataType.BFLOAT16, "bfloat16")]
 )
 def test_half_inputs_and_outputs_keep_their_type(tmp_path, kind, name):
-    path = written(tmp_path / "model.onnx", f"g ({name}[N, 4] x) => ({name}[N, 4] y) {{ y = Add(x, x) }}")
+    path = write(tmp_path / "model.onnx", f"g ({name}[N, 4] x) => ({name}[N, 4] y) {{ y = Add(x, x) }}")
     with TypedRunner(path) as runner:
         assert [(spec.dtype, spec.shape) for spec in (*runner.inputs, *runner.outputs)] == [
             (name, ("N", 4))
         ] * 2
         inputs = np.array([[1, 2, 3, 0.1]], kind.numpy())
-        found = runner.run({"x": inputs})["y"]
-        assert found.dtype == kind.numpy()
-        assert np.array_equal(found, inputs + inputs)
+        outputs = runner.run({"x": inputs})["y"]
+        assert outputs.dtype == kind.numpy()
+        assert np.array_equal(outputs, inputs + inputs)
         with pytest.raises(ValueError, match=f"'x' takes {name}, not float32"):
             runner.run({"x": inputs.astype(np.float32)})
 
 
-def test_weights_beside_the_file_are_found(exported, tmp_path, monkeypatch):
+def test_external_weights_next_to_the_file_are_loaded(exported, tmp_path, monkeypatch):
     model = ir.load(exported("test_resnet", "fp16"))
-    path = tmp_path / "beside.onnx"
-    ir.save(model, path, external_data="beside.onnx.data")
-    feeds = {"input": pictures(2).numpy()}
+    path = tmp_path / "external.onnx"
+    ir.save(model, path, external_data="external.onnx.data")
+    feeds = {"input": images(2).numpy()}
     expected = TypedRunner(exported("test_resnet", "fp16")).run(feeds)["output"]
     assert np.array_equal(TypedRunner(path).run(feeds)["output"], expected)
     monkeypatch.chdir(tmp_path)
-    assert np.array_equal(TypedRunner(Path("beside.onnx")).run(feeds)["output"], expected)
-    (tmp_path / "beside.onnx.data").unlink()
-    with pytest.raises(ArtifactError, match=r"beside\.onnx"):
+    assert np.array_equal(TypedRunner(Path("external.onnx")).run(feeds)["output"], expected)
+    (tmp_path / "external.onnx.data").unlink()
+    with pytest.raises(ArtifactError, match=r"external\.onnx"):
         TypedRunner(path)
 
 
-def test_what_is_no_valid_file_is_told(exported, tmp_path):
+def test_damaged_file_is_reported(exported, tmp_path):
     damaged = tmp_path / "damaged.onnx"
     content = exported("test_resnet", "fp16").read_bytes()
     for data in (b"not a model", b"", content[: len(content) // 2]):
@@ -190,30 +190,30 @@ def test_what_is_no_valid_file_is_told(exported, tmp_path):
         TypedRunner(tmp_path / "absent.onnx")
 
 
-def test_types_that_do_not_fit_each_other_are_told_though_float32_would_run(tmp_path):
+def test_contradicting_types_are_reported(tmp_path):
     body = "g (float[4] x) => (float[4] y) { h = Cast<to = 10>(x) a = Add(h, x) y = Cast<to = 1>(a) }"
     with pytest.raises(ArtifactError, match=r"mixed\.onnx"):
-        TypedRunner(written(tmp_path / "mixed.onnx", body))
+        TypedRunner(write(tmp_path / "mixed.onnx", body))
 
 
-def test_what_onnx_runtime_has_no_kernel_for_is_told(tmp_path):
+def test_operator_without_a_kernel_is_reported(tmp_path):
     body = """g (float[1] x) => (float[1] y) {
         r = RandomNormal<dtype = 10, shape = [1]>() h = Cast<to = 10>(x) a = Add(r, h) y = Cast<to = 1>(a) }"""
     with pytest.raises(RuntimeUnavailable, match="RandomNormal"):
-        TypedRunner(written(tmp_path / "model.onnx", body))
+        TypedRunner(write(tmp_path / "model.onnx", body))
     body = """g (float[4] x) => (float[4] y) <int64 first = {0}> { h = Cast<to = 10>(x)
         s = SequenceConstruct(h, h) t = SequenceAt(s, first) y = Cast<to = 1>(t) }"""
     with pytest.raises(RuntimeUnavailable, match="SequenceConstruct"):
-        TypedRunner(written(tmp_path / "model.onnx", body))
+        TypedRunner(write(tmp_path / "model.onnx", body))
 
 
-def test_the_widened_copy_is_deleted(exported, tmp_path, monkeypatch):
+def test_float32_copy_is_deleted(exported, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with TypedRunner(exported("test_vit", "fp16")):
         assert len(list(tmp_path.iterdir())) == 1
     assert not list(tmp_path.iterdir())
     with pytest.raises(ArtifactError):
         TypedRunner(
-            written(tmp_path / "new.onnx", "g (float16[4] x) => (float16[4] y) { y = Relu(x) }", opset=99)
+            write(tmp_path / "new.onnx", "g (float16[4] x) => (float16[4] y) { y = Relu(x) }", opset=99)
         )
     assert [path.name for path in tmp_path.iterdir()] == ["new.onnx"]

@@ -1,4 +1,4 @@
-"""A typed ONNX run by PyTorch, each node in the types that the graph gives it: what a GPU makes of the same numbers."""
+"""Runs a typed ONNX in PyTorch, each node in the types of the graph, to compare with the arithmetic of a GPU."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def run(model, inputs, device):
         for node in model.graph:
             arguments = [None if value is None else values[value] for value in node.inputs]
             attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-            found = compute(node.op_type, arguments, attributes)
-            found = found if isinstance(found, (list, tuple)) else [found]
-            for value, tensor in zip(node.outputs, found, strict=False):
+            result = compute(node.op_type, arguments, attributes)
+            result = result if isinstance(result, (list, tuple)) else [result]
+            for value, tensor in zip(node.outputs, result, strict=False):
                 if value.dtype is not None and value.dtype.name in TYPES:
                     assert tensor.dtype == TYPES[value.dtype.name], (node.op_type, tensor.dtype, value.dtype)
                 values[value] = tensor
@@ -152,8 +152,8 @@ def _expand(x, shape):
 
 
 def _gather(x, indices, axis=0):
-    found = x.index_select(axis, indices.reshape(-1))
-    return found.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis % x.ndim + 1 :])
+    result = x.index_select(axis, indices.reshape(-1))
+    return result.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis % x.ndim + 1 :])
 
 
 def _slice(x, starts, ends, axes=None, steps=None):

@@ -1,22 +1,22 @@
-"""Compressed weights give the dense values that coremltools' own decompression gives."""
+"""Compressed weights have the dense values of coremltools' decompression."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from mil_programs import opened, program, save
+from mil_programs import open_package, program, save
 
 _RNG = np.random.default_rng(4)
 
 
-def packed(values: np.ndarray, bits: int) -> np.ndarray:
-    """Lowest bit first, without gaps: what MIL's iOS 16 form wants packed beforehand."""
-    laid = (values.reshape(-1, 1) >> np.arange(bits)) & 1
-    return np.packbits(laid.reshape(-1).astype(np.uint8), bitorder="little")
+def pack(values: np.ndarray, bits: int) -> np.ndarray:
+    """Pack lowest bit first, without gaps, as MIL's iOS 16 form requires."""
+    bits_of_values = (values.reshape(-1, 1) >> np.arange(bits)) & 1
+    return np.packbits(bits_of_values.reshape(-1).astype(np.uint8), bitorder="little")
 
 
 def integers(name: str, *shape: int) -> np.ndarray:
-    """Random values of one of MIL's integer types, the smallest and the largest among them."""
+    """Random values of one of MIL's integer types, including the smallest and the largest."""
     from coremltools.converters.mil.mil import types
 
     kind = types.string_to_builtin(name)
@@ -42,7 +42,7 @@ def affine(mb, data: str, dtype: str, vector: bool):
 
 
 def old_lut(mb, bits: int, dtype: str):
-    indices = packed(_RNG.integers(0, 1 << bits, size=33), bits)
+    indices = pack(_RNG.integers(0, 1 << bits, size=33), bits)
     return mb.constexpr_lut_to_dense(
         indices=indices, lut=floats(dtype, 1 << bits), shape=np.array([3, 11], np.uint32)
     )
@@ -52,20 +52,20 @@ def old_sparse(mb, dtype: str):
     mask = _RNG.random(33) < 0.4
     return mb.constexpr_sparse_to_dense(
         nonzero_data=floats(dtype, int(mask.sum())),
-        mask=packed(mask.astype(np.uint8), 1),
+        mask=pack(mask.astype(np.uint8), 1),
         shape=np.array([11, 3], np.uint32),
     )
 
 
 def blockwise(mb, data: str, dtype: str, offset: str | None):
-    """Blocks of 3 and 2 along the first two dimensions, one scale for the whole of the last."""
-    given = (
+    """Blocks of 3 and 2 along the first two dimensions, one scale for all of the last."""
+    options = (
         {}
         if offset is None
         else {"offset": integers(offset, 2, 4, 1) if "int" in offset else floats(offset, 2, 4, 1)}
     )
     return mb.constexpr_blockwise_shift_scale(
-        data=integers(data, 6, 8, 5), scale=np.abs(floats(dtype, 2, 4, 1)), **given
+        data=integers(data, 6, 8, 5), scale=np.abs(floats(dtype, 2, 4, 1)), **options
     )
 
 
@@ -76,8 +76,8 @@ def lut(mb, indices: str, dtype: str, vector: int, axis: int | None):
         if dtype == "int8"
         else floats(dtype, 3, 1, 2, entries, vector)
     )
-    given = {} if axis is None else {"vector_axis": np.int32(axis)}
-    return mb.constexpr_lut_to_dense(indices=integers(indices, 6, 5, 4), lut=table, **given)
+    options = {} if axis is None else {"vector_axis": np.int32(axis)}
+    return mb.constexpr_lut_to_dense(indices=integers(indices, 6, 5, 4), lut=table, **options)
 
 
 def mask_of(*shape: int) -> np.ndarray:
@@ -96,12 +96,12 @@ def sparse(mb, data: str):
 def sparse_lut(mb, indices: str, vector: int):
     mask = mask_of(6, 4)
     entries = 1 << int(indices.removeprefix("uint"))
-    given = {} if vector == 1 else {"vector_axis": np.int32(1)}
+    options = {} if vector == 1 else {"vector_axis": np.int32(1)}
     mask, values = mb.constexpr_lut_to_sparse(
         indices_mask=mask,
         indices_nonzero_data=integers(indices, int(mask.astype(np.int64).sum())),
         lut=floats("float16", 2, 1, entries, vector),
-        **given,
+        **options,
     )
     return mb.constexpr_sparse_to_dense(nonzero_data=values, mask=mask)
 
@@ -118,7 +118,7 @@ def sparse_blockwise(mb, data: str):
 
 
 def lut_then_scale(mb):
-    """Palettes of 8-bit values with a scale for each row: compression upon compression."""
+    """Palettes of 8-bit values with a scale per row: twice compressed."""
     table = lut(mb, "uint4", "int8", 1, None)
     return mb.constexpr_blockwise_shift_scale(data=table, scale=np.abs(floats("float16", 6, 1, 1)))
 
@@ -164,17 +164,17 @@ FORMS = [*(("iOS16", name) for name in IOS16), *(("iOS18", name) for name in IOS
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """The dense values of each form beside coremltools'."""
+    """Pairs of computed and coremltools' dense values by form."""
     import torch
 
-    found = {}
+    pairs = {}
     for target, forms in (("iOS16", IOS16), ("iOS18", IOS18)):
         expected = {}
 
         def build(mb, x):
             outputs = []
-            for index, (name, (make, *given)) in enumerate(forms.items()):  # noqa: B023
-                weight = make(mb, *given)
+            for index, (name, (build_weight, *options)) in enumerate(forms.items()):  # noqa: B023
+                weight = build_weight(mb, *options)
                 dense = weight.op.materialized_val_inference()
                 expected[name] = f"form{index}", dense  # noqa: B023
                 if dense.dtype.kind != "f":
@@ -184,15 +184,15 @@ def results(tmp_path_factory):
 
         path = tmp_path_factory.mktemp("mil") / f"{target}.mlpackage"
         save(program(build, {"x": (1,)}, target), path, target)
-        computed = opened(path).run({"x": torch.zeros(1)})
-        found |= {(target, name): (computed[out].numpy(), value) for name, (out, value) in expected.items()}
-    return found
+        computed = open_package(path).run({"x": torch.zeros(1)})
+        pairs |= {(target, name): (computed[out].numpy(), value) for name, (out, value) in expected.items()}
+    return pairs
 
 
 @pytest.mark.parametrize("form", FORMS, ids="-".join)
 def test_dense_value(form, results):
     computed, expected = results[form]
     assert computed.shape == expected.shape
-    # coremltools rounds the difference from a float16 offset to float16, and we do not.
-    loose = {"rtol": 2e-3, "atol": 1e-3} if form[1].endswith("float16-float") else {"rtol": 0}
-    np.testing.assert_allclose(computed, expected.astype(computed.dtype), **loose)
+    # coremltools rounds the difference from a float16 offset to float16, timmx does not.
+    tolerances = {"rtol": 2e-3, "atol": 1e-3} if form[1].endswith("float16-float") else {"rtol": 0}
+    np.testing.assert_allclose(computed, expected.astype(computed.dtype), **tolerances)

@@ -63,7 +63,7 @@ CASES = [
     ),
     unary("thresholded_relu", X, alpha=0.5),
     *(unary("softmax", X, axis=axis) for axis in (1, -1)),
-    # coremltools infers clamped_relu without the clamp that its text describes for x < 0 and beta < 0.
+    # coremltools infers clamped_relu without the documented clamp for x < 0 and beta < 0.
     Case(
         "clamped_relu",
         lambda mb, x: mb.clamped_relu(x=x, alpha=0.3, beta=0.5),
@@ -99,7 +99,7 @@ CASES = [
     unary("cast", INTS, dtype="fp32"),
 ]
 ONE_TYPE = ("clip", "threshold-", "real_div", "mod", "floor_div")
-"""Their parameters must be float16 too, or a rounded operand falls on the other side of a step."""
+"""Operations whose parameters must be float16 too, because a rounded operand may cross a step."""
 HALVES = [
     half(case)
     for case in CASES

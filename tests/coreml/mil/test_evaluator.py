@@ -1,4 +1,4 @@
-"""What the evaluator promises beside right numbers: float16's limits, clear refusals, dynamic shapes, frugality."""
+"""The evaluator's float16 limits, errors, dynamic shapes and imports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from mil_programs import opened, parsed, program, save, saved
+from mil_programs import open_package, parse_package, program, save, save_and_open
 from timmx.errors import ArtifactError, ConfigurationError, UnsupportedError
 from timmx_coreml.mil import MilEvaluator
 
@@ -41,14 +41,14 @@ def weight_file(package):
     return package / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
 
 
-def changed(package, change):
-    """The evaluator of the package with its program changed in memory."""
-    model = parsed(package)
+def edit(package, change):
+    """Return the evaluator of the package after a change of its program in memory."""
+    model = parse_package(package)
     change(model.mlProgram.functions["main"].block_specializations["CoreML6"])
     return MilEvaluator(model, weight_file(package).parent.parent)
 
 
-def found(block, name):
+def operation_named(block, name):
     return next(operation for operation in block.operations if operation.outputs[0].name == name)
 
 
@@ -57,85 +57,85 @@ def test_float16_results_are_rounded_after_every_operation(tmp_path):
         x = mb.add(x=x, y=np.float16(2048))
         return mb.sub(x=x, y=np.float16(2048), name="out")
 
-    evaluator = saved(build, {"x": HALF}, tmp_path / "m.mlpackage", "iOS16")
-    given = torch.tensor([[0.4, 1.0, 1.5, 3.0]], dtype=torch.float16)
+    evaluator = save_and_open(build, {"x": HALF}, tmp_path / "m.mlpackage", "iOS16")
+    inputs = torch.tensor([[0.4, 1.0, 1.5, 3.0]], dtype=torch.float16)
     # From 2048 to 4096 float16 holds even numbers only, and a tie goes to the multiple of 4.
-    assert evaluator.run({"x": given})["out"].tolist() == [[0, 0, 2, 4]]
+    assert evaluator.run({"x": inputs})["out"].tolist() == [[0, 0, 2, 4]]
 
 
 def test_sums_inside_one_operation_are_float32(tmp_path):
     def build(mb, x):
         return mb.reduce_sum(x=x, axes=[1], keep_dims=False, name="out")
 
-    evaluator = saved(build, {"x": np.zeros((1, 4), np.float16)}, tmp_path / "m.mlpackage", "iOS16")
-    given = torch.tensor([[60000, 60000, -60000, -59999]], dtype=torch.float16)
-    assert evaluator.run({"x": given})["out"].item() == 0
+    evaluator = save_and_open(build, {"x": np.zeros((1, 4), np.float16)}, tmp_path / "m.mlpackage", "iOS16")
+    inputs = torch.tensor([[60000, 60000, -60000, -59999]], dtype=torch.float16)
+    assert evaluator.run({"x": inputs})["out"].item() == 0
     assert evaluator.large_values == []
 
 
-def test_overflow_and_its_neighbourhood_are_reported(tmp_path):
+def test_overflow_and_near_overflow_are_reported(tmp_path):
     def build(mb, x):
         square = mb.square(x=x, name="square")
         small = mb.mul(x=x, y=np.float16(0.5), name="half")
         after = mb.add(x=square, y=np.float16(1), name="after")
         return [after, small]
 
-    evaluator = saved(build, {"x": HALF}, tmp_path / "m.mlpackage", "iOS16")
+    evaluator = save_and_open(build, {"x": HALF}, tmp_path / "m.mlpackage", "iOS16")
     evaluator.run({"x": torch.full((1, 4), 100, dtype=torch.float16)})
     assert evaluator.large_values == []
     evaluator.run({"x": torch.full((1, 4), 200, dtype=torch.float16)})
-    found = {value.name: value for value in evaluator.large_values}
-    assert list(found) == ["square", "after"]
-    assert (found["square"].op, found["square"].largest, found["square"].overflowed) == (
+    large = {value.name: value for value in evaluator.large_values}
+    assert list(large) == ["square", "after"]
+    assert (large["square"].op, large["square"].largest, large["square"].overflowed) == (
         "square",
         40000,
         False,
     )
     results = evaluator.run({"x": torch.full((1, 4), 300, dtype=torch.float16)})
     assert math.isinf(results["after"].max())
-    found = {value.name: value for value in evaluator.large_values}
-    assert found["square"].overflowed
-    assert found["square"].largest == 90000
-    # What went into `after` was infinite already.
-    assert (found["after"].overflowed, found["after"].largest) == (False, 40001)
+    large = {value.name: value for value in evaluator.large_values}
+    assert large["square"].overflowed
+    assert large["square"].largest == 90000
+    # The input of `after` was already infinite.
+    assert (large["after"].overflowed, large["after"].largest) == (False, 40001)
     evaluator.run({"x": torch.full((1, 4), 10, dtype=torch.float16)})
-    assert found == {value.name: value for value in evaluator.large_values}
+    assert large == {value.name: value for value in evaluator.large_values}
 
 
-def test_a_cast_to_float16_overflows_as_well(tmp_path):
+def test_cast_to_float16_can_overflow(tmp_path):
     def build(mb, x):
         return mb.cast(x=x, dtype="fp16", name="out")
 
-    evaluator = saved(build, {"x": (1,)}, tmp_path / "m.mlpackage", "iOS16")
+    evaluator = save_and_open(build, {"x": (1,)}, tmp_path / "m.mlpackage", "iOS16")
     assert evaluator.run({"x": torch.tensor([1e6])})["out"].item() == math.inf
     assert evaluator.large_values[0].overflowed
     assert evaluator.run({"x": torch.tensor([1e-9])})["out"].item() == 0
 
 
-def test_an_unknown_operation_is_named_at_once(package):
+def test_unknown_operation_is_reported_when_opened(package):
     def change(block):
-        found(block, "second").type = "relu_of_the_future"
+        operation_named(block, "second").type = "relu_of_the_future"
 
     with pytest.raises(UnsupportedError, match=r"second \(relu_of_the_future\)\nhint: .*macOS"):
-        changed(package, change)
+        edit(package, change)
 
 
-def test_an_unknown_parameter_is_named_at_once(package):
+def test_unknown_parameter_is_reported_when_opened(package):
     def change(block):
-        relu = found(block, "second")
+        relu = operation_named(block, "second")
         relu.inputs["slope"].CopyFrom(relu.inputs["x"])
 
     with pytest.raises(UnsupportedError, match=r"slope of the operation second"):
-        changed(package, change)
+        edit(package, change)
 
 
-def test_an_unknown_value_of_a_parameter_is_named(tmp_path):
+def test_unknown_value_of_a_parameter_is_reported(tmp_path):
     def build(mb, x):
         return mb.gelu(x=x, mode="EXACT", name="out")
 
     path = tmp_path / "m.mlpackage"
     save(program(build, {"x": (3,)}, "iOS16"), path, "iOS16")
-    model = parsed(path)
+    model = parse_package(path)
     block = model.mlProgram.functions["main"].block_specializations["CoreML6"]
     mode = next(op for op in block.operations if op.type == "const")
     mode.attributes["val"].immediateValue.tensor.strings.values[0] = "ROUGHLY"
@@ -144,9 +144,9 @@ def test_an_unknown_value_of_a_parameter_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["shape", "rank", "dtype"])
-def test_a_declared_type_that_is_not_computed_is_an_error(package, part):
+def test_result_without_its_declared_type_is_an_error(package, part):
     def change(block):
-        declared = found(block, "second").outputs[0].type.tensorType
+        declared = operation_named(block, "second").outputs[0].type.tensorType
         if part == "shape":
             declared.dimensions[1].constant.size = 9
         elif part == "rank":
@@ -155,55 +155,55 @@ def test_a_declared_type_that_is_not_computed_is_an_error(package, part):
         else:
             declared.dataType = 10
 
-    evaluator = changed(package, change)
+    evaluator = edit(package, change)
     with pytest.raises(ArtifactError, match=r"invalid.*second.*\nhint: export the model again"):
         evaluator.run({"x": torch.zeros(2, 4)})
 
 
 @pytest.mark.parametrize("part", ["argument", "output", "parameter"])
-def test_a_program_with_loose_ends_is_an_error(package, part):
+def test_missing_variable_or_parameter_is_an_error(package, part):
     def change(block):
         if part == "argument":
-            found(block, "second").inputs["x"].arguments[0].name = "nowhere"
+            operation_named(block, "second").inputs["x"].arguments[0].name = "nowhere"
         elif part == "output":
             block.outputs[0] = "nowhere"
         else:
-            del found(block, "second").inputs["x"]
+            del operation_named(block, "second").inputs["x"]
 
     with pytest.raises(ArtifactError, match=r"nowhere|missing"):
-        changed(package, change)
+        edit(package, change)
 
 
 @pytest.mark.parametrize("size", [0, 10, 63, 64, 0.25, 0.5, 0.75, -1])
-def test_a_truncated_weight_file_is_one_clear_error(package, tmp_path, size):
+def test_truncated_weight_file_is_reported(package, tmp_path, size):
     import shutil
 
     copy = tmp_path / "m.mlpackage"
     shutil.copytree(package, copy)
     whole = weight_file(copy).read_bytes()
-    keep = int(len(whole) * size) if 0 < size < 1 else size
-    weight_file(copy).write_bytes(whole[:keep])
+    size_bytes = int(len(whole) * size) if 0 < size < 1 else size
+    weight_file(copy).write_bytes(whole[:size_bytes])
     with pytest.raises(ArtifactError, match=r"weight.*\nhint: export the model again, or copy it again"):
-        opened(copy)
+        open_package(copy)
 
 
-def test_a_missing_weight_file_is_one_clear_error(package, tmp_path):
+def test_missing_weight_file_is_reported(package, tmp_path):
     import shutil
 
     copy = tmp_path / "m.mlpackage"
     shutil.copytree(package, copy)
     weight_file(copy).unlink()
     with pytest.raises(ArtifactError, match=r"weight\.bin"):
-        opened(copy)
+        open_package(copy)
     with pytest.raises(ArtifactError, match=r"weight\.bin"):
-        MilEvaluator(parsed(package), None)
+        MilEvaluator(parse_package(package), None)
 
 
 @pytest.mark.parametrize(
     ("offset", "value"), [(4, 1), (64, 0), (68, 1), (72, 1), (80, 1 << 40), (80, 0)], ids=str
 )
-def test_a_damaged_weight_file_is_one_clear_error(package, tmp_path, offset, value):
-    """The version, and of the first record the sentinel, the data type, the size and the data's place."""
+def test_damaged_weight_file_is_reported(package, tmp_path, offset, value):
+    """The version, and the first record's sentinel, data type, size and offset."""
     import shutil
 
     copy = tmp_path / "m.mlpackage"
@@ -213,19 +213,21 @@ def test_a_damaged_weight_file_is_one_clear_error(package, tmp_path, offset, val
     content[offset : offset + width] = value.to_bytes(width, "little")
     weight_file(copy).write_bytes(content)
     with pytest.raises(ArtifactError, match="weight"):
-        opened(copy)
+        open_package(copy)
 
 
-def test_a_weight_file_elsewhere_is_refused(package):
+def test_weight_file_outside_the_model_is_refused(package):
     def change(block):
-        found(block, "palette").attributes["lut"].blobFileValue.fileName = "@model_path/../../secret"
+        operation_named(block, "palette").attributes[
+            "lut"
+        ].blobFileValue.fileName = "@model_path/../../secret"
 
     with pytest.raises(ArtifactError, match="secret"):
-        changed(package, change)
+        edit(package, change)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "inputs",
     [
         {},
         {"x": torch.zeros(2, 4), "y": torch.zeros(1)},
@@ -234,13 +236,13 @@ def test_a_weight_file_elsewhere_is_refused(package):
     ],
     ids=["none", "more", "shape", "dtype"],
 )
-def test_wrong_inputs_are_refused(package, given):
+def test_wrong_inputs_are_refused(package, inputs):
     with pytest.raises(ConfigurationError, match="x"):
-        opened(package).run(given)
+        open_package(package).run(inputs)
 
 
-def test_sizes_that_only_a_run_knows(tmp_path):
-    """The batch is open, and a reshape reads it at run time."""
+def test_dynamic_sizes(tmp_path):
+    """The batch size is dynamic, and a reshape reads it at run time."""
 
     def build(mb, x):
         sizes = mb.shape(x=x)
@@ -260,25 +262,25 @@ def test_sizes_that_only_a_run_knows(tmp_path):
         "iOS16",
         inputs=[ct.TensorType(name="x", shape=(ct.RangeDim(1, 8, default=1), 2, 3))],
     )
-    evaluator = opened(path)
+    evaluator = open_package(path)
     assert evaluator.inputs == {"x": (torch.float32, (None, 2, 3))}
     for batch in (1, 2, 5):
-        given = torch.randn(batch, 2, 3)
-        expected = given.transpose(1, 2).reshape(batch, 6) + torch.arange(6.0)
-        torch.testing.assert_close(evaluator.run({"x": given})["out"], expected)
+        inputs = torch.randn(batch, 2, 3)
+        expected = inputs.transpose(1, 2).reshape(batch, 6) + torch.arange(6.0)
+        torch.testing.assert_close(evaluator.run({"x": inputs})["out"], expected)
 
 
 @pytest.mark.parametrize("labels", [["cat", "dog", "emu"], [7, 8, 9]], ids=str)
-def test_a_classifier_gives_label_and_probabilities(tmp_path, labels):
+def test_classifier_returns_label_and_probabilities(tmp_path, labels):
     import coremltools as ct
 
     def build(mb, x):
         return mb.softmax(x=x, name="probabilities")
 
     path = tmp_path / "m.mlpackage"
-    made = program(build, {"x": (1, 3)}, "iOS16")
-    save(made, path, "iOS16", classifier_config=ct.ClassifierConfig(labels))
-    evaluator = opened(path)
+    classifier = program(build, {"x": (1, 3)}, "iOS16")
+    save(classifier, path, "iOS16", classifier_config=ct.ClassifierConfig(labels))
+    evaluator = open_package(path)
     results = evaluator.run({"x": torch.tensor([[0.0, 2.0, 1.0]])})
     assert evaluator.outputs == ("classLabel", "classLabel_probs")
     assert results["classLabel"] == labels[1]
@@ -289,25 +291,25 @@ def test_a_classifier_gives_label_and_probabilities(tmp_path, labels):
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 @pytest.mark.parametrize("axis", [None, 1])
 def test_quantized_activations(tmp_path, dtype, axis):
-    """Halves go to the even number, and what leaves the range stays at its end."""
+    """Halves round to even, and values out of range are clamped."""
     low, high = (-128, 127) if dtype == "int8" else (0, 255)
     scale = np.float32(0.5) if axis is None else np.array([0.5, 0.25, 2], np.float32)
     zero = np.dtype(dtype).type(3) if axis is None else np.array([3, 0, 100], dtype)
-    given = {} if axis is None else {"axis": axis}
+    options = {} if axis is None else {"axis": axis}
 
     def build(mb, x):
-        steps = mb.quantize(input=x, scale=scale, zero_point=zero, output_dtype=dtype, **given)
-        back = mb.dequantize(input=steps, scale=scale, zero_point=zero, **given)
+        steps = mb.quantize(input=x, scale=scale, zero_point=zero, output_dtype=dtype, **options)
+        back = mb.dequantize(input=steps, scale=scale, zero_point=zero, **options)
         return mb.identity(x=back, name="out")
 
-    evaluator = saved(build, {"x": (2, 3)}, tmp_path / "m.mlpackage", "iOS17")
+    evaluator = save_and_open(build, {"x": (2, 3)}, tmp_path / "m.mlpackage", "iOS17")
     x = np.array([[0.25, 0.75, -3.1], [1e4, -1e4, 0.4]], np.float32)
     steps = np.clip(np.round(x / scale) + np.float32(zero), low, high)
     expected = (steps - np.float32(zero)) * scale
     np.testing.assert_array_equal(evaluator.run({"x": torch.from_numpy(x)})["out"].numpy(), expected)
 
 
-def test_what_depends_on_no_rule_is_refused(tmp_path):
+def test_undefined_index_is_refused(tmp_path):
     """Since iOS 17 an index below 0 is out of bounds, and what happens then is undefined."""
 
     def build(mb, x, places):
@@ -315,9 +317,9 @@ def test_what_depends_on_no_rule_is_refused(tmp_path):
 
     inputs = {"x": (3, 2), "places": np.zeros(2, np.int32)}
     negative = {"x": torch.randn(3, 2), "places": torch.tensor([0, -1], dtype=torch.int32)}
-    old = saved(build, inputs, tmp_path / "old.mlpackage", "iOS16")
+    old = save_and_open(build, inputs, tmp_path / "old.mlpackage", "iOS16")
     torch.testing.assert_close(old.run(negative)["out"], negative["x"][[0, 2]])
-    new = saved(build, inputs, tmp_path / "new.mlpackage", "iOS17")
+    new = save_and_open(build, inputs, tmp_path / "new.mlpackage", "iOS17")
     with pytest.raises(ArtifactError, match=r"out \(gather\)"):
         new.run(negative)
 
@@ -345,7 +347,7 @@ def test_control_flow_is_refused_by_name(tmp_path):
         )
 
     with pytest.raises(UnsupportedError, match=r"choice \(cond\)"):
-        saved(build, {"x": (3,)}, tmp_path / "m.mlpackage", "iOS16")
+        save_and_open(build, {"x": (3,)}, tmp_path / "m.mlpackage", "iOS16")
 
 
 def test_operands_of_two_types_are_an_error(tmp_path):
@@ -354,7 +356,7 @@ def test_operands_of_two_types_are_an_error(tmp_path):
 
     path = tmp_path / "m.mlpackage"
     save(program(build, {"x": (3,)}, "iOS16"), path, "iOS16")
-    model = parsed(path)
+    model = parse_package(path)
     block = model.mlProgram.functions["main"].block_specializations["CoreML6"]
     const = next(operation for operation in block.operations if operation.type == "const")
     for declared in (const.attributes["val"].type, const.outputs[0].type):

@@ -1,4 +1,4 @@
-"""Resizing and sampling: MIL's documented grids, and torch's own resizing where the two mean the same."""
+"""Resizing and sampling: MIL's documented grids, and torch's resizing if it is equivalent."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ X = _RNG.normal(size=(2, 3, 5, 7)).astype(np.float32)
 RAMP = np.arange(2, dtype=np.float32).reshape(1, 1, 1, 2)
 
 
-def resized(mode: str, grid: list[float]) -> Case:
-    """Two pixels of values 0 and 1, so that the result is the grid; the grids stand in MIL's documentation."""
+def resize_case(mode: str, grid: list[float]) -> Case:
+    """Two pixels of values 0 and 1, so that the result is the grid; the grids are in MIL's documentation."""
 
     def build(mb, x):
         return mb.resize_bilinear(x=x, target_size_height=1, target_size_width=len(grid), sampling_mode=mode)
@@ -22,29 +22,29 @@ def resized(mode: str, grid: list[float]) -> Case:
     return Case(f"resize_bilinear-{mode}-{len(grid)}", build, (RAMP,), np.array(grid).reshape(1, 1, 1, -1))
 
 
-def like_torch(name: str, size: tuple[int, int], mode: str, target: str = "iOS16", **given: object) -> Case:
-    corners = {"align_corners": given.pop("align_corners", None)}
+def like_torch(name: str, size: tuple[int, int], mode: str, target: str = "iOS16", **options: object) -> Case:
+    corners = {"align_corners": options.pop("align_corners", None)}
     expected = functional.interpolate(torch.from_numpy(X), size, mode=mode, **corners).numpy()
     return Case(
         f"{name}-{size}-{mode}-{corners}",
-        lambda mb, x: getattr(mb, name)(x=x, **given),
+        lambda mb, x: getattr(mb, name)(x=x, **options),
         (X,),
         expected,
         target,
     )
 
 
-def sampled(padding: str, mode: str, corners: bool, torch_padding: str, value: float = 0.0) -> Case:
-    places = _RNG.uniform(-1.6, 1.6, size=(2, 4, 6, 2)).astype(np.float32)
+def resample_case(padding: str, mode: str, corners: bool, torch_padding: str, value: float = 0.0) -> Case:
+    positions = _RNG.uniform(-1.6, 1.6, size=(2, 4, 6, 2)).astype(np.float32)
     shifted = torch.from_numpy(X) - value
     expected = functional.grid_sample(
-        shifted, torch.from_numpy(places), mode=mode, padding_mode=torch_padding, align_corners=corners
+        shifted, torch.from_numpy(positions), mode=mode, padding_mode=torch_padding, align_corners=corners
     )
 
-    def build(mb, x, places):
+    def build(mb, x, positions):
         return mb.resample(
             x=x,
-            coordinates=places,
+            coordinates=positions,
             sampling_mode=mode,
             padding_mode=padding,
             padding_value=value,
@@ -52,7 +52,7 @@ def sampled(padding: str, mode: str, corners: bool, torch_padding: str, value: f
             align_corners=corners,
         )
 
-    return Case(f"resample-{padding}-{mode}-{corners}", build, (X, places), expected.numpy() + value)
+    return Case(f"resample-{padding}-{mode}-{corners}", build, (X, positions), expected.numpy() + value)
 
 
 def affine() -> Case:
@@ -78,17 +78,17 @@ def affine() -> Case:
 
 
 CASES = [
-    resized("UNALIGN_CORNERS", [0, 0.1, 0.5, 0.9, 1]),
-    resized("STRICT_ALIGN_CORNERS", [0, 0.25, 0.5, 0.75, 1]),
-    resized("ALIGN_CORNERS", [0, 0.25, 0.5, 0.75, 1]),
-    resized("DEFAULT", [0, 0.4, 0.8, 1, 1]),
-    resized("OFFSET_CORNERS", [0.1, 0.3, 0.5, 0.7, 0.9]),
-    resized("UNALIGN_CORNERS", [0, 0, 1 / 3, 2 / 3, 1, 1]),
-    resized("DEFAULT", [0, 1 / 3, 2 / 3, 1, 1, 1]),
-    resized("OFFSET_CORNERS", [1 / 12, 3 / 12, 5 / 12, 7 / 12, 9 / 12, 11 / 12]),
-    resized("STRICT_ALIGN_CORNERS", [0]),
-    resized("ALIGN_CORNERS", [0.5]),
-    resized("UNALIGN_CORNERS", [0.5]),
+    resize_case("UNALIGN_CORNERS", [0, 0.1, 0.5, 0.9, 1]),
+    resize_case("STRICT_ALIGN_CORNERS", [0, 0.25, 0.5, 0.75, 1]),
+    resize_case("ALIGN_CORNERS", [0, 0.25, 0.5, 0.75, 1]),
+    resize_case("DEFAULT", [0, 0.4, 0.8, 1, 1]),
+    resize_case("OFFSET_CORNERS", [0.1, 0.3, 0.5, 0.7, 0.9]),
+    resize_case("UNALIGN_CORNERS", [0, 0, 1 / 3, 2 / 3, 1, 1]),
+    resize_case("DEFAULT", [0, 1 / 3, 2 / 3, 1, 1, 1]),
+    resize_case("OFFSET_CORNERS", [1 / 12, 3 / 12, 5 / 12, 7 / 12, 9 / 12, 11 / 12]),
+    resize_case("STRICT_ALIGN_CORNERS", [0]),
+    resize_case("ALIGN_CORNERS", [0.5]),
+    resize_case("UNALIGN_CORNERS", [0.5]),
     *(
         like_torch(
             "resize_bilinear",
@@ -158,13 +158,13 @@ CASES = [
         np.array([0, 1 / 3, 2 / 3, 1, 1, 1]).reshape(1, 1, 1, -1),
     ),
     Case("crop", lambda mb, x: mb.crop(x=x, crop_height=[1, 2], crop_width=[0, 3]), (X,), X[:, :, 1:3, :4]),
-    sampled("constant", "bilinear", True, "zeros"),
-    sampled("constant", "bilinear", False, "zeros", 1.5),
-    sampled("constant", "nearest", True, "zeros", -1.0),
-    sampled("border", "bilinear", False, "border"),
-    sampled("border", "nearest", True, "border"),
-    sampled("reflection", "bilinear", True, "reflection"),
-    sampled("symmetric", "bilinear", False, "reflection"),
+    resample_case("constant", "bilinear", True, "zeros"),
+    resample_case("constant", "bilinear", False, "zeros", 1.5),
+    resample_case("constant", "nearest", True, "zeros", -1.0),
+    resample_case("border", "bilinear", False, "border"),
+    resample_case("border", "nearest", True, "border"),
+    resample_case("reflection", "bilinear", True, "reflection"),
+    resample_case("symmetric", "bilinear", False, "reflection"),
     affine(),
 ]
 
@@ -181,5 +181,5 @@ def test_operation(case, results):
         np.testing.assert_allclose(computed, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_every_case_has_a_name_of_its_own():
+def test_case_names_are_unique():
     assert len({str(case) for case in CASES}) == len(CASES)

@@ -1,4 +1,4 @@
-"""Convolutions, pooling, normalizations, products of matrices and recurrent layers, against formulas of their own."""
+"""Convolutions, pooling, normalizations, matrix products and recurrent layers against independent formulas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def normal(*shape: int) -> np.ndarray:
     return _RNG.normal(size=shape).astype(np.float32)
 
 
-def convolved(
+def convolve(
     x: np.ndarray,
     weight: np.ndarray,
     strides: tuple[int, ...],
@@ -24,7 +24,7 @@ def convolved(
     dilations: tuple[int, ...],
     groups: int = 1,
 ) -> np.ndarray:
-    """A convolution by its definition: a loop over places."""
+    """A convolution by its definition: a loop over positions."""
     x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), *pads))
     reach = [(size - 1) * step + 1 for size, step in zip(weight.shape[2:], dilations, strict=True)]
     sizes = [(n - r) // s + 1 for n, r, s in zip(x.shape[2:], reach, strides, strict=True)]
@@ -54,23 +54,25 @@ def conv(
     pads: tuple[tuple[int, int], ...],
     dilations: tuple[int, ...] | None = None,
     groups: int = 1,
-    **given: object,
+    **options: object,
 ) -> Case:
     dilations = dilations or (1,) * len(size)
     x, weight, bias = normal(2, 4, *size), normal(6, 4 // groups, *kernel), normal(6)
-    expected = convolved(x, weight, strides, pads, dilations, groups) + bias.reshape(-1, *[1] * len(size))
+    expected = convolve(x, weight, strides, pads, dilations, groups) + bias.reshape(-1, *[1] * len(size))
 
     def build(mb, x):
         return mb.conv(
-            x=x, weight=weight, bias=bias, strides=strides, dilations=dilations, groups=groups, **given
+            x=x, weight=weight, bias=bias, strides=strides, dilations=dilations, groups=groups, **options
         )
 
     return Case(f"conv-{name}", build, (x,), expected)
 
 
-def transposed(name: str, size: tuple[int, ...], cut: tuple[tuple[int, int], ...], **given: object) -> Case:
-    """conv_transpose scatters each element times the kernel; `cut` is taken away at the ends."""
-    rank, strides, dilations = len(size), (2,) * len(size), given.get("dilations", (1,) * len(size))
+def transpose_case(
+    name: str, size: tuple[int, ...], cut: tuple[tuple[int, int], ...], **options: object
+) -> Case:
+    """conv_transpose scatters each element times the kernel; `cut` is cropped at the ends."""
+    rank, strides, dilations = len(size), (2,) * len(size), options.get("dilations", (1,) * len(size))
     x, weight, bias = normal(2, 4, *size), normal(4, 3, *(3,) * rank), normal(6)
     whole = np.zeros((2, 6, *((n - 1) * 2 + 2 * d + 1 for n, d in zip(size, dilations, strict=True))))
     for place in np.ndindex(*size):
@@ -79,31 +81,31 @@ def transposed(name: str, size: tuple[int, ...], cut: tuple[tuple[int, int], ...
             part = x[(slice(None), slice(2 * group, 2 * group + 2), *place)]
             spread = np.einsum("nc,co...->no...", part, weight[2 * group : 2 * group + 2].astype(np.float64))
             whole[(slice(None), slice(3 * group, 3 * group + 3), *window)] += spread
-    kept = tuple(slice(before, n - after) for (before, after), n in zip(cut, whole.shape[2:], strict=True))
-    expected = whole[(slice(None), slice(None), *kept)] + bias.reshape(-1, *[1] * rank)
+    rest = tuple(slice(before, n - after) for (before, after), n in zip(cut, whole.shape[2:], strict=True))
+    expected = whole[(slice(None), slice(None), *rest)] + bias.reshape(-1, *[1] * rank)
 
     def build(mb, x):
-        return mb.conv_transpose(x=x, weight=weight, bias=bias, strides=strides, groups=2, **given)
+        return mb.conv_transpose(x=x, weight=weight, bias=bias, strides=strides, groups=2, **options)
 
     return Case(f"conv_transpose-{name}", build, (x,), expected)
 
 
-def pooled(
+def pool_case(
     kind: str,
     size: tuple[int, ...],
     kernel: tuple[int, ...],
     strides: tuple[int, ...],
     pads: tuple[tuple[int, int], ...],
     counts: np.ndarray | None = None,
-    **given: object,
+    **options: object,
 ) -> Case:
-    """Pooling by its definition; `counts` are the divisors of averages, the whole kernel unless given."""
+    """Pooling by its definition; `counts` are the divisors of averages, by default the kernel's size."""
     x = normal(2, 3, *size)
     outside = -np.inf if kind == "max" else 0.0
-    # Far enough for every window, ceil_mode's too.
+    # Enough for every window, including ceil_mode's.
     padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), *pads), constant_values=outside)
     padded = np.pad(padded, ((0, 0), (0, 0), *((0, k) for k in kernel)), constant_values=outside)
-    rounding = math.ceil if given.get("ceil_mode") else math.floor
+    rounding = math.ceil if options.get("ceil_mode") else math.floor
     sizes = [
         rounding((n + sum(p) - k) / s) + 1 for n, p, k, s in zip(size, pads, kernel, strides, strict=True)
     ]
@@ -117,13 +119,13 @@ def pooled(
         result /= math.prod(kernel) if counts is None else counts
 
     def build(mb, x):
-        return getattr(mb, f"{kind}_pool")(x=x, kernel_sizes=kernel, strides=strides, **given)
+        return getattr(mb, f"{kind}_pool")(x=x, kernel_sizes=kernel, strides=strides, **options)
 
-    label = ",".join(f"{key}={value}" for key, value in given.items())
+    label = ",".join(f"{key}={value}" for key, value in options.items())
     return Case(f"{kind}_pool{size}{kernel}{strides}({label})", build, (x,), result)
 
 
-def layer_normed(x: np.ndarray, axes: tuple[int, ...], gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
+def layer_norm(x: np.ndarray, axes: tuple[int, ...], gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64)
     normal = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 0.01)
     return normal * gamma + beta
@@ -155,28 +157,28 @@ def lstm(bidirectional: bool, sequence: bool, direction: str = "forward") -> Cas
     torch.manual_seed(0)
     layer = torch.nn.LSTM(3, 4, bidirectional=bidirectional)
     x, h, c = torch.randn(5, 2, 3), torch.randn(1 + bidirectional, 2, 4), torch.randn(1 + bidirectional, 2, 4)
-    turned = direction == "reverse"
+    reverse = direction == "reverse"
     with torch.no_grad():
-        states, (h_n, c_n) = layer(x.flip(0) if turned else x, (h, c))
-    states = states.flip(0) if turned else states
+        states, (h_n, c_n) = layer(x.flip(0) if reverse else x, (h, c))
+    states = states.flip(0) if reverse else states
     parameters = {name: value.detach() for name, value in layer.named_parameters()}
 
-    def mils(name: str, suffix: str) -> np.ndarray:
+    def mil_order(name: str, suffix: str) -> np.ndarray:
         i, f, g, o = parameters[f"{name}_l0{suffix}"].chunk(4)
         return torch.cat([i, f, o, g]).numpy()
 
     def build(mb, x, h, c):
-        given = {
+        options = {
             f"{key}{back}": value
             for back, suffix in (("", ""), ("_back", "_reverse"))[: 1 + bidirectional]
             for key, value in {
-                "weight_ih": mils("weight_ih", suffix),
-                "weight_hh": mils("weight_hh", suffix),
-                "bias": mils("bias_ih", suffix) + mils("bias_hh", suffix),
+                "weight_ih": mil_order("weight_ih", suffix),
+                "weight_hh": mil_order("weight_hh", suffix),
+                "bias": mil_order("bias_ih", suffix) + mil_order("bias_hh", suffix),
             }.items()
         }
         way = "bidirectional" if bidirectional else direction
-        return mb.lstm(x=x, initial_h=h, initial_c=c, direction=way, output_sequence=sequence, **given)
+        return mb.lstm(x=x, initial_h=h, initial_c=c, direction=way, output_sequence=sequence, **options)
 
     def flat(state: torch.Tensor) -> np.ndarray:
         return torch.cat(list(state), 1).numpy()
@@ -198,31 +200,31 @@ CASES = [
     conv("groups", (5, 5), (3, 3), (1, 1), ((0, 0), (0, 0)), groups=2, pad_type="valid"),
     conv("1d", (9,), (3,), (2,), ((1, 0),), pad_type="custom", pad=(1, 0)),
     conv("3d", (4, 5, 6), (2, 3, 2), (1, 2, 1), ((0, 0),) * 3, pad_type="valid"),
-    transposed("valid", (3, 4), ((0, 0), (0, 0)), pad_type="valid"),
-    transposed("custom", (3, 4), ((1, 0), (2, 1)), pad_type="custom", pad=(1, 0, 2, 1)),
-    transposed("same", (3, 4), ((0, 1), (0, 1)), pad_type="same"),
-    transposed("dilated", (3, 4), ((0, 0), (0, 0)), pad_type="valid", dilations=(2, 1)),
-    transposed("1d", (5,), ((1, 1),), pad_type="custom", pad=(1, 1)),
-    transposed(
+    transpose_case("valid", (3, 4), ((0, 0), (0, 0)), pad_type="valid"),
+    transpose_case("custom", (3, 4), ((1, 0), (2, 1)), pad_type="custom", pad=(1, 0, 2, 1)),
+    transpose_case("same", (3, 4), ((0, 1), (0, 1)), pad_type="same"),
+    transpose_case("dilated", (3, 4), ((0, 0), (0, 0)), pad_type="valid", dilations=(2, 1)),
+    transpose_case("1d", (5,), ((1, 1),), pad_type="custom", pad=(1, 1)),
+    transpose_case(
         "output_shape",
         (3, 4),
         ((1, 1), (0, 1)),
         pad_type="same",
         output_shape=np.array([2, 6, 5, 8], np.int32),
     ),
-    pooled("max", (6, 7), (3, 2), (2, 2), ((0, 0), (0, 0)), pad_type="valid"),
-    pooled("max", (6, 7), (3, 3), (2, 2), ((1, 0), (0, 2)), pad_type="custom", pad=(1, 0, 0, 2)),
-    pooled("max", (6, 7), (3, 3), (2, 2), ((0, 1), (1, 1)), pad_type="same"),
-    pooled("max", (6, 7), (3, 3), (2, 2), ((1, 0), (1, 1)), pad_type="same_lower"),
-    pooled("max", (6, 6), (3, 3), (2, 2), ((0, 0), (0, 0)), pad_type="valid", ceil_mode=True),
-    pooled("max", (6, 6), (3, 3), (2, 2), ((1, 1),) * 2, pad_type="custom", pad=(1,) * 4, ceil_mode=True),
-    pooled("max", (9,), (3,), (2,), ((1, 1),), pad_type="custom", pad=(1, 1)),
-    pooled("max", (4, 5, 6), (2, 2, 3), (1, 2, 1), ((0, 0),) * 3, pad_type="valid"),
-    pooled("avg", (6, 7), (3, 2), (2, 2), ((0, 0), (0, 0)), pad_type="valid"),
-    pooled("avg", (9,), (3,), (2,), ((1, 1),), pad_type="custom", pad=(1, 1)),
-    pooled("avg", (4, 5, 6), (2, 2, 3), (1, 2, 1), ((0, 0),) * 3, pad_type="valid"),
-    pooled("avg", (6, 7), (3, 3), (2, 2), ((1, 0), (0, 2)), pad_type="custom", pad=(1, 0, 0, 2)),
-    pooled(
+    pool_case("max", (6, 7), (3, 2), (2, 2), ((0, 0), (0, 0)), pad_type="valid"),
+    pool_case("max", (6, 7), (3, 3), (2, 2), ((1, 0), (0, 2)), pad_type="custom", pad=(1, 0, 0, 2)),
+    pool_case("max", (6, 7), (3, 3), (2, 2), ((0, 1), (1, 1)), pad_type="same"),
+    pool_case("max", (6, 7), (3, 3), (2, 2), ((1, 0), (1, 1)), pad_type="same_lower"),
+    pool_case("max", (6, 6), (3, 3), (2, 2), ((0, 0), (0, 0)), pad_type="valid", ceil_mode=True),
+    pool_case("max", (6, 6), (3, 3), (2, 2), ((1, 1),) * 2, pad_type="custom", pad=(1,) * 4, ceil_mode=True),
+    pool_case("max", (9,), (3,), (2,), ((1, 1),), pad_type="custom", pad=(1, 1)),
+    pool_case("max", (4, 5, 6), (2, 2, 3), (1, 2, 1), ((0, 0),) * 3, pad_type="valid"),
+    pool_case("avg", (6, 7), (3, 2), (2, 2), ((0, 0), (0, 0)), pad_type="valid"),
+    pool_case("avg", (9,), (3,), (2,), ((1, 1),), pad_type="custom", pad=(1, 1)),
+    pool_case("avg", (4, 5, 6), (2, 2, 3), (1, 2, 1), ((0, 0),) * 3, pad_type="valid"),
+    pool_case("avg", (6, 7), (3, 3), (2, 2), ((1, 0), (0, 2)), pad_type="custom", pad=(1, 0, 0, 2)),
+    pool_case(
         "avg",
         (6, 6),
         (3, 3),
@@ -233,7 +235,7 @@ CASES = [
         pad=(1,) * 4,
         exclude_padding_from_average=True,
     ),
-    pooled(
+    pool_case(
         "avg",
         (5, 6),
         (3, 3),
@@ -244,7 +246,7 @@ CASES = [
         exclude_padding_from_average=True,
     ),
     # The last window of 6 elements, padded by 1, reaches one element beyond the padding, which never counts.
-    pooled(
+    pool_case(
         "avg",
         (6, 6),
         (3, 3),
@@ -255,7 +257,7 @@ CASES = [
         pad=(1,) * 4,
         ceil_mode=True,
     ),
-    pooled(
+    pool_case(
         "avg",
         (6, 6),
         (3, 3),
@@ -267,7 +269,7 @@ CASES = [
         ceil_mode=True,
         exclude_padding_from_average=True,
     ),
-    pooled("l2", (6, 7), (3, 2), (2, 2), ((1, 1), (0, 0)), pad_type="custom", pad=(1, 1, 0, 0)),
+    pool_case("l2", (6, 7), (3, 2), (2, 2), ((1, 1), (0, 0)), pad_type="custom", pad=(1, 1, 0, 0)),
     Case(
         "batch_norm",
         lambda mb, x: mb.batch_norm(x=x, epsilon=0.01, **VECTOR),
@@ -278,7 +280,7 @@ CASES = [
         "instance_norm",
         lambda mb, x: mb.instance_norm(x=x, gamma=VECTOR["gamma"], beta=VECTOR["beta"], epsilon=0.01),
         (IMAGE,),
-        layer_normed(IMAGE, (2, 3), COLUMN["gamma"], COLUMN["beta"]),
+        layer_norm(IMAGE, (2, 3), COLUMN["gamma"], COLUMN["beta"]),
     ),
     Case(
         "layer_norm",
@@ -286,13 +288,13 @@ CASES = [
             x=x, axes=[-1], gamma=normal(6) * 0 + 2, beta=normal(6) * 0 + 1, epsilon=0.01
         ),
         (IMAGE,),
-        layer_normed(IMAGE, (3,), np.float64(2), np.float64(1)),
+        layer_norm(IMAGE, (3,), np.float64(2), np.float64(1)),
     ),
     Case(
         "layer_norm-inner",
         lambda mb, x: mb.layer_norm(x=x, axes=[1, 2], gamma=GAMMA, beta=BETA, epsilon=0.01),
         (IMAGE,),
-        layer_normed(IMAGE, (1, 2), GAMMA[..., None], BETA[..., None]),
+        layer_norm(IMAGE, (1, 2), GAMMA[..., None], BETA[..., None]),
     ),
     Case("layer_norm-inferred", lambda mb, x: mb.layer_norm(x=x, axes=[1, -1], epsilon=0.1), (IMAGE,)),
     Case("l2_norm", lambda mb, x: mb.l2_norm(x=x, epsilon=0.1), (IMAGE,)),
@@ -366,5 +368,5 @@ def test_operation_in_float16(case, results):
         np.testing.assert_allclose(computed.astype(np.float32), expected, rtol=5e-3, atol=2e-2)
 
 
-def test_every_case_has_a_name_of_its_own():
+def test_case_names_are_unique():
     assert len({str(case) for case in CASES}) == len(CASES)

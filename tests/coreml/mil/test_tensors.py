@@ -1,4 +1,4 @@
-"""Operations that move, join, pick and sort values, at the edges of their definitions."""
+"""Operations that move, join, select and sort values, including border cases."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FLAT = np.arange(12, dtype=np.float32)
 
 
 def case(
-    name: str, *inputs: np.ndarray, expected: object = None, target: str = "iOS16", **given: object
+    name: str, *inputs: np.ndarray, expected: object = None, target: str = "iOS16", **options: object
 ) -> Case:
-    """The operation `name` on its first input(s), the rest of its parameters given."""
+    """The operation `name` on its first inputs, with `options` as its other parameters."""
 
     def build(mb, *variables):
         names = {
@@ -28,20 +28,20 @@ def case(
             ("scatter", "scatter_along_axis", "scatter_nd"), ("data", "indices", "updates")
         )
         bound = dict(zip(names.get(name, ("x",)), variables, strict=False))
-        return getattr(mb, name)(**bound, **given)
+        return getattr(mb, name)(**bound, **options)
 
-    label = ",".join(f"{key}={value}".replace("\n", "") for key, value in given.items())
+    label = ",".join(f"{key}={value}".replace("\n", "") for key, value in options.items())
     return Case(f"{name}({label})", build, inputs, expected, target)
 
 
-def sliced(
-    expected: np.ndarray, begin: list[int], end: list[int], x: np.ndarray = X, **given: object
+def slice_case(
+    expected: np.ndarray, begin: list[int], end: list[int], x: np.ndarray = X, **options: object
 ) -> Case:
-    return case("slice_by_index", x, expected=expected, begin=begin, end=end, **given)
+    return case("slice_by_index", x, expected=expected, begin=begin, end=end, **options)
 
 
-def scattered(mode: str, target: str) -> list[Case]:
-    """Scatters into M with a row named twice, against numpy's own unbuffered updates."""
+def scatter_cases(mode: str, target: str) -> list[Case]:
+    """Scatters into M with one row twice, against numpy's unbuffered updates."""
     rows = np.array([2, 0, 2], np.int32)
     updates = _RNG.uniform(0.5, 2, size=(3, 6)).astype(np.float32)
     along = np.array([[1, 0, 3, 2, 1, 1], [1, 1, 1, 0, 0, 2]], np.int32)
@@ -59,10 +59,10 @@ def scattered(mode: str, target: str) -> list[Case]:
     ]
 
 
-def joined(name: str, *inputs: np.ndarray, expected: object = None, **given: object) -> Case:
+def join_case(name: str, *inputs: np.ndarray, expected: object = None, **options: object) -> Case:
     return Case(
-        f"{name}{given}",
-        lambda mb, *values: getattr(mb, name)(values=list(values), **given),
+        f"{name}{options}",
+        lambda mb, *values: getattr(mb, name)(values=list(values), **options),
         inputs,
         expected,
     )
@@ -71,8 +71,8 @@ def joined(name: str, *inputs: np.ndarray, expected: object = None, **given: obj
 UNIQUE = np.array([[3, 0, 1, 2, 3, 0], [1, 2, 0, 3, 1, 2]], np.int32)
 CASES = [
     # slices
-    sliced(X[:, 1:3, ::2, -2:], [0, 1, 0, -2], [2, 3, 4, 5], stride=[1, 1, 2, 1]),
-    sliced(
+    slice_case(X[:, 1:3, ::2, -2:], [0, 1, 0, -2], [2, 3, 4, 5], stride=[1, 1, 2, 1]),
+    slice_case(
         X[::-1, :, 3:0:-2, ::-1],
         [0, 0, 3, 0],
         [0, 0, 0, 0],
@@ -80,9 +80,9 @@ CASES = [
         begin_mask=[True, True, False, True],
         end_mask=[True, True, False, True],
     ),
-    sliced(X[:, :, -1:0:-1, 4:1:-1], [0, 0, -1, 4], [2, 3, 0, 1], stride=[1, 1, -1, -1]),
-    sliced(X[1, :, -1], [1, 0, -1, 0], [0, 3, 0, 5], squeeze_mask=[True, False, True, False]),
-    sliced(X[:, :, :, :100], [0, 0, 0, 0], [2, 3, 4, 100]),
+    slice_case(X[:, :, -1:0:-1, 4:1:-1], [0, 0, -1, 4], [2, 3, 0, 1], stride=[1, 1, -1, -1]),
+    slice_case(X[1, :, -1], [1, 0, -1, 0], [0, 3, 0, 5], squeeze_mask=[True, False, True, False]),
+    slice_case(X[:, :, :, :100], [0, 0, 0, 0], [2, 3, 4, 100]),
     case("slice_by_size", X, begin=[0, 1, -3, 2], size=[2, 2, 2, -1]),
     # shapes
     case("reshape", X, shape=[2, -1, 5], expected=X.reshape(2, 12, 5)),
@@ -133,8 +133,8 @@ CASES = [
         expected=np.arange(8, dtype=np.float32).reshape(1, 8, 1, 1),
     ),
     # joining, repeating, padding
-    joined("concat", X, X * 2, axis=-2, expected=np.concatenate([X, X * 2], -2)),
-    joined(
+    join_case("concat", X, X * 2, axis=-2, expected=np.concatenate([X, X * 2], -2)),
+    join_case(
         "concat",
         M,
         -M,
@@ -142,7 +142,7 @@ CASES = [
         interleave=True,
         expected=np.stack([M, -M], 1).reshape(8, 6),
     ),
-    joined("stack", M, -M, axis=-1, expected=np.stack([M, -M], -1)),
+    join_case("stack", M, -M, axis=-1, expected=np.stack([M, -M], -1)),
     case("split", X, axis=-1, split_sizes=[1, 4]),
     case("split", X, axis=2, num_splits=2, expected=np.split(X, 2, 2)),
     case("tile", M, reps=[2, 3]),
@@ -152,7 +152,7 @@ CASES = [
     Case("fill", lambda mb: mb.fill(shape=[2, 3], value=np.int32(7)), ()),
     case("band_part", M, lower=1, upper=0),
     case("band_part", M, lower=-1, upper=2),
-    # picking
+    # selecting
     case("gather", X, np.array([2, 0, -1], np.int32), axis=1),
     case("gather", X, np.array([[1, -2], [0, 3]], np.int32), axis=-2),
     Case("gather-scalar", lambda mb, x: mb.gather(x=x, indices=np.int32(-1), axis=1), (X,), X[:, -1]),
@@ -172,10 +172,10 @@ CASES = [
         case
         for mode in ("add", "sub", "mul", "div", "max", "min")
         for target in ("iOS16", "iOS17")
-        for case in scattered(mode, target)
+        for case in scatter_cases(mode, target)
     ),
     case("scatter_along_axis", M, np.array([[1, 0, 3, 2, 1, 1]], np.int32), M[:1], axis=0, mode="update"),
-    # making and sorting
+    # creating and sorting
     case("cumsum", M, axis=1, reverse=True),
     case(
         "cumsum",
@@ -232,5 +232,5 @@ def test_operation(case, results):
         np.testing.assert_allclose(computed, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_every_case_has_a_name_of_its_own():
+def test_case_names_are_unique():
     assert len({str(case) for case in CASES}) == len(CASES)

@@ -1,4 +1,4 @@
-"""Convolutions, matrix products, pools and pads against torch's, with the paddings worked out by hand."""
+"""Convolutions, matrix products, pools and pads against torch's, with the padding computed by hand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from timmx.errors import UnsupportedError
 IMAGE = 2, 4, 9, 10
 
 
-def close(found, expected, **tolerances):
+def close(result, expected, **tolerances):
     expected = np.asarray(expected)
-    assert found.shape == expected.shape
-    return np.allclose(found, expected, rtol=1e-4, atol=tolerances.get("atol", 1e-5))
+    assert result.shape == expected.shape
+    return np.allclose(result, expected, rtol=1e-4, atol=tolerances.get("atol", 1e-5))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_same_convolution(pad_type, pads):
         assert close(evaluate(from_mil(program, IMAGE), x), expected)
 
 
-def test_convolution_of_one_axis():
+def test_convolution_in_one_dimension():
     weight, x = random(6, 4, 3), random(2, 4, 11)
     spec = from_mil(lambda x: mb.conv(x=x, weight=weight, pad_type="custom", pad=[2, 1]), (2, 4, 11))
     assert close(evaluate(spec, x), F.conv1d(F.pad(tensor(x), (2, 1)), tensor(weight)))
@@ -130,10 +130,10 @@ def test_matmul(transpose_x, transpose_y, constant):
     options = {"transpose_x": transpose_x, "transpose_y": transpose_y}
     expected = (x.swapaxes(-1, -2) if transpose_x else x) @ (y.T if transpose_y else y)
     if constant:
-        found = evaluate(from_mil(lambda x: mb.matmul(x=x, y=y, **options), x.shape), x)
+        result = evaluate(from_mil(lambda x: mb.matmul(x=x, y=y, **options), x.shape), x)
     else:
-        found = evaluate(from_mil(lambda x, y: mb.matmul(x=x, y=y, **options), x.shape, y.shape), x, y)
-    assert close(found, expected)
+        result = evaluate(from_mil(lambda x, y: mb.matmul(x=x, y=y, **options), x.shape, y.shape), x, y)
+    assert close(result, expected)
 
 
 def test_matmul_broadcasts_batches():
@@ -152,10 +152,10 @@ def test_pools(pads):
         )
 
     kinds = [("max", None), ("l2", None), ("avg", False), ("avg", True)]
-    found = evaluate_all({kind: lambda x, kind=kind: operation(x, *kind) for kind in kinds}, x)
+    result = evaluate_all({kind: lambda x, kind=kind: operation(x, *kind) for kind in kinds}, x)
     windows = _windows(x, pads, np.nan, (3, 2), (2, 1))
     for kind in kinds:
-        assert close(found[kind], _pooled(windows, *kind)), kind
+        assert close(result[kind], _pool(windows, *kind)), kind
 
 
 def _windows(x, pads, value, kernel, stride):
@@ -171,7 +171,7 @@ def _counts(windows, stride):
     return -(-windows.shape[2] // stride[0]), -(-windows.shape[3] // stride[1])
 
 
-def _pooled(windows, kind, exclude):
+def _pool(windows, kind, exclude):
     if kind == "max":
         return np.nanmax(windows, -1)
     if kind == "l2":
@@ -189,13 +189,13 @@ def test_same_pool(kind):
     )
     # 9 rows: 5 windows, 2 pads; 10 columns: 5 windows, 1 pad, which goes to the right.
     windows = _windows(x, (1, 1, 0, 1), np.nan, (3, 3), (2, 2))
-    assert close(evaluate(spec, x), _pooled(windows, kind, True))
+    assert close(evaluate(spec, x), _pool(windows, kind, True))
 
 
 @pytest.mark.parametrize("size", [5, 6, 7, 8, 9])
 @pytest.mark.parametrize(("kernel", "stride", "pad"), [(2, 2, 0), (3, 2, 0), (3, 2, 1), (2, 3, 1), (3, 3, 1)])
 @pytest.mark.parametrize("include", [False, True])
-def test_pool_in_ceil_mode_is_pytorchs(size, kernel, stride, pad, include):
+def test_pool_in_ceil_mode_equals_pytorchs(size, kernel, stride, pad, include):
     x = random(1, 2, size, size + 1)
 
     def add(builder, kind):
@@ -211,7 +211,7 @@ def test_pool_in_ceil_mode_is_pytorchs(size, kernel, stride, pad, include):
 
 
 @pytest.mark.parametrize("operation", ["reduce_mean", "reduce_max"])
-def test_reductions_written_as_global_pools(operation):
+def test_global_pool_of_a_reduction(operation):
     x = random(*IMAGE)
     spec = from_mil(lambda x: getattr(mb, operation)(x=x, axes=[2, 3], keep_dims=True), IMAGE)
     assert spec.neuralNetwork.layers[0].pooling.globalPooling
@@ -251,7 +251,7 @@ def test_embedding():
     assert close(evaluate(spec, indices), table[indices])
 
 
-def test_a_leading_axis_is_batch():
+def test_leading_axes_are_batch_axes():
     x, weight = random(2, 3, 4, 5, 5), random(6, 4, 3, 3)
     spec = by_hand(
         lambda b: b.add_convolution(

@@ -1,4 +1,4 @@
-"""What a file does not say, or says wrongly, is an error that names the layer; nothing is guessed."""
+"""Missing or invalid contents of a file are errors that name the layer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def layer(spec):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (
             lambda conv: conv.weights.floatValue.pop(),
@@ -47,16 +47,16 @@ def layer(spec):
         (lambda conv: conv.ClearField("valid"), "has no padding type"),
     ],
 )
-def test_a_damaged_convolution_is_found_when_opened(damage, said):
+def test_damaged_convolution_is_reported_when_opened(damage, message):
     spec = by_hand(convolution, IMAGE)
     damage(layer(spec).convolution)
     with pytest.raises(
-        ArtifactError, match=rf"^layer 'conv' \(convolution\) is damaged: .*{said}.*\nhint: export"
+        ArtifactError, match=rf"^layer 'conv' \(convolution\) is damaged: .*{message}.*\nhint: export"
     ):
         NeuralNetworkEvaluator(spec)
 
 
-def test_a_blob_that_nobody_writes():
+def test_blob_that_no_layer_writes_is_reported():
     spec = by_hand(convolution, IMAGE)
     layer(spec).input[0] = "elsewhere"
     with pytest.raises(ArtifactError, match=r"'conv'.*no layer before it writes its input 'elsewhere'"):
@@ -67,7 +67,7 @@ def test_a_blob_that_nobody_writes():
         NeuralNetworkEvaluator(spec)
 
 
-def test_a_wrong_number_of_blobs():
+def test_wrong_number_of_blobs_is_reported():
     spec = by_hand(convolution, IMAGE)
     layer(spec).output.append("z")
     with pytest.raises(ArtifactError, match="2 outputs instead of 1"):
@@ -78,13 +78,13 @@ def test_a_wrong_number_of_blobs():
         NeuralNetworkEvaluator(spec)
 
 
-def test_shapes_that_do_not_meet_are_named():
+def test_shapes_that_do_not_fit_are_reported():
     spec = by_hand(convolution, (1, 5, 6, 6))
     with pytest.raises(ArtifactError, match=r"'conv' .*cannot take its inputs \(x0 \(1, 5, 6, 6\)\)"):
         evaluate(spec, random(1, 5, 6, 6))
 
 
-def test_layers_that_are_not_known():
+def test_unknown_layers_are_reported():
     def custom(builder):
         params = schema("NeuralNetwork_pb2").CustomLayerParams(className="Fancy")
         builder.add_custom("mine", ["x0"], ["y"], params)
@@ -92,9 +92,9 @@ def test_layers_that_are_not_known():
     def chance(builder):
         builder.add_random_normal_like("noise", "x0", "y")
 
-    with pytest.raises(UnsupportedError, match=r"'mine' \(custom\).*'Fancy'") as refused:
+    with pytest.raises(UnsupportedError, match=r"'mine' \(custom\).*'Fancy'") as error:
         NeuralNetworkEvaluator(by_hand(custom, IMAGE))
-    assert not refused.value.hint  # macOS does not have the class either
+    assert not error.value.hint  # macOS does not have the class either
     with pytest.raises(UnsupportedError, match=r"'noise': .* type 'randomNormalLike'\nhint: .*macOS"):
         NeuralNetworkEvaluator(by_hand(chance, IMAGE))
     spec = by_hand(convolution, IMAGE)
@@ -110,7 +110,7 @@ def test_control_flow_is_refused():
         NeuralNetworkEvaluator(spec)
 
 
-def test_fields_that_the_schema_does_not_know():
+def test_unknown_fields_are_reported():
     spec = by_hand(convolution, IMAGE)
     # Field 200, a varint of 1, within the layer's parameters.
     layer(spec).convolution.MergeFromString(bytes([0xC0, 0x0C, 0x01]))
@@ -120,7 +120,7 @@ def test_fields_that_the_schema_does_not_know():
         NeuralNetworkEvaluator(spec)
 
 
-def test_values_that_the_schema_does_not_know():
+def test_unknown_values_are_reported():
     spec = by_hand(lambda b: b.add_gelu("act", "x0", "y"), IMAGE)
     layer(spec).gelu.mode = 7
     with pytest.raises(UnsupportedError, match="layer 'act' has mode = 7"):
@@ -134,7 +134,7 @@ def test_dynamic_quantization_is_refused():
         NeuralNetworkEvaluator(spec)
 
 
-def test_the_mappings_of_old_files_are_refused():
+def test_five_axis_mapping_is_refused():
     builder = NeuralNetworkBuilder([("x0", Array(4))], [("y", None)])
     builder.add_activation("act", "RELU", "x0", "y")
     with pytest.raises(UnsupportedError, match="'x0': it is an array under RANK5_ARRAY_MAPPING"):
@@ -148,16 +148,16 @@ def test_other_kinds_of_model_are_refused():
         NeuralNetworkEvaluator(model)
 
 
-def test_inputs_are_named_and_shaped_as_described():
+def test_input_names_and_shapes_are_checked():
     evaluator = NeuralNetworkEvaluator(by_hand(convolution, IMAGE))
     assert evaluator.inputs["x0"].shape == IMAGE
-    with pytest.raises(ValueError, match="Inputs are x0, and x were given"):
+    with pytest.raises(ValueError, match="The inputs must be x0, not x"):
         evaluator.run({"x": torch.zeros(IMAGE)})
-    with pytest.raises(ValueError, match=r"'x0' may be \(1, 4, 6, 6\), and is \(2, 4, 6, 6\)"):
+    with pytest.raises(ValueError, match=r"'x0' must have the shape \(1, 4, 6, 6\), not \(2, 4, 6, 6\)"):
         evaluator.run({"x0": torch.zeros(2, *IMAGE[1:])})
 
 
-def test_a_layer_may_write_over_its_input():
+def test_layer_may_overwrite_its_input():
     def add(builder):
         builder.add_activation("double", "LINEAR", "x0", "a", [2.0, 0.0])
         builder.add_copy("again", "a", "b")
@@ -179,7 +179,7 @@ def test_blobs_are_freed_after_their_last_use():
     assert freed == [("x0",), *((f"a{i}",) for i in range(20))]
 
 
-def test_a_blob_that_nobody_reads_is_freed_too():
+def test_unused_blob_is_freed():
     x = random(2, 5)
     spec = from_mil(lambda x: mb.topk(x=x, k=2)[0], x.shape)
     assert np.allclose(evaluate(spec, x), -np.sort(-x, -1)[:, :2])

@@ -13,10 +13,10 @@ from timmx.errors import ArtifactError, UnsupportedError
 SHAPE = 2, 3, 4, 5
 
 
-def close(found, expected):
+def close(results, expected):
     expected = np.asarray(expected)
-    assert found.shape == (expected.shape or (1,))
-    return np.allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert results.shape == (expected.shape or (1,))
+    return np.allclose(results, expected, rtol=1e-5, atol=1e-6)
 
 
 def sigmoid(x):
@@ -82,8 +82,8 @@ def functions():
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_function(functions, name):
-    x, found = functions
-    assert close(found[name], ACTIVATIONS[name][1](x))
+    x, results = functions
+    assert close(results[name], ACTIVATIONS[name][1](x))
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def functions_of_small_numbers():
 
 @pytest.mark.parametrize("name", POSITIVE)
 def test_function_of_small_numbers(functions_of_small_numbers, name):
-    x, found = functions_of_small_numbers
-    assert close(found[name], POSITIVE[name][1](x))
+    x, results = functions_of_small_numbers
+    assert close(results[name], POSITIVE[name][1](x))
 
 
 def test_unary_shifts_and_scales_first():
@@ -164,12 +164,12 @@ PAIRS = [
 
 @pytest.mark.parametrize("shapes", PAIRS)
 def test_arithmetic_broadcasts(shapes):
-    # Whole numbers, many of them equal, and positive for the power; a quarter more so that a quotient is none.
+    # Integers, many of them equal, and positive for the power; plus a quarter so that no quotient is an integer.
     a, b = np.round(np.abs(random(*shapes[0]) * 2)) + 0.25, np.round(random(*shapes[1], seed=1) * 2) + 0.25
     operations = {name: lambda x, y, name=name: getattr(mb, name)(x=x, y=y) for name in BINARY}
-    found = evaluate_all(operations, a, b)
+    results = evaluate_all(operations, a, b)
     for name, expected in BINARY.items():
-        assert close(found[name], expected(a, b)), name
+        assert close(results[name], expected(a, b)), name
 
 
 @pytest.mark.parametrize("constant_first", [False, True])
@@ -180,9 +180,9 @@ def test_arithmetic_with_a_constant(constant_first):
         pair = {"x": one, "y": x} if constant_first else {"x": x, "y": one}
         return getattr(mb, name)(**pair)
 
-    found = evaluate_all({name: lambda x, name=name: operation(x, name) for name in BINARY}, x)
+    results = evaluate_all({name: lambda x, name=name: operation(x, name) for name in BINARY}, x)
     for name, expected in BINARY.items():
-        assert close(found[name], expected(one, x) if constant_first else expected(x, one)), name
+        assert close(results[name], expected(one, x) if constant_first else expected(x, one)), name
 
 
 @pytest.mark.parametrize("name", ["and", "or", "xor", "not"])
@@ -205,7 +205,7 @@ def test_where():
     assert close(evaluate(spec, c, a, b), np.where(c != 0, a, b))
 
 
-def test_the_old_arithmetic_takes_several():
+def test_older_arithmetic_takes_several_inputs():
     arrays = [random(*SHAPE, seed=i) for i in range(3)]
     for mode, expected in (
         ("ADD", arrays[0] + arrays[1] + arrays[2]),
@@ -220,13 +220,13 @@ def test_the_old_arithmetic_takes_several():
         assert close(evaluate(spec, *arrays), expected)
 
 
-def test_the_old_arithmetic_has_limited_broadcasting():
+def test_older_arithmetic_has_limited_broadcasting():
     spec = by_hand(lambda b: b.add_elementwise("sum", ["x0", "x1"], "y", "ADD"), (2, 1, 4), (1, 3, 4))
     with pytest.raises(UnsupportedError, match=r"'sum' \(add\).*none .* shape \(2, 3, 4\)"):
         evaluate(spec, random(2, 1, 4), random(1, 3, 4))
 
 
-def test_a_function_without_a_kind_is_damaged():
+def test_activation_without_a_function_is_reported():
     spec = by_hand(lambda b: b.add_activation("act", "RELU", "x0", "y"), SHAPE)
     spec.neuralNetwork.layers[0].activation.ClearField("ReLU")
     with pytest.raises(ArtifactError, match="'act'"):

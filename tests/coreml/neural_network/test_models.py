@@ -38,7 +38,7 @@ def converted(resnet):
 
 @pytest.fixture(scope="module")
 def small():
-    """What a description can say is told by few layers as well."""
+    """A model of few layers, enough to test the description."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3, 2, 1),
@@ -65,39 +65,39 @@ def test_half_weights_are_close(resnet, converted):
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_quantized_weights_are_read_as_coremltools_reads_them(resnet, converted, bits):
+def test_quantized_weights_equal_those_of_coremltools(resnet, converted, bits):
     quantized = quantize_weights(converted, bits).get_spec()
-    spelled_out = copy.deepcopy(quantized)
-    _dequantize_nn_spec(spelled_out.neuralNetwork)
+    dequantized = copy.deepcopy(quantized)
+    _dequantize_nn_spec(dequantized.neuralNetwork)
     images = random(1, *input_size(resnet))
-    expected = evaluate(spelled_out, images)
+    expected = evaluate(dequantized, images)
     assert not np.allclose(expected, resnet(tensor(images)).detach(), atol=1e-3)
     assert np.allclose(evaluate(quantized, images), expected, atol=1e-4)
 
 
-def test_a_batch_may_be_open(small):
+def test_dynamic_batch_size(small):
     spec = convert(
         small,
         dynamic=True,
         inputs=[ct.TensorType("input", shape=(ct.RangeDim(1, 8, 1), *input_size(small)))],
     ).get_spec()
     assert snr_db(small, spec, (1, 2, 3)) > 90
-    with pytest.raises(ValueError, match=r"may be 1\.\.8 x"):
+    with pytest.raises(ValueError, match=r"must have the shape 1\.\.8 x"):
         snr_db(small, spec, (9,))
 
 
-def test_sizes_may_be_enumerated(small):
+def test_enumerated_batch_sizes(small):
     shapes = [(batch, *input_size(small)) for batch in (1, 2)]
     spec = convert(
         small, dynamic=True, inputs=[ct.TensorType("input", shape=ct.EnumeratedShapes(shapes))]
     ).get_spec()
     assert snr_db(small, spec, (1, 2)) > 90
-    with pytest.raises(ValueError, match="may be"):
+    with pytest.raises(ValueError, match="must have the shape"):
         snr_db(small, spec, (3,))
 
 
 @pytest.mark.parametrize("colors", ["RGB", "BGR"])
-def test_pixels_are_scaled_as_the_file_says(small, colors):
+def test_pixels_are_preprocessed_as_declared(small, colors):
     biases = [-0.5, -1.0, -1.5]
     image = ct.ImageType(
         "input",
@@ -109,13 +109,13 @@ def test_pixels_are_scaled_as_the_file_says(small, colors):
     evaluator = NeuralNetworkEvaluator(convert(small, inputs=[image]).get_spec())
     assert evaluator.inputs["input"].colors == colors
     pixels = tensor(np.random.default_rng(0).integers(0, 256, (1, *input_size(small))))
-    (found,) = evaluator.run({"input": pixels}).values()
+    (output,) = evaluator.run({"input": pixels}).values()
     expected = small(pixels / 64 + tensor(biases).reshape(-1, 1, 1))
-    assert np.allclose(found, expected.detach(), atol=1e-5)
+    assert np.allclose(output, expected.detach(), atol=1e-5)
 
 
 @pytest.mark.parametrize("labels", [[f"class {i}" for i in range(10)], list(range(10))])
-def test_a_classifier_names_its_class(small, labels):
+def test_classifier_returns_label_and_probabilities(small, labels):
     spec = convert(small, classifier_config=ct.ClassifierConfig(labels)).get_spec()
     evaluator = NeuralNetworkEvaluator(spec)
     images = tensor(random(1, *input_size(small)))
@@ -127,7 +127,7 @@ def test_a_classifier_names_its_class(small, labels):
     assert np.allclose(list(probabilities.values()), logits, atol=1e-4)
 
 
-def test_coremltools_is_not_needed_to_run(converted, tmp_path):
+def test_coremltools_is_not_imported(converted, tmp_path):
     path = tmp_path / "model.mlmodel"
     path.write_bytes(converted.get_spec().SerializeToString())
     code = (

@@ -12,10 +12,10 @@ from neural_networks import by_hand, evaluate, evaluate_all, from_mil, random, t
 SHAPE = 2, 3, 4, 5
 
 
-def close(found, expected):
+def close(results, expected):
     expected = np.asarray(expected)
-    assert found.shape == (expected.shape or (1,))
-    return np.allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert results.shape == (expected.shape or (1,))
+    return np.allclose(results, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 7), (2, 3, 2, 4, 5)])
@@ -38,7 +38,7 @@ def test_instance_norm(shape):
     assert np.allclose(evaluate(spec, x), expected, atol=1e-5)
 
 
-def test_norm_of_the_batch():
+def test_batch_norm_with_batch_statistics():
     gamma, beta, x = random(3), random(3, seed=1), random(*SHAPE)
     zeros = np.zeros(3, np.float32)
     spec = by_hand(
@@ -131,9 +131,9 @@ def test_reductions(axes, keep):
         name: lambda x, name=name: getattr(mb, f"reduce_{name}")(x=x, axes=axes, keep_dims=keep)
         for name in REDUCTIONS
     }
-    found = evaluate_all(operations, x)
+    results = evaluate_all(operations, x)
     for name, expected in REDUCTIONS.items():
-        assert close(found[name], expected(x, tuple(axes), keepdims=keep)), name
+        assert close(results[name], expected(x, tuple(axes), keepdims=keep)), name
 
 
 OLD = {"sum": np.sum, "avg": np.mean, "prod": np.prod, "max": np.max, "min": np.min}
@@ -141,7 +141,7 @@ OLD = {"sum": np.sum, "avg": np.mean, "prod": np.prod, "max": np.max, "min": np.
 
 @pytest.mark.parametrize("mode", OLD)
 @pytest.mark.parametrize(("axis", "axes"), [("CHW", (1, 2, 3)), ("HW", (2, 3)), ("C", 1), ("H", 2), ("W", 3)])
-def test_old_reduction(mode, axis, axes):
+def test_older_reduction(mode, axis, axes):
     x = random(*SHAPE)
     spec = by_hand(lambda b: b.add_reduce("r", "x0", "y", axis, mode), SHAPE)
     assert close(evaluate(spec, x), OLD[mode](x, axes, keepdims=True))

@@ -1,4 +1,4 @@
-"""Recurrent layers as coremltools writes them, against torch's own cells."""
+"""Recurrent layers as coremltools writes them, against torch's cells."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_lstm(whole):
     )  # fmt: skip
     outputs, (h_n, c_n) = module(tensor(x), (tensor(h)[None], tensor(c)[None]))
     expected = outputs if whole else outputs[-1:], h_n[0], c_n[0]
-    for found, wanted in zip(evaluate(spec, x, h, c), expected, strict=True):
-        assert np.allclose(found, wanted, atol=1e-6)
+    for computed, reference in zip(evaluate(spec, x, h, c), expected, strict=True):
+        assert np.allclose(computed, reference, atol=1e-6)
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_lstm_both_ways(whole):
+def test_bidirectional_lstm(whole):
     module = lstm(True)
     x, h, c = random(LENGTH, BATCH, IN), random(BATCH, 2 * OUT), random(BATCH, 2 * OUT, seed=1)
     back = {f"{name}_back": value for name, value in mil_lstm(module, "_reverse").items()}
@@ -62,11 +62,11 @@ def test_lstm_both_ways(whole):
     outputs, (h_n, c_n) = module(tensor(x), tuple(states))
     last = torch.cat((outputs[-1:, :, :OUT], outputs[:1, :, OUT:]), -1)
     expected = outputs if whole else last, torch.cat((*h_n,), -1), torch.cat((*c_n,), -1)
-    for found, wanted in zip(evaluate(spec, x, h, c), expected, strict=True):
-        assert np.allclose(found, wanted, atol=1e-6)
+    for computed, reference in zip(evaluate(spec, x, h, c), expected, strict=True):
+        assert np.allclose(computed, reference, atol=1e-6)
 
 
-def test_a_reversed_sequence_of_outputs_is_refused():
+def test_reversed_sequence_of_outputs_is_refused():
     x, h = random(LENGTH, BATCH, IN), random(BATCH, OUT)
     spec = from_mil(
         lambda x, h: mb.lstm(

@@ -1,4 +1,4 @@
-"""Layers that give an image another height and width, against numpy and torch."""
+"""Layers that resize images, against numpy and torch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from neural_networks import by_hand, evaluate, from_mil, random, tensor
 SHAPE = 2, 3, 4, 6
 
 
-def same(found, expected):
+def same(result, expected):
     expected = np.asarray(expected)
-    assert found.shape == (expected.shape or (1,))
-    return np.allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert result.shape == (expected.shape or (1,))
+    return np.allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "PIXEL_SHUFFLE"])
 def test_reorganize(mode):
     x = random(2, 8, 4, 6)
     spec = by_hand(lambda b: b.add_reorganize_data("r", "x0", "y", mode, 2), x.shape)
-    found = evaluate(spec, x)
+    result = evaluate(spec, x)
     if mode == "PIXEL_SHUFFLE":
         expected = F.pixel_shuffle(tensor(x), 2)
     else:
@@ -36,17 +36,17 @@ def test_reorganize(mode):
                 expected[:, first : first + channels] = x[:, :, row::2, column::2]
             else:
                 expected[:, :, row::2, column::2] = x[:, first : first + channels]
-    assert same(found, expected)
+    assert same(result, expected)
 
 
-def interpolated(x, rows, columns):
-    """Bilinear interpolation at points, by numpy's own linear one."""
+def interpolate(x, rows, columns):
+    """Bilinear interpolation at points, with numpy's linear interpolation."""
     y = np.apply_along_axis(lambda line: np.interp(rows, np.arange(len(line)), line), -2, x)
     return np.apply_along_axis(lambda line: np.interp(columns, np.arange(len(line)), line), -1, y)
 
 
 @pytest.mark.parametrize("factors", [(2, 3), (1, 4)])
-def test_upsample_to_whole_multiples(factors):
+def test_upsample_to_integer_multiples(factors):
     x = random(*SHAPE)
     spec = by_hand(lambda b: b.add_upsample("u", *factors, "x0", "y"), SHAPE)
     assert same(evaluate(spec, x), x.repeat(factors[0], 2).repeat(factors[1], 3))
@@ -54,12 +54,12 @@ def test_upsample_to_whole_multiples(factors):
     rows, columns = (
         np.arange(size * factor) / factor for size, factor in zip(SHAPE[2:], factors, strict=True)
     )
-    assert same(evaluate(spec, x), interpolated(x, rows, columns))
+    assert same(evaluate(spec, x), interpolate(x, rows, columns))
 
 
 @pytest.mark.parametrize("align", [False, True])
 @pytest.mark.parametrize("factors", [(2, 3), (1.5, 11 / 6), (0.5, 0.7)])
-def test_upsample_is_pytorchs(align, factors):
+def test_upsample_equals_pytorchs(align, factors):
     x = random(*SHAPE)
     mode = f"ALIGN_CORNERS_{str(align).upper()}"
     spec = by_hand(lambda b: b.add_upsample("u", *factors, "x0", "y", "BILINEAR", mode), SHAPE)
@@ -84,7 +84,7 @@ def test_resize_bilinear(size):
         ),
     ):
         spec = by_hand(lambda b, mode=mode: b.add_resize_bilinear("r", "x0", "y", *size, mode), SHAPE)
-        assert same(evaluate(spec, x), interpolated(x, *points(grid))), mode
+        assert same(evaluate(spec, x), interpolate(x, *points(grid))), mode
 
 
 def test_resizes_as_coremltools_writes_them():

@@ -13,10 +13,10 @@ from timmx.errors import ArtifactError, UnsupportedError
 SHAPE = 2, 3, 4, 6
 
 
-def same(found, expected):
+def same(results, expected):
     expected = np.asarray(expected)
-    assert found.shape == (expected.shape or (1,))
-    return np.allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert results.shape == (expected.shape or (1,))
+    return np.allclose(results, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_reshapes():
@@ -61,9 +61,9 @@ def test_reshapes():
         "windows": windows.sum(0),
         "shape": [2, 3, 4, 6],
     }
-    found = evaluate_all(operations, x)
+    results = evaluate_all(operations, x)
     for name, value in expected.items():
-        assert same(found[name], value), name
+        assert same(results[name], value), name
 
 
 @pytest.mark.parametrize(("axes", "shape"), [([0, 2], (3, 4)), ([-2], (1, 3, 4)), (None, (3, 4))])
@@ -73,7 +73,7 @@ def test_squeeze(axes, shape):
     assert same(evaluate(spec, x), x.reshape(shape))
 
 
-def test_squeeze_of_an_axis_that_is_none():
+def test_squeeze_of_an_axis_larger_than_one_is_reported():
     spec = by_hand(lambda b: b.add_squeeze("s", "x0", "y", [1]), (1, 3))
     with pytest.raises(ArtifactError, match=r"'s' \(squeeze\).*not all of size 1"):
         evaluate(spec, random(1, 3))
@@ -92,7 +92,7 @@ def test_reshape_to_a_shape_that_is_an_input():
 @pytest.mark.parametrize(
     ("axis", "expected"), [((0, 3, 1, 2), (0, 1, 4, 2, 3)), ((3, 1, 2, 0), (4, 1, 2, 3, 0))]
 )
-def test_permute_leaves_the_batch(axis, expected):
+def test_permute_keeps_the_batch_axis(axis, expected):
     x = random(2, 3, 4, 5, 6)
     spec = by_hand(lambda b: b.add_permute("p", axis, "x0", "y"), x.shape)
     assert same(evaluate(spec, x), x.transpose(expected))
@@ -126,7 +126,7 @@ SLICES = [
 
 @pytest.mark.parametrize(("begin", "end", "stride", "begin_mask", "end_mask"), SLICES)
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_slices_are_numpys(begin, end, stride, begin_mask, end_mask, dynamic):
+def test_slices_equal_numpys(begin, end, stride, begin_mask, end_mask, dynamic):
     x = random(*SHAPE)
     index = tuple(
         slice(None if bm else b, None if em else e, s)
@@ -148,7 +148,7 @@ def test_slices_are_numpys(begin, end, stride, begin_mask, end_mask, dynamic):
         assert same(evaluate(by_hand(static, SHAPE), x), x[index])
 
 
-def test_a_squeezed_axis_is_indexed():
+def test_squeezed_axis_is_indexed():
     x = random(*SHAPE)
 
     def add(builder):
@@ -172,13 +172,13 @@ def test_slice_of_one_axis(axis, place):
         assert same(evaluate(spec, x), x[tuple(index)])
 
 
-def test_a_slice_beyond_the_axis_is_refused():
+def test_slice_beyond_the_axis_is_refused():
     spec = by_hand(lambda b: b.add_slice("s", "x0", "y", "width", start_index=0, end_index=9), SHAPE)
     with pytest.raises(UnsupportedError, match="0 to 9 of an axis of size 6"):
         evaluate(spec, random(*SHAPE))
 
 
-def test_slice_of_a_size_known_at_run_time():
+def test_slice_with_a_dynamic_begin():
     x = random(*SHAPE)
     spec = from_mil(
         lambda x, begin: mb.slice_by_size(x=x, begin=mb.cast(x=begin, dtype="int32"), size=[1, -1, 2, 3]),
@@ -229,7 +229,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_scatters_go_one_after_the_other(mode):
+def test_scatters_apply_updates_in_order(mode):
     x, combine = random(4, 3), MODES[mode]
     indices, updates = np.array([2, 0, 2]), random(3, 3, seed=1)
     spec = by_hand(lambda b: b.add_scatter("s", ["x0", "x1", "x2"], "y", 0, mode), (4, 3), (3,), (3, 3))

@@ -1,4 +1,4 @@
-"""Every form in which a layer's weights are stored is read as coremltools wrote it."""
+"""All forms of stored weights are read as coremltools writes them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def values():
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 127, 128, 5000])
-def test_floats_of_any_number(count):
+def test_float32_weights_of_any_number(count):
     values = np.random.default_rng(count).standard_normal(count).astype(np.float32)
     assert np.array_equal(read_weights(message(values), [count]), values)
 
 
-def test_halves(values):
+def test_float16_weights(values):
     weights = message(values)
     _quantize_wp_field(weights, 16, None, SHAPE)
     assert not weights.floatValue
@@ -50,9 +50,9 @@ def test_quantized(values, bits, mode, axis):
     weights = message(values)
     _quantize_wp_field(weights, bits, mode, SHAPE, axis)
     assert weights.rawValue
-    found = read_weights(weights, SHAPE, axis)
+    result = read_weights(weights, SHAPE, axis)
     _dequantize_wp(weights, SHAPE, axis)
-    assert np.allclose(found.flatten(), weights.floatValue, atol=1e-6)
+    assert np.allclose(result.flatten(), weights.floatValue, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])
@@ -60,12 +60,12 @@ def test_quantized_vectors_have_one_scale(bits):
     values = np.random.default_rng(0).standard_normal(7).astype(np.float32)
     weights = message(values)
     _quantize_wp_field(weights, bits, MODES[0], (7,))
-    found = read_weights(weights, [7])
+    result = read_weights(weights, [7])
     _dequantize_wp(weights, (7,))
-    assert np.allclose(found, weights.floatValue, atol=1e-6)
+    assert np.allclose(result, weights.floatValue, atol=1e-6)
 
 
-def test_bits_are_read_from_the_most_significant():
+def test_bits_are_read_most_significant_first():
     weights = schema("NeuralNetwork_pb2").WeightParams()
     weights.rawValue = bytes([0b001_010_01, 0b1_100_0000])
     weights.quantization.numberOfBits = 3
@@ -79,14 +79,14 @@ def quantized(values):
     return weights
 
 
-def test_is_updatable_says_nothing(values):
+def test_is_updatable_is_ignored(values):
     weights = message(values)
     weights.isUpdatable = True
     assert np.array_equal(read_weights(weights, SHAPE), values)
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message_part"),
     [
         (lambda weights: weights.ClearField("rawValue"), "empty"),
         (lambda weights: setattr(weights, "rawValue", weights.rawValue[:-1]), "bytes, but"),
@@ -102,14 +102,14 @@ def test_is_updatable_says_nothing(values):
         ),
     ],
 )
-def test_damage_is_told(values, damage, said):
+def test_invalid_weights_are_reported(values, damage, message_part):
     weights = quantized(values)
     damage(weights)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message_part):
         read_weights(weights, SHAPE)
 
 
-def test_a_wrong_number_of_floats_is_told(values):
+def test_wrong_number_of_floats_is_reported(values):
     with pytest.raises(ValueError, match=r"269 numbers, but 270 numbers \(6 x 3 x 5 x 3\)"):
         read_weights(message(values.flatten()[:-1]), SHAPE)
 

@@ -1,13 +1,13 @@
-"""A stand-in for `import tensorrt`, which needs no GPU: `load("11.4")` gives the module.
+"""A stand-in for `import tensorrt` that needs no GPU: `load("11.4")` returns the module.
 
 Its classes, signatures, properties and enums come from a surface that `tests/trt/bindings.py` reads from NVIDIA's
-real bindings, and what those refuse, it refuses (`test_bindings.py` compares the two call by call). What is behind
-them is ours: the parser runs ONNX's checker, a plan holds the ONNX, and an engine runs it in ONNX Runtime on host
-pointers, such as a CPU tensor's `data_ptr()`. Tactics, fusions, speed and a GPU's rounding are not here.
+real bindings, and it refuses what they refuse (`test_bindings.py` compares the two call by call). The behavior is our
+own: the parser runs ONNX's checker, a plan contains the ONNX, and an engine runs it in ONNX Runtime on host pointers,
+such as a CPU tensor's `data_ptr()`. Tactics, fusions, speed and a GPU's rounding are not modelled.
 
-What is not modelled raises NotImplementedError. Beside NVIDIA's names the module has two of its own:
-`trouble`, with what shall go wrong (`trouble.py`), and `builds`, with what each build was asked for.
-A backend under test gets it through `monkeypatch.setitem(sys.modules, "tensorrt", load("11.4"))`.
+Names that are not modelled raise NotImplementedError. In addition to NVIDIA's names the module has two of its own:
+`trouble`, with the failures to simulate (`trouble.py`), and `builds`, with the settings of each build.
+Tests install it with `monkeypatch.setitem(sys.modules, "tensorrt", load("11.4"))`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ VERSIONS = ("10.16", "11.4")
 
 
 def load(version: str, lint: Callable[[onnx.ModelProto], Iterable[str]] | None = None) -> types.ModuleType:
-    """A fresh module that stands for this version of TensorRT.
+    """A new module in place of this version of TensorRT.
 
     Args:
-        version: One of `VERSIONS`.
-        lint: What the parser refuses beyond what ONNX's checker does: each string that it gives is an error.
+        version: one of `VERSIONS`.
+        lint: further checks of the parser after ONNX's checker: each string that it returns is an error.
     """
     surface = read_surface(version)
     trt = types.ModuleType("tensorrt", __doc__)
@@ -44,9 +44,9 @@ def load(version: str, lint: Callable[[onnx.ModelProto], Iterable[str]] | None =
         setattr(trt, name, make_enum(name, members))
     for name, alias in surface.aliases.items():
         setattr(trt, name, getattr(trt.DataType, alias))
-    for made in make_dims():
-        setattr(trt, made.__name__, made)
-    behaviours = {made.shown: made for made in (*building.BEHAVIOURS, *running.BEHAVIOURS)}
+    for kind in make_dims():
+        setattr(trt, kind.__name__, kind)
+    behaviours = {kind.shown: kind for kind in (*building.BEHAVIOURS, *running.BEHAVIOURS)}
     trt.IHostMemory = type("IHostMemory", (HostMemory,), {"__slots__": (), "data_type": trt.DataType.INT8})
     waiting = [name for name in surface.classes if not hasattr(trt, name)]
     while waiting:
@@ -64,7 +64,7 @@ def load(version: str, lint: Callable[[onnx.ModelProto], Iterable[str]] | None =
 
 
 def add_functions(trt: types.ModuleType) -> None:
-    """The functions of the module that a backend may call."""
+    """Add the functions of the module that a backend may call."""
     import numpy as np
 
     types_of_numpy = {

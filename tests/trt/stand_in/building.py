@@ -1,4 +1,4 @@
-"""The builder and its configuration: profiles, timing caches, flags, progress, and the plan that comes of them."""
+"""The builder and its configuration: profiles, timing caches, flags, progress, and the resulting plan."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Builder(Inner):
             and config.builder_optimization_level > 0
             and not config.get_flag(self.trt.BuilderFlag.DISABLE_TIMING_CACHE)
         )
-        known = set(cache.timings.entries) if use_cache else set()
-        self.trt.builds.append(asked(network, config, len(known & set(timed))))
+        cached = set(cache.timings.entries) if use_cache else set()
+        self.trt.builds.append(record_of(network, config, len(cached & set(timed))))
         problem = self.trt.trouble.build or problem_of(network, config)
         if problem:
             self.log("ERROR", problem)
@@ -92,7 +92,7 @@ class Config(Flagged, Inner):
 
     @progress_monitor.setter
     def progress_monitor(self, value) -> None:
-        """NVIDIA's documentation leaves it to the caller to keep the monitor alive, so it is held weakly here."""
+        """Keeps a weak reference: by NVIDIA's documentation the caller must keep the monitor alive."""
         self._monitor = None if value is None else weakref.ref(value)
 
     def set_memory_pool_limit(self, pool, pool_size) -> None:
@@ -122,7 +122,7 @@ class Config(Flagged, Inner):
             return TimingCache(self.trt, Timings(self.trt.__version__, self.trt.trouble.device))
         timings = Timings.from_bytes(content)
         if timings is None:
-            self.log("ERROR", "The bytes are no timing cache.")
+            self.log("ERROR", "The bytes are not a timing cache.")
             return None
         return TimingCache(self.trt, timings)
 
@@ -190,10 +190,10 @@ class TimingCache(Inner):
 
 
 class Progress:
-    """Reports a build: an outer phase from the calling thread, a phase inside it from another, as TensorRT may.
+    """Reports a build: an outer phase from the calling thread, an inner phase from another one, as TensorRT may.
 
-    Ctrl-C during C++ waits for the main thread's next line of Python. That is a callback's first, whose exceptions are
-    swallowed; where there is no monitor, it is what follows the build.
+    Ctrl-C during C++ takes effect in the main thread's next line of Python. That is the first line of a callback, whose
+    exceptions are swallowed; without a monitor, it is the line after the build.
     """
 
     def __init__(self, monitor, at_step):
@@ -202,9 +202,9 @@ class Progress:
         self.caller = threading.get_ident()
 
     def run(self, tactics: int) -> bool:
-        """False where the monitor has cancelled the build."""
+        """False if the monitor has cancelled the build."""
         with self.waiting_for_ctrl_c():
-            self.tell("phase_start", OUTER, None, 3)
+            self.report("phase_start", OUTER, None, 3)
             self.step(OUTER, 0)
             if self.go_on:
                 thread = threading.Thread(target=self.time_kernels, args=(max(1, min(tactics, 8)),))
@@ -212,14 +212,14 @@ class Progress:
                 thread.join()
             for step in (1, 2):
                 self.step(OUTER, step)
-            self.tell("phase_finish", OUTER)
+            self.report("phase_finish", OUTER)
         if self.interruption is not None:
             raise self.interruption
         return self.go_on
 
     @contextlib.contextmanager
     def waiting_for_ctrl_c(self):
-        """Notes Ctrl-C where Python would raise it; what a backend has set for it stays."""
+        """Record Ctrl-C where Python would raise it; a backend's own handler stays."""
         main = self.caller == threading.main_thread().ident
         if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             yield
@@ -231,19 +231,19 @@ class Progress:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def time_kernels(self, steps: int) -> None:
-        self.tell("phase_start", INNER, OUTER, steps)
+        self.report("phase_start", INNER, OUTER, steps)
         for step in range(steps):
             self.step(INNER, step)
-        self.tell("phase_finish", INNER)
+        self.report("phase_finish", INNER)
 
     def step(self, phase: str, number: int) -> None:
         if not self.go_on:
             return
         if self.at_step is not None:
             self.at_step()
-        self.go_on = self.tell("step_complete", phase, number)
+        self.go_on = self.report("step_complete", phase, number)
 
-    def tell(self, name: str, *arguments) -> bool:
+    def report(self, name: str, *arguments) -> bool:
         if self.monitor is None:
             return True
         if self.interruption is not None and threading.get_ident() == self.caller:
@@ -254,7 +254,7 @@ class Progress:
 
 
 class Logger(Virtual):
-    """TensorRT's own logger, which prints. C++ calls it directly, so a Python subclass overrides nothing."""
+    """TensorRT's own logger, which prints. C++ calls it directly, so overrides of a Python subclass have no effect."""
 
     shown = "Logger"
 
@@ -280,14 +280,14 @@ class Monitor(Virtual):
 
 
 def refuse_without_device(maker: Builder) -> None:
-    """A factory of C++ that gives null, as where no driver is found."""
+    """Raise the error of a C++ factory that returns null because no driver was found."""
     if maker.trt.trouble.no_device:
         maker.log("ERROR", maker.trt.trouble.no_device)
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
 
 def timings_of(network: Network) -> list[str]:
-    """A key for each kind of layer that a build has to time."""
+    """A key for each kind of layer that a build times."""
     if network.model is None:
         return []
     keys = set()
@@ -297,7 +297,7 @@ def timings_of(network: Network) -> list[str]:
     return sorted(keys)
 
 
-def asked(network: Network, config: Config, hits: int) -> Build:
+def record_of(network: Network, config: Config, hits: int) -> Build:
     members = config.trt.BuilderFlag.__members__
     return Build(
         network_name=network.name,
@@ -316,7 +316,7 @@ def asked(network: Network, config: Config, hits: int) -> Build:
 
 
 def problem_of(network: Network, config: Config) -> str:
-    """Why a build fails, or nothing."""
+    """Why a build fails; empty if it does not."""
     if network.model is None:
         return "The network has no output."
     if config._monitor is not None and config._monitor() is None:
@@ -337,24 +337,24 @@ def problem_of(network: Network, config: Config) -> str:
 
 
 def fits(shape, declared) -> bool:
-    """Whether sizes equal those that are fixed."""
+    """Whether a shape equals the declared one in all fixed sizes."""
     return len(shape) == len(declared) and all(
-        size in (-1, given) for size, given in zip(declared, shape, strict=True)
+        expected in (-1, size) for expected, size in zip(declared, shape, strict=True)
     )
 
 
 def plan_of(network: Network, config: Config) -> Plan:
-    wish = asked(network, config, 0)
+    record = record_of(network, config, 0)
     return Plan(
         version=config.trt.__version__,
         device=config.trt.trouble.device,
         network_name=network.name,
-        flags=sorted(wish.flags),
-        hardware_compatibility=wish.hardware_compatibility,
-        profiling_verbosity=wish.profiling_verbosity,
+        flags=sorted(record.flags),
+        hardware_compatibility=record.hardware_compatibility,
+        profiling_verbosity=record.profiling_verbosity,
         profiles=[
             {name: [list(shape) for shape in shapes] for name, shapes in profile.items()}
-            for profile in wish.profiles
+            for profile in record.profiles
         ],
         onnx=network.model.SerializeToString(),
     )

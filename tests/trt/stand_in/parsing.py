@@ -1,4 +1,4 @@
-"""The network, and the parser that fills it from ONNX: ONNX's own checker judges the graph."""
+"""The network, and the parser that fills it from ONNX; ONNX's checker checks the graph."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Network(Inner):
         return self.outputs[index] if 0 <= index < len(self.outputs) else None
 
     def fill(self, model) -> None:
-        """Takes a graph that was found good."""
+        """Fill the network from a valid graph."""
         self.model = model
         constants = {one.name for one in model.graph.initializer}
         self.inputs = [Tensor(self.trt, one, True) for one in model.graph.input if one.name not in constants]
@@ -93,11 +93,13 @@ class Tensor(Inner):
 
     def __init__(self, trt, value_info, is_input: bool):
         super().__init__(trt)
-        told = value_info.type.tensor_type
+        tensor_type = value_info.type.tensor_type
         self.name = value_info.name
-        self.dtype = getattr(trt.DataType, NAMES_OF_TYPES[told.elem_type])
-        self.symbols = tuple(one.dim_param for one in told.shape.dim)
-        self.shape = trt.Dims([one.dim_value if one.HasField("dim_value") else -1 for one in told.shape.dim])
+        self.dtype = getattr(trt.DataType, NAMES_OF_TYPES[tensor_type.elem_type])
+        self.symbols = tuple(one.dim_param for one in tensor_type.shape.dim)
+        self.shape = trt.Dims(
+            [one.dim_value if one.HasField("dim_value") else -1 for one in tensor_type.shape.dim]
+        )
         self.is_network_input, self.is_network_output = is_input, not is_input
         self.is_shape_tensor, self.is_execution_tensor = False, True
 
@@ -129,7 +131,7 @@ class Parser(Flagged, Inner):
         return self.parse(path.read_bytes(), str(path))
 
     def parse(self, model, path=None) -> bool:
-        """Parses bytes; weights beside them are found by the path of the file that they came from."""
+        """Parse bytes; external weights are read from the folder of `path`."""
         import onnx
         from google.protobuf.message import DecodeError
 
@@ -151,7 +153,7 @@ class Parser(Flagged, Inner):
         return True
 
     def problems(self, graph):
-        """What is wrong with a graph: code, text, node and place of the node."""
+        """The problems of a graph: code, text, node and position of the node."""
         import onnx
 
         if self.trt.trouble.parse:
@@ -176,10 +178,10 @@ class Parser(Flagged, Inner):
 
 
 def named_node(graph, message: str):
-    """The node that a message of ONNX's checker tells of, with its place."""
-    told = NODE_IN_MESSAGE.search(message)
-    if told is not None:
-        name, kind = told["name"] or told["name2"], told["kind"] or told["kind2"]
+    """The position and the node that a message of ONNX's checker names."""
+    match = NODE_IN_MESSAGE.search(message)
+    if match is not None:
+        name, kind = match["name"] or match["name2"], match["kind"] or match["kind2"]
         for place, node in enumerate(graph.graph.node):
             if node.name == name and node.op_type == kind:
                 return place, node

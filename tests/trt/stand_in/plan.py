@@ -1,4 +1,4 @@
-"""What a plan and a timing cache are here: bytes with a mark, a header in JSON, and for a plan the ONNX."""
+"""The stand-in's plan and timing cache: bytes with a mark, a header in JSON, and for a plan the ONNX."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Plan:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Plan | None:
-        """None where the bytes are no plan."""
+        """None if the bytes are not a plan."""
         if not content.startswith(PLAN_MARK):
             return None
-        header, found, onnx = content[len(PLAN_MARK) :].partition(b"\0")
+        header, separator, onnx = content[len(PLAN_MARK) :].partition(b"\0")
         try:
-            return cls(**json.loads(header), onnx=onnx) if found else None
+            return cls(**json.loads(header), onnx=onnx) if separator else None
         except (ValueError, TypeError):
             return None
 
@@ -50,7 +50,7 @@ class Timings:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Timings | None:
-        """None where the bytes are no timing cache."""
+        """None if the bytes are not a timing cache."""
         try:
             return cls(**json.loads(content[len(CACHE_MARK) :])) if content.startswith(CACHE_MARK) else None
         except (ValueError, TypeError):

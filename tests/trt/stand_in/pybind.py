@@ -1,7 +1,7 @@
-"""What pybind11 does around C++ classes: checks of arguments, enums that are no ints, no stray attributes.
+"""The behavior of pybind11 around C++ classes: checks of arguments, enums that are not ints, no stray attributes.
 
-A class that a person sees is a shell, made from the surface. It checks each call and hands it to an `Inner`, a plain
-object with the behaviour, whose results it wraps in shells again.
+A public class is a shell, built from the surface. It checks each call and passes it to an `Inner`, a plain object with
+the behavior, whose results it wraps in shells again.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from .surface import Class, Signature
 
 NULLABLE = {"add_optimization_profile": "profile"}
-"""Parameters that C++ takes by pointer, so that None passes. Setters of interfaces, named I..., do so too."""
+"""Parameters that C++ takes by pointer, so that None is valid. Setters of interfaces, named I..., accept None too."""
 NO_NULL_TEXT = {"parse_from_file"}
 UNSIGNED = ("flags", "pool_size", "memory", "stream_handle")
 
 
 class PybindType(type):
     def __call__(cls, *arguments, **keywords):
-        made = super().__call__(*arguments, **keywords)
-        if isinstance(made, Object) and not hasattr(made, "_inner"):
+        instance = super().__call__(*arguments, **keywords)
+        if isinstance(instance, Object) and not hasattr(instance, "_inner"):
             base = next(one for one in cls.__mro__ if one.__module__ == "tensorrt")
             raise TypeError(f"tensorrt.{base.__name__}.__init__() must be called when overriding __init__")
-        return made
+        return instance
 
 
 class Object(metaclass=PybindType):
-    """The base of every shell. No `__dict__`: an unknown attribute cannot be set, but on a Python subclass it can."""
+    """The base of every shell, without `__dict__`: unknown attributes can be set only on a Python subclass."""
 
     __slots__ = ("__weakref__", "_inner")
 
 
 class Inner:
-    """The behaviour of one class of the surface. Its methods get checked arguments, shells unwrapped."""
+    """The behavior of one class of the surface. Its methods get checked arguments without shells."""
 
     shown: ClassVar[str]
 
@@ -46,22 +46,22 @@ class Inner:
         self.trt = trt
 
     def facade(self) -> Object:
-        """The shell around this, as a caller sees it."""
+        """The shell around this object, for a caller."""
         kind = getattr(self.trt, self.shown)
         shell = kind.__new__(kind)
         shell._inner = self
         return shell
 
     def log(self, severity: str, message: str) -> None:
-        """Tells the logger that this was made with, in `self.logger`."""
+        """Log a message to `self.logger`."""
         self.logger._inner.invoke(self.logger, "log", getattr(self.trt.ILogger.Severity, severity), message)
 
 
 class Virtual(Inner):
-    """What Python subclasses override. An exception there, even Ctrl-C, is printed and goes no further."""
+    """A class that Python subclasses override. An exception there, even Ctrl-C, is printed and not propagated."""
 
     def invoke(self, shell: Object, name: str, *arguments):
-        """Calls the override, as C++ does."""
+        """Call the override, like C++."""
         if getattr(type(shell), name) is getattr(getattr(self.trt, self.shown), name):
             return self.pure(name)
         try:
@@ -85,20 +85,20 @@ def wrapped(value):
 
 
 def unwrapped(value):
-    """The behaviour inside a shell; a logger or a monitor stays what a person has made of it."""
+    """The behavior inside a shell; a logger or a monitor stays the caller's object."""
     inner = value._inner if isinstance(value, Object) else None
     return inner if isinstance(inner, Inner) and not isinstance(inner, Virtual) else value
 
 
 def make_enum(name: str, members: dict[str, int]) -> type:
-    """An enum: its members have `name` and `value`, convert to int when asked, and are no ints themselves."""
+    """An enum: its members have `name` and `value`, convert to int explicitly, and are not ints themselves."""
 
     def new(cls, value):
         if not is_whole(value):
             raise TypeError(f"__init__(): incompatible constructor arguments. Invoked with: {value!r}")
-        made = object.__new__(cls)
-        object.__setattr__(made, "_value", int(value))
-        return made
+        instance = object.__new__(cls)
+        object.__setattr__(instance, "_value", int(value))
+        return instance
 
     names = {value: member for member, value in reversed(members.items())}
     namespace = {
@@ -122,7 +122,7 @@ def make_enum(name: str, members: dict[str, int]) -> type:
 
 
 class Flagged:
-    """What has `flags`, one bit each."""
+    """A class with `flags`, one bit each."""
 
     def set_flag(self, flag) -> None:
         self.flags |= 1 << int(flag)
@@ -135,22 +135,22 @@ class Flagged:
 
 
 def make_class(
-    trt: types.ModuleType, told: Class, bases: tuple[type, ...], inner: type[Inner] | None
+    trt: types.ModuleType, entry: Class, bases: tuple[type, ...], inner: type[Inner] | None
 ) -> type:
-    """The shell of one class. Without an `inner`, whatever it is asked for is not modelled."""
+    """The shell of one class. Without an `inner`, nothing of it is modelled."""
     namespace = {"__slots__": (), "__module__": "tensorrt"}
-    for name, overloads in told.methods.items():
+    for name, overloads in entry.methods.items():
         if name == "__enter__":
             namespace[name] = enter
         elif name == "__exit__":
             namespace[name] = lambda self, exc_type, exc_value, traceback: None
         elif name not in ("__init__", "__del__"):
-            namespace[name] = make_method(trt, told.name, name, overloads)
-    for name, one in told.properties.items():
+            namespace[name] = make_method(trt, entry.name, name, overloads)
+    for name, one in entry.properties.items():
         namespace[name] = make_property(trt, name, one)
-    namespace["__init__"] = make_constructor(trt, told, inner)
-    kind = PybindType(told.name, bases, namespace)
-    for name, members in told.nested.items():
+    namespace["__init__"] = make_constructor(trt, entry, inner)
+    kind = PybindType(entry.name, bases, namespace)
+    for name, members in entry.nested.items():
         inherited = next((getattr(base, name) for base in bases if hasattr(base, name)), None)
         setattr(kind, name, inherited or make_enum(name, members))
         for member, value in getattr(kind, name).__members__.items():
@@ -163,46 +163,48 @@ def enter(self):
     return self
 
 
-def make_constructor(trt: types.ModuleType, told: Class, inner: type[Inner] | None):
+def make_constructor(trt: types.ModuleType, entry: Class, inner: type[Inner] | None):
     def __init__(self, *positional, **keywords):  # noqa: N807
-        if not told.constructible:
-            raise TypeError(f"tensorrt.{told.name}: No constructor defined!")
-        overloads = told.methods["__init__"]
-        found = checked(trt, told.name, "__init__", overloads, self, positional, keywords)
+        if not entry.constructible:
+            raise TypeError(f"tensorrt.{entry.name}: No constructor defined!")
+        overloads = entry.methods["__init__"]
+        arguments = checked(trt, entry.name, "__init__", overloads, self, positional, keywords)
         if inner is None:
-            raise NotImplementedError(f"the stand-in does not model {told.name}")
-        self._inner = inner(trt, **found)
+            raise NotImplementedError(f"the stand-in does not model {entry.name}")
+        self._inner = inner(trt, **arguments)
 
     return __init__
 
 
 def make_method(trt: types.ModuleType, owner: str, name: str, overloads: tuple[Signature, ...]):
     def method(self, *positional, **keywords):
-        found = checked(trt, owner, name, overloads, self, positional, keywords)
+        arguments = checked(trt, owner, name, overloads, self, positional, keywords)
         if isinstance(self._inner, Virtual):
             override = getattr(getattr(type(self), name), "__code__", None)
             from_override = sys._getframe(1).f_code is override  # by super(): not once more
             return (
-                self._inner.pure(name) if from_override else self._inner.invoke(self, name, *found.values())
+                self._inner.pure(name)
+                if from_override
+                else self._inner.invoke(self, name, *arguments.values())
             )
-        return wrapped(modelled(self, name)(**found))
+        return wrapped(modelled(self, name)(**arguments))
 
     method.__name__ = name
     return method
 
 
-def make_property(trt: types.ModuleType, name: str, told) -> property:
+def make_property(trt: types.ModuleType, name: str, entry) -> property:
     def getter(self):
         return wrapped(modelled(self, name))
 
     def setter(self, value):
-        kind = {"int": "SupportsInt", "float": "SupportsFloat"}.get(told.kind, told.kind)
+        kind = {"int": "SupportsInt", "float": "SupportsFloat"}.get(entry.kind, entry.kind)
         nothing = value is None and (kind == "str" or kind.startswith("I"))
         if not (nothing or accepts(trt, kind, value)):
             raise TypeError(f"(): incompatible function arguments. Invoked with: {self!r}, {value!r}")
         setattr(self._inner, name, unwrapped(value))
 
-    return property(getter, setter if told.writable else None)
+    return property(getter, setter if entry.writable else None)
 
 
 def modelled(shell: Object, name: str):

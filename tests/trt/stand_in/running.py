@@ -31,9 +31,9 @@ class Runtime(Inner):
         return Engine(self.trt, self.logger, plan)
 
     def problem_of(self, plan: Plan | None) -> str:
-        """Why this runtime does not take a plan, or nothing."""
+        """Why this runtime does not take a plan; empty if it does."""
         if plan is None:
-            return "The bytes are no serialized engine: the magic tag does not match."
+            return "The bytes are not a serialized engine: the magic tag does not match."
         compatible = "VERSION_COMPATIBLE" in plan.flags
         if plan.version != self.trt.__version__ and not compatible:
             return f"The engine was made with TensorRT {plan.version}, and this is {self.trt.__version__}."
@@ -122,13 +122,13 @@ class Engine(Inner):
 
     @functools.cached_property
     def evaluator(self):
-        """Runs the network: `(names of outputs, inputs) -> outputs`. ONNX's own evaluator where ONNX Runtime cannot."""
+        """Runs the network: `(names of outputs, inputs) -> outputs`; in ONNX's evaluator if ONNX Runtime cannot."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
-        # At higher levels 1.32 leaves out a Relu before a float8 QuantizeLinear.
+        # At higher levels 1.32 removes a Relu before a float8 QuantizeLinear.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
             return onnxruntime.InferenceSession(self.plan.onnx, options, ["CPUExecutionProvider"]).run
@@ -202,9 +202,11 @@ class Context(Inner):
 
         model = onnx.ModelProto.FromString(self.engine.plan.onnx)
         del model.graph.value_info[:]
-        given = {one.name: self.input_shape(one) for one in self.engine.network.inputs}
+        input_shapes = {one.name: self.input_shape(one) for one in self.engine.network.inputs}
         for one in model.graph.input:
-            for size, place in zip(given.get(one.name, ()), one.type.tensor_type.shape.dim, strict=False):
+            for size, place in zip(
+                input_shapes.get(one.name, ()), one.type.tensor_type.shape.dim, strict=False
+            ):
                 place.dim_value = size
         for one in model.graph.output:
             one.type.tensor_type.ClearField("shape")
@@ -218,7 +220,7 @@ class Context(Inner):
         }
 
     def infer_shapes(self) -> list[str]:
-        """The inputs whose shapes are still missing."""
+        """The names of the inputs without a shape."""
         return [one.name for one in self.engine.network.inputs if -1 in self.input_shape(one)]
 
     def set_tensor_address(self, name, memory) -> bool:
@@ -242,7 +244,7 @@ class Context(Inner):
         inputs = {one.name: self.memory(one).copy() for one in network.inputs}
         outputs = self.engine.evaluator([one.name for one in network.outputs], inputs)
         for tensor, value in zip(network.outputs, outputs, strict=True):
-            self.memory(tensor)[...] = spoiled(value, trouble)
+            self.memory(tensor)[...] = corrupt(value, trouble)
         return True
 
     def memory(self, tensor):
@@ -257,8 +259,8 @@ class Context(Inner):
         return np.frombuffer(content, kind).reshape(shape)
 
 
-def spoiled(value, trouble):
-    """An output as a faulty engine has it."""
+def corrupt(value, trouble):
+    """The output of a faulty engine."""
     import numpy as np
 
     if not np.issubdtype(value.dtype, np.floating):
@@ -279,7 +281,7 @@ class Inspector(Inner):
         self.engine, self.execution_context = engine, None
 
     def get_engine_information(self, format) -> str:
-        """Layers by name, or in full where the build's profiling verbosity was DETAILED."""
+        """Layers by name, or in full if the build's profiling verbosity was DETAILED."""
         layers = [self.layer(node) for node in self.engine.network.model.graph.node]
         if self.engine.plan.profiling_verbosity == "NONE":
             layers = []

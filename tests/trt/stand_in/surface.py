@@ -18,19 +18,19 @@ NAMESPACES = re.compile(
 class Parameter:
     name: str
     kind: str
-    """What it must be, without namespaces: `SupportsInt`, `str`, `Dims`, `BuilderFlag`, ..."""
+    """The type, without namespaces: `SupportsInt`, `str`, `Dims`, `BuilderFlag`, ..."""
     required: bool
 
 
 @dataclass(frozen=True)
 class Signature:
-    """One overload of a method, its `self` left out."""
+    """One overload of a method, without `self`."""
 
     text: str
     parameters: tuple[Parameter, ...]
 
     def bind(self, positional: tuple, keywords: dict) -> dict[str, object] | None:
-        """The arguments by name, or None where their number or names do not fit."""
+        """The arguments by name, or None if their number or names do not match."""
         names = [parameter.name for parameter in self.parameters]
         if len(positional) > len(names):
             return None
@@ -69,29 +69,29 @@ class Surface:
 
 
 def read_json(version: str) -> dict:
-    """The file as it is: `version` is "10.16" or "11.4"."""
+    """The content of the file; `version` is "10.16" or "11.4"."""
     return json.loads((FOLDER / f"tensorrt-api-{version}.json").read_text("utf-8"))
 
 
 @functools.cache
 def read_surface(version: str) -> Surface:
     """The surface of "10.16" or "11.4"."""
-    found = read_json(version)
+    content = read_json(version)
     classes = {
         name: Class(
             name,
-            tuple(told["bases"]),
-            told["constructible"],
-            {method: tuple(map(signature, texts)) for method, texts in told["methods"].items()},
+            tuple(entry["bases"]),
+            entry["constructible"],
+            {method: tuple(map(signature, texts)) for method, texts in entry["methods"].items()},
             {
                 key: Property(NAMESPACES.sub("", one["type"]), one["writable"])
-                for key, one in told["properties"].items()
+                for key, one in entry["properties"].items()
             },
-            told["nested"],
+            entry["nested"],
         )
-        for name, told in found["classes"].items()
+        for name, entry in content["classes"].items()
     }
-    return Surface(found["version"], found["enums"], classes, found["aliases"])
+    return Surface(content["version"], content["enums"], classes, content["aliases"])
 
 
 def signature(text: str) -> Signature:
@@ -108,7 +108,7 @@ def signature(text: str) -> Signature:
 
 
 def arguments(inside: str) -> list[str]:
-    """Splits at the commas that are in no bracket."""
+    """Split at commas outside brackets."""
     parts, depth, part = [], 0, ""
     for character in inside:
         depth += (character in "[(<") - (character in "])>")

@@ -1,4 +1,4 @@
-"""The two value types of TensorRT: shapes, and memory that a builder hands out."""
+"""The two value types of TensorRT: shapes, and memory that a builder returns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LARGEST_RANK = 8
 
 
 class Dims(Object):
-    """A shape. It equals tuples and lists; to compare it with another is a TypeError, as in the real bindings."""
+    """A shape. It equals tuples and lists; comparison with another shape is a TypeError, as in the real bindings."""
 
     __slots__ = ("_sizes",)
     __module__ = "tensorrt"
@@ -49,7 +49,7 @@ class Dims(Object):
 
 
 def make_dims() -> list[type]:
-    """`Dims` and those of a fixed rank, for one module."""
+    """`Dims` and its subclasses of a fixed rank, for one module."""
     ranks = {"Dims2": 2, "DimsHW": 2, "Dims3": 3, "Dims4": 4}
     base = type(Dims)("Dims", (Dims,), {"__slots__": (), "__module__": "tensorrt"})
     fixed = [
@@ -60,7 +60,7 @@ def make_dims() -> list[type]:
 
 
 class HostMemory(bytearray):
-    """Memory that only the buffer protocol reaches: no length, no index, no methods of bytes.
+    """Memory with the buffer protocol only: no length, no index, no methods of bytes.
 
     A bytearray, because before Python 3.12 only a built-in type can offer the buffer protocol.
     """
@@ -94,7 +94,7 @@ class HostMemory(bytearray):
 
 
 def host_memory(trt, content: bytes) -> HostMemory:
-    """What a builder returns for its bytes."""
-    made = trt.IHostMemory.__new__(trt.IHostMemory)
-    bytearray.__init__(made, content)
-    return made
+    """The memory in which a builder returns bytes."""
+    memory = trt.IHostMemory.__new__(trt.IHostMemory)
+    bytearray.__init__(memory, content)
+    return memory

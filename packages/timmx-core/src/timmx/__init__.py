@@ -1,6 +1,6 @@
-"""timmx takes a timm image model to the runtime that it will live in, and proves that it arrived whole.
+"""timmx exports timm image models to deployment formats, and verifies each exported file against its model.
 
-Importing this is cheap: torch, timm and the converters are imported by what needs them.
+Importing this is cheap: torch, timm and the converters are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ register_command_maker(_create_command)
 
 
 def export(backend: str, model: str | nn.Module | None = None, **options: Any) -> ExportResult:
-    """Export a model; the same as `timmx <backend> MODEL ...`, and checked the same way.
+    """Export a model, as `timmx <backend> MODEL ...` does.
 
     Args:
         backend: an installed backend's name, such as `onnx` (`timmx.backends()` lists them).
         model: a timm name, `hf-hub:OWNER/NAME`, `local-dir:FOLDER`, or a module with a `pretrained_cfg`. A
-            module is left as it is: mode, device and parameters. None where an option names a file in its place.
-        options: the command's options with underscores, such as `output=`, `dynamic_batch=True`.
+            module is not changed: mode, device and parameters stay. None if an option names a file instead.
+        options: the command's options with underscores, such as `output=` or `dynamic_batch=True`.
 
     Returns:
         The artifact's path, its verification figures and its metadata.
 
     Raises:
-        TimmxError: one of its subclasses, with a message and a hint; the output is as it was before.
+        TimmxError: one of its subclasses, with a message and a hint; an existing output file is unchanged.
     """
     from timmx.registry import load
 
@@ -76,7 +76,7 @@ def export(backend: str, model: str | nn.Module | None = None, **options: Any) -
 
 
 def backends() -> tuple[BackendEntry, ...]:
-    """Every installed backend, as its metadata shows it; none is imported."""
+    """Every installed backend, described by its package metadata; none is imported."""
     from timmx.registry import entries
 
     return entries()
@@ -92,21 +92,21 @@ def open(
 
     Args:
         path: the artifact, with a suffix of an installed backend.
-        device: `cpu` or `cuda`; by default the device that it was made for.
-        threads: how many CPU threads the runtime may use; by default it chooses. Formats that PyTorch runs follow
-            `torch.set_num_threads` instead.
+        device: `cpu` or `cuda`. Default: the device that the artifact was exported for.
+        threads: number of CPU threads that the runtime may use. Default: the runtime chooses. Formats that PyTorch
+            runs use `torch.set_num_threads` instead.
 
     Raises:
-        ArtifactError: there is no such file, or it is not what its suffix says.
+        ArtifactError: the file does not exist, or its content does not match its suffix.
         BackendError: no installed backend opens that suffix.
-        ConfigurationError: it does not run on that device, or `threads` is less than 1.
+        ConfigurationError: the artifact does not run on that device, or `threads` is less than 1.
         RuntimeUnavailable: it cannot run on this machine, with the reason.
     """
     from timmx.artifact import open_artifact
     from timmx.contract import Device, OpenSettings
 
     if device not in (None, *Device):
-        raise ConfigurationError(f"there is no device {device!r}", hint=f"use {' or '.join(Device)}")
+        raise ConfigurationError(f"unknown device {device!r}", hint=f"use {' or '.join(Device)}")
     return open_artifact(path, OpenSettings(device=Device(device) if device else None, threads=threads))
 
 

@@ -98,4 +98,4 @@ def internal_error(exc: Exception) -> str:
     """One line about an exception that is not the user's to fix."""
     text = " ".join(str(exc).split())[:500]
     notes = "".join(f" ({note})" for note in getattr(exc, "__notes__", ()))
-    return f"This is a defect in timmx or in a library below it: {type(exc).__name__}: {text}{notes}"
+    return f"internal error in timmx or a dependency: {type(exc).__name__}: {text}{notes}"

@@ -1,9 +1,9 @@
-"""How MIL's weight files (blob storage, version 2) are laid out; neither torch nor numpy is imported.
+"""The layout of MIL's weight files (blob storage, version 2). Imports neither torch nor numpy.
 
-A file begins with 64 bytes: uint32 count of records, uint32 version. A record is 64 bytes, at the offset that
-the program names: uint32 sentinel, uint32 data type, uint64 bytes of data, uint64 offset of the data, uint64
-unused bits at the data's end. Records and data begin at multiples of 64. Elements below one byte are packed
-without gaps, from the lowest bit up.
+A file begins with a header of 64 bytes: uint32 number of records, uint32 version. A record has 64 bytes, at the
+offset that the program names: uint32 sentinel, uint32 data type, uint64 bytes of data, uint64 offset of the data,
+uint64 unused bits at the end of the data. Records and data are aligned to 64 bytes. Elements smaller than one byte
+are packed without gaps, lowest bit first.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ _PREFIX = "@model_path/"
 
 
 def blob_path(folder: Path | None, name: str, where: str) -> Path:
-    """The weight file that a program calls `name`.
+    """Return the path of the weight file that a program calls `name`.
 
     Args:
-        folder: what `@model_path` stands for; None where there is no such folder.
-        where: whose weights they are, for the errors.
+        folder: the folder that `@model_path` stands for; None if there is none.
+        name: begins with `@model_path/`.
+        where: what uses the weights, for error messages.
 
     Raises:
-        ArtifactError: the name is none of a weight file, or the file is missing or cut off.
+        ArtifactError: the name is not a path inside the model, or the file is missing or truncated.
     """
     parts = name.removeprefix(_PREFIX).split("/")
     if not name.startswith(_PREFIX) or not {"", ".", ".."}.isdisjoint(parts):
@@ -46,10 +47,10 @@ def blob_path(folder: Path | None, name: str, where: str) -> Path:
 
 
 def check_end(folder: Path | None, name: str, offset: int, where: str) -> None:
-    """Refuse weights that their file does not hold to their end; the data is not read.
+    """Check that a weight file contains all data of the record at `offset`, without reading the data.
 
     Raises:
-        ArtifactError: see `blob_path`; or the file ends before they do.
+        ArtifactError: as for `blob_path`, or the data is truncated.
     """
     path = blob_path(folder, name, where)
     length = path.stat().st_size

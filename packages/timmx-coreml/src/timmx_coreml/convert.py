@@ -1,4 +1,4 @@
-"""The capture in coremltools' hands: one call of `ct.convert`, and what has to stand around it."""
+"""Converts a captured program with coremltools: one call of `ct.convert`, its arguments and its errors."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 LABEL, PROBABILITIES = "classLabel", "classLabel_probs"
-"""A classifier's outputs, as coremltools names them."""
+"""coremltools' names for the outputs of a classifier."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What coremltools is asked for.
+    """The settings of one conversion.
 
     Attributes:
-        target: the oldest system, an iOS one; None for the oldest that can hold a neuralnetwork.
-        batch: open batch sizes: the least and the greatest, or all where `enumerated`; empty where it is fixed.
-        labels: class names that make it a classifier.
+        target: an iOS deployment target; None for the oldest that can run the neuralnetwork.
+        batch: minimum and maximum batch size, or all batch sizes if `enumerated`; empty if it is fixed.
+        labels: class names; if set, the model becomes a classifier.
     """
 
     kind: ConvertTo
@@ -48,7 +48,10 @@ class Conversion:
 
 
 def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...]]:
-    """The captured model as a `coremltools.models.MLModel` that was not loaded, and notes for the user.
+    """Convert the captured model.
+
+    Returns:
+        A `coremltools.models.MLModel` that is not loaded, and notes for the user.
 
     Raises:
         UnsupportedError: coremltools cannot convert it.
@@ -69,10 +72,10 @@ def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...
         if conversion.kind is ConvertTo.MLPROGRAM:
             arguments["compute_precision"] = ct.precision.FLOAT32
             if conversion.precision is ComputePrecision.FLOAT16:
-                arguments["compute_precision"], notes = _half(program, job)
+                arguments["compute_precision"], notes = _float16(program, job)
         if conversion.labels is not None:
             if conversion.kind is ConvertTo.NEURALNETWORK:
-                names = (PROBABILITIES,)  # coremltools names an mlprogram's so by itself
+                names = (PROBABILITIES,)  # an mlprogram's output gets this name by default
             arguments["classifier_config"] = ct.ClassifierConfig(
                 list(conversion.labels), LABEL, predicted_probabilities_output=names[0]
             )
@@ -81,38 +84,38 @@ def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...
                 program,
                 source="pytorch",
                 convert_to=conversion.kind.value,
-                # Without one, coremltools writes the oldest version of the file format that holds a neuralnetwork.
+                # Without a target, coremltools writes the oldest file format that supports the neuralnetwork.
                 minimum_deployment_target=conversion.target
                 and ct.target[conversion.target.value.replace("ios", "iOS")],
                 inputs=[_input(job, conversion)],
-                # Both edges are float32 for every target: without a type, ios16 and later get float16 ones.
+                # Without a type, ios16 and later get float16 inputs and outputs.
                 outputs=[ct.TensorType(name=name, dtype=np.float32) for name in names],
                 skip_model_load=True,
                 **arguments,
             )
         except (OSError, MemoryError):
             raise
-        except Exception as exc:  # coremltools raises all kinds of things for what it cannot translate
-            wanted = f" for {conversion.target}" if conversion.target else ""
+        except Exception as exc:  # coremltools raises many types for what it cannot convert
+            target = f" for {conversion.target}" if conversion.target else ""
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise UnsupportedError(
-                f"coremltools {ct.__version__} cannot convert this model to {conversion.kind}{wanted}: "
+                f"coremltools {ct.__version__} cannot convert this model to {conversion.kind}{target}: "
                 f"{reason[:300].rstrip('.')}",
                 hint=f"use a later --target, which may have the operation, or {OTHER_FORMATS}",
             ) from exc
     return converted, notes
 
 
-def _half(program: torch.export.ExportedProgram, job: ExportJob) -> tuple[Any, tuple[str, ...]]:
-    """float16 for every operation whose numbers it holds."""
+def _float16(program: torch.export.ExportedProgram, job: ExportJob) -> tuple[Any, tuple[str, ...]]:
+    """Return the compute precision, float16 except where values may overflow, and notes for the user."""
     import coremltools as ct
 
     islands = float32_islands(program, [job.example_input.cpu()])
     if islands is None:
         return ct.precision.FLOAT16, ()
     return ct.transform.FP16ComputePrecision(op_selector=islands), (
-        f"{islands.count} operations stay in float32, so not on the Neural Engine: their numbers come near float16's "
-        "limit of 65504.",
+        f"{islands.count} operations stay in float32 and off the Neural Engine: their values come near float16's "
+        "maximum of 65504.",
     )
 
 
@@ -133,19 +136,19 @@ def _input(job: ExportJob, conversion: Conversion) -> Any:
         sizes = conversion.batch
         shape = ct.EnumeratedShapes([(size, *rest) for size in sizes], default=(sizes[0], *rest))
     elif conversion.batch:
-        least, greatest = conversion.batch
-        shape = (ct.RangeDim(least, greatest, default=1), *rest)
+        smallest, largest = conversion.batch
+        shape = (ct.RangeDim(smallest, largest, default=1), *rest)
     return ct.TensorType(name="input", shape=shape, dtype=np.float32)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep coremltools' warnings back: its import tells of every optional library that is missing or untested."""
+    """Suppress coremltools' warnings: its import warns about every optional library that is missing or untested."""
     logger = logging.getLogger("coremltools")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        # Gradients are never wanted here, and some of torch's decompositions choose other kernels with them.
+        # Some of torch's decompositions choose other kernels when gradients are enabled.
         with torch.no_grad():
             yield
     finally:

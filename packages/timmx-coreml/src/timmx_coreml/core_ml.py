@@ -1,4 +1,4 @@
-"""Core ML itself as an engine: macOS alone."""
+"""Core ML as the engine of a runner; macOS only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from timmx.plugin import ArtifactError, RuntimeUnavailable
 from timmx_coreml.convert import quiet
 from timmx_coreml.features import read_input
 from timmx_coreml.options import ComputeUnits
-from timmx_coreml.targets import of_specification
+from timmx_coreml.targets import systems_of
 from timmx_coreml.validation import REINSTALL
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ _UNITS = {
 
 
 class CoreML:
-    """A file compiled and run by Core ML, through coremltools.
+    """Compiles and runs a file with Core ML, through coremltools.
 
     Raises:
-        RuntimeUnavailable: coremltools has no bridge to Core ML here.
-        ArtifactError: Core ML refuses the file.
+        RuntimeUnavailable: coremltools cannot reach Core ML on this machine.
+        ArtifactError: Core ML cannot load the file.
     """
 
     name = ""
@@ -42,12 +42,12 @@ class CoreML:
             import coremltools as ct
 
             self._model: Any = ct.models.MLModel(str(file.path), compute_units=ct.ComputeUnit[_UNITS[units]])
-        # coremltools opens a model that Core ML refuses, without the part that predicts.
+        # If Core ML cannot load a model, coremltools opens it without a proxy.
         if self._model.__proxy__ is None:
             reason = self._model._framework_error
             if reason is None:
-                # coremltools 9.0 gives no reason in either case: it does not try a file of a later specification.
-                systems = of_specification(file.model.specificationVersion)
+                # coremltools 9.0 gives no reason in either case: it does not try to load a later specification.
+                systems = systems_of(file.model.specificationVersion)
                 raise RuntimeUnavailable(
                     f"Core ML cannot run {file.path} on this machine: coremltools is installed without its bridge to "
                     f"Core ML, or this macOS is older than the file needs ({systems})",
@@ -57,22 +57,20 @@ class CoreML:
                 f"Core ML cannot load {file.path}: {reason}",
                 hint="export the model again, with an earlier --target if it was exported for a later system",
             )
-        self._images = {
+        self._image_inputs = {
             described.name for described in file.model.description.input if read_input(described).colors
         }
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        found: dict[str, Any] = self._model.predict(
-            {name: _picture(value) if name in self._images else value for name, value in feeds.items()}
+        outputs: dict[str, Any] = self._model.predict(
+            {name: _image(value) if name in self._image_inputs else value for name, value in feeds.items()}
         )
-        return found
+        return outputs
 
     def run_intermediates(
         self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        raise NotImplementedError(
-            "Core ML gives outputs only; the runner asks no engine without intermediates"
-        )
+        raise NotImplementedError("Core ML returns outputs only, no intermediate values")
 
     def notes(self) -> tuple[str, ...]:
         return ()
@@ -81,8 +79,8 @@ class CoreML:
         self._model = None
 
 
-def _picture(pixels: np.ndarray) -> Any:
-    """(1, C, H, W) uint8 as a PIL image, which is what coremltools takes."""
+def _image(pixels: np.ndarray) -> Any:
+    """Convert (1, C, H, W) uint8 to a PIL image, as coremltools expects."""
     from PIL import Image
 
     return Image.fromarray(

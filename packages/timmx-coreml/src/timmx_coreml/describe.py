@@ -1,4 +1,4 @@
-"""What a person sees of the file in Xcode and Finder: who made it, what goes in, what comes out."""
+"""The description that Xcode and Finder show: author, license, version, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _DATE = "com.github.apple.coremltools.conversion_date"
 def describe(model: Any, metadata: Metadata) -> None:
     """Fill in the description of a `CoreML.Specification.Model` from timmx's metadata, in place."""
     description, facts = model.description, metadata.model
-    shown = description.metadata
-    shown.author = metadata.author
-    shown.license = facts.license or "Unknown"
-    shown.versionString = f"{facts.name}, {metadata.weights_version}"
-    shown.shortDescription = _summary(metadata)
-    shown.userDefined.pop(_DATE, None)  # the same export gives the same bytes
-    shown.userDefined[METADATA_KEY] = metadata.dumps()
-    labelled = metadata.format.get("label_output")
-    if labelled:
-        shown.userDefined[_PREVIEW] = "imageClassifier"
+    info = description.metadata
+    info.author = metadata.author
+    info.license = facts.license or "Unknown"
+    info.versionString = f"{facts.name}, {metadata.weights_version}"
+    info.shortDescription = _summary(metadata)
+    info.userDefined.pop(_DATE, None)  # the same export gives the same bytes
+    info.userDefined[METADATA_KEY] = metadata.dumps()
+    label_output = metadata.format.get("label_output")
+    if label_output:
+        info.userDefined[_PREVIEW] = "imageClassifier"
     description.input[0].shortDescription = input_text(metadata.input)
     outputs = {output.name: output.kind for output in metadata.outputs}
     for feature in description.output:
-        if labelled:
+        if label_output:
             kind = metadata.outputs[0].kind
             feature.shortDescription = (
-                "The name of the first class."
-                if feature.name == labelled
+                "The name of the most likely class."
+                if feature.name == label_output
                 else f"Class names and their {kind}."
             )
         else:
@@ -43,7 +43,7 @@ def describe(model: Any, metadata: Metadata) -> None:
 
 
 _OUTPUTS = {
-    OutputKind.LOGITS: "Logits, (N, classes): softmax makes probabilities of them.",
+    OutputKind.LOGITS: "Logits, (N, classes); softmax converts them to probabilities.",
     OutputKind.PROBABILITIES: "Probabilities, (N, classes).",
     OutputKind.EMBEDDING: "Embedding, (N, features).",
     OutputKind.FEATURES: "One level of the feature pyramid.",
@@ -52,30 +52,30 @@ _OUTPUTS = {
 
 
 def input_text(entry: InputMetadata) -> str:
-    """How to make the input from a picture, in words."""
+    """Describe the preprocessing that turns an image into the input."""
     channels, height, width = entry.size
     colors = {"RGB": "RGB", "L": "grayscale"}.get(entry.color_order or "", f"{channels} channels")
-    how = (
+    resize = (
         f"Resize with {entry.interpolation} interpolation, crop_pct {entry.crop_pct:g}, "
         f"crop_mode {entry.crop_mode}."
     )
     if entry.dtype == "uint8":
-        return f"{colors} picture, {width} x {height} pixels. {how} The model normalises it."
+        return f"{colors} image, {width} x {height} pixels. {resize} The model normalizes it."
     if entry.normalized_in_graph:
-        values = "pixels from 0 to 1; the model normalises them"
+        values = "pixels from 0 to 1; the model normalizes them"
     else:
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (entry.mean, entry.std))
         values = f"(pixel - mean) / std for pixels from 0 to 1, mean [{mean}], std [{std}]"
-    return f"{colors} image, (N, {channels}, {height}, {width}): {values}. {how}"
+    return f"{colors} image, (N, {channels}, {height}, {width}): {values}. {resize}"
 
 
 def _summary(metadata: Metadata) -> str:
     model = metadata.model
-    what = {
+    kind = {
         OutputKind.LOGITS: f"image classifier, {model.num_classes} classes",
         OutputKind.PROBABILITIES: f"image classifier, {model.num_classes} classes",
         OutputKind.EMBEDDING: "image embedding",
         OutputKind.FEATURES: "feature pyramid of an image",
     }.get(metadata.outputs[0].kind, "image model")
     trained = "" if model.trained else ", untrained weights"
-    return f"{model.architecture}: {what}{trained}. Exported with timmx from timm."
+    return f"{model.architecture}: {kind}{trained}. Exported with timmx from timm."

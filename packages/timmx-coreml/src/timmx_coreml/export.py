@@ -1,4 +1,4 @@
-"""From a capture to a `.mlpackage` or an `.mlmodel`."""
+"""Exports the captured model to a `.mlpackage` or `.mlmodel`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ _PRECISIONS = {
     Quantize.PALETTE4: Precision.INT4_WEIGHTS,
 }
 
-
 _PROTOBUF_LIMIT = 2**31 - 1
 
 
@@ -39,7 +38,7 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
 
     Raises:
         ConfigurationError: the model does not fit `--image-input` or `--classifier`.
-        UnsupportedError: coremltools has no translation of an operation.
+        UnsupportedError: coremltools cannot convert an operation.
     """
     notes: list[str] = []
     channels = job.example_input.shape[1]
@@ -56,8 +55,8 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
         image_input=options.image_input,
         labels=labels,
     )
-    converted, said = convert(job, conversion)
-    notes.extend(said)
+    converted, conversion_notes = convert(job, conversion)
+    notes.extend(conversion_notes)
     precision = _precision(options)
     if options.quantize is not Quantize.NONE:
         job.progress("Compressing the weights")
@@ -65,12 +64,12 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
         converted, count = compress(converted, options.quantize, grouped)
         if not count:
             notes.append(
-                f"No weight is large enough for --quantize {options.quantize}: the weights stay as they are."
+                f"No weight is large enough for --quantize {options.quantize}: the weights stay uncompressed."
             )
         else:
             precision = _PRECISIONS[options.quantize]
     if options.classifier and not job.request.softmax:
-        notes.append(f"{PROBABILITIES} holds logits, not probabilities: --softmax makes them sum to one.")
+        notes.append(f"{PROBABILITIES} holds logits, not probabilities. Add --softmax for probabilities.")
     model = halve(converted) if options.half else converted.get_spec()
     facts: dict[str, Any] = {
         "kind": str(options.convert_to),
@@ -88,8 +87,8 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
     if model.ByteSize() > _PROTOBUF_LIMIT:
         raise UnsupportedError(
             f"the model takes {model.ByteSize() / 1e9:.1f} GB, but one .mlmodel holds at most 2 GB",
-            hint="use --half, or leave out --convert-to neuralnetwork to write a .mlpackage, whose weights are in a "
-            "file of their own",
+            hint="use --half, or leave out --convert-to neuralnetwork to write a .mlpackage, which has a separate "
+            "weight file",
         )
     weights = Path(converted.weights_dir) / "weight.bin" if converted.weights_dir else None
     write(job.path, model, weights)
@@ -97,7 +96,7 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
 
 
 def _precision(options: CoreMLOptions) -> Precision:
-    """The arithmetic where the weights are not compressed."""
+    """Return the precision of a model without compressed weights."""
     if options.convert_to is ConvertTo.NEURALNETWORK:
         return Precision.FP16 if options.half else Precision.FP32
     half = default_precision(options) is ComputePrecision.FLOAT16
@@ -105,10 +104,10 @@ def _precision(options: CoreMLOptions) -> Precision:
 
 
 def _labels(job: ExportJob) -> tuple[str, ...]:
-    """The class names of `--classifier`, one for each class of the model's one output.
+    """Return the class names for `--classifier`, one per class of the model's only output.
 
     Raises:
-        ConfigurationError: there are none, or the model gives something else than classes.
+        ConfigurationError: there are none, or the model does not have one output of classes.
     """
     output, *more = job.metadata(Precision.FP32).outputs
     if more or not output.kind.ranks_classes:

@@ -1,4 +1,4 @@
-"""The inputs of a Core ML model as its description states them: arrays and images, and their allowed shapes."""
+"""Reads the inputs from a Core ML model's description: arrays and images, and their allowed shapes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ARRAY_DTYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "i
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """An input as the description states it.
+    """An input as the model's description defines it.
 
     Attributes:
-        name: of the input.
-        shape: its default shape; (1, C, H, W) of an image.
-        shapes: every allowed shape, where they are enumerated; otherwise empty.
-        ranges: the smallest and the largest size of each axis, None where there is no limit; otherwise empty.
-        colors: RGB, BGR, GRAYSCALE or GRAYSCALE_FLOAT16 of an image, empty for an array.
+        name: the input's name.
+        shape: the default shape; (1, C, H, W) for an image.
+        shapes: all allowed shapes if they are enumerated; otherwise empty.
+        ranges: the smallest and largest size of each axis if they vary, None for no limit; otherwise empty.
+        colors: RGB, BGR, GRAYSCALE or GRAYSCALE_FLOAT16 for an image; empty for an array.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Feature:
     colors: str = ""
 
     def check(self, value: Any) -> None:
-        """Raise ValueError unless the value's shape is allowed; any number of images is."""
+        """Raise ValueError unless the value's shape is allowed; images may have any batch size."""
         shape = (1, *value.shape[1:]) if self.colors else tuple(value.shape)
         if self.shapes:
             fits, allowed = shape in self.shapes, " or ".join(map(str, self.shapes))
@@ -46,17 +46,19 @@ class Feature:
         else:
             fits, allowed = shape == self.shape, str(self.shape)
         if not fits:
-            raise ValueError(f"The input {self.name!r} may be {allowed}, and is {tuple(value.shape)}.")
+            raise ValueError(
+                f"The input {self.name!r} must have the shape {allowed}, not {tuple(value.shape)}."
+            )
 
 
 def read_input(described: Any) -> Feature:
-    """One input.
+    """Read one input.
 
     Args:
         described: a `FeatureDescription` message.
 
     Raises:
-        UnsupportedError: it is neither array nor image.
+        UnsupportedError: it is not an array or an image.
     """
     kind = described.type.WhichOneof("Type")
     if kind == "multiArrayType":
@@ -70,11 +72,11 @@ def read_input(described: Any) -> Feature:
 
 def _array(name: str, array: Any) -> Feature:
     shape = tuple(int(size) for size in array.shape)
-    flexible = array.WhichOneof("ShapeFlexibility")
-    if flexible == "enumeratedShapes":
-        listed = {tuple(int(size) for size in each.shape) for each in array.enumeratedShapes.shapes}
-        return Feature(name=name, shape=shape, shapes=tuple(sorted({shape, *listed})))
-    if flexible == "shapeRange":
+    flexibility = array.WhichOneof("ShapeFlexibility")
+    if flexibility == "enumeratedShapes":
+        shapes = {tuple(int(size) for size in each.shape) for each in array.enumeratedShapes.shapes}
+        return Feature(name=name, shape=shape, shapes=tuple(sorted({shape, *shapes})))
+    if flexibility == "shapeRange":
         return Feature(name=name, shape=shape, ranges=tuple(map(_bounds, array.shapeRange.sizeRanges)))
     return Feature(name=name, shape=shape)
 
@@ -88,11 +90,11 @@ def _image(name: str, image: Any) -> Feature:
         )
     channels = _CHANNELS[colors]
     shape = (1, channels, int(image.height), int(image.width))
-    flexible = image.WhichOneof("SizeFlexibility")
-    if flexible == "enumeratedSizes":
-        listed = {(1, channels, int(size.height), int(size.width)) for size in image.enumeratedSizes.sizes}
-        return Feature(name=name, shape=shape, shapes=tuple(sorted({shape, *listed})), colors=colors)
-    if flexible == "imageSizeRange":
+    flexibility = image.WhichOneof("SizeFlexibility")
+    if flexibility == "enumeratedSizes":
+        shapes = {(1, channels, int(size.height), int(size.width)) for size in image.enumeratedSizes.sizes}
+        return Feature(name=name, shape=shape, shapes=tuple(sorted({shape, *shapes})), colors=colors)
+    if flexibility == "imageSizeRange":
         sizes = _bounds(image.imageSizeRange.heightRange), _bounds(image.imageSizeRange.widthRange)
         return Feature(name=name, shape=shape, ranges=((1, 1), (channels, channels), *sizes), colors=colors)
     return Feature(name=name, shape=shape, colors=colors)

@@ -1,4 +1,4 @@
-"""What a Core ML file can tell of itself; neither torch nor coremltools is imported."""
+"""What `timmx inspect` reports about a Core ML file. Imports neither torch nor coremltools."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from timmx_coreml.blob_layout import check_end
 from timmx_coreml.features import ARRAY_DTYPES, read_input
 from timmx_coreml.package import CoreMLFile, main_block, read
 from timmx_coreml.schema import schema
-from timmx_coreml.targets import of_specification
+from timmx_coreml.targets import systems_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Operations by type, parameters, arithmetic, systems that read it, and what keeps it off the Neural Engine.
+    """Report operations, parameters, precision, supported systems, and what keeps the model off the Neural Engine.
 
     Raises:
-        ArtifactError: it is no Core ML model, or its weights are missing or cut off.
+        ArtifactError: it is not a Core ML model, or its weights are missing or truncated.
     """
     file = read(path)
-    told = {
+    report = {
         "kind": file.kind,
         "specification_version": file.model.specificationVersion,
-        "runs_on": of_specification(file.model.specificationVersion),
+        "runs_on": systems_of(file.model.specificationVersion),
         "weights_bytes": _weights_bytes(file),
-        "inputs": [_edge(described) for described in file.model.description.input],
-        "outputs": [_edge(described) for described in file.model.description.output],
+        "inputs": [_feature(described) for described in file.model.description.input],
+        "outputs": [_feature(described) for described in file.model.description.output],
     }
-    told |= _ml_program(file) if file.kind == "mlprogram" else _neural_network(file)
-    return told
+    report |= _ml_program(file) if file.kind == "mlprogram" else _neural_network(file)
+    return report
 
 
-def _edge(described: Any) -> dict[str, Any]:
-    """An input or output as the description states it; a neuralnetwork's outputs have no shape there."""
+def _feature(described: Any) -> dict[str, Any]:
+    """Describe an input or output; a neuralnetwork's outputs have no shape."""
     kind = described.type.WhichOneof("Type")
     if kind == "imageType":
         feature = read_input(described)
@@ -67,25 +67,25 @@ def _ml_program(file: CoreMLFile) -> dict[str, Any]:
         for value in operation.attributes.values():
             if value.HasField("blobFileValue"):
                 check_end(file.folder, value.blobFileValue.fileName, value.blobFileValue.offset, name)
-    computing = [operation for operation in block.operations if operation.outputs[0].name not in constants]
+    operations = [operation for operation in block.operations if operation.outputs[0].name not in constants]
     weights = [operation for operation in constants.values() if operation.type != "const"]
-    parts = {name for operation in weights for name in _arguments(operation)}
+    nested = {name for operation in weights for name in _arguments(operation)}
     compressed = Counter(operation.type for operation in weights)
     return {
-        "operations": _sorted(Counter(operation.type for operation in computing)),
+        "operations": _sorted(Counter(operation.type for operation in operations)),
         "compressed_weights": _sorted(compressed),
         "parameters": sum(
             math.prod(_dimensions(operation.outputs[0]))
             for operation in constants.values()
             if operation.type != "const" or operation.attributes["val"].HasField("blobFileValue")
-            if operation.outputs[0].name not in parts  # a palette, or the numbers that choose from it
+            if operation.outputs[0].name not in nested  # not a palette or its indices
         ),
-        "precision": _sorted(Counter(_dtype(operation.outputs[0]) for operation in computing)),
-        "off_neural_engine": list(_off_neural_engine(file, computing)),
+        "precision": _sorted(Counter(_dtype(operation.outputs[0]) for operation in operations)),
+        "off_neural_engine": list(_off_neural_engine(file, operations)),
     }
 
 
-_NO_PATH = {
+_UNSUPPORTED = {
     "gather": "gathers run on the CPU",
     "gather_along_axis": "gathers run on the CPU",
     "gather_nd": "gathers run on the CPU",
@@ -94,7 +94,7 @@ _NO_PATH = {
     "scatter_nd": "scatters run on the CPU",
     "topk": "sorting runs on the CPU",
     "argsort": "sorting runs on the CPU",
-    "reduce_prod": "it has no product of a whole axis",
+    "reduce_prod": "the engine has no product over an axis",
     "lstm": "recurrent cells run on the CPU",
     "gru": "recurrent cells run on the CPU",
     "rnn": "recurrent cells run on the CPU",
@@ -102,35 +102,35 @@ _NO_PATH = {
     "non_zero": "results whose size depends on values run on the CPU",
     "conv3d": "convolutions of three dimensions run on the CPU or GPU",
 }
-"""Operations for which no Neural Engine has a path, as far as is known.
+"""Operations that do not run on the Neural Engine, and why.
 
-Apple publishes no list. These come from measurements with MLComputePlan and from compiling for the engine:
+Apple publishes no list. These are from measurements with MLComputePlan and from compiling for the engine:
 roboflow/rf-detr pull request 1495, the "Capability surface" of ane-guide.readthedocs.io, and
 hollance/neural-engine, `unsupported-layers.md`.
 """
 
 
 def _off_neural_engine(file: CoreMLFile, operations: list[Any]) -> Iterator[str]:
-    """What is known to keep the whole or a part of an mlprogram off the Neural Engine, one sentence each."""
+    """Yield what keeps all or part of an mlprogram off the Neural Engine, one sentence each."""
     kinds = Counter(_operation_kind(operation) for operation in operations)
-    for kind, reason in _NO_PATH.items():
+    for kind, reason in _UNSUPPORTED.items():
         if kinds[kind]:
             yield f"{kind} ({kinds[kind]}): {reason}."
     names = {described.name for described in file.model.description.input}
-    whole = sum(
+    float32_count = sum(
         _dtype(operation.outputs[0]) == "float32"
         and operation.type != "cast"
         and not _arguments(operation) & names
         for operation in operations
     )
-    if whole:
-        yield f"{whole} operations in float32: the Neural Engine computes in float16."
-    shape = read_input(file.model.description.input[0])
-    if shape.ranges:
-        yield "An open range of batch sizes: only the default size runs there. --batch-sizes keeps all on it."
-    if shape.shapes and kinds["layer_norm"]:
+    if float32_count:
+        yield f"{float32_count} operations in float32: the Neural Engine computes in float16."
+    feature = read_input(file.model.description.input[0])
+    if feature.ranges:
+        yield "With a batch size range, only the default runs on the Neural Engine. Use --batch-sizes instead."
+    if feature.shapes and kinds["layer_norm"]:
         yield (
-            f"layer_norm ({kinds['layer_norm']}) with enumerated batch sizes: seen to keep a whole model off it "
+            f"layer_norm ({kinds['layer_norm']}) with enumerated batch sizes can keep the whole model off the engine "
             "(coremltools issue 1909)."
         )
 
@@ -152,7 +152,7 @@ def _neural_network(file: CoreMLFile) -> dict[str, Any]:
 
 
 def _weight_messages(message: Any) -> Iterator[Any]:
-    """Every `WeightParams` below a message."""
+    """Yield every `WeightParams` in a message."""
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
@@ -180,19 +180,19 @@ def _weight_count(message: Any) -> int:
 
 
 def _weights_bytes(file: CoreMLFile) -> int:
-    """The size of the weight file, or of the whole `.mlmodel`, which holds them inside."""
+    """Return the size of the weight file, or of the `.mlmodel`, which contains the weights."""
     if file.folder is None:
         return file.path.stat().st_size
     return sum(path.stat().st_size for path in (file.folder / "weights").glob("*") if path.is_file())
 
 
 def _arguments(operation: Any) -> set[str]:
-    """Names of the variables that go into an operation."""
+    """Return the names of the variables that an operation reads."""
     return {argument.name for parameter in operation.inputs.values() for argument in parameter.arguments}
 
 
 def _dimensions(output: Any) -> list[int]:
-    """Sizes of a result; 1 for one that is open."""
+    """Return the sizes of a result; 1 for a dynamic dimension."""
     return [
         int(dimension.constant.size) if dimension.HasField("constant") else 1
         for dimension in output.type.tensorType.dimensions

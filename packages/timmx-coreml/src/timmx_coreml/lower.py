@@ -1,4 +1,4 @@
-"""A captured program made ready for coremltools: the same function, in operations that it translates right."""
+"""Rewrites a captured program into operations that coremltools converts correctly."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ if TYPE_CHECKING:
 
 
 def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """The same function in operations that coremltools 9.0 translates right.
+    """Rewrite a program into operations that coremltools 9.0 converts correctly.
 
-    Layer norms, GELU, softmax and fused attention stay whole. Only what coremltools 9.0 lacks, refuses or gets
-    wrong is rewritten; see `timmx_coreml.lowering`.
+    Layer norms, GELU, softmax and fused attention stay whole. Only what coremltools 9.0 lacks, refuses or converts
+    incorrectly is rewritten; see `timmx_coreml.lowering`.
 
     Args:
-        program: from `timmx.capture`, static or with a dynamic batch, which survives. It is not changed.
+        program: from `timmx.capture`, static or with a dynamic batch size, which is kept. It is not changed.
+
+    Returns:
+        A new program that computes the same function.
 
     Raises:
-        UnsupportedError: an operation is left that coremltools cannot hold; names it and the layer that it is in.
+        UnsupportedError: coremltools cannot convert an operation; the message names it and its layer.
     """
     from timmx.plugin import drop_copies, drop_expands, infer_symbolic_sizes, merge_reshapes, use_reshapes
 

@@ -20,7 +20,7 @@ class ConvertTo(StrEnum):
 
 
 class ComputePrecision(StrEnum):
-    """The arithmetic of an mlprogram; input and output are float32 in both."""
+    """The arithmetic of an mlprogram; inputs and outputs are float32 with both."""
 
     FLOAT16 = "float16"
     FLOAT32 = "float32"
@@ -51,7 +51,7 @@ _WEIGHTS, _INPUT, _KIND = "Weights", "Input and output tensors", "Kind of Core M
 
 @dataclass(frozen=True, kw_only=True)
 class CoreMLOptions:
-    """The options that only `timmx coreml` has."""
+    """The options specific to `timmx coreml`."""
 
     convert_to: Annotated[
         ConvertTo,

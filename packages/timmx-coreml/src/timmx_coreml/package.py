@@ -1,4 +1,4 @@
-"""A `.mlpackage` or `.mlmodel` as a file: found, parsed, its metadata read; torch and coremltools stay unimported."""
+"""Reads and writes `.mlpackage` and `.mlmodel` files and their metadata. Imports neither torch nor coremltools."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _ITEMS = {
     "com.apple.CoreML/model.mlmodel": ("model.mlmodel", "CoreML Model Specification"),
     "com.apple.CoreML/weights": ("weights", "CoreML Model Weights"),
 }
-"""What lies in a package's `Data` folder: name and description, as coremltools writes them."""
+"""The items in a package's `Data` folder: name and description, as coremltools writes them."""
 
 _NAMESPACE = uuid.UUID("5f0c6f3e-6d62-5ad4-9f0a-0d6f1f4c2b11")
-"""Of the identifiers in `Manifest.json`. coremltools draws them at random; ours are the same for the same file."""
+"""Namespace of the identifiers in `Manifest.json`. coremltools' are random; these are the same in every export."""
 
 _KINDS = {
     "mlProgram": "mlprogram",
@@ -41,7 +41,7 @@ class CoreMLFile:
     Attributes:
         model: the `CoreML.Specification.Model` message.
         kind: `mlprogram` or `neuralnetwork`.
-        folder: where an mlprogram's `weights` folder lies; None for an `.mlmodel`.
+        folder: the folder that contains an mlprogram's `weights` folder; None for an `.mlmodel`.
     """
 
     path: Path
@@ -51,10 +51,10 @@ class CoreMLFile:
 
 
 def read(path: Path) -> CoreMLFile:
-    """Parse an artifact, weights left where they are.
+    """Parse an artifact without reading an mlprogram's weights.
 
     Raises:
-        ArtifactError: it is no Core ML model, or one of a kind that timmx does not write, or it is damaged.
+        ArtifactError: it is not a Core ML model, is of a kind that timmx does not write, or is damaged.
     """
     if not path.exists():
         raise ArtifactError(f"{path} does not exist")
@@ -75,27 +75,27 @@ def read(path: Path) -> CoreMLFile:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata inside, {} where timmx did not write it.
+    """Read timmx's metadata; {} if another tool wrote the file.
 
     Raises:
-        ArtifactError: the file is no Core ML model.
+        ArtifactError: the file is not a Core ML model.
     """
     return metadata_of(read(path))
 
 
 def metadata_of(file: CoreMLFile) -> dict[str, Any]:
-    """As `read_metadata`, of a file that is parsed already."""
+    """Like `read_metadata`, for a parsed file."""
     text = file.model.description.metadata.userDefined.get(METADATA_KEY)
     return parse_json_object(file.path, text) if text else {}
 
 
 def write(path: Path, model: Any, weights: Path | None) -> None:
-    """Write a model, the same bytes for the same model.
+    """Write a model; the same model gives the same bytes.
 
     Args:
-        path: ends in `.mlpackage` (a folder is made) or `.mlmodel`.
+        path: ends in `.mlpackage` (a folder) or `.mlmodel` (a file).
         model: the `CoreML.Specification.Model` message.
-        weights: an mlprogram's weight file, which is copied; None where there is none.
+        weights: an mlprogram's weight file, which is copied; None if there is none.
     """
     content = model.SerializeToString(deterministic=True)
     if path.suffix == ".mlmodel":
@@ -128,7 +128,7 @@ def _manifest() -> dict[str, Any]:
 
 
 def _root_model(package: Path) -> Path:
-    """The specification that a package's manifest names, every item that it lists being there."""
+    """Return the path of a package's specification; check that all items of its manifest exist."""
     try:
         manifest = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
         entries = {key: str(entry["path"]) for key, entry in manifest["itemInfoEntries"].items()}
@@ -149,10 +149,10 @@ def _root_model(package: Path) -> Path:
 
 
 def class_labels(file: CoreMLFile) -> tuple[str, ...] | None:
-    """A classifier's class names in the order of its classes; None where it is no classifier.
+    """Return a classifier's class names in class order; None if the model is not a classifier.
 
     Raises:
-        ArtifactError: it is one by its description, and holds no names.
+        ArtifactError: the classifier has no class names, or two are equal.
     """
     if not file.model.description.predictedFeatureName:
         return None
@@ -176,10 +176,10 @@ def class_labels(file: CoreMLFile) -> tuple[str, ...] | None:
 
 
 def main_block(model: Any) -> Any:
-    """The operations of an mlprogram's function `main`.
+    """Return the block of an mlprogram's function `main`.
 
     Raises:
-        ArtifactError: it has none.
+        ArtifactError: there is no such function.
     """
     if "main" in model.mlProgram.functions:
         function = model.mlProgram.functions["main"]

@@ -1,4 +1,4 @@
-"""The `coreml` backend: what it is. Light; the work is in `export` and `runner`."""
+"""The `coreml` backend. Cheap to import: the work is in `export` and `runner`."""
 
 from __future__ import annotations
 

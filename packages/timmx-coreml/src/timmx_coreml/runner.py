@@ -1,4 +1,4 @@
-"""A Core ML file opened: by Core ML itself on macOS, elsewhere by timmx's own evaluators of what the file says."""
+"""Opens and runs a Core ML file: with Core ML on macOS, with timmx's own evaluators elsewhere."""
 
 from __future__ import annotations
 
@@ -19,25 +19,32 @@ if TYPE_CHECKING:
 
 _LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
 _NAMED_OPERATIONS = 5
-"""As many operations are named in a note about large values."""
+"""The number of operations that a note about large values names."""
 
 
 class Engine(Protocol):
-    """What computes: all named features in, all named features out."""
+    """Computes all outputs of a model from its inputs."""
 
     name: str
     intermediates: tuple[str, ...]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Arrays by input name, pixels (1, C, H, W) uint8 for an image; arrays, a label, and a dictionary back."""
+        """Run the model.
+
+        Args:
+            feeds: arrays by input name; (1, C, H, W) uint8 pixels for an image.
+
+        Returns:
+            Arrays by output name; for a classifier a label and a dictionary of probabilities.
+        """
 
     def run_intermediates(
         self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Some of `intermediates`."""
+        """Run the model and return some of `intermediates`."""
 
     def notes(self) -> tuple[str, ...]:
-        """What the runs have shown."""
+        """Return notes about the runs so far."""
 
     def close(self) -> None: ...
 
@@ -46,11 +53,11 @@ def open_runner(path: Path, units: ComputeUnits = ComputeUnits.ALL) -> Runner:
     """Open a `.mlpackage` or `.mlmodel`.
 
     Args:
-        units: where Core ML may compute; without meaning elsewhere than on macOS.
+        units: the compute units that Core ML may use; macOS only.
 
     Raises:
-        ArtifactError: it is no Core ML model, or is damaged.
-        UnsupportedError: it holds something that timmx's evaluator does not know.
+        ArtifactError: it is not a Core ML model, or is damaged.
+        UnsupportedError: timmx's evaluator does not support something in it.
     """
     file = read(path)
     if sys.platform != "darwin":
@@ -61,9 +68,9 @@ def open_runner(path: Path, units: ComputeUnits = ComputeUnits.ALL) -> Runner:
 
 
 class CoreMLRunner(Runner):
-    """One input called `input`, and arrays out.
+    """Runs a model with one input; all outputs are arrays.
 
-    A classifier's dictionary of probabilities is given as the array that it was made of, called `output`.
+    A classifier's dictionary of probabilities is returned as an array called `output`, in class order.
     """
 
     def __init__(self, file: CoreMLFile, engine: Engine) -> None:
@@ -99,15 +106,15 @@ class CoreMLRunner(Runner):
         return self._engine.notes()
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        found = self._engine.run(self._checked(feeds))
+        outputs = self._engine.run(self._check(feeds))
         if self._labels is None:
-            return {name: np.asarray(value) for name, value in found.items()}
-        probabilities = found[self._description.predictedProbabilitiesName]
+            return {name: np.asarray(value) for name, value in outputs.items()}
+        probabilities = outputs[self._description.predictedProbabilitiesName]
         values = np.asarray([[probabilities[label] for label in self._labels]], np.float32)
-        first = found[self._description.predictedFeatureName]
-        if probabilities[first] < values.max():
+        label = outputs[self._description.predictedFeatureName]
+        if probabilities[label] < values.max():
             raise ArtifactError(
-                f"the file predicts the class {first!r}, but another class has a higher value"
+                f"the file predicts the class {label!r}, but another class has a higher value"
             )
         return {"output": values}
 
@@ -116,26 +123,26 @@ class CoreMLRunner(Runner):
     ) -> dict[str, np.ndarray]:
         if not self.intermediates:
             return super().run_intermediates(feeds, names)
-        return self._engine.run_intermediates(self._checked(feeds), names)
+        return self._engine.run_intermediates(self._check(feeds), names)
 
     def close(self) -> None:
         self._engine.close()
 
-    def _checked(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        name, fed = self._input.name, feeds[self._input.name]
-        self._input.check(fed)
-        if str(fed.dtype) != self.inputs[0].dtype:
-            raise TypeError(f"{name} is {fed.dtype}; the file takes {self.inputs[0].dtype}.")
-        return {name: fed}
+    def _check(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        name, value = self._input.name, feeds[self._input.name]
+        self._input.check(value)
+        if str(value.dtype) != self.inputs[0].dtype:
+            raise TypeError(f"{name} is {value.dtype}; the file takes {self.inputs[0].dtype}.")
+        return {name: value}
 
     def _outputs(self, batch: int | str, metadata: Metadata | None) -> tuple[TensorSpec, ...]:
         if self._labels is not None:
             return (TensorSpec(name="output", shape=(1, len(self._labels)), dtype="float32", layout="NC"),)
-        stated = {output.name: output.shape for output in metadata.outputs} if metadata else {}
+        shapes = {output.name: output.shape for output in metadata.outputs} if metadata else {}
         specs = []
         for described in self._description.output:
-            # A neuralnetwork's description gives its outputs no shape, nor does any where the batch is open.
-            shape = tuple(described.type.multiArrayType.shape) or stated.get(described.name, (batch,))
+            # A neuralnetwork's outputs have no shape in the description, nor do outputs with a dynamic batch size.
+            shape = tuple(described.type.multiArrayType.shape) or shapes.get(described.name, (batch,))
             specs.append(
                 TensorSpec(
                     name=described.name,
@@ -148,7 +155,7 @@ class CoreMLRunner(Runner):
 
 
 class Evaluator:
-    """timmx's own evaluators as an engine; the MIL evaluator gives intermediate values too."""
+    """timmx's own evaluators as the engine; the MIL evaluator also returns intermediate values."""
 
     intermediates: tuple[str, ...] = ()
 
@@ -168,19 +175,20 @@ class Evaluator:
             self.name = "timmx's neural network evaluator"
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        found = self._run(_tensors(feeds))
+        outputs = self._run(_tensors(feeds))
         return {
-            name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in found.items()
+            name: value.numpy() if isinstance(value, torch.Tensor) else value
+            for name, value in outputs.items()
         }
 
     def run_intermediates(
         self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        found = self._run(_tensors(feeds), names)
-        return {name: value.numpy() for name, value in found.items()}
+        values = self._run(_tensors(feeds), names)
+        return {name: value.numpy() for name, value in values.items()}
 
     def notes(self) -> tuple[str, ...]:
-        """The operations whose float16 results overflow or nearly do."""
+        """Return notes that name the operations whose float16 results overflow or nearly overflow."""
         if self._mil is None:
             return ()
         large = sorted(self._mil.large_values, key=lambda value: -value.largest)
@@ -188,53 +196,53 @@ class Evaluator:
         for values, what in (
             (
                 [value for value in large if value.overflowed],
-                "overflow float16, whose largest number is 65504",
+                "overflow float16, whose maximum is 65504",
             ),
             (
                 [value for value in large if not value.overflowed],
-                "come within a factor 4 of float16's largest number",
+                "come within a factor of 4 of float16's maximum, 65504",
             ),
         ):
             if values:
-                named = ", ".join(
+                names = ", ".join(
                     f"{value.name} ({value.op}, {value.largest:.3g})" for value in values[:_NAMED_OPERATIONS]
                 )
                 more = (
                     f" and {len(values) - _NAMED_OPERATIONS} more" if len(values) > _NAMED_OPERATIONS else ""
                 )
                 notes.append(
-                    f"The results of {len(values)} operations {what}: {named}{more}. "
-                    "--compute-precision float32 has room."
+                    f"The results of {len(values)} operations {what}: {names}{more}. "
+                    "Use --compute-precision float32."
                 )
         return tuple(notes)
 
     def close(self) -> None:
         if self._mil is not None:
             self._mil.close()
-        self._run = _closed
+        self._run = _raise_closed
 
 
 def _tensors(feeds: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     tensors = {name: torch.from_numpy(value.copy()) for name, value in feeds.items()}
     return {
-        name: value.float() if value.dtype == torch.uint8 else value  # the pixels of a picture
+        name: value.float() if value.dtype == torch.uint8 else value  # pixels
         for name, value in tensors.items()
     }
 
 
-def _closed(*_feeds: Any) -> dict[str, Any]:
+def _raise_closed(*_feeds: Any) -> dict[str, Any]:
     raise RuntimeError("This runner is closed: open the file again.")
 
 
 def _batch_sizes(feature: Feature) -> tuple[int, ...]:
-    """Sizes of an open batch to verify at; empty where it is fixed."""
+    """Return the sizes of a dynamic batch to verify; empty if the batch size is fixed."""
     if feature.shapes:
         return tuple(sorted({shape[0] for shape in feature.shapes}))
     if feature.ranges:
-        least, greatest = feature.ranges[0]
-        if greatest is None:
-            return (least, least + 1, least + 2)
-        return tuple(sorted({least, min(least + 1, greatest), greatest})) if greatest > least else ()
+        smallest, largest = feature.ranges[0]
+        if largest is None:
+            return (smallest, smallest + 1, smallest + 2)
+        return tuple(sorted({smallest, min(smallest + 1, largest), largest})) if largest > smallest else ()
     return ()
 
 

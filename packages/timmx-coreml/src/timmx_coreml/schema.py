@@ -1,7 +1,7 @@
-"""Core ML's own protobuf schema, without importing coremltools.
+"""Core ML's protobuf schema, without importing coremltools.
 
-coremltools ships the schema as generated modules, but importing the package takes 4 to 9 seconds: it imports torch
-and, where it is there, scikit-learn. So the generated modules are imported under a package of ours.
+coremltools contains the schema as generated modules, but importing the package takes 4 to 9 seconds: it imports
+torch and, if installed, scikit-learn. So the generated modules are imported under another package name.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _PACKAGE = "timmx_coreml._coremltools_proto"
 
 @functools.cache
 def schema(name: str) -> Any:
-    """A generated module of the schema, such as `Model_pb2` or `MIL_pb2`.
+    """Return a generated module of the schema, such as `Model_pb2` or `MIL_pb2`.
 
-    Its classes are the very ones of `coremltools.proto`: protobuf keeps one of each message type in a process.
+    Its classes are those of `coremltools.proto`: protobuf keeps one class per message type in a process.
 
     Raises:
         ImportError: coremltools is not installed.
     """
     if _PACKAGE not in sys.modules:
-        spec = importlib.util.find_spec("coremltools")  # finds it without running it
+        spec = importlib.util.find_spec("coremltools")  # does not import it
         if spec is None or spec.origin is None:
             raise ImportError("coremltools is not installed", name="coremltools")
         package = types.ModuleType(_PACKAGE, "Core ML's schema.")

@@ -1,4 +1,4 @@
-"""A Core ML model loaded and run by Core ML: through coremltools on a Mac, and in Swift."""
+"""Code that loads and runs a Core ML model: Python with coremltools on a Mac, and Swift."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
-    """The lines for `python` or `swift`."""
+    """Return the snippet for `python` or `swift`."""
     feature = read_input(read(path).model.description.input[0])
     least = min((shape[0] for shape in feature.shapes), default=1)
     if feature.ranges and not feature.colors:
@@ -31,12 +31,12 @@ def _python(path: Path, metadata: Metadata, picture: bool, least: int) -> Snippe
     feeds = f"{{{json.dumps(metadata.input.name)}: x}}"
     run = f"output = model.predict({feeds})[{json.dumps(metadata.outputs[0].name)}]"
     if classes:
-        run = f"found = model.predict({feeds})[{json.dumps(classes)}]"
+        run = f"probabilities = model.predict({feeds})[{json.dumps(classes)}]"
     return Snippet(
         requires=("coremltools",),
         imports=("import coremltools as ct", "import json"),
-        load=(f"model = ct.models.MLModel({json.dumps(path.as_posix())})  # predicts on macOS alone",),
-        run=(run, "output = np.array([[found[label] for label in labels]], np.float32)")
+        load=(f"model = ct.models.MLModel({json.dumps(path.as_posix())})  # predicts on macOS only",),
+        run=(run, "output = np.array([[probabilities[label] for label in labels]], np.float32)")
         if classes
         else (run,),
         labels='json.loads(model.user_defined_metadata["timmx"])["labels"]',
@@ -70,14 +70,14 @@ def _swift(path: Path, metadata: Metadata, picture: bool, least: int) -> Snippet
         "let outputs = try model.prediction(from: inputs)",
     )
     if classes:
-        found: tuple[str, ...] = (
-            f'let found = outputs.featureValue(for: "{classes}")!.dictionaryValue',
-            "let output = labels.map { found[$0]!.floatValue }",
+        fetch: tuple[str, ...] = (
+            f'let probabilities = outputs.featureValue(for: "{classes}")!.dictionaryValue',
+            "let output = labels.map { probabilities[$0]!.floatValue }",
         )
     else:
-        found = (
-            f'let found = outputs.featureValue(for: "{metadata.outputs[0].name}")!.multiArrayValue!',
-            f"let output = (0..<found.count{f' / {batch}' if batch > 1 else ''}).map {{ found[$0].floatValue }}",
+        fetch = (
+            f'let values = outputs.featureValue(for: "{metadata.outputs[0].name}")!.multiArrayValue!',
+            f"let output = (0..<values.count{f' / {batch}' if batch > 1 else ''}).map {{ values[$0].floatValue }}",
         )
     compiled = path.stem
     return Snippet(
@@ -87,6 +87,6 @@ def _swift(path: Path, metadata: Metadata, picture: bool, least: int) -> Snippet
             f"  // Xcode compiles {path.name}",
             "let model = try MLModel(contentsOf: url)",
         ),
-        run=(*feed, *found),
+        run=(*feed, *fetch),
         takes_picture=picture,
     )

@@ -1,4 +1,4 @@
-"""Deployment targets: the oldest systems that a file runs on, and what each option needs. Light."""
+"""Deployment targets: the oldest systems that a file runs on. Cheap to import."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Target(StrEnum):
 
     @property
     def specification(self) -> int:
-        """The version of Core ML's file format that came with it; later systems read earlier versions."""
+        """The version of Core ML's file format of this release; later systems read earlier versions."""
         return _SPECIFICATIONS[self]
 
     def __str__(self) -> str:
@@ -60,11 +60,11 @@ _IOS = {number: target for target, number in _SPECIFICATIONS.items() if target.v
 
 
 def ios_of(specification: int) -> Target:
-    """The iOS release that came with a version of the file format."""
+    """Return the iOS release that introduced a version of the file format."""
     return _IOS[specification]
 
 
-def of_specification(number: int) -> str:
-    """The systems that read a file of this specification version, such as `iOS 16, macOS 13`."""
-    names = [target.value for target, own in _SPECIFICATIONS.items() if own == number]
+def systems_of(specification: int) -> str:
+    """Return the systems that introduced a specification version, such as `iOS 16, macOS 13`."""
+    names = [target.value for target, number in _SPECIFICATIONS.items() if number == specification]
     return ", ".join(name.replace("ios", "iOS ").replace("macos", "macOS ") for name in names) or "unknown"

@@ -1,4 +1,4 @@
-"""Translations that coremltools 9.0 lacks in its ExportedProgram front end and that torch code cannot replace well."""
+"""Translations that coremltools 9.0 lacks for ExportedPrograms and that torch code cannot replace efficiently."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def register() -> None:
-    """Make them known to coremltools, for the whole process. Nothing that it has by itself is changed."""
+    """Register the translations with coremltools for the whole process, without replacing its own."""
     from coremltools.converters.mil.frontend.torch.torch_op_registry import (
         _TORCH_OPS_REGISTRY,
         register_torch_op,
@@ -18,14 +18,14 @@ def register() -> None:
 
 
 def timmx_lstm(context: Any, node: Any) -> None:
-    """`aten::lstm.input` as one MIL `lstm` a layer (sequencer2d); torch code would unroll it step by step.
+    """Translate `aten::lstm.input` to one MIL `lstm` per layer (sequencer2d); torch code would unroll the steps.
 
-    coremltools 9.0 has the translation, but under TorchScript's name of the operation, and for nodes with three
+    coremltools 9.0 has the translation under TorchScript's name of the operation only, and for nodes with three
     outputs, where an ExportedProgram has one tuple.
     """
     from coremltools.converters.mil.frontend.torch.ops import lstm
 
-    three = copy.copy(node)
-    three.outputs = [f"{node.name}_{part}" for part in ("output", "hidden", "cell")]
-    lstm(context, three)
-    context.add(tuple(context[name] for name in three.outputs), torch_name=node.name)
+    lstm_node = copy.copy(node)
+    lstm_node.outputs = [f"{node.name}_{part}" for part in ("output", "hidden", "cell")]
+    lstm(context, lstm_node)
+    context.add(tuple(context[name] for name in lstm_node.outputs), torch_name=node.name)

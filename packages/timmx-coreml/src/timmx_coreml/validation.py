@@ -1,4 +1,4 @@
-"""Which options go together, and what the machine lacks; told before torch or coremltools is imported."""
+"""Checks options and the environment before torch or coremltools is imported."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from timmx_coreml.options import CoreMLOptions
 
 BATCH_UPPER_BOUND = 8
-"""The largest batch of `--dynamic-batch` where nothing else is said."""
+"""The default maximum batch size of `--dynamic-batch`."""
 
 MOST_SHAPES = 128
-"""Core ML's limit on enumerated shapes of one input."""
+"""Core ML's limit on the enumerated shapes of one input."""
 
 _NEEDS = {
     Quantize.NONE: Target.IOS15,
@@ -32,13 +32,13 @@ _NEEDS = {
     Quantize.PALETTE6: Target.IOS16,
     Quantize.PALETTE4: Target.IOS16,
 }
-"""The first system that reads each form of weights."""
+"""The oldest target that supports each form of weights."""
 
 
 def deployment_target(options: CoreMLOptions) -> Target | None:
-    """The target that was asked for, or the oldest that the other options allow; an iOS one.
+    """Return `--target`, or the oldest target that the other options allow, as an iOS target.
 
-    None for a neuralnetwork: ios13 or ios14, by the layers that it turns out to need.
+    None for a neuralnetwork without `--target`: ios13 or ios14, depending on its layers.
     """
     if options.target is not None:
         return options.target.ios
@@ -48,25 +48,25 @@ def deployment_target(options: CoreMLOptions) -> Target | None:
 
 
 def batch_bounds(options: CoreMLOptions) -> tuple[int, ...]:
-    """The sizes of `--batch-sizes`, or the least and greatest of an open range."""
+    """Return the sizes of `--batch-sizes`, or the minimum and maximum batch size."""
     return options.batch_sizes or (1, options.batch_upper_bound or BATCH_UPPER_BOUND)
 
 
 def validate(request: ExportRequest, options: CoreMLOptions) -> None:
-    """Refuse combinations that make no sense.
+    """Refuse invalid combinations of options.
 
     Raises:
-        ConfigurationError: with a hint.
+        ConfigurationError: the options are invalid together.
     """
     if options.convert_to is ConvertTo.NEURALNETWORK:
-        _neural_network(options)
+        _check_neural_network(options)
     else:
-        _ml_program(options)
-    _batch(request, options)
+        _check_ml_program(options)
+    _check_batch(request, options)
     if options.image_input:
-        _image_input(request)
+        _check_image_input(request)
     if options.classifier:
-        _classifier(request)
+        _check_classifier(request)
     if options.compute_units is not None:
         if not request.verify:
             raise ConfigurationError(
@@ -81,15 +81,15 @@ def validate(request: ExportRequest, options: CoreMLOptions) -> None:
 
 
 REINSTALL = "uv pip install --reinstall --only-binary coremltools 'coremltools>=9,<10'"
-"""The command for a coremltools without its compiled parts."""
+"""The command that replaces a coremltools without its compiled parts."""
 
 
 def missing() -> tuple[Problem, ...]:
-    """What this machine lacks for any export; coremltools is looked for, not imported."""
+    """Return what this machine lacks for any export, without importing coremltools."""
     spec = importlib.util.find_spec("coremltools")
     if spec is not None and spec.origin is not None:
-        # The writer of weights is compiled. What pip builds from the source archive where there is no wheel imports,
-        # and fails at the end of a conversion.
+        # Writing weights needs a compiled library. If pip builds coremltools from source for lack of a wheel,
+        # the library is missing: the import succeeds, and conversions fail at their end.
         if list(Path(spec.origin).parent.glob("libmilstoragepython*")):
             return ()
         message = "coremltools is installed without its compiled part, so it cannot write models here"
@@ -110,7 +110,7 @@ def missing() -> tuple[Problem, ...]:
     )
 
 
-def _neural_network(options: CoreMLOptions) -> None:
+def _check_neural_network(options: CoreMLOptions) -> None:
     kind = "--convert-to neuralnetwork"
     if options.compute_precision is not None:
         raise ConfigurationError(
@@ -131,7 +131,7 @@ def _neural_network(options: CoreMLOptions) -> None:
         )
 
 
-def _ml_program(options: CoreMLOptions) -> None:
+def _check_ml_program(options: CoreMLOptions) -> None:
     if options.half:
         raise ConfigurationError(
             "--half is for --convert-to neuralnetwork; an mlprogram stores its weights in --compute-precision, float16 "
@@ -158,14 +158,14 @@ def _ml_program(options: CoreMLOptions) -> None:
         )
 
 
-def _batch(request: ExportRequest, options: CoreMLOptions) -> None:
+def _check_batch(request: ExportRequest, options: CoreMLOptions) -> None:
     for flag, value in (
         ("--batch-upper-bound", options.batch_upper_bound),
         ("--batch-sizes", options.batch_sizes),
     ):
         if value is not None and not request.dynamic_batch:
             raise ConfigurationError(
-                f"{flag} sets the batch sizes of --dynamic-batch, which is not given",
+                f"{flag} sets the batch sizes of --dynamic-batch, which is not set",
                 hint=f"add --dynamic-batch, or use --batch-size instead of {flag}",
             )
     sizes = options.batch_sizes
@@ -183,21 +183,21 @@ def _batch(request: ExportRequest, options: CoreMLOptions) -> None:
         )
 
 
-def _image_input(request: ExportRequest) -> None:
+def _check_image_input(request: ExportRequest) -> None:
     if not request.normalize:
         raise ConfigurationError(
             "--image-input takes pixels, which the file must normalize", hint="add --normalize"
         )
-    _one_at_a_time(request, "--image-input takes one image")
+    _check_one_at_a_time(request, "--image-input takes one image")
     channels = request.input_size[0] if request.input_size else request.in_chans
     check_image_channels(channels if channels is not None else 3)
 
 
 def check_image_channels(channels: int) -> None:
-    """A picture has one channel or three.
+    """Check that a model can take images: one channel or three.
 
     Raises:
-        ConfigurationError: this model takes another count.
+        ConfigurationError: the model takes another number of channels.
     """
     if channels not in (1, 3):
         raise ConfigurationError(
@@ -206,27 +206,27 @@ def check_image_channels(channels: int) -> None:
         )
 
 
-def _classifier(request: ExportRequest) -> None:
-    without = "--features" if request.features else "--num-classes 0" if request.num_classes == 0 else ""
-    if without:
+def _check_classifier(request: ExportRequest) -> None:
+    flag = "--features" if request.features else "--num-classes 0" if request.num_classes == 0 else ""
+    if flag:
         raise ConfigurationError(
-            f"--classifier needs classes, and with {without} there are none",
-            hint=f"leave out --classifier or {without}",
+            f"--classifier needs classes, and with {flag} there are none",
+            hint=f"leave out --classifier or {flag}",
         )
-    _one_at_a_time(request, "--classifier names the class of one input")
+    _check_one_at_a_time(request, "--classifier names the class of one input")
 
 
-def _one_at_a_time(request: ExportRequest, what: str) -> None:
-    for flag, given in (
+def _check_one_at_a_time(request: ExportRequest, what: str) -> None:
+    for flag, conflict in (
         ("--dynamic-batch", request.dynamic_batch),
         (f"--batch-size {request.batch_size}", request.batch_size not in (None, 1)),
     ):
-        if given:
+        if conflict:
             raise ConfigurationError(
                 f"{what} at a time and cannot be combined with {flag}", hint=f"leave out {flag}"
             )
 
 
 def default_precision(options: CoreMLOptions) -> ComputePrecision:
-    """The arithmetic of an mlprogram with these options."""
+    """Return the compute precision of an mlprogram with these options."""
     return options.compute_precision or ComputePrecision.FLOAT16

@@ -1,4 +1,4 @@
-"""What values flow through a float `.tflite` for typical inputs, and the range that each tensor is given for them."""
+"""Value ranges of the activations of a float `.tflite`, observed on calibration inputs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def observe(
     content: bytes, graph: Graph, inputs: Iterable[np.ndarray], method: CalibrationMethod, bits: int
 ) -> dict[str, tuple[float, float]]:
-    """The range of every float tensor that depends on the input, by name.
+    """The range (low, high) of every float tensor that depends on the input, by name.
 
     Args:
         content: the float `.tflite`.
-        inputs: as the file takes them, one at a time; gone through twice unless the method is minmax.
-        bits: of the activations.
+        inputs: as the file takes them, one at a time; iterated twice unless the method is minmax.
+        bits: bits per activation, 8 or 16.
     """
     names = {
         index: graph.tensors[index].name
@@ -33,23 +33,23 @@ def observe(
     }
     observed = {index: Observed() for index in names}
     interpreter = open_interpreter(content, keep_all=True)
-    entry = interpreter.get_input_details()[0]["index"]
+    input_index = interpreter.get_input_details()[0]["index"]
     for array in inputs:
-        interpreter.set_tensor(entry, array)
+        interpreter.set_tensor(input_index, array)
         interpreter.invoke()
         for index in names:
             observed[index].widen(interpreter.get_tensor(index))
     if method is not CalibrationMethod.MINMAX:
         for array in inputs:
-            interpreter.set_tensor(entry, array)
+            interpreter.set_tensor(input_index, array)
             interpreter.invoke()
             for index in names:
                 observed[index].count(interpreter.get_tensor(index))
-    return {names[index]: seen.range(method, bits) for index, seen in observed.items()}
+    return {names[index]: values.range(method, bits) for index, values in observed.items()}
 
 
 def statistics(ranges: Mapping[str, tuple[float, float]], graph: Graph) -> dict[str, dict[str, np.ndarray]]:
-    """The ranges as the quantizer takes them: arrays of as many axes as the tensor has."""
+    """The ranges in the form that the quantizer takes: arrays with as many axes as the tensor."""
     axes = {tensor.name: len(tensor.shape) for tensor in graph.tensors}
     return {
         name: {

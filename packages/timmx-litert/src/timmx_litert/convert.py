@@ -1,4 +1,4 @@
-"""The capture in litert-torch's hands: one call of `litert_torch.convert`, and what has to stand around it."""
+"""Converts a captured model with litert-torch: one call of `litert_torch.convert` and its preparation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from timmx.plugin import ExportJob
 
-_GRAPH_ROOM = 64 * 2**20
-"""Left for the graph itself when weights are weighed against flatbuffers' limit."""
+_GRAPH_SIZE = 64 * 2**20
+"""Bytes reserved for the graph itself when the size of the weights is compared with flatbuffers' limit."""
 
 
-class Edges(nn.Module):
-    """A captured program between the artifact's edges: the input's layout and type, the outputs' names."""
+class IOAdapter(nn.Module):
+    """Wraps a captured program: converts the input's layout and type, names the outputs."""
 
     def __init__(
         self, program: nn.Module, output_names: tuple[str, ...], *, nhwc: bool, pixel_bytes: bool
@@ -35,7 +35,7 @@ class Edges(nn.Module):
         self.output_names = output_names
         self.nhwc = nhwc
         self.pixel_bytes = pixel_bytes
-        self.training = False  # by hand: a captured program refuses eval(), which it is in for good
+        self.training = False  # not by eval(), which a captured program refuses
 
     def forward(self, input: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.pixel_bytes:
@@ -48,17 +48,17 @@ class Edges(nn.Module):
 
 
 def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
-    """The captured model as a float `.tflite`, its one signature with the names `input` and `job.output_names`.
+    """Convert the captured model to a float `.tflite` with one signature: `input` and `job.output_names`.
 
     Args:
         nhwc: the input is (N, H, W, C).
-        pixel_bytes: the input is uint8, from 0 to 255, where the model takes pixels in [0, 1].
+        pixel_bytes: the input is uint8, from 0 to 255, and the model takes pixels in [0, 1].
 
     Raises:
-        UnsupportedError: litert-torch cannot convert it, or its weights do not fit into one file.
+        UnsupportedError: litert-torch cannot convert the model, or its weights do not fit into one file.
     """
     weights = sum(parameter.nbytes for parameter in job.model.parameters())
-    if weights > LIMIT - _GRAPH_ROOM:
+    if weights > LIMIT - _GRAPH_SIZE:
         raise UnsupportedError(
             f"the weights take {weights / 1e9:.1f} GB, and one .tflite file holds at most 2 GB",
             hint=LIMIT_HINT,
@@ -69,7 +69,7 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, "cpu")
-    edges = Edges(lower(program), job.output_names, nhwc=nhwc, pixel_bytes=pixel_bytes)
+    adapter = IOAdapter(lower(program), job.output_names, nhwc=nhwc, pixel_bytes=pixel_bytes)
     example = job.example_input.cpu()
     if pixel_bytes:
         example = (255 * example).round().to(torch.uint8)
@@ -79,12 +79,10 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
         import litert_torch
 
         try:
-            return litert_torch.convert(edges, sample_kwargs={"input": example}).model_content()
+            return litert_torch.convert(adapter, sample_kwargs={"input": example}).model_content()
         except (OSError, MemoryError):
             raise
-        except (
-            Exception
-        ) as exc:  # litert-torch, jax and MLIR raise all kinds of things for what they cannot lower
+        except Exception as exc:  # litert-torch, jax and MLIR raise many types for what they cannot lower
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise UnsupportedError(
                 f"litert-torch cannot convert this model: {reason[:300].rstrip('.')}",
@@ -94,10 +92,10 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what litert-torch, jax, absl and MLIR print of their own accord.
+    """Suppress what litert-torch, jax, absl and MLIR print by default.
 
-    TensorFlow's two settings are read when the converter's library is loaded, so an earlier import of it is as loud as
-    it was. Without `LITERT_TORCH_SILENCE_TORCH_LOGS` litert-torch would take torch's log handlers away for good.
+    TensorFlow reads its two settings when the converter's library is loaded, so they have no effect if it is already
+    imported. Without `LITERT_TORCH_SILENCE_TORCH_LOGS` litert-torch would remove torch's log handlers permanently.
     """
     settings = {"LITERT_TORCH_SHOW_PROGRESS": "n", "LITERT_TORCH_SILENCE_TORCH_LOGS": "n"}
     for name, value in (("TF_CPP_MIN_LOG_LEVEL", "3"), ("TF_ENABLE_ONEDNN_OPTS", "0")):
@@ -112,7 +110,7 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-        logging.root.handlers[:] = handlers  # a first `logging.warning()` adds one that prints
+        logging.root.handlers[:] = handlers  # the first `logging.warning()` adds one that prints
         for name, earlier in before.items():
             if earlier is None:
                 os.environ.pop(name, None)

@@ -1,4 +1,4 @@
-"""From a capture to a `.tflite` file."""
+"""Exports a captured model to a `.tflite` file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from timmx.plugin import (
 
 from timmx_litert import task_metadata
 from timmx_litert.convert import convert
-from timmx_litert.model_file import LIMIT, LIMIT_HINT, METADATA_NAME, edge_quantization, finish
+from timmx_litert.model_file import LIMIT, LIMIT_HINT, METADATA_NAME, finish, read_io_tensors
 from timmx_litert.options import IoType, LiteRTMode
-from timmx_litert.quantize import Integers, halve, make_integer, store_weights
+from timmx_litert.quantize import IntegerSettings, halve, make_integer, store_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ _LABELS_FILE = "labels.txt"
 
 
 class _Inputs:
-    """Calibration inputs as the float file takes them; can be gone through several times."""
+    """Calibration inputs as the float file takes them; can be iterated several times."""
 
     def __init__(self, calibration: Calibration, spec: TensorSpec) -> None:
         self._calibration, self._spec = calibration, spec
@@ -52,34 +52,34 @@ class _Inputs:
 
 
 def export(job: ExportJob, options: LiteRTOptions) -> Exported:
-    """Convert the capture, quantize it if asked, name its edges, and write it with its metadata.
+    """Convert the captured model, quantize it if requested, and write it with its metadata.
 
     Raises:
-        ConfigurationError: the calibration data cannot serve this model.
+        ConfigurationError: the calibration data cannot be used with this model.
         UnsupportedError: litert-torch has no lowering of an operation.
     """
     notes: list[str] = []
     facts: dict[str, Any] = {"mode": str(options.mode)}
     calibration = None
-    if options.mode.calibrated:  # data that cannot serve is refused before the long conversion
+    if options.mode.calibrated:  # unusable data is refused before the long conversion
         calibration = job.calibration(options.calibration_data, options.calibration_samples)
     elif options.calibration_data is not None:
         notes.append(f"--mode {options.mode} needs no ranges: --calibration-data is not read.")
-    # In integers the quantizer makes bytes of the edge; elsewhere the graph itself turns bytes into numbers.
-    integer_edges = options.mode is LiteRTMode.INT8 and options.io is not IoType.FLOAT32
-    pixel_bytes = options.io is IoType.UINT8 and not integer_edges
+    # In --mode int8 the quantizer changes the I/O types; in the others the graph converts bytes to floats.
+    integer_io = options.mode is LiteRTMode.INT8 and options.io is not IoType.FLOAT32
+    pixel_bytes = options.io is IoType.UINT8 and not integer_io
     content = convert(job, nhwc=options.takes_nhwc, pixel_bytes=pixel_bytes)
     if options.mode.quantized:
         facts["per_channel"] = options.per_channel is not False
     if calibration is not None:
         job.progress("Calibrating and quantizing")
         method = options.calibration_method or CalibrationMethod.MINMAX
-        wanted = Integers(
+        settings = IntegerSettings(
             bits=16 if options.mode is LiteRTMode.INT16X8 else 8,
-            io=options.io if integer_edges else IoType.FLOAT32,
+            io=options.io if integer_io else IoType.FLOAT32,
             per_channel=options.per_channel is not False,
             method=method,
-            edge=_input_range(job),
+            input_range=_input_range(job),
             pixel_bytes=pixel_bytes,
             probabilities=job.request.softmax,
         )
@@ -87,14 +87,16 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
         spec = TensorSpec(
             name="input", shape=shape, dtype="uint8" if pixel_bytes else "float32", layout=layout
         )
-        content, plan = make_integer(content, _Inputs(calibration, spec), wanted, job.progress)
-        if left := _left_in_float(plan):
-            notes.append(f"{left} Hardware that computes in integers alone leaves them to the CPU.")
+        content, plan = make_integer(content, _Inputs(calibration, spec), settings, job.progress)
+        if float_operations := _float_operations(plan):
+            notes.append(
+                f"Computed in float: {float_operations}. Hardware with integer arithmetic only leaves them to the CPU."
+            )
         facts |= {
             "calibration": calibration.origin,
             "calibration_method": str(method),
             "integer_operations": len(plan.integer),
-            "stored_operations": len(plan.stored),
+            "stored_operations": len(plan.weight_only),
             "float_operations": plan.float_kinds,
         }
     elif options.mode is LiteRTMode.FP16:
@@ -106,14 +108,12 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
     return Exported(_PRECISIONS[options.mode], tuple(notes))
 
 
-def _left_in_float(plan: Plan) -> str:
-    """Which operations compute in float, since integers would cost the answers too much."""
+def _float_operations(plan: Plan) -> str:
+    """The operations that compute in float, because integers would cost too much accuracy."""
     counts = dict(plan.float_kinds)
-    if plan.stored:
-        counts |= {"convolutions and matrix products with 8-bit weights": len(plan.stored)}
-    if not counts:
-        return ""
-    return f"In float compute: {', '.join(f'{count} {kind}' for kind, count in counts.items())}."
+    if plan.weight_only:
+        counts |= {"convolutions and matrix products with 8-bit weights": len(plan.weight_only)}
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
 
 def _write(
@@ -124,7 +124,7 @@ def _write(
     notes: list[str],
 ) -> None:
     job.progress("Writing LiteRT")
-    entry, outputs = edge_quantization(content)
+    entry, outputs = read_io_tensors(content)
     layout: Literal["NCHW", "NHWC"] = "NHWC" if options.takes_nhwc else "NCHW"
     dtype: Any = entry.dtype
     metadata = job.metadata(
@@ -132,9 +132,9 @@ def _write(
         input_dtype=dtype,
         input_layout=layout,
         input_quantization=entry.quantization,
-        output_dtypes={name: edge.dtype for name, edge in outputs.items() if edge.dtype != "float32"},
+        output_dtypes={name: tensor.dtype for name, tensor in outputs.items() if tensor.dtype != "float32"},
         output_quantization={
-            name: edge.quantization for name, edge in outputs.items() if edge.quantization is not None
+            name: tensor.quantization for name, tensor in outputs.items() if tensor.quantization is not None
         },
         **facts,
     )
@@ -145,50 +145,50 @@ def _write(
         entries[task_metadata.NAME] = _task_metadata(metadata, job.labels)
         if job.labels:
             files[_LABELS_FILE] = task_metadata.labels_content(job.labels)
-    if reasons := _unfit_for_media_pipe(metadata):
-        notes.append(f"MediaPipe's image classifier cannot serve this file: {'; '.join(reasons)}.")
-    finished = finish(
+    if reasons := _media_pipe_problems(metadata):
+        notes.append(f"MediaPipe's image classifier cannot use this file: {'; '.join(reasons)}.")
+    artifact = finish(
         content,
         output_names=job.output_names,
         description=metadata.model.name,
         metadata=entries,
     )
-    if len(finished) > LIMIT:
+    if len(artifact) > LIMIT:
         raise UnsupportedError(
-            f"the file would take {len(finished) / 1e9:.1f} GB, and one .tflite file holds at most 2 GB",
+            f"the file would take {len(artifact) / 1e9:.1f} GB, and one .tflite file holds at most 2 GB",
             hint=LIMIT_HINT,
         )
     with job.path.open("wb") as file:
-        file.write(finished)
+        file.write(artifact)
         task_metadata.append_files(file, files)
 
 
-def _unfit_for_media_pipe(metadata: Metadata) -> list[str]:
-    """Why MediaPipe's image classifier (1.2.3) refuses a file or feeds it wrongly, each with what helps."""
+def _media_pipe_problems(metadata: Metadata) -> list[str]:
+    """Why MediaPipe's image classifier (1.2.3) refuses a file or feeds it wrongly, each with the flag that helps."""
     entry = metadata.input
     reasons = []
     if entry.layout == "NCHW":
         reasons.append("its input is (N, C, H, W), and --nhwc-input changes that")
     if entry.dtype == "int8":
-        reasons.append("its edges are int8, where --io uint8 is read")
+        reasons.append("its input is int8, and --io uint8 changes that")
     if metadata.outputs[0].shape[0] != 1:
         reasons.append("its batch size is not 1")
     if entry.size[0] != 3:
-        reasons.append(f"it takes pictures of {entry.size[0]} channels, not 3")
+        reasons.append(f"it takes images with {entry.size[0]} channels, not 3")
     elif not entry.normalized_in_graph and not len(set(entry.mean)) == len(set(entry.std)) == 1:
         reasons.append("mean and std differ between channels, and --normalize puts them into the file")
     if not all(output.kind.ranks_classes for output in metadata.outputs):
-        reasons.append("its outputs are no classes")
+        reasons.append("its outputs are not classes")
     return reasons
 
 
 def _input_range(job: ExportJob) -> tuple[float, float]:
-    """The least and greatest value that the model's input takes, exact where the graph normalises."""
+    """The smallest and largest value of the model's input; exact if the graph normalizes."""
     return job.metadata(Precision.FP32).input.value_range
 
 
 def _task_metadata(metadata: Metadata, labels: tuple[str, ...] | None) -> bytes:
-    """What Android's task libraries want to know: how to fill the input, what the outputs are."""
+    """The metadata of Android's task libraries: how to fill the input, what the outputs are."""
     entry, model = metadata.input, metadata.model
     channels, *size = entry.size
     low, high = entry.value_range
@@ -202,7 +202,7 @@ def _task_metadata(metadata: Metadata, labels: tuple[str, ...] | None) -> bytes:
             mean, std = mean[:1], std[:1]
     image = task_metadata.ImageInput(
         name="input",
-        description=f"A picture of {size[1]} x {size[0]} pixels.",
+        description=f"An image of {size[1]} x {size[0]} pixels.",
         minimum=(low,),
         maximum=(high,),
         channels=channels,

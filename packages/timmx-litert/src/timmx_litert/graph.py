@@ -1,4 +1,4 @@
-"""The operations of a float `.tflite` and what flows between them, as the choice of a quantization plan needs it."""
+"""The operations and tensors of a float `.tflite`, from which a quantization plan is chosen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Tensor:
 
     Attributes:
         name: unique in the graph.
-        shape: sizes, all fixed.
+        shape: fixed sizes.
         constant: its values are in the file.
         floating: its values are float32.
     """
@@ -30,8 +30,8 @@ class Operation:
     """One operation, in the order of execution.
 
     Attributes:
-        kind: the format's own name, such as `CONV_2D`.
-        inputs: indices of tensors; left-out optional ones are not among them.
+        kind: the format's name, such as `CONV_2D`.
+        inputs: indices of tensors, without omitted optional ones.
         outputs: indices of tensors.
     """
 
@@ -76,22 +76,22 @@ class Graph:
 
     @cached_property
     def producers(self) -> dict[int, Operation]:
-        """Tensor index to the operation that gives it."""
+        """Tensor index to the operation that computes it."""
         return {index: operation for operation in self.operations for index in operation.outputs}
 
     @cached_property
     def consumers(self) -> dict[int, list[Operation]]:
         """Tensor index to the operations that take it."""
-        found: dict[int, list[Operation]] = {}
+        consumers: dict[int, list[Operation]] = {}
         for operation in self.operations:
             for index in operation.inputs:
-                found.setdefault(index, []).append(operation)
-        return found
+                consumers.setdefault(index, []).append(operation)
+        return consumers
 
     def activations(self, operation: Operation) -> list[int]:
         """The inputs of an operation that depend on the model's input."""
         return [index for index in operation.inputs if not self.tensors[index].constant]
 
     def scope(self, operation: Operation) -> str:
-        """The name by which the quantizer's recipes know an operation."""
+        """The name of an operation in the quantizer's recipes."""
         return "".join(f"{self.tensors[index].name};" for index in operation.outputs)

@@ -1,4 +1,4 @@
-"""What a `.tflite` tells of itself without being run: operations, weights, and what a GPU would leave to the CPU."""
+"""Inspects a `.tflite` without running it: operations, weights, and what a GPU would leave to the CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from timmx_litert import task_metadata
-from timmx_litert.edges import edges
+from timmx_litert.interface import read_interface
 from timmx_litert.model_file import metadata_buffer, names_of, reading
 
 if TYPE_CHECKING:
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Operations, parameters, edges, types of weights, what falls off the GPU delegate, what the task libraries read.
+    """Operations, parameters, types of weights, what the GPU delegate refuses, task metadata, inputs and outputs.
 
     Raises:
-        ArtifactError: the file is no LiteRT model, or is damaged.
+        ArtifactError: the file is not a LiteRT model, or is damaged.
     """
     with reading(path) as model:
         graphs = [_graph(model, model.Subgraphs(number)) for number in range(model.SubgraphsLength())]
         constants = _constants_by_type(tensor for graph in graphs for tensor in graph.tensors)
         operations = Counter(operation.kind for graph in graphs for operation in graph.operations)
-        off_gpu = _off_gpu_delegate(graphs)  # reads options, so while the file is open
+        off_gpu = _off_gpu_delegate(graphs)  # needs the open file, since it reads options
         task = metadata_buffer(model, task_metadata.NAME)
-        sides = edges(model)
+        interface = read_interface(model)
     return {
         "operations": dict(sorted(operations.items())),
         "parameters": sum(
@@ -38,11 +38,8 @@ def inspect(path: Path) -> dict[str, Any]:
         "off_gpu_delegate": off_gpu,
         "task_metadata": task_metadata.read(task, path) if task is not None else None,
         "associated_files": list(task_metadata.associated_files(path)),
-        **sides,
+        **interface,
     }
-
-
-# The graph as it is read
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +56,7 @@ class _Operation:
     inputs: tuple[_Tensor | None, ...]
     outputs: tuple[_Tensor, ...]
     options: Any
-    """The schema's table of this kind of operation, None where the file has none."""
+    """The schema's options table of this operation, None if the file has none."""
 
     @property
     def computed(self) -> list[_Tensor]:
@@ -89,27 +86,27 @@ def _tensors(model: Any, graph: Any) -> list[_Tensor]:
 
     types = names_of(schema.TensorType)
     filled = [_is_filled(model.Buffers(index)) for index in range(model.BuffersLength())]
-    found = []
+    tensors = []
     for tensor in (graph.Tensors(index) for index in range(graph.TensorsLength())):
         shape = tuple(tensor.Shape(axis) for axis in range(tensor.ShapeLength()))
         dtype = types.get(tensor.Type(), f"type_{tensor.Type()}").lower()
-        found.append(_Tensor(shape, dtype, filled[tensor.Buffer()]))
-    return found
+        tensors.append(_Tensor(shape, dtype, filled[tensor.Buffer()]))
+    return tensors
 
 
 def _is_filled(buffer: Any) -> bool:
-    """Buffers of files above 2 GB lie behind the flatbuffer, at an offset; buffer 0 is always empty."""
+    """Whether a buffer has data; in files above 2 GB it is behind the flatbuffer, and buffer 0 is always empty."""
     return not buffer.DataIsNone() or buffer.Offset() > 1
 
 
 def _operations(model: Any, graph: Any, tensors: Sequence[_Tensor]) -> list[_Operation]:
     kinds = [_kind(model.OperatorCodes(index)) for index in range(model.OperatorCodesLength())]
-    found = []
+    operations = []
     for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
         kind, version = kinds[operator.OpcodeIndex()]
         inputs = [operator.Inputs(index) for index in range(operator.InputsLength())]
         outputs = [operator.Outputs(index) for index in range(operator.OutputsLength())]
-        found.append(
+        operations.append(
             _Operation(
                 kind=kind,
                 version=version,
@@ -118,11 +115,11 @@ def _operations(model: Any, graph: Any, tensors: Sequence[_Tensor]) -> list[_Ope
                 options=_options(operator),
             )
         )
-    return found
+    return operations
 
 
 def _kind(code: Any) -> tuple[str, int]:
-    """An operation's name and version; a custom one's own name."""
+    """An operation's name and version; a custom operation has its custom name."""
     from ai_edge_litert import schema_py_generated as schema
 
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
@@ -134,7 +131,7 @@ def _kind(code: Any) -> tuple[str, int]:
 
 def _at(tensors: Sequence[_Tensor], index: int) -> _Tensor:
     if index < 0:
-        raise IndexError(f"there is no tensor {index}")
+        raise IndexError(f"tensor {index} does not exist")
     return tensors[index]
 
 
@@ -158,10 +155,10 @@ def _constants_by_type(tensors: Iterable[_Tensor]) -> dict[str, int]:
     return dict(sorted(numbers.items()))
 
 
-# What the GPU delegate takes, as google-ai-edge/LiteRT has it: the operations, their versions and types as in
-# tflite/delegates/gpu/common/model_builder.cc at 34ec5bad (`NewOperationParser`, `GetOpsToReplace`), the rules as in
+# What the GPU delegate takes, from google-ai-edge/LiteRT: the operations, their versions and types from
+# tflite/delegates/gpu/common/model_builder.cc at 34ec5bad (`NewOperationParser`, `GetOpsToReplace`), the rules from
 # tflite/tools/versioning/gpu_compatibility.cc at 007226f4 (`CheckGpuDelegateCompatibility`, without its flags).
-# Where the first file fails later, in `Parse`, the interpreter is left without the delegate: `_REFUSED`.
+# If the first file fails later, in `Parse`, the interpreter runs without the delegate: `_REFUSED`.
 
 _ANY = 2**31
 _GPU_OPERATIONS: Mapping[str, int] = {
@@ -183,11 +180,11 @@ _GPU_OPERATIONS: Mapping[str, int] = {
     **dict.fromkeys("CONV_2D DEPTHWISE_CONV_2D".split(), 6),
     "FULLY_CONNECTED": 9,
 }
-"""Kind to the highest version that the delegate takes."""
+"""Kind of operation to the highest version that the delegate takes."""
 
 _GPU_AXES = 4
 _GPU_TYPES = frozenset({"float32", "float16", "int8", "uint8"})
-"""Of what is computed; the delegate's default takes quantized models, and computes them in floats."""
+"""Types of computed tensors; by default the delegate takes quantized models, and computes them in floats."""
 _MORE_INPUT_TYPES = {
     "CAST": ("bool", "int32"),
     "GATHER": ("int32",),
@@ -207,7 +204,7 @@ _REFUSED = ": the delegate refuses the whole model"
 
 
 def _off_gpu_delegate(graphs: Iterable[_Graph]) -> dict[str, dict[str, Any]]:
-    """Kind to how many operations the delegate leaves to the CPU, and why: the most frequent reason first."""
+    """Kind to the number of operations that the delegate leaves to the CPU, and the reasons, most frequent first."""
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
     for graph in graphs:
         operations = _with_half_weights(graph.operations)
@@ -215,13 +212,13 @@ def _off_gpu_delegate(graphs: Iterable[_Graph]) -> dict[str, dict[str, Any]]:
             if reason := _reason(operation, operations):
                 reasons[operation.kind][reason] += 1
     return {
-        kind: {"count": found.total(), "reason": "; ".join(reason for reason, _ in found.most_common())}
-        for kind, found in sorted(reasons.items())
+        kind: {"count": counts.total(), "reason": "; ".join(reason for reason, _ in counts.most_common())}
+        for kind, counts in sorted(reasons.items())
     }
 
 
 def _with_half_weights(operations: Sequence[_Operation]) -> list[_Operation]:
-    """As the delegate sees them: float16 weights are constants, what makes float32 of them is not there."""
+    """The operations as the delegate sees them: float16 weights are constants, their DEQUANTIZE is removed."""
     weights: dict[_Tensor | None, _Tensor] = {
         operation.outputs[0]: operation.constants[0]
         for operation in operations
@@ -241,10 +238,10 @@ def _reason(operation: _Operation, operations: Sequence[_Operation]) -> str:
         return "the delegate has no such operation"
     if operation.version > _GPU_OPERATIONS[kind]:
         return f"version {operation.version}, and the delegate takes {_GPU_OPERATIONS[kind]}"
-    touched = (*operation.computed, *operation.constants, *operation.outputs)
-    most = max((len(tensor.shape) for tensor in touched), default=0)
-    if most > _GPU_AXES:
-        return f"{most} axes, and the delegate takes {_GPU_AXES}"
+    tensors = (*operation.computed, *operation.constants, *operation.outputs)
+    axes = max((len(tensor.shape) for tensor in tensors), default=0)
+    if axes > _GPU_AXES:
+        return f"{axes} axes, and the delegate takes {_GPU_AXES}"
     types = {tensor.dtype for tensor in operation.computed}.difference(_MORE_INPUT_TYPES.get(kind, ()))
     types |= {tensor.dtype for tensor in operation.outputs}.difference(_MORE_OUTPUT_TYPES.get(kind, ()))
     if types - _GPU_TYPES:
@@ -259,7 +256,7 @@ def _comparison(operation: _Operation, operations: Sequence[_Operation]) -> str:
     fits = [reader.kind in ("CAST", "SELECT", "SELECT_V2") for reader in readers] == [True]
     if fits and readers[0].outputs[0].dtype in _FLOATS:
         return _operands(operation)
-    return "its result may only go into one CAST or SELECT that makes floats"
+    return "its result must go into exactly one CAST or SELECT that returns floats"
 
 
 def _one_input(operation: _Operation) -> str:
@@ -279,18 +276,18 @@ def _padding(operation: _Operation) -> str:
     if amounts is None or amounts.shape not in ((3, 2), (4, 2)):
         return "pads only tensors of 3 or 4 axes"
     if operation.kind == "MIRROR_PAD" and operation.option("Mode", 0) != 0:
-        return "mirrors only without repeating the edge"
+        return "mirrors only without repeating the border"
     return _one_input(operation)
 
 
 def _slice(operation: _Operation) -> str:
     tensor = operation.inputs[0]
     if tensor is None or len(tensor.shape) not in (3, 4):
-        return "cuts only tensors of 3 or 4 axes"
+        return "slices only tensors of 3 or 4 axes"
     if operation.kind == "STRIDED_SLICE" and any(
         operation.option(mask, 0) for mask in ("EllipsisMask", "NewAxisMask", "ShrinkAxisMask")
     ):
-        return "must keep the axes as they are"
+        return "takes no ellipsis, and no added or removed axes"
     return ""
 
 
@@ -315,26 +312,26 @@ def _sum_or_product(operation: _Operation) -> str:
             or (len(long) == 4 and len(short) == 2 and long[0] == 1 and short == (1, 1))
             or (len(long) == 4 and len(short) == 2 and (long[0], long[3]) == short)
         ):
-            return "does not stretch an input of fewer axes to these shapes"
+            return "does not broadcast an input of fewer axes to these shapes"
     return _operands(operation)
 
 
 def _choice(operation: _Operation) -> str:
-    """SELECT: each side is one number, or as large as the output."""
+    """SELECT: each side is one number, or has the output's shape."""
     if len(operation.inputs) != 3:
         return "takes 3 inputs"
     for side in operation.inputs[1:]:
         if side is None or (side.shape != operation.outputs[0].shape and side.shape not in ((), (0,), (1,))):
             return "chooses only between single numbers and tensors of the output's shape"
         if side.constant and len(side.shape) == 2:
-            return "chooses from no constant of 2 axes"
+            return "does not take a constant of 2 axes"
     return ""
 
 
 def _gather(operation: _Operation) -> str:
     indices = operation.inputs[1]
     if indices is None or len(indices.shape) != 1 or indices.dtype != "int32":
-        return "takes indices of one axis, in int32"
+        return "takes only indices of one axis, in int32"
     return ""
 
 
@@ -344,12 +341,12 @@ def _cast(operation: _Operation) -> str:
     before, after = operation.computed[0].dtype, operation.outputs[0].dtype
     if (before == "bool" and after in _FLOATS) or (before in _FLOATS and after == "bool"):
         return ""
-    return "" if {before, after} <= {"float32", "int32"} else f"does not make {after} of {before}"
+    return "" if {before, after} <= {"float32", "int32"} else f"does not convert {before} to {after}"
 
 
 def _weighted(operation: _Operation) -> str:
     """Convolutions."""
-    return "" if len(operation.computed) <= 2 else "takes no computed bias beside computed weights"
+    return "" if len(operation.computed) <= 2 else "takes computed weights or a computed bias, not both"
 
 
 def _fully_connected(operation: _Operation) -> str:
@@ -369,19 +366,19 @@ def _batch_matmul(operation: _Operation) -> str:
     return f"a constant factor must be the second one, of 2 axes{_REFUSED}"
 
 
-def _read_whole(operation: _Operation) -> str:
+def _constant_operands(operation: _Operation) -> str:
     """CONCATENATION, PACK, and DEQUANTIZE of weights."""
     if all(len(tensor.shape) == 4 for tensor in operation.constants):
         return ""
-    return f"a constant of other than 4 axes{_REFUSED}"
+    return f"a constant that does not have 4 axes{_REFUSED}"
 
 
 def _softmax(operation: _Operation) -> str:
-    return "" if operation.option("Beta", 1.0) == 1 else "takes no factor (beta)"
+    return "" if operation.option("Beta", 1.0) == 1 else "does not take a factor (beta)"
 
 
 def _blocks(operation: _Operation) -> str:
-    return _one_input(operation) if operation.option("BlockSize", 2) > 1 else "takes blocks of 2 and more"
+    return _one_input(operation) if operation.option("BlockSize", 2) > 1 else "takes only blocks of 2 or more"
 
 
 def _cumulative_sum(operation: _Operation) -> str:
@@ -412,7 +409,7 @@ _RULES: Mapping[str, Callable[[_Operation], str]] = {
     **dict.fromkeys(("SLICE", "STRIDED_SLICE"), _slice),
     **dict.fromkeys(("SELECT", "SELECT_V2"), _choice),
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"), _weighted),
-    **dict.fromkeys(("CONCATENATION", "DEQUANTIZE", "PACK"), _read_whole),
+    **dict.fromkeys(("CONCATENATION", "DEQUANTIZE", "PACK"), _constant_operands),
     **dict.fromkeys(("DEPTH_TO_SPACE", "SPACE_TO_DEPTH"), _blocks),
     "BATCH_MATMUL": _batch_matmul,
     "CAST": _cast,
@@ -421,4 +418,4 @@ _RULES: Mapping[str, Callable[[_Operation], str]] = {
     "GATHER": _gather,
     "SOFTMAX": _softmax,
 }
-"""What else the delegate asks of a kind. LSTM, ONE_HOT and the custom kinds have rules too; timmx writes none."""
+"""Further rules of the delegate, by kind. LSTM, ONE_HOT and custom kinds have rules too, but timmx writes none."""

@@ -1,4 +1,4 @@
-"""A captured program made ready for litert-torch: the same function, in operations that it translates right."""
+"""Rewrites a captured program for litert-torch: the same function, in operations that it translates correctly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def lower(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
     """The same function as a module for `litert_torch.convert`.
 
     Args:
-        program: from `timmx.capture`, static. It is not changed, nor are its constants.
+        program: from `timmx.capture`, static. Neither it nor its constants are changed.
     """
     from timmx.plugin import (
         drop_copies,
@@ -29,7 +29,7 @@ def lower(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
     decomposed = program.run_decompositions(decompositions())
     drop_copies(decomposed)
     drop_expands(decomposed.graph)
-    use_reshapes(decomposed.graph)  # a view may not hold with the input in NHWC
+    use_reshapes(decomposed.graph)  # a view may be invalid when the input is NHWC
     merge_reshapes(decomposed.graph)
     permute_before_expanding(decomposed.graph)
     merge_reshapes(decomposed.graph)

@@ -1,4 +1,4 @@
-"""A `.tflite` as a file: recognised, read without a runtime, and written with its metadata."""
+"""Reads a `.tflite` without a runtime, and writes one with its metadata."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 IDENTIFIER = b"TFL3"
 LIMIT = 2**31 - 1
-"""The most bytes that a flatbuffer holds."""
+"""The maximum size of a flatbuffer in bytes."""
 LIMIT_HINT = "choose a smaller model, or use timmx onnx, which keeps large weights in a second file"
 METADATA_NAME = "timmx"
 """The entry in the model's metadata list; its buffer holds our JSON."""
 
 _DAMAGE = (struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError)
-"""What flatbuffers' accessors raise on bytes that are no flatbuffer."""
+"""What flatbuffers' accessors raise on bytes that are not a flatbuffer."""
 
 
 def check(path: Path) -> None:
-    """Tell by its first bytes whether a file is a LiteRT model.
+    """Check by its first bytes that a file is a LiteRT model.
 
     Raises:
         ArtifactError: there is no such file, or it is something else.
@@ -43,10 +43,10 @@ def check(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[Any]:
-    """The file's `schema_py_generated.Model`, its bytes left on the disk.
+    """Open a file as `schema_py_generated.Model`, memory-mapped.
 
     Raises:
-        ArtifactError: it is no LiteRT model, or it turns out to be damaged while it is read.
+        ArtifactError: the file is not a LiteRT model, or is found to be damaged while it is read.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -61,10 +61,10 @@ def reading(path: Path) -> Iterator[Any]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata inside, {} where timmx did not write it.
+    """The metadata in the file, {} if timmx did not write it.
 
     Raises:
-        ArtifactError: the file is no LiteRT model, or its metadata is no JSON object.
+        ArtifactError: the file is not a LiteRT model, or its metadata is not a JSON object.
     """
     with reading(path) as model:
         content = metadata_buffer(model, METADATA_NAME)
@@ -72,12 +72,12 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def names_of(enumeration: type) -> dict[int, str]:
-    """Code to name of one of the schema's enumerations, which Python's writer makes plain classes of."""
+    """Code to name of one of the schema's enumerations, which are plain classes in Python."""
     return {code: name for name, code in vars(enumeration).items() if not name.startswith("_")}
 
 
 def metadata_buffer(model: Any, name: str) -> bytes | None:
-    """The bytes that a model's metadata list holds under a name, None where it has no such entry."""
+    """The bytes of an entry in a model's metadata list, None if there is no such entry."""
     for index in range(model.MetadataLength()):
         entry = model.Metadata(index)
         if entry.Name() == name.encode():
@@ -87,32 +87,30 @@ def metadata_buffer(model: Any, name: str) -> bytes | None:
 
 
 @dataclass(frozen=True)
-class Edge:
-    """The element type of an input or output, and what its integers stand for."""
+class IOTensor:
+    """The element type and quantization of an input or output."""
 
     dtype: str
     quantization: Quantization | None
 
 
-def edge_quantization(content: bytes) -> tuple[Edge, dict[str, Edge]]:
-    """The input's edge, and each output's by its name in the one signature."""
+def read_io_tensors(content: bytes) -> tuple[IOTensor, dict[str, IOTensor]]:
+    """The input, and the outputs by their names in the one signature."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     tensors, signature = model.subgraphs[0].tensors, model.signatureDefs[0]
     types = names_of(schema.TensorType)
 
-    def edge(index: int) -> Edge:
+    def read(index: int) -> IOTensor:
         tensor = tensors[index]
-        parameters = tensor.quantization
+        dtype, parameters = types[tensor.type].lower(), tensor.quantization
         if parameters is None or parameters.scale is None or not len(parameters.scale):
-            return Edge(types[tensor.type].lower(), None)
-        return Edge(
-            types[tensor.type].lower(), Quantization(float(parameters.scale[0]), int(parameters.zeroPoint[0]))
-        )
+            return IOTensor(dtype, None)
+        return IOTensor(dtype, Quantization(float(parameters.scale[0]), int(parameters.zeroPoint[0])))
 
-    return edge(signature.inputs[0].tensorIndex), {
-        entry.name.decode(): edge(entry.tensorIndex) for entry in signature.outputs
+    return read(signature.inputs[0].tensorIndex), {
+        entry.name.decode(): read(entry.tensorIndex) for entry in signature.outputs
     }
 
 
@@ -123,13 +121,13 @@ def finish(
     description: str,
     metadata: Mapping[str, bytes],
 ) -> memoryview:
-    """A converter's model as it is published: tensors named, metadata inside, weights aligned to 16 bytes.
+    """Name the tensors of a converted model, add the metadata, and align the weights to 16 bytes.
 
     The input tensor is called `input`. The quantizer leaves large weights outside the flatbuffer, where older readers
-    do not look for them: here all are inside.
+    do not look for them: this moves all of them inside.
 
     Args:
-        content: what litert-torch or its quantizer gave.
+        content: the output of litert-torch or its quantizer.
         output_names: the outputs' names in the one signature, which become the tensors' names.
         metadata: entries of the model's metadata list: name to bytes.
     """
@@ -142,12 +140,12 @@ def finish(
     graph, signature = model.subgraphs[0], model.signatureDefs[0]
     for tensor in graph.tensors:
         if tensor.name in (b"input", *(name.encode() for name in output_names)):
-            tensor.name += b"_"  # not one of the edges that get these names below
+            tensor.name += b"_"  # these names are assigned to the inputs and outputs below
     for entry in (*signature.inputs, *signature.outputs):
         graph.tensors[entry.tensorIndex].name = entry.name
     entries = list(model.metadata or ())
     for buffer in model.buffers:
-        _bring_inside(buffer, content)
+        _move_inside(buffer, content)
     for name, value in metadata.items():
         entry, buffer = schema.MetadataT(), schema.BufferT()
         entry.name, entry.buffer = name.encode(), len(model.buffers)
@@ -157,26 +155,26 @@ def finish(
     model.metadata = entries
     weights = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     builder = flatbuffers.Builder(weights + weights // 16 + 2**20)
-    aligned = _aligned(schema)
+    aligned = _aligned_buffer(schema)
     model.buffers = [aligned(buffer.data) for buffer in model.buffers]
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     return memoryview(builder.Bytes)[builder.Head() :]
 
 
-def _bring_inside(buffer: Any, content: memoryview) -> None:
+def _move_inside(buffer: Any, content: memoryview) -> None:
     if buffer.data is None and buffer.size:
         buffer.data = content[buffer.offset : buffer.offset + buffer.size]
     buffer.offset = buffer.size = 0
 
 
-def _aligned(schema: Any) -> type:
-    """A `BufferT` whose bytes begin at a multiple of 16, as the format demands and its Python writer forgets."""
+def _aligned_buffer(schema: Any) -> type:
+    """A `BufferT` whose bytes begin at a multiple of 16, which the format requires and its Python writer omits."""
     import numpy as np
 
     class AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         data: Any
 
-        def Pack(self, builder: Any) -> int:  # noqa: N802 - the base's name
+        def Pack(self, builder: Any) -> int:  # noqa: N802 - the base class's name
             if self.data is not None:
                 self.data = np.frombuffer(self.data, np.uint8)
                 builder.Prep(16, len(self.data))

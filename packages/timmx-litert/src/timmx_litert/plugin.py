@@ -1,4 +1,4 @@
-"""The `litert` backend: what it is. Light; the work is in `export` and `runner`."""
+"""The `litert` backend. Importing it is fast; `export` and `runner` do the work."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class LiteRTBackend(ExportBackend):
     def check_environment(
         self, request: ExportRequest | None = None, options: LiteRTOptions | None = None
     ) -> Sequence[Problem]:
-        from timmx_litert.validation import missing
+        from timmx_litert.validation import missing_libraries
 
-        return missing()
+        return missing_libraries()
 
     def validate(self, request: ExportRequest, options: LiteRTOptions) -> None:
         from timmx_litert.validation import validate

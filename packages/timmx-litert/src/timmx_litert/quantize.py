@@ -1,4 +1,4 @@
-"""ai-edge-quantizer at work: a float `.tflite` in, one of the modes out."""
+"""Quantizes a float `.tflite` to one of the modes, with ai-edge-quantizer."""
 
 from __future__ import annotations
 
@@ -32,38 +32,39 @@ if TYPE_CHECKING:
 
     from timmx.plugin import CalibrationMethod
 
-_JUDGED = 8
-"""How many calibration inputs a plan is judged on."""
+_JUDGED_INPUTS = 8
+"""The number of calibration inputs on which a plan is judged."""
 _LARGE_WINDOW = 7 * 7
 _EVERYTHING = ".*"
 _QUANTIZER_NAMES = {"TRANSPOSE_CONV": TFLOperationName.CONV_2D_TRANSPOSE}
-"""Where the quantizer does not call an operation what the format does."""
+"""The operations to which the quantizer gives another name than the format."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Integers:
-    """What a calibrated mode is asked for.
+class IntegerSettings:
+    """The settings of a calibrated mode.
 
     Attributes:
-        bits: of activations, 8 or 16.
-        io: the type at the file's edge.
-        per_channel: one scale an output channel.
-        edge: the range of the input's values, known from the model's data config.
-        pixel_bytes: the float file's input is uint8 already, and has no range to find.
-        probabilities: the outputs are such, from 0 to 1 whatever calibration sees.
+        bits: bits per activation, 8 or 16.
+        io: the type of the file's input and output.
+        per_channel: one scale per output channel.
+        method: how ranges are chosen from the observed values.
+        input_range: the smallest and largest value of the input, from the model's data config.
+        pixel_bytes: the float file's input is already uint8 and has no range.
+        probabilities: the outputs are probabilities, with the range 0 to 1 whatever calibration observes.
     """
 
     bits: int
     io: IoType
     per_channel: bool
     method: CalibrationMethod
-    edge: tuple[float, float]
+    input_range: tuple[float, float]
     pixel_bytes: bool = False
     probabilities: bool = False
 
 
 def halve(content: bytes) -> bytes:
-    """Weights in float16; they are read as float32, or computed with as they are where the device can."""
+    """Store weights in float16; the device computes with them in float32, or in float16 where it can."""
     config = OpQuantizationConfig(
         weight_tensor_config=TensorQuantizationConfig(num_bits=16, dtype=TensorDataType.FLOAT),
         compute_precision=ComputePrecision.FLOAT,
@@ -77,10 +78,10 @@ def halve(content: bytes) -> bytes:
 
 
 def store_weights(content: bytes, mode: LiteRTMode, *, per_channel: bool) -> bytes:
-    """Weights in 8 bits; arithmetic in float, or in integers whose ranges are found while running.
+    """Store weights in 8 bits; arithmetic in float, or in integers whose ranges are determined at run time.
 
-    Small depthwise convolutions compute in float either way: of all they lose most to one range for all channels, and
-    XNNPACK, which does not run them with ranges found while running, is twice as fast in float. From 7x7 on it is not.
+    Small depthwise convolutions compute in float either way: they lose most from one range for all channels, and
+    XNNPACK, which does not run them with dynamic ranges, is twice as fast in float. From 7x7 on it is not.
     """
     quantizer = Quantizer(content)
     granularity = _granularity(per_channel)
@@ -103,58 +104,63 @@ def store_weights(content: bytes, mode: LiteRTMode, *, per_channel: bool) -> byt
 
 
 def make_integer(
-    content: bytes, inputs: Iterable[np.ndarray], wanted: Integers, progress: Callable[[str], None]
+    content: bytes, inputs: Iterable[np.ndarray], settings: IntegerSettings, progress: Callable[[str], None]
 ) -> tuple[bytes, Plan]:
-    """Integers throughout, but for what integers would cost too much (see `plan`).
+    """Compute in integers, except where they would cost too much accuracy (see `plan`).
 
     Args:
-        inputs: as the float file takes them, one image each; gone through several times.
-        progress: told what takes long.
+        inputs: as the float file takes them, one image each; iterated several times.
+        progress: receives the name of each long step.
 
     Returns:
-        The file, and what its operations compute in.
+        The quantized `.tflite`, and the plan that it follows.
     """
     graph = Graph(content)
-    ranges = observe(content, graph, inputs, wanted.method, wanted.bits)
-    if not wanted.pixel_bytes:
-        ranges[graph.tensors[graph.input].name] = wanted.edge
-    if wanted.probabilities:
+    ranges = observe(content, graph, inputs, settings.method, settings.bits)
+    if not settings.pixel_bytes:
+        ranges[graph.tensors[graph.input].name] = settings.input_range
+    if settings.probabilities:
         ranges |= {graph.tensors[index].name: (0.0, 1.0) for index in graph.outputs}
-    found = statistics(ranges, graph)
-    judged = [array for array, _ in zip(inputs, range(_JUDGED), strict=False)]
-    expected = _answers(content, judged)
+    calibration = statistics(ranges, graph)
+    samples = [array for array, _ in zip(inputs, range(_JUDGED_INPUTS), strict=False)]
+    expected = _outputs(content, samples)
 
-    def decibels(candidate: Plan) -> float:
-        return worst_db(
-            expected, _answers(_apply(content, graph, candidate, wanted, found, edges=False), judged)
-        )
+    def measure_snr_db(plan: Plan) -> float:
+        quantized = _apply(content, graph, plan, settings, calibration, set_io=False)
+        return worst_db(expected, _outputs(quantized, samples))
 
-    chosen = choose_plan(graph, decibels, progress)
-    return _apply(content, graph, chosen, wanted, found, edges=True), chosen
+    plan = choose_plan(graph, measure_snr_db, progress)
+    return _apply(content, graph, plan, settings, calibration, set_io=True), plan
 
 
 def _apply(
-    content: bytes, graph: Graph, chosen: Plan, wanted: Integers, found: dict[str, Any], *, edges: bool
+    content: bytes,
+    graph: Graph,
+    plan: Plan,
+    settings: IntegerSettings,
+    calibration: dict[str, Any],
+    *,
+    set_io: bool,
 ) -> bytes:
     quantizer = Quantizer(content)
-    granularity = _granularity(wanted.per_channel)
-    for position in sorted(chosen.integer | chosen.stored):
+    granularity = _granularity(settings.per_channel)
+    for position in sorted(plan.integer | plan.weight_only):
         operation = graph.operations[position]
         name = _QUANTIZER_NAMES.get(operation.kind) or TFLOperationName(operation.kind)
         scope = _scope(graph, operation)
-        if position in chosen.integer:
-            quantizer.add_static_config(scope, name, wanted.bits, 8, weight_granularity=granularity)
+        if position in plan.integer:
+            quantizer.add_static_config(scope, name, settings.bits, 8, weight_granularity=granularity)
         elif name is TFLOperationName.FULLY_CONNECTED:
-            # As accurate and faster; and weights alone would make the GPU delegate refuse the whole model.
+            # As accurate and faster; quantizing only the weights would make the GPU delegate refuse the whole model.
             quantizer.add_dynamic_config(scope, name, 8, granularity=granularity)
         else:
             quantizer.add_weight_only_config(scope, name, 8, granularity=granularity)
-    if edges and wanted.io is not IoType.FLOAT32:
-        _set_edges(quantizer, wanted.io)
-    return _run(quantizer, found)
+    if set_io and settings.io is not IoType.FLOAT32:
+        _set_io_type(quantizer, settings.io)
+    return _run(quantizer, calibration)
 
 
-def _set_edges(quantizer: Quantizer, io: IoType) -> None:
+def _set_io_type(quantizer: Quantizer, io: IoType) -> None:
     activations = TensorQuantizationConfig(
         num_bits=8,
         symmetric=False,
@@ -174,17 +180,16 @@ def _set_edges(quantizer: Quantizer, io: IoType) -> None:
         quantizer.update_quantization_recipe(_EVERYTHING, name, config)
 
 
-def _run(quantizer: Quantizer, found: dict[str, Any] | None = None) -> bytes:
-    calibration = found if quantizer.need_calibration else None
-    with contextlib.redirect_stderr(
-        streams.StringIO()
-    ):  # it draws progress bars, the second whatever it is told
+def _run(quantizer: Quantizer, calibration: dict[str, Any] | None = None) -> bytes:
+    if not quantizer.need_calibration:
+        calibration = None
+    with contextlib.redirect_stderr(streams.StringIO()):  # it draws a progress bar although both are disabled
         result = quantizer.quantize(calibration, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
 
 
 def _scope(graph: Graph, operation: Operation) -> str:
-    """The pattern that a quantizer recipe names one operation by."""
+    """The pattern that matches only this operation in a quantizer recipe."""
     return f"^{re.escape(graph.scope(operation))}$"
 
 
@@ -192,8 +197,8 @@ def _granularity(per_channel: bool) -> QuantGranularity:
     return QuantGranularity.CHANNELWISE if per_channel else QuantGranularity.TENSORWISE
 
 
-def _answers(content: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Each output for all inputs."""
+def _outputs(content: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Each output, concatenated over all inputs."""
     signature = open_interpreter(content).get_signature_runner()
-    found = [signature(input=array) for array in inputs]
-    return [np.concatenate([answer[name] for answer in found]) for name in sorted(found[0])]
+    answers = [signature(input=array) for array in inputs]
+    return [np.concatenate([answer[name] for answer in answers]) for name in sorted(answers[0])]

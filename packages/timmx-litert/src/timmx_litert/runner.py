@@ -1,4 +1,4 @@
-"""A `.tflite` opened by the LiteRT runtime."""
+"""Runs a `.tflite` in the LiteRT runtime."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class LiteRTRunner(Runner):
     """Runs a `.tflite` on the CPU, with XNNPACK.
 
     Args:
-        threads: how many XNNPACK may use; by default all that this process may.
+        threads: the number of threads for XNNPACK; by default one per core that this process may use.
 
     Raises:
-        ArtifactError: the file is no LiteRT model, or is damaged, or holds several signatures; at `run`, the runtime
+        ArtifactError: the file is not a LiteRT model, is damaged, or holds several signatures; in `run`, the runtime
             fails.
-        ConfigurationError: at `run`, an input of another name or shape than the file takes.
-        RuntimeUnavailable: it has operations that this runtime has no kernel for.
+        ConfigurationError: in `run`, an input has another name or shape than the file takes.
+        RuntimeUnavailable: the file has operations for which this runtime has no kernel.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
@@ -47,13 +47,13 @@ class LiteRTRunner(Runner):
         layout = Metadata.parse(path, content).input.layout if content else ""
         try:
             self._interpreter: Any = Interpreter(model_path=str(path), num_threads=count)
-            self._interpreter.allocate_tensors()  # which checks more of the file
+            self._interpreter.allocate_tensors()  # checks more of the file
             self._signature: Any = self._interpreter.get_signature_runner()
         except (RuntimeError, ValueError) as exc:
             reason = _one_line(exc)
             if "unresolved" in reason or "custom op" in reason.lower():
                 raise RuntimeUnavailable(
-                    f"{path} has operations that this LiteRT runtime has no kernel for: {reason}",
+                    f"{path} has operations for which this LiteRT runtime has no kernel: {reason}",
                     hint="run it in a LiteRT runtime that has these operations",
                 ) from exc
             raise ArtifactError(
@@ -73,13 +73,13 @@ class LiteRTRunner(Runner):
                 f"the file takes {', '.join(names)}, and was given {', '.join(feeds) or 'nothing'}",
                 hint=f"pass one array for each of: {', '.join(names)}",
             )
-        for spec in self.inputs:  # the runtime would resize the model, and answer or fail by chance
-            found = feeds[spec.name].shape
-            if len(found) != len(spec.shape) or any(
-                size not in ("batch", got) for size, got in zip(spec.shape, found, strict=True)
+        for spec in self.inputs:  # the runtime would resize the model, and succeed or fail at random
+            shape = feeds[spec.name].shape
+            if len(shape) != len(spec.shape) or any(
+                size not in ("batch", got) for size, got in zip(spec.shape, shape, strict=True)
             ):
                 raise ConfigurationError(
-                    f"the file takes {spec.name} of shape {spec.shape}, and was given shape {tuple(found)}",
+                    f"the file takes {spec.name} of shape {spec.shape}, and was given shape {tuple(shape)}",
                     hint=f"pass an array of shape {spec.shape}",
                 )
         try:
@@ -95,7 +95,7 @@ class LiteRTRunner(Runner):
 
 
 def open_interpreter(content: bytes, *, keep_all: bool = False) -> Interpreter:
-    """A model in memory, ready to run; with `keep_all` every tensor can be read after a run."""
+    """Load a model from memory, ready to run; with `keep_all` every tensor can be read after a run."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # keeping all tensors "is intended for debugging purposes only"
         interpreter = Interpreter(

@@ -1,4 +1,4 @@
-"""A `.tflite` loaded and run by LiteRT: in Python, and on Android."""
+"""Code that loads and runs a `.tflite` with LiteRT: in Python, and on Android."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from timmx.plugin import Metadata
 
 _LABELS = "labels.txt"
-"""What the task libraries read the class names from; it lies behind the model, in a zip archive."""
+"""The file from which the task libraries read the class names; it is in a ZIP archive behind the model."""
 
 
 def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
@@ -28,13 +28,15 @@ def _python(path: Path, metadata: Metadata) -> Snippet:
     file = path.as_posix()
     name, output = metadata.input.name, metadata.outputs[0].name
     labels = list(metadata.labels or ())
-    told = "\n".join(labels).splitlines() == labels and _LABELS in associated_files(path)
+    has_labels = "\n".join(labels).splitlines() == labels and _LABELS in associated_files(path)
     return Snippet(
         requires=("ai-edge-litert",),
         imports=("from ai_edge_litert.interpreter import Interpreter", "import zipfile"),
         load=(f"interpreter = Interpreter({json.dumps(file)})", "run = interpreter.get_signature_runner()"),
         run=(f"output = run({name}=x)[{json.dumps(output)}]",),
-        labels=f'zipfile.ZipFile({json.dumps(file)}).read("{_LABELS}").decode().splitlines()' if told else "",
+        labels=f'zipfile.ZipFile({json.dumps(file)}).read("{_LABELS}").decode().splitlines()'
+        if has_labels
+        else "",
     )
 
 
@@ -44,16 +46,15 @@ def _kotlin(file: str, metadata: Metadata) -> Snippet:
     size, put = {"float32": (4, "asFloatBuffer().put(x)"), "int16": (2, "asShortBuffer().put(x)")}.get(
         metadata.input.dtype, (1, "put(x); rewind()")
     )
-    stored, array, get = {
+    item_size, array, get = {
         "float32": (4, "FloatArray", "asFloatBuffer().get(it)"),
         "int16": (2, "ShortArray", "asShortBuffer().get(it)"),
     }.get(output.dtype, (1, "ByteArray", "get(it)"))
-    several = len(metadata.outputs) > 1
     run = (
         "interpreter.runForMultipleInputsOutputs(arrayOf(input), "
-        f'mapOf(interpreter.getOutputIndex("{output.name}") to found))'
-        if several
-        else "interpreter.run(input, found)"
+        f'mapOf(interpreter.getOutputIndex("{output.name}") to result))'
+        if len(metadata.outputs) > 1
+        else "interpreter.run(input, result)"
     )
     return Snippet(
         requires=("com.google.ai.edge.litert:litert",),
@@ -69,9 +70,9 @@ def _kotlin(file: str, metadata: Metadata) -> Snippet:
         ),
         run=(
             f"val input = ByteBuffer.allocateDirect({size} * x.size).order(ByteOrder.nativeOrder()).apply {{ {put} }}",
-            f"val found = ByteBuffer.allocateDirect({stored} * {count}).order(ByteOrder.nativeOrder())",
+            f"val result = ByteBuffer.allocateDirect({item_size} * {count}).order(ByteOrder.nativeOrder())",
             run,
-            "found.rewind()",
-            f"val output = {array}({count}).also {{ found.{get} }}",
+            "result.rewind()",
+            f"val output = {array}({count}).also {{ result.{get} }}",
         ),
     )

@@ -1,8 +1,8 @@
-"""The entry `TFLITE_METADATA`: what Android's and MediaPipe's task libraries are told of a model, written and read.
+"""Writes and reads the entry `TFLITE_METADATA`, a model's description for Android's and MediaPipe's task libraries.
 
-A flatbuffer of a schema of its own (`metadata_schema.fbs` of tflite-support and MediaPipe, 1.5.0) in the model's
-metadata list. The files that it names, such as the labels, follow the model as a ZIP. The library that wrote both,
-tflite-support, has had no release since 2023; MediaPipe's writer cannot be imported (1.2.3).
+It is a flatbuffer with its own schema (`metadata_schema.fbs` of tflite-support and MediaPipe, 1.5.0) in the model's
+metadata list. The files that it names, such as the labels, follow the model as a ZIP archive. The library that wrote
+both, tflite-support, has had no release since 2023; MediaPipe's writer cannot be imported (1.2.3).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAME = "TFLITE_METADATA"
 
 _IDENTIFIER = b"M001"
 _PARSER_VERSION = "1.0.0"
-"""The oldest reader that knows every field written here."""
+"""The oldest reader version that supports every field written here."""
 
 _TABLES = {
     table: dict(field.split(":") for field in fields.split())
@@ -49,15 +49,15 @@ _TABLES = {
         "AssociatedFile": "name:string description:string type:AssociatedFileType locale:string version:string",
     }.items()
 }
-"""The schema's tables, fields in its order. Left out is what models of images do not have: whole tables, and fields at
-the end of one, so that every other keeps its number."""
+"""The schema's tables, with fields in its order. Tables, and fields at the end of a table, that image models do not
+need are omitted; all other fields keep their numbers."""
 
 _UNIONS = {
     "ContentProperties": "NONE FeatureProperties ImageProperties BoundingBoxProperties AudioProperties".split(),
     "ProcessUnitOptions": "NONE NormalizationOptions ScoreCalibrationOptions ScoreThresholdingOptions "
     "BertTokenizerOptions SentencePieceTokenizerOptions RegexTokenizerOptions".split(),
 }
-"""A field `x` of a union has its table's name in `x_type`."""
+"""A union field `x` has the name of its table in `x_type`."""
 
 _ENUMS = {
     "ColorSpaceType": "UNKNOWN RGB GRAYSCALE".split(),
@@ -66,21 +66,21 @@ _ENUMS = {
 }
 
 _NUMBERS = {"int": "Int32", "uint": "Uint32", "float": "Float32"}
-"""flatbuffers' names."""
+"""Schema type to flatbuffers' name."""
 
 _COLOR_SPACES = {1: "GRAYSCALE", 3: "RGB"}
 _ARCHIVE_END, _ARCHIVE_END_SIZE = b"PK\5\6", 22
 _DAMAGE = (struct.error, IndexError, ValueError, TypeError, OverflowError)
-"""What flatbuffers' accessors raise on bytes that are no flatbuffer."""
+"""What flatbuffers' accessors raise on bytes that are not a flatbuffer."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output as a person is told of it.
+    """The description of an input or output.
 
     Attributes:
-        minimum: the least values, of each channel or one for all; empty where they are not known.
-        maximum: the largest.
+        minimum: the smallest value, one per channel or one for all; empty if unknown.
+        maximum: the largest value, likewise.
     """
 
     name: str
@@ -91,14 +91,16 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInput(Tensor):
-    """An input that a task library makes from a picture: resized, then `(pixel - mean) / std`.
+    """An input that a task library computes from an image: resized, then `(pixel - mean) / std`.
+
+    A uint8 tensor that is not quantized has mean 0 and std 1. A quantized tensor has those of the float values that its
+    bytes stand for. A graph that normalizes pixels in [0, 1] has 0 and 255.
 
     Attributes:
-        channels: 1 for grey, 3 for RGB.
+        channels: 1 for gray, 3 for RGB.
         size: height and width in pixels.
-        mean: of each channel or one for all, in pixel values from 0 to 255.
-        std: likewise. Of a uint8 tensor that is not quantized 0 and 1. A quantized tensor has those of the float values
-            that its bytes stand for. A graph that normalises pixels in [0, 1] has 0 and 255.
+        mean: one per channel or one for all, in pixel values from 0 to 255.
+        std: likewise.
     """
 
     channels: int
@@ -112,7 +114,7 @@ class Output(Tensor):
     """An output.
 
     Attributes:
-        labels_file: the file among those appended that names its classes; None where there is none.
+        labels_file: the appended file with the names of its classes, None if there is none.
     """
 
     labels_file: str | None = None
@@ -128,13 +130,15 @@ def build(
     inputs: Sequence[Tensor],
     outputs: Sequence[Output],
 ) -> bytes:
-    """The entry's content, the same bytes for the same arguments.
+    """The entry's content. The same arguments give the same bytes.
 
     Args:
-        name: the model's.
-        description: what it does.
-        version: of the model.
-        inputs: in the order of the graph's inputs, as many as it has: MediaPipe refuses another number.
+        name: the model's name.
+        description: what the model does.
+        version: the model's version.
+        author: who trained the model.
+        license: the license of the weights.
+        inputs: one per input of the graph, in its order: MediaPipe refuses another number.
         outputs: likewise.
     """
     import flatbuffers
@@ -159,39 +163,39 @@ def build(
 
 
 def labels_content(names: Iterable[str]) -> bytes:
-    """A labels file: one class a line, and a name's own line ends become spaces."""
+    """The content of a labels file: one class per line; line breaks in a name become spaces."""
     return "\n".join(re.sub(r"\s*[\r\n]\s*", " ", name) for name in names).encode()
 
 
 def append_files(file: IO[bytes], files: Mapping[str, bytes]) -> None:
-    """Put files behind a model as the task libraries look for them there, the same bytes for the same files.
+    """Append files to a model where the task libraries look for them. The same files give the same bytes.
 
-    MediaPipe reads only what is stored without compression. Android's extractor counts offsets from the start of the
-    whole file, and looks for the archive's end in the last 22 bytes.
+    MediaPipe reads only uncompressed files. Android's extractor counts offsets from the start of the whole file, and
+    looks for the archive's end in the last 22 bytes.
 
     Args:
-        file: open for writing and seekable, the model written, the position at its end.
-        files: name to content. Nothing is written if there is none.
+        file: open for writing and seekable, positioned at the end of the model.
+        files: name to content. Nothing is written if it is empty.
     """
     if not files:
         return
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, content in files.items():
             entry = zipfile.ZipInfo(name)  # dated 1980
-            entry.create_system = 3  # as on Linux, wherever it is written
+            entry.create_system = 3  # Linux, for the same bytes on every system
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content)
 
 
 def read(content: bytes, path: Path) -> dict[str, Any]:
-    """The entry's content as JSON values, under the schema's own names; what is not set is left out.
+    """The entry's content as JSON values, with the schema's names, without fields that are not set.
 
     Args:
-        content: of the entry `NAME`.
-        path: the model, for errors.
+        content: the bytes of the entry `NAME`.
+        path: the model, for error messages.
 
     Raises:
-        ArtifactError: it is something else, or it is damaged.
+        ArtifactError: the entry is something else, or is damaged.
     """
     from flatbuffers.table import Table
 
@@ -210,14 +214,14 @@ def read(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def associated_files(path: Path) -> tuple[str, ...]:
-    """The names of the files behind a model, each checked to be whole; none where no archive follows.
+    """The names of the files appended to a model, after checking their checksums; empty without an archive.
 
     Raises:
         ArtifactError: the archive, or a file in it, is damaged.
     """
     with path.open("rb") as file:
         file.seek(-min(_ARCHIVE_END_SIZE, path.stat().st_size), os.SEEK_END)
-        if file.read(4) != _ARCHIVE_END:  # not sought further up, where weights may look like it
+        if file.read(4) != _ARCHIVE_END:  # not searched for further up, where weights may look like it
             return ()
     try:
         with zipfile.ZipFile(path) as archive:
@@ -256,7 +260,7 @@ def _output(tensor: Output) -> dict[str, Any]:
         return _tensor(tensor)
     labels = {
         "name": tensor.labels_file,
-        "description": "The names of the classes, one a line.",
+        "description": "The names of the classes, one per line.",
         "type": "TENSOR_AXIS_LABELS",
     }
     return {**_tensor(tensor), "associated_files": [labels]}
@@ -273,7 +277,7 @@ def _tensor(tensor: Tensor) -> dict[str, Any]:
 
 
 def _write(builder: Any, table: str, values: Mapping[str, Any]) -> int:
-    """Put a table into the buffer, all that it refers to first, and tell where it is."""
+    """Write a table to the buffer, after everything that it refers to, and return its offset."""
     fields: list[tuple[str, int, int]] = []
     slot = 0
     for field, kind in _TABLES[table].items():
@@ -292,7 +296,7 @@ def _write(builder: Any, table: str, values: Mapping[str, Any]) -> int:
         elif kind in _NUMBERS:
             fields.append((_NUMBERS[kind], slot, value))
         else:
-            fields.append(("UOffsetTRelative", slot, _write_beside(builder, kind, value)))
+            fields.append(("UOffsetTRelative", slot, _write_value(builder, kind, value)))
         slot += 1
     builder.StartObject(slot)
     for kind, number, value in fields:
@@ -300,7 +304,7 @@ def _write(builder: Any, table: str, values: Mapping[str, Any]) -> int:
     return builder.EndObject()
 
 
-def _write_beside(builder: Any, kind: str, value: Any) -> int:
+def _write_value(builder: Any, kind: str, value: Any) -> int:
     import numpy as np
 
     if kind == "string":
@@ -309,15 +313,15 @@ def _write_beside(builder: Any, kind: str, value: Any) -> int:
         return builder.CreateNumpyVector(np.array(value, np.float32))
     if kind in _TABLES:
         return _write(builder, kind, value)
-    places = [_write_beside(builder, kind[1:-1], item) for item in value]
-    builder.StartVector(4, len(places), 4)
-    for place in reversed(places):
-        builder.PrependUOffsetTRelative(place)
+    offsets = [_write_value(builder, kind[1:-1], item) for item in value]
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
     return builder.EndVector()
 
 
 def _read(table: Any, name: str) -> dict[str, Any]:
-    """A table as the values that are set; its unions' types come first, as `flatc --json` has them."""
+    """The values of a table that are set; the types of its unions come first, as in `flatc --json`."""
     from flatbuffers import number_types
     from flatbuffers.table import Table
 
@@ -331,7 +335,7 @@ def _read(table: Any, name: str) -> dict[str, Any]:
             offset = table.Offset(4 + 2 * slot)
             slot += 1
             if number and offset:
-                values[f"{field}_type"] = member = _named(_UNIONS[kind], number)
+                values[f"{field}_type"] = member = _choice(_UNIONS[kind], number)
                 if member in _TABLES:
                     value = Table(table.Bytes, 0)
                     table.Union(value, offset)
@@ -340,16 +344,16 @@ def _read(table: Any, name: str) -> dict[str, Any]:
             continue
         elif kind in _ENUMS:
             number = table.Get(number_types.Int8Flags, table.Pos + offset)
-            values[field] = _named(_ENUMS[kind], number)
+            values[field] = _choice(_ENUMS[kind], number)
         elif kind in _NUMBERS:
             value = table.Get(getattr(number_types, f"{_NUMBERS[kind]}Flags"), table.Pos + offset)
             values[field] = _shortest(value) if kind == "float" else value
         else:
-            values[field] = _read_beside(table, kind, table.Pos + offset)
+            values[field] = _read_value(table, kind, table.Pos + offset)
     return values
 
 
-def _read_beside(table: Any, kind: str, position: int) -> Any:
+def _read_value(table: Any, kind: str, position: int) -> Any:
     from flatbuffers.table import Table
 
     start = table.Indirect(position)
@@ -363,16 +367,16 @@ def _read_beside(table: Any, kind: str, position: int) -> Any:
         return bytes(table.Bytes[start : start + count]).decode()
     if kind == "[float]":
         return [_shortest(value) for value in struct.unpack_from(f"<{count}f", table.Bytes, start)]
-    return [_read_beside(table, kind[1:-1], start + 4 * index) for index in range(count)]
+    return [_read_value(table, kind[1:-1], start + 4 * index) for index in range(count)]
 
 
 def _shortest(value: float) -> float:
-    """A float32 as it was written: 0.1, not 0.10000000149011612."""
+    """A float32 in its shortest form: 0.1, not 0.10000000149011612."""
     import numpy as np
 
     return float(str(np.float32(value)))
 
 
-def _named(names: list[str], number: int) -> str | int:
-    """A choice by its name; one of a later schema by its number."""
+def _choice(names: list[str], number: int) -> str | int:
+    """The name of an enumeration's value; a value of a later schema keeps its number."""
     return names[number] if 0 <= number < len(names) else number

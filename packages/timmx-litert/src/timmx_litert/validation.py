@@ -1,4 +1,4 @@
-"""Which options go together, and what the machine lacks; told before torch or a converter is imported."""
+"""Refuses invalid combinations of options, and reports missing libraries, before torch or a converter is imported."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _LIBRARIES = {
 
 
 def validate(request: ExportRequest, options: LiteRTOptions) -> None:
-    """Refuse combinations that make no sense.
+    """Refuse invalid combinations of options.
 
     Raises:
-        ConfigurationError: with a hint.
+        ConfigurationError: the options contradict each other, or calibration data is missing or unusable.
     """
-    _edges(request, options)
-    _unused(options)
+    _check_io(request, options)
+    _check_unused(options)
     if options.mode.calibrated and options.calibration_data is None and not options.random_calibration:
         raise ConfigurationError(
             f"--mode {options.mode} needs typical inputs for calibration, and none were given",
-            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration to go without and "
+            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration to do without and "
             "lose accuracy, or --mode weight-int8, which needs none",
         )
     check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
 
 
-def _edges(request: ExportRequest, options: LiteRTOptions) -> None:
+def _check_io(request: ExportRequest, options: LiteRTOptions) -> None:
     if options.io is IoType.INT8 and options.mode is not LiteRTMode.INT8:
         raise ConfigurationError(
             f"--io int8 needs --mode int8, and --mode is {options.mode}",
@@ -53,7 +53,7 @@ def _edges(request: ExportRequest, options: LiteRTOptions) -> None:
         )
 
 
-def _unused(options: LiteRTOptions) -> None:
+def _check_unused(options: LiteRTOptions) -> None:
     mode = options.mode
     calibration = given_flags(
         options.calibration_data,
@@ -77,13 +77,13 @@ def _unused(options: LiteRTOptions) -> None:
                 )
 
 
-def missing() -> tuple[Problem, ...]:
-    """The libraries that are not there, told without importing one."""
-    absent = [wanted for module, wanted in _LIBRARIES.items() if importlib.util.find_spec(module) is None]
-    if not absent:
+def missing_libraries() -> tuple[Problem, ...]:
+    """A problem that names the libraries that are not installed; none of them is imported."""
+    requirements = [name for module, name in _LIBRARIES.items() if importlib.util.find_spec(module) is None]
+    if not requirements:
         return ()
-    names = ", ".join(wanted.partition(">")[0] for wanted in absent)
-    message = f"{names} {'is' if len(absent) == 1 else 'are'} not installed"
+    names = ", ".join(requirement.partition(">")[0] for requirement in requirements)
+    message = f"{names} {'is' if len(requirements) == 1 else 'are'} not installed"
     if sys.platform == "win32":
         return (
             Problem(
@@ -92,5 +92,5 @@ def missing() -> tuple[Problem, ...]:
                 "export on Linux, on macOS or in WSL",
             ),
         )
-    quoted = " ".join(f"'{wanted}'" for wanted in absent)
+    quoted = " ".join(f"'{requirement}'" for requirement in requirements)
     return (Problem(message, f"uv pip install {quoted}"),)

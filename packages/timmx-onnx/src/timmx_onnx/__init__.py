@@ -1,4 +1,4 @@
-"""The ONNX backend of timmx; what its stub names is public, for backends that build on ONNX."""
+"""The ONNX backend of timmx. The names in its stub are public, for backends that build on ONNX."""
 
 from timmx.plugin import door
 

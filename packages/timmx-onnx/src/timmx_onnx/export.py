@@ -1,4 +1,4 @@
-"""From a capture to an `.onnx` file."""
+"""Exports a captured model to an `.onnx` file."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from timmx_onnx.precision import PrecisionReport
 
 _PROTOBUF_LIMIT = 2**31 - 1
-_GRAPH_ROOM = 64 * 2**20
-"""Left for the graph itself when weights are weighed against protobuf's limit."""
+_GRAPH_SIZE = 64 * 2**20
+"""Bytes reserved for the graph itself when the size of the weights is compared with protobuf's limit."""
 
 
 def export(job: ExportJob, options: OnnxOptions) -> Exported:
-    """Translate the capture, lower its precision if asked, and write it with its metadata.
+    """Translate the captured model, lower its precision if requested, and write it with its metadata.
 
     Raises:
-        UnsupportedError: PyTorch's exporter has no translation of an operation, or the weights do not fit
-            into one file that `external_data` insists on.
+        UnsupportedError: PyTorch's exporter cannot translate an operation, or the weights do not fit into one file
+            and `external_data` is False.
     """
     model = translate(job, options.opset, optimize=options.optimize)
     precision = Precision.FP32
@@ -46,19 +46,20 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
 
 
 def translate(job: ExportJob, opset: int, *, optimize: bool = True) -> ir.Model:
-    """The job's capture as a float32 graph; its batch is called `batch` where it is open.
+    """Translate the captured model to a float32 graph; a dynamic batch dimension is called `batch`.
 
     Args:
-        optimize: fold and fuse the graph.
+        opset: ONNX operator set version.
+        optimize: fold constants and fuse operators.
 
     Raises:
-        UnsupportedError: PyTorch's exporter has no translation of an operation.
+        UnsupportedError: PyTorch's exporter cannot translate an operation.
     """
     program = job.capture()
     job.progress("Translating to ONNX")
     shapes = ({0: "batch"},) if job.request.dynamic_batch else None
     try:
-        # The exporter decomposes the program; with gradients on, attention would take another kernel than in the
+        # The exporter decomposes the program; with gradients enabled, attention takes another kernel than in the
         # capture, with other strides, and test_vit_relpos fails ("Cannot view a tensor").
         with torch.no_grad():
             translated = torch.onnx.export(
@@ -79,13 +80,13 @@ def translate(job: ExportJob, opset: int, *, optimize: bool = True) -> ir.Model:
             hint="try another --opset, which may have the operation, or use timmx torch-export",
         ) from exc
     assert translated is not None  # with dynamo=True there is always a program
-    # The exporter notes the stack trace of every node, with the paths of this machine.
+    # The exporter stores the stack trace of every node, with paths of this machine.
     ClearMetadataAndDocStringPass()(translated.model)
     return translated.model
 
 
 def to_float16(model: ir.Model, job: ExportJob) -> tuple[PrecisionReport, tuple[str, ...]]:
-    """Make the graph float16, in place; tells what was done, and what stays float32 beyond the rule, for the user."""
+    """Convert the graph to float16 in place; returns a report, and notes on further operations that stay float32."""
     from timmx_onnx.precision import lower_precision, overflowing
 
     job.progress("Lowering to float16")
@@ -94,17 +95,17 @@ def to_float16(model: ir.Model, job: ExportJob) -> tuple[PrecisionReport, tuple[
     report = lower_precision(model, ir.DataType.FLOAT16, overflows)
     notes = []
     if count:
-        notes.append(f"{count} operations stay in float32: their numbers come near float16's limit of 65504.")
+        notes.append(f"{count} operations stay in float32: their values are near float16's limit of 65504.")
     if report.out_of_range:
-        notes.append(f"{len(report.out_of_range)} constants stay in float32: float16 cannot hold them.")
+        notes.append(f"{len(report.out_of_range)} constants stay in float32: float16 cannot represent them.")
     return report, tuple(notes)
 
 
 def write(model: ir.Model, path: Path, metadata: Metadata, external: bool | None = None) -> None:
-    """Save a graph with its metadata, and have it checked.
+    """Save a graph with its metadata, and check the file with `onnx.checker`.
 
     Args:
-        external: weights in a file beside it; None for where they exceed what one file holds.
+        external: store the weights in a second file; None stores them there only if one file cannot hold them.
 
     Raises:
         UnsupportedError: `external` is False, and the weights do not fit into one file.
@@ -113,8 +114,8 @@ def write(model: ir.Model, path: Path, metadata: Metadata, external: bool | None
     weights = (value.const_value for value in model.graph.initializers.values())
     weights_bytes = sum(int(tensor.nbytes) for tensor in weights if tensor is not None)
     if external is None:
-        external = weights_bytes > _PROTOBUF_LIMIT - _GRAPH_ROOM
-    elif not external and weights_bytes > _PROTOBUF_LIMIT - _GRAPH_ROOM:
+        external = weights_bytes > _PROTOBUF_LIMIT - _GRAPH_SIZE
+    elif not external and weights_bytes > _PROTOBUF_LIMIT - _GRAPH_SIZE:
         raise UnsupportedError(
             f"the weights take {weights_bytes / 1e9:.1f} GB, and one ONNX file holds at most 2 GB",
             hint="leave --no-external-data out",

@@ -1,4 +1,4 @@
-"""Which nodes of a graph go on computing in float32 when the rest becomes half precision, and why."""
+"""Chooses the nodes of a graph that compute in float32 when the rest computes in half precision."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 FLOAT32_OPS = frozenset(
     "BatchNormalization GroupNormalization InstanceNormalization LRN LayerNormalization LpNormalization "
-    "MeanVarianceNormalization RMSNormalization "  # normalisation
+    "MeanVarianceNormalization RMSNormalization "  # normalization
     "LogSoftmax Softmax ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare "  # long sums
     "Bernoulli EyeLike Multinomial RandomNormalLike RandomUniformLike".split()  # typed by an attribute
 )
-"""Operators that compute in float32 whatever surrounds them."""
+"""Operators that always compute in float32."""
 
 _SUMS = frozenset("GlobalAveragePool ReduceL1 ReduceL2 ReduceMean ReduceSum ReduceSumSquare".split())
 _ARITHMETIC = frozenset(
@@ -29,11 +29,11 @@ _LAYOUT = frozenset(
 
 
 class Islands:
-    """The nodes that compute in float32, and for the others the slots that may be half.
+    """The nodes that compute in float32, and for the others the slots that may be half precision.
 
     Attributes:
-        nodes: the float32 ones, in the order of their discovery.
-        out_of_range: the names of constants that half precision cannot hold; their users are among `nodes`.
+        nodes: the float32 nodes, in the order of their discovery.
+        out_of_range: the names of constants that half precision cannot represent; their users are among `nodes`.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Islands:
         holds: Callable[[ir.Value, bool], bool],
         keep: Callable[[ir.Node], bool],
     ) -> None:
-        """Choose.
+        """Choose the nodes.
 
         Args:
             model: its main graph has no Constant nodes and calls no functions; nodes in topological order.
-            dtype: the half precision.
+            dtype: the half-precision type.
             convertible: the float32 values of the main graph.
-            holds: whether `dtype` holds a constant well; True as second argument means in every element.
-            keep: nodes that a caller wants in float32 besides.
+            holds: returns whether `dtype` represents a constant well; True as second argument means in every element.
+            keep: returns whether a further node must stay in float32.
         """
         self.nodes: dict[ir.Node, None] = {}
         self.out_of_range: set[str] = set()
@@ -66,19 +66,19 @@ class Islands:
         self._keep_constants_out_of_range(nodes, holds)
         self._keep_arithmetic_on_inputs(nodes, model.graph.inputs)
         self._keep_decomposed_norms(nodes)
-        self._keep_layout_between_kept(nodes, set(model.graph.inputs), set(model.graph.outputs))
+        self._keep_layout_between_float32(nodes, set(model.graph.inputs), set(model.graph.outputs))
 
     def half_slots(self, node: ir.Node) -> tuple[list[bool], list[bool]]:
-        """For each input and each output of a node whether a float32 value there becomes half."""
+        """For each input and each output of a node, whether a float32 value there becomes half precision."""
         if node in self.nodes or node not in self._half_slots:
             return [False] * len(node.inputs), [False] * len(node.outputs)
         return self._half_slots[node]
 
     def _may_be_half(self, node: ir.Node) -> bool:
-        """Whether some float32 value of a node may be half; which ones is noted."""
+        """Whether some float32 value of a node may be half precision; records which in `_half_slots`."""
         if node.op_type in FLOAT32_OPS or next(subgraphs(node), None):
             return False
-        # Without a float32 input an attribute types the output: Cast, ConstantOfShape, RandomNormal.
+        # Without a float32 input an attribute sets the output type: Cast, ConstantOfShape, RandomNormal.
         if self._floats(node.outputs) and (node.op_type == "Cast" or not self._floats(node.inputs)):
             return False
         try:
@@ -90,18 +90,18 @@ class Islands:
             for constraint in schema.type_constraints
             if self._type in constraint.allowed_type_strs
         }
-        takes, gives = (
+        half_inputs, half_outputs = (
             [formal[min(index, len(formal) - 1)].type_str in allowed for index in range(len(actual))]
             for formal, actual in ((schema.inputs, node.inputs), (schema.outputs, node.outputs))
         )
-        self._half_slots[node] = takes, gives
-        slots = zip((*node.inputs, *node.outputs), takes + gives, strict=True)
+        self._half_slots[node] = half_inputs, half_outputs
+        slots = zip((*node.inputs, *node.outputs), half_inputs + half_outputs, strict=True)
         return any(half and value in self._convertible for value, half in slots)
 
     def _keep_constants_out_of_range(
         self, nodes: Iterable[ir.Node], holds: Callable[[ir.Value, bool], bool]
     ) -> None:
-        lost: set[ir.Value] = set()
+        float32_values: set[ir.Value] = set()
         for node in nodes:
             every_element = node.op_type in ("QuantizeLinear", "DequantizeLinear")
             for value, half in zip(node.inputs, self.half_slots(node)[0], strict=True):
@@ -109,14 +109,14 @@ class Islands:
                     continue
                 if value.is_initializer() and not holds(value, every_element):
                     self.out_of_range.add(str(value.name))
-                elif value not in lost:
+                elif value not in float32_values:
                     continue
                 self.nodes[node] = None
                 if node.op_type in _LAYOUT:
-                    lost.update(node.outputs)
+                    float32_values.update(node.outputs)
 
     def _keep_arithmetic_on_inputs(self, nodes: Iterable[ir.Node], inputs: Iterable[ir.Value]) -> None:
-        """`(x - mean) / std` before the first layer, counts made from integers, tables made from constants."""
+        """`(x - mean) / std` before the first layer, counts computed from integers, tables from constants."""
         exact = set(inputs)
         for node in nodes:
             varying = self._varying(node)
@@ -129,14 +129,14 @@ class Islands:
                 exact.update(node.outputs)
 
     def _keep_decomposed_norms(self, nodes: Iterable[ir.Node]) -> None:
-        """From the centring and the squares to where the statistic meets the activations.
+        """Norms from centering and squares to the node that combines the statistic with the activations.
 
-        A statistic is a sum or mean of squares or absolute values, and what follows from statistics and constants
-        alone: epsilon, root, reciprocal, a mean of norms (GRN).
+        A statistic is a sum or mean of squares or absolute values, and whatever depends only on statistics and
+        constants: epsilon, root, reciprocal, a mean of norms (GRN).
         """
         statistics: set[ir.Value] = set()
         for node in nodes:
-            pure = statistics.issuperset(self._varying(node))
+            only_statistics = statistics.issuperset(self._varying(node))
             if node.op_type in FLOAT32_OPS & _SUMS:
                 statistics.update(node.outputs)
             elif node.op_type in _SUMS and (squares := _squares(node)):
@@ -144,25 +144,27 @@ class Islands:
                 self.nodes |= dict.fromkeys((node, *squares))
             elif statistics.isdisjoint(node.inputs):
                 continue
-            elif pure and node.op_type in _ARITHMETIC | _LAYOUT | _SUMS:
+            elif only_statistics and node.op_type in _ARITHMETIC | _LAYOUT | _SUMS:
                 statistics.update(node.outputs)
                 self.nodes[node] = None
             elif node.op_type in _ARITHMETIC:
                 self.nodes[node] = None
 
-    def _keep_layout_between_kept(
+    def _keep_layout_between_float32(
         self, nodes: list[ir.Node], inputs: set[ir.Value], outputs: set[ir.Value]
     ) -> None:
-        """A reshape between two float32 nodes, or before a graph output, is no reason for two casts."""
-        wanted: set[ir.Node] = set()
+        """A reshape between two float32 nodes, or before a graph output, would cost two casts."""
+        before_float32: set[ir.Node] = set()
         for node in reversed(nodes):
             floats = self._floats(node.outputs)
             users = {user for value in floats for user, _ in value.uses()}
-            if node.op_type in _LAYOUT and users <= wanted | self.nodes.keys():
-                wanted.update([node] if users or outputs.issuperset(floats) else [])
+            if node.op_type in _LAYOUT and users <= before_float32 | self.nodes.keys():
+                before_float32.update([node] if users or outputs.issuperset(floats) else [])
         for node in nodes:
             sources = self._varying(node)
-            if node in wanted and all(value in inputs or value.producer() in self.nodes for value in sources):
+            if node in before_float32 and all(
+                value in inputs or value.producer() in self.nodes for value in sources
+            ):
                 self.nodes[node] = None
 
     def _floats(self, values: Iterable[ir.Value | None]) -> list[ir.Value]:
@@ -173,7 +175,7 @@ class Islands:
 
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    """The bodies of an If, a Loop or a Scan."""
+    """The subgraphs of an If, a Loop or a Scan."""
     for attribute in node.attributes.values():
         if attribute.type is ir.AttributeType.GRAPH:
             yield attribute.as_graph()
@@ -182,7 +184,7 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
 
 
 def _squares(total: ir.Node) -> list[ir.Node]:
-    """The nodes that make the squares (or absolute values) that a sum adds up, and centre them before."""
+    """The nodes that compute the squares (or absolute values) in a sum, and that center the values before."""
     node = _producer(total, 0)
     if node is None or not (
         node.op_type == "Abs"
@@ -190,14 +192,14 @@ def _squares(total: ir.Node) -> list[ir.Node]:
         or (node.op_type == "Mul" and node.inputs[0] is node.inputs[1])
     ):
         return []
-    found = [node]
-    centring = _producer(node, 0)
-    if centring is not None and centring.op_type == "Sub":
-        found.append(centring)
-        mean = _producer(centring, 1)
+    nodes = [node]
+    center = _producer(node, 0)
+    if center is not None and center.op_type == "Sub":
+        nodes.append(center)
+        mean = _producer(center, 1)
         if mean is not None and mean.op_type in _SUMS:
-            found.append(mean)
-    return found
+            nodes.append(mean)
+    return nodes
 
 
 def _producer(node: ir.Node, index: int) -> ir.Node | None:

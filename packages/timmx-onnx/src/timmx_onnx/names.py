@@ -1,4 +1,4 @@
-"""Names that no value of a graph has yet."""
+"""Finds names that no value of a graph has yet."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class Names:
-    """The names in use; `unused` gives another one."""
+    """The names in use; `unused` returns a new one."""
 
     def __init__(self, used: Iterable[str | None]) -> None:
         self._used = set(used)
 
     def unused(self, name: str) -> str:
-        """The name itself, or with the first number that makes it new; in use from now on."""
+        """`name`, with a number appended if it is in use; the result counts as in use from then on."""
         unique, count = name, 0
         while unique in self._used:
             count += 1

@@ -1,4 +1,4 @@
-"""The `onnx` backend: what it is. Light; the work is in `export` and `runner`."""
+"""The `onnx` backend. Importing it is fast; `export` and `runner` do the work."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A float32 ONNX graph made half precision, strongly typed, with float32 kept where half would spoil it.
+"""Converts a float32 ONNX graph to half precision, strongly typed, and keeps float32 where half loses accuracy.
 
 No library does this as needed (November 2026). onnxruntime 1.32 (`transformers.float16`) and onnxconverter-common
-clamp weights in silence, lack bfloat16, know norms by operator name alone, round what float32 nodes share with
-others, and leave the graph unsorted. NVIDIA's AutoCast brings cupy, polygraphy and pinned onnx versions. onnx-ir
-1.1 has no such pass.
+clamp weights without a warning, lack bfloat16, recognize norms only by operator name, round constants that float32
+nodes share with others, and leave the graph unsorted. NVIDIA's AutoCast requires cupy, polygraphy and pinned onnx
+versions. onnx-ir 1.1 has no such pass.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ if TYPE_CHECKING:
 _FLOAT32 = ir.DataType.FLOAT
 
 _ANY_TYPE = frozenset(("Cast", "Shape", "Size"))
-"""Their inputs' type is all the same to them, and nothing of theirs follows from it."""
+"""Operators that accept any input type and whose results do not depend on it."""
 
 _MAX_ROUNDING = 0.05
-"""The part of a constant's norm that rounding may take. Of a normal one float16 takes 0.0002, bfloat16 0.002;
-more means overflow, or numbers of 3e-7 and less, which float16 flushes to zero or almost."""
+"""The largest rounding error relative to a constant's norm. Typical are 0.0002 for float16 and 0.002 for bfloat16;
+more means overflow, or numbers of 3e-7 and less, which float16 rounds to zero or nearly so."""
 
 _MAX_ACTIVATION = 2.0**14
-"""A quarter of float16's largest number: other inputs than the ones tried have room."""
+"""A quarter of float16's largest number, which leaves a margin for other inputs than the ones tried."""
 
 _MAX_SCALE_ROUNDING = 0.01
-"""The part of any one quantization scale that rounding may take."""
+"""The largest relative rounding error of a single quantization scale."""
 
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """What `lower_precision` did.
+    """The result of `lower_precision`.
 
     Attributes:
-        lowered: nodes that compute in half precision.
-        kept: nodes that compute in float32, how many of each operator.
-        casts: Cast nodes that were added.
-        out_of_range: constants that half precision cannot hold (overflow, underflow); they and the nodes that
-            use them stayed float32.
+        half_nodes: the number of nodes that compute in half precision.
+        float32_nodes: the number of nodes that compute in float32, by operator.
+        casts: the number of Cast nodes that were added.
+        out_of_range: constants that half precision cannot represent (overflow, underflow); they and the nodes that
+            use them stay float32.
     """
 
-    lowered: int
-    kept: Mapping[str, int]
+    half_nodes: int
+    float32_nodes: Mapping[str, int]
     casts: int
     out_of_range: tuple[str, ...]
 
@@ -65,25 +65,25 @@ class PrecisionReport:
 def lower_precision(
     model: ir.Model, dtype: ir.DataType, keep_float32: Callable[[ir.Node], bool] = lambda node: False
 ) -> PrecisionReport:
-    """Make a float32 graph compute in half precision, in place; its inputs and outputs keep name and type.
+    """Convert a float32 graph to half precision, in place; its inputs and outputs keep their names and types.
 
-    In float32 stay: normalisation, whole or decomposed; softmax; arithmetic on the input before the first layer
-    (`--normalize`), on integers and on constants; whatever has a constant that half precision cannot hold; If, Loop
-    and Scan with their bodies; operators of other domains; slots that an operator's schema wants in float32.
-    Attention computes its softmax in float32. Model-local functions are inlined.
+    The following stay in float32: normalization, fused or decomposed; softmax; arithmetic on the input before the
+    first layer (`--normalize`), on integers and on constants; nodes with a constant that half precision cannot
+    represent; If, Loop and Scan with their subgraphs; operators of other domains; slots for which an operator's schema
+    requires float32. Attention computes its softmax in float32. Model-local functions are inlined.
 
     Args:
-        model: of any size. Numbers that are not float32 stay as they are. QuantizeLinear and DequantizeLinear
-            stay too, and their scales are lowered with the rest.
+        model: of any size. Values that are not float32 do not change. QuantizeLinear and DequantizeLinear stay, and
+            their scales become half precision with the rest.
         dtype: FLOAT16 or BFLOAT16.
-        keep_float32: tells further nodes to keep, such as those whose activations overflow.
+        keep_float32: returns whether a further node must stay float32, such as one whose activations overflow.
 
     Raises:
         ConfigurationError: bfloat16 below opset 22, where Conv does not take it.
-        UnsupportedError: the type of a value in the graph cannot be told.
+        UnsupportedError: the type of a value in the graph cannot be inferred.
     """
     if dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
-        raise ValueError(f"{dtype.name} is no half precision: FLOAT16 or BFLOAT16.")
+        raise ValueError(f"dtype is FLOAT16 or BFLOAT16, not {dtype.name}")
     opset = model.opset_imports.get("", 0)
     if dtype is ir.DataType.BFLOAT16 and opset < 22:
         raise ConfigurationError(
@@ -93,44 +93,44 @@ def lower_precision(
     _simplify(model)
     graph = model.graph
     convertible = {value for value in _values(graph) if value.type == ir.TensorType(_FLOAT32)}
-    twins = _Twins(graph, dtype)
-    islands = Islands(model, dtype, convertible, twins.holds, keep_float32)
-    kept, lowered = Counter(node.op_type for node in islands.nodes), 0
+    copies = _Copies(graph, dtype)
+    islands = Islands(model, dtype, convertible, copies.holds, keep_float32)
+    float32_nodes, half_nodes = Counter(node.op_type for node in islands.nodes), 0
     for node in tuple(graph):
         half_inputs, half_outputs = islands.half_slots(node)
         for user, index, value in (*_uses(node), *_captured(node)):
             if value in convertible and user.op_type not in _ANY_TYPE:
-                wanted = dtype if user is node and half_inputs[index] else _FLOAT32
-                user.replace_input_with(index, twins.get(value, wanted, node))
+                input_type = dtype if user is node and half_inputs[index] else _FLOAT32
+                user.replace_input_with(index, copies.get(value, input_type, node))
         halves = [value for value, half in zip(node.outputs, half_outputs, strict=True) if half]
         for value in convertible.intersection(halves):
             value.type = ir.TensorType(dtype)
         if node not in islands.nodes:
-            lowered += not convertible.isdisjoint(halves)
+            half_nodes += not convertible.isdisjoint(halves)
             if node.op_type == "Attention":
                 node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", _FLOAT32)
     for index, value in enumerate(graph.outputs):
         if value in convertible and value.dtype == dtype:
-            graph.outputs[index] = twins.take_name(value)
-    twins.replace_initializers()
+            graph.outputs[index] = copies.take_name(value)
+    copies.replace_initializers()
     common.RemoveUnusedNodesPass()(model)
     return PrecisionReport(
-        lowered, dict(sorted(kept.items())), twins.casts, tuple(sorted(islands.out_of_range))
+        half_nodes, dict(sorted(float32_nodes.items())), copies.casts, tuple(sorted(islands.out_of_range))
     )
 
 
 def overflowing(model: ir.Model, feeds: Mapping[str, NDArray[np.float32]]) -> Callable[[ir.Node], bool]:
-    """Tell the nodes whose numbers may overflow float16, for `keep_float32`: run the float32 graph and look.
+    """Find the nodes whose values may overflow float16, for `keep_float32`, by running the float32 graph.
 
-    ONNX Runtime on a CPU computes float16 graphs in float32, so it does not show an overflow that a GPU, a browser
-    or TensorRT then has: the linear attention of efficientvit_b0 reaches 1.7e8 on random weights.
+    ONNX Runtime on a CPU computes float16 graphs in float32, so it does not show an overflow that occurs on a GPU, in a
+    browser or in TensorRT: the linear attention of efficientvit_b0 reaches 1.7e8 on random weights.
 
     Args:
-        model: a float32 graph, prepared in place as `lower_precision` does first.
-        feeds: inputs like the real ones; a few images will do.
+        model: a float32 graph; simplified in place, as `lower_precision` does first.
+        feeds: realistic inputs; a few images are enough.
 
     Returns:
-        Whether a node has an input or output whose magnitude comes near float16's limit.
+        A function that returns whether a node has an input or output whose magnitude is near float16's limit.
     """
     _simplify(model)
     graph = model.graph
@@ -149,12 +149,15 @@ def overflowing(model: ir.Model, feeds: Mapping[str, NDArray[np.float32]]) -> Ca
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.onnx")
             ir.save(model, path, external_data="weights")
-            found = open_session(path).run([f"largest_{index}" for index in range(len(values))], dict(feeds))
+            names = [f"largest_{index}" for index in range(len(values))]
+            magnitudes = open_session(path).run(names, dict(feeds))
     finally:
         graph.outputs[:] = outputs
         graph.remove(nodes, safe=True)
     high = {
-        value.name for value, largest in zip(values, found, strict=True) if not largest <= _MAX_ACTIVATION
+        value.name
+        for value, largest in zip(values, magnitudes, strict=True)
+        if not largest <= _MAX_ACTIVATION
     }
     return lambda node: any(
         value is not None and value.name in high for value in (*node.inputs, *node.outputs)
@@ -162,7 +165,7 @@ def overflowing(model: ir.Model, feeds: Mapping[str, NDArray[np.float32]]) -> Ca
 
 
 def _simplify(model: ir.Model) -> None:
-    """One graph without functions, constants as initializers, nodes in order, a type on every value."""
+    """Inline functions, make constants initializers, sort the nodes, and infer the type of every value."""
     common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.OutputFixPass()(model)
@@ -176,68 +179,68 @@ def _simplify(model: ir.Model) -> None:
         )
 
 
-class _Twins:
-    """The other type of a float32 value, made once: an initializer rounded, anything else cast."""
+class _Copies:
+    """Copies of values in the other float type, one each: an initializer is rounded, anything else is cast."""
 
     def __init__(self, graph: ir.Graph, dtype: ir.DataType) -> None:
         self.dtype = dtype
         self.casts = 0
         self._graph = graph
-        self._made: dict[ir.Value, ir.Value] = {}
+        self._copies: dict[ir.Value, ir.Value] = {}
         self._names = Names(value.name for inner in (graph, *graph.subgraphs()) for value in _values(inner))
         self._rounded: dict[ir.Value, NDArray[np.generic]] = {}
-        self._held: dict[tuple[ir.Value, bool], bool] = {}
+        self._representable: dict[tuple[ir.Value, bool], bool] = {}
 
     def holds(self, value: ir.Value, every_element: bool) -> bool:
-        """Whether half precision holds a constant well, as a whole or in every element (scales)."""
+        """Whether half precision represents a constant well, as a whole or in every element (scales)."""
         key = value, every_element
-        if key not in self._held:
+        if key not in self._representable:
             exact, rounded = _array(value), self._round(value).astype(np.float32)
-            with np.errstate(invalid="ignore"):  # a mask's infinities stay what they are
+            with np.errstate(invalid="ignore"):  # a mask's infinities do not change
                 error = np.where(exact == rounded, 0, exact - rounded)
             if every_element:
-                self._held[key] = bool((np.abs(error) <= _MAX_SCALE_ROUNDING * np.abs(exact)).all())
+                self._representable[key] = bool((np.abs(error) <= _MAX_SCALE_ROUNDING * np.abs(exact)).all())
             else:
                 finite = np.where(np.isfinite(exact), exact, 0)
-                self._held[key] = _norm(error) <= _MAX_ROUNDING * _norm(finite)
-        return self._held[key]
+                self._representable[key] = _norm(error) <= _MAX_ROUNDING * _norm(finite)
+        return self._representable[key]
 
     def get(self, value: ir.Value, dtype: ir.DataType, user: ir.Node | None) -> ir.Value:
-        """The value itself where it has `dtype`, else its twin; a new Cast comes before `user`, or last."""
+        """The value itself if it has `dtype`, otherwise its copy; a new Cast is placed before `user`, or last."""
         if value.dtype == dtype:
             return value
-        if value not in self._made:
+        if value not in self._copies:
             name = self._names.unused(f"{value.name}_{dtype.name.lower()}")
-            twin = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
+            copy = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
             if value.is_initializer() and not value.is_graph_input():
-                twin.const_value = ir.Tensor(self._round(value), dtype, name=name)
-                self._graph.register_initializer(twin)
+                copy.const_value = ir.Tensor(self._round(value), dtype, name=name)
+                self._graph.register_initializer(copy)
             else:
                 attributes = [ir.AttrInt64("to", dtype)]
-                cast = ir.Node("", "Cast", [_uncast(value)], attributes, outputs=[twin], name=f"node_{name}")
+                cast = ir.Node("", "Cast", [_uncast(value)], attributes, outputs=[copy], name=f"node_{name}")
                 if user is None:
                     self._graph.append(cast)
                 else:
                     self._graph.insert_before(user, cast)
                 self.casts += 1
-            self._made[value] = twin
-        return self._made[value]
+            self._copies[value] = copy
+        return self._copies[value]
 
     def take_name(self, output: ir.Value) -> ir.Value:
-        """The float32 twin of a graph output that has become half, under the output's own name."""
-        twin = self.get(output, _FLOAT32, None)
+        """The float32 copy of a graph output that is now half precision, with the output's name."""
+        copy = self.get(output, _FLOAT32, None)
         name, output.name = output.name, self._names.unused(f"{output.name}_{self.dtype.name.lower()}")
-        twin.name = name
-        return twin
+        copy.name = name
+        return copy
 
     def replace_initializers(self) -> None:
-        """Where nothing uses an initializer in float32 any more, drop it; its twin goes by its name."""
-        for value, twin in self._made.items():
+        """Remove float32 initializers that are no longer used; their copies take their names."""
+        for value, copy in self._copies.items():
             if value.is_initializer() and not (
                 value.uses() or value.is_graph_input() or value.is_graph_output()
             ):
                 del self._graph.initializers[str(value.name)]
-                twin.name = value.name
+                copy.name = value.name
 
     def _round(self, value: ir.Value) -> NDArray[np.generic]:
         if value not in self._rounded:
@@ -258,7 +261,7 @@ def _uses(node: ir.Node) -> list[tuple[ir.Node, int, ir.Value]]:
 
 
 def _captured(node: ir.Node) -> Iterator[tuple[ir.Node, int, ir.Value]]:
-    """The uses of values, any graph's, inside a node's bodies."""
+    """The uses of values, from any graph, in a node's subgraphs."""
     for graph in subgraphs(node):
         for inner in graph:
             yield from _uses(inner)
@@ -266,7 +269,7 @@ def _captured(node: ir.Node) -> Iterator[tuple[ir.Node, int, ir.Value]]:
 
 
 def _uncast(value: ir.Value) -> ir.Value:
-    """What a Cast of integers was made from: one Cast to the final type serves better than two."""
+    """The integer source of a Cast, otherwise the value: one Cast to the final type is enough."""
     cast = value.producer()
     if cast is None or cast.op_type != "Cast" or cast.inputs[0] is None:
         return value

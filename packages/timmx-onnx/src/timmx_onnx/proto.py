@@ -1,4 +1,4 @@
-"""An `.onnx` file read by plain `onnx`, its weights left where they are."""
+"""Reads an `.onnx` file with `onnx`, without its external weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     """The graph of an `.onnx` file, without external data.
 
     Raises:
-        ArtifactError: the file is no ONNX model.
+        ArtifactError: the file is not an ONNX model.
     """
     try:
         proto = onnx.load(path, load_external_data=False)
@@ -35,10 +35,10 @@ def read_proto(path: Path) -> onnx.ModelProto:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata inside an `.onnx` file, {} where timmx did not write it.
+    """The metadata in an `.onnx` file, {} if timmx did not write it.
 
     Raises:
-        ArtifactError: the file is no ONNX model, or its metadata is no JSON object.
+        ArtifactError: the file is not an ONNX model, or its metadata is not a JSON object.
     """
     for entry in read_proto(path).metadata_props:
         if entry.key == METADATA_KEY:
@@ -50,7 +50,7 @@ def inspect(path: Path) -> dict[str, Any]:
     """Operations by type, the number of parameters, the opsets by domain, inputs and outputs.
 
     Raises:
-        ArtifactError: the file is no ONNX model.
+        ArtifactError: the file is not an ONNX model.
     """
     proto = read_proto(path)
     operations = Counter(node.op_type for node in proto.graph.node)
@@ -59,13 +59,13 @@ def inspect(path: Path) -> dict[str, Any]:
         "operations": dict(sorted(operations.items())),
         "parameters": sum(math.prod(tensor.dims) for tensor in proto.graph.initializer),
         "opsets": {entry.domain: entry.version for entry in proto.opset_import},
-        "inputs": [_edge(value) for value in proto.graph.input if value.name not in constants],
-        "outputs": [_edge(value) for value in proto.graph.output],
+        "inputs": [_describe(value) for value in proto.graph.input if value.name not in constants],
+        "outputs": [_describe(value) for value in proto.graph.output],
     }
 
 
-def _edge(value: onnx.ValueInfoProto) -> dict[str, Any]:
-    """An input or output as the graph states it; an open size is its name, `?` where it has none."""
+def _describe(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    """An input or output of the graph; a dynamic size is shown by its name, or as `?`."""
     tensor = value.type.tensor_type
     dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     shape = [
@@ -79,12 +79,12 @@ def _edge(value: onnx.ValueInfoProto) -> dict[str, Any]:
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
-    """The file beside `path` that holds its weights and has its name; none where they are inside.
+    """The file next to `path` with its weights, `path.data`; empty if the weights are inside.
 
-    A copy of an `.onnx` file still names the weights of the one that it was copied from: those are not its own.
+    A copy of an `.onnx` file still refers to the weights of its original: those do not belong to the copy.
 
     Raises:
-        ArtifactError: the file is no ONNX model.
+        ArtifactError: the file is not an ONNX model.
     """
     names = {
         entry.value

@@ -1,4 +1,4 @@
-"""An `.onnx` file opened by ONNX Runtime."""
+"""Runs an `.onnx` file in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _DTYPES = {
 
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU, which logs errors only; on all cores unless `threads` says how many."""
+    """Open a file in ONNX Runtime on the CPU, which then logs errors only; `threads` defaults to all cores."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    settings.intra_op_num_threads = threads or 0  # 0: as many as it finds cores
+    settings.intra_op_num_threads = threads or 0  # 0: one per core
     return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 
 
@@ -45,10 +45,10 @@ class OnnxRunner(Runner):
 
     Args:
         path: the file, with its external data next to it.
-        threads: of ONNX Runtime; all cores by default.
+        threads: the number of threads for ONNX Runtime; by default one per core.
 
     Raises:
-        ArtifactError: the file is no ONNX model, or ONNX Runtime refuses its graph.
+        ArtifactError: the file is not an ONNX model, or ONNX Runtime refuses its graph.
         RuntimeUnavailable: the graph is valid, but this ONNX Runtime has no kernel for an operation in it.
     """
 

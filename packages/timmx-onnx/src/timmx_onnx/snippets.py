@@ -1,4 +1,4 @@
-"""An `.onnx` file loaded and run by ONNX Runtime: in Python, on Android, in Node."""
+"""Code that loads and runs an `.onnx` file with ONNX Runtime: in Python, on Android, in Node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
     """The lines for `python`, `kotlin` or `js`."""
-    file = path.name if language == "kotlin" else path.as_posix()  # an app has it among its assets
+    file = path.name if language == "kotlin" else path.as_posix()  # in an app it is an asset
     return {"python": _python, "kotlin": _kotlin, "js": _js}[language](file, metadata)
 
 
@@ -61,7 +61,7 @@ def _kotlin(file: str, metadata: Metadata) -> Snippet:
         ),
         run=(
             f"val tensor = OnnxTensor.createTensor(environment, FloatBuffer.wrap(x), longArrayOf({shape}))",
-            f'val found = session.run(mapOf("{entry}" to tensor)).get("{output}").get() as OnnxTensor',
-            "val output = FloatArray(found.floatBuffer.remaining()).also { found.floatBuffer.get(it) }",
+            f'val result = session.run(mapOf("{entry}" to tensor)).get("{output}").get() as OnnxTensor',
+            "val output = FloatArray(result.floatBuffer.remaining()).also { result.floatBuffer.get(it) }",
         ),
     )

@@ -1,4 +1,4 @@
-"""What values flow through a float32 graph for typical inputs."""
+"""Value ranges of the activations of a float32 graph, observed on calibration inputs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ _BITS = 8
 def observe(
     model: ir.Model, names: Sequence[str], calibration: Calibration, batch: int, method: CalibrationMethod
 ) -> dict[str, tuple[float, float]]:
-    """The range of each value, by name.
+    """The range (low, high) of each value, by name.
 
     Args:
-        model: float32; the same afterwards.
-        names: of values in its main graph.
-        calibration: gone through twice unless the method is minmax.
-        batch: that the graph takes.
+        model: float32; restored afterwards.
+        names: the names of values in its main graph.
+        calibration: iterated twice unless the method is minmax.
+        batch: the batch size that the graph takes.
+        method: how ranges are chosen from the observed values.
     """
     graph = model.graph
     entry, outputs = str(graph.inputs[0].name), list(graph.outputs)
@@ -42,9 +43,9 @@ def observe(
     finally:
         graph.outputs[:] = outputs
     observed = {name: Observed() for name in names}
-    for again in (False, True) if method is not CalibrationMethod.MINMAX else (False,):
+    for second_pass in (False, True) if method is not CalibrationMethod.MINMAX else (False,):
         for array in calibration.batches(batch):
-            found = dict(zip(inner, session.run(inner, {entry: array}), strict=True)) | {entry: array}
-            for name, seen in observed.items():
-                (seen.count if again else seen.widen)(found[name])
-    return {name: seen.range(method, _BITS) for name, seen in observed.items()}
+            arrays = dict(zip(inner, session.run(inner, {entry: array}), strict=True)) | {entry: array}
+            for name, statistics in observed.items():
+                (statistics.count if second_pass else statistics.widen)(arrays[name])
+    return {name: statistics.range(method, _BITS) for name, statistics in observed.items()}

@@ -1,7 +1,7 @@
-"""All that is said to TensorRT, in the words that versions 10 and 11 share.
+"""All calls of TensorRT, through the API that versions 10 and 11 share.
 
-Precision is in the types of the graph: networks are strongly typed, which version 10 must be told and version 11 always
-does. Integers of the enumerations differ between the two, so they are never stored.
+The types in the graph determine the precision: networks are strongly typed, by a flag in version 10 and always in
+version 11. The integer values of enumerations differ between the two, so they are never stored.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
 
 _COMPATIBILITY = {
     HardwareCompat.AMPERE_PLUS: "AMPERE_PLUS",
-    HardwareCompat.SAME_CC: "SAME_COMPUTE_CAPABILITY",  # by 10.16; not yet in 10.0
+    HardwareCompat.SAME_CC: "SAME_COMPUTE_CAPABILITY",  # in 10.16; not yet in 10.0
 }
-_KEPT_LINES = 20
+_MAX_LINES = 20
 _POLL_SECONDS = 0.1
 _LOCK_SECONDS = 30
-"""How long to wait for another build that writes the same timings."""
+"""How long to wait for another build that writes the same timing cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings:
-    """How an engine is built.
+    """The settings of a build.
 
     Attributes:
-        profile: the batches that it takes; None where the batch is fixed.
+        profile: the batch sizes of the engine; None if the batch size is fixed.
         tf32: whether float32 products may be computed with 10 bits of mantissa.
-        workspace_bytes: most scratch memory; None for all.
-        opt_level: how long tactics are searched; None for TensorRT's default.
+        workspace_bytes: limit of scratch memory; None for no limit.
+        opt_level: how long to search for tactics, 0 to 5; None for TensorRT's default.
         timing_cache: a file that builds share.
-        version_compatible: later versions run the engine.
-        hardware_compat: other GPUs run it.
+        version_compatible: whether later versions may run the engine.
+        hardware_compat: the other GPUs that may run the engine.
         name: stored in the plan.
     """
 
@@ -69,27 +69,27 @@ class BuildSettings:
 
 
 @dataclass(frozen=True)
-class Built:
-    """A plan, and what the user should know of its making."""
+class BuildResult:
+    """A plan, and messages for the user."""
 
     plan: bytes
     notes: tuple[str, ...]
 
 
 def version() -> str:
-    """TensorRT's."""
+    """The version of TensorRT."""
     return str(trt.__version__)
 
 
-def build(onnx: Path, settings: BuildSettings) -> Built:
-    """An engine from a typed ONNX. Ctrl-C ends it at the next step.
+def build(onnx: Path, settings: BuildSettings) -> BuildResult:
+    """Build an engine from a typed ONNX. Ctrl-C stops the build at the next step.
 
     Raises:
-        ConfigurationError: a setting that this TensorRT does not have.
-        UnsupportedError: TensorRT does not take an operation, or has no way to compute the network.
+        ConfigurationError: this TensorRT does not have one of the settings.
+        UnsupportedError: TensorRT does not take an operation, or cannot build the network.
     """
     log = _Log()
-    builder = _started(trt.Builder, log)
+    builder = _create(trt.Builder, log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx)):
@@ -97,9 +97,9 @@ def build(onnx: Path, settings: BuildSettings) -> Built:
             f"TensorRT {version()} cannot parse this graph: {_parser_errors(parser)}",
             hint="export the model with another --opset or --mode",
         )
-    network.name = settings.name[:128]  # after the parser, which may name it too
-    config = _configured(builder, network, settings)
-    cache, notes = _with_timing_cache(config, settings.timing_cache)
+    network.name = settings.name[:128]  # after the parser, which may also set it
+    config = _create_config(builder, network, settings)
+    cache, notes = _load_timings(config, settings.timing_cache)
     monitor = _Monitor()
     config.progress_monitor = monitor
     plan = _build(builder, network, config, monitor)
@@ -109,25 +109,25 @@ def build(onnx: Path, settings: BuildSettings) -> Built:
             hint="try another --mode, or more --workspace",
         )
     if settings.timing_cache is not None and cache is not None:
-        notes += _keep_timings(config, settings.timing_cache)
-    return Built(bytes(plan), (*notes, *log.warnings()))
+        notes += _save_timings(config, settings.timing_cache)
+    return BuildResult(bytes(plan), (*notes, *log.warnings()))
 
 
 class Engine:
-    """A plan that can be run.
+    """A plan that is loaded and can run.
 
     Args:
-        plan: the engine file's bytes.
-        carries_code: it was built to be version-compatible, and its own code is to be run.
+        plan: the bytes of the engine file.
+        contains_code: the engine is version-compatible, and TensorRT may run the code in it.
 
     Raises:
-        ArtifactError: TensorRT does not read it, with what it said.
+        ArtifactError: TensorRT cannot read the plan, with its message.
     """
 
-    def __init__(self, plan: bytes, *, carries_code: bool = False) -> None:
+    def __init__(self, plan: bytes, *, contains_code: bool = False) -> None:
         self._log = _Log()
-        self._runtime = _started(trt.Runtime, self._log)
-        if carries_code:
+        self._runtime = _create(trt.Runtime, self._log)
+        if contains_code:
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -144,34 +144,38 @@ class Engine:
         self.outputs = [name for name in names if name not in self.inputs]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of an input or output; -1 where it is open."""
+        """The shape of an input or output; -1 stands for a dynamic size."""
         return tuple(self._engine.get_tensor_shape(name))
 
     def dtype(self, name: str) -> str:
-        """Of an input or output, by numpy's name."""
-        found = self._engine.get_tensor_dtype(name)
-        if found not in _DTYPES:
+        """The element type of an input or output, numpy's name."""
+        element_type = self._engine.get_tensor_dtype(name)
+        if element_type not in _DTYPES:
             raise ArtifactError(
-                f"the engine has {name} of type {found}, which is not supported",
+                f"the engine has {name} of type {element_type}, which is not supported",
                 hint="build it with timmx tensorrt, which writes engines with float32 inputs and outputs",
             )
-        return str(_DTYPES[found]).removeprefix("torch.")
+        return str(_DTYPES[element_type]).removeprefix("torch.")
 
     def batches(self, name: str) -> tuple[int, int, int]:
-        """The smallest, the best and the largest batch of an input."""
-        smallest, best, largest = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0))
-        return smallest[0], best[0], largest[0]
+        """The smallest, the optimal and the largest batch size of an input."""
+        smallest, optimal, largest = (
+            tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0)
+        )
+        return smallest[0], optimal[0], largest[0]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Inputs to outputs, both on the host.
+        """Run the engine; inputs and outputs are on the host.
 
         Raises:
-            ConfigurationError: names, element types or shapes that the engine was not built for; or it is closed.
+            ConfigurationError: names, element types or shapes do not match the engine, or the engine is closed.
             ArtifactError: TensorRT fails.
         """
         self._check(feeds)
-        held = {name: torch.from_numpy(array).to(gpu.device()).contiguous() for name, array in feeds.items()}
-        for name, tensor in held.items():
+        tensors = {
+            name: torch.from_numpy(array).to(gpu.device()).contiguous() for name, array in feeds.items()
+        }
+        for name, tensor in tensors.items():
             if not self._context.set_input_shape(name, tuple(tensor.shape)):
                 smallest, _, largest = self.batches(name)
                 raise ConfigurationError(
@@ -183,10 +187,10 @@ class Engine:
             raise ArtifactError(f"TensorRT cannot infer the shapes of {', '.join(missing)}")
         for name in self.outputs:
             shape = tuple(self._context.get_tensor_shape(name))
-            held[name] = torch.empty(
+            tensors[name] = torch.empty(
                 shape, dtype=_DTYPES[self._engine.get_tensor_dtype(name)], device=gpu.device()
             )
-        for name, tensor in held.items():
+        for name, tensor in tensors.items():
             if not self._context.set_tensor_address(name, tensor.data_ptr()):
                 raise ArtifactError(
                     f"TensorRT rejects the memory of {name}: {self._log.last() or 'no reason given'}"
@@ -195,10 +199,10 @@ class Engine:
         if not self._context.execute_async_v3(stream.handle):
             raise ArtifactError(f"TensorRT failed to run the engine: {self._log.last() or 'no reason given'}")
         stream.synchronize()
-        return {name: held[name].cpu().numpy() for name in self.outputs}
+        return {name: tensors[name].cpu().numpy() for name in self.outputs}
 
     def _check(self, feeds: Mapping[str, np.ndarray]) -> None:
-        """TensorRT is given bare addresses: what is too short or of another type it would read as it lies there."""
+        """Check the inputs: TensorRT gets only addresses, and would read past a short array or misread another type."""
         if self._engine is None:
             raise ConfigurationError("the engine is closed", hint="open it again")
         if sorted(feeds) != sorted(self.inputs):
@@ -214,7 +218,7 @@ class Engine:
                 )
 
     def close(self) -> None:
-        """Give the GPU's memory back."""
+        """Free the GPU's memory."""
         self._context = self._engine = None
 
 
@@ -230,7 +234,7 @@ _DTYPES = {
 
 
 class _Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps the errors and warnings that TensorRT tells from any thread; it tells much else."""
+    """Collects TensorRT's errors and warnings, which come from any thread, and drops its other messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -245,16 +249,16 @@ class _Log(trt.ILogger):  # type: ignore[misc]
             self._warnings[line] = None
 
     def last(self) -> str:
-        """The errors, the latest last."""
-        return " ".join(self._errors[-_KEPT_LINES:])[-1500:].rstrip(".")
+        """The last errors, in order."""
+        return " ".join(self._errors[-_MAX_LINES:])[-1500:].rstrip(".")
 
     def warnings(self) -> list[str]:
-        """What it warns of, each once."""
-        return [f"TensorRT: {line}" for line in list(self._warnings)[:_KEPT_LINES]]
+        """The warnings, each once."""
+        return [f"TensorRT: {line}" for line in list(self._warnings)[:_MAX_LINES]]
 
 
 class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-    """Called by TensorRT from its own threads, where nothing may be raised."""
+    """Called by TensorRT from its own threads; its methods must not raise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,7 +285,7 @@ class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         self._cancelled.set()
 
     def state(self) -> tuple[str, float] | None:
-        """The outermost phase, and the share of it that is done with the phases inside it."""
+        """The outermost phase and its completed share, including the phases inside it."""
         with self._lock:
             phases = {name: tuple(phase) for name, phase in self._phases.items()}
         outer = next((name for name, (parent, _, _) in phases.items() if parent not in phases), None)
@@ -294,13 +298,13 @@ class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
             share += part * min(1.0, done / steps)
             part /= steps
             name = next((inner for inner, (parent, _, _) in phases.items() if parent == name), None)
-        # Between the end of an inner phase and its outer step the sum is smaller again.
+        # Between the end of an inner phase and the next outer step the sum decreases.
         self._furthest[outer] = max(self._furthest.get(outer, 0.0), min(1.0, share))
         return outer, self._furthest[outer]
 
 
-def _started(factory: Any, log: _Log) -> Any:
-    """A builder or a runtime; where there is none, the bindings raise a TypeError, and the log has the reason."""
+def _create(factory: Any, log: _Log) -> Any:
+    """Create a builder or a runtime; on failure the bindings raise a TypeError, and the log has the reason."""
     try:
         return factory(log)
     except TypeError as exc:
@@ -311,15 +315,15 @@ def _started(factory: Any, log: _Log) -> Any:
 
 
 def _build(builder: Any, network: Any, config: Any, monitor: _Monitor) -> Any:
-    """Build in a thread of its own: a signal reaches Python while TensorRT computes."""
+    """Build in a separate thread, so that signals reach Python while TensorRT computes."""
     result: list[Any] = []
-    raised: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def work() -> None:
         try:
             result.append(builder.build_serialized_network(network, config))
-        except BaseException as exc:  # raised again below, where it can be seen
-            raised.append(exc)
+        except BaseException as exc:  # raised again below, in the main thread
+            errors.append(exc)
 
     thread = threading.Thread(target=work, name="TensorRT build")
     thread.start()
@@ -333,26 +337,25 @@ def _build(builder: Any, network: Any, config: Any, monitor: _Monitor) -> Any:
         raise
     finally:
         thread.join()
-    if raised:
-        raise raised[0]
+    if errors:
+        raise errors[0]
     return result[0]
 
 
 def _parser_errors(parser: Any) -> str:
-    said = []
+    messages = []
     for index in range(min(parser.num_errors, 5)):
         error = parser.get_error(index)
         where = f" at {error.node_name()} ({error.node_operator()})" if error.node_operator() else ""
-        said.append(f"{' '.join(error.desc().split())[:300].rstrip('.')}{where}")
-    more = parser.num_errors - len(said)
-    return "; ".join(said) + (f"; and {more} more" if more > 0 else "")
+        messages.append(f"{' '.join(error.desc().split())[:300].rstrip('.')}{where}")
+    more = parser.num_errors - len(messages)
+    return "; ".join(messages) + (f"; and {more} more" if more > 0 else "")
 
 
-def _configured(builder: Any, network: Any, settings: BuildSettings) -> Any:
+def _create_config(builder: Any, network: Any, settings: BuildSettings) -> Any:
     config = builder.create_builder_config()
-    config.profiling_verbosity = (
-        trt.ProfilingVerbosity.DETAILED
-    )  # layers tell their types, at no cost when run
+    # The inspector then shows the types of layers; it costs nothing at run time.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if settings.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
     if settings.opt_level is not None:
@@ -362,8 +365,7 @@ def _configured(builder: Any, network: Any, settings: BuildSettings) -> Any:
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if settings.hardware_compat is not HardwareCompat.NONE:
-        wanted = _COMPATIBILITY[settings.hardware_compat]
-        level = getattr(trt.HardwareCompatibilityLevel, wanted, None)
+        level = getattr(trt.HardwareCompatibilityLevel, _COMPATIBILITY[settings.hardware_compat], None)
         if level is None:
             raise ConfigurationError(
                 f"TensorRT {version()} does not support --hardware-compat {settings.hardware_compat}",
@@ -375,37 +377,37 @@ def _configured(builder: Any, network: Any, settings: BuildSettings) -> Any:
     return config
 
 
-def _add_profile(builder: Any, network: Any, config: Any, wanted: Profile) -> None:
+def _add_profile(builder: Any, network: Any, config: Any, sizes: Profile) -> None:
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         entry = network.get_input(index)
         rest = tuple(entry.shape)[1:]
         profile.set_shape(
-            entry.name, *((size, *rest) for size in (wanted.smallest, wanted.tuned_for, wanted.largest))
+            entry.name, *((size, *rest) for size in (sizes.smallest, sizes.optimal, sizes.largest))
         )
     if config.add_optimization_profile(profile) < 0:
         raise UnsupportedError(
-            f"TensorRT {version()} rejects batches from {wanted.smallest} to {wanted.largest}",
+            f"TensorRT {version()} rejects batches from {sizes.smallest} to {sizes.largest}",
             hint="try another --batch-min or --batch-max",
         )
 
 
-def _with_timing_cache(config: Any, path: Path | None) -> tuple[Any, tuple[str, ...]]:
-    """Have the build take timings from a file. One that it cannot take stays as it is: it may be another GPU's."""
+def _load_timings(config: Any, path: Path | None) -> tuple[Any, tuple[str, ...]]:
+    """Use the timings in a file for the build. An unusable file is not changed: it may be for another GPU."""
     if path is None:
         return None, ()
-    stored = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(stored)
+    content = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(content)
     if cache is not None and config.set_timing_cache(cache, False):
         return cache, ()
     return None, (
-        f"{path} holds no timings for this GPU and TensorRT: it is left as it is, and this build's are not kept. Name "
-        "another --timing-cache.",
+        f"{path} has no timings for this GPU and TensorRT: it is not changed, and the timings of this build are not "
+        "saved. Use another --timing-cache.",
     )
 
 
-def _keep_timings(config: Any, path: Path) -> tuple[str, ...]:
-    """Add a build's timings to those that other builds have written meanwhile; a note where that cannot be done."""
+def _save_timings(config: Any, path: Path) -> tuple[str, ...]:
+    """Add a build's timings to those that other builds have written in the meantime; returns a note on failure."""
     cache = config.get_timing_cache()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -413,11 +415,9 @@ def _keep_timings(config: Any, path: Path) -> tuple[str, ...]:
             if path.is_file():
                 other = config.create_timing_cache(path.read_bytes())
                 if other is None or not cache.combine(other, False):
-                    return (
-                        f"{path} has become something else than timings for this GPU: it is left as it is.",
-                    )
+                    return (f"{path} no longer has timings for this GPU: it is not changed.",)
             with atomic_write(path, "wb") as file:
                 file.write(bytes(cache.serialize()))
-    except (OSError, filelock.Timeout) as exc:  # the engine is built, and worth more than its timings
-        return (f"The timings of this build could not be kept in {path}: {exc}.",)
+    except (OSError, filelock.Timeout) as exc:  # the engine is complete without its timings
+        return (f"The timings of this build could not be saved in {path}: {exc}.",)
     return ()

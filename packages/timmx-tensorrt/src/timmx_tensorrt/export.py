@@ -1,4 +1,4 @@
-"""From a capture, or from a typed ONNX, to an engine and what lies beside it."""
+"""Exports a captured model, or a typed ONNX, to an engine and its additional files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from timmx_onnx import external_files, read_metadata
 
 from timmx_tensorrt import gpu, sidecar, triton
 from timmx_tensorrt.options import TensorRTOptions
-from timmx_tensorrt.profile import choose_profile, stated_profile
+from timmx_tensorrt.profile import choose_profile, read_profile
 from timmx_tensorrt.typed import (
     PRECISIONS,
-    Typed,
-    check,
+    TypedOnnx,
     check_batches,
+    check_graph,
     float32_nodes,
     precision_of,
     write_typed,
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from timmx.plugin import ExportJob
 
 _FLOAT8_CAPABILITY = (8, 9)
-"""Ada's; tensor cores before it have no float8."""
+"""Of Ada; older tensor cores have no float8."""
 
 
 def export(job: ExportJob, options: TensorRTOptions) -> Exported:
-    """Write the typed ONNX, or the engine with its sidecar and whatever else was asked for.
+    """Write the typed ONNX, or the engine with its sidecar and the other requested files.
 
     Raises:
-        ConfigurationError: batches or calibration data that cannot serve, or a GPU that lacks the arithmetic.
+        ConfigurationError: batch sizes or calibration data are unusable, or the GPU lacks the arithmetic.
         UnsupportedError: TensorRT does not take the model.
-        VerificationError: the typed ONNX does not run at one of its batches.
+        VerificationError: the typed ONNX does not run at one of its batch sizes.
     """
     if options.onnx_only:
         typed = write_typed(job, options, job.path)
@@ -66,40 +66,40 @@ def export(job: ExportJob, options: TensorRTOptions) -> Exported:
     return Exported(typed.precision, (*typed.notes, *notes))
 
 
-def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
-    """What a file that `--onnx-only` or `--keep-onnx` wrote says of itself, checked anew: it may have been edited."""
-    stated = Metadata.parse(path, read_metadata(path))
-    given = stated_profile(path, stated)
-    if given is None:
+def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> TypedOnnx:
+    """Read a file that `--onnx-only` or `--keep-onnx` wrote, and check it again: it may have been edited."""
+    metadata = Metadata.parse(path, read_metadata(path))
+    source_profile = read_profile(path, metadata)
+    if source_profile is None:
         raise ArtifactError(
             f"{path} was not written by timmx tensorrt --onnx-only or --keep-onnx",
             hint="export the model again with timmx tensorrt --onnx-only",
         )
     precision = precision_of(ir.load(path))
-    if stated.precision != precision:
+    if metadata.precision != precision:
         raise ArtifactError(
-            f"{path} says that it is {stated.precision}, and its types are {precision}",
+            f"{path} says that it is {metadata.precision}, and its types are {precision}",
             hint="export the model again with timmx tensorrt --onnx-only",
         )
     _check_gpu(precision)
     dynamic, size = job.request.dynamic_batch, job.request.batch_size
-    profile = choose_profile(options, dynamic, size, given)
-    if not dynamic and size != stated.batch_size:
+    profile = choose_profile(options, dynamic, size, source_profile)
+    if not dynamic and size != metadata.batch_size:
         raise ArtifactError(
-            f"{path} has a fixed batch size of {stated.batch_size}, and --batch-size is {size}",
+            f"{path} has a fixed batch size of {metadata.batch_size}, and --batch-size is {size}",
             hint="leave --batch-size out, or export the model again",
         )
     check_valid(path)
-    doubts = check(path, dynamic=dynamic)
-    notes = tuple(f"{path.name}: {doubt}." for doubt in doubts[:5])
-    if len(doubts) > 5:
-        notes += (f"{path.name}: {len(doubts) - 5} more doubts of that kind; --verbose shows all.",)
+    warnings = check_graph(path, dynamic=dynamic)
+    notes = tuple(f"{path.name}: {warning}." for warning in warnings[:5])
+    if len(warnings) > 5:
+        notes += (f"{path.name}: {len(warnings) - 5} more warnings; --verbose shows all.",)
     check_batches(path, profile, job.example_input.cpu().numpy())
-    return Typed(precision, {**stated.format, "profile": profile.facts()}, profile, notes)
+    return TypedOnnx(precision, {**metadata.format, "profile": profile.facts()}, profile, notes)
 
 
 def _check_gpu(precision: Precision) -> None:
-    """Refuse a GPU without the arithmetic before the model is translated, which takes minutes."""
+    """Refuse a GPU without float8 before the model is translated, which takes minutes."""
     if precision is not Precision.FP8:
         return
     card = gpu.facts()
@@ -111,7 +111,7 @@ def _check_gpu(precision: Precision) -> None:
         )
 
 
-def _write_engine(job: ExportJob, options: TensorRTOptions, typed: Typed, onnx: Path) -> tuple[str, ...]:
+def _write_engine(job: ExportJob, options: TensorRTOptions, typed: TypedOnnx, onnx: Path) -> tuple[str, ...]:
     from timmx_tensorrt.engine import BuildSettings, build, version
 
     metadata = job.metadata(typed.precision, **typed.facts)
@@ -127,8 +127,8 @@ def _write_engine(job: ExportJob, options: TensorRTOptions, typed: Typed, onnx: 
         hardware_compat=options.hardware_compat,
         name=f"timmx {onnx_sha256}",
     )
-    built = build(onnx, settings)
-    job.path.write_bytes(built.plan)
+    result = build(onnx, settings)
+    job.path.write_bytes(result.plan)
     engine = {
         "plan_sha256": sidecar.sha256(job.path),
         "onnx_sha256": onnx_sha256,
@@ -144,21 +144,20 @@ def _write_engine(job: ExportJob, options: TensorRTOptions, typed: Typed, onnx: 
     sidecar.write(job.path, metadata, engine)
     if options.triton is not None:
         triton.write_model(job.extra_output(options.triton / job.path.stem), job.path, metadata)
-    return built.notes
+    return result.notes
 
 
 def rebuild_command(job: ExportJob, options: TensorRTOptions) -> str | None:
-    """What builds the engine anew, on this GPU or another one; from the typed ONNX where that was kept.
+    """The command that builds the engine again, on this GPU or another one; from the typed ONNX if that was kept.
 
-    None where the model was a module of the caller's, which no command line names.
-
-    Its paths are as they were given, relative ones to the folder that the command ran in.
+    None if the model was a module of the caller, which a command line cannot name. Relative paths are relative to the
+    folder in which the export ran.
     """
-    request, kept = job.request, options.keep_onnx
+    request, onnx = job.request, options.keep_onnx
     output = request.output or Path(job.path.name)
-    if kept is not None:
+    if onnx is not None:
         options = TensorRTOptions(
-            from_onnx=kept,
+            from_onnx=onnx,
             batch_min=options.batch_min,
             batch_max=options.batch_max,
             triton=options.triton,

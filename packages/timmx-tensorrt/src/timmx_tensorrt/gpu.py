@@ -1,4 +1,4 @@
-"""What is asked of the GPU itself: of the driver, and of CUDA through PyTorch, which is imported only then."""
+"""Access to the GPU: through the driver, and through PyTorch, which is imported only when needed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def is_there() -> bool:
-    """Whether the driver finds a device; asked of the driver itself, in milliseconds."""
+def is_available() -> bool:
+    """Whether the driver finds a device; calls the driver directly, which takes milliseconds."""
     driver = _driver()
     count = ctypes.c_int()
     return (
@@ -24,34 +24,34 @@ def is_there() -> bool:
 
 
 def device() -> torch.device:
-    """Where arrays go that an engine reads and writes."""
+    """The device of the arrays that an engine reads and writes."""
     import torch
 
     return torch.device("cuda", torch.cuda.current_device())
 
 
 class Stream:
-    """A queue of work on the GPU that is not the default one, on which TensorRT would wait more than it must."""
+    """A CUDA stream that is not the default one, on which TensorRT would synchronize more than necessary."""
 
     def __init__(self) -> None:
         import torch
 
         self._stream = torch.cuda.Stream()
-        # What PyTorch has queued so far, such as copies of inputs, comes first.
+        # Work that PyTorch has already queued, such as copies of inputs, comes first.
         self._stream.wait_stream(torch.cuda.current_stream())
 
     @property
     def handle(self) -> int:
-        """As CUDA's functions take it."""
+        """The stream as CUDA's functions take it."""
         return int(self._stream.cuda_stream)
 
     def synchronize(self) -> None:
-        """Wait for all that was queued."""
+        """Wait for all queued work."""
         self._stream.synchronize()
 
 
 def facts() -> dict[str, Any]:
-    """What an engine depends on beside TensorRT; JSON values."""
+    """What an engine depends on in addition to TensorRT; JSON values."""
     import torch
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -72,7 +72,7 @@ def _driver() -> ctypes.CDLL | None:
 
 
 def _driver_version() -> str | None:
-    """Of NVIDIA's driver, such as `580.159.04`."""
+    """The version of NVIDIA's driver, such as `580.159.04`."""
     try:
         library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
     except OSError:

@@ -12,7 +12,7 @@ from timmx.plugin import CalibrationChoice, CalibrationData, CalibrationSamples,
 
 
 class TensorRTMode(StrEnum):
-    """The arithmetic, given by the types in the graph; input and outputs are float32 in each mode."""
+    """The arithmetic, determined by the types in the graph; input and outputs are float32 in each mode."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -27,7 +27,7 @@ class TensorRTMode(StrEnum):
 
 
 class HardwareCompat(StrEnum):
-    """Which other GPUs may run the engine."""
+    """The other GPUs that may run the engine."""
 
     NONE = "none"
     AMPERE_PLUS = "ampere-plus"
@@ -127,7 +127,7 @@ class TensorRTOptions:
         typer.Option(
             "--workspace",
             metavar="GIB",
-            help="Maximum workspace memory per layer, in GiB. Default: all, as TensorRT has it.",
+            help="Maximum workspace memory per layer, in GiB. Default: no limit, as in TensorRT.",
             show_default=False,
             rich_help_panel=_BUILD,
         ),
@@ -138,7 +138,7 @@ class TensorRTOptions:
             "--opt-level",
             min=0,
             max=5,
-            help="Builder optimization level, 0 to 5. Default: 3, as TensorRT has it.",
+            help="Builder optimization level, 0 to 5. Default: 3, as in TensorRT.",
             show_default=False,
             rich_help_panel=_BUILD,
         ),
@@ -171,10 +171,10 @@ class TensorRTOptions:
 
     @property
     def chosen_mode(self) -> TensorRTMode:
-        """The mode to export in; fp32 by default."""
+        """The mode of the export; fp32 by default."""
         return self.mode or TensorRTMode.FP32
 
     @property
     def chosen_opset(self) -> int:
-        """The opset to export to. From 21 on, ONNX Runtime 1.32 rejects int8 graphs of transformers (issue 25526)."""
+        """The opset of the export. From 21 on, ONNX Runtime 1.32 rejects int8 graphs of transformers (issue 25526)."""
         return self.opset or (22 if self.mode is TensorRTMode.BF16 else 20)

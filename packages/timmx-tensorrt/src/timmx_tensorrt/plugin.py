@@ -1,9 +1,9 @@
-"""The `tensorrt` backend: what it is. Light; the work is in `export` and `runner`."""
+"""The `tensorrt` backend. Importing it is fast; `export` and `runner` do the work."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path  # noqa: TC003 - Typer's
+from pathlib import Path  # noqa: TC003 - Typer resolves the annotations
 from typing import TYPE_CHECKING, Any
 
 from timmx.plugin import (
@@ -53,11 +53,11 @@ class TensorRTBackend(ExportBackend):
     def check_environment(
         self, request: ExportRequest | None = None, options: TensorRTOptions | None = None
     ) -> Sequence[Problem]:
-        from timmx_tensorrt.validation import missing
+        from timmx_tensorrt.validation import missing_requirements
 
-        if options is None:
-            return [replace(problem, partial=True) for problem in missing()]  # --onnx-only works without
-        return () if options.onnx_only else missing()
+        if options is None:  # --onnx-only works without them
+            return [replace(problem, partial=True) for problem in missing_requirements()]
+        return () if options.onnx_only else missing_requirements()
 
     def validate(self, request: ExportRequest, options: TensorRTOptions) -> None:
         from timmx_tensorrt.validation import validate
@@ -72,11 +72,11 @@ class TensorRTBackend(ExportBackend):
     def open(self, path: Path, settings: OpenSettings) -> Runner:
         if path.suffix == ".onnx":
             settings.require_device(Device.CPU, path)
-            from timmx_tensorrt.profile import stated_profile
+            from timmx_tensorrt.profile import read_profile
             from timmx_tensorrt.typed_runner import TypedRunner
 
             content = self.read_metadata(path)
-            profile = stated_profile(path, Metadata.parse(path, content)) if content else None
+            profile = read_profile(path, Metadata.parse(path, content)) if content else None
             sizes = profile.sizes if profile else Runner.batch_sizes
             return TypedRunner(path, sizes, settings.threads)
         from timmx_tensorrt.runner import EngineRunner
@@ -87,9 +87,9 @@ class TensorRTBackend(ExportBackend):
     def open_exported(self, path: Path, options: TensorRTOptions, settings: OpenSettings) -> Runner:
         if options.onnx_only:
             return self.open(path, settings)
-        from timmx_tensorrt.runner import JudgedRunner
+        from timmx_tensorrt.runner import NewEngineRunner
 
-        return JudgedRunner(path)
+        return NewEngineRunner(path)
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         if path.suffix == ".onnx":
@@ -103,16 +103,16 @@ class TensorRTBackend(ExportBackend):
             return OnnxBackend().inspect(path)
         from timmx_tensorrt.sidecar import check_plan, read
 
-        built = read(path).engine
-        check_plan(path, built)
-        return built or {
-            "unproven": "nothing lies beside it that tells what it is; only TensorRT can tell whether it is an engine"
+        engine = read(path).engine
+        check_plan(path, engine)
+        return engine or {
+            "unproven": "no .json file next to it describes it; only TensorRT can check whether it is an engine"
         }
 
     def files(self, path: Path) -> tuple[Path, ...]:
         if path.suffix == ".onnx":
             return OnnxBackend().files(path)
-        from timmx_tensorrt.sidecar import beside
+        from timmx_tensorrt.sidecar import sidecar_path
 
-        sidecar = beside(path)
+        sidecar = sidecar_path(path)
         return (*super().files(path), *([sidecar] if sidecar.is_file() else []))

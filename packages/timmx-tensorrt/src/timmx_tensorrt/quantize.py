@@ -1,8 +1,8 @@
-"""Int8 and float8 as TensorRT takes them: explicit Q/DQ pairs in the graph, which say where 8 bits are and where not.
+"""Quantizes a graph to int8 or float8 for TensorRT, with explicit Q/DQ pairs.
 
-Quantized is what `targets` chooses: layers with all their inputs, and the shortcuts of convolutional networks.
-ONNX Runtime's quantizer with its own settings writes what TensorRT rejects or misreads, and leaves the shortcuts that
-end in a convolution; NVIDIA's ModelOpt 0.47 pins onnx versions and brings cupy (November 2026).
+It quantizes what `targets` chooses: layers with all their inputs, and the shortcuts of convolutional networks. With
+its default settings ONNX Runtime's quantizer writes graphs that TensorRT rejects or misreads, and omits shortcuts that
+end in a convolution; NVIDIA's ModelOpt 0.47 pins onnx versions and requires cupy (November 2026).
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from timmx_tensorrt.targets import Grid, Layer
 
 _MIN_OPSET = 19
-"""The first whose Q/DQ nodes take float16 scales."""
+"""The first opset whose Q/DQ nodes take float16 scales."""
 
 _SMALLEST_NORMAL_HALF = 2.0**-14
 
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What `insert` did.
+    """The result of `insert`.
 
     Attributes:
-        quantized: nodes that compute with 8 bits, how many of each operator.
-        left_float: convolutions and matrix products that stay float, how many for each reason.
-        activations: values that got a Q/DQ pair, shortcuts among them.
-        residual_adds: sums whose shortcut is quantized.
+        quantized_nodes: the number of nodes that compute in 8 bits, by operator.
+        float_reasons: the number of convolutions and matrix products that stay float, by reason.
+        activations: the number of values with a Q/DQ pair, including shortcuts.
+        residual_adds: the number of sums whose shortcut is quantized.
     """
 
-    quantized: Mapping[str, int]
-    left_float: Mapping[str, int]
+    quantized_nodes: Mapping[str, int]
+    float_reasons: Mapping[str, int]
     activations: int
     residual_adds: int
 
@@ -52,17 +52,17 @@ class QuantizationReport:
 def insert(
     model: ir.Model, ranges: Mapping[str, tuple[float, float]], grid: Grid = INT8
 ) -> QuantizationReport:
-    """Quantize the targets of a graph, in place; to be done before floats are lowered to half precision.
+    """Quantize the targets of a graph, in place, before its floats are lowered to half precision.
 
-    A value gets one QuantizeLinear and DequantizeLinear, however many targets take it: symmetric, one scale.
-    Weights become 8-bit constants with a DequantizeLinear and one scale a channel. Biases stay float. What lies
-    outside a range takes its end: float8 too saturates, and has no infinity.
+    A value gets one QuantizeLinear and DequantizeLinear, however many targets use it: symmetric, one scale. Weights
+    become 8-bit constants with a DequantizeLinear and one scale per channel. Biases stay float. Values outside a range
+    saturate: float8 too has no infinity.
 
     Args:
         model: a float32 graph of opset 19 or later, of any batch size.
-        ranges: the least and greatest number of each of `observed_values`. Where a value has none, or nothing but
-            zeros, its layers stay float.
-        grid: INT8 or FP8, of the ranges too.
+        ranges: the smallest and largest number of each of `observed_values`. Layers of a value without a range, or
+            with only zeros, stay float.
+        grid: INT8 or FP8; the ranges were observed for it.
 
     Raises:
         ConfigurationError: the opset is too old.
@@ -74,34 +74,34 @@ def insert(
             f"{opset}",
             hint=f"use --opset {_MIN_OPSET} or later",
         )
-    chosen = targets(model, grid)
+    selection = targets(model, grid)
     writer = _Writer(model.graph, ranges, grid)
     quantized: Counter[str] = Counter()
-    left_float = Counter(chosen.left_float.values())
-    done = set()
-    for layer in chosen.layers:
+    float_reasons = Counter(selection.float_reasons.values())
+    quantized_layers = set()
+    for layer in selection.layers:
         if not layer.weight.any():
-            left_float["weights are all zero"] += 1
+            float_reasons["weights are all zero"] += 1
         elif not writer.quantize_input(layer.node, 0):
-            left_float["no range seen"] += 1
+            float_reasons["no observed range"] += 1
         else:
             writer.quantize_weight(layer)
             quantized[layer.node.op_type] += 1
-            done.add(layer.node)
+            quantized_layers.add(layer.node)
     residual_adds = sum(
-        last_conv(shortcut.add.inputs[1 - shortcut.index]) in done
+        last_conv(shortcut.add.inputs[1 - shortcut.index]) in quantized_layers
         and writer.quantize_input(shortcut.add, shortcut.index)
-        for shortcut in chosen.shortcuts
+        for shortcut in selection.shortcuts
     )
     common.RemoveUnusedNodesPass()(model)
     common.TopologicalSortPass()(model)
     return QuantizationReport(
-        dict(sorted(quantized.items())), dict(sorted(left_float.items())), writer.pairs, residual_adds
+        dict(sorted(quantized.items())), dict(sorted(float_reasons.items())), writer.pairs, residual_adds
     )
 
 
 class _Writer:
-    """Puts Q/DQ nodes into a graph, one pair for a value and one dequantization for a weight."""
+    """Inserts Q/DQ nodes into a graph, one pair per value and one dequantization per weight."""
 
     def __init__(self, graph: ir.Graph, ranges: Mapping[str, tuple[float, float]], grid: Grid) -> None:
         self._graph = graph
@@ -110,18 +110,20 @@ class _Writer:
         self._activations: dict[ir.Value, ir.Value] = {}
         self._weights: dict[tuple[ir.Value, int], ir.Value] = {}
         self._zeros: dict[tuple[int, ...], ir.Value] = {}
-        given = (*graph.inputs, *graph.initializers.values())
-        self._names = Names(
-            value.name for value in (*given, *(out for node in graph for out in node.outputs))
+        values = (
+            *graph.inputs,
+            *graph.initializers.values(),
+            *(out for node in graph for out in node.outputs),
         )
+        self._names = Names(value.name for value in values)
 
     @property
     def pairs(self) -> int:
-        """How many values have been quantized, weights apart."""
+        """The number of quantized values, without weights."""
         return len(self._activations)
 
     def quantize_input(self, node: ir.Node, index: int) -> bool:
-        """Let a node take a value through its Q/DQ pair; False where the value's range tells no scale."""
+        """Route an input through its Q/DQ pair; False if the value's range gives no scale."""
         value = node.inputs[index]
         assert value is not None
         if value not in self._activations:
@@ -133,7 +135,7 @@ class _Writer:
         return True
 
     def quantize_weight(self, layer: Layer) -> None:
-        """Give a layer its weight as 8-bit constant, dequantized channel by channel."""
+        """Replace a layer's weight by an 8-bit constant with one scale per channel."""
         source = layer.node.inputs[1]
         assert source is not None
         if (source, layer.axis) not in self._weights:
@@ -157,7 +159,7 @@ class _Writer:
         return dequantize.outputs[0]
 
     def _node(self, op_type: str, value: ir.Value, scale: ir.Value, axis: int | None) -> ir.Node:
-        """One half of a pair; the zero point is there because TensorRT reads none as int8, and ONNX as uint8."""
+        """One half of a pair, with a zero point: without one TensorRT assumes int8, and ONNX uint8."""
         dtype = self._grid.dtype if op_type == "QuantizeLinear" else ir.DataType.FLOAT
         name = self._names.unused(f"{value.name}_{op_type}")
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
@@ -169,7 +171,7 @@ class _Writer:
         )
 
     def _zero_point(self, scale: ir.Value) -> ir.Value:
-        """As many zeros as there are scales, stored once."""
+        """One zero per scale, stored once for each shape."""
         assert scale.const_value is not None
         shape = tuple(scale.const_value.shape.numpy())
         if shape not in self._zeros:
@@ -195,25 +197,29 @@ def quantized_weight(
     """Round a weight to the numbers of a grid, with one scale for each index of `axis`.
 
     A channel of zeros takes the smallest scale of the others. Scales below float16's smallest normal number, such as
-    those of channels that a batch norm has switched off, are raised to it, though not above the layer's largest: so no
-    channel is rounded more coarsely than the coarsest.
+    those of channels that a batch norm has switched off, are raised to it, but not above the layer's largest scale: so
+    no channel is rounded more coarsely than the coarsest.
 
     Args:
         weight: not all zero.
-        axis: of the output channels.
+        axis: the axis of the output channels.
         grid: INT8 or FP8.
+
+    Returns:
+        The rounded weight and its scales.
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
     scales = np.abs(weight).max(axis=others) / np.float32(grid.largest)
     scales[scales == 0] = scales[scales > 0].min()
     scales = np.maximum(scales, min(np.float32(_SMALLEST_NORMAL_HALF), scales.max()))
     numbers = np.clip(weight / np.expand_dims(scales, others), -grid.largest, grid.largest)
-    whole = np.rint(numbers) if grid is INT8 else numbers
-    return whole.astype(grid.dtype.numpy()), scales
+    if grid is INT8:
+        numbers = np.rint(numbers)
+    return numbers.astype(grid.dtype.numpy()), scales
 
 
 def _scale(bounds: tuple[float, float], grid: Grid) -> NDArray[np.float32] | None:
-    """What the grid's 1 stands for in a range around zero, a scalar; None where the range is empty or only zero."""
+    """The scale for a symmetric range, a scalar; None if the range is empty or only zero."""
     low, high = bounds
     if not low <= high:
         return None

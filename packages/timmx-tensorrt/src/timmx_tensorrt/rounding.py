@@ -1,8 +1,8 @@
-"""A typed graph of half and float8 numbers as a float32 one that rounds where it stores, to prove it on a CPU.
+"""Emulates a typed graph with half and float8 values in float32, to verify it on a CPU.
 
-ONNX Runtime's CPU kernels do not show what a half-precision graph does: float16 nodes compute in float32 and
-their results often stay so, and bfloat16 has no kernels at all. ONNX's reference evaluator shows it, and takes
-seconds for one image.
+ONNX Runtime's CPU kernels do not show the rounding of a half-precision graph: float16 nodes compute in float32, their
+results often stay float32, and bfloat16 has no kernels. ONNX's reference evaluator shows it, but takes seconds per
+image.
 """
 
 from __future__ import annotations
@@ -23,72 +23,71 @@ HALF_TYPES = frozenset((ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
 _FLOAT32, _FLOAT8 = ir.DataType.FLOAT, ir.DataType.FLOAT8E4M3FN
 
 _TYPE_ATTRIBUTES = frozenset("dtype output_dtype precision softmax_precision stash_type to".split())
-"""Attributes that name an element type: of an output, or of the arithmetic inside."""
+"""Attributes that name an element type: of an output, or of the arithmetic in the node."""
 
 _EXACT = frozenset(
     "Abs Ceil Clip Compress Concat ConstantOfShape DepthToSpace Expand EyeLike Flatten Floor Gather GatherElements "
     "GatherND GlobalMaxPool Identity Max MaxPool Min Neg OneHot Pad ReduceMax ReduceMin Relu Reshape "
     "ReverseSequence Round Sign Slice SpaceToDepth Split Squeeze Tile TopK Transpose Trilu Unsqueeze Where".split()
 )
-"""Operators that give nothing but numbers that they were given, or neighbouring whole ones: nothing to round."""
+"""Operators whose results are values of their inputs, or neighboring integers: no rounding is needed."""
 
 _REFUSED = frozenset(
     "BitCast ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct "
     "SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap SplitToSequence".split()
 )
-"""Operators on bits, or on other containers than tensors. Known by name: onnx-ir 1.1 infers tensors for sequences."""
+"""Operators on bits, or on containers other than tensors. A list, since onnx-ir 1.1 infers tensors for sequences."""
 
 
-def rounded(model: ir.Model) -> ir.Model:
-    """A float32 graph with the numbers of a typed one: whatever was FLOAT16 or BFLOAT16 is rounded to that.
+def emulate_rounding(model: ir.Model) -> ir.Model:
+    """A float32 graph with the values of a typed one: everything that was FLOAT16 or BFLOAT16 is rounded to it.
 
     Every node computes in float32; a Cast to the half type and one back follow every output that was half. So
-    overflow becomes inf, small numbers vanish, and bfloat16 runs. Weights are widened, which changes none. A Cast
-    that was in the graph becomes the rounding, or Identity where it only widened. QuantizeLinear divides by its
-    half scale, and DequantizeLinear multiplies with it, in float32; what the latter gives is rounded. Those of
-    FLOAT8E4M3FN become that arithmetic with a Cast to float8 or from it, since ONNX Runtime 1.32 leaves out a Relu
-    before a float8 QuantizeLinear, as if float8 had no negative numbers.
+    overflow becomes inf, small values underflow, and bfloat16 runs. Weights are converted to float32 without loss. A
+    Cast in the graph becomes the rounding, or Identity if it only widened. QuantizeLinear divides by its half scale,
+    and DequantizeLinear multiplies by it, in float32; the latter's result is rounded. Those of FLOAT8E4M3FN become this
+    arithmetic and a Cast to or from float8, since ONNX Runtime 1.32 removes a Relu before a float8 QuantizeLinear, as
+    if float8 had no negative numbers.
 
-    This models TensorRT on a GPU: products and sums accumulate in float32, tensors are stored in half. It is no
-    bit-exact twin. The order of a sum differs from kernel to kernel; kernels that TensorRT fuses keep what lies
-    between their parts in float32, where this rounds (and may overflow); Attention is one node here, with all
-    inside it in float32; and ONNX divides half numbers by half scales in half, unless `precision` says otherwise.
+    This models TensorRT on a GPU: products and sums accumulate in float32, tensors are stored in half. It is not
+    bit-exact. The order of a sum differs between kernels; kernels that TensorRT fuses keep intermediate values in
+    float32, where this rounds (and may overflow); Attention is one node here, with float32 inside; and ONNX divides
+    half values by half scales in half, unless `precision` says otherwise.
 
     Args:
-        model: of any size; untouched. Its weights are shared, and the half ones are widened while the new model
-            is saved, one after the other.
+        model: of any size; not changed. Its weights are shared, and half weights are converted one by one while the new
+            model is saved.
 
     Returns:
-        A model of the same names, with float32 inputs and outputs where they were half: the inputs are rounded
-        first, the outputs hold rounded numbers. What is computed before a rounding has the name of what was
-        rounded with `_unrounded`.
+        A model with the same names, with float32 inputs and outputs where they were half: the inputs are rounded
+        first, the outputs contain rounded values. A value before its rounding has the suffix `_unrounded`.
 
     Raises:
-        UnsupportedError: half numbers in a sequence or optional, or taken as bits; a value whose type cannot be told.
+        UnsupportedError: half values in a sequence or optional, or used as bits; a value whose type is unknown.
     """
-    twin = model.clone()
-    common.InlinePass()(twin)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(twin)
-    common.OutputFixPass()(twin)
-    if any(value.type is None for graph in _graphs(twin.graph) for value in _values(graph)):
-        common.ShapeInferencePass()(twin)
-    _Rounding(twin.graph).apply()
-    if takes_float8(twin):
-        _spell_out_float8(twin)
-    return twin
+    copy = model.clone()
+    common.InlinePass()(copy)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
+    common.OutputFixPass()(copy)
+    if any(value.type is None for graph in _graphs(copy.graph) for value in _values(graph)):
+        common.ShapeInferencePass()(copy)
+    _Rounding(copy.graph).apply()
+    if takes_float8(copy):
+        _decompose_float8(copy)
+    return copy
 
 
 def half_types(model: ir.Model) -> frozenset[ir.DataType]:
-    """Which of FLOAT16 and BFLOAT16 a model has; empty for a plain float32 one. Needs no inferred types."""
+    """The half types in a model: FLOAT16, BFLOAT16, both or none. Needs no inferred types."""
     graphs = [*_graphs(model.graph)]
     for function in model.functions.values():
         graphs += _graphs(function.graph)
-    found: set[ir.DataType | None] = set()
+    kinds: set[ir.DataType | None] = set()
     for graph in graphs:
-        found.update(value.dtype for value in _values(graph))
+        kinds.update(value.dtype for value in _values(graph))
         for node in graph:
-            found.update(_types_named(node))
-    return frozenset(kind for kind in found if kind in HALF_TYPES)
+            kinds.update(_attribute_types(node))
+    return frozenset(kind for kind in kinds if kind in HALF_TYPES)
 
 
 def takes_float8(model: ir.Model) -> bool:
@@ -97,7 +96,7 @@ def takes_float8(model: ir.Model) -> bool:
 
 
 class _Rounding:
-    """One model being rewritten in place."""
+    """Rewrites one model in place."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._main = graph
@@ -122,7 +121,7 @@ class _Rounding:
 
     def _widen_weights(self, value: ir.Value) -> None:
         if value in self._halves and value.const_value is not None:
-            value.const_value = _widened(value.const_value)
+            value.const_value = _widen_lazily(value.const_value)
             value.type = ir.TensorType(_FLOAT32)
 
     def _rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
@@ -132,7 +131,7 @@ class _Rounding:
             return
         if standard and node.op_type in _REFUSED:
             raise UnsupportedError(
-                f"node {node.name!r} ({node.op_type}) uses the bits of half-precision numbers, or a sequence or "
+                f"node {node.name!r} ({node.op_type}) uses the bits of half-precision values, or a sequence or "
                 "optional of them, and only tensors can be rounded"
             )
         if standard and node.op_type == "CastLike" and node.outputs[0].dtype is not None:
@@ -151,7 +150,7 @@ class _Rounding:
                 node.attributes[attribute.name] = ir.AttrInt64(attribute.name, _FLOAT32)
             elif attribute.type is ir.AttributeType.TENSOR and attribute.as_tensor().dtype in HALF_TYPES:
                 node.attributes[attribute.name] = ir.AttrTensor(
-                    attribute.name, _widened(attribute.as_tensor())
+                    attribute.name, _widen_lazily(attribute.as_tensor())
                 )
         exact = bool(next(subgraphs(node), None)) or (standard and _is_exact(node))
         for value in halves:
@@ -160,7 +159,7 @@ class _Rounding:
                 self._round(value, graph, node)
 
     def _round(self, value: ir.Value, graph: ir.Graph, producer: ir.Node | None) -> None:
-        """Give all users of a value its rounded twin, which takes its name unless it is an input's."""
+        """Replace a value by its rounded copy for all users; the copy takes its name unless the value is an input."""
         half = ir.Value(
             name=self._names.unused(f"{value.name}_half"),
             type=ir.TensorType(self._halves[value]),
@@ -182,7 +181,7 @@ class _Rounding:
             graph.insert_after(producer, (down, up))
 
     def _round_cast(self, cast: ir.Node, graph: ir.Graph) -> None:
-        """Let a Cast to half be the first step of the rounding."""
+        """Use a Cast to half as the first step of the rounding."""
         (value,) = cast.outputs
         up = self._widening(value, value, graph)
         up.name = self._names.unused(f"round_{value.name}")
@@ -190,17 +189,15 @@ class _Rounding:
         graph.insert_after(cast, up)
 
     def _widening(self, value: ir.Value, half: ir.Value, graph: ir.Graph) -> ir.Node:
-        """A Cast of `half` to float32, whose output replaces `value` wherever it was used."""
-        users, places = (
-            tuple(value.uses()),
-            [index for index, out in enumerate(graph.outputs) if out is value],
-        )
+        """A Cast of `half` to float32, whose output replaces all uses of `value`."""
+        users = tuple(value.uses())
+        output_indices = [index for index, out in enumerate(graph.outputs) if out is value]
         wide = ir.Value(type=ir.TensorType(_FLOAT32), shape=value.shape)
         node = ir.Node("", "Cast", [half], [ir.AttrInt64("to", _FLOAT32)], outputs=[wide])
         for user, index in users:
             if user is not half.producer():
                 user.replace_input_with(index, wide)
-        for index in places:
+        for index in output_indices:
             graph.outputs[index] = wide
         return node
 
@@ -212,8 +209,8 @@ def _of_float8(node: ir.Node) -> bool:
     return zero_point is not None and zero_point.dtype is _FLOAT8
 
 
-def _spell_out_float8(model: ir.Model) -> None:
-    """Divide and Cast in place of QuantizeLinear, Cast and multiply in place of DequantizeLinear; to the same bits."""
+def _decompose_float8(model: ir.Model) -> None:
+    """Replace QuantizeLinear by Div and Cast, and DequantizeLinear by Cast and Mul, with the same bits."""
     for graph in _graphs(model.graph):
         for node in filter(_of_float8, tuple(graph)):
             value = node.inputs[0]
@@ -243,7 +240,7 @@ def _spell_out_float8(model: ir.Model) -> None:
 
 
 def _scale_of_float8(node: ir.Node, graph: ir.Graph) -> ir.Value:
-    """The scale of a Q or DQ node, in a shape that fits the axis it is for."""
+    """The scale of a Q or DQ node, in a shape that broadcasts along its axis."""
     value, scale, zero_point = node.inputs[:3]
     assert value is not None
     assert scale is not None
@@ -251,7 +248,7 @@ def _scale_of_float8(node: ir.Node, graph: ir.Graph) -> ir.Value:
     arrays = [one.numpy() for one in tensors if one is not None]
     if len(arrays) < 2 or arrays[0].ndim > 1 or value.shape is None or arrays[1].astype(np.float32).any():
         raise UnsupportedError(
-            f"node {node.name!r} ({node.op_type}) rounds to float8 without a constant scale, one for all numbers or "
+            f"node {node.name!r} ({node.op_type}) rounds to float8 without a constant scale, one for all values or "
             "one per channel, or with a zero point other than 0, which is not supported"
         )
     if arrays[0].size == 1:
@@ -267,7 +264,7 @@ def _scale_of_float8(node: ir.Node, graph: ir.Graph) -> ir.Value:
 
 
 def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
-    """A graph and the bodies inside it, however deep."""
+    """A graph and all its subgraphs, recursively."""
     yield graph
     for node in graph:
         for inner in subgraphs(node):
@@ -292,7 +289,7 @@ def _half_type(value: ir.Value) -> ir.DataType | None:
     return value.dtype if value.dtype in HALF_TYPES else None
 
 
-def _types_named(node: ir.Node) -> Iterator[ir.DataType]:
+def _attribute_types(node: ir.Node) -> Iterator[ir.DataType]:
     for attribute in node.attributes.values():
         if attribute.name in _TYPE_ATTRIBUTES and attribute.type is ir.AttributeType.INT:
             yield ir.DataType(attribute.as_int())
@@ -301,13 +298,13 @@ def _types_named(node: ir.Node) -> Iterator[ir.DataType]:
 
 
 def _is_exact(node: ir.Node) -> bool:
-    """Old Clip and Pad have their constants as attributes, which are float32 and may need a rounding."""
+    """Whether results need no rounding. Old Clip and Pad have float32 constants as attributes, which may need it."""
     return node.op_type in _EXACT and not any(
         attribute.type is ir.AttributeType.FLOAT for attribute in node.attributes.values()
     )
 
 
-def _widened(tensor: ir.TensorProtocol) -> ir.LazyTensor:
+def _widen_lazily(tensor: ir.TensorProtocol) -> ir.LazyTensor:
     def widen() -> ir.TensorProtocol:
         return ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name)
 

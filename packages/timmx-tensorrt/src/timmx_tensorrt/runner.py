@@ -1,4 +1,4 @@
-"""An engine opened by TensorRT."""
+"""Runs an engine in TensorRT."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from timmx.plugin import (
 )
 
 from timmx_tensorrt import gpu
-from timmx_tensorrt.sidecar import check_plan, differences, how_to_rebuild, read
-from timmx_tensorrt.validation import missing
+from timmx_tensorrt.sidecar import check_plan, differences, read, rebuild_hint
+from timmx_tensorrt.validation import missing_requirements
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,42 +25,44 @@ if TYPE_CHECKING:
 
 _LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
 _LEAST_ROW_DB = 40.0
-"""How alike the answers to equal rows of one batch must be; they are computed by the same kernels."""
+"""The lowest ratio between the outputs for equal rows of one batch, which the same kernels compute."""
 
 
 class EngineRunner(Runner):
     """Runs an engine on the GPU.
 
     Raises:
-        RuntimeUnavailable: TensorRT or a GPU is missing, or the engine was built for another one, with what differs.
-        ArtifactError: the file is no engine, or the JSON beside it is about another one.
+        RuntimeUnavailable: TensorRT or a GPU is missing, or the engine was built for other ones, which it names.
+        ArtifactError: the file is not an engine, or the JSON next to it describes another one.
     """
 
     def __init__(self, path: Path) -> None:
         sidecar = read(path)
-        if problems := missing():
+        if problems := missing_requirements():
             reasons = "; ".join(problem.message for problem in problems)
             fixes = "; ".join(problem.fix for problem in problems)
             raise RuntimeUnavailable(f"{path} cannot be run here: {reasons}", hint=fixes)
-        built = sidecar.engine
-        check_plan(path, built)
-        again = how_to_rebuild(built)
+        facts = sidecar.engine
+        check_plan(path, facts)
+        command = rebuild_hint(facts)
         from timmx_tensorrt.engine import Engine, version
 
-        found = "; ".join(differences(built, gpu.facts() | {"tensorrt": version()}))
+        changes = "; ".join(differences(facts, gpu.facts() | {"tensorrt": version()}))
         try:
-            self._engine = Engine(path.read_bytes(), carries_code=bool(built.get("version_compatible")))
+            self._engine = Engine(path.read_bytes(), contains_code=bool(facts.get("version_compatible")))
         except ArtifactError as exc:
-            if found:
+            if changes:
                 raise RuntimeUnavailable(
-                    f"{path} was built for {found}: {exc.message}", hint=f"build it here: {again}"
+                    f"{path} was built for {changes}: {exc.message}", hint=f"build it here: {command}"
                 ) from exc
             raise ArtifactError(
                 f"{path} is not an engine for this GPU, or is damaged: {exc.message}",
-                hint=f"build it again: {again}",
+                hint=f"build it again: {command}",
             ) from exc
         self._notes = (
-            (f"{path.name} was built for {found}: it may be slow or wrong. {again}",) if found else ()
+            (f"{path.name} was built for {changes}: it may be slow or wrong. To build it here: {command}",)
+            if changes
+            else ()
         )
         for note in self._notes:
             reporter().warn(note)
@@ -86,34 +88,34 @@ class EngineRunner(Runner):
         )
 
 
-class JudgedRunner(EngineRunner):
-    """An engine that was just built: each batch is run once more with equal rows, whose answers must be equal.
+class NewEngineRunner(EngineRunner):
+    """Runs a new engine, and each batch size once more with equal rows, whose outputs must be equal.
 
-    TensorRT 11.1 was seen to answer equal rows of one batch differently (NVIDIA/TensorRT#4813).
+    TensorRT 11.1 can give different outputs for equal rows of one batch (NVIDIA/TensorRT#4813).
 
     Raises:
-        VerificationError: at `run`, where it does.
+        VerificationError: in `run`, if outputs for equal rows differ.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._judged: set[int] = set()
+        self._checked_sizes: set[int] = set()
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        found = super().run(feeds)
+        outputs = super().run(feeds)
         size = len(next(iter(feeds.values())))
-        if size > 1 and size not in self._judged:
-            self._judged.add(size)
-            self._judge_rows({name: np.repeat(array[:1], size, axis=0) for name, array in feeds.items()})
-        return found
+        if size > 1 and size not in self._checked_sizes:
+            self._checked_sizes.add(size)
+            self._check_rows({name: np.repeat(array[:1], size, axis=0) for name, array in feeds.items()})
+        return outputs
 
-    def _judge_rows(self, feeds: Mapping[str, np.ndarray]) -> None:
-        for name, answer in super().run(feeds).items():
-            first = np.repeat(answer[:1], len(answer), axis=0).astype(np.float32)
-            ratio = worst_db([first], [answer.astype(np.float32)])
+    def _check_rows(self, feeds: Mapping[str, np.ndarray]) -> None:
+        for name, output in super().run(feeds).items():
+            first = np.repeat(output[:1], len(output), axis=0).astype(np.float32)
+            ratio = worst_db([first], [output.astype(np.float32)])
             if not ratio >= _LEAST_ROW_DB:
                 raise VerificationError(
-                    f"the engine gives different outputs for {len(answer)} equal rows of one batch "
+                    f"the engine gives different outputs for {len(output)} equal rows of one batch "
                     f"({name}: {ratio:.1f} dB), which is a bug in this TensorRT",
                     hint="try another TensorRT version, --opt-level or --mode",
                 )

@@ -1,6 +1,6 @@
-"""The JSON beside an engine: the engine itself is nothing but TensorRT's plan, which every runtime of NVIDIA's reads.
+"""The JSON file of an engine. The engine itself contains only TensorRT's plan, which all of NVIDIA's runtimes read.
 
-It holds timmx's metadata, and under `engine` what the plan was built with, and where it runs.
+The JSON contains timmx's metadata and, under `engine`, what the plan was built with and where it runs.
 """
 
 from __future__ import annotations
@@ -25,72 +25,74 @@ _HEAD = 4096
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What lies beside an engine; both are empty where nothing does.
+    """The content of an engine's JSON file; both parts are empty without such a file.
 
     Attributes:
-        metadata: timmx's.
+        metadata: timmx's metadata.
         engine: `plan_sha256`, `onnx_sha256`, `float32_nodes`, `tensorrt`, `cuda`, `driver`, `gpu`,
             `compute_capability`, `platform`, `workspace_bytes`, `opt_level`, `version_compatible`,
-            `hardware_compat`, and `rebuild`, the command that builds it anew.
+            `hardware_compat`, and `rebuild`, the command that builds it again.
     """
 
     metadata: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
 
 
-def beside(path: Path) -> Path:
-    """The sidecar's place: the engine's name and `.json`."""
+def sidecar_path(path: Path) -> Path:
+    """The path of an engine's sidecar: the engine's name and `.json`."""
     return path.with_name(f"{path.name}.json")
 
 
 def write(path: Path, metadata: Metadata, engine: Mapping[str, Any]) -> None:
     """Write the sidecar of the engine at `path`."""
     content = {**metadata.to_json(), _ENGINE: engine}
-    beside(path).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    sidecar_path(path).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> Sidecar:
-    """What is said of the engine at `path`.
+    """Read the sidecar of the engine at `path`.
 
     Raises:
-        ArtifactError: there is no engine, or what lies beside it is no JSON object.
+        ArtifactError: the engine does not exist, or the sidecar is not a JSON object.
     """
     require_file(path, "an engine")
     try:
-        content = parse_json_object(beside(path), beside(path).read_bytes())
+        content = parse_json_object(sidecar_path(path), sidecar_path(path).read_bytes())
     except FileNotFoundError:
         return Sidecar()
     return Sidecar({key: value for key, value in content.items() if key != _ENGINE}, content.get(_ENGINE, {}))
 
 
-def how_to_rebuild(built: Mapping[str, Any]) -> str:
-    """The command that builds an engine anew, of `Sidecar.engine`."""
-    return built.get("rebuild") or "timmx tensorrt, with the model that it was made from"
+def rebuild_hint(engine: Mapping[str, Any]) -> str:
+    """The command that builds an engine again, from `Sidecar.engine`."""
+    return engine.get("rebuild") or "timmx tensorrt, with the original model"
 
 
-def check_plan(path: Path, built: Mapping[str, Any]) -> None:
-    """Refuse a file that is not the plan that it should be, as far as that is seen without TensorRT.
+def check_plan(path: Path, engine: Mapping[str, Any]) -> None:
+    """Refuse a file that is not the expected plan, as far as that can be seen without TensorRT.
 
     Args:
-        built: `Sidecar.engine` of what lies beside it.
+        engine: `Sidecar.engine`.
 
     Raises:
-        ArtifactError: it is empty or a text, or not what the sidecar is about.
+        ArtifactError: the file is empty or has another format, or is not the one that the sidecar describes.
     """
-    again = how_to_rebuild(built)
+    command = rebuild_hint(engine)
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    if built and sha256(path) != built.get("plan_sha256"):
+    if engine and sha256(path) != engine.get("plan_sha256"):
         raise ArtifactError(
-            f"{path} is not the engine that {beside(path).name} describes: it was changed or replaced",
-            hint=f"build it again: {again}",
+            f"{path} is not the engine that {sidecar_path(path).name} describes: it was changed or replaced",
+            hint=f"build it again: {command}",
         )
-    if not built and (what := _something_else(path, head)):
-        raise ArtifactError(f"{path} is not a TensorRT engine: it is {what}", hint=f"build it again: {again}")
+    if not engine and (what := _other_format(path, head)):
+        raise ArtifactError(
+            f"{path} is not a TensorRT engine: it is {what}", hint=f"build it again: {command}"
+        )
 
 
-def _something_else(path: Path, head: bytes) -> str:
-    """What a file without a sidecar surely is; empty where it may be a plan, which TensorRT alone can tell."""
+def _other_format(path: Path, head: bytes) -> str:
+    """The format of a file without a sidecar; empty if it may be a plan, which only TensorRT can check."""
     if b"\0" not in head:  # a plan begins with numbers of 32 and 64 bits
         return "a text file" if head else "empty"
     if head.startswith(b"PK"):
@@ -107,7 +109,7 @@ def _something_else(path: Path, head: bytes) -> str:
 
 
 def sha256(*paths: Path) -> str:
-    """Of the bytes of these files, one after the other, in hexadecimal digits."""
+    """The SHA-256 of the concatenated files, in hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -124,31 +126,30 @@ _NAMES = {
 }
 
 
-def differences(built: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Why an engine may not run here: what it depends on, and is another than where it was built.
+def differences(engine: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Why an engine may not run here: the properties that differ from those of the machine that built it.
 
     Args:
-        built: `Sidecar.engine`.
+        engine: `Sidecar.engine`.
         here: `gpu.facts()` and `tensorrt`.
     """
-    found = []
-    for key, name in _NAMES.items():
-        if key not in built or built[key] == here[key] or _allowed(key, built, here):
-            continue
-        found.append(f"{name} {built[key]}, here {here[key]}")
-    return found
+    return [
+        f"{name} {engine[key]}, here {here[key]}"
+        for key, name in _NAMES.items()
+        if key in engine and engine[key] != here[key] and not _allowed(key, engine, here)
+    ]
 
 
-def _allowed(key: str, built: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Whether the engine was built to stand this difference."""
-    compat = built.get("hardware_compat", "none")
-    same_capability = built.get("compute_capability") == here["compute_capability"]
-    if key == "gpu":  # another card of the same chip may run it, and is named by its capability where not
+def _allowed(key: str, engine: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether the engine was built to run in spite of this difference."""
+    compat = engine.get("hardware_compat", "none")
+    same_capability = engine.get("compute_capability") == here["compute_capability"]
+    if key == "gpu":  # another card with the same chip may run it; a different chip differs in its capability
         return not same_capability or compat != "none"
     if key == "compute_capability":
         return compat == "ampere-plus" and float(here[key]) >= 8.0
     if key == "tensorrt":
-        return bool(built.get("version_compatible")) and _version(built[key]) <= _version(here[key])
+        return bool(engine.get("version_compatible")) and _version(engine[key]) <= _version(here[key])
     return False
 
 

@@ -1,4 +1,4 @@
-"""What of a graph TensorRT is to compute with 8 bits, chosen by structure alone, and with which numbers."""
+"""Chooses what TensorRT computes in 8 bits, by the structure of the graph only, and defines the 8-bit grids."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MIN_CHANNELS = 16
-"""Tensor cores multiply int8 matrices of 16 or more; ModelOpt leaves narrower layers too."""
+"""Tensor cores multiply int8 matrices of 16 or more; ModelOpt also leaves narrower layers in float."""
 
 _MIN_DOT_PRODUCT = 32
 """A tensor core's instruction multiplies 16 rows of 32 by 32 rows of 8. Convolutions below that (stems, depthwise 3x3
-and 5x5, the first blocks of mobile nets) wait for memory, and lose most: few roundings, which no long sum averages, at
-the head of all others. With them in float mobilenetv3_small_100 keeps 21 dB, not 8.5; efficientnet_b0 13, not 7."""
+and 5x5, the first blocks of mobile nets) are limited by memory and lose most: short sums do not average out rounding
+errors, and these layers come first. With them in float mobilenetv3_small_100 keeps 21 dB instead of 8.5,
+efficientnet_b0 13 instead of 7."""
 
 _MAX_FP8_KERNEL = 32
-"""Positions of a kernel; TensorRT's float8 convolutions take no larger one, by ModelOpt's rules of November 2026."""
+"""Largest number of positions in a kernel of a float8 convolution, by ModelOpt's rules of November 2026."""
 
 _MAX_HEAD = 2**22
-"""Weights of a layer with one position an image that stay float: 8 MB in half precision, read in microseconds."""
+"""Largest number of weights of a one-position layer that stays float: 8 MB in half precision, read in microseconds."""
 
 WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul".split())
-"""Operators with a weight, which TensorRT computes with 8-bit numbers where both inputs are such."""
+"""Operators with a weight, which TensorRT computes in 8 bits if both inputs have 8 bits."""
 
 _ACTIVATIONS = frozenset("Clip Elu Gelu HardSwish LeakyRelu Mish PRelu Relu Selu Swish".split())
 _LAYOUT = frozenset("Flatten Identity Reshape Squeeze Transpose Unsqueeze".split())
@@ -39,12 +40,12 @@ _TRANSFORMER = frozenset("Attention LayerNormalization RMSNormalization Softmax"
 
 @dataclass(frozen=True)
 class Grid:
-    """The 8-bit numbers that a tensor is rounded to, once it is divided by its scale.
+    """The 8-bit numbers to which a tensor is rounded after division by its scale.
 
     Attributes:
         name: as in `--mode`.
-        dtype: in ONNX.
-        largest: of those used, positive and negative.
+        dtype: the type in ONNX.
+        largest: the largest magnitude in use, positive and negative.
     """
 
     name: str
@@ -53,20 +54,20 @@ class Grid:
 
 
 INT8 = Grid("int8", ir.DataType.INT8, 127)
-"""-128 has no counterpart, and TensorRT's weights are symmetric."""
+"""Without -128, since TensorRT's weights are symmetric."""
 
 FP8 = Grid("fp8", ir.DataType.FLOAT8E4M3FN, 448)
-"""Three bits of mantissa, so that small numbers keep more digits, and large ones fewer, than in int8."""
+"""Three bits of mantissa: small numbers are more precise than in int8, and large ones less."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or linear layer to compute with 8 bits.
+    """A convolution or linear layer to compute in 8 bits.
 
     Attributes:
         node: its first input is the activation, its second the weight.
-        weight: float32, as the node takes it; transposes and reshapes of the constant are done.
-        axis: of the weight's output channels.
+        weight: float32, after transposes and reshapes of the constant.
+        axis: the weight's axis of the output channels.
     """
 
     node: ir.Node
@@ -84,62 +85,62 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Targets:
-    """What of a graph to quantize.
+    """The parts of a graph to quantize.
 
     Attributes:
         layers: in the order of the graph.
         shortcuts: likewise.
-        left_float: convolutions and matrix products that stay float, each with the reason.
+        float_reasons: convolutions and matrix products that stay float, each with the reason.
     """
 
     layers: tuple[Layer, ...]
     shortcuts: tuple[Shortcut, ...]
-    left_float: Mapping[ir.Node, str]
+    float_reasons: Mapping[ir.Node, str]
 
 
 def targets(model: ir.Model, grid: Grid = INT8) -> Targets:
-    """Choose what to quantize, by structure alone.
+    """Choose what to quantize, by the structure of the graph only.
 
-    - Conv, ConvTranspose, Gemm and MatMul with a constant weight. Float stay those that are too narrow for a tensor
-      core: a linear layer that takes or gives fewer than 16 features, a Conv with a dot product of 32 or shorter or
-      with fewer than 32 channels out; and those with one position an image, such as squeeze-and-excite gates and
-      small classifiers. All these cost accuracy and take little time. Attention products have no constant weight.
-    - In float8, also float stay the convolutions that TensorRT has no float8 kernel for, or no faster one: transposed
-      ones (NVIDIA's documents), grouped and depthwise ones, those with more than 32 positions in the kernel, and
-      those that take 16 channels or fewer (ModelOpt's rules).
-    - The shortcut of an Add whose other branch ends in a quantized Conv, maybe with batch norm and activation: TensorRT
-      computes that Conv and the Add at once, in int8 only if the shortcut is int8. Of two such branches the longer
-      one is the main branch, which keeps its float sum. Adds of blocks with layer norm or softmax, and sums that
-      are then normalised, stay float: a transformer's residual stream loses much in int8. All stay float in float8.
+    - Conv, ConvTranspose, Gemm and MatMul with a constant weight. These stay float: layers that are too narrow for a
+      tensor core (a linear layer with fewer than 16 input or output features, a Conv with a dot product of at most 32
+      or fewer than 32 output channels), and layers with one position per image, such as squeeze-and-excite gates and
+      small classifiers. All of them cost accuracy and take little time. Attention products have no constant weight.
+    - In float8, convolutions for which TensorRT has no float8 kernel, or no faster one, stay float too: transposed
+      ones (NVIDIA's documentation), grouped and depthwise ones, those with more than 32 positions in the kernel, and
+      those with 16 input channels or fewer (ModelOpt's rules).
+    - The shortcut of an Add whose other branch ends in a quantized Conv, possibly with batch norm and activation:
+      TensorRT fuses that Conv and the Add, in int8 only if the shortcut is int8. Of two such branches the longer one
+      is the main branch, which keeps its float sum. Adds of blocks with layer norm or softmax, and sums that are then
+      normalized, stay float: a transformer's residual stream loses much in int8. In float8 all Adds stay float.
 
     Args:
         model: a float32 graph. Functions are inlined and missing shapes inferred, in place.
         grid: INT8 or FP8.
     """
-    _prepare(model)
+    _infer_shapes(model)
     batch = _batch(model.graph)
-    layers, left_float = [], {}
+    layers, float_reasons = [], {}
     for node in model.graph:
         if node.domain == "" and node.op_type in WEIGHTED:
             weight = _constant(node.inputs[1])
             reason = "no constant weight" if weight is None else _reason(node, weight, batch, grid)
             if weight is None or reason:
-                left_float[node] = reason
+                float_reasons[node] = reason
             else:
                 layers.append(Layer(node, weight, _output_axis(node)))
     shortcuts = _shortcuts(model.graph, layers) if grid is INT8 else ()
-    return Targets(tuple(layers), tuple(shortcuts), left_float)
+    return Targets(tuple(layers), tuple(shortcuts), float_reasons)
 
 
 def observed_values(model: ir.Model, grid: Grid = INT8) -> list[str]:
-    """The names of the values whose ranges `insert` needs, in the order of the graph; the input may be among them."""
-    chosen = targets(model, grid)
-    values = [layer.node.inputs[0] for layer in chosen.layers]
-    values += [shortcut.add.inputs[shortcut.index] for shortcut in chosen.shortcuts]
+    """The names of the values whose ranges `insert` needs, in the order of the graph; may include the input."""
+    selection = targets(model, grid)
+    values = [layer.node.inputs[0] for layer in selection.layers]
+    values += [shortcut.add.inputs[shortcut.index] for shortcut in selection.shortcuts]
     return list(dict.fromkeys(str(value.name) for value in values if value is not None))
 
 
-def _prepare(model: ir.Model) -> None:
+def _infer_shapes(model: ir.Model) -> None:
     common.InlinePass()(model)
     if any(value.shape is None for node in model.graph for value in node.outputs):
         common.ShapeInferencePass()(model)
@@ -151,32 +152,32 @@ def _batch(graph: ir.Graph) -> int | ir.SymbolicDim | None:
 
 
 def _constant(value: ir.Value | None) -> NDArray[np.float32] | None:
-    """A float32 constant, also behind transposes and reshapes; None for anything else."""
-    array = _folded(value)
+    """A float32 constant, also through transposes and reshapes; None for anything else."""
+    array = _fold_constant(value)
     return array if array is not None and array.dtype == np.float32 else None
 
 
-def _folded(value: ir.Value | None) -> NDArray[Any] | None:
+def _fold_constant(value: ir.Value | None) -> NDArray[Any] | None:
     if value is None or value.is_graph_input():
         return None
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is not None:
         return tensor.numpy()
     node = value.producer()
-    source = _folded(node.inputs[0]) if node is not None and node.op_type in _FOLDED else None
+    source = _fold_constant(node.inputs[0]) if node is not None and node.op_type in _FOLDED else None
     if node is None or source is None:
         return None
     if node.op_type == "Transpose":
         order = node.attributes.get_ints("perm", tuple(reversed(range(source.ndim))))
         return source.transpose(order)
     if node.op_type == "Reshape":
-        shape = _folded(node.inputs[1])
+        shape = _fold_constant(node.inputs[1])
         return None if shape is None or 0 in shape else source.reshape(shape.tolist())
     return source
 
 
 def _output_axis(node: ir.Node) -> int:
-    """The axis of a weight that counts output channels."""
+    """The axis of the output channels in a weight."""
     if node.op_type == "Conv":
         return 0
     if node.op_type == "Gemm":
@@ -187,7 +188,7 @@ def _output_axis(node: ir.Node) -> int:
 def _reason(
     node: ir.Node, weight: NDArray[np.float32], batch: int | ir.SymbolicDim | None, grid: Grid
 ) -> str:
-    """Why a layer stays float; empty where it does not."""
+    """Why a layer stays float; empty if it does not."""
     convolution = node.op_type in ("Conv", "ConvTranspose")
     if weight.ndim < 4 if convolution else weight.ndim != 2:
         return "weight of another rank"
@@ -201,23 +202,23 @@ def _reason(
     if convolution and grid is FP8 and (missing := _missing_in_float8(node, weight)):
         return missing
     if weight.size <= _MAX_HEAD and _one_position(node.inputs[0], convolution, batch):
-        return "one position an image"
+        return "one position per image"
     return ""
 
 
 def _narrow_convolution(node: ir.Node, weight: NDArray[np.float32]) -> bool:
-    """Short dot products, few channels out, or so few channels in a group that TensorRT has no int8 kernel."""
-    giving, taking = weight.shape[:2]
+    """Short dot products, few output channels, or so few channels per group that TensorRT has no int8 kernel."""
+    channels_out, channels_in = weight.shape[:2]
     groups = node.attributes.get_int("group", 1)
     if node.op_type == "ConvTranspose":
-        return groups > 1 or min(giving, taking) < _MIN_CHANNELS
-    if weight[0].size <= _MIN_DOT_PRODUCT or giving < _MIN_DOT_PRODUCT:
+        return groups > 1 or min(weight.shape[:2]) < _MIN_CHANNELS
+    if weight[0].size <= _MIN_DOT_PRODUCT or channels_out < _MIN_DOT_PRODUCT:
         return True
-    return taking < _MIN_CHANNELS and giving % 8 != 0 and (groups > 1 or taking % 8 != 0)
+    return channels_in < _MIN_CHANNELS and channels_out % 8 != 0 and (groups > 1 or channels_in % 8 != 0)
 
 
 def _missing_in_float8(node: ir.Node, weight: NDArray[np.float32]) -> str:
-    """Why TensorRT has no float8 kernel for a convolution, or none that is faster; empty where it has one."""
+    """Why TensorRT has no float8 kernel for a convolution, or no faster one; empty if it has one."""
     if node.op_type == "ConvTranspose":
         return "transposed convolution"
     if node.attributes.get_int("group", 1) > 1:
@@ -228,7 +229,7 @@ def _missing_in_float8(node: ir.Node, weight: NDArray[np.float32]) -> str:
 
 
 def _one_position(value: ir.Value | None, convolution: bool, batch: int | ir.SymbolicDim | None) -> bool:
-    """Whether a layer is applied once an image, as after a global average pool."""
+    """Whether a layer is applied once per image, for example after a global average pool."""
     if value is None or value.shape is None:
         return False
     if convolution:
@@ -253,23 +254,23 @@ def _sums_activations(add: ir.Node) -> bool:
     first, second = add.inputs
     if first is None or second is None or first is second:
         return False
-    return first.shape == second.shape and _folded(first) is None and _folded(second) is None
+    return first.shape == second.shape and _fold_constant(first) is None and _fold_constant(second) is None
 
 
 def last_conv(value: ir.Value | None) -> ir.Node | None:
-    """The Conv that a branch ends in, maybe with batch norm and activation; nothing but the Add takes its result."""
+    """The Conv at the end of a branch, possibly with batch norm and activation, whose result only the Add takes."""
     if value is None or len(value.uses()) != 1 or value.is_graph_output():
         return None
     node = value.producer()
     while node is not None and node.op_type != "Conv":
-        source = _gated(node)
+        source = _swish_input(node)
         if node.op_type in _ACTIVATIONS or node.op_type == "BatchNormalization":
             source = node.inputs[0]
         node = None if source is None else source.producer()
     return node
 
 
-def _gated(node: ir.Node) -> ir.Value | None:
+def _swish_input(node: ir.Node) -> ir.Value | None:
     """The x of `x * sigmoid(x)`."""
     if node.op_type == "Mul":
         for value, gate in (node.inputs, reversed(node.inputs)):
@@ -280,26 +281,26 @@ def _gated(node: ir.Node) -> ir.Value | None:
 
 
 def _in_transformer(add: ir.Node) -> bool:
-    """Whether a block between branching and sum has layer norm or softmax, or its sum is normalised next."""
+    """Whether a residual block has layer norm or softmax, or its sum is normalized next."""
     first, second = (_ancestors(value) for value in add.inputs)
-    return any(node.op_type in _TRANSFORMER for node in first ^ second) or _normalised(add.outputs[0])
+    return any(node.op_type in _TRANSFORMER for node in first ^ second) or _is_normalized(add.outputs[0])
 
 
 def _ancestors(value: ir.Value | None) -> set[ir.Node]:
-    found: set[ir.Node] = set()
+    ancestors: set[ir.Node] = set()
     waiting = [value]
     while waiting:
         current = waiting.pop()
         node = None if current is None else current.producer()
-        if node is not None and node not in found:
-            found.add(node)
+        if node is not None and node not in ancestors:
+            ancestors.add(node)
             waiting.extend(node.inputs)
-    return found
+    return ancestors
 
 
-def _normalised(value: ir.Value) -> bool:
+def _is_normalized(value: ir.Value) -> bool:
     users = [user for user, _ in value.uses()]
     return any(
-        user.op_type == "LayerNormalization" or (user.op_type in _LAYOUT and _normalised(user.outputs[0]))
+        user.op_type == "LayerNormalization" or (user.op_type in _LAYOUT and _is_normalized(user.outputs[0]))
         for user in users
     )

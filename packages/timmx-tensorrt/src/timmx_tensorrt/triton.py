@@ -1,4 +1,4 @@
-"""A model in a repository of NVIDIA's Triton Inference Server: the plan, how it is called, its class names."""
+"""Writes a model to a repository of NVIDIA's Triton Inference Server: the plan, its configuration, its class names."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ if TYPE_CHECKING:
     from timmx.plugin import Metadata
 
 _CONFIG, _LABELS, _VERSION, _PLAN = "config.pbtxt", "labels.txt", "1", "model.plan"
-"""Triton's own names."""
+"""The names that Triton expects."""
 _METADATA = "timmx.json"
-"""Not Triton's: it lets timmx know its own folder again."""
+"""Ignored by Triton; timmx recognizes its own folders by it."""
 
 
-def foreign(folder: Path) -> str:
-    """The name of something in a model's folder that timmx did not write; empty where there is nothing."""
+def foreign_entry(folder: Path) -> str:
+    """The name of an entry in a model's folder that timmx did not write; empty if there is none."""
     if not folder.exists():
         return ""
     if not (folder / _METADATA).is_file():
         return next((path.name for path in sorted(folder.iterdir())), "") if folder.is_dir() else folder.name
     own = {_CONFIG, _LABELS, _METADATA, _VERSION, f"{_VERSION}/{_PLAN}"}
-    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")))
-    return next((name for name in found if name not in own), "")
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")))
+    return next((name for name in names if name not in own), "")
 
 
 def write_model(folder: Path, plan: Path, metadata: Metadata) -> None:
-    """Write a model's folder, which is called as the model is.
+    """Write a model's folder; its name is the name of the model.
 
     Args:
         folder: does not exist yet.
-        plan: the engine.
-        metadata: the engine's.
+        plan: the engine file.
+        metadata: the engine's metadata.
     """
     (folder / _VERSION).mkdir(parents=True)
     shutil.copyfile(plan, folder / _VERSION / _PLAN)
@@ -48,17 +48,17 @@ def write_model(folder: Path, plan: Path, metadata: Metadata) -> None:
 
 
 def config(name: str, metadata: Metadata) -> str:
-    """The content of `config.pbtxt`, a text of Triton's ModelConfig.
+    """The content of `config.pbtxt`, a ModelConfig of Triton in text format.
 
-    Triton makes batches itself where the engine takes single images too; then shapes are written without the batch.
+    If the engine also takes single images, Triton batches requests itself; shapes are then written without the batch.
     """
     profile = metadata.format["profile"]
     batches = metadata.dynamic_batch and profile["min"] == 1
     outputs = []
     for output in metadata.outputs:
         shape = [-1 if isinstance(size, str) else size for size in output.shape]
-        named = bool(metadata.labels) and output.kind.ranks_classes
-        outputs.append(_tensor(output.name, shape[1:] if batches else shape, _LABELS if named else ""))
+        labels = _LABELS if metadata.labels and output.kind.ranks_classes else ""
+        outputs.append(_tensor(output.name, shape[1:] if batches else shape, labels))
     size = list(metadata.input.size)
     entry = _tensor(metadata.input.name, size if batches else [metadata.batch_size or -1, *size])
     lines = [
@@ -74,6 +74,6 @@ def config(name: str, metadata: Metadata) -> str:
 
 
 def _tensor(name: str, shape: list[int], labels: str = "") -> str:
-    named = f"\n    label_filename: {json.dumps(labels)}" if labels else ""
+    label_line = f"\n    label_filename: {json.dumps(labels)}" if labels else ""
     dims = ", ".join(map(str, shape))
-    return f"  {{\n    name: {json.dumps(name)}\n    data_type: TYPE_FP32\n    dims: [ {dims} ]{named}\n  }}"
+    return f"  {{\n    name: {json.dumps(name)}\n    data_type: TYPE_FP32\n    dims: [ {dims} ]{label_line}\n  }}"

@@ -1,4 +1,4 @@
-"""From a capture to the strongly typed ONNX that engines are built from, checked."""
+"""Exports a captured model to strongly typed ONNX, from which engines are built, and checks it."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ _GRIDS = {TensorRTMode.INT8: INT8, TensorRTMode.FP8: FP8}
 
 
 @dataclass(frozen=True)
-class Typed:
-    """A typed ONNX that was written.
+class TypedOnnx:
+    """A typed ONNX file.
 
     Attributes:
-        precision: the arithmetic inside.
-        facts: what the metadata says of it under `format`.
-        profile: the batches that it is for.
-        notes: what the user should know.
+        precision: the arithmetic in the graph.
+        facts: the entries of `format` in the metadata.
+        profile: the batch sizes of the engine.
+        notes: messages for the user.
     """
 
     precision: Precision
@@ -65,67 +65,67 @@ class Typed:
     notes: tuple[str, ...]
 
 
-def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> Typed:
-    """Translate, quantize or lower, write, and check what can be checked without a GPU.
+def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> TypedOnnx:
+    """Translate the model, quantize it or lower its precision, write it, and check it without a GPU.
 
     Raises:
-        ConfigurationError: the calibration data cannot serve this model.
-        UnsupportedError: the graph holds what TensorRT does not take.
-        VerificationError: the graph does not run at one of its batches.
+        ConfigurationError: the calibration data cannot be used with this model.
+        UnsupportedError: TensorRT does not take the graph.
+        VerificationError: the graph does not run at one of its batch sizes.
     """
     mode = options.chosen_mode
     profile = choose_profile(options, job.request.dynamic_batch, job.request.batch_size)
     facts: dict[str, Any] = {"mode": str(mode), "opset": options.chosen_opset, "profile": profile.facts()}
     calibration, grid = None, _GRIDS.get(mode)
-    if grid is not None:  # data that cannot serve is refused before the long translation
+    if grid is not None:  # unusable data is refused before the long translation
         calibration = job.calibration(options.calibration_data, options.calibration_samples)
     model = translate(job, options.chosen_opset)
     notes: tuple[str, ...] = ()
     if calibration is not None and grid is not None:
         job.progress("Calibrating")
         method = options.calibration_method or CalibrationMethod.MINMAX
-        batch = 1 if job.request.dynamic_batch else profile.tuned_for
+        batch = 1 if job.request.dynamic_batch else profile.optimal
         ranges = observe(model, observed_values(model, grid), calibration, batch, method)
         insert(model, ranges, grid)
         facts |= {"calibration": calibration.origin, "calibration_method": str(method)}
     if mode is TensorRTMode.FP16 or grid is not None:
-        lowered, notes = to_float16(model, job)
-        facts["float32_operations"] = dict(lowered.kept)
+        report, notes = to_float16(model, job)
+        facts["float32_operations"] = dict(report.float32_nodes)
         if grid is not None:
             facts["quantized_operations"] = quantized_operations(model)
     elif mode is TensorRTMode.BF16:
         job.progress("Lowering to bfloat16")
-        facts["float32_operations"] = dict(lower_precision(model, ir.DataType.BFLOAT16).kept)
+        facts["float32_operations"] = dict(lower_precision(model, ir.DataType.BFLOAT16).float32_nodes)
     precision = PRECISIONS[mode]
     job.progress("Writing the typed ONNX")
     write(model, path, job.metadata(precision, **facts))
-    check(path, dynamic=job.request.dynamic_batch)
-    notes += _runs_elsewhere(path)
+    check_graph(path, dynamic=job.request.dynamic_batch)
+    notes += _note_for_other_tools(path)
     job.progress("Running the typed ONNX")
     check_batches(path, profile, job.example_input.cpu().numpy())
-    return Typed(precision, facts, profile, notes)
+    return TypedOnnx(precision, facts, profile, notes)
 
 
-def _runs_elsewhere(path: Path) -> tuple[str, ...]:
-    """A note where ONNX Runtime cannot open the file itself, as timmx.open and other tools would."""
+def _note_for_other_tools(path: Path) -> tuple[str, ...]:
+    """A note if ONNX Runtime cannot open the file without `rounding`, as other tools do."""
     try:
         OnnxRunner(path).close()
     except (ArtifactError, RuntimeUnavailable):
         return (
-            f"ONNX Runtime {onnxruntime.__version__} does not open this file, whose types are TensorRT's: timmx ran it "
-            "with every half-precision number rounded. Build an engine from it.",
+            f"ONNX Runtime {onnxruntime.__version__} cannot open this file, whose types are for TensorRT; timmx ran it "
+            "in float32 and rounded every half-precision value. Build an engine from it.",
         )
     return ()
 
 
-def check(path: Path, *, dynamic: bool) -> tuple[str, ...]:
-    """Refuse what TensorRT would reject, or would misread in silence.
+def check_graph(path: Path, *, dynamic: bool) -> tuple[str, ...]:
+    """Refuse a graph that TensorRT would reject or silently misread.
 
     Returns:
-        What it reads as it was written, but what costs accuracy or time.
+        Warnings: what costs accuracy or speed.
 
     Raises:
-        UnsupportedError: with what was found.
+        UnsupportedError: TensorRT would reject or misread the graph.
     """
     findings = lint(onnx.load(path), dynamic_batch=dynamic)
     for warning in findings.warnings:
@@ -140,52 +140,52 @@ def check(path: Path, *, dynamic: bool) -> tuple[str, ...]:
 
 
 def check_batches(path: Path, profile: Profile, inputs: np.ndarray) -> None:
-    """Run the graph at the smallest batch, the one that an engine is tuned for, and the largest.
+    """Run the graph at the smallest, the optimal and the largest batch size.
 
     Args:
-        inputs: (N, C, H, W) float32 of any N, repeated as needed.
+        inputs: (N, C, H, W) float32 with any N, repeated as needed.
 
     Raises:
-        VerificationError: it fails at one of them, or gives another number of answers, or numbers that are none.
+        VerificationError: the graph fails at one of them, returns another number of rows, or returns inf or NaN.
     """
     with TypedRunner(path) as runner:
         (entry,) = runner.inputs
         for size in profile.sizes:
             rows = np.resize(np.arange(len(inputs)), size)
             try:
-                found = runner.run({entry.name: inputs[rows]})
-            except Exception as exc:  # ONNX Runtime raises many kinds
+                outputs = runner.run({entry.name: inputs[rows]})
+            except Exception as exc:  # ONNX Runtime raises many types
                 raise VerificationError(
                     f"the typed ONNX fails at a batch size of {size}: {' '.join(str(exc).split())[:300]}"
                 ) from exc
-            for name, array in found.items():
+            for name, array in outputs.items():
                 if len(array) != size:
                     raise VerificationError(
-                        f"the typed ONNX gives {len(array)} rows of {name} for a batch size of {size}: a size in it "
-                        "is fixed",
+                        f"the typed ONNX returns {len(array)} rows of {name} for a batch size of {size}: a size in the "
+                        "graph is fixed",
                         hint="export without --dynamic-batch" if len(profile.sizes) > 1 else "",
                     )
                 if not np.isfinite(array).all():
                     raise VerificationError(
-                        f"the typed ONNX gives inf or NaN in {name}: its values exceed the range of the type",
+                        f"the typed ONNX returns inf or NaN in {name}: its values exceed the range of the type",
                         hint="try --mode bf16, which has a larger range",
                     )
 
 
 def precision_of(model: ir.Model) -> Precision:
-    """The arithmetic that the types of a graph say."""
-    stored = {
+    """The arithmetic of a graph, from its types."""
+    stored_types = {
         value.dtype
         for node in model.graph
         if node.op_type == "DequantizeLinear"
         for value in (
             node.inputs[0],
             *node.inputs[2:],
-        )  # the zero point has a type where an edited value has none
+        )  # in an edited graph only the zero point may have a type
         if value
     }
     for kind, precision in ((ir.DataType.INT8, Precision.INT8), (ir.DataType.FLOAT8E4M3FN, Precision.FP8)):
-        if kind in stored:
+        if kind in stored_types:
             return precision
     halves = half_types(model)
     if ir.DataType.BFLOAT16 in halves:
@@ -194,16 +194,16 @@ def precision_of(model: ir.Model) -> Precision:
 
 
 def quantized_operations(model: ir.Model) -> dict[str, int]:
-    """How many nodes of each kind TensorRT computes with 8-bit numbers: both inputs come from a DequantizeLinear.
+    """The number of nodes of each kind that TensorRT computes in 8 bits: both inputs come from a DequantizeLinear.
 
-    One that stays float32 since it comes near float16's limit has a Cast between, and is none of them.
+    A node that stays float32 because its values are near float16's limit has a Cast in between, and does not count.
     """
-    found = Counter(
+    counts = Counter(
         node.op_type
         for node in model.graph
         if node.op_type in WEIGHTED and all(_dequantized(value) for value in node.inputs[:2])
     )
-    return dict(sorted(found.items()))
+    return dict(sorted(counts.items()))
 
 
 def _dequantized(value: ir.Value | None) -> bool:
@@ -212,12 +212,12 @@ def _dequantized(value: ir.Value | None) -> bool:
 
 
 def float32_nodes(model: ir.Model) -> list[str]:
-    """The names of the nodes that compute in float32 where the rest does not; none of a float32 graph."""
+    """The names of the nodes that compute in float32 while the rest does not; empty for a float32 graph."""
     if not half_types(model):
         return []
-    moved = ("Cast", "QuantizeLinear", "DequantizeLinear")
+    conversions = ("Cast", "QuantizeLinear", "DequantizeLinear")
     return [
         str(node.name)
         for node in model.graph
-        if node.op_type not in moved and any(value.dtype is ir.DataType.FLOAT for value in node.outputs)
+        if node.op_type not in conversions and any(value.dtype is ir.DataType.FLOAT for value in node.outputs)
     ]

@@ -1,4 +1,4 @@
-"""A typed `.onnx` file run on a CPU as a GPU would store its numbers."""
+"""Runs a typed `.onnx` file on a CPU and rounds its values like a GPU."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import onnx_ir as ir
 from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, UnsupportedError
 from timmx_onnx import OnnxRunner, read_proto
 
-from timmx_tensorrt.rounding import HALF_TYPES, half_types, rounded, takes_float8
+from timmx_tensorrt.rounding import HALF_TYPES, emulate_rounding, half_types, takes_float8
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
 class TypedRunner(Runner):
-    """Runs a strongly typed `.onnx` file in ONNX Runtime, its half-precision numbers as `rounding.rounded` has them.
+    """Runs a strongly typed `.onnx` file in ONNX Runtime, with half-precision values rounded by `emulate_rounding`.
 
-    A graph without half types or float8 runs as it is. In both cases ONNX Runtime optimizes as it likes: at no level
+    A graph without half types or float8 runs unchanged. In both cases ONNX Runtime may optimize the graph: at no level
     does it remove a Cast to half or float8 and back (1.32; `session.enable_cast_chain_elimination` would, and is off).
 
     Args:
-        path: the file, with its external data beside it.
-        batch_sizes: where the batch is symbolic, the sizes to verify at.
-        threads: of ONNX Runtime; all cores by default.
+        path: the file, with its external data next to it.
+        batch_sizes: the batch sizes to verify if the batch is symbolic.
+        threads: the number of threads for ONNX Runtime; by default one per core.
 
     Raises:
-        ArtifactError: the file is no ONNX model, its types contradict each other, or ONNX Runtime refuses it.
-        RuntimeUnavailable: the graph is valid, but ONNX Runtime lacks a kernel, or the rounding cannot be shown.
+        ArtifactError: the file is not an ONNX model, its types contradict each other, or ONNX Runtime refuses it.
+        RuntimeUnavailable: the graph is valid, but ONNX Runtime lacks a kernel, or the rounding cannot be emulated.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class TypedRunner(Runner):
         self._halves: dict[str, ir.DataType] = {}
         model = _read(path)
         if half_types(model) or takes_float8(model):
-            self.engine = "ONNX Runtime, every half value rounded"
-            edges = (*model.graph.inputs, *model.graph.outputs)
+            self.engine = "ONNX Runtime, every half value emulate_rounding"
+            values = (*model.graph.inputs, *model.graph.outputs)
             self._halves = {
-                str(value.name): value.dtype for value in edges if value.dtype in HALF_TYPES and value.dtype
+                str(value.name): value.dtype for value in values if value.dtype in HALF_TYPES and value.dtype
             }
-            self._runner = self._open_rounded(model, path)
+            self._runner = self._open_emulated(model, path)
         else:
             self.engine = "ONNX Runtime"
             self._runner = OnnxRunner(path, threads)
@@ -68,8 +68,8 @@ class TypedRunner(Runner):
     def notes(self) -> tuple[str, ...]:
         if not self._not_finite:
             return ()
-        found = ", ".join(sorted(self._not_finite))
-        return (f"{len(self._not_finite)} of {len(self.outputs)} outputs held inf or NaN: {found}.",)
+        names = ", ".join(sorted(self._not_finite))
+        return (f"{len(self._not_finite)} of {len(self.outputs)} outputs contain inf or NaN: {names}.",)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs = self._runner.run({name: self._widen(name, array) for name, array in feeds.items()})
@@ -80,19 +80,19 @@ class TypedRunner(Runner):
         }
 
     def close(self) -> None:
-        """Forget the session, and delete the widened copy that it may have mapped into memory."""
+        """Close the session, and delete the float32 copy that it may have mapped into memory."""
         if hasattr(self, "_runner"):
             del self._runner
         if self._folder is not None:
             self._folder.cleanup()
 
-    def _open_rounded(self, model: ir.Model, path: Path) -> OnnxRunner:
-        # The rounded graph has one float type only, so it would run where the types of the file do not fit.
+    def _open_emulated(self, model: ir.Model, path: Path) -> OnnxRunner:
+        # The emulated graph has only one float type, so it would run even if the types of the file do not match.
         check_valid(path)
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         file = Path(self._folder.name, path.name)
         try:
-            ir.save(rounded(model), file, external_data="weights")
+            ir.save(emulate_rounding(model), file, external_data="weights")
             return OnnxRunner(file, self._threads)
         except UnsupportedError as exc:
             raise RuntimeUnavailable(
@@ -104,9 +104,9 @@ class TypedRunner(Runner):
     def _widen(self, name: str, array: np.ndarray) -> np.ndarray:
         if name not in self._halves:
             return array
-        wanted = self._halves[name].numpy()
-        if array.dtype != wanted:
-            raise ValueError(f"Input {name!r} takes {wanted.name}, not {array.dtype}.")
+        dtype = self._halves[name].numpy()
+        if array.dtype != dtype:
+            raise ValueError(f"input {name!r} takes {dtype.name}, not {array.dtype}")
         return array.astype(np.float32)
 
 
@@ -114,7 +114,7 @@ def check_valid(path: Path) -> None:
     """Refuse a graph whose nodes and types contradict ONNX or each other.
 
     Raises:
-        ArtifactError: with what ONNX's checker says.
+        ArtifactError: with the message of ONNX's checker.
     """
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -123,7 +123,7 @@ def check_valid(path: Path) -> None:
 
 
 def _read(path: Path) -> ir.Model:
-    """The graph, its external data left on the disk."""
+    """Read the graph; external data stays on disk until it is used."""
     model = ir.from_proto(read_proto(path))
     ir.external_data.set_base_dir(model.graph, path.parent)
     return model

@@ -1,4 +1,4 @@
-"""Which options go together, and what the machine lacks; told before torch or TensorRT is imported."""
+"""Refuses invalid combinations of options, and reports missing requirements, before torch or TensorRT is imported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from timmx_tensorrt.options import TensorRTOptions
 
 MAJORS = (10, 11)
-"""Before, networks cannot be strongly typed in every layer."""
+"""In earlier versions not every layer can be strongly typed."""
 _LEAST_OPSETS = {TensorRTMode.BF16: 22, TensorRTMode.INT8: 19, TensorRTMode.FP8: 19}
 _DISTRIBUTIONS = (
     "tensorrt",
@@ -34,15 +34,15 @@ _DISTRIBUTIONS = (
 
 
 def validate(request: ExportRequest, options: TensorRTOptions) -> None:
-    """Refuse combinations that make no sense.
+    """Refuse invalid combinations of options.
 
     Raises:
-        ConfigurationError: with a hint.
+        ConfigurationError: the options contradict each other, or calibration data is missing or unusable.
     """
-    _places(options)
+    _check_files(options)
     if request.output is not None:
         check_repository(request.output, options)
-    _calibration(options)
+    _check_calibration(options)
     if options.from_onnx is None:
         choose_profile(options, request.dynamic_batch, request.batch_size)
     least = _LEAST_OPSETS.get(options.chosen_mode, 0)
@@ -64,9 +64,9 @@ def validate(request: ExportRequest, options: TensorRTOptions) -> None:
         )
 
 
-def _places(options: TensorRTOptions) -> None:
+def _check_files(options: TensorRTOptions) -> None:
     if options.onnx_only:
-        for flag, given in (
+        for flag, is_set in (
             ("--from-onnx", options.from_onnx is not None),
             ("--keep-onnx", options.keep_onnx is not None),
             ("--triton", options.triton is not None),
@@ -76,19 +76,19 @@ def _places(options: TensorRTOptions) -> None:
             ("--version-compatible", options.version_compatible),
             ("--hardware-compat", options.hardware_compat is not HardwareCompat.NONE),
         ):
-            if given:
+            if is_set:
                 raise ConfigurationError(
                     f"{flag} is for an engine, and --onnx-only does not build one",
                     hint=f"leave out {flag} or --onnx-only",
                 )
     if options.from_onnx is not None:
-        for flag, given in (
+        for flag, is_set in (
             ("--mode", options.mode is not None),
             ("--opset", options.opset is not None),
             ("--keep-onnx", options.keep_onnx is not None),
             *((flag, True) for flag in _calibration_flags(options)),
         ):
-            if given:
+            if is_set:
                 raise ConfigurationError(
                     f"{flag} was decided when {options.from_onnx} was written",
                     hint=f"leave {flag} out, or export the model again",
@@ -109,16 +109,14 @@ def _places(options: TensorRTOptions) -> None:
     if options.keep_onnx is not None and options.keep_onnx.is_dir():
         raise ConfigurationError(f"--keep-onnx {options.keep_onnx} is a folder", hint="name a file in it")
     if options.timing_cache is not None:
-        _timing_cache(options.timing_cache)
+        _check_timing_cache(options.timing_cache)
 
 
 def check_repository(output: Path, options: TensorRTOptions) -> None:
-    """Refuse a folder in a model repository that holds what timmx did not write, or that is to hold something else.
-
-    It is replaced as a whole.
+    """Refuse a folder in a model repository with other files than timmx's, since it is replaced as a whole.
 
     Raises:
-        ConfigurationError: with what lies there, or what was to.
+        ConfigurationError: the folder contains such a file, or an option names a path in it.
     """
     if options.triton is None:
         return
@@ -134,15 +132,15 @@ def check_repository(output: Path, options: TensorRTOptions) -> None:
                 f"{flag} {path} is in {folder}, which --triton replaces as a whole",
                 hint="choose another place",
             )
-    if foreign := triton.foreign(folder):
+    if name := triton.foreign_entry(folder):
         raise ConfigurationError(
-            f"{folder} holds {foreign}, which timmx did not write, and --triton replaces the folder",
-            hint=f"move {foreign} elsewhere, or name another --triton or --output",
+            f"{folder} contains {name}, which timmx did not write, and --triton replaces the folder",
+            hint=f"move {name} elsewhere, or use another --triton or --output",
         )
 
 
-def _timing_cache(path: Path) -> None:
-    """Refuse, before a long build, where timings cannot be kept, or where something else would be lost."""
+def _check_timing_cache(path: Path) -> None:
+    """Refuse, before a long build, a path that cannot be written or would overwrite another kind of file."""
     if path.is_dir():
         raise ConfigurationError(f"--timing-cache {path} is a folder", hint="name a file in it")
     if path.suffix in (".onnx", ".engine", ".plan", ".json", ".data"):
@@ -158,8 +156,8 @@ def _timing_cache(path: Path) -> None:
         )
 
 
-def _calibration(options: TensorRTOptions) -> None:
-    if options.from_onnx is not None:  # decided there, and refused above
+def _check_calibration(options: TensorRTOptions) -> None:
+    if options.from_onnx is not None:  # it has its ranges, and calibration flags are refused above
         return
     if not options.chosen_mode.calibrated:
         for flag in _calibration_flags(options):
@@ -171,12 +169,12 @@ def _calibration(options: TensorRTOptions) -> None:
     if options.calibration_data is None and not options.random_calibration:
         raise ConfigurationError(
             f"--mode {options.chosen_mode} needs typical inputs for calibration, and none were given",
-            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration to go without and "
+            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration to do without and "
             "lose accuracy, or --mode fp16, which needs none",
         )
     if options.chosen_mode is TensorRTMode.FP8 and options.calibration_method is CalibrationMethod.MSE:
         raise ConfigurationError(
-            "--calibration-method mse is for the even steps of integers, which float8 does not have",
+            "--calibration-method mse is for evenly spaced numbers, and float8 is not evenly spaced",
             hint="leave --calibration-method out",
         )
     check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
@@ -191,8 +189,8 @@ def _calibration_flags(options: TensorRTOptions) -> list[str]:
     )
 
 
-def missing() -> tuple[Problem, ...]:
-    """What building and running engines lacks here, told without importing TensorRT or torch."""
+def missing_requirements() -> tuple[Problem, ...]:
+    """What is missing on this machine to build and run engines; imports neither TensorRT nor torch."""
     problems = []
     if sys.platform == "darwin":
         return (
@@ -216,7 +214,7 @@ def missing() -> tuple[Problem, ...]:
                 "uv pip install --upgrade 'tensorrt>=10,<12'",
             )
         )
-    if not gpu.is_there():
+    if not gpu.is_available():
         problems.append(
             Problem(
                 "no NVIDIA driver with a GPU responds",
@@ -227,7 +225,7 @@ def missing() -> tuple[Problem, ...]:
 
 
 def installed_version() -> str | None:
-    """Of TensorRT's Python bindings, None where they are not there."""
+    """The version of TensorRT's Python bindings, None if they are not installed."""
     if "tensorrt" in sys.modules:
         return str(sys.modules["tensorrt"].__version__)
     if importlib.util.find_spec("tensorrt") is None:

@@ -1,4 +1,4 @@
-"""A `.pt2` file as the zip archive that it is: read without torch."""
+"""Reads a `.pt2` file, which is a ZIP archive, without torch."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _DTYPES = {
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata inside a `.pt2` file, {} where timmx did not write it.
+    """The metadata in a `.pt2` file, {} if timmx did not write it.
 
     Raises:
-        ArtifactError: the file is no `.pt2`, or is damaged.
+        ArtifactError: the file is not a `.pt2`, or is damaged.
     """
     content = _read(path, f"/extra/{METADATA_NAME}")
     return {} if content is None else content
@@ -45,7 +45,7 @@ def inspect(path: Path) -> dict[str, Any]:
     """Operations by ATen name, the number of parameters, inputs and outputs.
 
     Raises:
-        ArtifactError: the file is no `.pt2`, or is damaged.
+        ArtifactError: the file is not a `.pt2`, or is damaged.
     """
     model = _read(path, "/models/model.json")
     if model is None:
@@ -61,12 +61,12 @@ def inspect(path: Path) -> dict[str, Any]:
             "operations": dict(sorted(operations.items())),
             "parameters": sum(math.prod(_sizes(values[name])) for name in weights),
             "inputs": [
-                _edge(spec["user_input"]["arg"], values)
+                _describe(spec["user_input"]["arg"], values)
                 for spec in signature["input_specs"]
                 if "user_input" in spec
             ],
             "outputs": [
-                _edge(spec["user_output"]["arg"], values)
+                _describe(spec["user_output"]["arg"], values)
                 for spec in signature["output_specs"]
                 if "user_output" in spec
             ],
@@ -79,8 +79,8 @@ def inspect(path: Path) -> dict[str, Any]:
         ) from exc
 
 
-def _edge(argument: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """An input or output of the graph; one that is no tensor has neither shape nor element type."""
+def _describe(argument: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """An input or output of the graph; one that is not a tensor has an empty shape and the element type `other`."""
     name = argument.get("as_tensor", {}).get("name", "")
     if name not in values:
         return {"name": name or "?", "shape": [], "dtype": "other"}
@@ -89,13 +89,13 @@ def _edge(argument: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(value: dict[str, Any]) -> list[Any]:
-    """A tensor's shape; an open size is `batch` in front, and elsewhere what torch calls it."""
+    """A tensor's shape; a dynamic first size is called `batch`, another one has torch's name."""
     sizes = [size.get("as_int", size.get("as_expr", {}).get("expr_str", "?")) for size in value["sizes"]]
     return ["batch", *sizes[1:]] if sizes and isinstance(sizes[0], str) else sizes
 
 
 def _read(path: Path, end: str) -> Any:
-    """The JSON of the entry whose name ends so, None where there is none."""
+    """The JSON of the archive's entry whose name ends with `end`, None without such an entry."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -104,8 +104,8 @@ def _read(path: Path, end: str) -> Any:
                     f"{path} is a zip archive, but not a .pt2 file of torch.export",
                     hint="name a .pt2 file, or export it again",
                 )
-            found = [name for name in names if name.endswith(end)]
-            return json.loads(archive.read(found[0])) if found else None
+            entry = next((name for name in names if name.endswith(end)), None)
+            return None if entry is None else json.loads(archive.read(entry))
     except (zipfile.BadZipFile, json.JSONDecodeError, OSError) as exc:
         raise ArtifactError(
             f"{path} is not a .pt2 file, or is damaged: {exc}", hint="export it again"

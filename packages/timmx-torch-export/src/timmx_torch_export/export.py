@@ -1,4 +1,4 @@
-"""From a capture to a `.pt2` file."""
+"""Exports a captured model to a `.pt2` file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def export(job: ExportJob, options: TorchExportOptions) -> Exported:
-    """Save the capture; fused attention stays in it, as `scaled_dot_product_attention`.
+    """Save the captured program; fused attention stays, as `scaled_dot_product_attention`.
 
     Raises:
         UnsupportedError: torch.export cannot trace the model.
@@ -27,16 +27,16 @@ def export(job: ExportJob, options: TorchExportOptions) -> Exported:
     program = job.capture(strict=options.strict)
     metadata = job.metadata(Precision.FP32, strict=options.strict, device=job.request.device.value)
     job.progress("Writing .pt2")
-    with _PatientFile(job.path) as file:
+    with _DeferredErrorFile(job.path) as file:
         torch.export.save(program, file, extra_files={METADATA_NAME: metadata.dumps()})
     return Exported(Precision.FP32)
 
 
-class _PatientFile(io.FileIO):
-    """A file that raises a failed write's OSError when it is closed, not when it happens.
+class _DeferredErrorFile(io.FileIO):
+    """A file that raises the OSError of a failed write when it is closed.
 
-    torch 2.14's zip writer answers a failing write, its own or a file object's, by aborting the process (its
-    destructor throws): a full disk would kill the command.
+    torch 2.14's zip writer aborts the process when a write fails, its own or a file object's (its destructor throws):
+    a full disk would kill the command.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The `torch-export` backend: what it is. Light; the work is in `export` and `runner`."""
+"""The `torch-export` backend. Importing it is fast; `export` and `runner` do the work."""
 
 from __future__ import annotations
 

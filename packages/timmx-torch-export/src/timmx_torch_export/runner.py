@@ -1,4 +1,4 @@
-"""A `.pt2` file opened by `torch.export.load`."""
+"""Runs a `.pt2` file in PyTorch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Pt2Runner(Runner):
     """Runs a `.pt2` file with PyTorch, on the device that it was exported for.
 
     Raises:
-        ArtifactError: the file is no `.pt2`, or is damaged.
+        ArtifactError: the file is not a `.pt2`, or is damaged.
         ConfigurationError: it was exported for another device than `settings.device`.
-        RuntimeUnavailable: it was exported for CUDA, and there is none here.
+        RuntimeUnavailable: it was exported for CUDA, and this machine has no CUDA device.
     """
 
     def __init__(self, path: Path, settings: OpenSettings) -> None:
@@ -89,9 +89,9 @@ class _Recorder(torch.fx.Interpreter):
     def run_node(self, node: torch.fx.Node) -> Any:
         result = super().run_node(node)
         if node.name in self._names:
-            if result.dtype is torch.bfloat16:  # numpy has none
+            if result.dtype is torch.bfloat16:  # numpy has no bfloat16
                 result = result.float()
-            self.values[node.name] = result.cpu().numpy().copy()  # a later node may write into it
+            self.values[node.name] = result.cpu().numpy().copy()  # a later node may overwrite it
         return result
 
 

@@ -1,4 +1,4 @@
-"""A `.pt2` loaded and run by plain PyTorch."""
+"""Code that loads and runs a `.pt2` with plain PyTorch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
     """The lines for Python."""
     first = "[0]" if len(metadata.outputs) > 1 else ""
     device = metadata.format.get("device", "cpu")
-    there, back = ("", "") if device == "cpu" else (f'.to("{device}")', ".cpu()")
+    to_device, to_cpu = ("", "") if device == "cpu" else (f'.to("{device}")', ".cpu()")
     load: tuple[str, ...] = (f"model = torch.export.load({json.dumps(path.as_posix())}).module()",)
     labels = ""
     imports: tuple[str, ...] = ("import torch",)
@@ -31,6 +31,9 @@ def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
         requires=("torch",),
         imports=imports,
         load=load,
-        run=("with torch.no_grad():", f"    output = model(torch.from_numpy(x){there}){first}{back}.numpy()"),
+        run=(
+            "with torch.no_grad():",
+            f"    output = model(torch.from_numpy(x){to_device}){first}{to_cpu}.numpy()",
+        ),
         labels=labels,
     )

@@ -1,4 +1,4 @@
-"""What every room may use: progress, threads, text, tables, files and measures; it knows nothing of models."""
+"""Progress, threads, text, tables, files and measures, for every room; nothing here depends on models."""
 
 from timmx.base.doors import door
 

@@ -1,3 +1,4 @@
+from timmx.base.bars import without_progress_bars as without_progress_bars
 from timmx.base.devices import exact_cuda as exact_cuda
 from timmx.base.doors import door as door
 from timmx.base.files import (

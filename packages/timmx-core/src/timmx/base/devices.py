@@ -1,4 +1,4 @@
-"""What a device must be told so that a comparison on it means something."""
+"""Device settings for comparisons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def exact_cuda() -> Iterator[None]:
-    """TF32 off for the block: its convolutions have 10 bits: resnet50 on an H200 is 59 dB from itself."""
+    """Turn TF32 off inside the block. TF32 has 10 mantissa bits: resnet50 on an H200 differs from itself by 59 dB."""
     import torch
 
     convolution, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32

@@ -1,7 +1,8 @@
 """A room's door: the names in its `__init__.pyi`, each imported when it is first used.
 
-torch takes seconds to import, so importing a room must not import all of it. This is the pattern of SPEC 1 (Scientific
-Python), whose `lazy_loader` takes relative imports only: `timmx.plugin` re-exports names of other rooms.
+Importing a room must not import all of it, since torch takes seconds to import. This is the pattern of SPEC 1
+(Scientific Python). Its `lazy_loader` supports relative imports only, and `timmx.plugin` re-exports names of other
+rooms.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def door(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], l
     stub.
 
     Args:
-        package: its `__name__`. Nothing is cached, so that a name always is what its module has.
+        package: its `__name__`. Nothing is cached, so that a name always has its module's current value.
     """
     stub = Path(str(sys.modules[package].__file__)).with_suffix(".pyi")
     modules = {

@@ -1,4 +1,4 @@
-"""Files and folders: their size, whether they can be read and written, and replacing a file as a whole."""
+"""Files and folders: size, read and write access, and atomic writing."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ if TYPE_CHECKING:
 
 
 def why_not_in(folder: Path) -> str:
-    """Why no file can be written in a folder that may not be there yet; empty where one can. Nothing remains."""
-    there = next((place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)), folder)
-    if not there.is_dir():
-        return f"{there} is a file, not a folder"
+    """The reason why no file can be written in a folder, which need not exist yet; empty if one can."""
+    existing = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
+    if not existing.is_dir():
+        return f"{existing} is a file, not a folder"
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             return ""
     except OSError as exc:
-        return f"{there} cannot be written to ({exc.strerror or exc})"
+        return f"{existing} cannot be written to ({exc.strerror or exc})"
 
 
 @contextmanager
 def atomic_write(
     path: Path, mode: str = "w", *, newline: str | None = None, errors: str | None = None
 ) -> Iterator[IO[Any]]:
-    """A file to write that replaces `path` when the block ends; if anything fails, `path` stays as it was.
+    """Open a file for writing that replaces `path` when the block ends; if anything fails, `path` is unchanged.
 
-    Missing folders are made. Where `path` is a link, what it points to is replaced. The new file has the permission
+    Missing folders are created. If `path` is a link, its target is replaced. The new file has the permission
     bits of the old one. A device or a pipe, such as `/dev/stdout`, is written to directly.
 
     Args:
+        path: the file.
         mode: `w` for text in UTF-8, `wb` for bytes.
-        newline: as in `open`.
-        errors: as in `open`.
+        newline: see `open`.
+        errors: see `open`.
 
     Raises:
-        OSError: it cannot be written there.
+        OSError: the file cannot be written there.
     """
     encoding = None if "b" in mode else "utf-8"
     if path.exists() and not path.is_file():
@@ -57,7 +58,7 @@ def atomic_write(
         with part.open(mode.replace("w", "x"), newline=newline, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # else a power cut after the rename can leave an empty file
+            os.fsync(file.fileno())  # otherwise a power cut after the rename can leave an empty file
         with suppress(FileNotFoundError, PermissionError):  # a new file; a file system without these bits
             shutil.copymode(target, part)
         part.replace(target)
@@ -66,11 +67,12 @@ def atomic_write(
 
 
 def may_replace(path: Path, flag: str, *starts: bytes) -> bool:
-    """Whether `path` may be written: it is no file yet, is empty, or begins like the files that may be replaced.
+    """Whether `path` may be written: it does not exist, is empty, or starts like a file that may be replaced.
 
     Args:
-        flag: that named it, for the message.
-        starts: lower-case beginnings of such files.
+        path: the file.
+        flag: the option that named it, for the message.
+        starts: first bytes of files that may be replaced, in lower case.
 
     Raises:
         ConfigurationError: the file cannot be read.
@@ -88,7 +90,7 @@ def may_replace(path: Path, flag: str, *starts: bytes) -> bool:
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths name one file, through links too; the file does not need to exist."""
+    """Whether two paths name the same file, links resolved; the file does not need to exist."""
     try:
         return one.samefile(other)
     except OSError:  # one of them does not exist yet
@@ -96,22 +98,23 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 def require_file(path: Path, what: str) -> None:
-    """Refuse a path at which there is no file.
+    """Raise an error if `path` is not a file.
 
     Args:
-        what: should be there, as in `an engine`.
+        path: the path.
+        what: what it should be, such as `an engine`.
 
     Raises:
-        ArtifactError: nothing is there, or a folder.
+        ArtifactError: the path does not exist or is a folder.
     """
     if path.is_dir():
         raise ArtifactError(f"{path} is a folder, and {what} is a file", hint="name a file")
     if not path.is_file():
-        raise ArtifactError(f"there is no file {path}", hint="check the path")
+        raise ArtifactError(f"{path} does not exist", hint="check the path")
 
 
 def artifact_size(paths: Iterable[Path]) -> int:
-    """Bytes in these files and folders, at any depth. A link is followed where it is named, not in a folder.
+    """Total size in bytes of these files and folders. A link in `paths` is followed, a link in a folder is not.
 
     Raises:
         ArtifactError: a path does not exist or cannot be read.

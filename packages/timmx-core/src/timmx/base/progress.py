@@ -1,4 +1,4 @@
-"""How the layers below tell a person what is going on, without knowing about terminals."""
+"""Progress and warnings, reported by any room and shown by the command line."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ if TYPE_CHECKING:
 
 
 class Reporter:
-    """Says nothing; the command line puts one in place that does."""
+    """Receives progress and discards it; the command line installs a subclass that shows it."""
 
     def step(self, text: str) -> None:
-        """A stage has begun."""
+        """Start a step."""
 
     def advance(self, text: str, share: float) -> None:
-        """How far the stage has come, 0 to 1, and what it is at."""
+        """Report the progress of the step, `share` from 0 to 1, and what is being done."""
 
     def rows(self, names: Sequence[str]) -> None:
-        """Several things will be done, each with a row of its own."""
+        """Announce several tasks, each with a row of its own."""
 
     def row(self, name: str) -> None:
-        """One of them has begun: the next steps are its."""
+        """Start one of the tasks: the next steps belong to it."""
 
     def row_done(self, text: str, *, failed: bool = False) -> None:
-        """It has ended, with this result."""
+        """End the task with this result."""
 
     def detail(self, text: str) -> None:
-        """A fact for `--verbose`."""
+        """Report a detail for `--verbose`."""
 
     def warn(self, text: str) -> None:
-        """Something that the user should see even if all ends well."""
+        """Report a warning."""
 
 
 _current: ContextVar[Reporter] = ContextVar("timmx_reporter", default=Reporter())  # noqa: B039 - it has no state
 
 
 def reporter() -> Reporter:
-    """The reporter of the command that runs now."""
+    """The reporter of the running command."""
     return _current.get()
 
 

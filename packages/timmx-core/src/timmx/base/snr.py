@@ -1,4 +1,4 @@
-"""How far a candidate's numbers are from a reference's: a signal-to-noise ratio, batch by batch."""
+"""Signal-to-noise ratio of a candidate's outputs against a reference, batch by batch."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _VACUOUS = 1e-12
-"""At or below this share of the reference's energy, a signal cannot be told from float32 rounding."""
+"""At or below this share of the reference's energy, a signal cannot be distinguished from float32 rounding."""
 
 _CHUNK = 1 << 20
-"""Elements turned into float64 at a time: 8 MB an array."""
+"""Elements converted to float64 at a time: 8 MB per array."""
 
 
 class SignalToNoise:
-    """One output of a candidate beside the reference's, over any number of batches; keeps no samples.
+    """Compares one output of a candidate with the reference, over any number of batches; keeps no samples.
 
     *Signal* is how much the reference varies between inputs: the squared deviation from the mean over all
-    inputs, element by element, summed. *Noise* is the sum of the squared differences. A constant that all
-    outputs share, which hides errors from a cosine, is thus no signal.
+    inputs, summed over all elements. *Noise* is the sum of the squared differences. A constant that all outputs
+    share, which hides errors from a cosine, therefore does not count as signal.
 
     Source: batches are merged by the pairwise update of Chan, Golub, LeVeque, "Updating Formulae and a
-    Pairwise Algorithm for Computing Sample Variances" (1979), which large offsets do not harm.
+    Pairwise Algorithm for Computing Sample Variances" (1979), which is stable for large offsets.
 
     Attributes:
-        count: samples seen.
+        count: number of samples.
         signal: see above; in squared units of the output.
-        noise: see above; NaN once a value was not finite.
+        noise: see above; NaN after a value that is not finite.
         energy: sum of the reference's squares.
         cosine_min: the smallest cosine between a sample's reference and candidate, both flattened.
         max_abs_diff: the largest absolute difference, in the output's units.
@@ -53,11 +53,11 @@ class SignalToNoise:
         """Add one batch.
 
         Args:
-            reference: (N, ...) true outputs.
-            candidate: (N, ...) outputs to judge, of the same shape.
+            reference: (N, ...) reference outputs.
+            candidate: (N, ...) outputs to compare, of the same shape.
 
         Raises:
-            ValueError: the two shapes differ, or differ from an earlier batch's beyond N.
+            ValueError: the two shapes differ, or differ from an earlier batch's in more than N.
         """
         reference, candidate = np.asarray(reference), np.asarray(candidate)
         if reference.shape != candidate.shape or reference.ndim == 0:
@@ -66,7 +66,7 @@ class SignalToNoise:
             self._shape = reference.shape[1:]
             self._mean = np.zeros(math.prod(self._shape))
         elif reference.shape[1:] != self._shape:
-            raise ValueError(f"Samples were {self._shape}, and are now {reference.shape[1:]}.")
+            raise ValueError(f"Earlier samples are {self._shape}, these are {reference.shape[1:]}.")
         rows = max(1, _CHUNK // max(1, self._mean.size))
         for start in range(0, len(reference), rows):
             chunk = slice(start, start + rows)
@@ -79,12 +79,12 @@ class SignalToNoise:
 
     @property
     def snr_db(self) -> float:
-        """Signal over noise in dB: inf without noise, -inf without signal or with a value not finite."""
+        """Signal over noise in dB: inf without noise, -inf without signal or with a value that is not finite."""
         return _decibels(self.signal, self.noise)
 
     @property
     def energy_snr_db(self) -> float:
-        """The reference's whole energy over the noise in dB, for outputs that do not vary with the input."""
+        """Energy of the reference over noise in dB, for outputs that do not vary with the input."""
         return _decibels(self.energy, self.noise)
 
     @property
@@ -118,7 +118,7 @@ class SignalToNoise:
         difference = judged - true
         self.noise += _dot(difference)
         if difference.size:
-            # np.maximum and np.minimum keep a NaN of an earlier chunk.
+            # np.maximum and np.minimum propagate the NaN of an earlier chunk.
             self.max_abs_diff = float(np.maximum(self.max_abs_diff, np.abs(difference).max()))
             self.cosine_min = float(np.minimum(self.cosine_min, _cosines(true, judged).min()))
         if true.shape[1]:
@@ -126,7 +126,7 @@ class SignalToNoise:
 
 
 def worst_db(true: Iterable[ArrayLike], judged: Iterable[ArrayLike]) -> float:
-    """The smallest ratio over all outputs, of the signal or, where there is none, of the whole energy."""
+    """The smallest signal-to-noise ratio over all outputs in dB; for an output without signal, of its energy."""
     worst = math.inf
     for pair in zip(true, judged, strict=True):
         ratio = SignalToNoise()
@@ -149,7 +149,7 @@ def _dot(array: NDArray[np.float64]) -> float:
 
 
 def _cosines(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Row by row; two zero rows are alike (1), a zero row beside another is not (0)."""
+    """Cosine of each pair of rows: 1 for two zero rows, 0 for a zero row and another one."""
     squares = np.einsum("ij,ij->i", left, left), np.einsum("ij,ij->i", right, right)
     norms = np.sqrt(squares[0]) * np.sqrt(squares[1])
     dots = np.einsum("ij,ij->i", left, right)

@@ -1,4 +1,4 @@
-"""Rows of text as aligned columns, the same for a terminal of any width and for a file."""
+"""Text tables with aligned columns, independent of the terminal's width."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
 _WIDTH = 1_000_000
-"""Cells are never cut or wrapped: names are copied from the output."""
+"""Cells are never truncated or wrapped, so that names can be copied from the output."""
 
 
 def format_table(rows: Sequence[Sequence[object]], left: Collection[int] = (0,)) -> list[str]:
-    """One line per row, in columns as wide as a terminal shows them.
+    """Lines of a table, one per row, aligned by terminal width.
 
     Args:
-        rows: of equal length, the titles first; control characters are written as escapes.
-        left: numbers of the left-aligned columns; the others are right-aligned, as numbers are.
+        rows: of equal length, the header first; control characters are written as escapes.
+        left: indices of the left-aligned columns; the others are right-aligned.
     """
-    from rich.console import Console  # knows that a Chinese or Japanese character is two cells wide
+    from rich.console import Console  # counts a Chinese or Japanese character as two cells
     from rich.table import Table
     from rich.text import Text
 

@@ -1,16 +1,16 @@
-"""How messages write counts, sizes and names that are not UTF-8."""
+"""Text of messages: counts, and names that are not valid UTF-8 or hold control characters."""
 
 from __future__ import annotations
 
 import re
 
-_NO_CHARACTER = re.compile(r"[\ud800-\udfff]")
-"""A half of a character. Python has a byte of a file's name that is no UTF-8 as one of DC80 to DCFF (PEP 383)."""
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+"""Surrogates. Python decodes a byte of a file name that is not UTF-8 as one of DC80 to DCFF (PEP 383)."""
 
 
 def printable(text: str, backslash: str = "\\") -> str:
-    """The text with what cannot be written as UTF-8 spelled out: a byte of a file's name as `\\xff`."""
-    return _NO_CHARACTER.sub(lambda found: backslash + _digits(ord(found[0])), text)
+    """The text with surrogates escaped: a byte of a file name that is not UTF-8 becomes `\\xff`."""
+    return _SURROGATE.sub(lambda match: backslash + _digits(ord(match[0])), text)
 
 
 def _digits(code: int) -> str:
@@ -18,12 +18,12 @@ def _digits(code: int) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a file's name can be told to a runtime; on POSIX a name is any bytes."""
-    return _NO_CHARACTER.search(text) is None
+    """Whether a file name can be passed to a runtime; on POSIX a name can be any bytes."""
+    return _SURROGATE.search(text) is None
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """A number and what it counts, such as `1 image` and `1,200 images`; `many` where the plural is no `s`."""
+    """A number with its noun, such as `1 image` or `1,200 images`; `many` is the plural if it is not `one` plus s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
@@ -37,9 +37,9 @@ def size_text(size_bytes: float) -> str:
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""What ends a line, moves the cursor, changes colours or turns the direction of what follows it."""
+"""Characters that end a line, move the cursor, change colours or reverse the direction of text."""
 
 
 def shown(name: object) -> str:
-    """A name in one line of text: bytes that are no UTF-8 as `\\xff`, control characters as `\\n` or `\\x1b`."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), printable(str(name)))
+    """A name as one line of text: bytes that are not UTF-8 as `\\xff`, control characters as `\\n` or `\\x1b`."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), printable(str(name)))

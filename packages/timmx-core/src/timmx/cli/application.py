@@ -1,4 +1,4 @@
-"""The `timmx` command: its own commands, and one command a backend, imported only when it is run."""
+"""The `timmx` command: its own commands, and one command per backend, imported only when it is run."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 _FORMATS = "Formats"
 _UNREAD = 141
-"""128 and SIGPIPE: what a shell says of a program whose reader has gone."""
+"""128 + SIGPIPE: the exit code that a shell gives to a program whose output pipe was closed."""
 
 
 class TimmxGroup(TyperGroup):
-    """Lists backends by their distributions' metadata; imports the one that is run."""
+    """Lists backends from their distributions' metadata; imports only the one that is run."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*self.commands, *_backend_rows()]
@@ -67,7 +67,7 @@ class TimmxGroup(TyperGroup):
                 traceback.print_exc()
             _say_error(exc, "", as_json)
             sys.exit(exc.exit_code)
-        except Exception as exc:  # a defect: one line, and the whole story with --debug
+        except Exception as exc:  # an internal error: one line, and the traceback with --debug
             if debug:
                 traceback.print_exc()
             _say_error(exc, "" if debug else " (--debug shows the traceback)", as_json)
@@ -79,13 +79,13 @@ app = typer.Typer(
     cls=TimmxGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Take a timm image model to the runtime it will live in, proven equal to the model.",
-    epilog="timmx FORMAT --help shows a format's options. timmx doctor says what this machine can do.",
+    help="Export timm models to deployment formats and verify each file against PyTorch.",
+    epilog="Run timmx FORMAT --help for the options of a format, timmx doctor to check this machine.",
 )
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(value: bool) -> None:
+    if value:
         from importlib_metadata import version
 
         print(f"timmx {version('timmx-core')}")
@@ -107,7 +107,7 @@ commands.register(app)
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as after Ctrl-C, nothing is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up, as after Ctrl-C
     keep_interrupts()
     # Converters make millions of objects that stay: looking for cycles among them every 700 objects, and once more at
     # the end, takes a quarter of an export's processor time. Medians of 3 runs with both lines, without the second,
@@ -119,13 +119,13 @@ def main() -> None:
 
 
 def _is_backend(name: str) -> bool:
-    """Whether a word can only mean a backend: an installed one, one of ours, or `distribution:name`."""
+    """Whether a word names a backend: an installed one, one of ours, or `distribution:name`."""
     installed = {entry.name for entry in registry.entries()}
     return name.rpartition(":")[2] in installed or name in registry.known_backends()
 
 
 def _backend_command(name: str) -> Any:
-    """The backend's command, its plugin imported."""
+    """The backend's command; imports its plugin."""
     stub = typer.Typer(add_completion=False)
     stub.command(name)(export_command(registry.load(name)))
     return typer.main.get_command(stub)
@@ -133,7 +133,7 @@ def _backend_command(name: str) -> Any:
 
 @cache
 def _backend_rows() -> dict[str, Any]:
-    """A row of `timmx --help` for each installed backend, made of metadata alone."""
+    """A row of `timmx --help` for each installed backend, from metadata only."""
     stub_app = typer.Typer(add_completion=False)
     stub_app.command(rich_help_panel=_FORMATS)(lambda: None)
     stub = typer.main.get_command(stub_app)
@@ -164,13 +164,13 @@ def _say_error(exc: Exception, suffix: str, as_json: bool) -> None:
 
 
 def _say(text: str, stream: TextIO) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the exit code tells it all the same
+    with contextlib.suppress(BrokenPipeError):  # the exit code still reports the error
         print(text, file=stream)
 
 
 @contextlib.contextmanager
 def _ending_with_its_reader() -> Iterator[None]:
-    """Where the reader of a pipe has gone, as `head` does, end without a word; an error's exit code stays."""
+    """Exit silently if the reader of the output pipe is gone, as after `head`; keep the exit code of an error."""
     stdout = sys.stdout
     try:
         yield
@@ -180,18 +180,18 @@ def _ending_with_its_reader() -> Iterator[None]:
             if _nobody_reads() and not end.code:
                 sys.exit(_UNREAD)
             raise
-        # Typer 0.29 makes an exit with 1 of any broken pipe, and wraps stdout; rich 15 does of one it prints to.
+        # Typer 0.29 turns any broken pipe into exit code 1, and wraps stdout; rich 15 does so when it prints to one.
         if _nobody_reads(ask=sys.stdout is not stdout) or sys.stdout is stdout:
             sys.exit(_UNREAD)
-        raise cause from None  # a pipe to another process: a defect
+        raise cause from None  # a pipe to another process: an internal error
 
 
 def _nobody_reads(*, ask: bool = False) -> bool:
-    """Whether stdout or stderr is a pipe without a reader; what is still to be written there is thrown away.
+    """Whether stdout or stderr is a pipe without a reader; pending output to it is discarded.
 
     Args:
-        ask: write a line end to stdout to find out. Python forgets a long text that it could not write, and then a
-            flush tells nothing.
+        ask: write a newline to stdout to find out. Python drops a long text that it could not write, and then a
+            flush detects nothing.
     """
     unread = False
     for stream in (sys.__stdout__, sys.__stderr__):
@@ -205,6 +205,6 @@ def _nobody_reads(*, ask: bool = False) -> bool:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())  # Python writes the rest when it ends
             os.close(nowhere)
-        except OSError:  # such as a full disk, which Python tells when it ends
+        except OSError:  # such as a full disk, which Python reports when it ends
             continue
     return unread

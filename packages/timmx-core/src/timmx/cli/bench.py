@@ -1,4 +1,4 @@
-"""`timmx bench FILE...`: how fast exported files are here, beside each other and beside PyTorch."""
+"""`timmx bench FILE...`: the speed of exported files on this machine, compared with each other and with PyTorch."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def bench(
         typer.Option(
             "--against",
             metavar="MODEL",
-            help="The PyTorch model that ratios are to: a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER. By default "
-            "they are to the first file.",
+            help="PyTorch model as the base of the ratios: a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER. "
+            "Default: the first file.",
         ),
     ] = None,
     compile_model: Annotated[
-        bool, typer.Option("--compile", help="Measure the model under torch.compile too; needs --against.")
+        bool, typer.Option("--compile", help="Also measure the model under torch.compile; needs --against.")
     ] = False,
     batch_sizes: Annotated[
         Ints | None,
@@ -42,7 +42,7 @@ def bench(
             "--batch-sizes",
             parser=Ints.parse,
             metavar="N,M,...",
-            help="Images a run, where the file takes any number; 1 by default.",
+            help="Images per run, if the file has a dynamic batch size. Default: 1.",
         ),
     ] = None,
     threads: Annotated[
@@ -51,22 +51,22 @@ def bench(
             "--threads",
             parser=Ints.parse,
             metavar="N,M,...",
-            help="Threads that the runtimes may use; by default all cores.",
+            help="Threads that the runtimes may use. Default: all cores.",
         ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", help="How long each case is timed, about, warm-up aside.")
+        float, typer.Option("--seconds", help="Approximate time to measure each case, without warm-up.")
     ] = 3.0,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", min=1, help="Turns of each case; by default turns of 0.1 s, at least 10."),
+        typer.Option("--rounds", min=1, help="Rounds to measure. Default: rounds of 0.1 s, at least 10."),
     ] = None,
     report: ReportOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure the latency, throughput and memory of exported files, in turns."""
+    """Measure the latency, throughput and memory of exported files."""
     from timmx.cli.terminal import working
     from timmx.tools.bench import bench as measure
 
@@ -75,7 +75,7 @@ def bench(
             from timmx.report import check_report_path
 
             check_report_path(report)
-        found = measure(
+        result = measure(
             files,
             against=against,
             model_options=model_options,
@@ -89,32 +89,32 @@ def bench(
             from timmx.report import write_report
             from timmx.tools.bench import bench_report as report_of
 
-            write_report(report_of(found), report)
-    print(json.dumps(found.to_dict(), indent=2) if as_json else _text(found, report))
-    if found.failed:  # the result stands on stdout already
-        named = ", ".join(dict.fromkeys(case.name for case in found.failed))
-        print(f"error: {named} could not be measured: {found.failed[0].error}", file=sys.stderr)
+            write_report(report_of(result), report)
+    print(json.dumps(result.to_dict(), indent=2) if as_json else _text(result, report))
+    if result.failed:  # the result is on stdout already
+        names = ", ".join(dict.fromkeys(case.name for case in result.failed))
+        print(f"error: {names} could not be measured: {result.failed[0].error}", file=sys.stderr)
         raise typer.Exit(2)
 
 
-_TITLES = ("file", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "images/s", "memory", "by base", "95 %")
+_TITLES = ("file", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "images/s", "memory", "ratio", "95 %")
 
 
-def _text(found: BenchResult, report: Path | None) -> str:
-    rows = [_TITLES, *map(_row, found.cases)]
+def _text(result: BenchResult, report: Path | None) -> str:
+    rows = [_TITLES, *map(_row, result.cases)]
     lines = format_table(rows)
     lines.append("")
-    for remark in found.remarks:
+    for remark in result.remarks:
         lines += textwrap.wrap(
             remark, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
         )
     lines.append(
-        f"Timed: {found.rounds} rounds in turns, each file in its own process; from array to array, without "
-        "reading images. memory: the process's peak."
+        f"Measured in {result.rounds} rounds, each file in its own process, from input array to output array, without "
+        "reading images. memory: peak of the process."
     )
-    if found.base is not None:
+    if result.base is not None:
         lines.append(
-            f"by base: p50 by that of {found.base}, with its interval of 95 %. In percentiles rounds weigh alike."
+            f"ratio: p50 relative to {result.base}, with its 95 % interval. Each round has the same weight."
         )
     if report is not None:
         lines.append(f"Report: {report}")
@@ -137,7 +137,7 @@ def _row(case: BenchCase) -> tuple[str, ...]:
 
 
 def _number(value: float | None) -> str:
-    """Three digits, never as a power of ten."""
+    """Three digits, never in scientific notation."""
     if value is None:
         return "-"
     decimals = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0

@@ -24,7 +24,7 @@ from timmx.errors import BackendError
 
 
 def register(app: typer.Typer) -> None:
-    """Give the commands to the application, in the order of its help."""
+    """Add the commands to the application, in the order of its help."""
     app.command("list")(list_models)
     app.command("info")(info)
     app.command("export")(export_many_command())
@@ -41,19 +41,19 @@ def register(app: typer.Typer) -> None:
 
 def list_models(
     pattern: Annotated[
-        str | None, typer.Argument(help="Part of a name, or a glob such as 'vit_*_224'.")
+        str | None, typer.Argument(help="Part of a model name, or a glob such as 'vit_*_224'.")
     ] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Only models with pretrained weights, with their tags.")
+        bool, typer.Option("--pretrained", help="List only models with pretrained weights, with tags.")
     ] = False,
     family: Annotated[
-        str | None, typer.Option("--family", help="Only models of this timm module, such as resnet.")
+        str | None, typer.Option("--family", help="List only models of this timm module, such as resnet.")
     ] = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List timm's models."""
+    """List the models of timm."""
     from dataclasses import asdict
 
     from timmx.cli.terminal import working
@@ -61,16 +61,16 @@ def list_models(
     from timmx.model import search
 
     with working(verbose):
-        found = search(pattern, family=family, pretrained=pretrained)
+        models = search(pattern, family=family, pretrained=pretrained)
     if as_json:
-        print(json.dumps([asdict(model) for model in found]))
-    elif not found:
-        asked = [pattern, f"--family {family}" if family else "", "--pretrained" if pretrained else ""]
+        print(json.dumps([asdict(model) for model in models]))
+    elif not models:
+        filters = [pattern, f"--family {family}" if family else "", "--pretrained" if pretrained else ""]
         raise ConfigurationError(
-            f"no model matches {' '.join(filter(None, asked))}".rstrip(),
+            f"no model matches {' '.join(filter(None, filters))}".rstrip(),
             hint="run timmx list without arguments to show all names",
         )
-    for model in () if as_json else found:
+    for model in () if as_json else models:
         for tag in model.pretrained if pretrained else ("",):
             print(f"{model.name}.{tag}" if tag else model.name)
 
@@ -88,35 +88,37 @@ def info(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show a model's size, cost, preprocessing and license; no weights are loaded."""
+    """Show a model's size, cost, preprocessing and license, without loading weights."""
     from timmx.cli.terminal import working
     from timmx.model import model_info
 
     with working(verbose):
-        found = model_info(model)
-    print(json.dumps(found.to_dict(), indent=2) if as_json else _lines(found.rows()))
+        details = model_info(model)
+    print(json.dumps(details.to_dict(), indent=2) if as_json else _lines(details.rows()))
 
 
 def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug: DebugOption = False) -> None:
-    """List installed backends and their state; each is tried in a process of its own."""
+    """List installed backends and their state; each is checked in its own process."""
     from dataclasses import asdict
 
     from timmx.cli.terminal import working
     from timmx.registry import is_strict, known_backends, probe_backends, require_sound
 
     with working(verbose):
-        found = probe_backends()
+        entries = probe_backends()
     if as_json:
-        print(json.dumps([asdict(item) for item in found], indent=2))
-    elif not found:
+        print(json.dumps([asdict(entry) for entry in entries], indent=2))
+    elif not entries:
         ours = ", ".join(facts["distribution"] for facts in known_backends().values())
-        print(f"No backend is installed. There are {ours}, and others: uv pip install NAME")
+        print(
+            f"No backend is installed. Available: {ours}, and third-party packages. Run: uv pip install NAME"
+        )
     else:
-        _print_backends(found)
+        _print_backends(entries)
     if is_strict():
         try:
-            require_sound(found)
-        except BackendError as exc:  # the result stands on stdout already
+            require_sound(entries)
+        except BackendError as exc:  # the result is on stdout already
             print(f"error: {exc.message}", file=sys.stderr)
             if exc.hint:
                 print(f"hint: {exc.hint}", file=sys.stderr)
@@ -124,7 +126,7 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
 
 
 def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: DebugOption = False) -> None:
-    """Say what this machine can do, and how to fix what it cannot. Exits with 2 if there are problems."""
+    """Check this machine and say how to fix problems. Exits with 2 if there are any."""
     from timmx.cli.terminal import working
     from timmx.registry import examine
 
@@ -148,25 +150,42 @@ def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: D
 
 def new_backend(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The new command: lower-case words joined by hyphens.")
+        str,
+        typer.Argument(metavar="NAME", help="Name of the new command: lower-case words joined by hyphens."),
     ],
+    suffix: Annotated[
+        str, typer.Option("--suffix", metavar="SUFFIX", help="Suffix of the format's files. Default: .NAME.")
+    ] = "",
+    title: Annotated[
+        str,
+        typer.Option(
+            "--name", metavar="TEXT", help="Name of the format in help and classes, such as OpenVINO."
+        ),
+    ] = "",
+    companions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--companion", metavar="SUFFIX", help="Suffix of a second file next to each artifact. Repeatable."
+        ),
+    ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--dir", help="The project's folder; by default timmx-NAME here.")
+        Path | None, typer.Option("--dir", help="Folder to create. Default: timmx-NAME.")
     ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write the project of a backend for another format, ready to test."""
-    from timmx.cli.new_backend import write_project
+    """Create the project of a backend for another format, ready to test."""
+    from timmx.cli.new_backend import NewBackend, write_project
 
-    project = write_project(name, folder or Path(f"timmx-{name}"))
+    new = NewBackend(name=name, title=title, suffix=suffix, companions=tuple(companions or ()))
+    project = write_project(new, folder or Path(f"timmx-{name}"))
     if as_json:
         print(json.dumps(project.to_dict(), indent=2))
         return
     print(project.folder)
     for file in project.files:
         print(f"  {file}")
-    print("Next, before you replace what says `Replace this`:")
+    print("Next, before you edit the places marked `Replace this`:")
     for command in project.next_commands:
         print(f"  {command}")
 
@@ -175,12 +194,12 @@ def _lines(rows: list[tuple[str, Any]]) -> str:
     return "\n".join(format_table(rows, left=(0, 1)))
 
 
-def _print_backends(found: Any) -> None:
+def _print_backends(entries: Any) -> None:
     rows = [("backend", "state", "distribution", "version", "contract")]
-    for item in found:
-        contract = "" if item.contract is None else str(item.contract)
-        rows.append((item.name, str(item.state), item.distribution, item.version, contract))
+    for entry in entries:
+        contract = "" if entry.contract is None else str(entry.contract)
+        rows.append((entry.name, str(entry.state), entry.distribution, entry.version, contract))
     print("\n".join(format_table(rows, left=range(5))))
-    for item in found:
-        if item.reason:
-            print(f"{item.selector}: {item.trouble}")
+    for entry in entries:
+        if entry.reason:
+            print(f"{entry.selector}: {entry.trouble}")

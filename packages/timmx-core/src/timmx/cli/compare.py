@@ -1,4 +1,4 @@
-"""`timmx compare DIR`: the artifacts of a folder side by side."""
+"""`timmx compare DIR`: a table of all artifacts in a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from timmx.cli.options import DebugOption, ReportOption, VerboseOption
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
-    from timmx.tools.compare import Row, SideBySide
+    from timmx.tools.compare import FolderComparison, Row
 
 
 def compare(
@@ -25,7 +25,7 @@ def compare(
         typer.Option(
             "--data",
             metavar="PATH",
-            help="Measure accuracy on these images: a folder with one folder a class, or a CSV of path and label.",
+            help="Measure accuracy on these images: a folder with one folder per class, or a CSV of path,label.",
         ),
     ] = None,
     against: Annotated[
@@ -33,19 +33,20 @@ def compare(
         typer.Option(
             "--against",
             metavar="MODEL",
-            help="Set the PyTorch model beside them: a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER.",
+            help="Add a row for this PyTorch model: a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER.",
         ),
     ] = None,
     measure_latency: Annotated[
-        bool, typer.Option("--bench/--no-bench", help="Measure latency, batch 1 where a file allows.")
+        bool,
+        typer.Option("--bench/--no-bench", help="Measure latency, at batch size 1 if the file allows it."),
     ] = True,
-    seconds: Annotated[float, typer.Option("--seconds", help="How long each is timed, about.")] = 3.0,
+    seconds: Annotated[float, typer.Option("--seconds", help="Approximate time to measure each file.")] = 3.0,
     report: ReportOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Set the files of a folder side by side: size, precision, proof, accuracy and latency."""
+    """Compare the files in a folder: size, precision, verification, accuracy, latency."""
     from timmx.cli.terminal import working
     from timmx.tools.compare import compare as run
 
@@ -54,7 +55,7 @@ def compare(
             from timmx.report import check_report_path
 
             check_report_path(report)
-        found = run(
+        comparison = run(
             folder,
             data=data,
             against=against,
@@ -63,56 +64,56 @@ def compare(
             seconds=seconds,
         )
         if report is not None:
-            _write(found, report)
-    print(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(_lines(found, report)))
-    for row in found.failed:
+            _write(comparison, report)
+    print(json.dumps(comparison.to_dict(), indent=2) if as_json else "\n".join(_lines(comparison, report)))
+    for row in comparison.failed:
         for error in row.errors:
             print(f"error: {row.name}: {error}", file=sys.stderr)
-    if found.failed:
+    if comparison.failed:
         raise typer.Exit(2)
 
 
-def _write(found: SideBySide, report: Path) -> None:
+def _write(comparison: FolderComparison, report: Path) -> None:
     from timmx.report import environment, this_command, write_report
     from timmx.tools.compare import compare_report
 
-    facts = environment() if found.bench is None else found.bench.environment
-    if found.data is not None:
-        facts = {"data": str(found.data), **facts}
-    write_report(compare_report(found, facts, [this_command()]), report)
+    facts = environment() if comparison.bench is None else comparison.bench.environment
+    if comparison.data is not None:
+        facts = {"data": str(comparison.data), **facts}
+    write_report(compare_report(comparison, facts, [this_command()]), report)
 
 
-def _lines(found: SideBySide, report: Path | None) -> list[str]:
+def _lines(comparison: FolderComparison, report: Path | None) -> list[str]:
     titles = ["file", "size", "precision", "verdict", "SNR", "top-1 agrees"]
-    if found.evaluations:
+    if comparison.evaluations:
         titles.append("accuracy")
-    if found.bench is not None:
+    if comparison.bench is not None:
         titles += ["p50", "images/s"]
-    lines = format_table([titles, *(_row(row, found) for row in found.rows)], (0, 2, 3))
+    lines = format_table([titles, *(_row(row, comparison) for row in comparison.rows)], (0, 2, 3))
     notes = [
-        f"* run by {row.engine}, not by its own runtime: the latency says nothing about a device."
-        for row in found.rows
+        f"* run by {row.engine}, not by the format's own runtime: the latency says nothing about a device."
+        for row in comparison.rows
         if row.engine and row.p50_ms is not None
     ]
     notes += [
-        f"{row.name} is measured at its batch of {row.batch_size}; p50 is of one run."
-        for row in found.rows
+        f"{row.name} is measured at its fixed batch size, {row.batch_size}; p50 is the latency of a whole batch."
+        for row in comparison.rows
         if row.batch_size not in (None, 1)
     ]
-    if not found.alike:
-        notes.append("Runs differ in the size or the number of their images: their latencies are no ranking.")
-    if found.mixed_inputs:
-        notes.append(found.mixed_inputs)
-    if found.unverified:
-        names = ", ".join(row.name for row in found.unverified)
-        notes.append(f"No verification is known of {names}: timmx verify measures it.")
-    notes += [f"Left out: {name}: {reason}" for name, reason in found.left_out]
+    if not comparison.alike:
+        notes.append("Input size or batch size differs between files: latencies are not comparable.")
+    if comparison.mixed_inputs:
+        notes.append(comparison.mixed_inputs)
+    if comparison.unverified:
+        names = ", ".join(row.name for row in comparison.unverified)
+        notes.append(f"No verification is recorded for {names}: run timmx verify.")
+    notes += [f"Left out: {name}: {reason}" for name, reason in comparison.left_out]
     if report is not None:
         notes.append(f"Report: {report}")
     return [*lines, *(["", *dict.fromkeys(notes)] if notes else [])]
 
 
-def _row(row: Row, found: SideBySide) -> list[str]:
+def _row(row: Row, comparison: FolderComparison) -> list[str]:
     cells = [
         row.name,
         "-" if row.size_bytes is None else size_text(row.size_bytes),
@@ -121,9 +122,9 @@ def _row(row: Row, found: SideBySide) -> list[str]:
         "-" if row.snr_db is None else f"{row.snr_db:.1f} dB",
         "-" if row.agreement is None else f"{100 * row.agreement:.1f} %",
     ]
-    if found.evaluations:
+    if comparison.evaluations:
         cells.append("-" if row.top1 is None else f"{100 * row.top1:.1f} %")
-    if found.bench is not None:
+    if comparison.bench is not None:
         cells.append("-" if row.p50_ms is None else f"{row.p50_ms:.3g} ms{'*' * bool(row.engine)}")
         cells.append("-" if row.images_per_s is None else f"{row.images_per_s:.0f}")
     return cells

@@ -1,4 +1,4 @@
-"""`timmx eval FILE --data DIR`: how many images of known classes an exported file reads right."""
+"""`timmx eval FILE --data DIR`: the accuracy of an exported file on labelled images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.base import format_table, shown
+from timmx.base import counted, format_table, shown
 from timmx.cli.options import (
     BatchSizeOption,
     DebugOption,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from timmx.tools.eval import Comparison, Evaluation
 
 _ALL_CLASSES, _WORST, _FIRST = 20, 10, 10
-"""Up to how many classes all are shown, how many of more, and how many images."""
+"""Show all classes if there are at most `_ALL_CLASSES`, else the `_WORST` worst ones; and `_FIRST` images."""
 
 
 def evaluate(
@@ -33,32 +33,32 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="DIR|CSV",
-            help="Images of known classes: a folder with one folder a class, called as the class is, or a CSV with the "
-            "columns path and label.",
+            help="Labelled images: a folder with one folder per class, named after it, or a CSV with the columns path "
+            "and label.",
         ),
     ],
     class_map: Annotated[
         Path | None,
         typer.Option(
             "--class-map",
-            help="Where the data calls classes otherwise: its names in the order of the classes, one a line.",
+            help="Dataset class names in model order, one per line, if they differ from the labels.",
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", help="Only so many images, evenly taken from the classes."),
+        typer.Option("--limit", help="Maximum number of images, taken evenly from the classes."),
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
             "--resume",
             metavar="JOURNAL",
-            help="Keep each answer in this file, and where it exists go on from there: after Ctrl-C, or a kill.",
+            help="Record each answer in this file; if it exists, continue from it, as after Ctrl-C or a kill.",
         ),
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option("--csv", metavar="FILE", help="Write a CSV with a line for each image."),
+        typer.Option("--csv", metavar="FILE", help="Write a CSV with one line per image."),
     ] = None,
     report: ReportOption = None,
     batch_size: BatchSizeOption = None,
@@ -68,7 +68,7 @@ def evaluate(
         typer.Option(
             "--against",
             metavar="MODEL",
-            help="Compare image by image with this PyTorch model, named as for an export, or with another file.",
+            help="Compare image by image with this PyTorch model, named as for an export, or another file.",
         ),
     ] = None,
     model_options: Any = None,
@@ -76,7 +76,7 @@ def evaluate(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure an exported file's accuracy on images of known classes."""
+    """Measure the accuracy of an exported file on labelled images."""
     from timmx.artifact import keep_inputs
     from timmx.cli.terminal import working
     from timmx.report import check_report_path
@@ -96,7 +96,7 @@ def evaluate(
             },
             {"FILE": file, "--against": against},
         )
-        found = run(
+        evaluation = run(
             file,
             data,
             class_map=class_map,
@@ -108,50 +108,52 @@ def evaluate(
             model_options=model_options,
         )
         if csv is not None:
-            write_csv(found, csv)
+            write_csv(evaluation, csv)
         if report is not None:
-            _write_report(found, report)
-    print(json.dumps(found.to_dict(), indent=2) if as_json else summary(found))
+            _write_report(evaluation, report)
+    print(json.dumps(evaluation.to_dict(), indent=2) if as_json else summary(evaluation))
 
 
-def summary(found: Evaluation) -> str:
-    """The figures, and each class or the worst of many."""
-    some = f" of {found.total:,} (--limit)" if len(found.images) < found.total else ""
+def summary(evaluation: Evaluation) -> str:
+    """The accuracy, and that of each class, or of the worst ones if there are many."""
+    some = f" of {evaluation.total:,} (--limit)" if len(evaluation.images) < evaluation.total else ""
     lines = [
-        f"{shown(found.path)} on {shown(found.data)}: {len(found.images):,} images{some}, "
-        f"{len(found.classes):,} classes",
+        f"{shown(evaluation.path)} on {shown(evaluation.data)}: {len(evaluation.images):,} images{some}, "
+        f"{len(evaluation.classes):,} classes",
         "  ".join(
-            ("top-1", _share(found.top1, found.top1_interval), f"{found.right:,} of {found.count:,} right")
+            (
+                "top-1",
+                _share(evaluation.top1, evaluation.top1_interval),
+                f"{evaluation.right:,} of {evaluation.count:,} correct",
+            )
         ),
     ]
-    if found.top5 is not None and found.top5_interval is not None:
-        lines.append("  ".join(("top-5", _share(found.top5, found.top5_interval))))
-    speed = f"speed  {found.images_per_s:,.0f} images/s, {found.seconds:.1f} s" if found.images_per_s else ""
+    if evaluation.top5 is not None and evaluation.top5_interval is not None:
+        lines.append("  ".join(("top-5", _share(evaluation.top5, evaluation.top5_interval))))
+    speed = (
+        f"speed  {evaluation.images_per_s:,.0f} images/s, {evaluation.seconds:.1f} s"
+        if evaluation.images_per_s
+        else ""
+    )
     lines += [speed] if speed else []
-    if found.resumed:
-        lines.append(f"{found.resumed:,} answers were in the journal already")
-    if found.unreadable:
-        one = len(found.unreadable) == 1
-        what = (
-            "1 image cannot be read, and does"
-            if one
-            else f"{len(found.unreadable):,} images cannot be read, and do"
-        )
-        lines.append(f"{what} not count:")
-        lines += [f"  {shown(name)}" for name, _ in found.unreadable[:_FIRST]]
-        lines += _more(len(found.unreadable), "--json names all")
-    lines += ["", *_class_lines(found)]
-    if found.against is not None:
-        lines += ["", *_against_lines(found, found.against)]
+    if evaluation.resumed:
+        lines.append(f"{evaluation.resumed:,} answers are from the journal")
+    if evaluation.unreadable:
+        lines.append(f"{counted(len(evaluation.unreadable), 'image')} cannot be read (not counted):")
+        lines += [f"  {shown(name)}" for name, _ in evaluation.unreadable[:_FIRST]]
+        lines += _more(len(evaluation.unreadable), "--json lists all")
+    lines += ["", *_class_lines(evaluation)]
+    if evaluation.against is not None:
+        lines += ["", *_against_lines(evaluation, evaluation.against)]
     return "\n".join(lines)
 
 
-def _class_lines(found: Evaluation) -> list[str]:
+def _class_lines(evaluation: Evaluation) -> list[str]:
     from timmx.tools.eval import worst_first
 
-    told, head = list(found.per_class), "class"
-    if len(told) > _ALL_CLASSES:
-        told, head = worst_first(found.per_class)[:_WORST], f"the {_WORST} worst classes"
+    classes, head = list(evaluation.per_class), "class"
+    if len(classes) > _ALL_CLASSES:
+        classes, head = worst_first(evaluation.per_class)[:_WORST], f"the {_WORST} worst classes"
     rows = [
         (
             item.name,
@@ -159,15 +161,15 @@ def _class_lines(found: Evaluation) -> list[str]:
             _percent(item.accuracy),
             f"{item.confused_with[0]} ({item.confused_with[1]:,})" if item.confused_with else "",
         )
-        for item in told
+        for item in classes
     ]
-    lines = [(head, "images", "right", "most often taken for"), *rows]
+    lines = [(head, "images", "accuracy", "most often confused with"), *rows]
     if not any(row[-1] for row in rows):
         return format_table([line[:-1] for line in lines])
     return format_table(lines, left=(0, 3))
 
 
-def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
+def _against_lines(evaluation: Evaluation, other: Comparison) -> list[str]:
     low, high = (100 * value for value in other.drop_interval)
     lines = [
         f"against {shown(other.name)}",
@@ -176,29 +178,29 @@ def _against_lines(found: Evaluation, other: Comparison) -> list[str]:
         "  ".join(("agree", _share(other.agreement, other.agreement_interval))),
     ]
     if not other.disagreements:
-        return [*lines, "No image is read differently."]
+        return [*lines, "All images are classified alike."]
     rows = [
         (
             item.image,
             item.truth,
-            _read(item.read, item.probability),
-            _read(item.against_read, item.against_probability),
+            _prediction(item.read, item.probability),
+            _prediction(item.against_read, item.against_probability),
         )
         for item in other.disagreements[:_FIRST]
     ]
-    head = ("read differently", "class", found.path.name, other.name)
+    head = ("classified differently", "class", evaluation.path.name, other.name)
     lines += ["", *format_table([head, *rows], left=range(4))]
-    return [*lines, *_more(len(other.disagreements), "--json, --csv and --report have all")]
+    return [*lines, *_more(len(other.disagreements), "--json, --csv and --report list all")]
 
 
-def _write_report(found: Evaluation, path: Path) -> None:
+def _write_report(evaluation: Evaluation, path: Path) -> None:
     from timmx.report import environment, this_command, write_report
     from timmx.tools.eval import evaluation_report
 
     machine = environment(
-        name for name in found.metadata.versions if name not in ("timmx-core", "timm", "torch")
+        name for name in evaluation.metadata.versions if name not in ("timmx-core", "timm", "torch")
     )
-    write_report(evaluation_report(found, machine, [this_command()]), path)
+    write_report(evaluation_report(evaluation, machine, [this_command()]), path)
 
 
 def _share(share: float, interval: tuple[float, float]) -> str:
@@ -209,8 +211,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _read(name: str | None, probability: float | None) -> str:
-    return "no number" if name is None or probability is None else f"{name} ({_percent(probability)})"
+def _prediction(name: str | None, probability: float | None) -> str:
+    return "NaN or infinity" if name is None or probability is None else f"{name} ({_percent(probability)})"
 
 
 def _more(count: int, where: str) -> list[str]:

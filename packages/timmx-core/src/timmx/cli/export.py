@@ -1,4 +1,4 @@
-"""`timmx <backend> MODEL`: the backend's command with a person in front of it."""
+"""`timmx <backend> MODEL`: the backend's command, with progress and results on the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def export_command(backend: ExportBackend) -> Callable[..., None]:
-    """The backend's command with `--verbose` and `--debug`, its result on stdout."""
+    """The backend's command with `--verbose` and `--debug`; prints the result on stdout."""
     command = backend.create_command()
 
     def run(verbose: bool = False, debug: bool = False, **values: Any) -> None:

@@ -1,4 +1,4 @@
-"""`timmx export MODEL --to FORMAT ...`: several formats from one load, from words or from a recipe."""
+"""`timmx export MODEL --to FORMAT ...`: several formats from one load, from options or a recipe."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _TARGETS = "Targets"
 
 @dataclass(frozen=True)
 class ManyOptions:
-    """The options of `timmx export` alone, or with a meaning of their own there."""
+    """Options that only `timmx export` has, or that have another meaning there."""
 
     to: Annotated[
         list[str] | None,
         typer.Option(
             "--to",
             metavar="FORMAT[:KEY=VALUE,...]",
-            help="A format, and options of its own: those that timmx FORMAT --help shows, of the shared ones "
-            "batch-size, dynamic-batch, min-snr and output, the file's name. KEY alone switches on; a value may hold "
-            "commas (batch-sizes=1,2,4). Repeatable.",
+            help="Export to this format, with options for it only: those that timmx FORMAT --help shows, and of the "
+            "shared ones batch-size, dynamic-batch, min-snr and output (the file name). KEY without a value is a "
+            "switch; values may contain commas (batch-sizes=1,2,4). Repeatable.",
             rich_help_panel=_TARGETS,
         ),
     ] = None
@@ -45,8 +45,8 @@ class ManyOptions:
             "--output",
             "-o",
             metavar="DIR",
-            help="The folder to write into; files in it are replaced after success. By default the current one, "
-            "where nothing is overwritten.",
+            help="Output folder; files in it are replaced after success. Default: the current folder, in which nothing "
+            "is overwritten.",
             rich_help_panel=_TARGETS,
         ),
     ] = None
@@ -55,7 +55,7 @@ class ManyOptions:
         typer.Option(
             "--recipe",
             metavar="FILE.toml",
-            help="Model, options and targets from a file; what is given beside it counts more.",
+            help="Read model, options and targets from a file; options on the command line override it.",
             rich_help_panel=_TARGETS,
         ),
     ] = None
@@ -63,14 +63,14 @@ class ManyOptions:
         bool,
         typer.Option(
             "--recipe-schema",
-            help="Print the JSON schema of a recipe for the formats that are installed, and exit.",
+            help="Print the JSON schema of recipes for the installed formats, and exit.",
             rich_help_panel=_TARGETS,
         ),
     ] = False
 
 
 def export_many_command() -> Callable[..., None]:
-    """The command, with every option that exports share."""
+    """The command, with all options that exports share."""
 
     def export(
         recipe_schema: bool = False,
@@ -86,9 +86,9 @@ def export_many_command() -> Callable[..., None]:
             _print_schema()
             return
         as_json = bool(values.pop("json"))
-        given = {name: value for name, value in values.items() if value not in (None, [])}
+        options = {name: value for name, value in values.items() if value not in (None, [])}
         with working(verbose or debug):
-            result = _run(given, recipe, this_command())
+            result = _run(options, recipe, this_command())
         if as_json:
             print(json.dumps(result.to_dict(), indent=2))
         else:
@@ -104,15 +104,13 @@ def export_many_command() -> Callable[..., None]:
 
     specs = option_specs(ExportRequest)
     model = specs["model"].parameter(optional=True)
-    # None stands for "not given": what a recipe says then counts, a default of ours does not.
+    # None means "not given": the recipe's value is used, not a default.
     shared = [
         specs[name].parameter(optional=name != "json")
         for name in specs
         if name != "model" and name not in option_specs(ManyOptions)
     ]
-    export.__doc__ = (
-        "Export a model to several formats at once: it is loaded, prepared and traced once for all."
-    )
+    export.__doc__ = "Export a model to several formats; it is loaded, prepared and traced once."
     set_signature(
         export,
         [
@@ -125,18 +123,18 @@ def export_many_command() -> Callable[..., None]:
     return export
 
 
-def _run(given: dict[str, Any], recipe: Path | None, command: str) -> ManyResult:
+def _run(options: dict[str, Any], recipe: Path | None, command: str) -> ManyResult:
     from timmx.exporting import export_many
 
-    to: list[Any] = given.pop("to", [])
+    to: list[Any] = options.pop("to", [])
     if recipe is not None:
         from timmx.exporting import read_recipe
 
-        stated = read_recipe(recipe)
-        to = to or list(stated.targets)
-        given = {**stated.options, "model": stated.model, "output": stated.output, **given}
-    model, output = given.pop("model", None), given.pop("output", None)
-    return export_many(model, to, output, command=command, **given)
+        content = read_recipe(recipe)
+        to = to or list(content.targets)
+        options = {**content.options, "model": content.model, "output": content.output, **options}
+    model, output = options.pop("model", None), options.pop("output", None)
+    return export_many(model, to, output, command=command, **options)
 
 
 def _print_schema() -> None:
@@ -174,7 +172,7 @@ def _print(result: ManyResult) -> None:
         print(f"Verified on {origin}." if not reasons else f"Run on {origin}: {'; '.join(sorted(reasons))}.")
     elif reasons:
         print(f"Not verified: {'; '.join(sorted(reasons))}.")
-    print(f"{result.seconds['total']:.1f} s in all, {shared:.1f} s of them for what all share.")
     print(
-        f"{result.manifest} keeps these figures; timmx compare {result.folder} sets the files side by side."
+        f"{result.seconds['total']:.1f} s in total, of which {shared:.1f} s for steps that all targets share."
     )
+    print(f"{result.manifest} records these results. To compare the files: timmx compare {result.folder}")

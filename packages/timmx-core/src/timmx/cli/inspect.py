@@ -1,4 +1,4 @@
-"""`timmx inspect FILE`: what a file is and how to feed it."""
+"""`timmx inspect FILE`: what a file contains and how to feed it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from timmx.tools.inspect import Inspection
 
 _WIDEST = 160
-"""As many characters of what a backend tells are shown in a line."""
+"""Maximum number of characters per line in the details of a backend."""
 _SHOWN = 8
-"""As many operations and labels are named; `--json` has all."""
+"""Maximum number of operations and labels shown; `--json` has all."""
 
 
 def inspect(
@@ -32,14 +32,14 @@ def inspect(
         typer.Option(
             "--snippet",
             metavar="LANGUAGE",
-            help="Print instead the shortest code that loads and feeds this very file: python, swift, kotlin or js.",
+            help="Print code that loads and feeds this file instead: python, swift, kotlin or js.",
         ),
     ] = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show a file's inputs, outputs, preprocessing, labels, model and proof; nothing is run."""
+    """Show a file's inputs, outputs, preprocessing, labels, model and verification."""
     from timmx.cli.terminal import working
 
     if snippet is not None:
@@ -55,17 +55,17 @@ def inspect(
     from timmx.tools.inspect import inspect_file
 
     with working(verbose):
-        found = inspect_file(file)
-    print(json.dumps(found.to_dict(), indent=2) if as_json else _text(found))
+        inspection = inspect_file(file)
+    print(json.dumps(inspection.to_dict(), indent=2) if as_json else _text(inspection))
 
 
-def _text(found: Inspection) -> str:
-    precision = found.metadata.precision if found.metadata else ""
-    head = (
-        f"{found.path}  {size_text(found.size_bytes)}  {found.backend}{f' {precision}' if precision else ''}"
-    )
-    rows = [(name, line) for name, lines in _rows(found) for name, line in _indented(name, lines)]
-    files = (f"  with {path.name}" for path in found.files[1:])
+def _text(inspection: Inspection) -> str:
+    format_name = inspection.backend
+    if inspection.metadata:
+        format_name += f" {inspection.metadata.precision}"
+    head = f"{inspection.path}  {size_text(inspection.size_bytes)}  {format_name}"
+    rows = [(name, line) for name, lines in _rows(inspection) for name, line in _indented(name, lines)]
+    files = (f"  with {path.name}" for path in inspection.files[1:])
     return "\n".join([head, *files, *format_table(rows, left=(0, 1))])
 
 
@@ -74,30 +74,30 @@ def _indented(name: str, lines: list[str]) -> Iterator[tuple[str, str]]:
         yield ("" if index else name), line
 
 
-def _rows(found: Inspection) -> Iterator[tuple[str, list[str]]]:
-    metadata = found.metadata
+def _rows(inspection: Inspection) -> Iterator[tuple[str, list[str]]]:
+    metadata = inspection.metadata
     if metadata:
         yield "model", [_model(metadata.model)]
-    yield "input", [_edge(edge) for edge in found.inputs] or ["the format does not tell"]
-    yield "output", [_edge(edge) for edge in found.outputs] or ["the format does not tell"]
+    yield "input", [_tensor(entry) for entry in inspection.inputs] or ["not stated by the format"]
+    yield "output", [_tensor(entry) for entry in inspection.outputs] or ["not stated by the format"]
     if metadata:
-        yield "image", list(found.preprocessing)
+        yield "image", list(inspection.preprocessing)
         yield "labels", [_labels(metadata.labels)]
     else:
         yield (
             "image",
-            ["unknown: timmx did not write this file, and nothing in it says how an image becomes its input"],
+            ["unknown: timmx did not write this file, so it does not state the preprocessing"],
         )
-    if found.operations:
-        yield "operations", [_operations(found.operations)]
-    if found.parameters is not None:
-        yield "parameters", [f"{found.parameters:,}"]
-    for name, value in found.told.items():
+    if inspection.operations:
+        yield "operations", [_operations(inspection.operations)]
+    if inspection.parameters is not None:
+        yield "parameters", [f"{inspection.parameters:,}"]
+    for name, value in inspection.details.items():
         if lines := _plain(value):
             yield name.replace("_", " "), [_cut(line) for line in lines]
     if metadata:
         yield "versions", [", ".join(f"{name} {version}" for name, version in metadata.versions.items())]
-    yield "verification", _proof(found)
+    yield "verification", _verification(inspection)
 
 
 def _model(model: ModelMetadata) -> str:
@@ -107,12 +107,12 @@ def _model(model: ModelMetadata) -> str:
     return f"{what}, {model.source}; {weights}; license {model.license or 'not stated'}"
 
 
-def _edge(edge: Mapping[str, Any]) -> str:
-    shape = f"({', '.join(map(str, edge['shape']))})" if edge["shape"] else ""
-    words = [edge["name"], edge["dtype"], shape, edge.get("layout", ""), edge.get("kind", "")]
-    if edge.get("picture"):
-        words.append(f"a picture, {edge['picture']}")
-    if stored := edge.get("quantization"):
+def _tensor(entry: Mapping[str, Any]) -> str:
+    shape = f"({', '.join(map(str, entry['shape']))})" if entry["shape"] else ""
+    words = [entry["name"], entry["dtype"], shape, entry.get("layout", ""), entry.get("kind", "")]
+    if entry.get("picture"):
+        words.append(f"image, {entry['picture']}")
+    if stored := entry.get("quantization"):
         number = f"(stored - {stored['zero_point']})" if stored["zero_point"] else "stored"
         words.append(f"real = {stored['scale']:.7g} * {number}")
     return "  ".join(filter(None, words))
@@ -120,7 +120,7 @@ def _edge(edge: Mapping[str, Any]) -> str:
 
 def _labels(labels: tuple[str, ...] | None) -> str:
     if not labels:
-        return "not known"
+        return "unknown"
     return f"{len(labels)}: {', '.join(labels[:_SHOWN])}{', ...' if len(labels) > _SHOWN else ''}"
 
 
@@ -132,7 +132,7 @@ def _operations(counts: Mapping[str, int]) -> str:
 
 
 def _plain(value: Any) -> list[str]:
-    """What a backend tells, as lines; nothing for what is empty."""
+    """A value from a backend as lines; no lines if it is empty."""
     if isinstance(value, dict):
         return (
             [", ".join(f"{name or 'default'} {_inner(item)}" for name, item in value.items())]
@@ -160,14 +160,16 @@ def _inner(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _proof(found: Inspection) -> list[str]:
-    if found.verification is None:
-        return [f"not known here; timmx verify {found.path} measures it" if found.metadata else "not known"]
+def _verification(inspection: Inspection) -> list[str]:
+    if inspection.verification is None:
+        return [
+            f"not recorded here; run timmx verify {inspection.path}" if inspection.metadata else "unknown"
+        ]
     from timmx.verification import VerificationReport
 
     try:
-        lines = verdict(VerificationReport.from_dict(found.verification["verification"]))
+        lines = verdict(VerificationReport.from_dict(inspection.verification["verification"]))
     except (LookupError, TypeError, ValueError):
-        lines = [str(found.verification["verification"]["status"])]
-    when = found.verification["measured"]
+        lines = [str(inspection.verification["verification"]["status"])]
+    when = inspection.verification["measured"]
     return [line.strip() for line in lines] + ([f"measured {when}"] if when else [])

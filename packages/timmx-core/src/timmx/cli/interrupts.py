@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost: libraries and Python itself swallow it in places where nothing may be raised."""
+"""Keeps Ctrl-C from getting lost: libraries, and Python where nothing can be raised, swallow it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _pressed = threading.Event()
 
 
 def keep_interrupts() -> None:
-    """Remember each Ctrl-C, and have one that fell into a callback of the garbage collector come again.
+    """Remember each Ctrl-C, and repeat one that was raised in a callback of the garbage collector.
 
-    Some libraries swallow it where they import what may be missing (coremltools 9): `stop_if_pressed` raises it at
-    the next step. In callbacks such as jax's, Python reports what is raised and goes on: then it comes again a moment
+    Some libraries swallow it while they import optional packages (coremltools 9): `stop_if_pressed` raises it at
+    the next step. In callbacks such as jax's, Python reports the exception and continues: it is repeated a moment
     later.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -27,7 +27,7 @@ def stop_if_pressed() -> None:
     """Raise a Ctrl-C that was swallowed.
 
     Raises:
-        KeyboardInterrupt: there was one.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     if _pressed.is_set():
         raise KeyboardInterrupt
@@ -48,6 +48,6 @@ def _again(unraisable: Any) -> None:
 def _press() -> None:
     main_thread = threading.main_thread().ident
     if main_thread is not None and hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(main_thread, signal.SIGINT)  # which wakes it where it sleeps
+        signal.pthread_kill(main_thread, signal.SIGINT)  # wakes the thread if it sleeps
     else:
         _thread.interrupt_main()

@@ -1,4 +1,4 @@
-"""Writes the project of a new backend, ready to test; its files are the templates in `templates/backend`."""
+"""Writes the project of a new backend, ready to test, from the templates in `templates/backend`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,72 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@dataclass(frozen=True)
-class Project:
-    """A project that was written.
+_SUFFIX = re.compile(r"\.[a-z0-9][a-z0-9_-]*")
+_TITLE = re.compile(r"[^\W_][\w .+-]{0,39}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewBackend:
+    """The settings of a new backend's project.
 
     Attributes:
-        name: the backend's, which is its command.
-        folder: where it lies.
-        files: what was written there, relative to `folder`.
+        name: the name of the command and the backend.
+        title: the format's name in help, class names and README; empty to use `name`.
+        suffix: of its files; empty to derive it from `name`.
+        companions: suffixes of further files next to each artifact, with the same stem.
+
+    Raises:
+        ConfigurationError: the name is invalid or in use, or a suffix or the title is invalid.
+    """
+
+    name: str
+    title: str = ""
+    suffix: str = ""
+    companions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if refusal := _refusal(self.name):
+            reason, hint = refusal
+            raise ConfigurationError(f"a new backend cannot be called {self.name}: {reason}", hint=hint)
+        if self.title and not _TITLE.fullmatch(self.title):
+            raise ConfigurationError(
+                f"--name {self.title!r} is not a name of up to 40 letters, digits, spaces, dots, + and -",
+                hint="write it as the format's users do, such as --name OpenVINO",
+            )
+        for flag, suffix in (("--suffix", self.suffix), *(("--companion", item) for item in self.companions)):
+            if suffix and not _SUFFIX.fullmatch(suffix):
+                raise ConfigurationError(
+                    f"{flag} {suffix!r} is not a dot and lower-case letters or digits",
+                    hint=f"write it as {flag} .xml",
+                )
+        if self.suffix in _our_suffixes():
+            raise ConfigurationError(
+                f"--suffix {self.suffix} is taken: timmx opens such files with a backend of its own",
+                hint="choose another suffix",
+            )
+        all_suffixes = (self.artifact_suffix, *self.companions)
+        if len(set(all_suffixes)) < len(all_suffixes):
+            raise ConfigurationError(
+                f"the suffixes {', '.join(all_suffixes)} are not all different",
+                hint="give the artifact and each --companion a suffix of its own",
+            )
+
+    @property
+    def artifact_suffix(self) -> str:
+        """The suffix of its files."""
+        if self.suffix:
+            return self.suffix
+        return f".{self.name}" if f".{self.name}" not in _our_suffixes() else f".timmx-{self.name}"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A new project on disk.
+
+    Attributes:
+        name: of the backend and its command.
+        folder: of the project.
+        files: all files, relative to `folder`.
     """
 
     name: str
@@ -40,7 +98,7 @@ class Project:
 
     @property
     def next_commands(self) -> tuple[str, ...]:
-        """What to type now, from where the project was made."""
+        """The commands to run next, from the current folder."""
         return (
             f"cd {shlex.quote(str(self.folder))}",
             "uv sync",
@@ -59,32 +117,28 @@ class Project:
         }
 
 
-def write_project(name: str, folder: Path) -> Project:
-    """Write the project of a backend called `name` into a folder that is empty or not there yet.
+def write_project(new: NewBackend, folder: Path) -> Project:
+    """Write the project of a backend into a folder that is empty or does not exist.
 
     Raises:
-        ConfigurationError: nobody may have that name, or somebody has it already.
         ArtifactError: the folder is not empty or cannot be written; nothing is left in it.
     """
-    if refusal := _refusal(name):
-        reason, hint = refusal
-        raise ConfigurationError(f"a new backend cannot be called {name}: {reason}", hint=hint)
     folder = folder.expanduser()
-    values = _values(name)
+    values = _values(new)
     files = {}
     for path, text in _templates(resources.files("timmx.cli").joinpath("templates", "backend")):
-        filled = Template(text).substitute(values).rstrip()  # a placeholder at the end may stand for nothing
+        filled = Template(text).substitute(values).rstrip()  # a placeholder at the end may be empty
         files[path.replace("PACKAGE", values["package"])] = f"{filled}\n" if filled else ""
     _write(folder, files)
-    return Project(name, folder, tuple(files))
+    return Project(new.name, folder, tuple(files))
 
 
 def _refusal(name: str) -> tuple[str, str] | None:
-    """Why a new backend may not be called so, and a hint; None where it may."""
+    """Why a new backend cannot have this name, and a hint; None if it can."""
     if trouble := registry.name_trouble(name):
-        likely = "-".join(re.findall(r"[a-z0-9]+", name.lower()))
-        better = f"try {likely}" if likely != name and not _refusal(likely) else "choose another name"
-        return trouble.rstrip("."), better
+        similar = "-".join(re.findall(r"[a-z0-9]+", name.lower()))
+        hint = f"try {similar}" if similar != name and not _refusal(similar) else "choose another name"
+        return trouble.rstrip("."), hint
     owners = {entry.name: f"{entry.distribution} {entry.version}" for entry in registry.entries()}
     owners |= {known: facts["distribution"] for known, facts in registry.known_backends().items()}
     if name in owners:
@@ -96,22 +150,76 @@ def _refusal(name: str) -> tuple[str, str] | None:
     return None
 
 
-def _values(name: str) -> dict[str, str]:
-    """What the templates' placeholders stand for."""
+def _our_suffixes() -> set[str]:
+    return {suffix for facts in registry.known_backends().values() for suffix in facts["suffixes"]}
+
+
+def _values(new: NewBackend) -> dict[str, str]:
+    """The values of the templates' placeholders."""
+    name = new.name
+    package = _distribution(name).replace("-", "_")
     stem = "".join(word.capitalize() for word in name.split("-"))
-    taken = {suffix for facts in registry.known_backends().values() for suffix in facts["suffixes"]}
+    titled = "".join(word[:1].upper() + word[1:] for word in re.findall(r"[^\W_]+", new.title))
+    if titled.isidentifier():  # unless it starts with a digit
+        stem = titled
     return {
         "name": name,
+        "title": new.title or name,
         "distribution": _distribution(name),
-        "package": _distribution(name).replace("-", "_"),
+        "package": package,
         "stem": stem,
         "backend": f"{stem}Backend",
         "options": f"{stem}Options",
         "runner": f"{stem}Runner",
-        "suffix": f".{name}" if f".{name}" not in taken else f".timmx-{name}",
+        "suffix": new.artifact_suffix,
+        **_companion_values(new.companions, package),
         "core_range": _core_range(importlib_metadata.version("timmx-core")),
         "core_source": _core_source(),
     }
+
+
+def _companion_values(suffixes: tuple[str, ...], package: str) -> dict[str, str]:
+    """The extra code of a project with companions; empty texts if there are none."""
+    if not suffixes:
+        return dict.fromkeys(_COMPANION_CODE, "")
+    listed = ", ".join(json.dumps(suffix) for suffix in suffixes) + ("," if len(suffixes) == 1 else "")
+    values = {
+        key: Template(text).substitute(package=package, suffixes=f"({listed})")
+        for key, text in _COMPANION_CODE.items()
+    }
+    shown = " and ".join(f"a `{suffix}` file" for suffix in suffixes)
+    return values | {"with_companions": f" with {shown} next to it"}
+
+
+_COMPANION_CODE = {
+    "with_companions": "",
+    "import_companions_last": ", companions",
+    "import_companions_first": "companions, ",
+    "companions_function": '''
+
+
+def companions(path: Path) -> tuple[Path, ...]:
+    """The files next to the artifact at `path` that belong to it."""
+    return tuple(path.with_suffix(suffix) for suffix in $suffixes)''',
+    "write_companions": """
+    # Replace this: the content of the files next to `job.path`. They have its stem.
+    for companion in companions(job.path):
+        companion.write_bytes(b"Replace this")""",
+    "require_companions": """
+        for companion in companions(path):
+            if not companion.is_file():
+                raise ArtifactError(
+                    f"{companion} is missing: it belongs to {path.name}",
+                    hint="copy both files, or export it again",
+                )""",
+    "files_method": """
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        from $package.archive import companions
+
+        (main,) = super().files(path)
+        return (main, *(item for item in companions(path) if item.is_file()))""",
+}
 
 
 def _distribution(name: str) -> str:
@@ -119,7 +227,7 @@ def _distribution(name: str) -> str:
 
 
 def _core_range(version: str) -> str:
-    """The releases of the core that keep to this one's contract: the same major, or below 1.0 the same minor."""
+    """The compatible releases of the core: the same major version, or below 1.0 the same minor version."""
     from packaging.version import Version
 
     core = Version(version)
@@ -128,20 +236,20 @@ def _core_range(version: str) -> str:
 
 
 def _core_source() -> str:
-    """For uv: where the core came from, if that is a place on this machine and no package index."""
+    """The `[tool.uv.sources]` entry of the core if it was installed from a local path, else empty."""
     origin = json.loads(importlib_metadata.distribution("timmx-core").read_text("direct_url.json") or "{}")
     if not origin.get("url", "").startswith("file:"):
         return ""
     path = json.dumps(url2pathname(urlsplit(origin["url"]).path), ensure_ascii=False)
     editable = ", editable = true" if origin.get("dir_info", {}).get("editable") else ""
     return (
-        "\n# The core that made this project lies on this machine. Leave this out before you publish.\n"
+        "\n# The core that wrote this project is a local checkout. Remove this before you publish.\n"
         f"[tool.uv.sources]\ntimmx-core = {{ path = {path}{editable} }}"
     )
 
 
 def _templates(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Path and text of every template below a folder, without the suffix that keeps tools from reading it as code."""
+    """Path and text of every template below a folder, without `.template`, which keeps linters away from it."""
     for item in sorted(folder.iterdir(), key=lambda item: item.name):
         if item.is_dir():
             yield from _templates(item, f"{prefix}{item.name}/")
@@ -150,12 +258,12 @@ def _templates(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str
 
 
 def _write(folder: Path, files: dict[str, str]) -> None:
-    """Write new files and the folders that they need; after a failure or Ctrl-C none of them is left.
+    """Write new files and their folders; after a failure or Ctrl-C, remove them again.
 
     Raises:
-        ArtifactError: the folder is not empty, or the file system refuses.
+        ArtifactError: the folder is not empty or cannot be written to.
     """
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ArtifactError(
@@ -165,12 +273,12 @@ def _write(folder: Path, files: dict[str, str]) -> None:
             path = folder / name
             for parent in reversed([parent for parent in path.parents if not parent.exists()]):
                 parent.mkdir()
-                made.append(parent)
+                created.append(parent)
             with path.open("x", encoding="utf-8", newline="\n") as file:
-                made.append(path)
+                created.append(path)
                 file.write(text)
     except BaseException as exc:
-        for path in reversed(made):
+        for path in reversed(created):
             with contextlib.suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
         if isinstance(exc, OSError):

@@ -30,7 +30,7 @@ DebugOption = Annotated[
 
 @dataclass(frozen=True)
 class MessageOptions:
-    """What every command that exports takes in addition to its own options."""
+    """Options that every export command has in addition to its own."""
 
     verbose: VerboseOption = False
     debug: DebugOption = False
@@ -40,31 +40,31 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A file that 
 
 ReportOption = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FILE.html", help="Write tables and plots as one HTML file too."),
+    typer.Option("--report", metavar="FILE.html", help="Also write an HTML file with tables and plots."),
 ]
 
 BatchSizeOption = Annotated[
     int | None,
-    typer.Option("--batch-size", help="Images at once, where the file takes any number; 8 by default."),
+    typer.Option("--batch-size", help="Images per run, if the file has a dynamic batch size. Default: 8."),
 ]
 
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", help="Threads that decode images; by default one a core, up to 16."),
+    typer.Option("--workers", help="Threads that decode images. Default: one per core, up to 16."),
 ]
 
 
 def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `--pretrained`, `--checkpoint` and the like, as every export has them.
+    """Add the model options of exports to a command, such as `--pretrained` and `--checkpoint`.
 
-    They reach the command as one keyword, `model_options`: a mapping by name, whatever was not given left out.
+    The command receives them as one keyword, `model_options`: a mapping by name, without those that were not given.
     """
     specs = option_specs(ExportRequest)
     signature = inspect.signature(command, eval_str=True)
 
     def run(**values: Any) -> None:
-        given = {name: values.pop(name) for name in MODEL_OPTIONS}
-        command(model_options={k: v for k, v in given.items() if v != specs[k].default}, **values)
+        options = {name: values.pop(name) for name in MODEL_OPTIONS}
+        command(model_options={k: v for k, v in options.items() if v != specs[k].default}, **values)
 
     own = [item for name, item in signature.parameters.items() if name != "model_options"]
     further = [specs[name].parameter() for name in MODEL_OPTIONS]

@@ -1,4 +1,4 @@
-"""`timmx predict FILE IMAGE...`: what an exported file sees in images."""
+"""`timmx predict FILE IMAGE...`: the classes that an exported file predicts for images."""
 
 from __future__ import annotations
 
@@ -22,22 +22,20 @@ def predict(
         list[str],
         typer.Argument(
             metavar="IMAGE",
-            help="Image files, folders (with all below them), or globs in quotes such as 'photos/**/*.jpg'.",
+            help="Image files, folders (searched recursively), or quoted globs such as 'photos/**/*.jpg'.",
         ),
     ],
-    top_k: Annotated[
-        int, typer.Option("--top-k", help="Classes shown for each image, at most as many as there are.")
-    ] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", help="Number of classes to show for each image.")] = 5,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print CSV on stdout: path, rank, class, label, probability.")
+        bool, typer.Option("--csv", help="Print CSV: path, rank, class, label, probability.")
     ] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Classify images with an exported file and the preprocessing that its metadata states."""
+    """Classify images with an exported file, preprocessed as its metadata says."""
     from timmx.cli.terminal import working
     from timmx.errors import ConfigurationError
     from timmx.tools.predict import predict as run
@@ -45,19 +43,19 @@ def predict(
     if as_csv and as_json:
         raise ConfigurationError("--csv and --json both write to stdout", hint="give only one of them")
     with working(verbose):
-        found = run(file, images, top_k=top_k, batch_size=batch_size, workers=workers)
+        predictions = run(file, images, top_k=top_k, batch_size=batch_size, workers=workers)
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        print(json.dumps(predictions.to_dict(), indent=2))
     elif as_csv:
-        _print_csv(found)
+        _print_csv(predictions)
     else:
-        print(_table(found, name_once=sys.stdout.isatty()))
+        print(_table(predictions, name_once=sys.stdout.isatty()))
 
 
 _COLUMNS = ("image", "rank", "class", "label", "probability")
 
 
-def _rows(found: Predictions, decimals: str = ".4f") -> list[tuple[str, ...]]:
+def _rows(predictions: Predictions, decimals: str = ".4f") -> list[tuple[str, ...]]:
     return [
         (
             printable(str(image.path)),
@@ -66,22 +64,22 @@ def _rows(found: Predictions, decimals: str = ".4f") -> list[tuple[str, ...]]:
             printable(guess.label or ""),
             format(guess.probability, decimals),
         )
-        for image in found.images
+        for image in predictions.images
         for rank, guess in enumerate(image.guesses, 1)
     ]
 
 
-def _print_csv(found: Predictions) -> None:
+def _print_csv(predictions: Predictions) -> None:
     import csv
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(("path", *_COLUMNS[1:]))
-    writer.writerows(_rows(found, ".6g"))
+    writer.writerows(_rows(predictions, ".6g"))
 
 
-def _table(found: Predictions, name_once: bool) -> str:
-    """Columns side by side, without labels where there are none; on a terminal each image is named once."""
-    rows = [_COLUMNS, *_rows(found)]
+def _table(predictions: Predictions, name_once: bool) -> str:
+    """A table, without the label column if labels are unknown; on a terminal each image is named once."""
+    rows = [_COLUMNS, *_rows(predictions)]
     if name_once:
         rows = [
             ("" if rank not in ("rank", "1") else image, number, label, probability)

@@ -1,4 +1,4 @@
-"""Results as a person reads them on the terminal."""
+"""Formats results for the terminal."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def summary(result: ExportResult) -> str:
-    """What was written and what it is worth, in a few lines."""
+    """The files of an export with size and precision, and its verification, in a few lines."""
     lines = [f"{result.path}  {size_text(result.size_bytes)}  {result.precision}"]
-    lines += [f"  with {_beside(result.path, path)}" for path in result.files[1:]]
+    lines += [f"  with {_short_path(result.path, path)}" for path in result.files[1:]]
     return "\n".join([*lines, *verdict(result.verification)])
 
 
-def _beside(artifact: Path, further: Path) -> str:
+def _short_path(artifact: Path, further: Path) -> str:
     return further.name if further.parent == artifact.parent else str(further)
 
 
 def verdict(report: VerificationReport) -> list[str]:
-    """What was measured, in a line or more."""
+    """The result of a verification, in one line or more."""
     status = f"{report.status}: {report.reason}" if report.reason else f"{report.status}"
     if report.snr_db is None:
         return [status]

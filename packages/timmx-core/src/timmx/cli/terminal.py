@@ -1,4 +1,4 @@
-"""Where words go: results to stdout, progress and warnings to stderr, library chatter to a log."""
+"""Where output goes: results to stdout, progress and warnings to stderr, output of libraries to a log."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _NOT_YET = 0.999
-"""A step's whole share: it is over when the next one begins."""
+"""The largest progress of a step that is still running: a step ends when the next one begins."""
 
 
 class TerminalReporter(Reporter):
-    """Shows steps as they run where stderr is a terminal, and warnings always."""
+    """Shows progress if stderr is a terminal, and always warnings."""
 
     def __init__(self, stream: IO[str], verbose: bool) -> None:
         self._stream = stream
         self._verbose = verbose
-        self._said: set[str] = set()
+        self._warnings: set[str] = set()
         self._stage = ""
         self._progress: Progress | None = None
         self._rows: dict[str, TaskID] = {}
@@ -91,9 +91,9 @@ class TerminalReporter(Reporter):
 
     def warn(self, text: str) -> None:
         text = shown(f"{self._row}: {text}" if self._row else text)
-        if text in self._said:  # what is checked before and after torch is imported is said once
+        if text in self._warnings:  # some checks run both before and after torch is imported
             return
-        self._said.add(text)
+        self._warnings.add(text)
         if self._progress is not None:
             self._progress.console.print(f"warning: {text}", markup=False, highlight=False)
         else:
@@ -105,7 +105,7 @@ class TerminalReporter(Reporter):
 
 
 def _progress(stream: IO[str]) -> Progress:
-    """A line for each step; with a bar and the time that is left where the step tells how far it is."""
+    """One line per step, with a bar and the remaining time if the step reports its progress."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -142,7 +142,7 @@ def _progress(stream: IO[str]) -> Progress:
 
 
 def _plain(text: str) -> str:
-    """Words as they are: a file's name may hold brackets, which rich would take for markup."""
+    """Escape brackets, as in a file name, which rich would take for markup."""
     from rich.markup import escape
 
     return escape(text)
@@ -150,10 +150,10 @@ def _plain(text: str) -> str:
 
 @contextlib.contextmanager
 def working(verbose: bool) -> Iterator[None]:
-    """Report on stderr, and keep what libraries print off the screen.
+    """Report on stderr, and keep the output of libraries off the screen.
 
-    Converters print to both streams, some of them below Python, so the file descriptors are redirected too:
-    into a log that is thrown away, or to stderr with `verbose`.
+    Converters print to both streams, some of them from native code, so the file descriptors are redirected too:
+    to a log that is discarded, or to stderr with `verbose`.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -161,14 +161,14 @@ def working(verbose: bool) -> Iterator[None]:
         stream = stack.enter_context(_own_stderr())
         reporter = TerminalReporter(stream, verbose)
         stack.callback(reporter.close)
-        stack.enter_context(_chatter_to(stream if verbose else None))
+        stack.enter_context(_library_output_to(stream if verbose else None))
         stack.enter_context(reporting(reporter))
         yield
 
 
 @contextlib.contextmanager
 def _own_stderr() -> Iterator[IO[str]]:
-    """A handle on stderr that stays with us while descriptor 2 points elsewhere."""
+    """A handle of stderr that stays valid while descriptor 2 is redirected."""
     if not _is_descriptor(sys.stderr, 2):  # captured by a test or an embedding program
         yield sys.stderr
         return
@@ -177,7 +177,7 @@ def _own_stderr() -> Iterator[IO[str]]:
 
 
 @contextlib.contextmanager
-def _chatter_to(stream: IO[str] | None) -> Iterator[None]:
+def _library_output_to(stream: IO[str] | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         log = stream or stack.enter_context(
             tempfile.TemporaryFile("w", encoding="utf-8", errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""`timmx verify FILE`: the verification of an export again, later or elsewhere."""
+"""`timmx verify FILE`: repeat the verification of an export, later or on another machine."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def verify(
         typer.Option(
             "--against",
             metavar="MODEL",
-            help="The model that the file was made from, as it was named for the export, or another file. Default: "
-            "what the file's metadata names.",
+            help="Model that the file was exported from, named as for the export, or another file. Default: the model "
+            "in the file's metadata.",
         ),
     ] = None,
     verify_data: Annotated[
@@ -32,8 +32,8 @@ def verify(
         typer.Option(
             "--verify-data",
             metavar="DIR",
-            help="Images to verify on, searched in all subfolders. Default: the samples/ folder of a local-dir: model, "
-            "else made ones.",
+            help="Folder of images to verify on, searched recursively. Default: samples/ of a local-dir: model, else "
+            "synthetic images.",
         ),
     ] = None,
     min_snr: Annotated[
@@ -41,21 +41,21 @@ def verify(
         typer.Option(
             "--min-snr",
             metavar="DB",
-            help="Least signal-to-noise ratio, in dB. Default: by precision (60 for fp32).",
+            help="Minimum signal-to-noise ratio in dB. Default: depends on the precision (60 for fp32).",
         ),
     ] = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Run a file beside its PyTorch model again, as its export did. Exits with 2 where they differ."""
+    """Compare a file with its PyTorch model again. Exits with 2 if they differ."""
     from timmx.cli.terminal import working
     from timmx.tools.verify import verify_file
 
     with working(verbose):
-        found = verify_file(file, against, model_options, verify_data=verify_data, min_snr=min_snr)
+        result = verify_file(file, against, model_options, verify_data=verify_data, min_snr=min_snr)
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        print(json.dumps(result.to_dict(), indent=2))
         return
-    print(f"{found.path}  {size_text(found.size_bytes)}  {found.precision}  against {found.against}")
-    print("\n".join(verdict(found.verification)))
+    print(f"{result.path}  {size_text(result.size_bytes)}  {result.precision}  against {result.against}")
+    print("\n".join(verdict(result.verification)))

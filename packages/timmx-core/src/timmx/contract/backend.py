@@ -1,7 +1,7 @@
 """What a backend is: the contract between the core and every plugin, version 1.
 
-Light on purpose: a plugin's entry point imports this file, and `timmx <backend> --help` imports the entry
-point, so nothing here (and nothing at the top of a plugin's own module) may import torch or a converter.
+A plugin's entry point imports this file, and `timmx <backend> --help` imports the entry point. Nothing here, and
+nothing at the top of a plugin's own module, may import torch or a converter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from timmx.contract.snippet import Snippet
 
 CONTRACT = 1
-"""The contract version that this core speaks; `SUPPORTED_CONTRACTS` are those that it accepts."""
+"""The contract version of this core; `SUPPORTED_CONTRACTS` are the versions that it accepts."""
 
 SUPPORTED_CONTRACTS = range(1, 2)
 
@@ -34,9 +34,9 @@ _command_maker: Callable[[ExportBackend], Callable[..., Any]] | None = None
 
 
 def register_command_maker(maker: Callable[[ExportBackend], Callable[..., Any]]) -> None:
-    """Supply the body of `ExportBackend.create_command`, which exports: rooms above this one know how.
+    """Register the body of `ExportBackend.create_command`, which lies in a room above this one.
 
-    `import timmx` does it once.
+    `import timmx` calls this once.
     """
     global _command_maker
     _command_maker = maker
@@ -48,20 +48,19 @@ class NoOptions:
 
 
 class ExportBackend(ABC):
-    """A plugin that writes one format; subclass it and name the subclass in `timmx.backends`.
+    """A plugin that writes one format; register the subclass under the entry-point group `timmx.backends`.
 
     Attributes:
         contract: the contract version that the plugin was written for, a literal.
         name: the command, lower-case words joined by hyphens; equal to the entry point's name.
         help: one or two sentences for `timmx <name> --help`.
         suffixes: every file suffix that `open` takes, the default first.
-        options: a frozen dataclass, one field an option: `field: Annotated[type, typer.Option(...)] = default`.
-        capabilities: what the format cannot do, with reasons.
-        caveat: what a user should know before relying on it, such as hardware that it was never tried on; `timmx
-            doctor` shows it.
-        snippet_languages: what `snippet` knows, of python, swift, kotlin and js.
+        options: a frozen dataclass, one field per option: `field: Annotated[type, typer.Option(...)] = default`.
+        capabilities: what the format does not support, with reasons.
+        caveat: a limitation that users should know, such as hardware that was not tested; `timmx doctor` shows it.
+        snippet_languages: languages that `snippet` supports, of python, swift, kotlin and js.
         toolchain: distributions that convert, write or run the file, such as `("onnx", "onnxruntime")`. The metadata
-            has the versions of those that are installed.
+            records the versions of the installed ones.
     """
 
     contract: ClassVar[int]
@@ -75,36 +74,36 @@ class ExportBackend(ABC):
     toolchain: ClassVar[tuple[str, ...]] = ()
 
     def create_command(self) -> Callable[..., Any]:
-        """A plain function with Annotated parameters: Typer can register it, Python can call it.
+        """A function with Annotated parameters that Typer can register and Python can call.
 
-        It takes the shared options and the backend's own, exports, and returns an `ExportResult`.
+        It takes the shared options and the backend's own, exports a model, and returns an `ExportResult`.
         """
         assert _command_maker is not None, "importing timmx registers it"
         return _command_maker(self)
 
     def output_suffix(self, options: Any) -> str:
-        """The suffix that these options write."""
+        """The suffix of the file that is written with these options."""
         return self.suffixes[0]
 
     def source_artifact(self, options: Any) -> Path | None:
-        """A file of an earlier export that these options take in MODEL's place; None where MODEL is due.
+        """The file of an earlier export that these options convert instead of MODEL; None if MODEL is required.
 
-        Where a backend has this, MODEL may be left out, and `job.capture` is not to be called. What the artifact is
-        verified by are the answers of the file itself, which `open` and `read_metadata` take.
+        A backend that overrides this must not call `job.capture` for such a file. The artifact is verified against
+        the outputs of that file, so `open` and `read_metadata` must accept it.
         """
         return None
 
     def check_environment(
         self, request: ExportRequest | None = None, options: Any = None
     ) -> Sequence[Problem]:
-        """What this machine lacks for this request, or for any where none is given. Never raises."""
+        """Problems of this machine for this request, or for any request if it is None. Never raises."""
         return ()
 
     def validate(self, request: ExportRequest, options: Any) -> None:
-        """Refuse what cannot work, before anything heavy is imported.
+        """Check the options before anything heavy is imported.
 
         Raises:
-            ConfigurationError: a combination that makes no sense, with a hint.
+            ConfigurationError: the options contradict each other or the request, with a hint.
         """
 
     @abstractmethod
@@ -121,7 +120,7 @@ class ExportBackend(ABC):
 
         Args:
             path: the artifact.
-            settings: device and threads; `settings.require_device` refuses a device that the runtime does not have.
+            settings: device and threads; `settings.require_device` raises for a device that the runtime lacks.
 
         Raises:
             RuntimeUnavailable: it cannot run here, with the reason.
@@ -130,7 +129,7 @@ class ExportBackend(ABC):
         """
 
     def open_exported(self, path: Path, options: Any, settings: OpenSettings) -> Runner:
-        """Open the file that was just exported with these options, for its verification; calls `open` by default.
+        """Open a file for verification right after it was exported with these options; calls `open` by default.
 
         Raises:
             RuntimeUnavailable, ArtifactError: see `open`.
@@ -139,20 +138,20 @@ class ExportBackend(ABC):
 
     @abstractmethod
     def read_metadata(self, path: Path) -> dict[str, Any]:
-        """The JSON inside an artifact, or {} where there is none; without torch where the format allows.
+        """The JSON metadata of an artifact, or {} if it has none; without importing torch where possible.
 
-        The core checks it and makes it a `Metadata`.
+        The core checks it and converts it to a `Metadata`.
 
         Raises:
             ArtifactError: the file is not of this format.
         """
 
     def inspect(self, path: Path) -> dict[str, Any]:
-        """What the format can tell of a file beyond its metadata; optional, JSON values, light.
+        """Facts about a file beyond its metadata, as JSON values; optional, imports nothing heavy.
 
-        `operations` maps the format's own names of operations to their count, `parameters` is a number, `inputs` and
-        `outputs` list what the graph itself says of its edges: `name`, `shape`, `dtype`, and `quantization` as in the
-        metadata where there is one. Other keys are shown as they are.
+        `operations` maps the format's names of operations to their count, `parameters` is a number, `inputs` and
+        `outputs` list the tensors of the graph: `name`, `shape`, `dtype`, and `quantization` as in the metadata if
+        they are quantized. Other keys are shown as they are.
 
         Raises:
             ArtifactError: the file is not of this format.
@@ -160,12 +159,12 @@ class ExportBackend(ABC):
         return {}
 
     def snippet(self, path: Path, metadata: Metadata, language: str) -> Snippet | None:
-        """How this file is run in one of `snippet_languages`; optional.
+        """Code that runs this file in one of `snippet_languages`; optional.
 
         Args:
-            path: of a file that timmx wrote.
-            metadata: what it says about itself.
-            language: of `snippet_languages`.
+            path: a file that timmx wrote.
+            metadata: its metadata.
+            language: one of `snippet_languages`.
 
         Returns:
             None for Python code that opens the file with `timmx.open`.

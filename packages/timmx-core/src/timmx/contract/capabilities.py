@@ -1,4 +1,4 @@
-"""What a format can hold, in which arithmetic, and what this machine lacks for it."""
+"""Precisions, capabilities of a format, and problems of the environment."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal
 
 
 class Precision(StrEnum):
-    """The arithmetic of an artifact, as its metadata and the floors of verification name it."""
+    """The arithmetic of an artifact, as named in its metadata and by verification."""
 
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
     INT8_WEIGHTS = "int8-weights"
-    """8-bit weights, float activations: weight-only, or quantized while running ("dynamic")."""
+    """8-bit weights and float activations: weight-only, or quantized at run time ("dynamic")."""
     INT8 = "int8"
     INT16X8 = "int16x8"
     """16-bit activations, 8-bit weights."""
@@ -25,27 +25,27 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that the environment lacks, and the command that fixes it."""
+    """A requirement that the environment does not meet, and the command that fixes it."""
 
     message: str
     fix: str
     partial: bool = False
-    """The backend does part of its work all the same: `doctor` shows it as a limit, not as a problem."""
+    """The backend still works in part: `doctor` shows a limit, not a problem."""
 
 
 NOT_DECLARED = "not declared by this backend"
-"""The default of every capability that is added after contract 1's first release: closed until it is claimed."""
+"""The default of capabilities that are added after the first release of contract 1: off until a backend declares it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What a format can hold: True, or the reason why not, which the user is shown word for word."""
+    """What a format supports: True, or the reason why not, which is shown to the user."""
 
     dynamic_batch: Literal[True] | str = True
     dynamic_batch_from_one: Literal[True] | str = True
-    """An explicit `--batch-size 1` beside `--dynamic-batch`."""
+    """An explicit `--batch-size 1` with `--dynamic-batch`."""
     several_outputs: Literal[True] | str = True
     cuda: Literal[True] | str = True
-    """Tracing, exporting and verifying with `--device cuda`."""
+    """Tracing, export and verification with `--device cuda`."""
     reproducible: Literal[True] | str = True
-    """The same export twice gives the same bytes."""
+    """Repeating an export gives the same bytes."""

@@ -1,4 +1,4 @@
-"""One export as a backend sees it: the job it is given, and what it reports."""
+"""One export as a backend sees it: the job that it receives and the result that it returns."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` reports of the file that it wrote."""
+    """The result of `ExportBackend.export`."""
 
     precision: Precision
     notes: tuple[str, ...] = ()
-    """What the user should know of this file, one line each."""
+    """What the user should know about this file, one line each."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.precision, Precision) or not isinstance(self.notes, tuple):
@@ -37,41 +37,41 @@ class Exported:
 class Calibration(Protocol):
     """Typical inputs, (1, C, H, W) float32 each, as the artifact takes them before any quantization.
 
-    They are read while they are iterated, never all in memory, and may be iterated as often as needed.
+    They are read during iteration, never all in memory, and can be iterated repeatedly.
     """
 
     @property
     def origin(self) -> str:
-        """Where they come from, such as `128 images of photos`."""
+        """Their source, such as `128 images of photos`."""
 
     def __len__(self) -> int:
-        """How many there are; images that turn out to be damaged while they are read no longer count."""
+        """Number of inputs, without images that proved to be damaged when they were read."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """One by one, (1, C, H, W) float32.
+        """Single inputs, (1, C, H, W) float32.
 
         Raises:
             ConfigurationError: too few of them can be read.
         """
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """(size, C, H, W) float32; the last batch is filled up with inputs of its own.
+        """Batches, (size, C, H, W) float32; the last one is filled up by repeating its inputs.
 
         Raises:
-            ConfigurationError: too few of them can be read.
+            ConfigurationError: too few inputs can be read.
         """
 
 
 class ExportJob(Protocol):
-    """One export, as a backend sees it. The core makes it; a backend only reads it."""
+    """One export, as a backend sees it. The core creates it; a backend only reads it."""
 
     @property
     def request(self) -> ExportRequest:
-        """The shared options, as the user gave them."""
+        """The shared options of the user."""
 
     @property
     def path(self) -> Path:
-        """Where to write: the artifact's final name, in a private folder. Its neighbours are published too."""
+        """Where to write: the artifact's final name in a private folder; other files there are published too."""
 
     @property
     def model(self) -> torch.nn.Module:
@@ -79,7 +79,7 @@ class ExportJob(Protocol):
 
     @property
     def example_input(self) -> torch.Tensor:
-        """An input of the traced size, (N, C, H, W), float32."""
+        """An input of the size to trace with, (N, C, H, W) float32."""
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -87,24 +87,24 @@ class ExportJob(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The classes' names, by class number, or None where nobody knows them."""
+        """Class names by class index, or None if they are unknown."""
 
     def capture(self, *, strict: bool = False) -> torch.export.ExportedProgram:
-        """The prepared model as an ExportedProgram, constants folded; dynamic in N if the request says so.
+        """The prepared model as an ExportedProgram, constants folded; N is dynamic if the request says so.
 
-        Made at the first call and kept. Its input is named `input`. `strict` traces through TorchDynamo.
+        Traced at the first call and cached. Its input is named `input`. `strict` traces with TorchDynamo.
 
         Raises:
             UnsupportedError: torch.export cannot trace this model.
         """
 
     def calibration(self, data: Path | None, samples: int | None = None) -> Calibration:
-        """Typical inputs, to find the ranges of activations with. Ask before the conversion: bad data is told here.
+        """Calibration inputs, to find the ranges of activations. Call it before the conversion: it checks the data.
 
         Args:
-            data: a folder of images or a file of tensors, the option `timmx.options.CalibrationData`; None for made
-                pictures, with a warning.
-            samples: how many at most, 128 unless given.
+            data: a folder of images or a file of tensors, the option `CalibrationData`; None for synthetic
+                images, with a warning.
+            samples: maximum number of inputs. Default: 128.
 
         Raises:
             ConfigurationError: the data cannot serve this model, with a hint.
@@ -121,28 +121,28 @@ class ExportJob(Protocol):
         output_quantization: Mapping[str, Quantization] | None = None,
         **format_facts: Any,
     ) -> Metadata:
-        """What to put into the artifact as JSON (docs/metadata.md): `.dumps()` is the text, `.to_json()` its values.
+        """The metadata to write into the artifact (docs/metadata.md): `.dumps()` is its text, `.to_json()` its values.
 
         Args:
-            precision: the arithmetic inside.
-            input_dtype: what the artifact takes. `uint8` without a quantization stands for pixel values from 0 to
-                255, which a graph that normalises (`request.normalize`) can be fed with.
+            precision: the arithmetic of the artifact.
+            input_dtype: element type of the input. `uint8` without a quantization means pixel values from 0 to
+                255, for a graph that normalises (`request.normalize`).
             input_layout: the order of the input's axes.
-            input_quantization: what the input's whole numbers stand for.
-            output_dtypes: by output name, where it is not float32.
-            output_quantization: by output name, what its whole numbers stand for.
-            format_facts: what only this format has, JSON values; they become `.format`.
+            input_quantization: scale and zero point of an integer input.
+            output_dtypes: element type by output name, where it is not float32.
+            output_quantization: scale and zero point by output name, for integer outputs.
+            format_facts: facts of this format only, JSON values; they become `.format`.
 
         Raises:
-            ValueError: an unknown layout or output, or whole numbers of which nobody knows what they stand for.
+            ValueError: an unknown layout or output, or integers without a quantization.
         """
 
     def extra_output(self, output: Path) -> Path:
-        """Where to write a further file or folder that the user has named; published as `output` with the artifact.
+        """Where to write another file or folder that the user named; it is published as `output` with the artifact.
 
         Raises:
             ArtifactError: it cannot be written there.
         """
 
     def progress(self, step: str) -> None:
-        """Say what is being done now, such as "Converting"."""
+        """Report the current step, such as "Converting"."""

@@ -1,6 +1,6 @@
-"""The JSON that travels inside an artifact, as a typed object: schema 1, docs/metadata.md.
+"""The JSON metadata inside an artifact as a typed object: schema 1, docs/metadata.md.
 
-A file may have been edited, so everything is checked before anything relies on it.
+A file may have been edited, so every value is checked.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class ModelMetadata:
 
     Attributes:
         name: `architecture.tag`, the hub id, the folder's name, or the module's class.
-        architecture: timm's name of it.
+        architecture: timm's name of the architecture.
         source: `timm`, `hf-hub`, `local-dir`, `checkpoint` or `module`.
-        trained: False where the weights are known to be random.
-        seed: of random weights.
-        weights_sha256: of the state dict as it was loaded, before any rewrite.
+        trained: False if the weights are known to be random.
+        seed: seed of random weights.
+        weights_sha256: hash of the state dict as loaded, before any rewrite.
         num_classes: 0 for an embedding or a feature pyramid.
-        license: of the weights, where it is known.
+        license: license of the weights; None if it is unknown.
         out_indices: the chosen levels of a feature pyramid; None for all, and for other models.
     """
 
@@ -83,22 +83,22 @@ class ModelMetadata:
 
 @dataclass(frozen=True, kw_only=True)
 class InputMetadata:
-    """The input, and the way to it from an image.
+    """The input, and how an image is converted to it.
 
     Attributes:
-        name: to feed it by.
+        name: name of the input.
         layout: `NCHW` or `NHWC`.
         dtype: numpy's name of the element type.
-        quantization: what integers stand for; None for float32, and where the file takes an image or its bytes.
-        value_range: the smallest and largest real value, of pixels in [0, 1]; 0 and 255 where the file takes an image.
+        quantization: scale and zero point of integers; None for float32, and if the file takes an image or its bytes.
+        value_range: the smallest and largest real value for pixels in [0, 1]; 0 and 255 if the file takes an image.
         normalized_in_graph: the file computes (x - mean) / std itself; otherwise the caller does.
         size: channels, height and width in pixels, in this order whatever the layout.
         mean: one value per channel, for pixels in [0, 1].
-        std: likewise.
+        std: see `mean`.
         interpolation: the resize filter, PIL's name in lower case.
         crop_pct: the share of the resized image's side that the crop keeps.
         crop_mode: `center`, `squash` or `border`, as timm defines them.
-        color_order: `RGB`, `BGR`, `L`, or None where the input is not an image.
+        color_order: `RGB`, `BGR`, `L`, or None if the input is not an image.
     """
 
     name: str
@@ -117,13 +117,13 @@ class InputMetadata:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """One image's sizes in the order of the layout."""
+        """Sizes of one image in the order of the layout."""
         channels, height, width = self.size
         return (height, width, channels) if self.layout == "NHWC" else self.size
 
     @property
     def takes_bytes(self) -> bool:
-        """Whether the bytes of an image go in as they are: it says so, or its quantization says the same."""
+        """Whether the input takes the bytes of an image: `uint8` without a quantization, or an equivalent one."""
         if self.dtype != "uint8" or not self.normalized_in_graph:
             return False
         stored = self.quantization
@@ -153,11 +153,11 @@ class OutputMetadata:
     """One output.
 
     Attributes:
-        name: to fetch it by.
+        name: name of the output.
         kind: what its numbers are.
         shape: sizes; a dynamic batch size is the string `batch`.
         dtype: numpy's name of the element type.
-        quantization: what integers stand for; None for others.
+        quantization: scale and zero point of integers; None for other types.
     """
 
     name: str
@@ -179,17 +179,17 @@ class OutputMetadata:
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """What a file says about itself: what it is, how to feed it, and what made it.
+    """The metadata of an artifact: its model, its inputs and outputs, and the versions that wrote it.
 
     Attributes:
         model: which model and weights.
-        input: the input, and the way to it from an image.
+        input: the input, and how an image is converted to it.
         outputs: in the order of the model's outputs; at least one.
-        labels: class names by class number, where they are known.
-        batch_size: None where it is dynamic.
-        precision: the arithmetic inside, a value of `Precision`; a later timmx may have written another one.
-        format: what only this format has; JSON values, as the backend gave them.
-        versions: of the distributions that made the file.
+        labels: class names by class index; None if they are unknown.
+        batch_size: None if it is dynamic.
+        precision: the arithmetic, a value of `Precision`; a later timmx may have written another one.
+        format: facts of this format only; JSON values from the backend.
+        versions: versions of the distributions that wrote the file.
         created: ISO 8601; None unless `SOURCE_DATE_EPOCH` was set.
     """
 
@@ -210,7 +210,7 @@ class Metadata:
 
     @property
     def author(self) -> str:
-        """For a format's own field of that name: the owner of the weights on the hub, where there is one."""
+        """The owner of the weights, for a format's author field; a text that starts with Unknown if there is none."""
         owner = self.model.name.rpartition("/")[0] if self.model.source == "hf-hub" else ""
         if self.model.source == "timm":
             owner = "timm" if self.model.trained else ""
@@ -218,15 +218,15 @@ class Metadata:
 
     @property
     def weights_version(self) -> str:
-        """A model's version for a format's own field: which weights these are."""
+        """The weights' hash, for a format's version field."""
         return f"weights sha256:{self.model.weights_sha256[:16]}"
 
     @classmethod
     def parse(cls, path: Path, content: Mapping[str, Any]) -> Metadata:
-        """The JSON that a backend's `read_metadata` gives, checked; keys that schema 1 does not have are ignored.
+        """Metadata from the JSON that a backend's `read_metadata` returns; keys outside schema 1 are ignored.
 
         Args:
-            path: of the file, for messages.
+            path: the file, for messages.
             content: JSON values.
 
         Raises:
@@ -282,10 +282,11 @@ class Metadata:
 
 
 def parse_json_object(path: Path, text: str | bytes) -> dict[str, Any]:
-    """The JSON object that a backend has found in a file or next to it.
+    """The JSON object in a text that a backend has read from a file.
 
     Args:
-        path: of the file, for messages.
+        path: the file, for messages.
+        text: the JSON text.
 
     Raises:
         ArtifactError: the text is not a JSON object.
@@ -365,7 +366,7 @@ def _outputs(values: Any) -> tuple[OutputMetadata, ...]:
     if not isinstance(values, list):
         raise _Invalid(f"outputs is {values!r}")
     if not values:
-        raise _Invalid("there are no outputs")
+        raise _Invalid("outputs is empty")
     return tuple(_output(f"outputs[{number}]", output) for number, output in enumerate(values))
 
 
@@ -431,31 +432,31 @@ def _value_range(values: Any) -> tuple[float, float]:
 
 
 def _statistics(values: Mapping[str, Any], key: Literal["mean", "std"], channels: int) -> tuple[float, ...]:
-    found = values.get(key)
-    if not isinstance(found, list) or len(found) != channels or not all(map(_is_number, found)):
-        raise _Invalid(f"input.{key} is {found!r}")
-    return tuple(found)
+    numbers = values.get(key)
+    if not isinstance(numbers, list) or len(numbers) != channels or not all(map(_is_number, numbers)):
+        raise _Invalid(f"input.{key} is {numbers!r}")
+    return tuple(numbers)
 
 
 def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = values.get(key)
-    if not isinstance(found, Mapping):
-        raise _Invalid(f"{key} is {found!r}")
-    return found
+    section = values.get(key)
+    if not isinstance(section, Mapping):
+        raise _Invalid(f"{key} is {section!r}")
+    return section
 
 
 def _text(values: Mapping[str, Any], key: str, where: str = "") -> str:
-    found = values.get(key)
-    if not isinstance(found, str):
-        raise _Invalid(f"{where}{key} is {found!r}")
-    return found
+    text = values.get(key)
+    if not isinstance(text, str):
+        raise _Invalid(f"{where}{key} is {text!r}")
+    return text
 
 
 def _choice(values: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:
-    found = values.get(key)
-    if found not in choices:
-        raise _Invalid(f"input.{key} is {found!r}")
-    return str(found)
+    choice = values.get(key)
+    if choice not in choices:
+        raise _Invalid(f"input.{key} is {choice!r}")
+    return str(choice)
 
 
 def _is_integer(value: Any, smallest: int) -> bool:

@@ -1,4 +1,4 @@
-"""The options that every backend shares, declared once for the command line, for Python and for the help."""
+"""The options that every backend shares, declared once for the command line, Python and the help."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Device(StrEnum):
 
     @property
     def torch_name(self) -> str:
-        """As PyTorch calls it."""
+        """PyTorch's name of the device."""
         return self.value
 
 
 class CalibrationMethod(StrEnum):
-    """How the range of an activation is chosen from the values that calibration observes."""
+    """How the range of an activation is chosen from the values observed in calibration."""
 
     MINMAX = "minmax"
     PERCENTILE = "percentile"
@@ -35,7 +35,7 @@ class CalibrationMethod(StrEnum):
 
 
 class Floats(tuple[float, ...]):
-    """Numbers typed as `0.5,0.5,0.5`."""
+    """Numbers written as `0.5,0.5,0.5`."""
 
     @classmethod
     def parse(cls, text: str) -> Floats:
@@ -46,7 +46,7 @@ class Floats(tuple[float, ...]):
 
 
 class Ints(tuple[int, ...]):
-    """Integers typed as `1,2,3`."""
+    """Integers written as `1,2,3`."""
 
     @classmethod
     def parse(cls, text: str) -> Ints:
@@ -60,11 +60,11 @@ _MODEL, _INPUT, _OUTPUT, _VERIFY = "Model", "Input and output tensors", "Output 
 _CALIBRATION = "Calibration"
 
 MOST_IMAGES = 65_536
-"""In a batch: with the smallest images that classifiers take, 3 x 32 x 32, it is 0.8 GB."""
+"""Largest batch: 0.8 GB with the smallest images that classifiers take, 3 x 32 x 32."""
 
 DEFAULT_CALIBRATION_SAMPLES = 128
 LEAST_CALIBRATION_SAMPLES = 4
-"""Ranges of fewer inputs are of those inputs alone."""
+"""Ranges of fewer inputs would fit these inputs only."""
 
 CalibrationData = Annotated[
     Path | None,
@@ -76,7 +76,7 @@ CalibrationData = Annotated[
         rich_help_panel=_CALIBRATION,
     ),
 ]
-"""A field of a calibrating backend's own options, default None; `timmx.calibration.check_calibration` checks it."""
+"""A field of the options of a backend that calibrates, default None; `timmx.plugin.check_calibration` checks it."""
 
 CalibrationSamples = Annotated[
     int | None,
@@ -88,7 +88,7 @@ CalibrationSamples = Annotated[
         rich_help_panel=_CALIBRATION,
     ),
 ]
-"""As above; None tells that it was not given."""
+"""See `CalibrationData`; None means that it was not given."""
 
 RandomCalibration = Annotated[
     bool,
@@ -98,7 +98,7 @@ RandomCalibration = Annotated[
         rich_help_panel=_CALIBRATION,
     ),
 ]
-"""As above, default False."""
+"""See `CalibrationData`; default False."""
 
 CalibrationChoice = Annotated[
     CalibrationMethod | None,
@@ -110,17 +110,17 @@ CalibrationChoice = Annotated[
         rich_help_panel=_CALIBRATION,
     ),
 ]
-"""As above, default None; `timmx.ranges` computes them."""
+"""See `CalibrationData`; default None."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """One export as it was asked for; a backend's own options stand beside it.
+    """The shared options of one export; a backend's own options are a separate dataclass.
 
     In Python, `model` may also be a `torch.nn.Module`, `labels` a sequence of names, `model_kwargs` a
-    mapping, and every list a plain sequence.
+    mapping, and every list any sequence.
     """
 
     model: Annotated[
@@ -311,7 +311,7 @@ class ExportRequest:
 
     @property
     def source(self) -> str:
-        """The model as a person would name it; a module's class where one was handed in."""
+        """The model's name, or the class of a module."""
         return self.model if isinstance(self.model, str) else type(self.model).__name__
 
     @property
@@ -323,20 +323,20 @@ class ExportRequest:
 
     @property
     def brings_weights(self) -> bool:
-        """Whether trained weights come with what was named (a module is taken at its word)."""
-        named = isinstance(self.model, str) and not self.model.startswith(("local-dir:", "hf-hub:"))
-        return self.pretrained or self.checkpoint is not None or not named
+        """Whether the weights are trained. A module is assumed to be."""
+        timm_name = isinstance(self.model, str) and not self.model.startswith(("local-dir:", "hf-hub:"))
+        return self.pretrained or self.checkpoint is not None or not timm_name
 
     @property
     def trace_batch(self) -> int:
-        """The batch size to trace at: the static one, or 2 where it is dynamic.
+        """The batch size to trace with: the static one, or 2 if it is dynamic.
 
-        At 1, torch.export would take the batch for a constant.
+        At 1, torch.export would treat the batch size as a constant.
         """
         return 2 if self.dynamic_batch else self.batch_size or 1
 
     def parsed_model_kwargs(self) -> dict[str, Any]:
-        """`model_kwargs` as Python values: literals where they are, else text."""
+        """`model_kwargs` as Python values; what is not a literal stays text."""
         if isinstance(self.model_kwargs, Mapping):
             return dict(self.model_kwargs)
         parsed: dict[str, Any] = {}
@@ -356,4 +356,4 @@ class ExportRequest:
 
 
 MODEL_OPTIONS = ("pretrained", "checkpoint", "use_ema", "num_classes", "in_chans", "model_kwargs", "seed")
-"""Those of an export that say which weights and which shape a model has; they go with `--against MODEL` too."""
+"""Options that choose a model's weights and shape; `--against MODEL` takes them too."""

@@ -1,4 +1,4 @@
-"""An artifact opened in its own runtime: what it takes, what it gives, and how to run it."""
+"""An artifact opened in its own runtime: its inputs and outputs, and how to run it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ class OpenSettings:
     """How to open an artifact.
 
     Attributes:
-        trust: the user trusts the file. A loader that can run code from a file may require it. Reserved: nothing asks
-            for it yet.
-        device: where to run; None for the device that the artifact was made for.
-        threads: how many CPU threads the runtime may use, 1 or more; None to let the runtime choose.
+        trust: the user trusts the file. A loader that can run code from a file may require it. Reserved: not used yet.
+        device: where to run; None for the device that the artifact was exported for.
+        threads: number of CPU threads that the runtime may use, 1 or more; None lets the runtime choose.
 
     Raises:
         ConfigurationError: fewer than 1 thread.
@@ -43,14 +42,14 @@ class OpenSettings:
             )
 
     def require_device(self, device: Device, path: Path) -> None:
-        """Refuse to run an artifact on another device than the one that its runtime uses.
+        """Raise an error if another device is requested than the one that the runtime uses.
 
         Args:
-            device: the one that the runtime uses for this artifact.
-            path: of the artifact, for the message.
+            device: the device that the runtime uses for this artifact.
+            path: the artifact, for the message.
 
         Raises:
-            ConfigurationError: `self.device` is another one.
+            ConfigurationError: `self.device` is another device.
         """
         if self.device not in (None, device):
             raise ConfigurationError(
@@ -60,7 +59,7 @@ class OpenSettings:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What the whole numbers of a tensor stand for: real = scale * (stored - zero_point)."""
+    """The real values of a tensor of integers: real = scale * (stored - zero_point)."""
 
     scale: float
     zero_point: int
@@ -78,8 +77,8 @@ class TensorSpec:
         name: the name to feed or fetch it by.
         shape: sizes, in the order of `layout`; a symbolic size is its name, such as `batch`.
         dtype: numpy's name of the element type, such as `float32`.
-        layout: one letter an axis, such as `NCHW`, `NHWC` or `NC`; empty where unknown.
-        quantization: what whole numbers stand for. None for float tensors, and for an input of `uint8` that takes
+        layout: one letter per axis, such as `NCHW`, `NHWC` or `NC`; empty if it is unknown.
+        quantization: scale and zero point of integers. None for float tensors, and for a `uint8` input that takes
             pixel values from 0 to 255.
     """
 
@@ -96,44 +95,43 @@ class Runner(ABC):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch_sizes: tuple[int, ...] = (1, 2, 3)
-    """Where the batch is symbolic: the sizes to verify at, the smallest and largest accepted among them."""
+    """Batch sizes to verify with if the batch size is dynamic, the smallest and largest accepted ones among them."""
     engine: str = ""
-    """What computes where it is not the format's own runtime, such as `timmx's evaluator`; said beside the figures."""
+    """What runs the artifact if it is not the format's own runtime, such as `timmx's evaluator`; shown with results."""
 
     intermediates: tuple[str, ...] = ()
-    """Names of inner tensors in order of execution, those that the outputs are made of last; empty where the runtime
-    does not expose them."""
+    """Names of intermediate tensors in order of execution; empty if the runtime does not expose them."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the runs so far have shown that the user should know, one line each; read after verification."""
+        """Findings of the runs so far that the user should know, one line each; read after verification."""
         return ()
 
     @abstractmethod
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once. `feeds` maps every input's name to an array of its shape and dtype; outputs likewise."""
+        """Run once, from an array per input name to an array per output name, each of the stated shape and dtype."""
 
     def run_intermediates(
         self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Run once and return inner tensors, to locate an operation that computes something wrong.
+        """Run once and return intermediate tensors, to locate an operation that computes wrong values.
 
         Args:
-            feeds: as `run` takes them.
+            feeds: see `run`.
             names: some of `intermediates`.
 
         Returns:
-            An array by name, in the element type of the runtime.
+            Arrays by name, in the element type of the runtime.
 
         Raises:
-            UnsupportedError: this runner gives no inner tensors.
+            UnsupportedError: the runtime does not expose intermediate tensors.
         """
         raise UnsupportedError(
             f"{type(self).__name__} gives outputs only, no intermediate values", hint="use run"
         )
 
     def close(self) -> None:
-        """Give back what the runtime holds; the default has nothing to give back."""
+        """Release the runtime's resources; does nothing by default."""
 
     def __enter__(self) -> Runner:
         return self

@@ -1,4 +1,4 @@
-"""How a file is loaded and run in one language, as a backend describes it."""
+"""Code that loads and runs a file in one language."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Snippet:
-    """How a file is loaded and run in one language; `timmx inspect --snippet` puts the image's way around it.
+    """Code that loads and runs a file in one language; `timmx inspect --snippet` adds the preprocessing.
 
     Attributes:
-        requires: what to install, as the language's users would name it.
+        requires: packages to install, by the names used in that language.
         imports: lines for the top.
         load: lines that open the file.
-        run: lines that run it. They find the prepared image as `x` and leave the first output as `output`. In Python
-            both are numpy arrays with the batch in front; in the other languages both are flat, of one image.
-        labels: an expression that reads the class names from the opened file; empty where there is none.
-        takes_picture: `x` is the image itself, resized and cropped, in the type that the language has for images.
-        least_batch: as many images the file wants at least, where its batch is open.
+        run: lines that run it, from the preprocessed image `x` to the first output `output`. In Python both are numpy
+            arrays with a batch dimension; in the other languages both are flat and hold one image.
+        labels: an expression that reads the class names from the opened file; empty if there is none.
+        takes_picture: `x` is the image itself, resized and cropped, in the language's type for images.
+        least_batch: the smallest batch size that the file accepts, if its batch size is dynamic.
     """
 
     requires: tuple[str, ...] = ()

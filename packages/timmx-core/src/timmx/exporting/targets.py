@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from timmx.contract import ExportRequest
 from timmx.errors import ConfigurationError, TimmxError
-from timmx.exporting.validation import KNOWN_SUFFIXES, output_path, validate
+from timmx.exporting.outputs import KNOWN_SUFFIXES, output_path
+from timmx.exporting.validation import validate
 from timmx.registry import (
     OptionSpec,
     build,

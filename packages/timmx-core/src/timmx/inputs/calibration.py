@@ -1,4 +1,4 @@
-"""Typical inputs, from which a backend takes the ranges of activations: images, a file of tensors, or made ones."""
+"""Calibration inputs: a folder of images, a file of tensors, or synthetic images."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ _FLAG = "--calibration-data"
 _TENSOR_SUFFIXES = (".pt", ".pth")
 _SAVE = "save one float tensor (N, C, H, W) with torch.save"
 _MADE_SEED, _MADE_AT_ONCE = 20_240_301, 6
-"""Other pictures than those of verification, which would judge ranges by what they were taken from."""
+"""Not the images of verification: ranges must not be judged by the inputs that they were calibrated on."""
 
 
 def check_calibration(data: Path | None, samples: int | None, random: bool) -> None:
-    """Refuse calibration options that cannot be meant. Light: for a backend's `validate`.
+    """Check calibration options, without importing torch; for a backend's `validate`.
 
-    Whether a backend's options need a calibration at all, the backend knows.
+    The backend itself checks whether its options need calibration.
 
     Args:
-        data: as `timmx.options.CalibrationData` gives it, a folder or a file.
-        samples: as `CalibrationSamples` gives it; None where it was not given.
-        random: as `RandomCalibration` gives it.
+            data: value of `CalibrationData`, a folder or a file.
+        samples: value of `CalibrationSamples`; None if it was not given.
+        random: value of `RandomCalibration`.
 
     Raises:
-        ConfigurationError: options that exclude each other, or data that is not there or plainly cannot serve.
+        ConfigurationError: the options exclude each other, or the data does not exist or is of an unknown kind.
     """
     if data is not None and random:
         raise ConfigurationError(
-            f"{_FLAG} and --random-calibration both name inputs to calibrate on", hint="give one of them"
+            f"{_FLAG} and --random-calibration both choose calibration inputs", hint="give one of them"
         )
     if samples is not None and data is None and not random:
         raise ConfigurationError(
-            "--calibration-samples counts the inputs to calibrate on, and there are none",
+            "--calibration-samples is the number of calibration inputs, and none are named",
             hint=f"give {_FLAG} too",
         )
     if data is None:
         return
     if not data.exists():
         raise ConfigurationError(
-            f"{_FLAG}: there is no {data}", hint="name a folder of images, or a .pt file of tensors"
+            f"{_FLAG} {data} does not exist", hint="name a folder of images, or a .pt file of tensors"
         )
     if data.is_dir():
         _image_paths(data)
@@ -70,29 +70,29 @@ def check_calibration(data: Path | None, samples: int | None, random: bool) -> N
 def given_flags(
     data: Path | None, samples: int | None, random: bool, method: CalibrationMethod | None
 ) -> list[str]:
-    """Which of the calibration options were given, as flags: for a backend that refuses those it does not use."""
-    given = {
+    """Flags of the calibration options that were given, for a backend that refuses those it does not use."""
+    flags = {
         "--calibration-data": data is not None,
         "--calibration-samples": samples is not None,
         "--random-calibration": random,
         "--calibration-method": method is not None,
     }
-    return [flag for flag, was in given.items() if was]
+    return [flag for flag, is_set in flags.items() if is_set]
 
 
 def choose_calibration(
     data: Path | None, samples: int | None, config: DataConfig, in_graph: bool
 ) -> CalibrationInputs:
-    """The inputs to calibrate on; all that can be told of them without decoding every image is checked here.
+    """The calibration inputs, checked as far as possible without decoding every image.
 
     Args:
-        data: a folder of images or a file of tensors; None for made pictures.
-        samples: how many at most; `DEFAULT_CALIBRATION_SAMPLES` where it is None.
-        config: of the model.
+        data: a folder of images or a file of tensors; None for synthetic images.
+        samples: maximum number; None for `DEFAULT_CALIBRATION_SAMPLES`.
+        config: the model's data config.
         in_graph: the artifact normalises, so inputs are pixels in [0, 1].
 
     Raises:
-        ConfigurationError: the data cannot serve this model.
+        ConfigurationError: the data does not fit this model.
     """
     most = samples or DEFAULT_CALIBRATION_SAMPLES
     if data is None:
@@ -109,10 +109,10 @@ def choose_calibration(
 
 
 class CalibrationInputs(ABC):
-    """What `timmx.contract.Calibration` promises, wherever the inputs come from.
+    """Base class of the implementations of `timmx.contract.Calibration`.
 
     Attributes:
-        notes: what the user should know of them, one line each; said already.
+        notes: warnings about the inputs, one line each; already reported.
     """
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class CalibrationInputs(ABC):
 
 
 class ImageCalibration(CalibrationInputs):
-    """Images of a folder, decoded when their turn comes."""
+    """Images of a folder, each decoded when it is needed."""
 
     def __init__(self, folder: Path, most: int, config: DataConfig, in_graph: bool) -> None:
         from timmx.inputs.preprocess import ImagePreprocessor  # imports numpy
@@ -176,26 +176,26 @@ class ImageCalibration(CalibrationInputs):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         unreadable = []
-        waiting = list(self._paths)
-        while waiting:
-            path = waiting.pop(0)
+        queue = list(self._paths)
+        while queue:
+            path = queue.pop(0)
             try:
                 array = self._preprocessor.read(path)
             except ConfigurationError:
                 unreadable.append(path)
-                waiting += self._replacements(1)
+                queue += self._replacements(1)
                 continue
             yield array[None]
         self._leave_out(unreadable)
 
     def _replacements(self, count: int) -> list[Path]:
-        """Up to `count` images that were not chosen, in place of damaged ones."""
-        found: list[Path] = []
-        while self._spare and len(found) < count:
+        """Add up to `count` images that were not chosen, to replace damaged ones."""
+        paths: list[Path] = []
+        while self._spare and len(paths) < count:
             path = self._spare.pop(0)
-            found += [path] if _opens(path) else []
-        self._paths += found
-        return found
+            paths += [path] if _opens(path) else []
+        self._paths += paths
+        return paths
 
     def _leave_out(self, unreadable: Sequence[Path]) -> None:
         if not unreadable:
@@ -212,7 +212,7 @@ class ImageCalibration(CalibrationInputs):
 
 
 def _opens(path: Path) -> bool:
-    """Whether a file begins as an image does."""
+    """Whether `check_image` accepts a file."""
     try:
         check_image(path)
     except ConfigurationError:
@@ -221,11 +221,11 @@ def _opens(path: Path) -> bool:
 
 
 _LARGEST_SPANS = 1000
-"""How often the range of a picture's values a number may be; one of 1e30 makes a runtime crash."""
+"""Largest value, as a multiple of an image's value range; a value of 1e30 makes a runtime crash."""
 
 
 class TensorCalibration(CalibrationInputs):
-    """Rows of a tensor that torch.save wrote, in the form that the artifact takes; the file stays on the disk."""
+    """Rows of a tensor from torch.save, in the form that the artifact takes; the file is mapped, not loaded."""
 
     def __init__(self, path: Path, most: int, config: DataConfig, in_graph: bool) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ class TensorCalibration(CalibrationInputs):
             yield self._tensor[row : row + 1].float().contiguous().numpy().copy()
 
     def _check_values(self, config: DataConfig, in_graph: bool) -> None:
-        """Refuse numbers that are not finite, or plainly not of the form that is due."""
+        """Check that values are finite and in the range of this export's inputs."""
         import numpy as np
 
         least, greatest = float("inf"), -float("inf")
@@ -262,43 +262,43 @@ class TensorCalibration(CalibrationInputs):
                 f"{_FLAG} {self._path} holds only the value {least:g}, which gives no ranges",
                 hint=f"{_SAVE} that holds typical inputs",
             )
-        found = f"{_FLAG} {self._path} holds values from {least:.4g} to {greatest:.4g}"
+        actual = f"{_FLAG} {self._path} holds values from {least:.4g} to {greatest:.4g}"
         low, high = value_range(config.mean, config.std, in_graph)
-        due = f"where this export takes {_form(in_graph)}, here from {low:.4g} to {high:.4g}"
+        expected = f"this export takes {_form(in_graph)} from {low:.4g} to {high:.4g}"
         if max(-least, greatest) > _LARGEST_SPANS * (high - low):
             raise ConfigurationError(
-                f"{found}, {due}; no image has such values", hint="remove those inputs, and save the rest"
+                f"{actual}; {expected}; no image has such values",
+                hint="remove those inputs, and save the rest",
             )
         half = (high - low) / 2
         if least < low - half or greatest > high + half:
             if config.input_size[0] in (1, 3) and least >= 0:
-                raise ConfigurationError(f"{found}, {due}", hint=_convert(in_graph))
+                raise ConfigurationError(f"{actual}; {expected}", hint=_convert(in_graph))
             if config.input_size[0] in (1, 3) and in_graph:
                 raise ConfigurationError(
-                    f"{found}, {due}",
+                    f"{actual}; {expected}",
                     hint="save the pixels before they are normalised, or leave --normalize out",
                 )
-            self.warn(
-                f"{found}, {due}."
-            )  # other channels, and other statistics than the model's own, may be right
+            # Inputs that are not images, or have other statistics than the model's own, may be correct.
+            self.warn(f"{actual}; {expected}.")
         elif not in_graph and low < 0 <= least and greatest <= 1 < high:
-            self.warn(f"{found}, as pixels have before they are normalised, {due}. Are they normalised?")
+            self.warn(f"{actual}, as pixels before normalisation do; {expected}. Are they normalised?")
 
 
 class MadeCalibration(CalibrationInputs):
-    """Made pictures, a few at a time."""
+    """Synthetic images, generated a few at a time."""
 
     def __init__(self, count: int, config: DataConfig, in_graph: bool) -> None:
         super().__init__()
         self._count, self._config, self._in_graph = count, config, in_graph
         self.warn(
-            f"Calibrated on {self.origin}: ranges from made images do not fit real ones, and accuracy suffers. "
+            f"Calibrated on {self.origin}: their ranges do not fit real images, which lowers accuracy. "
             f"{_FLAG} takes a folder of typical images."
         )
 
     @property
     def origin(self) -> str:
-        return f"{self._count} made images"
+        return f"{self._count} synthetic images"
 
     def __len__(self) -> int:
         return self._count
@@ -307,16 +307,16 @@ class MadeCalibration(CalibrationInputs):
         from timmx.inputs.samples import MadeSamples
 
         for start in range(0, self._count, _MADE_AT_ONCE):
-            made = MadeSamples(self._config, self._in_graph, _MADE_AT_ONCE, _MADE_SEED + start)
+            images = MadeSamples(self._config, self._in_graph, _MADE_AT_ONCE, _MADE_SEED + start)
             for index in range(min(_MADE_AT_ONCE, self._count - start)):
-                yield made.take([index])
+                yield images.take([index])
 
 
 def _image_paths(folder: Path) -> list[Path]:
     paths = list_images(folder)
     if len(paths) < LEAST_CALIBRATION_SAMPLES:
         raise ConfigurationError(
-            f"{_FLAG} {folder} holds {len(paths)} images in all its folders; at least {LEAST_CALIBRATION_SAMPLES} are "
+            f"{_FLAG} {folder} and its subfolders hold {len(paths)} images; at least {LEAST_CALIBRATION_SAMPLES} are "
             f"needed, {DEFAULT_CALIBRATION_SAMPLES} are usual",
             hint="name a folder with more images",
         )
@@ -324,42 +324,44 @@ def _image_paths(folder: Path) -> list[Path]:
 
 
 def _read_tensor(path: Path, size: tuple[int, int, int], in_graph: bool) -> torch.Tensor:
-    """The tensor of a file, mapped into memory where the file allows; its form is checked, its values are not."""
+    """The tensor of a file, mapped into memory where possible; its shape and type are checked, its values are not."""
     import torch
 
-    found: Any = read_pickle(path, _SAVE, ConfigurationError)
+    tensor: Any = read_pickle(path, _SAVE, ConfigurationError)
     where = f"{_FLAG} {path}"
-    if not isinstance(found, torch.Tensor):
-        keys = f" ({', '.join(map(str, list(found)[:3]))}, ...)" if isinstance(found, dict) and found else ""
-        stack = "; torch.stack makes one of several" if isinstance(found, (list, tuple)) else ""
-        raise ConfigurationError(
-            f"{where} holds a {type(found).__name__}{keys}, not a tensor", hint=f"{_SAVE}{stack}"
+    if not isinstance(tensor, torch.Tensor):
+        keys = (
+            f" ({', '.join(map(str, list(tensor)[:3]))}, ...)" if isinstance(tensor, dict) and tensor else ""
         )
-    if found.layout is not torch.strided or found.is_meta:
+        stack = "; torch.stack joins several" if isinstance(tensor, (list, tuple)) else ""
+        raise ConfigurationError(
+            f"{where} holds a {type(tensor).__name__}{keys}, not a tensor", hint=f"{_SAVE}{stack}"
+        )
+    if tensor.layout is not torch.strided or tensor.is_meta:
         raise ConfigurationError(f"{where} holds a tensor that is sparse or without data", hint=_SAVE)
     channels, height, width = size
-    if found.ndim != 4 or tuple(found.shape[1:]) != size:
+    if tensor.ndim != 4 or tuple(tensor.shape[1:]) != size:
         hint = "save inputs of that size"
-        if tuple(found.shape[-3:]) == (height, width, channels):
+        if tuple(tensor.shape[-3:]) == (height, width, channels):
             hint = "its channels are last: move them to the front with tensor.movedim(-1, -3)"
         raise ConfigurationError(
-            f"{where} holds a tensor of shape {tuple(found.shape)}; this model takes (N, {channels}, {height}, "
+            f"{where} holds a tensor of shape {tuple(tensor.shape)}; this model takes (N, {channels}, {height}, "
             f"{width})",
             hint=hint,
         )
-    if not found.dtype.is_floating_point:
-        dtype = str(found.dtype).removeprefix("torch.")
+    if not tensor.dtype.is_floating_point:
+        dtype = str(tensor.dtype).removeprefix("torch.")
         raise ConfigurationError(
-            f"{where} holds {dtype} numbers, where this export takes {_form(in_graph)}, as float",
+            f"{where} holds {dtype} numbers; this export takes {_form(in_graph)} as float",
             hint=_convert(in_graph),
         )
-    if len(found) < LEAST_CALIBRATION_SAMPLES:
+    if len(tensor) < LEAST_CALIBRATION_SAMPLES:
         raise ConfigurationError(
-            f"{where} holds {len(found)} inputs; at least {LEAST_CALIBRATION_SAMPLES} are needed, "
+            f"{where} holds {len(tensor)} inputs; at least {LEAST_CALIBRATION_SAMPLES} are needed, "
             f"{DEFAULT_CALIBRATION_SAMPLES} are usual",
             hint="save more of them",
         )
-    return found.detach()
+    return tensor.detach()
 
 
 def _form(in_graph: bool) -> str:

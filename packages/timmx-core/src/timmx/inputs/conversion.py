@@ -1,4 +1,4 @@
-"""What an artifact's edges hold, from and to float32: axes in another order, bytes of pixels, quantized numbers."""
+"""Converts between float32 and the inputs and outputs of an artifact: NHWC, bytes of pixels, quantized integers."""
 
 from __future__ import annotations
 
@@ -13,38 +13,37 @@ if TYPE_CHECKING:
 
 
 def feed(spec: TensorSpec, inputs: np.ndarray) -> np.ndarray:
-    """Inputs as an artifact takes them.
+    """Convert float inputs to the artifact's layout and element type.
 
     Args:
-        spec: of the artifact's input.
-        inputs: (N, C, H, W) float32; for bytes of pixels in [0, 1].
+        spec: the artifact's input.
+        inputs: (N, C, H, W) float32; in [0, 1] if the artifact takes bytes of pixels.
 
     Returns:
-        A contiguous array in the spec's layout and element type. Whole numbers are rounded and clipped.
+        A contiguous array in the spec's layout and element type. Integers are rounded and clipped.
 
     Raises:
-        VerificationError: the input takes whole numbers, and the spec does not say what they stand for.
+        VerificationError: the input takes integers, and the spec has no quantization.
     """
     if spec.layout == "NHWC":
         inputs = inputs.transpose(0, 2, 3, 1)
     if spec.quantization is not None:
         inputs = _quantize(inputs, spec.quantization, spec.dtype)
-    elif spec.dtype == "uint8":  # whole pixel values, where the inputs are shares of 255
+    elif spec.dtype == "uint8":  # pixel values from 0 to 255
         inputs = np.rint(255 * inputs).astype(np.uint8)
     elif spec.dtype.startswith(("int", "uint")):
         raise VerificationError(
-            f"the artifact's input {spec.name!r} is {spec.dtype} without a quantization: what its numbers stand for is "
-            "unknown"
+            f"the artifact's input {spec.name!r} is {spec.dtype} without a quantization, so its scale is unknown"
         )
     return np.ascontiguousarray(inputs)
 
 
 def fetch(spec: TensorSpec, output: np.ndarray) -> np.ndarray:
-    """An output in real numbers: whole ones are multiplied out, others are left as they are.
+    """Convert an output to real numbers: quantized integers are dequantized, other outputs are unchanged.
 
     Args:
-        spec: of the artifact's output.
-        output: what its runtime gave.
+        spec: the artifact's output.
+        output: the array from its runtime.
     """
     if spec.quantization is None or str(output.dtype) != spec.dtype:
         return output

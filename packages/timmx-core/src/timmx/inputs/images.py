@@ -1,4 +1,4 @@
-"""Images of a folder: which files they are, told by name alone, and how one is opened."""
+"""Image files: listing those of a folder by suffix, opening and checking one."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ IMAGE_SUFFIXES = frozenset(
 def image_paths(folder: Path, least: int = 1) -> list[Path]:
     """The image files below `folder`, sorted.
 
+    Args:
+        folder: searched recursively.
+        least: the smallest number of images.
+
     Raises:
-        ConfigurationError: there is no such folder, or fewer than `least` images in it.
+        ConfigurationError: the folder does not exist, or has fewer than `least` images.
     """
     if not folder.is_dir():
-        raise ConfigurationError(f"there is no folder {folder}", hint="name a folder of images")
+        raise ConfigurationError(f"the folder {folder} does not exist", hint="name a folder of images")
     paths = list_images(folder)
     if len(paths) < least:
         raise ConfigurationError(
@@ -39,22 +43,22 @@ def image_paths(folder: Path, least: int = 1) -> list[Path]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files below `folder`, sorted; none where there is no such folder."""
+    """The image files below `folder`, sorted; empty if the folder does not exist."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most `most` of `items`, the first and the last among them, evenly spread: every class folder has its share."""
+    """At most `most` of `items`, evenly spaced from first to last, so that every class folder is represented."""
     if len(items) <= most:
         return list(items)
     return [items[index * (len(items) - 1) // max(1, most - 1)] for index in range(most)]
 
 
 def open_image(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    """What `read` makes of an image file, which is decoded while it reads.
+    """Open an image file and return the result of `read`, which decodes it.
 
     Raises:
-        ConfigurationError: the file is no image, or is damaged.
+        ConfigurationError: the file is not an image, or is damaged.
     """
     from PIL import Image
 
@@ -66,14 +70,14 @@ def open_image(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndar
 
 
 _DAMAGED = (OSError, ValueError, SyntaxError)
-"""What Pillow 12 raises for damaged files of the suffixes above, beside its DecompressionBombError."""
+"""Errors of Pillow 12 for damaged files of the suffixes above, in addition to DecompressionBombError."""
 
 
 def check_image(path: Path) -> None:
-    """Refuse what is plainly no image, without decoding it: a file that is cut off may pass.
+    """Check that a file is an image without decoding it; a truncated file may pass.
 
     Raises:
-        ConfigurationError: the file is no image, or is damaged.
+        ConfigurationError: the file is not an image, or is damaged.
     """
     from PIL import Image
 
@@ -85,7 +89,7 @@ def check_image(path: Path) -> None:
 
 
 def left_out(paths: Sequence[Path]) -> str:
-    """The warning that these images cannot be read: their count, and the names of the first."""
+    """The warning about images that cannot be read: their count and the first names."""
     named = ", ".join(path.name for path in paths[:3])
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     what = (

@@ -1,8 +1,7 @@
-"""From an image to the numbers that an artifact takes, by its data config: what timm's transform does, without torch.
+"""Preprocesses an image for an artifact by its data config, as timm's transform does, without torch.
 
-Where a file is used, importing torch and timm to decode an image would take longer than the whole answer. So the
-evaluation transform of timm 1.0 and torchvision 0.29 is done here by Pillow, which they call too, and numpy. A test
-compares the two.
+Importing torch and timm takes longer than running a small model on an image. So the evaluation transform of timm 1.0
+and torchvision 0.29 is implemented here with Pillow, which they use too, and numpy. A test compares the two.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class ImagePreprocessor:
 
     Attributes:
         data_config: timm's data config.
-        in_graph: the artifact normalises: it takes pixels in [0, 1].
-        color_order: `RGB`, `BGR`, `L`, or None where the input is no image.
+        in_graph: the artifact normalises, so its input is pixels in [0, 1].
+        color_order: `RGB`, `BGR`, `L`, or None if the input is not an image.
     """
 
     def __init__(self, data_config: DataConfig, in_graph: bool, color_order: str | None) -> None:
@@ -55,7 +54,7 @@ class ImagePreprocessor:
 
     @classmethod
     def of(cls, metadata: Metadata) -> ImagePreprocessor:
-        """The preprocessing that an artifact's metadata states."""
+        """The preprocessing in an artifact's metadata."""
         entry = metadata.input
         config = DataConfig(
             input_size=entry.size,
@@ -68,16 +67,16 @@ class ImagePreprocessor:
         return cls(config, entry.normalized_in_graph, entry.color_order)
 
     def read(self, path: Path) -> np.ndarray:
-        """An image file as the artifact's float input takes it, (C, H, W) float32.
+        """Read an image file as the artifact's float input, (C, H, W) float32.
 
         Raises:
             ArtifactError: this artifact does not take images.
-            ConfigurationError: the file is no image, or is damaged.
+            ConfigurationError: the file is not an image, or is damaged.
         """
         return open_image(path, self.apply)
 
     def apply(self, image: Image.Image) -> np.ndarray:
-        """An image that is open, (C, H, W) float32: normalised, or pixels in [0, 1] where the artifact does it.
+        """Preprocess an image, (C, H, W) float32: normalised, or pixels in [0, 1] if the artifact normalises.
 
         Raises:
             ArtifactError: this artifact does not take images.
@@ -94,10 +93,10 @@ class ImagePreprocessor:
         return _MODES[str(self.color_order)]
 
     def check(self) -> None:
-        """Refuse an artifact that takes no images, and an interpolation that Pillow does not know.
+        """Check that the artifact takes images and that Pillow has its interpolation.
 
         Raises:
-            ArtifactError: its channels are no colours.
+            ArtifactError: its channels are not colours.
             ConfigurationError: its interpolation is unknown.
         """
         from PIL import Image
@@ -108,19 +107,19 @@ class ImagePreprocessor:
                 hint="feed it with timmx.open",
             )
         if self.data_config.interpolation.upper() not in Image.Resampling.__members__:
-            known = ", ".join(item.name.lower() for item in Image.Resampling)
+            names = ", ".join(item.name.lower() for item in Image.Resampling)
             raise ConfigurationError(
                 f"the interpolation {self.data_config.interpolation!r} is unknown",
-                hint=f"re-export it with one of {known}",
+                hint=f"re-export it with one of {names}",
             )
 
     @property
     def border_color(self) -> tuple[float, ...]:
-        """What lies beyond the image in crop mode `border`: the mean, 0 to 1, red before blue in any case."""
+        """The colour outside the image in crop mode `border`: the mean, 0 to 1, always in RGB order."""
         return self.data_config.mean[::-1] if self.color_order == "BGR" else self.data_config.mean
 
     def _cut(self, image: Image.Image) -> Image.Image:
-        """Resized and cropped to (height, width), as timm's crop modes mean it."""
+        """The image resized and cropped to the input size by timm's crop mode."""
         size = self.data_config.input_size[1:]
         scaled = self.data_config.scaled_size
         if self.data_config.crop_mode == "squash":
@@ -137,12 +136,12 @@ class ImagePreprocessor:
         from PIL import Image
 
         resample = Image.Resampling[self.data_config.interpolation.upper()]
-        wanted = size[1], size[0]
-        return image if image.size == wanted else image.resize(wanted, resample)
+        width_height = size[1], size[0]
+        return image if image.size == width_height else image.resize(width_height, resample)
 
 
 def _shortest_edge(image: Image.Image, edge: int) -> tuple[int, int]:
-    """(height, width) with the shorter side `edge`, as torchvision's Resize rounds it."""
+    """(height, width) with the shorter side `edge`, rounded as in torchvision's Resize."""
     width, height = image.size
     short, long = min(width, height), max(width, height)
     other = int(edge * long / short)
@@ -150,14 +149,14 @@ def _shortest_edge(image: Image.Image, edge: int) -> tuple[int, int]:
 
 
 def _keeping_ratio(image: Image.Image, target: tuple[int, int], choose: Any) -> tuple[int, int]:
-    """(height, width) in the image's ratio, one side as in `target`; as timm's ResizeKeepRatio rounds it."""
+    """(height, width) in the image's ratio, one side as in `target`, rounded as in timm's ResizeKeepRatio."""
     width, height = image.size
     ratio = choose(height / target[0], width / target[1])
     return round(height / ratio), round(width / ratio)
 
 
 def _center_crop(image: Image.Image, size: tuple[int, int], fill: int | tuple[int, ...]) -> Image.Image:
-    """The middle of an image; what lies beyond it is `fill`."""
+    """The centre of an image; the area outside the image is filled with `fill`."""
     from PIL import Image
 
     height, width = size
@@ -170,6 +169,6 @@ def _center_crop(image: Image.Image, size: tuple[int, int], fill: int | tuple[in
     return canvas
 
 
-def _offset(found: int, wanted: int) -> int:
-    """Where a crop begins, below 0 where it is larger than the image; rounded as torchvision does."""
-    return -((wanted - found) // 2) if wanted > found else round((found - wanted) / 2)
+def _offset(size: int, crop: int) -> int:
+    """The start of a crop, negative if it is larger than the image; rounded as in torchvision."""
+    return -((crop - size) // 2) if crop > size else round((size - crop) / 2)

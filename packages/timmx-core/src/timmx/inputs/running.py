@@ -1,4 +1,4 @@
-"""Runs a runner on float inputs in batches, and compares what it reports of itself with what is expected."""
+"""Runs an artifact on float inputs in batches, and compares its reported inputs and outputs with the expected ones."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ def run_batches(
     batch_size: int | None = None,
     what: object = "the artifact",
 ) -> dict[str, np.ndarray]:
-    """The named outputs for any number of inputs, as real numbers.
+    """Run an artifact on any number of inputs.
 
     Args:
+        runner: the artifact.
         inputs: (N, C, H, W) float32; see `feed`.
         outputs: names of outputs.
-        batch_size: images per run; None runs all at once. A batch that is not full is filled with its last input,
-            whose further outputs are dropped.
-        what: names the artifact in messages.
+        batch_size: images per run; None runs all at once. The last batch is padded with its last input, and the
+            outputs of the padding are dropped.
+        what: the artifact's name in messages.
 
     Returns:
         By output name, (N, ...); integers are converted as in `fetch`.
 
     Raises:
         ArtifactError: the runtime fails, or an output is missing.
-        TimmxError: the runner's own.
+        TimmxError: raised by the runner.
     """
     (entry,) = runner.inputs
     specs = {spec.name: spec for spec in runner.outputs}
@@ -45,38 +46,38 @@ def run_batches(
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(inputs), size):
         batch = inputs[start : start + size]
-        missing = size - len(batch)
-        if missing:
-            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+        padding = size - len(batch)
+        if padding:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], padding, axis=0)])
         feeds = {entry.name: feed(entry, batch)}
         try:
-            found = runner.run(feeds)
+            results = runner.run(feeds)
         except TimmxError:
             raise
         except Exception as exc:  # a runtime may raise anything
             reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
             raise ArtifactError(f"{what} fails at a batch of {size}: {reason}") from exc
-        absent = [name for name in outputs if name not in found]
-        if absent:
-            raise ArtifactError(f"{what} has no output {absent[0]!r}; it has {', '.join(found)}")
-        real = {name: fetch(specs[name], found[name]) for name in outputs}
-        parts.append({name: array[:-missing] for name, array in real.items()} if missing else real)
+        missing = [name for name in outputs if name not in results]
+        if missing:
+            raise ArtifactError(f"{what} has no output {missing[0]!r}; it has {', '.join(results)}")
+        real = {name: fetch(specs[name], results[name]) for name in outputs}
+        parts.append({name: array[:-padding] for name, array in real.items()} if padding else real)
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
 
 
 def check_interface(path: Path, runner: Runner, metadata: Metadata) -> None:
-    """Refuse a file whose runtime reports another input or other outputs than its metadata states.
+    """Check that the inputs and outputs of a file match its metadata.
 
     Raises:
         ArtifactError: they differ in names or sizes.
     """
     outputs = {output.name: output.shape for output in metadata.outputs}
-    wrong = interface_mismatch(runner, metadata.input.size, outputs)
-    if wrong:
+    mismatch = interface_mismatch(runner, metadata.input.size, outputs)
+    if mismatch:
         raise ArtifactError(
-            f"{path} is damaged: its metadata states another input or other outputs than it has: {wrong}",
+            f"{path} is damaged: its inputs and outputs do not match its metadata: {mismatch}",
             hint="export it again",
         )
 
@@ -84,12 +85,13 @@ def check_interface(path: Path, runner: Runner, metadata: Metadata) -> None:
 def interface_mismatch(
     runner: Runner, input_size: tuple[int, ...], outputs: Mapping[str, Sequence[int | str]]
 ) -> str:
-    """How the input and outputs that a runner reports differ from the expected ones; empty where they agree.
+    """How the inputs and outputs of a runner differ from the expected ones; empty if they agree.
 
-    Sizes are compared as far as both are known. The batch is not compared.
+    Only sizes that both sides state are compared. The batch size is not compared.
 
     Args:
-        input_size: (C, H, W) of the input called `input`.
+        runner: the artifact.
+        input_size: (C, H, W) of the input `input`.
         outputs: expected shapes by name, batch first.
     """
     nhwc = any(spec.layout == "NHWC" for spec in runner.inputs)
@@ -109,7 +111,7 @@ def interface_mismatch(
 
 
 def _agree(reported: Sequence[int | str], expected: Sequence[int | str]) -> bool:
-    """Whether sizes agree as far as both are known; a runtime that reports no sizes contradicts nothing."""
+    """Whether the sizes that both sides state agree; true if the runtime reports no sizes."""
     return not reported or (
         len(reported) == len(expected)
         and all(

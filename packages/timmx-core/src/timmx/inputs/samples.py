@@ -1,4 +1,4 @@
-"""The inputs that a model is verified on: a folder of images, or made ones where there is none."""
+"""Inputs for verification: a folder of images, or synthetic images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from timmx.model import DataConfig
 
 MOST_IMAGES = 512
-"""More would not change the figures; a larger folder is thinned evenly."""
+"""More would not change the results; of a larger folder, evenly spaced images are used."""
 LEAST_INPUTS = 4
 MADE_INPUTS = 6
-_KEPT_BYTES = 256 * 2**20
+_CACHE_BYTES = 256 * 2**20
 
 
 class Samples(Protocol):
-    """Inputs of one model, as its artifact takes them. `origin` says in words where they come from."""
+    """Inputs of one model, in the form that its artifact takes. `origin` describes their source in words."""
 
     origin: str
 
@@ -36,18 +36,17 @@ class Samples(Protocol):
 
 
 class MadeSamples:
-    """Smooth random pictures of different brightness and contrast: cheap, repeatable, and no two alike.
+    """Synthetic images: smooth random images of different brightness and contrast, the same for the same seed.
 
-    The first has the most contrast: with it a model is traced, and looked through for numbers that grow large. Their
-    values are multiples of 1/255, as those of pictures are: a format may take pixels as bytes. Equal seeds give equal
-    pictures.
+    The first has the most contrast: models are traced with it, and searched for large activations. Pixel values are
+    multiples of 1/255, since a format may take pixels as bytes.
     """
 
     def __init__(
         self, config: DataConfig, in_graph: bool, count: int = MADE_INPUTS, seed: int = 20_240_229
     ) -> None:
         channels, height, width = config.input_size
-        self.origin = f"{count} made images"
+        self.origin = f"{count} synthetic images"
         rng = np.random.default_rng(seed)
         coarse = rng.random((count, channels, 9, 9), dtype=np.float32)
         contrast = np.linspace(1.0, 0.3, count, dtype=np.float32).reshape(-1, 1, 1, 1)
@@ -64,32 +63,32 @@ class MadeSamples:
 
 
 class ImageSamples:
-    """Images of a folder through the model's preprocessing; kept in memory while they are few.
+    """Preprocessed images of a folder; the first 256 MB are cached in memory.
 
     Attributes:
-        unreadable: the images that were left out because they cannot be read.
+        unreadable: images that are left out because they cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], folder: Path, config: DataConfig, in_graph: bool) -> None:
         self._read = ImagePreprocessor.for_model(config, in_graph).read
         self._paths: list[Path] = []
-        self._kept: list[np.ndarray] = []
+        self._cache: list[np.ndarray] = []
         self.unreadable: list[Path] = []
-        room = _KEPT_BYTES
+        free_bytes = _CACHE_BYTES
         for path in paths:
             try:
                 array = self._read(path)
             except ConfigurationError:
                 self.unreadable.append(path)
                 continue
-            if len(self._kept) == len(self._paths) and array.nbytes <= room:
-                self._kept.append(array)
-                room -= array.nbytes
+            if len(self._cache) == len(self._paths) and array.nbytes <= free_bytes:
+                self._cache.append(array)
+                free_bytes -= array.nbytes
             self._paths.append(path)
         self.origin = f"{len(self._paths)} images of {folder}"
 
     def true_classes(self, labels: Sequence[str]) -> np.ndarray | None:
-        """The class of each image where its folder is called as a class is; None where one is not."""
+        """The class of each image by its folder's name; None if a folder is not named after a class."""
         numbers = {label: number for number, label in enumerate(labels)}
         folders = [path.parent.name for path in self._paths]
         return np.array([numbers[name] for name in folders]) if numbers.keys() >= set(folders) else None
@@ -98,37 +97,40 @@ class ImageSamples:
         return len(self._paths)
 
     def take(self, indices: Sequence[int]) -> np.ndarray:
-        kept, paths = self._kept, self._paths
-        return np.stack([kept[index] if index < len(kept) else self._read(paths[index]) for index in indices])
+        cache, paths = self._cache, self._paths
+        return np.stack(
+            [cache[index] if index < len(cache) else self._read(paths[index]) for index in indices]
+        )
 
 
 def choose_samples(
     verify_data: Path | None, own_samples: Path | None, config: DataConfig, in_graph: bool
 ) -> Samples:
-    """The images of `verify_data`, else the model's own samples, else made inputs.
+    """The images of `verify_data`, otherwise the model's own samples, otherwise synthetic images.
 
     Args:
-        verify_data: what the user named.
-        own_samples: the `samples/` folder of a `local-dir:` model, if there is one.
+        verify_data: the folder of `--verify-data`.
+        own_samples: the `samples/` folder of a `local-dir:` model, if it has one.
+        config: the model's data config.
         in_graph: the artifact normalises, so inputs are pixels in [0, 1].
 
     Raises:
-        ConfigurationError: `verify_data` cannot serve this model.
+        ConfigurationError: `verify_data` does not fit this model, or has too few readable images.
     """
     folder = verify_data or own_samples
     if folder is None:
         return MadeSamples(config, in_graph)
     if config.input_size[0] not in (1, 3):
-        why = f"images have 1 or 3 channels, this model takes {config.input_size[0]}"
+        reason = f"images have 1 or 3 channels, this model takes {config.input_size[0]}"
         if verify_data:
             raise ConfigurationError(
-                f"--verify-data does not fit: {why}", hint="leave it out: synthetic images are used then"
+                f"--verify-data does not fit: {reason}", hint="leave it out to use synthetic inputs"
             )
-        reporter().warn(f"The samples in {folder} are not used: {why}.")
+        reporter().warn(f"The samples in {folder} are not used: {reason}.")
         return MadeSamples(config, in_graph)
     paths = image_paths(folder, LEAST_INPUTS) if verify_data else list_images(folder)
     if len(paths) < LEAST_INPUTS:
-        reporter().warn(f"{folder} holds fewer than {LEAST_INPUTS} images: inputs are made.")
+        reporter().warn(f"{folder} holds fewer than {LEAST_INPUTS} images: synthetic images are used.")
         return MadeSamples(config, in_graph)
     samples = ImageSamples(spread(paths, MOST_IMAGES), folder, config, in_graph)
     if samples.unreadable:

@@ -1,4 +1,4 @@
-"""timm's create_model with the arguments of a request, and its refusals in words."""
+"""timm's create_model with the arguments of a request; its failures become errors with hints."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _INTERNAL = {
     *("pretrained_model_args", "cache_dir", "model_cfg", "kwargs_filter", "pruned"),
     *("feature_cls", "feature_cfg", "scriptable", "exportable", "no_jit", "dtype"),
 }
-"""Arguments that would change where weights come from, how strictly they are loaded, or what is built."""
+"""Arguments that would change the source of weights, how strictly they are loaded, or what is built."""
 
 
 def check_model_kwargs(kwargs: Mapping[str, Any]) -> None:
-    """Refuse `--model-kwargs` that have an option of their own, or that only timm's inside may set. Light.
+    """Check `--model-kwargs` for arguments that have an option of their own or are internal. Imports nothing heavy.
 
     Raises:
-        ConfigurationError: naming the option to use.
+        ConfigurationError: such an argument is set.
     """
     for key in kwargs:
         if key in FLAGS:
@@ -56,11 +56,16 @@ def check_model_kwargs(kwargs: Mapping[str, Any]) -> None:
 
 
 def create(name: str, arguments: Mapping[str, Any], meta: bool = False) -> nn.Module:
-    """timm's model called `name` (`local-dir:` too), in eval mode; if `meta`, on the meta device.
+    """Create a timm model in eval mode.
+
+    Args:
+        name: timm's name, or `local-dir:FOLDER`.
+        arguments: for create_model.
+        meta: create it on the meta device.
 
     Raises:
-        ConfigurationError: an argument that this model does not take, with those that it does.
-        ModelError: timm cannot build it so.
+        ConfigurationError: the model does not take one of the arguments; the hint lists those that it takes.
+        ModelError: timm cannot build it with these arguments.
     """
     import timm
 
@@ -74,7 +79,7 @@ def create(name: str, arguments: Mapping[str, Any], meta: bool = False) -> nn.Mo
         raise ModelError(_cannot_build(name, arguments, exc)) from exc
     except (ModelError, ConfigurationError):
         raise
-    except Exception as exc:  # a constructor refuses a value with whatever it likes
+    except Exception as exc:  # constructors raise any type
         raise ModelError(_cannot_build(name, arguments, exc)) from exc
 
 
@@ -83,9 +88,9 @@ _INITIALISERS = {"add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "unifo
 
 @contextlib.contextmanager
 def _on_meta() -> Iterator[None]:
-    """Tensors without values, and without the initialising of values.
+    """Create tensors on the meta device and skip their initialisation.
 
-    On the meta device torch 2.14 spends 90 % of a ViT's construction in `clamp_`, for nothing.
+    On the meta device torch 2.14 spends 90 % of a ViT's construction in `clamp_`.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -94,9 +99,8 @@ def _on_meta() -> Iterator[None]:
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             if getattr(func, "__name__", "") in _INITIALISERS:
-                tensor = (
-                    args[0] if args else kwargs["tensor"]
-                )  # a method, or one of torch.nn.init's functions
+                # a method, or a function of torch.nn.init
+                tensor = args[0] if args else kwargs["tensor"]
                 if tensor.is_meta:
                     return tensor
             return func(*args, **kwargs)
@@ -114,29 +118,29 @@ class UnknownArgumentError(ConfigurationError):
 
 
 def create_features(name: str, arguments: Mapping[str, Any], meta: bool = False) -> nn.Module:
-    """As `create`, with the feature pyramid for outputs.
+    """Create a timm model that outputs its feature pyramid.
 
     Args:
         name: see `create`.
-        arguments: see `create`; `out_indices` are levels, negative ones from the end.
+        arguments: see `create`; `out_indices` are levels, negative ones counted from the end.
         meta: see `create`.
 
     Raises:
-        ConfigurationError: the model has no feature pyramid, or not these levels.
+        ConfigurationError: the model has no feature pyramid, or lacks some of these levels.
     """
     try:
         return create(name, {**arguments, "features_only": True}, meta)
     except ModelError as exc:
         plain = {key: value for key, value in arguments.items() if key != "out_indices"}
         levels = len(getattr(create(name, plain, meta=True), "feature_info", ()))
-        asked = arguments.get("out_indices")
-        if asked and any(not -levels <= level < levels for level in asked):
+        indices = arguments.get("out_indices")
+        if indices and any(not -levels <= level < levels for level in indices):
             raise ConfigurationError(
-                f"--out-indices {','.join(map(str, asked))}: {name} has the levels 0 to {levels - 1}",
+                f"--out-indices {','.join(map(str, indices))}: {name} has the levels 0 to {levels - 1}",
                 hint=f"use levels from 0 to {levels - 1}, or from -{levels} to -1, counted from the end",
             ) from exc
         raise ConfigurationError(
-            f"{name} has no feature pyramid ({said(exc.__cause__ or exc)})", hint="leave --features out"
+            f"{name} has no feature pyramid ({first_line(exc.__cause__ or exc)})", hint="leave --features out"
         ) from exc
 
 
@@ -147,30 +151,30 @@ def cfg_of(model: nn.Module) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of the CPU from `seed` inside the block, as they were before after it."""
+    """Seed the CPU's random numbers inside the block and restore their state afterwards."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        # not torch.manual_seed, which would seed every accelerator as well
+        # torch.manual_seed would also seed every accelerator
         torch.default_generator.manual_seed(seed)
         yield
 
 
-def said(exc: BaseException) -> str:
-    """The first line of what an exception says, or its kind."""
+def first_line(exc: BaseException) -> str:
+    """The first line of an exception's message, or its type."""
     lines = str(exc).strip().splitlines()
     return (lines[0].strip() if lines else f"{type(exc).__name__}").rstrip(".")
 
 
 def _cannot_build(name: str, arguments: Mapping[str, Any], exc: Exception) -> str:
     ours = ("pretrained", "pretrained_cfg_overlay")
-    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if key not in ours)
-    with_ = f" with {given}" if given else ""
-    return f"timm cannot build {name}{with_}: {type(exc).__name__}: {said(exc)}"
+    settings = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if key not in ours)
+    suffix = f" with {settings}" if settings else ""
+    return f"timm cannot build {name}{suffix}: {type(exc).__name__}: {first_line(exc)}"
 
 
 def _own_arguments(name: str, argument: str) -> str:
-    """What the model does take, the close ones first."""
+    """A hint with the model's arguments that are similar to this one, or all of them."""
     import timm
 
     with _on_meta():
@@ -193,7 +197,7 @@ def _own_arguments(name: str, argument: str) -> str:
 
 
 def _cfg_fields(cls: type, cfg: inspect.Parameter) -> set[str]:
-    """The fields of a configuration dataclass, which such models take as arguments too."""
+    """The fields of a configuration dataclass; models that take one accept them as arguments too."""
     module = inspect.getmodule(cls)
     kind = getattr(module, cfg.annotation, None) if isinstance(cfg.annotation, str) else cfg.annotation
     return {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()

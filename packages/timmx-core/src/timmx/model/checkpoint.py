@@ -1,4 +1,4 @@
-"""Weights from a user's file, read without running any code from it."""
+"""Reads weights from a user's file without running code from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ConfigurationError, ModelError, TimmxError
-from timmx.model.build import said
+from timmx.model.build import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,14 +29,14 @@ _WRAPPERS = ("module.", "_orig_mod.")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a file holds.
+    """The content of a weights file.
 
     Attributes:
         path: the file.
-        state_dict: tensors on the CPU, wrapper prefixes taken off.
-        architecture: what timm's train.py noted as `arch`, else None.
-        args: what timm's train.py was called with, else empty.
-        notes: what the user should know.
+        state_dict: tensors on the CPU, without wrapper prefixes.
+        architecture: `arch` as stored by timm's train.py, otherwise None.
+        args: the arguments of timm's train.py, otherwise empty.
+        notes: notes for the user.
     """
 
     path: Path
@@ -47,14 +47,14 @@ class Checkpoint:
 
 
 def check_checkpoint(path: Path, where: str = "--checkpoint ") -> None:
-    """Refuse what cannot be a checkpoint. Light: opens the file, but needs no torch.
+    """Check that a file can be a checkpoint, without importing torch.
 
     Args:
         path: the file.
-        where: what a message puts before the path.
+        where: text before the path in messages.
 
     Raises:
-        ConfigurationError: missing, a folder, empty, of an unknown kind, or a Git LFS pointer.
+        ConfigurationError: the file is missing, a folder, empty, of an unknown kind, or a Git LFS pointer.
     """
     where = f"{where}{path}"
     if path.is_dir():
@@ -69,15 +69,15 @@ def check_checkpoint(path: Path, where: str = "--checkpoint ") -> None:
 
 
 def check_content(path: Path, where: str, what: str) -> None:
-    """Refuse a file that cannot be read, or that by its first bytes holds nothing; needs no torch.
+    """Check that a file can be read and has content, without importing torch.
 
     Args:
         path: the file.
-        where: how a message names it.
-        what: what it should hold, such as `the weights`.
+        where: its name in messages.
+        what: its expected content, such as `the weights`.
 
     Raises:
-        ConfigurationError: missing, empty, or a Git LFS pointer.
+        ConfigurationError: the file is missing, empty, or a Git LFS pointer.
     """
     try:
         with path.open("rb") as file:
@@ -93,23 +93,23 @@ def check_content(path: Path, where: str, what: str) -> None:
 
 
 def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
-    """The weights in a file: safetensors, or a pickle read with `weights_only`, which runs no code.
+    """Read weights from a safetensors file, or from a pickle with `weights_only`, which runs no code.
 
-    Weights are looked for under `state_dict`, `model` and `model_state_dict`, with `use_ema` under
-    `state_dict_ema` and `model_ema`; a file without those keys is taken for a plain state dict.
+    Weights are under `state_dict`, `model` or `model_state_dict`, with `use_ema` under `state_dict_ema` or
+    `model_ema`; a file without these keys is read as a plain state dict.
 
     Raises:
-        ConfigurationError: no such file, or one that cannot be a checkpoint.
-        ModelError: damaged, a pickle that would run code, no weights inside, or no averaged ones.
+        ConfigurationError: the file does not exist or cannot be a checkpoint.
+        ModelError: the file is damaged, is a pickle that would run code, or has no weights (of the requested kind).
     """
     check_checkpoint(path)
     if path.suffix.lower() == ".safetensors":
         return Checkpoint(path=path, state_dict=_unwrap(_read_safetensors(path, use_ema)))
-    found = read_pickle(path, _SAVE_AGAIN, ModelError)
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} holds a {type(found).__name__}, not a state dict", hint=_SAVE_AGAIN)
-    averaged = next((key for key in _AVERAGED if isinstance(found.get(key), dict)), None)
-    plain = next((key for key in _PLAIN if isinstance(found.get(key), dict)), None)
+    content = read_pickle(path, _SAVE_AGAIN, ModelError)
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}, not a state dict", hint=_SAVE_AGAIN)
+    averaged = next((key for key in _AVERAGED if isinstance(content.get(key), dict)), None)
+    plain = next((key for key in _PLAIN if isinstance(content.get(key), dict)), None)
     notes = []
     if use_ema and averaged is None:
         raise ModelError(f"{path} has no averaged weights (state_dict_ema)", hint="leave --use-ema out")
@@ -120,12 +120,12 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
             )
         notes.append(f"{path.name} also holds averaged weights ({averaged}): --use-ema takes them.")
     key = averaged if use_ema else plain
-    tensors = tensors_of(found[key] if key else found)
+    tensors = tensors_of(content[key] if key else content)
     if not tensors:
-        keys = ", ".join(str(name) for name in list(found)[:5])
+        keys = ", ".join(str(name) for name in list(content)[:5])
         raise ModelError(f"{path} holds no weights (its keys: {keys or 'none'})", hint=_SAVE_AGAIN)
-    args = found.get("args")
-    architecture = found.get("arch")
+    args = content.get("args")
+    architecture = content.get("arch")
     return Checkpoint(
         path=path,
         state_dict=_unwrap(tensors),
@@ -151,7 +151,8 @@ def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as exc:
         raise ModelError(
-            f"{path} is damaged or not a safetensors file: {said(exc)}", hint="copy or save the weights again"
+            f"{path} is damaged or not a safetensors file: {first_line(exc)}",
+            hint="copy or save the weights again",
         ) from exc
     if not tensors:
         raise ModelError(f"{path} holds no weights", hint=_SAVE_AGAIN)
@@ -159,17 +160,17 @@ def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path, hint: str, error: type[TimmxError]) -> Any:
-    """torch.load with `weights_only`: tensors and plain containers, and timm's Namespace of options; on the CPU.
+    """Read tensors, plain containers and timm's Namespace of options with torch.load and `weights_only`, to the CPU.
 
-    Tensors are mapped into memory where the file allows, so that only what is used is read from disk.
+    Tensors are mapped into memory where possible, so that only the used ones are read from disk.
 
     Args:
         path: the file.
-        hint: how to save what is meant, such as `save model.state_dict() with torch.save`.
+        hint: how to save such a file, such as `save model.state_dict() with torch.save`.
         error: the class of the error.
 
     Raises:
-        TimmxError: `error`; damaged, no file of torch.save, or one that would run code.
+        TimmxError: `error`; the file is damaged, is not from torch.save, or would run code.
     """
     import torch
 
@@ -190,12 +191,14 @@ def read_pickle(path: Path, hint: str, error: type[TimmxError]) -> Any:
             raise error(f"{path} is a TorchScript program, not tensors", hint=hint) from exc
         if "legacy .tar" in str(exc):
             raise error(f"{path} has the format of PyTorch before 0.1.10", hint=hint) from exc
-        reason = "" if isinstance(exc, LookupError) else f": {said(exc)}"  # a KeyError says a number alone
+        reason = (
+            "" if isinstance(exc, LookupError) else f": {first_line(exc)}"
+        )  # a KeyError's text is only a number
         raise error(f"{path} is damaged or not a file of torch.save{reason}", hint=hint) from exc
 
 
 def _first_global(path: Path) -> str:
-    """What a bare pickle would import first, read without running it; empty where it imports nothing."""
+    """The first import of a pickle, found without running it; empty if it imports nothing."""
     words: list[str] = []
     try:
         with path.open("rb") as file:
@@ -206,13 +209,13 @@ def _first_global(path: Path) -> str:
                     return ".".join(words[-2:])
                 if isinstance(argument, str):
                     words.append(argument)
-    except ValueError:  # no pickle
+    except ValueError:  # not a pickle
         return ""
     return ""
 
 
 def tensors_of(state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The entries of a state dict that are weights."""
+    """The entries of a state dict that are tensors."""
     import torch
 
     return {

@@ -1,4 +1,4 @@
-"""timm's data config, how an image becomes the model's input, for any number of channels."""
+"""timm's data config, for any number of channels."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How an image becomes the model's input.
+    """How an image is converted to the model's input.
 
     Attributes:
         input_size: (channels, height, width) in pixels.
-        mean: subtracted from pixels in [0, 1], one value a channel.
-        std: divided by afterwards, one value a channel; never 0.
+        mean: subtracted from pixels in [0, 1], one value per channel.
+        std: divisor afterwards, one value per channel; never 0.
         interpolation: PIL's name of the resize filter, lower case, such as `bicubic`.
         crop_pct: the share of the resized image's side that the crop keeps, above 0.
-        crop_mode: `center`, `squash` or `border`, as timm means them.
+        crop_mode: `center`, `squash` or `border`, as in timm.
     """
 
     input_size: tuple[int, int, int]
@@ -37,7 +37,7 @@ class DataConfig:
 
     @property
     def scaled_size(self) -> tuple[int, int]:
-        """(height, width) that an image is resized for, before the crop."""
+        """(height, width) of the resize before the crop."""
         _, height, width = self.input_size
         return math.floor(height / self.crop_pct), math.floor(width / self.crop_pct)
 
@@ -48,10 +48,10 @@ def resolve_data_config(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> tuple[DataConfig, tuple[str, ...]]:
-    """The data config of a model at `input_size`, and what the user should know of it.
+    """The data config of a model at `input_size`, and notes for the user.
 
-    `mean` and `std` override the model's own: one value for all channels, or one a channel. The model's own
-    three values on another channel count: where they are equal, that value is repeated, else their average.
+    `mean` and `std` override the model's own: one value for all channels, or one per channel. If the model's own
+    values do not match the number of channels, their average is used for each channel.
 
     Args:
         pretrained_cfg: timm's configuration of the model.
@@ -76,7 +76,12 @@ def resolve_data_config(
 
 
 def check_statistics(name: str, values: Sequence[float], channels: int | None) -> None:
-    """Refuse a `--mean` or `--std` that cannot be meant; `channels` is None where nobody knows it yet.
+    """Check the values of `--mean` or `--std`.
+
+    Args:
+        name: `mean` or `std`.
+        values: one, or one per channel.
+        channels: number of channels; None if it is not known yet.
 
     Raises:
         ConfigurationError: a wrong number of values, a value that is not finite, or a std of 0 or less.
@@ -92,19 +97,19 @@ def check_statistics(name: str, values: Sequence[float], channels: int | None) -
             hint="give numbers above 0, such as --std 0.5,0.5,0.5",
         )
     if channels is not None and len(values) not in (1, channels):
-        wanted = "1 value" if channels == 1 else f"1 or {channels} values"
+        count = "1 value" if channels == 1 else f"1 or {channels} values"
         raise ConfigurationError(
             f"--{name} has {len(values)} values, but the model takes {channels} channels",
-            hint=f"give {wanted}",
+            hint=f"give {count}",
         )
 
 
 def _per_channel(
-    name: str, asked: Sequence[float] | None, own: Any, channels: int, notes: list[str]
+    name: str, override: Sequence[float] | None, own: Any, channels: int, notes: list[str]
 ) -> tuple[float, ...]:
-    if asked is not None:
-        check_statistics(name, asked, channels)
-        values = tuple(float(value) for value in asked)
+    if override is not None:
+        check_statistics(name, override, channels)
+        values = tuple(float(value) for value in override)
         return values * channels if len(values) == 1 else values
     values = tuple(float(value) for value in (own if isinstance(own, (list, tuple)) else (own,)))
     if len(values) == channels:
@@ -124,7 +129,7 @@ def _list(values: Sequence[float]) -> str:
 
 
 def value_range(mean: tuple[float, ...], std: tuple[float, ...], in_graph: bool) -> tuple[float, float]:
-    """The least and greatest value that the artifact's input takes for pixels in [0, 1]."""
+    """The smallest and largest value of the artifact's input for pixels in [0, 1]."""
     if in_graph:
         return 0.0, 1.0
     pairs = list(zip(mean, std, strict=True))

@@ -1,4 +1,4 @@
-"""A model built as asked, with its weights inside: from timm's own file, from a checkpoint, or random."""
+"""Builds the model of a request and loads its weights: from timm's file, from a checkpoint, or random."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filled:
-    """A built model.
+class FilledModel:
+    """A model with its weights.
 
     Attributes:
         model: in eval mode on the CPU.
-        in_chans: the channels of its input.
-        checkpoint: the user's file, where its weights come from one.
-        seed: of the weights that are random; None where none are.
-        notes: what the user should know.
+        in_chans: number of channels of its input.
+        checkpoint: the user's weights file; None for other weights.
+        seed: seed of random weights; None if there are none.
+        notes: notes for the user.
     """
 
     model: nn.Module
@@ -40,11 +40,11 @@ class Filled:
     notes: tuple[str, ...]
 
 
-def build_and_fill(request: ExportRequest, source: Source) -> Filled:
-    """Build the model that a request asks for and fill it; what cannot be is refused before weights are read.
+def build_and_fill(request: ExportRequest, source: Source) -> FilledModel:
+    """Build the model of a request and load its weights. Options are checked before weights are read.
 
     Raises:
-        ConfigurationError: an input size, an argument or feature levels that the model does not have.
+        ConfigurationError: the model does not support the input size, an argument or a feature level.
         ModelError: it cannot be built, or the weights do not fit it.
     """
     plan = Plan(request, source)
@@ -53,7 +53,7 @@ def build_and_fill(request: ExportRequest, source: Source) -> Filled:
         if request.checkpoint is not None:
             checkpoint = read_checkpoint(request.checkpoint, request.use_ema)
             model, notes = plan.fill_from_checkpoint(checkpoint)
-            return Filled(
+            return FilledModel(
                 model=model,
                 in_chans=plan.channels(model),
                 checkpoint=checkpoint,
@@ -62,21 +62,21 @@ def build_and_fill(request: ExportRequest, source: Source) -> Filled:
             )
         if source.weights is not None:
             model, notes = plan.fill_from_file(source.weights())
-            adapted = plan.adaptations(model)
-            notes += tuple(adapted.values())
-            return Filled(
+            adaptations = plan.adaptations(model)
+            notes += tuple(adaptations.values())
+            return FilledModel(
                 model=model,
                 in_chans=plan.channels(model),
                 checkpoint=None,
-                seed=seed if "classifier" in adapted else None,
+                seed=seed if "classifier" in adaptations else None,
                 notes=notes,
             )
         model = plan.build()
-        return Filled(model=model, in_chans=plan.channels(model), checkpoint=None, seed=seed, notes=())
+        return FilledModel(model=model, in_chans=plan.channels(model), checkpoint=None, seed=seed, notes=())
 
 
 def native_size(model: nn.Module, cfg: Mapping[str, Any]) -> tuple[int, int]:
-    """(height, width) that a timm model was built for; where it takes any, that of its weights."""
+    """(height, width) that a timm model was built for; for a model that takes any size, that of its weights."""
     traits = getattr(model, "_traits", {})  # since timm 1.0.30
     size = traits.get("img_size") or getattr(getattr(model, "patch_embed", None), "img_size", None)
     size = size or cfg["input_size"][1:]
@@ -84,7 +84,7 @@ def native_size(model: nn.Module, cfg: Mapping[str, Any]) -> tuple[int, int]:
 
 
 class Plan:
-    """How to call create_model: settled on the meta device where anything unusual is asked for."""
+    """The arguments of create_model for a request, tried on the meta device if any differ from the defaults."""
 
     def __init__(self, request: ExportRequest, source: Source) -> None:
         self._request = request
@@ -98,33 +98,33 @@ class Plan:
         if request.out_indices is not None:
             self._arguments["out_indices"] = tuple(request.out_indices)
         if request.input_size is not None:
-            self._settle_size(source, request.input_size)
+            self._set_size(source, request.input_size)
         elif self._arguments or request.features:
             self.build(meta=True)
 
-    def _settle_size(self, source: Source, input_size: tuple[int, int, int]) -> None:
+    def _set_size(self, source: Source, input_size: tuple[int, int, int]) -> None:
         channels, size = input_size[0], input_size[1:]
-        sketch = self.build(meta=True)
-        if channels != self.channels(sketch):
+        model = self.build(meta=True)
+        if channels != self.channels(model):
             self._arguments["in_chans"] = channels
-        native = native_size(sketch, cfg_of(sketch))
+        native = native_size(model, cfg_of(model))
         if size != native:
             self._size = size_arguments(
                 source.name, lambda extra: self.build(extra, meta=True), channels, size, native
             )
 
     def build(self, extra: dict[str, Any] | None = None, meta: bool = False) -> nn.Module:
-        """The model with the size's arguments and `extra`."""
-        make = create_features if self._request.features else create
-        return make(self._name, {**self._arguments, **self._size, **(extra or {})}, meta)
+        """Build the model with the size's arguments and `extra`."""
+        create_model = create_features if self._request.features else create
+        return create_model(self._name, {**self._arguments, **self._size, **(extra or {})}, meta)
 
     def channels(self, model: nn.Module) -> int:
-        """Of the input; timm before 1.0.30 does not note them on a feature pyramid."""
-        asked = self._arguments.get("in_chans")
-        return int(getattr(model, "in_chans", None) or asked or cfg_of(model)["input_size"][0])
+        """Number of input channels; timm before 1.0.30 does not store it on a feature pyramid."""
+        argument = self._arguments.get("in_chans")
+        return int(getattr(model, "in_chans", None) or argument or cfg_of(model)["input_size"][0])
 
     def fill_from_file(self, path: Path) -> tuple[nn.Module, tuple[str, ...]]:
-        """As timm loads pretrained weights: stem and classifier adapted, position embeddings resampled."""
+        """Load timm's pretrained weights: timm adapts stem and classifier and resamples position embeddings."""
         overlay = {"file": str(path), "source": "", "custom_load": path.suffix == ".npz"}
         loading = {"pretrained": True, "pretrained_cfg_overlay": overlay}
         try:
@@ -132,14 +132,14 @@ class Plan:
         except ModelError as exc:
             if path.suffix == ".npz":
                 raise
-            return self._fill_otherwise(path, loading, exc)
+            return self._fill_at_own_size(path, loading, exc)
         _forget_source(model)
         return model, ()
 
-    def _fill_otherwise(
+    def _fill_at_own_size(
         self, path: Path, loading: dict[str, Any], failure: ModelError
     ) -> tuple[nn.Module, tuple[str, ...]]:
-        """At the weights' own size and resized afterwards; else the reason in full."""
+        """Load the weights at their own size and resize the model; if that fails, load them as a checkpoint."""
         if self._size:
             size, self._size = self._size, {}
             try:
@@ -154,7 +154,7 @@ class Plan:
         return model, notes
 
     def fill_from_checkpoint(self, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[str, ...]]:
-        """Every weight from the file, or a refusal."""
+        """Load every weight from a checkpoint, or raise an error."""
         if self._request.features:
             return self._fill_features(checkpoint)
         spare = self._full().state_dict() if self._request.num_classes == 0 else ()
@@ -173,7 +173,7 @@ class Plan:
         return model, notes
 
     def _fill_features(self, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[str, ...]]:
-        """Fitted to the whole model, whatever its classes; timm fills the pyramid from it."""
+        """Fit the checkpoint to the whole model, with any number of classes; timm loads the pyramid from it."""
         state, notes = fit_state_dict(checkpoint, self._full(num_classes=0), self._full().state_dict())
         overlay = {"state_dict": state, "source": "", "label_offset": 0}
         model = self.build({"pretrained": True, "pretrained_cfg_overlay": overlay})
@@ -181,7 +181,7 @@ class Plan:
         return model, notes
 
     def _full(self, **extra: Any) -> nn.Module:
-        """The whole model, with its classifier unless `extra` says otherwise, on the meta device."""
+        """The whole model on the meta device, with its classifier unless `extra` removes it."""
         own = {
             key: self._arguments[key] for key in self._arguments if key not in ("num_classes", "out_indices")
         }
@@ -200,23 +200,23 @@ class Plan:
         return model.eval()
 
     def adaptations(self, model: nn.Module) -> dict[str, str]:
-        """What timm changed of the weights that it loaded, by the part that it changed."""
+        """A note for each part whose weights timm adapted when it loaded them."""
         cfg = cfg_of(model)
-        found = {}
-        asked, own = self._request.num_classes, cfg.get("num_classes") or 0
-        if asked and asked != own:
-            found["classifier"] = (
-                f"The classifier is new and untrained: {asked} classes, where the weights have {own or 'none'}."
+        notes = {}
+        num_classes, own = self._request.num_classes, cfg.get("num_classes") or 0
+        if num_classes and num_classes != own:
+            notes["classifier"] = (
+                f"The classifier is new and untrained: {num_classes} classes, where the weights have {own or 'none'}."
             )
         channels = self.channels(model)
         if channels != cfg["input_size"][0]:
-            found["stem"] = (
+            notes["stem"] = (
                 f"timm adapted the first layer's weights from {cfg['input_size'][0]} to {channels} channels."
             )
-        return found
+        return notes
 
 
 def _forget_source(model: nn.Module) -> None:
-    """Take the path or the tensors out of the model's notes, which travel with it."""
+    """Remove the path or the tensors from the model's configuration."""
     for key in ("file", "state_dict"):
         cfg_of(model).pop(key, None)

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors under a model's own names, or an error that says what differs and how to fix it."""
+"""Fits a checkpoint's tensors to a model, or raises an error with the differences and a hint."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 def fit_state_dict(
     checkpoint: Checkpoint, model: nn.Module, spare: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The checkpoint's tensors under the model's names, complete, and what was changed to get there.
+    """A complete state dict for the model from a checkpoint, and notes on conversions.
 
-    Where the plain names do not fit, the conversion is tried that timm keeps beside the model
-    (`checkpoint_filter_fn`: original repositories' names, position embeddings of another size).
+    If the names do not fit, timm's conversion for the model's family is tried (`checkpoint_filter_fn`: names of
+    original repositories, position embeddings of another size).
 
     Args:
-        checkpoint: as read.
-        model: a timm model; on the meta device too.
-        spare: names that may be left over, such as the classifier's where the model has none.
+        checkpoint: the weights.
+        model: a timm model, possibly on the meta device.
+        spare: names that may be unused, such as the classifier's if the model has none.
 
     Raises:
-        ModelError: it does not fit: what is missing, unexpected or of another shape, with a hint.
+        ModelError: the checkpoint does not fit, with the keys that are missing, unexpected or of another shape.
     """
     target = model.state_dict()
     spare = set(spare) | {name for name, _ in model.named_buffers()}
@@ -42,14 +42,14 @@ def fit_state_dict(
     if misfit.fits:
         return _complete(plain, target), ()
     converted = _converted(plain, model)
-    left = misfit if converted is None else _Misfit.between(converted, target, spare)
-    if converted is not None and left.fits:
+    remaining = misfit if converted is None else _Misfit.between(converted, target, spare)
+    if converted is not None and remaining.fits:
         note = f"{checkpoint.path.name} was converted to timm's names and shapes"
         resized = [name for name, *_ in misfit.reshaped]
         if resized:
-            note += f"; made for another input size, resized: {_some(resized)}"
+            note += f"; resized from another input size: {_some(resized)}"
         return _complete(converted, target), (note + ".",)
-    raise _misfit_error(checkpoint, model, min(misfit, left, key=_Misfit.count))
+    raise _misfit_error(checkpoint, model, min(misfit, remaining, key=_Misfit.count))
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class _Misfit:
 
 
 def _is_counter(name: str) -> bool:
-    """Batch norm's step counter, which old checkpoints lack and inference never reads."""
+    """Whether it is batch norm's step counter, which old checkpoints lack and inference does not use."""
     return name.endswith("num_batches_tracked")
 
 
 def _complete(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every name of the model; a counter that the file lacks counts from 0."""
+    """The tensor of every name of the model; missing step counters are 0."""
     import torch
 
     return {
@@ -97,7 +97,7 @@ def _complete(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict
 
 
 def _without_common_prefix(state: dict[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off a first part that every name has and the model has not, such as Lightning's `model.`."""
+    """Remove a prefix that all names share and the model lacks, such as Lightning's `model.`."""
     firsts = {name.split(".")[0] for name in state}
     if len(firsts) != 1 or firsts & {name.split(".")[0] for name in target}:
         return state
@@ -106,7 +106,7 @@ def _without_common_prefix(state: dict[str, Tensor], target: Mapping[str, Tensor
 
 
 def _converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
-    """The state after timm's conversion for this family; None where there is none or it cannot."""
+    """The state after timm's conversion for this family; None if there is none or it fails."""
     module = sys.modules[type(model).__module__]
     convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
     if convert is None:
@@ -114,7 +114,7 @@ def _converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor] 
     arguments = (dict(state), model)[: min(2, len(inspect.signature(convert).parameters))]
     try:
         return tensors_of(convert(*arguments))
-    except Exception:  # written for its own family's files, it may stumble over any other
+    except Exception:  # it is written for files of its own family, and may raise anything for others
         return None
 
 
@@ -140,7 +140,7 @@ def _misfit_error(checkpoint: Checkpoint, model: nn.Module, misfit: _Misfit) -> 
 
 
 def _flags_hint(cfg: Mapping[str, Any], model: nn.Module, misfit: _Misfit) -> str:
-    """The flags that make it fit, where nothing but the classifier or the stem differs."""
+    """The flags that make the checkpoint fit, if only the classifier or the stem differs."""
     classifier, stem = _layers(cfg.get("classifier")), _layers(cfg.get("first_conv"))
     flags = {}
     for name, file, own in misfit.reshaped:
@@ -169,8 +169,7 @@ def _keys(count: int) -> str:
 
 
 def _some(names: Collection[str], most: int = 3) -> str:
-    shown = ", ".join(list(names)[:most])
-    return shown + (", ..." if len(names) > most else "")
+    return ", ".join(list(names)[:most]) + (", ..." if len(names) > most else "")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

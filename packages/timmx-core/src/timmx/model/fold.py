@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution or linear layer before it, where one observed forward shows it exact."""
+"""Folds batch norms into the convolution or linear layer before them, where one forward pass shows that it is exact."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _OWN_DATA = ("weight", "bias", "running_mean", "running_var")
 
 
 def fold_batch_norms(model: nn.Module, example: torch.Tensor) -> int:
-    """Fold, in place, each batch norm that is the only reader of one linear layer's output.
+    """Fold, in place, each batch norm that is the only reader of a linear layer's output.
 
-    Which norm follows which layer is taken from the tensors of one forward pass, not from names or order:
-    the layer and the norm run once, every operation that reads the layer's output lies inside the norm, and
-    nothing else touches the weights of either. The folded norm leaves the model; its activation stays.
+    The pairs are found from the tensors of one forward pass, not from names or order: the layer and the norm run
+    once, only operations inside the norm read the layer's output, and no other module uses the weights of either.
+    The folded norm is removed from the model; its activation stays.
 
     Args:
         model: in eval mode.
         example: (N, C, H, W), one input is enough.
 
     Returns:
-        How many norms were folded.
+        Number of folded norms.
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference" (2018), section 3.2; computed in float64.
@@ -58,11 +58,11 @@ def fold_batch_norms(model: nn.Module, example: torch.Tensor) -> int:
 
 
 def replace_modules(model: nn.Module, replacements: dict[int, nn.Module]) -> None:
-    """Put new modules in the place of old ones, under every parent and name that they have.
+    """Replace modules under all their parents and names.
 
     Args:
-        model: changed in place; itself never replaced.
-        replacements: from the old module's `id` to the new module.
+        model: changed in place; the root itself is not replaced.
+        replacements: new modules by the `id` of the old ones.
     """
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
@@ -70,8 +70,8 @@ def replace_modules(model: nn.Module, replacements: dict[int, nn.Module]) -> Non
                 parent._modules[name] = replacements[id(child)]
 
 
-def untouched(module: nn.Module) -> bool:
-    """Whether nobody hooked into the module's call or set its `forward`: replacing it then loses nothing."""
+def is_replaceable(module: nn.Module) -> bool:
+    """Whether the module has no hooks and no `forward` of its own instance, which a replacement would lose."""
     hooks = (
         module._forward_hooks,
         module._forward_pre_hooks,
@@ -83,21 +83,21 @@ def untouched(module: nn.Module) -> bool:
 
 @dataclass
 class _Output:
-    """What became of one linear layer's output tensor."""
+    """The modules that used the output tensor of one linear layer."""
 
     layer: nn.Module
     ndim: int
     norm: nn.Module | None = None
-    """The norm that was called with this very tensor."""
+    """The norm that was called with this tensor object."""
     readers: set[nn.Module | None] = field(default_factory=set)
-    """The watched modules whose operations read it; None for anything else."""
+    """The watched modules whose operations read it; None for any other code."""
 
 
 class _Dataflow(TorchDispatchMode):
-    """Watches layers and norms during one forward: who reads whose output, and whose weights.
+    """Records, during one forward pass, which layers and norms read which outputs and weights.
 
-    The dispatcher's level is below autograd, TorchScript and no-op methods, so that every real read is
-    seen, and a look at a shape is none.
+    The dispatcher lies below autograd, TorchScript and no-op methods, so every real read is recorded, and access to
+    a shape is not.
     """
 
     def __init__(self, layers: list[nn.Module], norms: list[nn.Module]) -> None:
@@ -133,7 +133,7 @@ class _Dataflow(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def read_outside(self, value: Any) -> None:
-        """Tensors that the model hands out are read by its caller."""
+        """Record that the caller reads the model's outputs."""
         for tensor in _tensors(value):
             if (output := self.outputs.get(tensor)) is not None:
                 output.readers.add(None)
@@ -158,8 +158,8 @@ class _Dataflow(TorchDispatchMode):
 
 
 def _foldable(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Module, nn.Module]]:
-    """The pairs (layer, norm), in the order of execution, whose fold is exact."""
-    layers = [module for module in model.modules() if type(module) in _LINEAR and untouched(module)]
+    """The pairs (layer, norm) whose fold is exact, in order of execution."""
+    layers = [module for module in model.modules() if type(module) in _LINEAR and is_replaceable(module)]
     norms = [module for module in model.modules() if type(module) in _NORMS and _is_constant_affine(module)]
     if not layers or not norms:
         return []
@@ -185,17 +185,17 @@ def _foldable(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Module, 
 
 
 def _is_constant_affine(norm: nn.Module) -> bool:
-    """Whether the norm is a fixed scale and shift per channel: statistics kept, not training, no hooks."""
+    """Whether the norm is a fixed scale and shift per channel: in eval mode, with statistics, without hooks."""
     return (
         not norm.training
         and getattr(norm, "running_mean", None) is not None
         and getattr(norm, "running_var", None) is not None
-        and untouched(norm)
+        and is_replaceable(norm)
     )
 
 
 def _fits(output: _Output) -> bool:
-    """Whether the norm's channels are the layer's: axis 1 of a batched output, one type on one device."""
+    """Whether norm and layer have the same channels (axis 1 of a batched output), type and device."""
     layer, mean = output.layer, output.norm.running_mean  # type: ignore[union-attr]
     weight = layer.weight
     return bool(
@@ -209,7 +209,7 @@ def _fits(output: _Output) -> bool:
 
 @torch.no_grad()
 def _fold(layer: Any, norm: Any) -> None:
-    """Scale the layer's output channels as the norm does, in float64, and give it the norm's shift as bias."""
+    """Multiply the norm's scale into the layer's weight and add its shift to the bias, in float64."""
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale *= norm.weight.double()
@@ -228,12 +228,12 @@ def _fold(layer: Any, norm: Any) -> None:
 
 
 def _rest_of(norm: nn.Module) -> nn.Module:
-    """What a norm does after normalising: its drop and activation, or nothing."""
-    steps = [getattr(norm, name, None) for name in ("drop", "act")]
-    kept = [step for step in steps if step is not None and not isinstance(step, nn.Identity)]
-    if len(kept) == 1:
-        return kept[0]
-    return nn.Sequential(*kept) if kept else nn.Identity()
+    """The steps of a norm after normalisation: its drop and activation, or an identity."""
+    modules = [getattr(norm, name, None) for name in ("drop", "act")]
+    steps = [step for step in modules if step is not None and not isinstance(step, nn.Identity)]
+    if len(steps) == 1:
+        return steps[0]
+    return nn.Sequential(*steps) if steps else nn.Identity()
 
 
 def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:

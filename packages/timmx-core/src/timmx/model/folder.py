@@ -1,4 +1,4 @@
-"""A `local-dir:` folder as timm's `save_for_hf` writes it: config.json, weights, samples. Light: no torch."""
+"""Reads a `local-dir:` folder written by timm's `save_for_hf`: config.json, weights, samples. Does not import torch."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def read_local_config(folder: Path, where: str | None = None) -> dict[str, Any]:
 
     Args:
         folder: the folder.
-        where: what a message calls it, where it is not a `local-dir:`.
+        where: its name in messages. Default: `local-dir:FOLDER`.
 
     Raises:
-        ConfigurationError: no such folder, no config.json, or one that describes no timm model.
+        ConfigurationError: the folder or its config.json is missing, or does not describe a timm model.
     """
     where = where or f"local-dir:{folder}"
     if not folder.is_dir():
@@ -68,20 +68,20 @@ def read_local_config(folder: Path, where: str | None = None) -> dict[str, Any]:
 
 
 def weights_file(folder: Path) -> Path:
-    """The file of a `local-dir:` folder that holds the weights.
+    """The weights file of a `local-dir:` folder.
 
     Raises:
-        ModelError: there is none, or there are several and none has a usual name.
+        ModelError: there is none, or there are several and none has a standard name.
     """
     for name in _USUAL_WEIGHTS:
         if (folder / name).is_file():
             return folder / name
     for suffix in (".safetensors", ".pth", ".pth.tar", ".bin"):
-        found = sorted(folder.glob(f"*{suffix}"))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(path.name for path in found[:4])
+        paths = sorted(folder.glob(f"*{suffix}"))
+        if len(paths) == 1:
+            return paths[0]
+        if paths:
+            names = ", ".join(path.name for path in paths[:4])
             raise ModelError(
                 f"local-dir:{folder} has several weights files ({names})",
                 hint="name one with --checkpoint FILE",

@@ -1,7 +1,7 @@
 """The names of timm's models without importing timm: an index cached per timm version.
 
-The cache is one JSON file a timm version under the user's cache folder. Whatever is wrong with it (corrupt,
-written by another timmx, unwritable), it is built anew or done without; it never is an error.
+The cache is one JSON file per timm version in the user's cache folder. A corrupt or foreign file is written again, and
+a cache that cannot be written is not used; neither is an error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class IndexedModel:
         name: timm's name, without a tag.
         family: the module of timm that defines it.
         tags: every tag, the default first; an untagged configuration is left out.
-        pretrained: the tags that have weights; "" stands for weights without a tag.
+        pretrained: the tags that have weights; "" means weights without a tag.
     """
 
     name: str
@@ -50,7 +50,7 @@ class IndexedModel:
 
 @dataclass(frozen=True)
 class Index:
-    """Every architecture of one timm version, by name, and the names that were replaced by others."""
+    """Every architecture of one timm version by name, and deprecated names with their replacements."""
 
     timm_version: str
     models: dict[str, IndexedModel]
@@ -58,9 +58,9 @@ class Index:
 
 
 def load_index(build: bool = True) -> Index | None:
-    """The index of the installed timm, read from the cache; where there is none, built if `build`.
+    """The index of the installed timm from the cache; if there is none and `build`, a new one.
 
-    Building imports timm (seconds). None only where `build` is False and the cache holds none.
+    Building it imports timm, which takes seconds. None only if `build` is False and there is no cache.
     """
     path = _cache_path()
     index = _read(path) if path else None
@@ -72,20 +72,20 @@ def load_index(build: bool = True) -> Index | None:
 
 
 def build_index() -> Index:
-    """The index from timm itself, in timm's own (natural) order of names."""
+    """The index from timm itself, in timm's natural order of names."""
     import timm
     from timm.models import get_deprecated_models
 
     families = {name: family for family in timm.list_modules() for name in timm.list_models(module=family)}
     tags: dict[str, list[str]] = {name: [] for name in timm.list_models()}
     pretrained: dict[str, list[str]] = {name: [] for name in tags}
-    for found, names in (
+    for target, names in (
         (tags, timm.list_models(include_tags=True)),
         (pretrained, timm.list_pretrained()),
     ):
         for name in names:
             architecture, _, tag = name.partition(".")
-            found[architecture].append(tag)
+            target[architecture].append(tag)
     models = {}
     for name in tags:
         default = timm.get_pretrained_cfg(name)
@@ -102,17 +102,17 @@ def search(
     pretrained: bool = False,
     index: Index | None = None,
 ) -> list[IndexedModel]:
-    """Architectures whose name, or one of whose tagged names, matches.
+    """Architectures whose name, with or without a tag, matches.
 
     Args:
-        pattern: a substring, or a glob where it has `*`, `?` or `[`; case does not count.
-        family: a module of timm, or a glob of them.
-        pretrained: only those with weights; a pattern is then matched against tags with weights alone.
-        index: where to look; by default the cached one, built where there is none.
+        pattern: a substring, or a glob if it contains `*`, `?` or `[`; case-insensitive.
+        family: a module of timm, or a glob of modules.
+        pretrained: only architectures with weights; the pattern is then matched only against tags with weights.
+        index: the index to search. Default: the cached one, built if there is none.
     """
     index = index or load_index() or build_index()
     matches = _matcher(pattern)
-    found = []
+    models = []
     for model in index.models.values():
         tags = model.pretrained if pretrained else model.tags
         if pretrained and not tags:
@@ -120,20 +120,20 @@ def search(
         if family and not fnmatch.fnmatchcase(model.family, family.lower()):
             continue
         if matches(model.name) or any(matches(f"{model.name}.{tag}") for tag in tags):
-            found.append(model)
-    return found
+            models.append(model)
+    return models
 
 
 def close_names(name: str, index: Index | None = None) -> list[str]:
-    """Up to four names of architectures that `name` may have meant, the closest first."""
+    """Up to four names of architectures that are similar to `name`, the closest first."""
     index = index or load_index() or build_index()
     return _close(name, index.models)
 
 
 def completions(incomplete: str) -> list[str]:
-    """Model names that begin with `incomplete`, for the shell; tags once a dot is typed.
+    """Model names that start with `incomplete`, for shell completion; names with tags after a dot.
 
-    Reads the cached index alone: without one there is nothing to offer.
+    Uses only the cached index; empty if there is none.
     """
     index = load_index(build=False)
     if index is None:
@@ -142,20 +142,20 @@ def completions(incomplete: str) -> list[str]:
     if dot:
         model = index.models.get(architecture)
         tags = model.tags if model else ()
-        return [f"{architecture}.{known}" for known in tags if known.startswith(tag)]
+        return [f"{architecture}.{name}" for name in tags if name.startswith(tag)]
     schemes = [scheme for scheme in ("local-dir:", "hf-hub:") if incomplete and scheme.startswith(incomplete)]
     return [name for name in index.models if name.startswith(incomplete)] + schemes
 
 
 def check_model_name(request: ExportRequest) -> None:
-    """Refuse a model that cannot exist, as far as that can be told without importing timm.
+    """Check the name of a model as far as possible without importing timm.
 
-    A `local-dir:`'s config.json is read. A plain name is looked up in timm where it is imported already, else
-    in the cached index, else not at all: `load_model` does it again.
+    The config.json of a `local-dir:` is read. A plain name is looked up in timm if it is already imported, otherwise
+    in the cached index if there is one; `load_model` checks it again.
 
     Raises:
-        ConfigurationError: a `local-dir:` without a usable config.json, a malformed hub id or source.
-        ModelError: no such architecture or tag, with those that come close.
+        ConfigurationError: a `local-dir:` without a usable config.json, or a malformed hub id or name.
+        ModelError: unknown architecture or tag, with similar ones.
     """
     name = request.model
     if not isinstance(name, str):
@@ -179,10 +179,10 @@ def check_model_name(request: ExportRequest) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuse a plain name that timm does not know; where timm is imported, models registered since count too.
+    """Check that timm has a model of this name; if timm is imported, models registered later are included.
 
     Raises:
-        ModelError: no such architecture (with close names), or no such tag (with the tags there are).
+        ModelError: unknown architecture (with similar names) or unknown tag (with the existing tags).
     """
     architecture, _, tag = name.partition(".")
     timm = sys.modules.get("timm")
@@ -204,15 +204,15 @@ def check_name(name: str) -> None:
 
 
 def _close(name: str, names: Iterable[str]) -> list[str]:
-    """The same letters otherwise joined, then longer names that begin so, then those that look alike."""
+    """Similar names: equal without separators, then longer ones with that prefix, then similar spellings."""
     name = name.lower()
     names = list(names)
-    bare = _letters(name)
-    same = [known for known in names if _letters(known) == bare]
-    longer = [known for known in names if bare and _letters(known).startswith(bare)]
-    alike = difflib.get_close_matches(name, names, n=4, cutoff=0.75)
-    alike = alike or difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    return list(dict.fromkeys(same + longer[:3] + alike))[:4]
+    letters = _letters(name)
+    same = [other for other in names if _letters(other) == letters]
+    longer = [other for other in names if letters and _letters(other).startswith(letters)]
+    similar = difflib.get_close_matches(name, names, n=4, cutoff=0.75)
+    similar = similar or difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    return list(dict.fromkeys(same + longer[:3] + similar))[:4]
 
 
 def _letters(name: str) -> str:
@@ -251,18 +251,15 @@ def _read(path: Path) -> Index | None:
         }
         index = Index(data["timm"], models, dict(data["deprecated"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # missing, torn or foreign: it is only a cache
+        return None  # missing, damaged or written by another version
     return index if models else None
 
 
 def _write(index: Index, path: Path) -> None:
-    """Put the index into the cache, whole or not at all."""
+    """Write the index to the cache atomically."""
     models = {name: asdict(model) for name, model in index.models.items()}
     for model in models.values():
         del model["name"]
     data = {"schema": _SCHEMA, "timm": index.timm_version, "models": models, "deprecated": index.deprecated}
-    with (
-        suppress(OSError),
-        atomic_write(path) as file,
-    ):  # a full or read-only place: the next call builds again
+    with suppress(OSError), atomic_write(path) as file:  # a full or read-only disk: no cache
         json.dump(data, file, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""What a model is and costs, for `timmx info`: asked on the meta device, without weights."""
+"""Facts about a model for `timmx info`, computed on the meta device, without weights."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """The facts about one model.
+    """Facts about one model.
 
     Attributes:
-        name: as in `LoadedModel`.
+        name: see `LoadedModel`.
         architecture: timm's name.
         family: the module of timm that defines it.
-        parameters: how many numbers are trained; buffers are not counted.
-        multiply_adds: of one image of `input_size`, see `count_multiply_adds`; None where the model cannot
-            be run without weights.
-        input_size: (channels, height, width).
-        mean: one value a channel, for pixels in [0, 1].
-        std: one value a channel.
-        interpolation: of the resize.
-        crop_pct: the share of the resized image's side that is kept.
-        crop_mode: of the crop.
-        num_classes: 0 where it gives an embedding or a feature pyramid.
-        labels: the classes' names, where its configuration has them.
+        parameters: number of parameters, without buffers.
+        multiply_adds: for one image of `input_size`, see `count_multiply_adds`; None if the model cannot run on the
+            meta device.
+        input_size: (channels, height, width) in pixels.
+        mean: one value per channel, for pixels in [0, 1].
+        std: one value per channel.
+        interpolation: see `DataConfig`.
+        crop_pct: see `DataConfig`.
+        crop_mode: see `DataConfig`.
+        num_classes: 0 for an embedding or a feature pyramid.
+        labels: class names from its configuration; None if it has none.
         license: of the pretrained weights.
-        hub_id: where they are on the hub.
+        hub_id: of the pretrained weights.
         tags: of all pretrained weights of this architecture, the default first.
-        notes: what the user should know.
+        notes: notes for the user.
     """
 
     name: str
@@ -62,11 +62,11 @@ class ModelInfo:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """JSON values."""
         return asdict(self)
 
     def rows(self) -> list[tuple[str, str]]:
-        """For a table: what, and its value in words."""
+        """Rows of a table: names and values as text."""
         cost = "unknown" if self.multiply_adds is None else _engineering(self.multiply_adds)
         rows = [
             ("model", self.name),
@@ -91,14 +91,14 @@ class ModelInfo:
 
 
 def model_info(model: str | ExportRequest) -> ModelInfo:
-    """The facts about a timm name, `hf-hub:` or `local-dir:` model. No weights are loaded or fetched.
+    """Facts about a timm name, `hf-hub:` or `local-dir:` model. No weights are loaded or downloaded.
 
     Args:
-        model: a name, or a request, whose options that shape the model then count too.
+        model: a name, or a request with options that change the model.
 
     Raises:
-        ConfigurationError: an option that does not fit the model.
-        ModelError: no such model.
+        ConfigurationError: an option does not fit the model.
+        ModelError: the model does not exist.
     """
     request = model if isinstance(model, ExportRequest) else ExportRequest(model=model)
     check_model_name(request)
@@ -106,18 +106,18 @@ def model_info(model: str | ExportRequest) -> ModelInfo:
     plan = Plan(request, source)
     try:
         built = plan.build(meta=True)
-    except ModelError:  # a constructor that computes with values, which the meta device has not
+    except ModelError:  # a constructor that computes with values, which the meta device does not have
         built = plan.build()
     cfg = cfg_of(built)
     size = request.input_size or (plan.channels(built), *native_size(built, cfg))
     config, notes = resolve_data_config(cfg, size, request.mean, request.std)
     num_classes = 0 if request.features else int(getattr(built, "num_classes", 0))
     architecture = cfg["architecture"]
-    known = build_index().models.get(architecture)
+    indexed = build_index().models.get(architecture)
     return ModelInfo(
         name=source.name,
         architecture=architecture,
-        family=known.family if known else "",
+        family=indexed.family if indexed else "",
         parameters=sum(parameter.numel() for parameter in built.parameters()),
         multiply_adds=count_multiply_adds(built, size),
         **asdict(config),
@@ -125,36 +125,36 @@ def model_info(model: str | ExportRequest) -> ModelInfo:
         labels=labels_of_config(cfg, num_classes)[0],
         license=cfg.get("license"),
         hub_id=cfg.get("hf_hub_id"),
-        tags=tuple(filter(None, known.pretrained)) if known else (),
+        tags=tuple(filter(None, indexed.pretrained)) if indexed else (),
         notes=(*source.notes, *notes),
     )
 
 
 def count_multiply_adds(model: nn.Module, size: tuple[int, int, int]) -> int | None:
-    """Multiply-adds of one image: those of convolutions, matrix products and attention, and nothing else.
+    """Count the multiply-adds of convolutions, matrix products and attention for one image.
 
-    Half of what `torch.utils.flop_counter` counts, at batch 1. Additions of biases, norms, activations,
-    softmax and pooling are left out, as in most published figures; attention's two products are in, which
-    some published figures of transformers leave out.
+    Half of the count of `torch.utils.flop_counter` at batch size 1. Additions of biases, norms, activations, softmax
+    and pooling are not counted, as in most published figures; attention's two products are counted, which some
+    published figures of transformers omit.
 
     Args:
         model: on any device; on the meta device nothing is computed.
         size: (channels, height, width) of the image.
 
     Returns:
-        The count, or None where the model cannot be run on its device.
+        The count, or None if the model cannot run on its device.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     device = next(model.parameters()).device
-    # FlopCounterMode's module hooks want no parameter among a submodule's inputs that needs a gradient
+    # FlopCounterMode's module hooks fail if a parameter that requires a gradient is an input of a submodule
     # (cait, pit: "Expected gradient function to be set", torch 2.14)
     model.requires_grad_(False)
     counter = FlopCounterMode(display=False)
     try:
-        # the counter knows attention on the CPU by its two products alone (torch 2.14)
+        # on the CPU the counter counts attention only as its two products (torch 2.14)
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             model(torch.empty(1, *size, device=device))
     except Exception:  # an operation that needs values, or has no meta kernel

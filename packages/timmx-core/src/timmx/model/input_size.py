@@ -1,4 +1,4 @@
-"""Whether a model can take an input of some size, asked on the meta device: no weights, no arithmetic."""
+"""Checks on the meta device, without weights or arithmetic, whether a model can take an input size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ConfigurationError, ModelError
-from timmx.model.build import UnknownArgumentError, said
+from timmx.model.build import UnknownArgumentError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,22 +23,23 @@ _STEPS = (8, 16, 32, 64, 128, 256)
 def size_arguments(
     name: str, build: Callable[[dict[str, Any]], nn.Module], channels: int, size: Size, native: Size
 ) -> dict[str, Any]:
-    """What to build a model with so that it takes inputs of `size`: `img_size`, or nothing where any goes.
+    """Arguments that build a model for inputs of `size`: `img_size`, or none if the model takes any size.
 
     Args:
-        name: the model's, for the message.
-        build: makes the model on the meta device from extra arguments.
-        channels: of the input.
-        size: asked for.
-        native: the model's own.
+        name: the model's name, for the message.
+        build: builds the model on the meta device with extra arguments.
+        channels: number of input channels.
+        size: the requested size.
+        native: the model's own size.
 
     Raises:
-        ConfigurationError: the model cannot take this size: why, and the nearest sizes that it does take.
+        ConfigurationError: the model cannot take this size; the hint has the nearest sizes that work.
     """
     trial = _Trial(build, channels)
     reason = trial.refusal(size)
     if not reason or trial.failure(native):
-        return trial.arguments(size)  # a meta device that cannot run the model's own size is no judge
+        # If the meta device cannot run the model's own size either, its failure proves nothing.
+        return trial.arguments(size)
     near = _nearest(trial, size) or [native]
     sizes = " or ".join(f"--input-size {channels} {height} {width}" for height, width in near)
     raise ConfigurationError(
@@ -48,13 +49,13 @@ def size_arguments(
 
 
 def failure_on_meta(model: Callable[[Any], Any], channels: int, size: Size) -> str:
-    """Run something on the meta device once; the reason why it fails, or nothing."""
+    """Run a model once on the meta device; the reason why it fails, or an empty text."""
     import torch
 
     try:
         with torch.no_grad():
             model(torch.empty(2, channels, *size, device="meta"))
-    except Exception as exc:  # any operation may refuse, each in its own way
+    except Exception as exc:  # operations raise any type
         return _reason(exc, size)
     return ""
 
@@ -69,20 +70,20 @@ class _Trial:
         self._patch: tuple[Size, Size] | None = None
 
     def arguments(self, size: Size) -> dict[str, Any]:
-        """What the model is built with for this size; known once a size was tried."""
+        """Arguments that build the model for this size, after a size was tried."""
         return {} if self._unsized is not None else {"img_size": size}
 
     @property
     def step(self) -> int:
-        """From one patch to the next, in pixels, where the model cuts its input into patches; else 1."""
+        """Distance between patches in pixels; 1 if the model has none."""
         return max(self._patch[1]) if self._patch else 1
 
     def refusal(self, size: Size) -> str:
-        """Why this size will not do, or nothing: it fails, or leaves pixels out."""
-        return self._unseen(size) or self.failure(size) or self._unseen(size)
+        """The reason why this size fails or ignores pixels, or an empty text."""
+        return self._ignored(size) or self.failure(size) or self._ignored(size)
 
     def failure(self, size: Size) -> str:
-        """Why this size fails, or nothing."""
+        """The reason why this size fails, or an empty text."""
         model = self._unsized
         try:
             model = model or self._build({"img_size": size})
@@ -95,8 +96,8 @@ class _Trial:
         self._patch = self._patch or _patch(model, self._channels)
         return failure_on_meta(model, self._channels, size)
 
-    def _unseen(self, size: Size) -> str:
-        """timm's patch embeddings drop the rows and columns that fill no patch, without a word."""
+    def _ignored(self, size: Size) -> str:
+        """timm's patch embeddings silently drop rows and columns that do not fill a patch."""
         if self._patch is None:
             return ""
         kernel, stride = self._patch
@@ -106,7 +107,7 @@ class _Trial:
 
 
 def _patch(model: nn.Module, channels: int) -> tuple[Size, Size] | None:
-    """Kernel and stride of the convolution that cuts the input into patches, where it pads nothing."""
+    """Kernel and stride of the convolution that cuts the input into patches, if it has no padding."""
     from torch import nn
 
     embed = getattr(model, "patch_embed", None)
@@ -119,21 +120,21 @@ def _patch(model: nn.Module, channels: int) -> tuple[Size, Size] | None:
 
 
 def _nearest(trial: _Trial, size: Size) -> list[Size]:
-    """The nearest smaller and larger sizes that work, as far as a few seconds of trying show."""
+    """The nearest smaller and larger sizes that work, searched for a few seconds."""
     deadline = time.monotonic() + _SEARCH_S
-    found = []
+    sizes = []
     for down in (True, False):
         for candidate in _rounded(size, trial.step, down):
             if time.monotonic() > deadline:
                 break
             if not trial.refusal(candidate):
-                found.append(candidate if down else _smallest(trial, size, candidate, deadline))
+                sizes.append(candidate if down else _smallest(trial, size, candidate, deadline))
                 break
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(sizes))
 
 
 def _rounded(size: Size, patch: int, down: bool) -> Iterator[Size]:
-    """Sizes rounded to ever coarser steps, each as asked for, then square."""
+    """The size rounded to increasingly coarse steps, each in the original ratio, then square."""
     side = (min if down else max)(size)
     seen = {size}
     for step in sorted({patch, *_STEPS} - {1}):
@@ -149,7 +150,7 @@ def _round(length: int, step: int, down: bool) -> int:
 
 
 def _smallest(trial: _Trial, low: Size, high: Size, deadline: float) -> Size:
-    """From a size that works and is far larger than one that fails, halve the way by multiples of 16."""
+    """Bisect, in multiples of 16, between a size that fails and a much larger one that works."""
     while max(high) > 1.25 * max(low) and time.monotonic() < deadline:
         middle = (_round((low[0] + high[0]) // 2, 16, False), _round((low[1] + high[1]) // 2, 16, False))
         if middle in (low, high):
@@ -162,8 +163,8 @@ def _smallest(trial: _Trial, low: Size, high: Size, deadline: float) -> Size:
 
 
 def _reason(exc: BaseException, size: Size) -> str:
-    """What the model says, where it says something that a reader can use."""
-    text = said(exc)
+    """The model's own message if a user can use it, otherwise the usual cause."""
+    text = first_line(exc)
     if isinstance(exc, AssertionError) and str(exc).strip():
         return text[0].lower() + text[1:]
     if any(words in text for words in ("Calculated padded input size", "too small", "smaller than")):

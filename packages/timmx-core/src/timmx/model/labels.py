@@ -1,4 +1,4 @@
-"""Class names: from a file, from Python, or from a model's own configuration. Light: needs no torch."""
+"""Class names from a file, from Python, or from a model's configuration. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ...]:
     """Class names in the order of the classes.
 
-    A file holds one name a line, a JSON list, or a JSON map of class number to name (`{"0": "cat", ...}`).
-    It is UTF-8, with or without a byte order mark (UTF-16 with one), with any line ends; spaces around a name
-    and blank lines do not count (a name that is missing shows in the count). A name that several classes have,
-    as "crane" in lists of ImageNet's, gets the class number behind it, with a warning: names tell classes apart.
+    A file holds one name per line, a JSON list, or a JSON map of class index to name (`{"0": "cat", ...}`).
+    It is UTF-8, with or without a byte order mark (UTF-16 with one), with any line ends. Spaces around a name
+    and blank lines are ignored. If several classes have the same name, such as "crane" in lists of ImageNet, the
+    class index is appended to it, with a warning, so that names are unique.
 
     Args:
         source: a path, or the names themselves.
 
     Raises:
-        ConfigurationError: unreadable, empty, a blank name in JSON, or class numbers other than 0..n-1.
+        ConfigurationError: the file cannot be read or is empty, a name in JSON is blank, or class indices are not
+            0 to n-1.
     """
     if not isinstance(source, (str, os.PathLike)):
         return check_names(source, "labels")
@@ -54,10 +55,14 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
 
 
 def check_names(names: Iterable[Any], where: str) -> tuple[str, ...]:
-    """Names without spaces around them, each once; refuses what cannot be a list of class names.
+    """Class names without spaces around them, made unique by their class index.
+
+    Args:
+        names: in the order of the classes.
+        where: their source, for messages.
 
     Raises:
-        ConfigurationError: empty, or a name that is blank or not text.
+        ConfigurationError: there are none, or one is blank or not text.
     """
     checked: list[str] = []
     for number, name in enumerate(names):
@@ -77,15 +82,15 @@ def check_names(names: Iterable[Any], where: str) -> tuple[str, ...]:
     repeated = {name for name, count in Counter(checked).items() if count > 1}
     if repeated:
         named = ", ".join(repr(name) for name in sorted(repeated)[:3])
-        reporter().warn(f"{where}: several classes are called {named}; their class numbers are put behind.")
+        reporter().warn(f"{where}: several classes are called {named}; their class numbers are appended.")
     return tuple(f"{name} ({number})" if name in repeated else name for number, name in enumerate(checked))
 
 
 def check_count(labels: Sequence[str], num_classes: int) -> None:
-    """Refuse names that do not number the model's classes.
+    """Check that there is one name per class.
 
     Raises:
-        ConfigurationError: another number of names than classes.
+        ConfigurationError: the number of names differs from the number of classes.
     """
     if len(labels) == num_classes:
         return
@@ -98,7 +103,7 @@ def check_count(labels: Sequence[str], num_classes: int) -> None:
 
 
 def labels_of_config(cfg: dict[str, Any], num_classes: int) -> tuple[tuple[str, ...] | None, str | None]:
-    """The names in a timm configuration, or None and why they cannot be used (None where it has none)."""
+    """The names in a timm configuration, or None and a note why they cannot be used (None if it has none)."""
     names = cfg.get("label_names") or cfg.get("labels")
     if not names:
         return None, None
@@ -107,16 +112,16 @@ def labels_of_config(cfg: dict[str, Any], num_classes: int) -> tuple[tuple[str, 
             return None, None
         return None, (
             f"The model's {len(names)} label names are left out: it has {counted(num_classes, 'class', 'classes')}. "
-            "--labels FILE gives others."
+            "Use --labels FILE for others."
         )
     try:
         return check_names(_in_order(names, "label names"), "The model's label names"), None
     except ConfigurationError as exc:
-        return None, f"{exc.message}. They are left out; --labels FILE gives others."
+        return None, f"{exc.message}. They are left out; use --labels FILE for others."
 
 
 def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any] | None:
-    """The JSON in a file; None where it is a plain list of lines."""
+    """The JSON in a file; None if it is a plain list of lines."""
     is_json = path.suffix.lower() == ".json"
     if not is_json and not text.lstrip().startswith(("[", "{")):
         return None
@@ -124,7 +129,7 @@ def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any]
         parsed = json.loads(text, object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as exc:
         if not is_json and "\n" in text.strip() and not text.rstrip().endswith(("]", "}")):
-            return None  # a plain list whose first name happens to begin with a bracket
+            return None  # a plain list whose first name starts with a bracket
         raise ConfigurationError(
             f"{where} is not valid JSON: {exc.msg} in line {exc.lineno}, column {exc.colno}",
             hint="write a JSON list of names, or one name per line in a .txt file",
@@ -148,7 +153,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _in_order(names: Any, where: str) -> Iterable[Any]:
-    """A list as it is; the names of an id-to-name map by class number."""
+    """The names of a list, or of a map of class index to name, in the order of the classes."""
     if not isinstance(names, dict):
         return names
     if any(isinstance(value, int) for value in names.values()):
@@ -163,10 +168,10 @@ def _in_order(names: Any, where: str) -> Iterable[Any]:
             f"{where}: a key is not a class number ({exc})",
             hint='write a map of class number to name: {"0": "cat", ...}',
         ) from exc
-    wrong = sorted(set(range(len(names))) ^ set(by_number))
-    if wrong:
+    mismatch = sorted(set(range(len(names))) ^ set(by_number))
+    if mismatch:
         raise ConfigurationError(
             f"{where}: the class numbers must be 0 to {len(names) - 1}, each once",
-            hint=f"check class number {wrong[0]}",
+            hint=f"check class number {mismatch[0]}",
         )
     return [by_number[number] for number in range(len(names))]

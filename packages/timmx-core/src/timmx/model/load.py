@@ -1,4 +1,4 @@
-"""From a request to a model: a timm name, a hub id, a local folder, a checkpoint or a caller's own module."""
+"""Loads the model of a request: a timm name, a hub id, a local folder, a checkpoint or a caller's module."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model with its weights, and what is known about it.
+    """A model with its weights and facts about it.
 
     Attributes:
-        model: (N, C, H, W) in; in eval mode on the request's device, unless it is a caller's own.
-        owned: False where it is a caller's own module, which nobody may change.
+        model: takes (N, C, H, W); in eval mode on the request's device, unless it is a caller's module.
+        owned: False for a caller's module, which must not be changed.
         name: `architecture.tag`, the hub id, the folder's name, or a module's architecture or class.
-        architecture: timm's name of the architecture; a module's class where it names none.
+        architecture: timm's name of the architecture; a module's class if it has no such name.
         source: `timm`, `hf-hub`, `local-dir`, `checkpoint` or `module`.
-        trained: False where the weights are known to be random.
-        seed: of those weights that are random (all, or a new classifier); None where none are.
-        data_config: how an image becomes its input.
-        num_classes: 0 for an embedding or a feature pyramid; None where a caller's module does not say.
-        labels: the classes' names by number, or None where nobody knows them.
-        license: of the weights, or None where nobody says.
+        trained: False if the weights are known to be random.
+        seed: seed of random weights (all, or a new classifier); None if there are none.
+        data_config: how an image is converted to its input.
+        num_classes: 0 for an embedding or a feature pyramid; None if a caller's module does not state it.
+        labels: class names by class index, or None if they are unknown.
+        license: license of the weights, or None if it is unknown.
         samples: the folder of example images that came with the model.
-        notes: what the user should know, one line each.
+        notes: notes for the user, one line each.
     """
 
     model: nn.Module
@@ -62,22 +62,22 @@ class LoadedModel:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """See `hash_weights`; computed when it is first asked for (0.1 s for 100 MB)."""
+        """See `hash_weights`; computed at the first access (0.1 s for 100 MB)."""
         return hash_weights(self.model)
 
 
 def load_model(request: ExportRequest) -> LoadedModel:
-    """The model that a request names, in eval mode on its device, with its weights.
+    """Load the model of a request with its weights, in eval mode on its device.
 
-    A caller's own module is neither copied nor changed.
+    A caller's module is neither copied nor changed.
 
     Raises:
-        ConfigurationError: options that do not fit the model.
-        ModelError: it cannot be found, reached, built or filled with its weights.
-        MissingRequirementError: the device is not there.
+        ConfigurationError: options do not fit the model.
+        ModelError: the model cannot be found, downloaded or built, or its weights cannot be loaded.
+        MissingRequirementError: the device is not available.
     """
     check_load_options(request)
-    probe = Probe() if may_download(request) else None  # answers while torch is imported
+    probe = Probe() if may_download(request) else None  # runs while torch is imported
     import torch
 
     if request.device.torch_name == "cuda" and not torch.cuda.is_available():
@@ -94,11 +94,11 @@ def load_model(request: ExportRequest) -> LoadedModel:
 
 
 def check_load_options(request: ExportRequest) -> None:
-    """Refuse what cannot be loaded, as far as that can be told without importing torch or timm.
+    """Check the options for loading as far as possible without importing torch or timm.
 
     Raises:
-        ConfigurationError: a file, a folder or an argument that cannot be meant.
-        ModelError: a model that does not exist.
+        ConfigurationError: a file, a folder or an argument is invalid.
+        ModelError: the model does not exist.
     """
     if not isinstance(request.model, str) and not callable(getattr(request.model, "state_dict", None)):
         kind = type(request.model).__name__
@@ -113,10 +113,10 @@ def check_load_options(request: ExportRequest) -> None:
 
 
 def hash_weights(model: nn.Module) -> str:
-    """SHA-256 over the state dict, as hexadecimal digits, the same on every machine.
+    """SHA-256 of the state dict as hexadecimal digits, the same on every machine.
 
-    For each entry, sorted by name: the line `name dtype d0,d1,...` in UTF-8 with a newline (dtype as torch
-    names it, without `torch.`; an empty shape for one number), then its elements as contiguous little-endian
+    Hashed for each entry, sorted by name: the line `name dtype d0,d1,...` in UTF-8 with a newline (torch's name of
+    the dtype without `torch.`; an empty shape for a scalar), then its elements as contiguous little-endian
     bytes. With numpy: `digest.update(f"{name} {a.dtype} {','.join(map(str, a.shape))}\\n".encode())`, then
     `digest.update(a.tobytes())`.
     """
@@ -132,7 +132,7 @@ def hash_weights(model: nn.Module) -> str:
 
 UNTRAINED = (
     "The weights are untrained (random): --pretrained loads timm's, --checkpoint FILE your own; local-dir: "
-    "and hf-hub: models bring theirs."
+    "and hf-hub: models include theirs."
 )
 
 
@@ -170,17 +170,17 @@ def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
 def _take_training_options(
     checkpoint: Checkpoint, cfg: dict[str, Any], size: tuple[int, int, int]
 ) -> list[str]:
-    """Put what timm's train.py was called with in place of timm's own data config; say so."""
-    taken = []
+    """Override the data config in `cfg` with the arguments of timm's train.py; returns notes for the user."""
+    settings = []
     for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode"):
         value = checkpoint.args.get(key)
         value = tuple(value) if isinstance(value, list) else value
         if value and value != cfg.get(key):
             cfg[key] = value
-            taken.append(f"{key} {value}")
+            settings.append(f"{key} {value}")
     notes = []
-    if taken:
-        notes.append(f"From the options that {checkpoint.path.name} was trained with: {', '.join(taken)}.")
+    if settings:
+        notes.append(f"From the options that {checkpoint.path.name} was trained with: {', '.join(settings)}.")
     trained_size = checkpoint.args.get("input_size") or checkpoint.args.get("img_size")
     height, width = (
         (trained_size, trained_size) if isinstance(trained_size, int) else (trained_size or size)[-2:]
@@ -194,7 +194,7 @@ def _take_training_options(
 
 
 def _from_module(request: ExportRequest) -> LoadedModel:
-    """A caller's own module, as it is."""
+    """A caller's module, unchanged."""
     import torch
 
     module = request.model
@@ -209,12 +209,12 @@ def _from_module(request: ExportRequest) -> LoadedModel:
             f"{kind} is not float32",
             hint="pass module.float(); a backend's own options, such as --mode, lower the precision",
         )
-    noted: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
-    cfg = noted.to_dict() if hasattr(noted, "to_dict") else dict(noted)
+    own_cfg: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    cfg = own_cfg.to_dict() if hasattr(own_cfg, "to_dict") else dict(own_cfg)
     own = cfg.get("input_size")
     if not own or len(own) != 3:
         raise ConfigurationError(
-            f"{kind} does not say what input it takes",
+            f"{kind} does not state its input size",
             hint="give it pretrained_cfg = dict(input_size=(channels, height, width), mean=..., std=..., "
             "interpolation=..., crop_pct=...), as timm's models have",
         )
@@ -229,11 +229,11 @@ def _from_module(request: ExportRequest) -> LoadedModel:
     if size[1:] != native:
         _check_module_size(module, size, native)
     config, notes = resolve_data_config(cfg, size, request.mean, request.std)
-    stated = getattr(module, "num_classes", None)
-    stated = cfg.get("num_classes") if stated is None else stated
-    num_classes = None if stated is None else int(stated)
-    counted = len(cfg.get("label_names") or ()) if num_classes is None else num_classes
-    labels, label_note = labels_of_config(cfg, counted) if request.labels is None else (None, None)
+    attribute = getattr(module, "num_classes", None)
+    attribute = cfg.get("num_classes") if attribute is None else attribute
+    num_classes = None if attribute is None else int(attribute)
+    label_count = len(cfg.get("label_names") or ()) if num_classes is None else num_classes
+    labels, label_note = labels_of_config(cfg, label_count) if request.labels is None else (None, None)
     return LoadedModel(
         model=module,
         owned=False,
@@ -250,18 +250,18 @@ def _from_module(request: ExportRequest) -> LoadedModel:
 
 
 def _check_module_size(module: nn.Module, size: tuple[int, int, int], native: tuple[int, int]) -> None:
-    """Run the module on the meta device, its own tensors untouched.
+    """Run the module on the meta device without changing its tensors.
 
     Raises:
-        ConfigurationError: it fails at `size`, and does not at its own.
+        ConfigurationError: it fails at `size`, but not at its own size.
     """
     import torch
 
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    stand_ins = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    meta_tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
 
     def run(inputs: torch.Tensor) -> Any:
-        return torch.func.functional_call(module, stand_ins, (inputs,))
+        return torch.func.functional_call(module, meta_tensors, (inputs,))
 
     reason = failure_on_meta(run, size[0], size[1:])
     if reason and not failure_on_meta(run, size[0], native):

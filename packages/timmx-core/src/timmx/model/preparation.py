@@ -1,4 +1,4 @@
-"""A loaded model made ready for every format: reparameterised, constants folded, each rewrite proven exact."""
+"""Prepares a loaded model for export: exact rewrites, each proven equal to the original model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import nn
 
 from timmx.base import worst_db
 from timmx.errors import UnsupportedError
-from timmx.model.build import said
-from timmx.model.fold import fold_batch_norms, replace_modules, untouched
+from timmx.model.build import first_line
+from timmx.model.fold import fold_batch_norms, is_replaceable, replace_modules
 from timmx.model.wrap import output_tensors
 
 if TYPE_CHECKING:
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 FLOOR_DB = 80.0
-"""What an exact rewrite reaches in float32, where rounding alone mostly leaves 100 dB and more."""
+"""Minimum ratio after an exact rewrite in float32; rounding usually leaves 100 dB and more."""
 
 _ROUNDING_MARGIN_DB = 20.0
-"""How much farther from the exact function the untouched model may lie than the rewritten one.
+"""How much farther from the exact function the original model may be than the rewritten one.
 
-It has more roundings, and alike ones in all channels where the statistics are untrained: inception_v3 so lies
-9 dB farther on a CPU, over 10 on CUDA.
+It rounds more often, and with untrained statistics equally in all channels: inception_v3 is 9 dB farther on a CPU and
+over 10 dB on CUDA.
 """
 
 _NUDGES = 4
-"""How many times the inputs are rounded otherwise, where a rewrite seems not to be exact."""
+"""Number of runs with the last bit of the inputs changed, if a rewrite does not seem to be exact."""
 
 _STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 _METHODS = ("fuse", "reparameterize", "switch_to_deploy")
@@ -44,9 +44,9 @@ class Rewrite:
     """One kind of rewrite that changed the model.
 
     Attributes:
-        name: what was done, such as `fold batch norm`.
-        count: how many modules it changed, at least 1.
-        snr_db: the model after it beside the untouched one; the worst output's.
+        name: such as `fold batch norm`.
+        count: number of changed modules, at least 1.
+        snr_db: signal-to-noise ratio of the rewritten model against the original one; the worst output's.
     """
 
     name: str
@@ -55,37 +55,37 @@ class Rewrite:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A model ready to be captured, in eval mode, and the rewrites that were applied, in order."""
+class PreparedModel:
+    """A model ready for capture, in eval mode, and the applied rewrites, in order."""
 
     model: nn.Module
     rewrites: tuple[Rewrite, ...]
 
 
-def prepare(model: nn.Module, inputs: torch.Tensor, reference: Any, *, in_place: bool) -> Prepared:
-    """Apply every exact rewrite that the model has a use for, and prove each by running the model.
+def prepare(model: nn.Module, inputs: torch.Tensor, reference: Any, *, in_place: bool) -> PreparedModel:
+    """Apply every exact rewrite that fits the model, and check each by running the model.
 
     Args:
         model: a timm model, on one device.
-        inputs: (N, C, H, W) on the model's device; 4 different inputs or more make a good proof. On CUDA,
-            TF32 is best off, here and for the reference: with it two equal functions lie 25 to 55 dB apart.
-        reference: what the untouched model gives for `inputs` in eval mode: a tensor, or a tuple, list or
+        inputs: (N, C, H, W) on the model's device; use at least 4 different inputs. On CUDA, turn TF32 off, here and
+            for the reference: with it, two equal functions differ by 25 to 55 dB.
+        reference: the original model's outputs for `inputs` in eval mode: a tensor, or a tuple, list or
             dict of tensors.
-        in_place: change `model` itself, which saves a copy; otherwise it stays wholly as it was.
+        in_place: change `model` itself, which saves a copy; otherwise it is not changed.
 
     Returns:
         The prepared model (the root may be another object even in place) and its rewrites.
 
     Raises:
-        UnsupportedError: a rewrite is not exact for this model. A model changed in place is then spoilt.
+        UnsupportedError: a rewrite is not exact for this model. A model changed in place is then unusable.
     """
     if not in_place:
         model = copy_model(model)
     model.eval()
     true = [_array(tensor) for tensor in output_tensors(reference)]
     rewrites = []
-    # In this order: timm's own methods look for the norms and convolutions that they were written for; a
-    # standardised convolution must have a plain weight before a norm can be folded into it.
+    # The order matters: timm's own methods expect the original norms and convolutions, and a standardised
+    # convolution needs a plain weight before a norm can be folded into it.
     for name, rewrite in (
         ("reparameterise", _reparameterise),
         ("standardise weights", _standardise_weights),
@@ -95,11 +95,11 @@ def prepare(model: nn.Module, inputs: torch.Tensor, reference: Any, *, in_place:
             model, count = rewrite(model)
             if count:
                 rewrites.append(Rewrite(name, count, _proven_db(name, model, inputs, true)))
-    return Prepared(model, tuple(rewrites))
+    return PreparedModel(model, tuple(rewrites))
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """A deep copy. Tensors that a forward with gradients left behind, which torch refuses to copy, are detached."""
+    """A deep copy. Tensors with a gradient history, which torch does not copy, are detached."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for tensor in _held_tensors(vars(module)):
@@ -109,10 +109,10 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 
 def _reparameterise(model: nn.Module) -> tuple[nn.Module, int]:
-    """timm's own fusions (RepVGG, MobileOne, LeViT...), the root module's included.
+    """Apply timm's own fusions (RepVGG, MobileOne, LeViT...), to the root module too.
 
-    timm's `reparameterize_model` asks only children, so the root is made one. Some of its fusions build
-    their new layers on the CPU in float32 (levit, tiny_vit), all of them with gradients: set as the others.
+    timm's `reparameterize_model` handles only children, so the root becomes a child. Some of its fusions build
+    their new layers on the CPU in float32 (levit, tiny_vit), all of them with gradients; both are set back.
     """
     candidates = [
         (module, _parameter_ids(module))
@@ -131,17 +131,17 @@ def _reparameterise(model: nn.Module) -> tuple[nn.Module, int]:
         model.to(device=devices.pop(), dtype=dtypes.pop())
     if frozen:
         model.requires_grad_(False)
-    kept = set(model.modules())
-    changed = sum(module not in kept or _parameter_ids(module) != before for module, before in candidates)
-    return model.eval(), changed
+    modules = set(model.modules())
+    count = sum(module not in modules or _parameter_ids(module) != before for module, before in candidates)
+    return model.eval(), count
 
 
 def _standardise_weights(model: nn.Module) -> tuple[nn.Module, int]:
-    """Convolutions that standardise their weight at each call become plain ones with that weight."""
+    """Replace convolutions that standardise their weight at each call by plain ones with that weight."""
     replacements: dict[int, nn.Module] = {
         id(module): _plain(module)
         for module in model.modules()
-        if type(module) in _STANDARDISED and untouched(module)
+        if type(module) in _STANDARDISED and is_replaceable(module)
     }
     replace_modules(model, replacements)
     return model, len(replacements)
@@ -176,10 +176,10 @@ def _plain(conv: Any) -> nn.Conv2d:
 
 
 def _proven_db(name: str, model: nn.Module, inputs: torch.Tensor, true: list[np.ndarray]) -> float:
-    """Run the rewritten model beside the reference; the worst output's ratio in dB.
+    """Run the rewritten model and compare it with the reference; the worst output's ratio in dB.
 
     Raises:
-        UnsupportedError: it fails, or is not the same function.
+        UnsupportedError: it fails, or computes something else.
     """
     who = _architecture(model)
     report = "report this model to timmx"
@@ -187,7 +187,7 @@ def _proven_db(name: str, model: nn.Module, inputs: torch.Tensor, true: list[np.
         outputs = [_array(tensor) for tensor in output_tensors(model(inputs))]
     except Exception as exc:
         raise UnsupportedError(
-            f"{who} no longer runs after '{name}': {said(exc)}; nothing was exported", hint=report
+            f"{who} no longer runs after '{name}': {first_line(exc)}; nothing was exported", hint=report
         ) from exc
     if [array.shape for array in outputs] != [array.shape for array in true]:
         raise UnsupportedError(
@@ -196,8 +196,8 @@ def _proven_db(name: str, model: nn.Module, inputs: torch.Tensor, true: list[np.
     snr_db = worst_db(true, outputs)
     if snr_db < FLOOR_DB and not _rounding_explains(model, inputs, true, outputs):
         raise UnsupportedError(
-            f"'{name}' changes what {who} computes: {snr_db:.0f} dB, where an exact rewrite leaves"
-            f" {FLOOR_DB:.0f} or more; nothing was exported",
+            f"'{name}' changes what {who} computes: {snr_db:.0f} dB, where an exact rewrite has "
+            f"{FLOOR_DB:.0f} or more; nothing was exported",
             hint=report,
         )
     return snr_db
@@ -206,17 +206,17 @@ def _proven_db(name: str, model: nn.Module, inputs: torch.Tensor, true: list[np.
 def _rounding_explains(
     model: nn.Module, inputs: torch.Tensor, true: list[np.ndarray], outputs: list[np.ndarray]
 ) -> bool:
-    """Whether the weights are such that float32 itself resolves the model no better.
+    """Whether float32 rounding explains the difference.
 
-    Untrained weights can be (efficientvit_b0, starnet_s050, iformer_t...): outputs that hardly vary with the
-    input, or chaotic depth. In float64 the rewritten model has no rounding to speak of. If the reference
-    lies about as near to that as the rewritten model's float32 outputs do, also where the inputs' last bits
-    are others (levit_128s: one run is 25 dB off, the next 47), all compute the same function.
+    With untrained weights it can (efficientvit_b0, starnet_s050, iformer_t...): outputs hardly vary with the input,
+    or deep layers are chaotic. In float64 the rewritten model has negligible rounding. If the reference is about as
+    close to that as the rewritten model's float32 outputs are, for inputs with other last bits too (levit_128s: one
+    run is 25 dB off, the next 47), all compute the same function.
     """
     try:
         exact = copy_model(model).double()
         resolved = [_array(tensor) for tensor in output_tensors(exact(inputs.double()))]
-    except RuntimeError:  # a model that names float32 in its forward cannot be asked
+    except RuntimeError:  # a model whose forward names float32 does not run in float64
         return False
     signs = torch.Generator().manual_seed(0)
     nudged = [
@@ -228,7 +228,7 @@ def _rounding_explains(
 
 
 def _architecture(model: nn.Module) -> str:
-    """timm's name of the model, which may be wrapped, or else its class."""
+    """timm's name of the model, which may be wrapped; otherwise its class."""
     for module in model.modules():
         if name := (getattr(module, "pretrained_cfg", None) or {}).get("architecture"):
             return str(name)
@@ -236,7 +236,7 @@ def _architecture(model: nn.Module) -> str:
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    """On the CPU, in a type that numpy has."""
+    """The tensor as an array, in a type that numpy has."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
@@ -246,7 +246,7 @@ def _parameter_ids(module: nn.Module) -> set[int]:
 
 
 def _held_tensors(value: Any) -> Iterable[torch.Tensor]:
-    """Tensors among a module's attributes, in buffers and plain containers too."""
+    """Tensors among a module's attributes, including buffers and plain containers."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple, dict)):

@@ -1,8 +1,8 @@
-"""Files from the model hub or a URL, by way of the usual caches. Without a network it says so in seconds.
+"""Files from the model hub or a URL, through the usual caches. A missing network is reported within seconds.
 
-What the libraries do by themselves (huggingface_hub 2.4): a HEAD request of 10 s, then up to five retries of
-60 s each before the cache is tried or an error comes; torch.hub waits without any limit. So the host is asked
-for a sign of life first, beside the import of torch, and every download runs in a watched thread.
+huggingface_hub 2.4 makes a HEAD request of 10 s, then up to five retries of 60 s each, before it tries the cache or
+raises an error; torch.hub waits without a limit. So the host is probed first, while torch is imported, and every
+download runs in a watched thread.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 ANSWER_S = 8.0
-"""How long a host may take to answer at all."""
+"""Seconds within which a host must answer."""
 STALL_S = 120.0
-"""How long a running download may bring nothing new (the hub's client writes in steps of 10 MB)."""
+"""Seconds within which a running download must make progress (the hub's client writes in steps of 10 MB)."""
 
 _GIVE_WEIGHTS = "give the weights with --checkpoint FILE or as local-dir:FOLDER"
 
 
 class Probe:
-    """Asks a host for a sign of life, in the background, from the moment it is made."""
+    """Checks in the background, from its creation on, whether a host answers."""
 
     def __init__(self, url: str | None = None) -> None:
         self.url = url or _endpoint()
@@ -46,7 +46,7 @@ class Probe:
         threading.Thread(target=self._ask, args=(request,), daemon=True).start()
 
     def failure(self) -> str | None:
-        """Why the host cannot be reached, or None where it can. Waits up to `ANSWER_S` from the beginning."""
+        """The reason why the host cannot be reached, or None. Waits up to `ANSWER_S` after the creation."""
         if self._reason is None:
             try:
                 self._reason = self._answer.get(timeout=max(0.0, self._deadline - time.monotonic()))
@@ -57,29 +57,29 @@ class Probe:
     def _ask(self, request: Callable[[str], None]) -> None:
         try:
             request(self.url)
-        except Exception as exc:  # of several HTTP libraries; the reason is all that counts
+        except Exception as exc:  # from several HTTP libraries; only the reason is used
             self._answer.put(_reason(exc))
         else:
             self._answer.put("")
 
 
 def hub_file(hub_id: str, names: Sequence[str], *, newest: bool = False, probe: Probe | None = None) -> Path:
-    """The first of `names` that a model on the hub has, from the cache or downloaded into it.
+    """The first existing file of `names` of a model on the hub, from the cache or downloaded into it.
 
     Args:
-        hub_id: `owner/name`, with `@revision` where not the main branch is meant.
+        hub_id: `owner/name`, with `@revision` for another revision than the main branch.
         names: file names, the preferred first.
-        newest: ask the hub for a newer version even where the cache has the file.
-        probe: a sign of life that was asked for earlier.
+        newest: check the hub for a newer version even if the cache has the file.
+        probe: a probe of the hub that was started earlier.
 
     Raises:
-        ModelError: not in the cache, and the hub cannot be reached, refuses, or has no such file.
+        ModelError: the file is not in the cache, and the hub cannot be reached, refuses, or does not have it.
     """
     from huggingface_hub import constants, try_to_load_from_cache
 
     repo, _, revision = hub_id.partition("@")
-    found = (try_to_load_from_cache(repo, name, revision=revision or None) for name in names)
-    cached = next((Path(path) for path in found if isinstance(path, str)), None)
+    paths = (try_to_load_from_cache(repo, name, revision=revision or None) for name in names)
+    cached = next((Path(path) for path in paths if isinstance(path, str)), None)
     if cached and (constants.HF_HUB_OFFLINE or not newest):
         return cached
     if constants.HF_HUB_OFFLINE:
@@ -127,7 +127,7 @@ def url_file(url: str) -> Path:
 
 
 def unreachable(what: str, url: str, reason: str) -> ModelError:
-    """The error that says what could not be fetched, from where, and why."""
+    """The error for a file that cannot be downloaded from a host."""
     return ModelError(
         f"{what} cannot be fetched: {_host(url)} cannot be reached ({reason})",
         hint=f"{_GIVE_WEIGHTS}; or fill the cache on a machine with a network and set HF_HUB_OFFLINE=1 here; or set "
@@ -173,7 +173,7 @@ def _download_from_hub(hub_id: str, names: Sequence[str]) -> Path:
                 f"{repo} has no revision {revision!r}",
                 hint=f"name another revision, or leave @{revision} out for the main branch",
             ) from exc
-        except LocalEntryNotFoundError as exc:  # a subclass of EntryNotFoundError that means: no network
+        except LocalEntryNotFoundError as exc:  # no network; a subclass of EntryNotFoundError
             raise unreachable(hub_id, _endpoint(), _reason(exc.__cause__ or exc)) from exc
         except EntryNotFoundError:
             continue
@@ -181,7 +181,7 @@ def _download_from_hub(hub_id: str, names: Sequence[str]) -> Path:
             raise ModelError(f"the hub refused {hub_id}: {_reason(exc)}", hint=_GIVE_WEIGHTS) from exc
         except ModelError:
             raise
-        except Exception as exc:  # of several HTTP libraries, and a full disk
+        except Exception as exc:  # from several HTTP libraries, or a full disk
             raise ModelError(f"{hub_id} cannot be fetched: {_reason(exc)}", hint=_GIVE_WEIGHTS) from exc
     raise ModelError(
         f"{hub_id} on the hub has no {' or '.join(names)}, so it is not a timm model",
@@ -190,7 +190,7 @@ def _download_from_hub(hub_id: str, names: Sequence[str]) -> Path:
 
 
 def _watched(work: Callable[[], Any], folder: Path, *, what: str, url: str) -> Any:
-    """Do `work` in a thread; give up when nothing new comes into `folder`. Ctrl-C works meanwhile."""
+    """Run `work` in a thread, so that Ctrl-C works; raise an error when the files in `folder` stop growing."""
     outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
@@ -200,16 +200,16 @@ def _watched(work: Callable[[], Any], folder: Path, *, what: str, url: str) -> A
             outcome.put((None, exc))
 
     threading.Thread(target=run, daemon=True).start()
-    first = seen = _sizes(folder)
-    last = time.monotonic()
+    first = latest = _sizes(folder)
+    progress_at = time.monotonic()
     while True:
         try:
             result, error = outcome.get(timeout=0.2)
         except queue.Empty:
-            now = _sizes(folder)
-            if now != seen:
-                seen, last = now, time.monotonic()
-            if time.monotonic() - last > (ANSWER_S if seen == first else STALL_S):
+            sizes = _sizes(folder)
+            if sizes != latest:
+                latest, progress_at = sizes, time.monotonic()
+            if time.monotonic() - progress_at > (ANSWER_S if latest == first else STALL_S):
                 raise unreachable(what, url, "it stopped answering") from None
         else:
             if error is not None:
@@ -219,12 +219,12 @@ def _watched(work: Callable[[], Any], folder: Path, *, what: str, url: str) -> A
 
 def _sizes(folder: Path) -> dict[str, int]:
     sizes = {}
-    for place, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
-            path = Path(place) / name
+            path = Path(parent) / name
             try:
                 sizes[str(path)] = path.lstat().st_size
-            except OSError:  # moved to its final name meanwhile
+            except OSError:  # renamed to its final name in the meantime
                 continue
     return sizes
 
@@ -241,17 +241,17 @@ def _fetch(url: str, path: Path) -> Path:
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """The hub's own progress bars would be drawn over ours."""
+    """Turn off the hub's progress bars inside the block: they would overwrite ours."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    already = are_progress_bars_disabled()
-    if not already:
-        disable_progress_bars()
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
     try:
         yield
     finally:
-        if not already:
-            enable_progress_bars()
+        enable_progress_bars()
 
 
 def _endpoint() -> str:
@@ -267,7 +267,7 @@ def _hub_request(url: str) -> None:
 
 
 def _url_request(url: str) -> None:
-    with contextlib.suppress(urllib.error.HTTPError):  # an answer is an answer; the download will say more
+    with contextlib.suppress(urllib.error.HTTPError):  # any answer counts; the download reports the error
         urllib.request.urlopen(_user_agent(url, "HEAD"), timeout=ANSWER_S).close()
 
 
@@ -280,5 +280,5 @@ def _host(url: str) -> str:
 
 
 def _reason(exc: BaseException) -> str:
-    said = str(exc).strip().splitlines()
-    return (said[0] if said else type(exc).__name__).rstrip(".")
+    lines = str(exc).strip().splitlines()
+    return (lines[0] if lines else type(exc).__name__).rstrip(".")

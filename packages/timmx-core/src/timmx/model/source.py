@@ -1,4 +1,4 @@
-"""Where a named model and its weights come from: timm's registry, the hub's cache, a local folder."""
+"""Finds a model and its weights by name: in timm's registry, on the hub, or in a local folder."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What to build, and where its weights lie.
+    """A model to build, and the source of its weights.
 
     Attributes:
-        timm_name: what create_model is called with.
-        name: what the result is called.
+        timm_name: the name for create_model.
+        name: the name of the loaded model.
         kind: `timm`, `hf-hub`, `local-dir` or `checkpoint`.
-        weights: brings the file that timm loads while building; None for a checkpoint or untrained weights.
+        weights: returns the file that timm loads; None for a checkpoint or untrained weights.
         samples: a folder of example images that came with the model.
-        notes: what the user should know.
+        notes: notes for the user.
     """
 
     timm_name: str
@@ -43,7 +43,7 @@ class Source:
 
 
 def may_download(request: ExportRequest) -> bool:
-    """Whether the hub will probably be asked, so that a sign of life is worth asking for early. Light."""
+    """Whether the hub will probably be needed, so that it should be probed early. Imports nothing heavy."""
     name = request.model
     if not isinstance(name, str) or not (request.pretrained or name.startswith("hf-hub:")):
         return False
@@ -58,18 +58,18 @@ def may_download(request: ExportRequest) -> bool:
 
 
 def find_source(request: ExportRequest, probe: Probe | None = None, weights: bool = True) -> Source:
-    """Find the model that a request names; of a hub's model, fetch the description.
+    """Find the model of a request; for a model on the hub, download its config.json.
 
     Args:
         request: its `model` is text.
-        probe: a sign of life of the hub that was asked for earlier.
-        weights: False where the description of the model is enough.
+        probe: a probe of the hub that was started earlier.
+        weights: False if the model's description is enough.
 
     Raises:
         ConfigurationError: a folder without a usable config.json.
-        ModelError: no such model, no weights for it, or the hub cannot be reached.
+        ModelError: the model or its weights do not exist, or the hub cannot be reached.
     """
-    import timm  # noqa: F401 - imported, it is what check_name asks
+    import timm  # noqa: F401 - check_name uses timm if it is imported
 
     folder = request.local_dir
     weights = weights and request.checkpoint is None
@@ -93,19 +93,19 @@ def find_source(request: ExportRequest, probe: Probe | None = None, weights: boo
 
 
 def _on_hub(request: ExportRequest, probe: Probe | None, weights: bool) -> Source:
-    """A hub model's snapshot folder in the cache is a `local-dir:` of that commit."""
+    """Source of a hub model: its snapshot folder in the cache is a `local-dir:` of that commit."""
     hub_id = request.model.removeprefix("hf-hub:")
     repo = hub_id.partition("@")[0]
     folder = hub_file(hub_id, ["config.json"], newest=True, probe=probe).parent
     config = read_local_config(folder, f"hf-hub:{hub_id}")
     check_name(config["architecture"])
-    named = config.get("pretrained_cfg", config).get("hf_hub_filename")
-    names = (named,) if isinstance(named, str) else _HUB_WEIGHTS
+    filename = config.get("pretrained_cfg", config).get("hf_hub_filename")
+    names = (filename,) if isinstance(filename, str) else _HUB_WEIGHTS
     return Source(
         timm_name=f"local-dir:{folder}",
         name=repo,
         kind="checkpoint" if request.checkpoint else "hf-hub",
-        # by the commit, so that description and weights are of one version, and the cache answers at once
+        # by commit, so that config and weights have the same version, and the cache needs no request
         weights=(lambda: hub_file(f"{repo}@{folder.name}", names, probe=probe)) if weights else None,
     )
 
@@ -126,7 +126,7 @@ def _in_registry(request: ExportRequest, probe: Probe | None, weights: bool) -> 
                 f"timm {timm.__version__} has removed {architecture} without a replacement",
                 hint="search for another model with timmx list PATTERN",
             )
-        notes = (f"{architecture} is an old name; timm calls it {current} today.",)
+        notes = (f"{architecture} is an old name; timm now calls it {current}.",)
         name = current
     if not request.pretrained:
         kind = "checkpoint" if request.checkpoint else "timm"
@@ -150,7 +150,7 @@ def _in_registry(request: ExportRequest, probe: Probe | None, weights: bool) -> 
 
 
 def pretrained_cfg(name: str) -> dict[str, Any]:
-    """timm's configuration of a registered model; of its default tag where none is named."""
+    """timm's configuration of a registered model; without a tag, that of its default tag."""
     import timm
 
     cfg: Any = timm.get_pretrained_cfg(name)
@@ -158,11 +158,11 @@ def pretrained_cfg(name: str) -> dict[str, Any]:
 
 
 def _registry_weights(cfg: dict[str, Any], probe: Probe | None) -> Path:
-    """The file of a model's pretrained weights, in the order in which timm looks for them."""
+    """The file of a model's pretrained weights, searched in timm's order."""
     if cfg.get("file"):
         return Path(cfg["file"])
     if cfg.get("hf_hub_id"):
-        named = cfg.get("hf_hub_filename")
-        safe = (named[:-4] + ".safetensors",) if named and named.endswith(".bin") else ()
-        return hub_file(cfg["hf_hub_id"], (*safe, named) if named else _HUB_WEIGHTS, probe=probe)
+        name = cfg.get("hf_hub_filename")
+        safe = (name[:-4] + ".safetensors",) if name and name.endswith(".bin") else ()
+        return hub_file(cfg["hf_hub_id"], (*safe, name) if name else _HUB_WEIGHTS, probe=probe)
     return url_file(cfg["url"] if isinstance(cfg["url"], str) else cfg["url"][0])

@@ -1,4 +1,4 @@
-"""The module that is exported: a model between the optional normalisation and the optional softmax."""
+"""The module that is exported: a model with optional normalisation before it and optional softmax after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Normalize(nn.Module):
-    """`(x - mean) / std` for pixels in [0, 1], (N, C, H, W), one mean and std a channel."""
+    """`(x - mean) / std` for pixels in [0, 1], (N, C, H, W), with one mean and std per channel."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -30,10 +30,10 @@ class Normalize(nn.Module):
 
 
 class ExportModule(nn.Module):
-    """A timm model as an artifact computes it: one input called `input`, one tensor or a flat tuple out.
+    """A timm model as an artifact computes it: one input named `input`; outputs a tensor or a flat tuple.
 
-    The children are called `normalize`, `model` and `softmax`, so that a backend can tell from a node's
-    scope which arithmetic is whose.
+    Its children are named `normalize`, `model` and `softmax`, so that a backend can see from a node's scope which
+    part it belongs to.
     """
 
     def __init__(self, model: nn.Module, normalize: Normalize | None = None, softmax: bool = False) -> None:
@@ -50,28 +50,28 @@ class ExportModule(nn.Module):
 
 
 def output_tensors(outputs: Any) -> list[torch.Tensor]:
-    """The tensors of a model's output, flat, in torch's own order (tuples, lists and dicts are opened).
+    """The tensors of a model's output as a flat list, in torch's order of nested tuples, lists and dicts.
 
     Raises:
-        UnsupportedError: there is something else among them.
+        UnsupportedError: the output holds anything else.
     """
     leaves = pytree.tree_flatten(outputs)[0]
     others = {type(leaf).__name__ for leaf in leaves if not isinstance(leaf, torch.Tensor)}
     if others or not leaves:
         raise UnsupportedError(
-            f"the model returns {', '.join(sorted(others)) or 'nothing'}, where only tensors can be exported",
+            f"the model returns {', '.join(sorted(others)) or 'nothing'}, but only tensors can be exported",
             hint="wrap it in a module that returns tensors",
         )
     return leaves
 
 
 def output_names(outputs: Any, single: str, features: bool) -> tuple[str, ...]:
-    """Stable names for a model's outputs: `single`, `features_0`..., a dict's own keys, or `output_0`...
+    """Stable names for a model's outputs: `single`, `features_0`..., the keys of a dict, or `output_0`...
 
     Args:
-        outputs: what the model returned for any input.
-        single: the name where there is one output, `output` or `embedding`.
-        features: whether it is a feature pyramid.
+        outputs: the model's outputs for any input.
+        single: the name of a single output, `output` or `embedding`.
+        features: whether they are a feature pyramid.
     """
     paths = [path for path, _ in pytree.tree_flatten_with_path(outputs)[0]]
     if features:

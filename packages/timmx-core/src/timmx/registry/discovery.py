@@ -1,7 +1,7 @@
-"""Finds backends by the entry points of installed distributions; loads one only when it is named.
+"""Finds backends by the entry points of installed distributions; loads one only when it is used.
 
-What stands in metadata (a duplicate or impossible name, an unmet requirement) is told without importing
-anything. What only an import can tell is found by `load`, or in a child process by `probe.py`.
+Problems that package metadata shows (a duplicate or invalid name, an unmet requirement) are reported without
+importing anything. Problems that only an import shows are found by `load`, or in a child process by `probe.py`.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
 GROUP = "timmx.backends"
 CHECKED_GROUP = "timmx.checked"
-"""Requirements without which a backend works in part: named by its wheel, told by its own `check_environment`."""
+"""Entry points that name requirements a backend can partly work without; its `check_environment` reports them."""
 
 _REDIRECTING = threading.Lock()
-"""`redirect_stdout` is for the whole process: two threads at once would leave it redirected."""
+"""`redirect_stdout` applies to the whole process: two threads at once would leave stdout redirected."""
 
 RESERVED = frozenset(
     "list info doctor backends export inspect verify predict eval bench compare sweep demo card new-backend help "
     "all".split()
 )
-"""Commands of the core, present and to come; no backend may take one of these names."""
+"""Present and reserved commands of the core; no backend may use one of these names."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 class State(StrEnum):
-    """Whether a backend can be used, and if not, what kind of trouble it is."""
+    """Whether a backend can be used, and if not, the kind of problem."""
 
     AVAILABLE = "available"
     NEEDS_SETUP = "needs setup"
@@ -58,19 +58,19 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class BackendEntry:
-    """One installed backend, as far as it is known without importing it.
+    """One installed backend, described without importing it.
 
     Attributes:
         name: its command.
-        distribution: the wheel that it came with.
-        version: that wheel's version.
-        summary: that wheel's `Summary`.
+        distribution: the distribution that contains it.
+        version: the distribution's version.
+        summary: the distribution's `Summary`.
         target: the entry point's value, `module:attribute`.
-        state: AVAILABLE means only that metadata shows no trouble, until it has been loaded.
-        reason: the trouble in words; empty where there is none.
-        fix: what to do about it.
-        contract: the contract version it was written for, where it has been loaded.
-        limits: what it cannot do here, and what it has not been tried on; empty until it has been loaded.
+        state: until the backend is loaded, AVAILABLE means only that metadata shows no problem.
+        reason: the problem; empty if there is none.
+        fix: how to fix it.
+        contract: the contract version that it was written for; None until it is loaded.
+        limits: what does not work here or was not tested; empty until it is loaded.
     """
 
     name: str
@@ -85,7 +85,7 @@ class BackendEntry:
     limits: str = ""
 
     def error(self, state: State, reason: str, fix: str) -> BackendError:
-        """The error that says why this backend cannot be used."""
+        """An error with the reason why this backend cannot be used."""
         who = f"backend {self.name} ({self.distribution} {self.version})"
         message = f"{who} is {state}: {reason.rstrip('.')}"
         return BackendError(message, hint=fix, state=state, reason=reason)
@@ -97,14 +97,14 @@ class BackendEntry:
 
     @property
     def selector(self) -> str:
-        """What names this one and no other, even where two distributions claim the name."""
+        """Its unique name, `distribution:name`."""
         return f"{self.distribution}:{self.name}"
 
 
 @cache
 def entries() -> tuple[BackendEntry, ...]:
-    """Every installed backend, by name. Read once."""
-    found: list[BackendEntry] = []
+    """Every installed backend, sorted by name; cached."""
+    backends: list[BackendEntry] = []
     seen = set()
     for distribution in importlib_metadata.distributions():
         points = distribution.entry_points.select(group=GROUP)
@@ -116,9 +116,9 @@ def entries() -> tuple[BackendEntry, ...]:
             continue
         seen.add(key)
         version, summary = headers["Version"][0], headers["Summary"][0]
-        spared = {_canonical(point.name) for point in distribution.entry_points.select(group=CHECKED_GROUP)}
-        unmet = _unmet_requirements(headers["Requires-Dist"], spared)
-        found += [
+        optional = {_canonical(point.name) for point in distribution.entry_points.select(group=CHECKED_GROUP)}
+        unmet = _unmet_requirements(headers["Requires-Dist"], optional)
+        backends += [
             _judge(
                 BackendEntry(
                     name=point.name, distribution=key, version=version, summary=summary, target=point.value
@@ -127,26 +127,26 @@ def entries() -> tuple[BackendEntry, ...]:
             )
             for point in points
         ]
-    counts: dict[str, list[str]] = {}
-    for entry in found:
-        counts.setdefault(entry.name, []).append(entry.distribution)
-    found = [
-        _mark_duplicate(entry, counts[entry.name]) if len(counts[entry.name]) > 1 else entry
-        for entry in found
+    providers: dict[str, list[str]] = {}
+    for entry in backends:
+        providers.setdefault(entry.name, []).append(entry.distribution)
+    backends = [
+        _mark_duplicate(entry, providers[entry.name]) if len(providers[entry.name]) > 1 else entry
+        for entry in backends
     ]
-    return tuple(sorted(found, key=lambda entry: (entry.name, entry.distribution)))
+    return tuple(sorted(backends, key=lambda entry: (entry.name, entry.distribution)))
 
 
 def find(name: str) -> BackendEntry:
-    """The backend called `name`, or `distribution:name`.
+    """The entry of the backend `name`, or `distribution:name`.
 
     Raises:
-        BackendError: it is not installed (with the command that installs it, where it is one of ours), or
-            its metadata shows that it cannot be used.
+        BackendError: it is not installed (the hint is the command that installs one of ours), or its metadata
+            shows that it cannot be used.
     """
     distribution, _, command = name.rpartition(":")
-    wanted = _canonical(distribution)
-    matches = [entry for entry in entries() if entry.name == command and wanted in ("", entry.distribution)]
+    owner = _canonical(distribution)
+    matches = [entry for entry in entries() if entry.name == command and owner in ("", entry.distribution)]
     if not matches:
         raise _not_installed(name)
     entry = matches[0]
@@ -158,11 +158,11 @@ def find(name: str) -> BackendEntry:
 
 
 def load(name: str) -> ExportBackend:
-    """Import one backend; whatever goes wrong inside it comes out as a BackendError.
+    """Import one backend; any failure inside it becomes a BackendError.
 
     Raises:
-        BackendError: not installed, not usable, broken, or written for another contract; or, in strict mode,
-            any other backend's trouble that metadata shows.
+        BackendError: it is not installed, not usable, broken, or written for another contract; in strict mode also
+            if the metadata of any other backend shows a problem.
     """
     if is_strict():
         require_sound(entries())
@@ -170,42 +170,42 @@ def load(name: str) -> ExportBackend:
 
 
 def is_strict() -> bool:
-    """Whether `TIMMX_STRICT=1` asks for an error at any backend's trouble, as a CI may want."""
+    """Whether `TIMMX_STRICT=1` is set: a problem of any backend is then an error, for use in CI."""
     return os.environ.get("TIMMX_STRICT") == "1"
 
 
-def require_sound(found: Iterable[BackendEntry]) -> None:
-    """Refuse to go on where an installed backend is in trouble.
+def require_sound(backends: Iterable[BackendEntry]) -> None:
+    """Raise an error if an installed backend has a problem.
 
     Raises:
-        BackendError: names all that are neither available nor disabled.
+        BackendError: names all backends that are neither available nor disabled.
     """
-    troubled = [entry for entry in found if entry.state not in (State.AVAILABLE, State.DISABLED)]
-    if troubled:
+    unusable = [entry for entry in backends if entry.state not in (State.AVAILABLE, State.DISABLED)]
+    if unusable:
         reasons = "; ".join(
-            f"{entry.selector} is {entry.state}: {entry.reason.rstrip('.')}" for entry in troubled
+            f"{entry.selector} is {entry.state}: {entry.reason.rstrip('.')}" for entry in unusable
         )
-        fixes = "; ".join(entry.fix for entry in troubled)
-        raise BackendError(f"TIMMX_STRICT is set, and {reasons}", hint=fixes, state=troubled[0].state)
+        fixes = "; ".join(entry.fix for entry in unusable)
+        raise BackendError(f"TIMMX_STRICT is set, and {reasons}", hint=fixes, state=unusable[0].state)
 
 
 def load_entry(entry: BackendEntry) -> ExportBackend:
     """Import the backend of an entry, whatever its state.
 
     Raises:
-        BackendError: it cannot be imported, is no backend, or speaks another contract.
+        BackendError: it cannot be imported, is not a backend, or was written for another contract.
     """
     module, _, attribute = entry.target.partition(":")
     reinstall = f"reinstall it (uv pip install --reinstall {entry.distribution}), or report it to its authors"
     try:
         with _REDIRECTING, contextlib.redirect_stdout(sys.stderr):  # stdout is for results
-            found: object = importlib.import_module(module)
+            target: object = importlib.import_module(module)
             for part in filter(None, attribute.split(".")):
-                found = getattr(found, part)
-            if not (isinstance(found, type) and issubclass(found, ExportBackend)):
+                target = getattr(target, part)
+            if not (isinstance(target, type) and issubclass(target, ExportBackend)):
                 raise entry.error(State.BROKEN, f"{entry.target} is not an ExportBackend.", reinstall)
-            check_contract(found, entry)
-            backend = found()
+            check_contract(target, entry)
+            backend = target()
     except (BackendError, KeyboardInterrupt):
         raise
     except ModuleNotFoundError as exc:
@@ -214,8 +214,8 @@ def load_entry(entry: BackendEntry) -> ExportBackend:
         reason = f"it needs the module {exc.name}, which is not installed."
         raise entry.error(State.BROKEN, reason, f"install that module, or {reinstall}") from exc
     except BaseException as exc:  # a plugin may raise anything, SystemExit included
-        said = f"{type(exc).__name__}: {exc}".rstrip(": ")
-        raise entry.error(State.BROKEN, f"importing it raised {said}.", reinstall) from exc
+        text = f"{type(exc).__name__}: {exc}".rstrip(": ")
+        raise entry.error(State.BROKEN, f"importing it raised {text}.", reinstall) from exc
     if backend.name != entry.name:
         reason = f"its entry point is called {entry.name!r}, the backend {backend.name!r}."
         raise entry.error(State.INVALID, reason, "ask its authors to make the two equal")
@@ -223,10 +223,10 @@ def load_entry(entry: BackendEntry) -> ExportBackend:
 
 
 def check_contract(cls: type, entry: BackendEntry) -> None:
-    """Refuse a backend that was written for a contract that this core does not speak.
+    """Raise an error if a backend was written for a contract that this core does not support.
 
     Raises:
-        BackendError: too old (upgrade the plugin), too new (upgrade timmx-core), or not stated.
+        BackendError: the contract is too old (upgrade the plugin), too new (upgrade timmx-core), or missing.
     """
     contract = getattr(cls, "contract", None)
     if not isinstance(contract, int):
@@ -245,7 +245,7 @@ def check_contract(cls: type, entry: BackendEntry) -> None:
 
 
 def distribution_of(backend: ExportBackend) -> str | None:
-    """The wheel that a loaded backend came with, None where it was not found through an entry point."""
+    """The distribution of a loaded backend; None if it was not loaded from an entry point."""
     module = type(backend).__module__
     for entry in entries():
         if entry.name == backend.name and entry.target.partition(":")[0] == module:
@@ -254,7 +254,7 @@ def distribution_of(backend: ExportBackend) -> str | None:
 
 
 def name_trouble(name: str) -> str:
-    """Why no backend may have this name; empty where one may."""
+    """The reason why a backend may not have this name; empty if it may."""
     if not _NAME.fullmatch(name):
         return f"{name!r} is not made of lower-case words joined by hyphens."
     if name in RESERVED:
@@ -263,31 +263,25 @@ def name_trouble(name: str) -> str:
 
 
 def usable() -> Iterable[BackendEntry]:
-    """The backends whose metadata shows no trouble."""
+    """The backends whose metadata shows no problem."""
     return (entry for entry in entries() if entry.state is State.AVAILABLE)
 
 
 @cache
 def known_backends() -> dict[str, dict[str, Any]]:
-    """Our own backends, installed or not: name -> distribution and suffixes. For install hints alone."""
+    """Our own backends, installed or not: name to distribution and suffixes, for install hints."""
     return json.loads(resources.files("timmx.registry").joinpath("known_backends.json").read_text("utf-8"))
 
 
 def _not_installed(name: str) -> BackendError:
-    known = known_backends().get(name)
+    ours = known_backends().get(name)
     installed = ", ".join(entry.name for entry in entries()) or "none"
-    if known:
-        return BackendError(
-            f"the backend {name!r} is not installed (installed: {installed})",
-            hint=f"uv pip install {known['distribution']}",
-        )
-    return BackendError(
-        f"there is no backend {name!r} (installed: {installed})", hint="install it, or name an installed one"
-    )
+    hint = f"uv pip install {ours['distribution']}" if ours else "install it, or name an installed one"
+    return BackendError(f"the backend {name!r} is not installed (installed: {installed})", hint=hint)
 
 
 def _judge(entry: BackendEntry, unmet: list[tuple[str, str]]) -> BackendEntry:
-    """What metadata alone shows of one entry; `unmet` is what its wheel requires beside what was found."""
+    """The entry with the state that metadata shows; `unmet` is from `_unmet_requirements`."""
     disabled = {name.strip() for name in os.environ.get("TIMMX_DISABLE_BACKENDS", "").split(",")}
     if reason := name_trouble(entry.name):
         return replace(entry, state=State.INVALID, reason=reason, fix="ask its authors to rename it")
@@ -295,8 +289,10 @@ def _judge(entry: BackendEntry, unmet: list[tuple[str, str]]) -> BackendEntry:
         reason = "TIMMX_DISABLE_BACKENDS names it."
         return replace(entry, state=State.DISABLED, reason=reason, fix="take it out of that variable")
     if unmet:
-        reason = "it requires " + ", ".join(f"{wanted} ({found})" for wanted, found in unmet) + "."
-        fix = "uv pip install " + " ".join(f"'{wanted}'" for wanted, _ in unmet)
+        reason = (
+            "it requires " + ", ".join(f"{requirement} ({status})" for requirement, status in unmet) + "."
+        )
+        fix = "uv pip install " + " ".join(f"'{requirement}'" for requirement, _ in unmet)
         return replace(entry, state=State.UNMET, reason=reason, fix=fix)
     return entry
 
@@ -310,15 +306,15 @@ def _mark_duplicate(entry: BackendEntry, distributions: list[str]) -> BackendEnt
 
 
 def _canonical(name: str) -> str:
-    """A distribution's name as the package index compares it (`packaging.utils` would import its tags too)."""
+    """A distribution's normalized name (importing `packaging.utils` would import its tags too)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _headers(distribution: Any) -> dict[str, list[str]]:
     """The four fields of a distribution's metadata that the registry reads.
 
-    By lines, since each is one line: `distribution.metadata` has the email parser go through the whole README,
-    which took a tenth of the time of `timmx --help`.
+    Read by lines, since each field is one line: `distribution.metadata` parses the whole README as an email, which
+    took a tenth of the time of `timmx --help`.
     """
     fields: dict[str, list[str]] = {"Name": [], "Version": [], "Summary": [], "Requires-Dist": []}
     for line in (distribution.read_text("METADATA") or "").splitlines():
@@ -340,8 +336,8 @@ def _installed_version(name: str) -> str | None:
         return None
 
 
-def _unmet_requirements(requirements: Iterable[str], spared: set[str]) -> list[tuple[str, str]]:
-    """Requirements that this environment does not meet, each with what was found instead; none of `spared`."""
+def _unmet_requirements(requirements: Iterable[str], optional: set[str]) -> list[tuple[str, str]]:
+    """Requirements that this environment does not meet, each with its status; those in `optional` are skipped."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     unmet = []
@@ -350,14 +346,14 @@ def _unmet_requirements(requirements: Iterable[str], spared: set[str]) -> list[t
             requirement = Requirement(text)
         except InvalidRequirement:
             continue
-        if _canonical(requirement.name) in spared:
+        if _canonical(requirement.name) in optional:
             continue
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        wanted = f"{requirement.name}{requirement.specifier}"
-        found = _installed_version(requirement.name)
-        if found is None:
-            unmet.append((wanted, "not installed"))
-        elif not requirement.specifier.contains(found, prereleases=True):
-            unmet.append((wanted, f"found {found}"))
+        name = f"{requirement.name}{requirement.specifier}"
+        version = _installed_version(requirement.name)
+        if version is None:
+            unmet.append((name, "not installed"))
+        elif not requirement.specifier.contains(version, prereleases=True):
+            unmet.append((name, f"found {version}"))
     return unmet

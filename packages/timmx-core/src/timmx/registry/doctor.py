@@ -1,4 +1,4 @@
-"""What this machine can do: versions, backends, and what else claims timmx's name."""
+"""The state of this installation: versions, backends, and distributions that conflict with timmx."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _HARMLESS = (State.AVAILABLE, State.DISABLED)
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `timmx doctor` shows.
+    """The report of `timmx doctor`.
 
     Attributes:
         versions: of Python, timmx and the libraries that every backend uses.
-        backends: each with the state that loading it showed.
-        problems: what needs to be fixed.
+        backends: each with its state after loading.
+        problems: each with its fix.
     """
 
     versions: dict[str, str]
@@ -37,7 +37,7 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at everything; nothing heavy is imported into this process."""
+    """Check versions, backends and conflicts; nothing heavy is imported into this process."""
     backends = tuple(probe_backends())
     problems = [
         Problem(f"backend {entry.selector} is {entry.state}: {entry.reason.rstrip('.')}", entry.fix)
@@ -50,8 +50,8 @@ def examine() -> Diagnosis:
 def rivals() -> list[Problem]:
     """Other distributions that own the import package `timmx` or the command `timmx`.
 
-    One on the package index does. Installed together they overwrite each other's files, and which one wins
-    depends on the order.
+    One on the package index does. Installed together, they overwrite each other's files, and the result depends on
+    the order of installation.
     """
     problems = []
     for distribution in importlib_metadata.distributions():

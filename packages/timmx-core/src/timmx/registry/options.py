@@ -1,4 +1,4 @@
-"""Options, declared once as fields of a dataclass: for the command line, for Python, for recipes and for the help."""
+"""Options, declared once as fields of a dataclass, for the command line, Python, recipes and the help."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from timmx.errors import ConfigurationError
 Options = TypeVar("Options")
 
 REQUIRED = inspect.Parameter.empty
-"""The default of an option that has none."""
+"""Marks an option without a default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +27,16 @@ class OptionSpec:
     """One option: a field `name: Annotated[kind, typer.Option(...)] = default`.
 
     Attributes:
-        name: as Python callers and recipes write it.
+        name: its name in Python and recipes.
         kind: the type of its values, without None.
-        optional: None is a value too.
-        default: `REQUIRED` where it has none.
-        flag: the spelling that sets it, such as `--opset`; empty for an argument.
-        off_flag: the spelling that switches it off; empty where there is none.
+        optional: whether None is allowed.
+        default: its default, or `REQUIRED`.
+        flag: the flag that sets it, such as `--opset`; empty for an argument.
+        off_flag: the flag that turns it off; empty if there is none.
         help: its help text.
-        minimum: the smallest value, where there is one.
-        maximum: the largest value, where there is one.
-        declaration: what Typer reads: an option or an argument.
+        minimum: the smallest value; None if unlimited.
+        maximum: the largest value; None if unlimited.
+        declaration: Typer's option or argument.
     """
 
     name: str
@@ -51,15 +51,14 @@ class OptionSpec:
     declaration: Any
 
     def parameter(self, default: Any = REQUIRED, *, optional: bool = False) -> inspect.Parameter:
-        """As Typer takes it; an argument may be given by position.
+        """The parameter that Typer reads; an argument may be given by position.
 
         Args:
-            default: in place of the option's own.
-            optional: let None stand for an option that was not given.
+            default: replaces the option's own default.
+            optional: allow None, with None as the default.
         """
-        kind = (
-            str if self.kind is Any else self.kind
-        )  # a name or a module in Python, text on the command line
+        # A model is a name or a module in Python, and text on the command line.
+        kind = str if self.kind is Any else self.kind
         return inspect.Parameter(
             self.name,
             inspect.Parameter.KEYWORD_ONLY if self.flag else inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -68,10 +67,10 @@ class OptionSpec:
         )
 
     def convert(self, value: Any) -> Any:
-        """A Python value, checked as the command line would check it.
+        """A Python value, checked as on the command line.
 
         Raises:
-            ConfigurationError: it has the wrong type, is out of range or is not among the choices.
+            ConfigurationError: the value has the wrong type, is out of range or is not among the choices.
         """
         if (value is None and self.optional) or self.kind is Any:
             return value
@@ -83,23 +82,23 @@ class OptionSpec:
             return tuple(map(str, value))
         if self.name == "model_kwargs" and isinstance(value, Mapping):
             return dict(value)
-        given = f"{self.name}={value!r}"
+        setting = f"{self.name}={value!r}"
         try:
             result = _convert(self.kind, value)
         except (TypeError, ValueError) as exc:
             if isinstance(self.kind, type) and issubclass(self.kind, StrEnum):
                 close = _close(str(value), [member.value for member in self.kind])
-                raise ConfigurationError(f"{given} is not among the choices", hint=close) from exc
+                raise ConfigurationError(f"{setting} is not among the choices", hint=close) from exc
             expected = _describe(self.kind)
-            raise ConfigurationError(f"{given} is not {expected}", hint=f"give {expected}") from exc
+            raise ConfigurationError(f"{setting} is not {expected}", hint=f"give {expected}") from exc
         low, high = self.minimum, self.maximum
         if (low is not None and result < low) or (high is not None and result > high):
             bounds = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
-            raise ConfigurationError(f"{given} is out of range", hint=f"give {' and '.join(bounds)}")
+            raise ConfigurationError(f"{setting} is out of range", hint=f"give {' and '.join(bounds)}")
         return result
 
     def words(self, value: Any) -> list[str]:
-        """The words of a command line that give it this value."""
+        """The words of a command line that set this value."""
         if isinstance(value, bool):
             return [self.flag if value else self.off_flag]
         if isinstance(value, (Floats, Ints)):
@@ -130,7 +129,7 @@ def _spec(name: str, default: Any, annotated: Any) -> OptionSpec:
     if declaration is None:
         raise TypeError(f"the option {name} is not declared with Annotated[..., typer.Option(...)]")
     members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    # Inside Annotated, Typer keeps the first spelling where a default would be.
+    # Inside Annotated, Typer stores the first spelling as the default.
     spellings = (declaration.default, *(declaration.param_decls or ()))
     flags = [text for text in spellings if isinstance(text, str) and text.startswith("-")]
     flag, _, off_flag = (flags[0] if flags else "").partition("/")
@@ -149,7 +148,7 @@ def _spec(name: str, default: Any, annotated: Any) -> OptionSpec:
 
 
 def build(cls: type[Options], values: Mapping[str, Any]) -> Options:
-    """An options dataclass from Python values, checked as the command line would check them.
+    """An options dataclass from Python values, checked as on the command line.
 
     Raises:
         ConfigurationError: a value of the wrong type, out of range or not among the choices.
@@ -159,26 +158,31 @@ def build(cls: type[Options], values: Mapping[str, Any]) -> Options:
 
 
 def set_signature(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> None:
-    """Give a function that takes `**values` the parameters that Typer and Python's help should see."""
+    """Set the parameters that Typer and Python's help see, on a function that takes `**values`."""
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
-def reject_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Refuse names that are not known, saying which known ones are close.
+def reject_unknown(names: Iterable[str], options: Iterable[str], what: str) -> None:
+    """Raise an error for a name that is not among the options, with similar names in the hint.
+
+    Args:
+        names: the names to check.
+        options: the valid names.
+        what: the command, for the message.
 
     Raises:
         ConfigurationError: at the first unknown name.
     """
-    known = list(known)
+    options = list(options)
     for name in names:
-        if name not in known:
-            raise ConfigurationError(f"{what} has no option {name!r}", hint=_close(name, known))
+        if name not in options:
+            raise ConfigurationError(f"{what} has no option {name!r}", hint=_close(name, options))
 
 
-def _close(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else f"use one of {', '.join(sorted(known))}"
+def _close(name: str, choices: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, choices, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"use one of {', '.join(sorted(choices))}"
 
 
 def _convert(kind: Any, value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Tries backends in processes of their own, side by side: one that aborts or hangs is a row, not the end.
+"""Loads each backend in a child process, in parallel: a backend that aborts or hangs does not affect the others.
 
-Run as `python -m timmx.registry.probe NAME`, it is the child: it loads one backend, asks for its environment's
-problems, and prints one JSON object on the stdout that it was given; whatever the plugin prints goes to stderr.
+`python -m timmx.registry.probe NAME` is the child: it loads one backend, checks its environment, and prints one JSON
+object on stdout; output of the plugin itself goes to stderr.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ TIMEOUT_S = 60.0
 
 
 def probe_backends(timeout_s: float = TIMEOUT_S) -> list[BackendEntry]:
-    """Every installed backend, with the state that loading it shows and the contract it was written for.
+    """Every installed backend, with its state and contract version after loading.
 
     Args:
-        timeout_s: how long one may take before it counts as hanging.
+        timeout_s: seconds after which a backend that still loads is stopped.
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
         return list(pool.map(lambda entry: _probe(entry, timeout_s), entries()))
@@ -33,10 +33,10 @@ def probe_backends(timeout_s: float = TIMEOUT_S) -> list[BackendEntry]:
 def _probe(entry: BackendEntry, timeout_s: float) -> BackendEntry:
     if entry.state not in (State.AVAILABLE, State.DUPLICATE):
         return entry
-    found = _run_child(entry, timeout_s)
-    if entry.state is State.DUPLICATE:  # loading it does not change that the name alone chooses nobody
-        return replace(entry, contract=found.get("contract"))
-    return replace(entry, **(found | {"state": State(found["state"])}))
+    result = _run_child(entry, timeout_s)
+    if entry.state is State.DUPLICATE:  # the name stays ambiguous, even if the backend loads
+        return replace(entry, contract=result.get("contract"))
+    return replace(entry, **(result | {"state": State(result["state"])}))
 
 
 def _run_child(entry: BackendEntry, timeout_s: float) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _run_child(entry: BackendEntry, timeout_s: float) -> dict[str, Any]:
     try:
         return json.loads(done.stdout)
     except json.JSONDecodeError:
-        last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        last = done.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
         reason = f"loading it ended the process with {how}: {last[0]}."
         return {"state": State.BROKEN, "reason": reason, "fix": fix}
@@ -64,15 +64,15 @@ def _child(selector: str) -> dict[str, Any]:
         backend = load_entry(entry)
     except BackendError as exc:
         return {"state": exc.state, "reason": exc.reason, "fix": exc.hint}
-    found = backend.check_environment()
-    problems = [problem for problem in found if not problem.partial]
-    partial = [problem for problem in found if problem.partial]
+    problems = backend.check_environment()
+    full = [problem for problem in problems if not problem.partial]
+    partial = [problem for problem in problems if problem.partial]
     limits = [backend.caveat, *(f"{problem.message.rstrip('.')}: {problem.fix}" for problem in partial)]
-    reason = "; ".join(problem.message.rstrip(".") for problem in problems)
+    reason = "; ".join(problem.message.rstrip(".") for problem in full)
     return {
-        "state": State.NEEDS_SETUP if problems else State.AVAILABLE,
+        "state": State.NEEDS_SETUP if full else State.AVAILABLE,
         "reason": f"{reason}." if reason else "",
-        "fix": "; ".join(problem.fix.rstrip(".") for problem in problems),
+        "fix": "; ".join(problem.fix.rstrip(".") for problem in full),
         "contract": type(backend).contract,
         "limits": " ".join(filter(None, limits)),
     }

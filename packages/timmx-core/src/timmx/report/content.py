@@ -1,4 +1,4 @@
-"""What a report holds: tables, plots and where they come from, without a word on how they look."""
+"""The content of a report: tables, plots, environment and commands, independent of their appearance."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Kind = Literal["text", "number", "percent", "bytes", "ms", "db"]
-"""How a column's values are written: text as it is; a number with up to four digits; a share of 1 in percent; bytes,
-milliseconds and decibels in readable units."""
+"""How values are formatted: text unchanged; numbers with up to four digits; fractions of 1 in percent; bytes,
+milliseconds and decibels with a unit."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Column:
     """One column of a table.
 
     Attributes:
-        key: of the rows' values.
-        title: above it.
-        kind: of its values; None among them is shown as a dash, and sorts last.
+        key: of its values in the rows.
+        title: of the column.
+        kind: of its values; None is shown as a dash and sorts last.
     """
 
     key: str
@@ -30,10 +30,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that sort by a click on a column's title.
+    """A table that can be sorted by a click on a column title.
 
     Attributes:
-        rows: by column key. Where a value was measured with an interval, it is (value, low, high).
+        rows: values by column key; a value with an interval is (value, low, high).
         note: a sentence or two below it.
     """
 
@@ -48,7 +48,7 @@ class Point:
     """One mark of a scatter plot.
 
     Attributes:
-        size: what its area stands for; None, where others have one, is a hollow mark.
+        size: shown as its area; None is a hollow mark if other marks have a size.
         interval: (low, high) of y, drawn as whiskers.
     """
 
@@ -61,10 +61,10 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Scatter:
-    """Marks with names, such as accuracy over latency with size as area.
+    """A scatter plot with names, such as accuracy over latency with size as area.
 
     Attributes:
-        x_kind, y_kind, size_kind: how the values at the axes, at the marks and in the legend are written.
+        x_kind, y_kind, size_kind: how the values of axes, marks and legend are formatted.
     """
 
     title: str
@@ -80,7 +80,7 @@ class Scatter:
 
 @dataclass(frozen=True, kw_only=True)
 class Distributions:
-    """Measured values of several things, side by side as boxes with their outliers.
+    """A box plot with one box per name, with outliers.
 
     Attributes:
         values: by name.
@@ -96,7 +96,7 @@ class Distributions:
 
 @dataclass(frozen=True, kw_only=True)
 class Bars:
-    """One bar a name, such as the accuracy of each class.
+    """A bar chart with one bar per name, such as the accuracy of each class.
 
     Attributes:
         intervals: (low, high) by name, drawn as whiskers; may be empty.
@@ -113,10 +113,10 @@ class Bars:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Counts by true (rows) and read (columns) class.
+    """A confusion matrix: counts by true (rows) and predicted (columns) class.
 
     Attributes:
-        labels: of rows and columns alike.
+        labels: of both rows and columns.
         counts: square.
     """
 
@@ -134,11 +134,11 @@ class Report:
     """One report.
 
     Attributes:
-        title: what was measured.
+        title: of the report.
         summary: the result in one or two sentences.
         sections: in order.
-        environment: machine, versions, data: name -> value.
-        commands: what made it, to be typed again.
+        environment: machine, versions and data, by name.
+        commands: that reproduce it.
     """
 
     title: str

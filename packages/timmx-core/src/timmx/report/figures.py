@@ -1,4 +1,4 @@
-"""From what a report holds to what its page shows: a table of texts for every section, and data for every plot."""
+"""Converts the content of a report to what its page shows: a table for every section, and data for every plot."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 LARGEST_MARK = 44
-"""Diameter in pixels of the mark whose area stands for the largest size."""
+"""Diameter in pixels of the mark with the largest size."""
 
 LEAST_MARK = 8
-"""Diameter of the least mark: what is smaller still is hard to see, and to point at."""
+"""Minimum diameter in pixels: smaller marks are hard to see and to point at."""
 
 MARK_WITHOUT_SIZE = 14
-"""Diameter where no area stands for anything."""
+"""Diameter in pixels of marks without a size."""
 
 MOST_ROWS = 5000
-"""So many rows has a table; ten times as many took Chromium more than half a minute to sort."""
+"""Maximum number of rows in a table; Chromium took more than half a minute to sort ten times as many."""
 
 MOST_CONFUSIONS = 1000
-"""So many rows has the table below a confusion matrix, the most frequent ones."""
+"""Maximum number of rows, the most frequent confusions, in the table below a confusion matrix."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table, and what it is sorted by: a number, or its text where that is None."""
+    """A table cell, with the number that it is sorted by; None to sort by its text."""
 
     text: str
     order: float | None = None
@@ -38,7 +38,7 @@ class Cell:
 
     @property
     def length(self) -> str:
-        """`long` is always broken into lines, `middling` on narrow screens."""
+        """`long` texts are always wrapped, `middling` ones on narrow screens."""
         return "long" if len(self.text) > 40 else "middling" if len(self.text) > 16 else ""
 
 
@@ -47,11 +47,11 @@ class Shown:
     """A section as the page shows it.
 
     Attributes:
-        head: title of each column, and whether numbers stand in it.
-        plot: JSON-ready; None for a table. With a plot, the table holds its values.
+        head: title of each column, and whether it is numeric.
+        plot: JSON-ready; None for a table. With a plot, the table has its values.
         values_title: of that table.
-        legend: marks of known area: diameter in pixels, and what they stand for.
-        caption: below the plot, how to read it.
+        legend: example marks: diameter in pixels, and the size that it stands for.
+        caption: below the plot, explains how to read it.
     """
 
     title: str
@@ -64,10 +64,10 @@ class Shown:
     caption: str = ""
 
 
-def sections(found: Sequence[Section]) -> list[Shown]:
-    """Every section, ready to be shown; one name has one colour in all of them."""
-    colours = _colours(found)
-    return [_shown(section, colours) for section in found]
+def sections(content: Sequence[Section]) -> list[Shown]:
+    """Prepare all sections; a name has the same color in all of them."""
+    colours = _colours(content)
+    return [_shown(section, colours) for section in content]
 
 
 def _shown(section: Section, colours: Mapping[str, int]) -> Shown:
@@ -80,10 +80,10 @@ def _shown(section: Section, colours: Mapping[str, int]) -> Shown:
     return _bars(section) if isinstance(section, Bars) else _matrix(section)
 
 
-def _colours(found: Iterable[Section]) -> dict[str, int]:
-    """The number of its colour for each name, in order of appearance."""
+def _colours(content: Iterable[Section]) -> dict[str, int]:
+    """The color index of each name, in order of appearance."""
     names: dict[str, int] = {}
-    for section in found:
+    for section in content:
         if isinstance(section, Scatter):
             for point in section.points:
                 names.setdefault(point.name, len(names))
@@ -169,7 +169,7 @@ def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
         scatter,
         columns,
         [_point_row(point) for point in scatter.points],
-        f"Without a place in the plot: {', '.join(missing)}." if missing else "",
+        f"Not in the plot: {', '.join(missing)}." if missing else "",
         plot=plot if drawn else None,
         legend=_legend(scatter, largest) if largest else (),
         caption=_area(scatter, any(mark["hollow"] for mark in marks)) if largest else "",
@@ -182,13 +182,13 @@ def _point_row(point: Point) -> dict[str, Any]:
 
 
 def _bounds(interval: tuple[float | None, float | None] | None) -> tuple[float, float] | tuple[None, None]:
-    """Both ends of an interval, or none where one of them has no place in a plot."""
+    """Both ends of an interval; None for both if one of them is not finite."""
     low, high = interval or (None, None)
     return (float(low), float(high)) if _finite(low) and _finite(high) else (None, None)
 
 
 def _with_interval(value: Any, interval: tuple[float | None, float | None] | None, kind: Kind) -> str:
-    """A value and the ends of its interval."""
+    """A value with its interval as text."""
     low, high = _bounds(interval)
     between = "" if low is None else f" ({written(low, kind).removesuffix(' %')} to {written(high, kind)})"
     return written(value, kind) + between
@@ -196,25 +196,25 @@ def _with_interval(value: Any, interval: tuple[float | None, float | None] | Non
 
 def _area(scatter: Scatter, hollow: bool) -> str:
     what = scatter.size_title or "size"
-    return f"Area: {what}; hollow where there is none" if hollow else f"Area: {what}"
+    return f"Area: {what}; hollow: no {what}" if hollow else f"Area: {what}"
 
 
 def _diameter(size: float | None, largest: float) -> float:
-    """Of a mark whose area is in proportion to `size`."""
+    """Diameter in pixels of a mark whose area is proportional to `size`."""
     if not largest or size is None or not _finite(size):
         return MARK_WITHOUT_SIZE
     return round(max(LEAST_MARK, LARGEST_MARK * math.sqrt(max(size, 0.0) / largest)), 1)
 
 
 def _legend(scatter: Scatter, largest: float) -> list[tuple[float, str]]:
-    """Marks whose area is true; the least ones are drawn larger than they are."""
+    """Example marks, without those that would be smaller than the minimum diameter."""
     sizes = (_round_down(largest / 20), _round_down(largest / 4), largest)
     marks = [(_diameter(size, largest), written(size, scatter.size_kind)) for size in sizes]
     return [mark for mark in marks if mark[0] > LEAST_MARK]
 
 
 def _round_down(value: float) -> float:
-    """To one digit: 1, 2, 5 times a power of ten."""
+    """Round down to 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (5, 2, 1) if step * power <= value * 1.0001)
 
@@ -253,7 +253,7 @@ def _figures(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _quantile(values: Sequence[float], place: float) -> float:
-    """Interpolated linearly between the neighbours, as numpy does it."""
+    """A quantile by linear interpolation, as in numpy."""
     ordered = sorted(values)
     position = place * (len(ordered) - 1)
     below = math.floor(position)
@@ -299,18 +299,16 @@ def _matrix(matrix: Matrix) -> Shown:
     totals = [sum(map(int, counts)) for counts in matrix.counts]
     columns = [
         Column("true", "true class"),
-        Column("read", "read as"),
+        Column("read", "predicted class"),
         Column("count", "images", "number"),
-        Column("share", "of the true class", "percent"),
+        Column("share", "share of the true class", "percent"),
     ]
     rows = [
         {"true": labels[row], "read": labels[column], "count": count, "share": count / totals[row]}
         for row, column, count in confused[:MOST_CONFUSIONS]
     ]
     plot = {"type": "matrix", "labels": labels, "cells": cells}
-    caption = (
-        "Rows: the true class. Blue: read right. Orange: confused; the stronger, the more, by logarithm."
-    )
+    caption = "Rows: true class. Blue: correct. Orange: confused. The color scale is logarithmic."
     return _section(
         matrix,
         columns,
@@ -322,7 +320,7 @@ def _matrix(matrix: Matrix) -> Shown:
 
 
 def _axis(title: str, kind: str, values: Sequence[float] = ()) -> dict[str, Any]:
-    """A title, the form of the numbers, and whether steps are factors: where values lie a factor of 20 apart."""
+    """Title and number format of an axis; logarithmic if values differ by more than a factor of 20."""
     log = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
     return {"title": title + (" – log scale" if log else ""), "kind": kind, "log": log}  # noqa: RUF001 - a dash
 
@@ -332,7 +330,7 @@ def _finite(value: Any) -> TypeGuard[float]:
 
 
 def _shortened(value: float) -> float:
-    """To six digits: thousands of measured values need not fill the file."""
+    """Round to six digits, to keep files with thousands of values small."""
     return float(f"{value:.6g}")
 
 

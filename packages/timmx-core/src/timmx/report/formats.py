@@ -1,4 +1,4 @@
-"""How a report writes a value of each kind: percent, bytes, milliseconds, decibels."""
+"""Formats the values of a report by kind: percent, bytes, milliseconds, decibels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MISSING = "–"  # noqa: RUF001 - a dash, not a minus
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one that can be drawn and sorted by: neither missing nor NaN, and no text."""
+    """Whether a value can be plotted and sorted as a number: not None, NaN or text."""
     if value is None or isinstance(value, str | bytes) or _is_nan(value):
         return False
     try:
@@ -25,7 +25,7 @@ def is_number(value: Any) -> bool:
 
 
 def written(value: Any, kind: Kind) -> str:
-    """The value as a person reads it; a dash where there is none."""
+    """The value as text; a dash if it is missing."""
     if value is None or value == "" or _is_nan(value):
         return MISSING
     if isinstance(value, bool):
@@ -40,12 +40,12 @@ def written(value: Any, kind: Kind) -> str:
 
 
 def _is_nan(value: Any) -> bool:
-    """Python's or numpy's, which are the values that differ from themselves."""
+    """Whether a value is a NaN of Python or numpy: only NaN differs from itself."""
     return bool(value != value)
 
 
 def _number(value: float) -> str:
-    """Up to four digits, but never fewer than a whole number has."""
+    """Up to four digits, but all digits of an integer."""
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     if abs(value) >= 1000:

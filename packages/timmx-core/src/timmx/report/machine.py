@@ -1,4 +1,4 @@
-"""Where a measurement was made: machine, system and versions."""
+"""The environment of a measurement: machine, system and versions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def environment(distributions: Iterable[str] = ()) -> dict[str, str]:
-    """Facts about this machine and process.
+    """Machine, system and versions of this process.
 
     Args:
-        distributions: further ones whose version counts, such as a backend's.
+        distributions: further distributions to list, such as a backend's.
     """
     facts = {
         "processor": _processor(),
@@ -39,7 +39,7 @@ def environment(distributions: Iterable[str] = ()) -> dict[str, str]:
 
 
 def this_command() -> str:
-    """The command line of this process, as one would type it again."""
+    """The command line of this process, quoted for a shell."""
     return shlex.join(["timmx", *sys.argv[1:]])
 
 

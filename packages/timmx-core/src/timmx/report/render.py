@@ -1,4 +1,4 @@
-"""Writes a report as one HTML file that needs nothing else: no network, no other file."""
+"""Writes a report as one self-contained HTML file, which needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def check_report_path(path: Path) -> None:
-    """Refuse, before any work is done, what no report can be written to.
+    """Check that a report can be written to a path, before any work is done.
 
     Raises:
-        ConfigurationError: the name does not end in `.html`, a folder has it, or a file that is not HTML, or its
-            folder cannot be written to.
+        ConfigurationError: the path does not end in `.html`, is a folder or a file that is not HTML, or its folder
+            cannot be written to.
     """
     if path.suffix.lower() not in (".html", ".htm"):
         better = path.with_suffix(".html") if path.name else path / "report.html"
@@ -40,15 +40,15 @@ def check_report_path(path: Path) -> None:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the report; a file that is there is replaced when the new one is complete.
+    """Write the report; an existing file is replaced when the new one is complete.
 
     Args:
-        report: what it holds.
-        path: ends in `.html`. Missing folders are made. Where it is a link, what it points to is replaced.
+        report: the content.
+        path: ends in `.html`. Missing folders are created. If it is a link, its target is replaced.
 
     Raises:
-        ConfigurationError: no report can have this path.
-        ArtifactError: it cannot be written there.
+        ConfigurationError: the path is invalid; see `check_report_path`.
+        ArtifactError: it cannot be written.
     """
     check_report_path(path)
     html = page(report)
@@ -63,12 +63,12 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def page(report: Report) -> str:
-    """The report as HTML: 30 kB, and plotly.js (4.9 MB) where there is a plot."""
+    """The report as HTML: 30 kB, plus plotly.js (4.9 MB) if there is a plot."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from timmx.report.figures import sections
 
-    found = sections(report.sections)
+    content = sections(report.sections)
     environment = Environment(
         loader=PackageLoader("timmx.report", "page"),
         autoescape=True,
@@ -79,8 +79,8 @@ def page(report: Report) -> str:
     environment.policies["json.dumps_function"] = _json
     text = environment.get_template("page.html").render(
         report=report,
-        sections=found,
-        plotly=_plotly() if any(section.plot for section in found) else "",
+        sections=content,
+        plotly=_plotly() if any(section.plot for section in content) else "",
         part=_part,
         version=importlib_metadata.version("timmx-core"),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -89,18 +89,18 @@ def page(report: Report) -> str:
 
 
 def _json(value: Any, **options: Any) -> str:
-    """A plot's data, with names as the tables show them: in JSON each backslash is two."""
+    """A plot's data, with names as in the tables; JSON doubles each backslash."""
     return printable(json.dumps(value, ensure_ascii=False, **options), backslash="\\\\")
 
 
 def _plotly() -> str:
-    """plotly.js, whole: its Python package holds no smaller one."""
+    """The complete plotly.js: its Python package has no smaller build."""
     from plotly.offline import get_plotlyjs
 
-    # Without a comment of its own, it ends no script element (3.7 does not); a later one may hold such a text.
+    # plotly.js 3.7 does not contain "</script", but a later version may.
     return get_plotlyjs().replace("</script", "<\\/script")
 
 
 def _part(name: str) -> str:
-    """A style sheet or script of the page, to stand in it as it is."""
+    """A style sheet or script of the page, to be embedded unchanged."""
     return (resources.files("timmx.report") / "page" / name).read_text("utf-8")

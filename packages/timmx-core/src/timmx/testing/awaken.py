@@ -1,4 +1,4 @@
-"""Untrained timm models made into good witnesses: every branch takes part, every norm has real statistics."""
+"""Changes untrained timm models so that tests detect errors: every branch is active, norms have real statistics."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 def awaken(
     model: nn.Module, seed: int = 0, input_size: tuple[int, int, int] | None = None, batch: int = 8
 ) -> nn.Module:
-    """Change a freshly made model in place so that no branch is asleep, and return it in eval mode.
+    """Change an untrained model in place so that no branch is inactive, and return it in eval mode.
 
-    Norm scales come near 1, layer scales and sleeping norm scales near 0.5; parameters that are all zero
+    Norm scales become about 1, layer scales and zero norm scales about 0.5; parameters that are all zero
     become small random ones; batch norms take their statistics from one batch of random inputs.
 
     Args:
         model: a timm model.
-        seed: of the random numbers; equal seeds give equal models.
-        input_size: (C, H, W) of the statistics' inputs; the model's own unless given.
-        batch: how many of them. Statistics of too few do not fit other inputs, and deep attention then runs
-            away: float32 resolves levit_128s to 38 dB after a batch of 2, to 104 dB after one of 8.
+        seed: of the random numbers; the same seed gives the same model.
+        input_size: (C, H, W) of the inputs for the statistics; by default the model's.
+        batch: number of these inputs. Statistics of too few do not fit other inputs, and deep attention then
+            diverges: float32 resolves levit_128s to 38 dB after a batch of 2, to 104 dB after one of 8.
     """
     generator = torch.Generator().manual_seed(seed)
     scales = {id(parameter) for parameter in _norm_scales(model)}
@@ -41,8 +41,8 @@ def awaken(
         noise = torch.randn(parameter.shape, generator=generator).to(parameter)
         one_axis = sum(size > 1 for size in parameter.shape) <= 1
         if is_scale or (one_axis and (0 < abs(value) < 0.5 or value == 1)):
-            # A branch that starts asleep gets half a voice: with a whole one float32 resolves levit_128s to
-            # 92 dB, with half to 104.
+            # An inactive branch gets a scale of 0.5: with a scale of 1 float32 resolves levit_128s to
+            # 92 dB, with 0.5 to 104.
             parameter.copy_((1 if value == 1 else 0.5) * (1 + 0.1 * noise))
         elif value == 0:
             parameter.copy_(0.02 * noise)
@@ -53,13 +53,13 @@ def awaken(
 
 
 def _input_size(model: Any) -> tuple[int, int, int]:
-    """(C, H, W) as the model was built, `in_chans` and `img_size` heeded."""
+    """(C, H, W) of the model as it was built, with `in_chans` and `img_size`."""
     channels, *size = model.pretrained_cfg["input_size"]
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size
     first = model.pretrained_cfg.get("first_conv")
     for name in [first] if isinstance(first, str) else first or []:
         own = getattr(dict(model.named_modules()).get(name), "in_channels", channels)
-        if own != channels and own % 16:  # tresnet and its like fold 4 x 4 pixels into channels first
+        if own != channels and own % 16:  # models such as tresnet fold 4 x 4 pixels into channels first
             channels = own
     return channels, size[0], size[1]
 
@@ -73,7 +73,7 @@ def _norm_scales(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _take_statistics(model: nn.Module, inputs: torch.Tensor) -> bool:
-    """One forward with only the batch norms in training mode, their running values set to the batch's."""
+    """Run the model once with only the batch norms in training mode; this sets their running statistics."""
     model.eval()
     norms = {norm: norm.momentum for norm in _batch_norms(model)}
     for norm in norms:
@@ -90,11 +90,11 @@ def _take_statistics(model: nn.Module, inputs: torch.Tensor) -> bool:
 
 
 def _calm(model: nn.Module, inputs: torch.Tensor) -> None:
-    """Widen the norms' variances until a rounding of the input stays a rounding of the output.
+    """Increase the norms' variances until a rounding error of the input stays as small in the output.
 
-    Statistics of a few random images fit other images badly, and what is left over grows from layer to
-    layer: float32 resolves halonet_h1 to 4 dB, inception_v4 to 57 dB. Too wide, and a deep network without
-    skips (mobileone) forgets its input. So the least factor that gives 100 dB is taken, or the best one.
+    Statistics of a few random images fit other images badly, and the remaining error grows from layer to
+    layer: float32 resolves halonet_h1 to 4 dB, inception_v4 to 57 dB. If they are too large, a deep network without
+    skips (mobileone) loses its input. So the smallest factor that gives 100 dB is used, or else the best one.
     """
     inputs = inputs.to(next(model.parameters()))
     nudged = inputs * (1 + 2**-22 * torch.sign(inputs))
@@ -111,7 +111,7 @@ def _calm(model: nn.Module, inputs: torch.Tensor) -> None:
 
 
 def _widen(model: nn.Module, factor: float, applied: float) -> float:
-    """Multiply the measured variances by `factor`, where they are `applied` times themselves now."""
+    """Scale the measured variances by `factor`; they are scaled by `applied` now."""
     for norm in _batch_norms(model):
         if norm.running_var is not None:
             norm.running_var *= factor / applied
@@ -119,7 +119,7 @@ def _widen(model: nn.Module, factor: float, applied: float) -> float:
 
 
 def _resolved_db(outputs: Any) -> float:
-    """How far the second half of a batch is from the first, beside how much the first varies."""
+    """The difference of the two halves of a batch, relative to the variation within the first, in dB."""
     while not isinstance(outputs, torch.Tensor):
         outputs = list(outputs.values() if isinstance(outputs, dict) else outputs)[-1]
     plain, nudged = outputs.double().chunk(2)

@@ -1,8 +1,10 @@
-"""What all conformance checks share: the backend under test, exports of it, and skips with reasons."""
+"""What all conformance checks share: the backend under test, its exports, and skips with reasons."""
 
 from __future__ import annotations
 
 import functools
+import logging
+import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
     from timmx.exporting import ExportResult
 
 EXPORT_CHECK = "_timmx_export_check"
-"""Marks a check that exports; at least one must run, or nothing is proven."""
+"""Attribute of a check that exports; at least one such check must run."""
 
 
 def export_check(function: Callable[..., None]) -> Callable[..., None]:
-    """Mark a check as one that exports a model, and count it when it ran to its end."""
+    """Mark a check that exports a model, and count it when it is complete."""
 
     @functools.wraps(function)
     def run(self: ConformanceBase, *arguments: Any, **fixtures: Any) -> None:
@@ -36,7 +38,7 @@ def export_check(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def requires(capability: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Skip a check where the backend's `capabilities` say that it cannot do this, with its reason."""
+    """Skip a check if the backend's `capabilities` give a reason why it cannot do this."""
     assert capability in Capabilities.__dataclass_fields__, capability
 
     def mark(function: Callable[..., None]) -> Callable[..., None]:
@@ -50,11 +52,11 @@ class ConformanceBase:
     """The settings of a conformance class, and its fixtures.
 
     Attributes:
-        backend: the backend's name, as its entry point has it.
-        export_options: options of the backend's own for every export, such as a mode.
-        open_batch_options: options that go with `--dynamic-batch` where it is not enough by itself.
-        light_modules: what `timmx <backend> --help` may import of the distribution's requirements.
-        overridden: standard checks that this class replaces or drops, each with the reason.
+        backend: name of the backend's entry point.
+        export_options: the backend's own options for every export, such as a mode.
+        open_batch_options: further options that the format needs with `--dynamic-batch`.
+        light_modules: required modules that `timmx <backend> --help` may import.
+        overridden: standard checks that this class replaces or removes, each with the reason.
     """
 
     backend: ClassVar[str]
@@ -66,8 +68,17 @@ class ConformanceBase:
 
     @pytest.fixture
     def subject(self) -> ExportBackend:
-        """The backend, loaded through the registry as the command line would."""
+        """The backend, loaded by the registry as on the command line."""
         return registry.load(self.backend)
+
+    @pytest.fixture(autouse=True)
+    def _quiet_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Keep torch's structured trace out of the captured log of failures: 66 lines for one export.
+
+        The logger is always at DEBUG and does not propagate; pytest 9.1 adds its handler to such loggers too.
+        """
+        if "TORCH_TRACE" not in os.environ:
+            monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
 
     @pytest.fixture(autouse=True)
     def _skip_what_the_format_cannot_do(self, request: pytest.FixtureRequest) -> None:
@@ -80,7 +91,7 @@ class ConformanceBase:
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def some_export_check_ran(cls, request: pytest.FixtureRequest) -> Iterator[None]:
-        """Fails the class where export checks were collected and every one was skipped."""
+        """Fail the class if export checks were collected and all of them were skipped."""
         yield
         collected = [
             item
@@ -88,7 +99,7 @@ class ConformanceBase:
             if isinstance(item, pytest.Function) and item.cls is cls and hasattr(item.function, EXPORT_CHECK)
         ]
         if collected and not cls._export_checks_run:
-            pytest.fail(f"No export check of {cls.backend} ran: nothing is proven about its files.")
+            pytest.fail(f"No export check of {cls.backend} ran: its files are not verified.")
 
     @pytest.fixture
     def export(
@@ -118,7 +129,7 @@ class ConformanceBase:
     @pytest.fixture(scope="class")
     @classmethod
     def _kept(cls) -> dict[Any, ExportResult]:
-        """What `exported` has made for this class."""
+        """Exports of `exported` in this class."""
         return {}
 
     @pytest.fixture
@@ -128,7 +139,7 @@ class ConformanceBase:
         _kept: dict[Any, ExportResult],
         tmp_path_factory: pytest.TempPathFactory,
     ) -> Callable[..., ExportResult]:
-        """As `export`, but made once for all checks that ask for the same: they leave it as it is."""
+        """Like `export`, but each export is made once and shared by checks, which must not change it."""
 
         def run(model: str = "test_resnet", **options: Any) -> ExportResult:
             key = (model, *sorted(options.items()))
@@ -139,7 +150,7 @@ class ConformanceBase:
         return run
 
     def suffix(self, subject: ExportBackend, options: dict[str, Any]) -> str:
-        """The suffix that these options write."""
+        """The suffix of the file that these options write."""
         from timmx.registry import build, option_specs
 
         own = {name: value for name, value in options.items() if name in option_specs(subject.options)}
@@ -147,12 +158,12 @@ class ConformanceBase:
 
 
 def metadata_of(result: ExportResult) -> Metadata:
-    """What the artifact says about itself, checked."""
+    """The artifact's metadata, checked."""
     return Metadata.parse(result.path, result.metadata)
 
 
 def open_or_skip(subject: ExportBackend, path: Path) -> Runner:
-    """The artifact in its runtime; where there is none here, the check is skipped with the reason."""
+    """Open the artifact in its runtime; skip the check, with the reason, if the runtime is not available."""
     try:
         return subject.open(path, OpenSettings())
     except RuntimeUnavailable as exc:

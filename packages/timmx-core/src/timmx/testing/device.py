@@ -1,4 +1,4 @@
-"""Checks that need a GPU; run them with `pytest -m device` where there is one."""
+"""Checks that need a GPU; run them with `pytest -m device`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ class DeviceChecks(ConformanceBase):
         import torch
 
         if not torch.cuda.is_available():
-            pytest.skip("there is no CUDA device here; the same export on the CPU is test_export")
+            pytest.skip("this machine has no CUDA device; test_export runs the same export on the CPU")
         result = export(model, device="cuda")
         assert result.verification.status == "verified", result.verification.reason

@@ -1,4 +1,4 @@
-"""Tiny models that are good witnesses: random weights, but every branch takes part."""
+"""Tiny models for tests: random weights, but every branch is active."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["awaken", "awakened_model"]
 
 @cache
 def awakened_model(name: str, **options: Any) -> nn.Module:
-    """A timm model with awakened random weights, always the same; made once, so do not change it.
+    """A timm model with random weights, changed by `awaken`; it is cached, so do not change it.
 
     Args:
-        name: timm's name; the `test_*` models export in a second or two.
+        name: timm's name; the `test_*` models export in 1 to 2 s.
         options: for `timm.create_model`.
     """
     import timm

@@ -1,4 +1,4 @@
-"""Checks that run what was written, beside PyTorch and without the core's own verification."""
+"""Checks that run artifacts and compare them with PyTorch, independently of the core's verification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from timmx.base import SignalToNoise
 from timmx.contract import OpenSettings, TensorSpec
 from timmx.errors import ArtifactError
-from timmx.inputs import ImagePreprocessor, MadeSamples, run_batches
+from timmx.inputs import ImagePreprocessor, MadeSamples, feed, fetch, run_batches
 from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
 from timmx.testing.exports import MODELS
 from timmx.testing.models import awakened_model
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
     Export = Callable[..., ExportResult]
 
+_SOME, _LAST = 4, 5
+"""Number of intermediate values that are checked: some from the whole graph, and the last ones."""
+
 
 class ParityChecks(ConformanceBase):
-    """The artifact computes what the model computes, and describes itself."""
+    """The artifact computes what the model computes, and its descriptions are correct."""
 
     @export_check
     @requires("dynamic_batch")
@@ -40,7 +43,7 @@ class ParityChecks(ConformanceBase):
     ) -> None:
         result = exported(model, dynamic_batch=True)
         with open_or_skip(subject, result.path) as runner:
-            assert isinstance(runner.inputs[0].shape[0], str), "the batch has a name where it is open"
+            assert isinstance(runner.inputs[0].shape[0], str), "a dynamic batch size has a name"
             for batch in runner.batch_sizes:
                 self._compare(runner, result, model, batch)
 
@@ -83,11 +86,11 @@ class ParityChecks(ConformanceBase):
             assert versions.get(name) == (installed[0].version if installed else None)
 
     @export_check
-    def test_inspect_tells_what_json_can_hold(self, exported: Export, subject: ExportBackend) -> None:
-        told = subject.inspect(exported().path)
-        assert json.loads(json.dumps(told)) == told
-        assert all(count > 0 for count in told.get("operations", {}).values())
-        assert told.get("parameters", 1) > 0
+    def test_inspect_returns_json_values(self, exported: Export, subject: ExportBackend) -> None:
+        facts = subject.inspect(exported().path)
+        assert json.loads(json.dumps(facts)) == facts
+        assert all(count > 0 for count in facts.get("operations", {}).values())
+        assert facts.get("parameters", 1) > 0
 
     @export_check
     def test_runner_describes_the_artifact(self, export: Export, subject: ExportBackend) -> None:
@@ -110,6 +113,28 @@ class ParityChecks(ConformanceBase):
                 assert spec.quantization == output.quantization
 
     @export_check
+    def test_intermediate_values_lead_to_the_output(self, exported: Export, subject: ExportBackend) -> None:
+        result = exported()
+        with open_or_skip(subject, result.path) as runner:
+            names = runner.intermediates
+            if not names:
+                return  # optional
+            assert len(set(names)) == len(names), "each name stands for one value"
+            (taken,) = runner.inputs
+            feeds = {taken.name: feed(taken, _inputs(result, 1))}
+            chosen = tuple(dict.fromkeys((*names[:: max(1, len(names) // _SOME)], *names[-_LAST:])))
+            values = runner.run_intermediates(feeds, chosen)
+            assert set(values) == set(chosen)
+            for name, value in values.items():
+                assert np.isfinite(value.astype(np.float64)).all(), f"{name} has numbers that are not finite"
+            outputs = runner.run(feeds)
+            for spec in runner.outputs:
+                output = fetch(spec, outputs[spec.name])
+                assert any(_alike(values[name], output) for name in names[-_LAST:]), (
+                    f"none of the last {_LAST} intermediate values is the output {spec.name}"
+                )
+
+    @export_check
     def test_runner_opens_and_closes_again(self, exported: Export, subject: ExportBackend) -> None:
         result = exported()
         answers = []
@@ -120,13 +145,15 @@ class ParityChecks(ConformanceBase):
         np.testing.assert_array_equal(answers[0], answers[1])
 
     @export_check
-    def test_damaged_files_are_told(self, exported: Export, subject: ExportBackend, tmp_path: Path) -> None:
+    def test_damaged_files_are_reported(
+        self, exported: Export, subject: ExportBackend, tmp_path: Path
+    ) -> None:
         result = exported()
         if result.path.is_dir():
             self._damage_each_file(subject, result.path, tmp_path)
             return
         content = result.path.read_bytes()
-        for damaged in (b"", b"this is no artifact", content[: len(content) // 2]):
+        for damaged in (b"", b"not an artifact", content[: len(content) // 2]):
             path = tmp_path / f"damaged{result.path.suffix}"
             path.write_bytes(damaged)
             with pytest.raises(ArtifactError):
@@ -158,9 +185,9 @@ class ParityChecks(ConformanceBase):
 
 
 def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | None = None) -> np.ndarray:
-    """Made pictures as the artifact takes them, (batch, C, H, W); not those of the core's own verification.
+    """Synthetic images as the artifact takes them, (batch, C, H, W); not those of the core's own verification.
 
-    `in_graph` tells whether they are pixels in [0, 1] or normalised; by default as the metadata says.
+    `in_graph` says whether they are pixels in [0, 1] or normalized; by default as in the metadata.
     """
     preprocessor = ImagePreprocessor.of(metadata_of(result))
     in_graph = preprocessor.in_graph if in_graph is None else in_graph
@@ -168,5 +195,12 @@ def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | No
 
 
 def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:
-    """The output called `output` in real numbers, of inputs (N, C, H, W) float32."""
+    """The output named `output` in real numbers, for inputs (N, C, H, W) float32."""
     return run_batches(runner, inputs, ["output"])["output"]
+
+
+def _alike(value: np.ndarray, output: np.ndarray) -> bool:
+    """Whether an intermediate value is an output, within the precision of 8 bits."""
+    if value.size != output.size:
+        return False
+    return bool(np.linalg.norm(value.ravel() - output.ravel()) <= 0.03 * np.linalg.norm(output))

@@ -1,4 +1,4 @@
-"""Checks that export nothing: names, options, help, and an import that costs nothing."""
+"""Checks without an export: names, options, help, and a light import."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HEAVY = ("torch", "timm", "torchvision", "numpy", "onnx", "jax", "tensorflow", 
 
 
 class StaticChecks(ConformanceBase):
-    """What can be told of a backend without exporting anything."""
+    """What can be checked without an export."""
 
     def test_entry_point_resolves(self) -> None:
         entry = registry.find(self.backend)
@@ -35,12 +35,12 @@ class StaticChecks(ConformanceBase):
         assert registry.load(self.backend).name == entry.name == self.backend.rpartition(":")[2]
 
     def test_contract_is_a_literal_of_its_own(self, subject: ExportBackend) -> None:
-        stated = [cls for cls in type(subject).__mro__ if isinstance(cls.__dict__.get("contract"), int)]
-        assert stated, "state `contract = 1` in the class: the version that the backend was written for"
+        classes = [cls for cls in type(subject).__mro__ if isinstance(cls.__dict__.get("contract"), int)]
+        assert classes, "set `contract = 1` in the class: the version that the backend was written for"
         assert subject.contract in SUPPORTED_CONTRACTS
 
     def test_help_and_summary_are_there(self, subject: ExportBackend) -> None:
-        assert subject.help.strip(), "`help` is what `timmx <name> --help` says first"
+        assert subject.help.strip(), "`help` is the first line of `timmx <name> --help`"
         assert registry.find(self.backend).summary.strip(), (
             "the wheel's `description` is its row in timmx --help"
         )
@@ -64,7 +64,7 @@ class StaticChecks(ConformanceBase):
             has_default = spec.default is not REQUIRED
             assert has_default, f"{name} has a default, so that the command works without it"
         clashes = option_specs(ExportRequest).keys() & option_specs(options).keys()
-        assert not clashes, f"{sorted(clashes)} are options that every backend has already"
+        assert not clashes, f"{sorted(clashes)} are already shared options of all backends"
 
     def test_command_has_no_catch_all(self, subject: ExportBackend) -> None:
         kinds = {item.kind for item in inspect.signature(subject.create_command()).parameters.values()}
@@ -121,7 +121,7 @@ class StaticChecks(ConformanceBase):
         """The import packages of the distribution's requirements."""
         distribution = importlib_metadata.distribution(registry.find(self.backend).distribution)
         required = [Requirement(text) for text in distribution.requires or ()]
-        wanted = {
+        names = {
             requirement.name.lower().replace("_", "-")
             for requirement in required
             if not requirement.marker or requirement.marker.evaluate({"extra": ""})
@@ -129,12 +129,12 @@ class StaticChecks(ConformanceBase):
         return {
             module
             for module, owners in importlib_metadata.packages_distributions().items()
-            if wanted & {owner.lower().replace("_", "-") for owner in owners}
+            if names & {owner.lower().replace("_", "-") for owner in owners}
         }
 
 
 def _fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run code in an interpreter that has imported nothing."""
+    """Run code in a new interpreter."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300, check=False
     )

@@ -1,4 +1,4 @@
-"""Checks that the core's own commands work on what was written: what a user of the format is given for nothing."""
+"""Checks that the core's commands work with the artifact."""
 
 from __future__ import annotations
 
@@ -34,20 +34,21 @@ class ToolChecks(ConformanceBase):
     @export_check
     def test_tools_take_the_artifact(self, export: Export, subject: ExportBackend, tmp_path: Path) -> None:
         result = export(awakened_model("test_resnet", num_classes=3), labels=LABELS, verify=False)
-        told = _json("inspect", result.path)
-        assert told["model"]["architecture"] == "test_resnet"
+        inspection = _json("inspect", result.path)
+        assert inspection["model"]["architecture"] == "test_resnet"
         try:
             subject.open(result.path, OpenSettings()).close()
         except RuntimeUnavailable as exc:
             pytest.skip(f"the artifact cannot be run here: {exc.message}")
         images = _images(result, tmp_path / "images")
-        read = self._predictions(subject, result, images)
-        found = _json("predict", result.path, tmp_path / "images")
-        first = {item["path"]: item["predictions"][0] for item in found["images"]}
-        assert {path: LABELS.index(entry["label"]) for path, entry in first.items()} == read
-        right = sum(LABELS[number] in path for path, number in read.items())
-        judged = _json("eval", result.path, "--data", tmp_path / "images")
-        assert (judged["count"], round(judged["top1"] * len(read))) == (len(read), right)
+        expected = self._predictions(subject, result, images)
+        predictions = _json("predict", result.path, tmp_path / "images")
+        first = {item["path"]: item["predictions"][0] for item in predictions["images"]}
+        assert {path: LABELS.index(entry["label"]) for path, entry in first.items()} == expected
+        correct = sum(LABELS[number] in path for path, number in expected.items())
+        evaluation = _json("eval", result.path, "--data", tmp_path / "images")
+        accuracy = evaluation["count"], round(evaluation["top1"] * len(expected))
+        assert accuracy == (len(expected), correct)
         (case,) = _json("bench", result.path, "--seconds", "0.2")["cases"]
         assert case["error"] is None or not case["error"]
         assert case["p50_ms"] > 0
@@ -55,7 +56,7 @@ class ToolChecks(ConformanceBase):
     def _predictions(
         self, subject: ExportBackend, result: ExportResult, images: dict[str, Any]
     ) -> dict[str, int]:
-        """The class of each image, by the artifact's own runner."""
+        """The class of each image, from the artifact's own runner."""
         from timmx.inputs import ImagePreprocessor, run_batches
 
         preprocessor = ImagePreprocessor.of(metadata_of(result))
@@ -69,7 +70,7 @@ class ToolChecks(ConformanceBase):
 
 
 def _images(result: ExportResult, folder: Path) -> dict[str, Path]:
-    """Two pictures in the folder of each class."""
+    """Two images in the folder of each class."""
     from PIL import Image
 
     from timmx.inputs import ImagePreprocessor

@@ -1,1 +1,1 @@
-"""The rewrites of `timmx_coreml.lower`, a room for each kind of gap in coremltools 9.0."""
+"""The rewrites of `timmx_coreml.lower`, one file per kind of gap in coremltools 9.0."""

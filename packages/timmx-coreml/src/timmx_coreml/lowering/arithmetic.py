@@ -1,4 +1,4 @@
-"""Elementwise functions and statistics that coremltools 9.0 has not, or approximates."""
+"""Elementwise functions and statistics that coremltools 9.0 lacks or approximates."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
-_SEEN_THRESHOLD = 15.0
-"""Above it, in float32, softplus and the line that replaces it are the same number: log(1 + exp(15)) - 15 is 3e-7."""
+_LINEAR_FROM = 15.0
+"""From here on, softplus equals its linear replacement in float32: log(1 + exp(15)) - 15 is 3e-7."""
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Operation to function."""
+    """Return the functions by operation."""
     table: dict[Any, Callable[..., Any]] = dict(get_decompositions([aten.addcmul, aten.addcdiv, aten.celu]))
     return table | {
         aten.reciprocal.default: _reciprocal,
@@ -30,13 +30,13 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def _reciprocal(x: torch.Tensor) -> Any:
-    """As a division: coremltools 9.0 writes MIL's `inverse` with its default epsilon, and so 1 / (x + 1e-4)."""
+    """Divide: coremltools 9.0 writes MIL's `inverse` with its default epsilon, which is 1 / (x + 1e-4)."""
     return aten.div.Tensor(traced_constant([1.0], x), x)
 
 
 def _softplus(x: torch.Tensor, beta: float = 1, threshold: float = 20) -> Any:
-    """coremltools 9.0 ignores the threshold above which torch gives the line."""
-    if threshold >= _SEEN_THRESHOLD:
+    """Apply the threshold of torch's linear branch, which coremltools 9.0 ignores."""
+    if threshold >= _LINEAR_FROM:
         return NotImplemented
     return torch.where(x * beta > threshold, x, aten.softplus.default(x, beta, 20))
 
@@ -54,7 +54,7 @@ def _var_mean_of_dim(
 
 
 def _pixel_unshuffle(x: torch.Tensor, factor: int) -> Any:
-    """In two steps of rank 5; Core ML has the operation itself only from ios16 on."""
+    """Rearrange tensors of rank 5; Core ML has the operation only since ios16."""
     batch, channels, height, width = x.shape
     x = x.reshape(batch * channels, height // factor, factor, width // factor, factor)
     return x.permute(0, 2, 4, 1, 3).reshape(

@@ -1,4 +1,4 @@
-"""What coremltools cannot hold, found before it is asked, and named with the layer that it is in."""
+"""Finds operations that coremltools cannot convert, before the conversion, and names their layers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def check(program: torch.export.ExportedProgram) -> None:
                 f"coremltools has no translation of {node.target}, {_where(node)}", hint=OTHER_FORMATS
             )
         if node.target is torch.ops.aten.reshape.default and all(user.op != "output" for user in node.users):
-            continue  # the operation that it leads to is the one to name
-        for one in (node, *node.all_input_nodes):
-            value = one.meta.get("val")
+            continue  # the operation that reads it is reported
+        for source in (node, *node.all_input_nodes):
+            value = source.meta.get("val")
             if isinstance(value, torch.Tensor) and value.ndim > RANK_LIMIT:
                 raise UnsupportedError(
                     f"Core ML tensors have at most {RANK_LIMIT} dimensions; {node.target}, {_where(node)}, has"

@@ -1,6 +1,6 @@
-"""Which operations are rewritten, each as a function of plain torch code, traced by `run_decompositions`.
+"""The operations that are rewritten, each as a function in plain torch, traced by `run_decompositions`.
 
-A function answers NotImplemented where coremltools 9.0 does well as it is: the operation then stays.
+A function returns NotImplemented if coremltools 9.0 converts the operation correctly; the operation then stays.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 RANK_LIMIT = 5
-"""The most dimensions that a Core ML tensor has (checked in coremltools 9.0's `mil/program.py`)."""
+"""The maximum rank of a Core ML tensor (checked in coremltools 9.0's `mil/program.py`)."""
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Operation to function, for `ExportedProgram.run_decompositions`."""
+    """Return the functions by operation, for `ExportedProgram.run_decompositions`."""
     table = arithmetic.decompositions()
     table |= rank_decompositions(RANK_LIMIT)
     table |= resampling.decompositions()
     table |= {
-        # coremltools 9.0 folds only windows that do not overlap (volo's do), and unfolds by an index for every element
-        # of a batch whose size it must know.
+        # coremltools 9.0 folds only windows that do not overlap (volo's do), and unfolds with an index per element,
+        # which needs a fixed batch size.
         aten.im2col.default: im2col,
         aten.col2im.default: col2im,
         aten.add.Tensor: _before(table, aten.add.Tensor, _add),
@@ -49,20 +49,20 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def _before(table: dict[Any, Callable[..., Any]], op: Any, first: Callable[..., Any]) -> Callable[..., Any]:
-    """Ask `first`, and where it has nothing to say what the table had."""
+    """Try `first`; if it returns NotImplemented, use the table's function."""
     second = table.get(op)
 
     def both(*args: Any, **kwargs: Any) -> Any:
-        answer = first(*args, **kwargs)
-        if answer is NotImplemented and second is not None:
+        result = first(*args, **kwargs)
+        if result is NotImplemented and second is not None:
             return second(*args, **kwargs)
-        return answer
+        return result
 
     return both
 
 
 def _add(x: Any, y: Any, *, alpha: Any = 1) -> Any:
-    """coremltools 9.0 does not see a keyword `alpha`, and adds the plain `y`."""
+    """Multiply by `alpha`; coremltools 9.0 ignores the keyword."""
     return NotImplemented if alpha == 1 else x + y * alpha
 
 
@@ -75,9 +75,9 @@ def _rsub(x: Any, y: Any, alpha: Any = 1) -> Any:
 
 
 def _gelu(x: torch.Tensor, *, approximate: str = "none") -> Any:
-    """coremltools 9.0 does not see a keyword `approximate`, and computes the exact GELU instead.
+    """Write out the tanh approximation; coremltools 9.0 ignores the keyword and computes the exact GELU.
 
-    In this form its pass `fuse_gelu_tanh_approximation` makes one operation of it.
+    Its pass `fuse_gelu_tanh_approximation` fuses this form into one operation.
     """
     if approximate == "none":
         return NotImplemented
@@ -86,14 +86,14 @@ def _gelu(x: torch.Tensor, *, approximate: str = "none") -> Any:
 
 
 def _clamp(x: torch.Tensor, low: Any = None, high: Any = None) -> Any:
-    """Of integers with one bound: coremltools 9.0 makes them floats there (gemma4_vit counts with them)."""
+    """Clamp integers with two bounds: with one, coremltools 9.0 converts them to floats (gemma4_vit's integers)."""
     if x.is_floating_point() or (low is not None and high is not None):
         return NotImplemented
     return aten.clamp.default(x, -(2**31) if low is None else low, 2**31 - 1 if high is None else high)
 
 
 def _roll(x: torch.Tensor, shifts: list[int], dims: list[int] | tuple[()] = ()) -> Any:
-    """As slices put together again; coremltools 9.0 gathers by an index for every row (swin's shifted windows)."""
+    """Concatenate slices; coremltools 9.0 gathers with an index per row (swin's shifted windows)."""
     if not dims or not all(isinstance(x.shape[dim], int) for dim in dims):
         return NotImplemented
     moves = [
@@ -108,10 +108,10 @@ def _roll(x: torch.Tensor, shifts: list[int], dims: list[int] | tuple[()] = ()) 
 def _rms_norm(
     x: torch.Tensor, normalized_shape: list[int], weight: torch.Tensor | None = None, eps: float | None = None
 ) -> torch.Tensor:
-    """As the layer norm of (x, -x), whose mean is zero and whose variance is the mean square of x.
+    """Use the layer norm of (x, -x), whose mean is zero and whose variance is the mean square of x.
 
-    coremltools 9.0 divides by the largest value first and adds `eps` to the square of the quotient, which is another
-    function, and 0/0 for zeros. One layer norm is exact, and keeps its sums in range in float16.
+    coremltools 9.0 divides by the largest value first and adds `eps` to the square of the quotient, which is a
+    different function, and 0/0 for zeros. The layer norm is exact, and its sums do not overflow in float16.
     """
     size = normalized_shape[-1]
     eps = torch.finfo(x.dtype).eps if eps is None else eps
@@ -133,9 +133,9 @@ def _group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> torch.Tensor:
-    """As a layer norm over each group, then scale and shift.
+    """Use a layer norm over each group, then scale and shift.
 
-    coremltools 9.0 spells the variance out, and the squares of numbers above 255 leave float16's range.
+    coremltools 9.0 writes out the variance, and the squares of values above 255 overflow float16.
     """
     batch, channels, *rest = x.shape
     size = channels // groups * math.prod(rest)
@@ -147,7 +147,7 @@ def _group_norm(
 
 
 def _constant_pad_nd(x: torch.Tensor, pad: list[int], value: Any = 0) -> Any:
-    """A negative pad, which Core ML has not, is a slice."""
+    """Replace negative padding, which Core ML lacks, by a slice."""
     if all(not isinstance(amount, int) or amount >= 0 for amount in pad):
         return NotImplemented
     for index, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
@@ -164,14 +164,14 @@ def _pad(x: torch.Tensor, pad: list[int], mode: str = "constant", value: Any = N
                 "timmx coreml cannot convert a circular pad by a negative amount",
                 hint="use timmx onnx, which supports it",
             )
-        return _wrapped(x, pad)
+        return _circular_pad(x, pad)
     if mode != "constant":
         return NotImplemented
     return aten.constant_pad_nd.default(x, pad, value or 0)
 
 
-def _wrapped(x: torch.Tensor, pad: list[int]) -> torch.Tensor:
-    """A circular pad, which Core ML has not, as slices put together."""
+def _circular_pad(x: torch.Tensor, pad: list[int]) -> torch.Tensor:
+    """Concatenate slices; Core ML has no circular padding."""
     for index, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
         dim = x.ndim - 1 - index
         size = x.shape[dim]
@@ -191,8 +191,8 @@ def _scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Any scale but the standard one moved into the query: coremltools 9.0 takes attention apart for a scale."""
-    if enable_gqa:  # coremltools 9.0 does not see it
+    """Move a non-standard scale into the query: coremltools 9.0 decomposes attention that has a scale."""
+    if enable_gqa:  # coremltools 9.0 ignores it
         key, value = (_repeat_heads(part, query.shape[-3]) for part in (key, value))
     elif scale is None:
         return NotImplemented
@@ -205,7 +205,9 @@ def _scaled_dot_product_attention(
 
 
 def _repeat_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    *batch, own, length, size = x.shape
+    *batch, key_heads, length, size = x.shape
     return (
-        x.unsqueeze(-3).expand(*batch, own, heads // own, length, size).reshape(*batch, heads, length, size)
+        x.unsqueeze(-3)
+        .expand(*batch, key_heads, heads // key_heads, length, size)
+        .reshape(*batch, heads, length, size)
     )

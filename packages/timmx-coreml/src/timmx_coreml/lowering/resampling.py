@@ -1,4 +1,4 @@
-"""Which kinds of interpolation coremltools 9.0 gets as products."""
+"""The interpolations that are rewritten as matrix products for coremltools 9.0."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ aten = torch.ops.aten
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Bicubic and antialiased kinds always, bilinear and nearest where the size is no whole multiple.
+    """Rewrite bicubic and antialiased interpolation, and bilinear and nearest unless sizes are integer multiples.
 
-    coremltools 9.0 has no bicubic kind; it takes the antialiased bilinear one for the plain one, which differs
-    where it shrinks; it refuses factors that lead to a fraction of a pixel. For a size that is no whole multiple it
-    hands Core ML a fractional scale, and where Core ML samples then is documented nowhere: products are certain.
-    It needs the batch size for adaptive averages, and slices out every uneven window.
+    coremltools 9.0 has no bicubic interpolation. It converts antialiased bilinear to plain bilinear, which differs
+    when an image shrinks, and refuses factors that lead to a fraction of a pixel. For sizes that are not integer
+    multiples it writes a fractional scale, for which Core ML's sampling positions are not documented. For adaptive
+    averages it needs a fixed batch size, and it slices every uneven window.
     """
-    sometimes = (
+    conditional = (
         aten.upsample_bilinear2d.vec,
         aten.upsample_bilinear2d.default,
         aten.upsample_nearest2d.vec,
@@ -31,13 +31,13 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     )
     return (
         {op: resize_by_matmul(op) for op in BICUBIC_OR_ANTIALIASED}
-        | {op: _products_unless_multiple(op) for op in sometimes}
+        | {op: _unless_multiple(op) for op in conditional}
         | {aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d}
     )
 
 
-def _products_unless_multiple(op: torch._ops.OpOverload) -> Callable[..., Any]:
-    by_products = resize_by_matmul(op)
+def _unless_multiple(op: torch._ops.OpOverload) -> Callable[..., Any]:
+    resize = resize_by_matmul(op)
 
     def function(x: torch.Tensor, output_size: list[int] | None, *options: Any) -> Any:
         factors = [scale for option in options if isinstance(option, list) for scale in option]
@@ -48,6 +48,6 @@ def _products_unless_multiple(op: torch._ops.OpOverload) -> Callable[..., Any]:
             )
         else:
             multiple = all(factor == int(factor) for factor in factors)
-        return NotImplemented if multiple else by_products(x, output_size, *options)
+        return NotImplemented if multiple else resize(x, output_size, *options)
 
     return function

@@ -1,4 +1,4 @@
-"""Reads an ML program back and evaluates it with torch: Core ML's numbers where Core ML does not exist."""
+"""Reads an ML program and evaluates it with torch, for systems without Core ML."""
 
 from timmx_coreml.mil.evaluator import MilEvaluator
 from timmx_coreml.mil.large_values import LargeValue

@@ -1,4 +1,4 @@
-"""MIL's weight files: every record checked, the data memory mapped. `blob_layout.py` says what a file looks like."""
+"""MIL's weight files: records are checked, data is memory-mapped. `blob_layout.py` describes the layout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from timmx.plugin import ArtifactError
 
 from timmx_coreml.blob_layout import ALIGNMENT, HEADER, RECORD, SENTINEL, VERSION, blob_path
 from timmx_coreml.errors import damaged
@@ -24,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Blob:
-    """One checked stretch of a weight file; `tensor()` reads it.
+    """The checked data of one record; `tensor()` reads it.
 
     Attributes:
         file: the mapped weight file.
         offset: of the data, in bytes.
-        shape: as the program declares it.
-        data_type: as the program declares it and the record confirms it.
+        shape: as declared by the program.
+        data_type: as declared by the program and the record.
     """
 
     file: mmap.mmap
@@ -39,7 +38,7 @@ class Blob:
     data_type: DataType
 
     def tensor(self) -> torch.Tensor:
-        """The values: a view of the file, or a copy where elements are smaller than a byte."""
+        """Return the values: a view of the file, or a copy if elements are smaller than one byte."""
         count = math.prod(self.shape)
         if self.data_type.bits < 8:
             size = -(-count * self.data_type.bits // 8)
@@ -52,10 +51,10 @@ class Blob:
 
 
 class WeightFiles:
-    """The weight files beside a program, each mapped once.
+    """The weight files of a program, each mapped once.
 
     Args:
-        folder: what `@model_path` stands for; None where there is no such folder.
+        folder: the folder that `@model_path` stands for; None if there is none.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -64,10 +63,10 @@ class WeightFiles:
         self._offsets: dict[str, set[int]] = {}
 
     def blob(self, name: str, offset: int, shape: tuple[int, ...], data_type: DataType, where: str) -> Blob:
-        """The data of the record at `offset` of the file that the program calls `name`.
+        """Return the data of the record at `offset` of the file that the program calls `name`.
 
         Raises:
-            ArtifactError: the file is missing, cut off, no weight file, or does not hold that data there.
+            ArtifactError: the file is missing, truncated or not a weight file, or has other data there.
         """
         file = self._file(name, where)
 
@@ -100,7 +99,7 @@ class WeightFiles:
     def _open(self, name: str, where: str) -> mmap.mmap:
         path = blob_path(self._folder, name, where)
         with path.open("rb") as stream:
-            # A private copy on write: torch warns about read-only buffers, and nothing here writes.
+            # Copy-on-write because torch warns about read-only buffers; nothing is written.
             file = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         version = HEADER.unpack_from(file)[1]
         if version != VERSION:
@@ -109,26 +108,26 @@ class WeightFiles:
 
 
 def unpack(packed: np.ndarray, data_type: DataType, count: int) -> torch.Tensor:
-    """Elements below one byte, one byte each.
+    """Unpack elements smaller than one byte to one byte each.
 
     Args:
-        packed: uint8, one dimension; from the lowest bit up.
-        data_type: of the elements.
-        count: of the elements.
+        packed: uint8, one dimension, lowest bit first.
+        data_type: the elements' data type.
+        count: the number of elements.
     """
     elements = unpack_bits(packed, data_type.bits, count)
-    if data_type.torch == torch.int8:  # carry the sign over the byte's upper bits
+    if data_type.torch == torch.int8:  # sign-extend
         sign = 1 << (data_type.bits - 1)
         return torch.from_numpy((elements ^ sign).view(np.int8) - np.int8(sign))
     return torch.from_numpy(elements)
 
 
 def unpack_bits(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """Unsigned elements of `bits` bits (1 to 8) from packed uint8; a uint8 an element."""
+    """Unpack unsigned elements of 1 to 8 bits to one uint8 each."""
     if bits == 8:
         return packed[:count].copy()
     elements = np.zeros(count, np.uint8)
-    # Elements whose first bits lie alike in their bytes go together: 8 strides at most.
+    # Elements that start at the same bit of a byte are unpacked together: at most 8 strides.
     period = 8 // np.gcd(bits, 8)
     step = period * bits // 8
     padded = np.append(packed, np.uint8(0))

@@ -1,4 +1,4 @@
-"""MIL's data types: what each is called, how torch holds it, and how a file stores it."""
+"""MIL's data types: names, torch dtypes and storage in files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from timmx_coreml.errors import not_evaluated
 
 @dataclass(frozen=True, kw_only=True)
 class DataType:
-    """One data type of tensors.
+    """A data type of tensors.
 
     Attributes:
-        name: as MIL's own text calls it, for messages.
-        torch: what holds a value; the types below one byte are held in one byte an element.
-        bits: of an element in a file.
-        blob_code: in a weight file's records; None where weight files hold no such data.
-        field: of `TensorValue`, where small values stand in the program itself.
+        name: MIL's name, for messages.
+        torch: the dtype in memory; types smaller than one byte take one byte per element.
+        bits: the size of an element in a file.
+        blob_code: the code in a weight file's records; None if weight files cannot store the type.
+        field: the field of `TensorValue` that stores small values in the program.
     """
 
     name: str
@@ -29,7 +29,7 @@ class DataType:
 
 
 STRING = 2
-"""MIL's code of strings, which are no tensors here."""
+"""MIL's code for strings, which are not tensors here."""
 
 _DATA_TYPES = {
     1: DataType(name="bool", torch=torch.bool, bits=8, blob_code=None, field="bools"),
@@ -53,14 +53,14 @@ _BY_NAME = {data_type.name: data_type.torch for data_type in _DATA_TYPES.values(
 
 
 def data_type(code: int, where: str) -> DataType:
-    """The data type with MIL's number `code`; `where` says in messages what has it."""
+    """Return the data type with MIL's number `code`; `where` names its owner in messages."""
     if code not in _DATA_TYPES:
         raise not_evaluated(f"timmx cannot evaluate {where}: it has the MIL data type {code}")
     return _DATA_TYPES[code]
 
 
 def dtype_named(name: str, where: str) -> torch.dtype:
-    """The dtype that a parameter such as `cast`'s `dtype` spells out."""
+    """Return the dtype that a parameter such as `cast`'s `dtype` names."""
     if name not in _BY_NAME:
         raise not_evaluated(f"timmx cannot evaluate {where}: it needs the data type {name!r}")
     return _BY_NAME[name]

@@ -14,7 +14,7 @@ from timmx_coreml.mil.data_types import dtype_named
 from timmx_coreml.mil.large_values import LargeValue, Watch
 from timmx_coreml.mil.operations import KERNELS, Kernel
 from timmx_coreml.mil.program import Operation, Program, read_program
-from timmx_coreml.mil.values import cast, check_parameters, check_type, fits, python_value, say, widen
+from timmx_coreml.mil.values import cast, check_parameters, check_type, fits, python_value, type_text, widen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,14 +27,14 @@ _CONSTANT_EXPRESSION = "constexpr_"
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """An operation made ready.
+    """An operation with its kernel.
 
     Attributes:
-        operation: as the program has it.
-        kernel: what computes it.
-        fixed: the parameters that are Python values and constant: read once.
-        free: names of variables that nothing uses after this step.
-        constant: it computes a constant: a compressed weight's dense value.
+        operation: the operation of the program.
+        kernel: its implementation.
+        fixed: the parameters that are constant Python values.
+        free: names of variables that no later step uses.
+        constant: whether it computes a constant, the dense value of a compressed weight.
     """
 
     operation: Operation
@@ -45,22 +45,22 @@ class _Step:
 
 
 class MilEvaluator:
-    """The function `main` of an ML program.
+    """Evaluates the function `main` of an ML program.
 
-    Float16 results are rounded to float16 after every operation; inside one operation sums are float32.
+    Float16 results are rounded to float16 after every operation; sums inside an operation are float32.
 
     Args:
-        model: a `Model_pb2.Model` that holds an ML program.
-        weights: the folder that `@model_path` stands for: the one that holds `model.mlmodel`.
+        model: a `Model_pb2.Model` with an ML program.
+        weights: the folder that `@model_path` stands for, which contains `model.mlmodel`.
 
     Attributes:
-        inputs: dtype and shape by name; None for a dimension that may vary.
+        inputs: dtype and shape by name; None for a dynamic dimension.
         outputs: names, in order.
         intermediates: names of the tensors that operations compute while the program runs, in order.
 
     Raises:
-        ArtifactError: a file is damaged or missing, or the program contradicts itself.
-        UnsupportedError: an operation, a parameter or a form of data that timmx does not evaluate.
+        ArtifactError: a file is damaged or missing, or the program is inconsistent.
+        UnsupportedError: timmx cannot evaluate an operation, a parameter or a form of data.
     """
 
     def __init__(self, model: Any, weights: Path | None) -> None:
@@ -88,7 +88,7 @@ class MilEvaluator:
 
     @property
     def large_values(self) -> list[LargeValue]:
-        """The operations whose float16 results overflowed or came within a factor 4 of 65504, in program order."""
+        """The operations whose float16 results overflowed or came within a factor of 4 of 65504, in program order."""
         return self._watch.large_values
 
     def run(self, inputs: Mapping[str, torch.Tensor], names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -99,15 +99,15 @@ class MilEvaluator:
             names: what to return, of `self.outputs` and `self.intermediates`; the outputs by default.
 
         Returns:
-            A tensor by name; of a classifier also the label, a string or int, and a
-            dictionary from label to probability.
+            Tensors by name; for a classifier also the label, a string or int, and a dictionary from label to
+            probability.
 
         Raises:
-            ConfigurationError: an input is missing, unknown, or of another type than the program declares.
-            ArtifactError: the program contradicts itself: an operation's declared type is not what it computes.
+            ConfigurationError: an input is missing, unknown, or not of the declared type.
+            ArtifactError: an operation's result does not have the declared type.
         """
-        values: dict[str, Any] = dict(self._checked(inputs))
-        wanted = self.outputs if names is None else names
+        values: dict[str, Any] = dict(self._check(inputs))
+        names = self.outputs if names is None else names
         with torch.inference_mode():
             for step in self._steps:
                 if step.constant:
@@ -116,18 +116,18 @@ class MilEvaluator:
                     continue
                 values.update(self._execute(step, values))
                 for name in step.free:
-                    if name not in wanted:
+                    if name not in names:
                         del values[name]
-            return {name: self._stored(name, values) for name in wanted}
+            return {name: self._value(name, values) for name in names}
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         self._constants = {}
         self._widened = {}
         self._steps = []
 
     def _prepare(self, program: Program) -> list[_Step]:
-        """Bind every operation to what computes it, and find where each variable is used last."""
+        """Bind every operation to its kernel, and find the last use of each variable."""
         constants = set(program.constants)
         last_use = dict.fromkeys(program.outputs, len(program.operations))
         for index, operation in reversed(list(enumerate(program.operations))):
@@ -147,15 +147,15 @@ class MilEvaluator:
                 and set(names) <= set(program.constants)
             }
             constant = operation.type.startswith(_CONSTANT_EXPRESSION)
-            used = {name for names in operation.arguments.values() for name in names}
+            variables = {name for names in operation.arguments.values() for name in names}
             if constant:
-                if not used <= constants:
+                if not variables <= constants:
                     raise damaged(
                         f"the compressed weight of {operation} depends on a value that is not constant"
                     )
                 constants |= {output.name for output in operation.outputs}
-            used |= {output.name for output in operation.outputs}
-            free = tuple(name for name in used if name not in constants and last_use[name] == index)
+            variables |= {output.name for output in operation.outputs}
+            free = tuple(name for name in variables if name not in constants and last_use[name] == index)
             steps.append(_Step(operation=operation, kernel=kernel, fixed=fixed, free=free, constant=constant))
         return steps
 
@@ -170,7 +170,7 @@ class MilEvaluator:
         self._check_alike(operation, kernel, values)
         try:
             results = kernel.function(**arguments)
-        except NotImplementedError as exc:  # a RuntimeError, so it comes first; torch raises it as well
+        except NotImplementedError as exc:  # before its base class RuntimeError; torch raises it too
             raise not_evaluated(f"timmx cannot evaluate {operation}: {exc}") from exc
         except (RuntimeError, LookupError, ValueError, ArithmeticError) as exc:
             raise damaged(f"the ML program is invalid: {operation} cannot be computed: {exc}") from exc
@@ -187,12 +187,12 @@ class MilEvaluator:
                 continue
             if output.type is None:
                 raise damaged(f"the ML program is invalid: {operation} does not declare a tensor")
-            wanted = kernel.results[index if len(kernel.results) > 1 else 0]
-            dtype = self._result_dtype(wanted, step, values)
+            definition = kernel.results[index if len(kernel.results) > 1 else 0]
+            dtype = self._result_dtype(definition, step, values)
             rounded = cast(result, dtype)
             check_type(rounded, output.type, operation, output.name)
             if dtype == torch.float16 and not kernel.raw:
-                self._watch.note(
+                self._watch.record(
                     output.name, operation.type, result, lambda: self._float_arguments(operation, values)
                 )
             computed[output.name] = rounded
@@ -213,12 +213,12 @@ class MilEvaluator:
             if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
                 raise damaged(f"the parameter {parameter} of {operation} is not a tensor")
             return tensors if kind == "Tensors" else tensors[0]
-        return python_value([self._stored(name, values) for name in names], operation, kernel, parameter)
+        return python_value([self._value(name, values) for name in names], operation, kernel, parameter)
 
     def _check_alike(self, operation: Operation, kernel: Kernel, values: dict[str, Any]) -> None:
-        """Refuse operands of several data types where MIL wants one."""
+        """Refuse operands of different data types if MIL requires one."""
         alike = [name for parameter in kernel.alike for name in operation.arguments.get(parameter, ())]
-        dtypes = {self._stored(name, values).dtype for name in alike}
+        dtypes = {self._value(name, values).dtype for name in alike}
         if len(dtypes) > 1:
             raise damaged(
                 f"the ML program is invalid: {operation} combines {' and '.join(sorted(map(str, dtypes)))}"
@@ -226,18 +226,18 @@ class MilEvaluator:
 
     def _float_arguments(self, operation: Operation, values: dict[str, Any]) -> Iterator[torch.Tensor]:
         for name in {name for names in operation.arguments.values() for name in names}:
-            value = self._stored(name, values)
+            value = self._value(name, values)
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 yield value
 
-    def _stored(self, name: str, values: dict[str, Any]) -> Any:
-        """A value in the dtype that the program declares."""
+    def _value(self, name: str, values: dict[str, Any]) -> Any:
+        """Return a value in the dtype that the program declares."""
         value = values[name] if name in values else self._constants[name]
         return value.tensor() if isinstance(value, Blob) else value
 
     def _movable(self, name: str, values: dict[str, Any]) -> Any:
-        """A value as it is stored, unless torch can do next to nothing with its dtype."""
-        value = self._stored(name, values)
+        """Return a value in its declared dtype, or widened if torch supports few operations on that dtype."""
+        value = self._value(name, values)
         return (
             widen(value)
             if isinstance(value, torch.Tensor) and value.dtype in (torch.uint16, torch.uint32)
@@ -245,10 +245,10 @@ class MilEvaluator:
         )
 
     def _wide(self, name: str, values: dict[str, Any]) -> Any:
-        """A value widened for computing. Constants stay widened: 4 bytes for each weight of the model."""
+        """Return a value widened for computing. Widened constants are kept: 4 bytes per weight of the model."""
         if name in self._widened:
             return self._widened[name]
-        value = self._stored(name, values)
+        value = self._value(name, values)
         if not isinstance(value, torch.Tensor):
             return value
         wide = widen(value)
@@ -256,32 +256,34 @@ class MilEvaluator:
             self._widened[name] = wide
         return wide
 
-    def _result_dtype(self, wanted: Result, step: _Step, values: dict[str, Any]) -> torch.dtype:
-        """What a result's data type is by the operation's definition, whatever the file declares."""
-        if isinstance(wanted, torch.dtype):
-            return wanted
-        names = wanted.split("|")
+    def _result_dtype(self, result: Result, step: _Step, values: dict[str, Any]) -> torch.dtype:
+        """Return a result's data type by the operation's definition, whatever the file declares."""
+        if isinstance(result, torch.dtype):
+            return result
+        names = result.split("|")
         arguments = step.operation.arguments
-        variable = [name for name in names if name in arguments and arguments[name][0] not in self._constants]
-        parameter = variable[0] if variable else names[0]
-        described = step.kernel.parameters[parameter]
-        if described.kind == "str":
-            return dtype_named(step.fixed.get(parameter, described.default), str(step.operation))
+        variables = [
+            name for name in names if name in arguments and arguments[name][0] not in self._constants
+        ]
+        parameter = variables[0] if variables else names[0]
+        definition = step.kernel.parameters[parameter]
+        if definition.kind == "str":
+            return dtype_named(step.fixed.get(parameter, definition.default), str(step.operation))
         if parameter not in arguments:
             return torch.float32
-        value = self._stored(arguments[parameter][0], values)
+        value = self._value(arguments[parameter][0], values)
         dtype: torch.dtype = value.dtype
         return dtype
 
-    def _checked(self, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def _check(self, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         if set(inputs) != set(self.inputs):
             raise ConfigurationError(
                 f"the ML program takes the inputs {', '.join(self.inputs)}, not {', '.join(inputs) or 'none'}"
             )
         for name, (dtype, shape) in self.inputs.items():
-            given = inputs[name]
-            if given.dtype != dtype or not fits(given.shape, shape):
+            value = inputs[name]
+            if value.dtype != dtype or not fits(value.shape, shape):
                 raise ConfigurationError(
-                    f"the input {name} must be {say(dtype, shape)}, not {say(given.dtype, given.shape)}"
+                    f"the input {name} must be {type_text(dtype, shape)}, not {type_text(value.dtype, value.shape)}"
                 )
         return inputs

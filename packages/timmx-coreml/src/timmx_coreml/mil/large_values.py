@@ -1,4 +1,4 @@
-"""Notes which operations bring float16 near the end of its range, or beyond it."""
+"""Records the operations whose float16 results overflow or nearly overflow."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 _LARGE = 65504 / 4
 _OVERFLOW = 65520
-"""From here on, float16 rounds to infinity; its largest number is 65504."""
+"""From here on, float16 rounds to infinity; its maximum is 65504."""
 
 
 @dataclass(frozen=True)
 class LargeValue:
-    """An operation whose float16 result leaves float16's range, or comes near its end.
+    """An operation whose float16 result overflows or nearly overflows.
 
     Attributes:
-        name: the operation's result.
-        op: its type.
+        name: the name of the result.
+        op: the operation's type.
         largest: the largest magnitude over all runs so far, before rounding to float16; inf for a NaN.
-        overflowed: a result was not finite though everything that went in was.
+        overflowed: a result was not finite although all arguments were.
     """
 
     name: str
@@ -37,27 +37,27 @@ class Watch:
     """Keeps the largest magnitude of each float16 result over all runs.
 
     Args:
-        names: of all results, in program order.
+        names: the names of all results, in program order.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._seen: dict[str, LargeValue | None] = dict.fromkeys(names)
+        self._values: dict[str, LargeValue | None] = dict.fromkeys(names)
 
     @property
     def large_values(self) -> list[LargeValue]:
-        """What was large, in program order."""
-        return [value for value in self._seen.values() if value is not None]
+        """The large values, in program order."""
+        return [value for value in self._values.values() if value is not None]
 
-    def note(
+    def record(
         self, name: str, op: str, result: torch.Tensor, arguments: Callable[[], Iterable[torch.Tensor]]
     ) -> None:
-        """Look at one result.
+        """Record a result if it is large.
 
         Args:
-            name: of the result.
+            name: the name of the result.
             op: the operation's type.
-            result: before it is rounded to float16.
-            arguments: gives what the operation was given; asked only where the result is not finite.
+            result: the value before rounding to float16.
+            arguments: returns the operation's arguments; called only if the result is not finite.
         """
         if result.numel() == 0:
             return
@@ -69,7 +69,7 @@ class Watch:
         if overflowed and not all(bool(torch.isfinite(tensor).all()) for tensor in arguments()):
             return
         largest = math.inf if math.isnan(largest) else largest
-        before = self._seen[name]
-        if before is not None:
-            overflowed, largest = overflowed or before.overflowed, max(largest, before.largest)
-        self._seen[name] = LargeValue(name, op, largest, overflowed)
+        previous = self._values[name]
+        if previous is not None:
+            overflowed, largest = overflowed or previous.overflowed, max(largest, previous.largest)
+        self._values[name] = LargeValue(name, op, largest, overflowed)

@@ -1,4 +1,4 @@
-"""A MIL program out of its protobuf: operations in order, constants, declared types. Nothing is computed here."""
+"""Parses a MIL program: operations in order, constants, declared types. Nothing is computed here."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Constant = torch.Tensor | Blob | str | list[Any]
 
 @dataclass(frozen=True)
 class TensorType:
-    """What the program declares of a tensor.
+    """The declared type of a tensor.
 
     Attributes:
-        data_type: of its elements.
-        shape: None for a dimension that only a run knows; None altogether where even the rank is open.
+        data_type: the data type of the elements.
+        shape: None for a dynamic dimension; None as a whole if the rank is dynamic.
     """
 
     data_type: DataType
@@ -39,7 +39,7 @@ class TensorType:
 
 @dataclass(frozen=True)
 class Variable:
-    """A named value; `type` is None for what is no tensor: a classifier's label and probabilities."""
+    """A named value; `type` is None if it is not a tensor, such as a classifier's label."""
 
     name: str
     type: TensorType | None
@@ -50,10 +50,10 @@ class Operation:
     """One operation.
 
     Attributes:
-        type: MIL's name of it, such as `conv`.
-        name: its own name, for messages.
+        type: MIL's operation type, such as `conv`.
+        name: the operation's name, for messages.
         arguments: names of variables or constants, by parameter.
-        outputs: what it computes.
+        outputs: the results.
     """
 
     type: str
@@ -71,8 +71,8 @@ class Program:
 
     Attributes:
         opset: 5 (iOS 15) to 9 (iOS 26).
-        inputs: its inputs.
-        operations: in the order in which they run; no `const` among them.
+        inputs: the declared inputs.
+        operations: in execution order, without `const` operations.
         constants: values of `const` operations and of literal arguments, by name.
         outputs: names of variables.
     """
@@ -85,15 +85,15 @@ class Program:
 
 
 def read_program(model: Any, weights: Path | None) -> Program:
-    """The program of a model, every name and every weight in it checked.
+    """Read the program of a model, and check all names and weights.
 
     Args:
         model: a `Model_pb2.Model`.
         weights: the folder that the program calls `@model_path`.
 
     Raises:
-        ArtifactError: the file is damaged, or contradicts itself.
-        UnsupportedError: it has a form of data or of program that timmx does not evaluate.
+        ArtifactError: the file is damaged or inconsistent.
+        UnsupportedError: timmx cannot evaluate a form of data in it.
     """
     if model.WhichOneof("Type") != "mlProgram":
         raise ArtifactError(
@@ -110,24 +110,24 @@ def read_program(model: Any, weights: Path | None) -> Program:
 
 
 class _Reader:
-    """Goes through a function once, with the names that are known so far."""
+    """Reads a function in one pass, with the names declared so far."""
 
     def __init__(self, weights: Path | None) -> None:
         self._weights = WeightFiles(weights)
         self._constants: dict[str, Constant] = {}
-        self._known: set[str] = set()
+        self._names: set[str] = set()
 
     def read(self, function: Any) -> Program:
         block = function.block_specializations[function.opset]
-        inputs = tuple(self._variable(given, f"the input {given.name}") for given in function.inputs)
+        inputs = tuple(self._variable(entry, f"the input {entry.name}") for entry in function.inputs)
         for variable in inputs:
             if variable.type is None:
                 raise UnsupportedError(f"the input {variable.name} of the ML program is not a tensor")
-        operations = [operation for given in block.operations if (operation := self._operation(given))]
+        operations = [operation for entry in block.operations if (operation := self._operation(entry))]
         if not block.outputs:
             raise damaged("the ML program has no outputs")
         for name in block.outputs:
-            if name not in self._known:
+            if name not in self._names:
                 raise damaged(f"no operation computes the output {name} of the ML program")
         opset = _OPSETS[function.opset]
         return Program(
@@ -138,38 +138,38 @@ class _Reader:
             outputs=tuple(block.outputs),
         )
 
-    def _operation(self, given: Any) -> Operation | None:
-        """The operation; None for a `const`, whose value is kept."""
-        if not given.outputs:
-            raise UnsupportedError(f"timmx cannot evaluate the operation {given.type}: it has no outputs")
-        name = given.outputs[0].name
-        if "name" in given.attributes:
-            texts = given.attributes["name"].immediateValue.tensor.strings.values
+    def _operation(self, message: Any) -> Operation | None:
+        """Read an operation; None for a `const`, whose value is added to the constants."""
+        if not message.outputs:
+            raise UnsupportedError(f"timmx cannot evaluate the operation {message.type}: it has no outputs")
+        name = message.outputs[0].name
+        if "name" in message.attributes:
+            texts = message.attributes["name"].immediateValue.tensor.strings.values
             name = texts[0] if texts else name
-        where = f"the operation {name} ({given.type})"
-        if given.blocks:
+        where = f"the operation {name} ({message.type})"
+        if message.blocks:
             raise not_evaluated(f"timmx cannot evaluate {where}: it has nested blocks")
-        if given.type == "const":
-            self._const(given, where)
+        if message.type == "const":
+            self._const(message, where)
             return None
         arguments = {
             parameter: tuple(
                 self._argument(binding, f"{name}.{parameter}.{index}", where)
                 for index, binding in enumerate(argument.arguments)
             )
-            for parameter, argument in given.inputs.items()
+            for parameter, argument in message.inputs.items()
         }
-        for parameter, value in given.attributes.items():
+        for parameter, value in message.attributes.items():
             if parameter != "name":
                 arguments[parameter] = (self._literal(value, f"{name}.{parameter}", where),)
-        outputs = tuple(self._variable(output, where) for output in given.outputs)
-        return Operation(given.type, name, arguments, outputs)
+        outputs = tuple(self._variable(output, where) for output in message.outputs)
+        return Operation(message.type, name, arguments, outputs)
 
-    def _const(self, given: Any, where: str) -> None:
-        if len(given.outputs) != 1 or "val" not in given.attributes:
+    def _const(self, message: Any, where: str) -> None:
+        if len(message.outputs) != 1 or "val" not in message.attributes:
             raise damaged(f"{where} has no value")
-        value = given.attributes["val"]
-        declared = self._variable(given.outputs[0], where)
+        value = message.attributes["val"]
+        declared = self._variable(message.outputs[0], where)
         constant = self._value(value, where)
         shape = tuple(constant.shape) if isinstance(constant, torch.Tensor | Blob) else None
         if declared.type and (shape != declared.type.shape or _value_type(value, where) != declared.type):
@@ -179,28 +179,28 @@ class _Reader:
     def _argument(self, binding: Any, name: str, where: str) -> str:
         if binding.WhichOneof("binding") == "value":
             return self._literal(binding.value, name, where)
-        if binding.name not in self._known:
+        if binding.name not in self._names:
             raise damaged(f"{where} uses {binding.name!r}, which no earlier operation computes")
         return str(binding.name)
 
     def _literal(self, value: Any, name: str, where: str) -> str:
-        """A value that stands where it is used gets a name that no variable can have."""
+        """Store a literal argument under a name that no variable can have."""
         name = f"<{name}>"
         self._constants[name] = self._value(value, where)
         return name
 
-    def _variable(self, given: Any, where: str) -> Variable:
-        if given.name in self._known:
-            raise damaged(f"the ML program computes {given.name!r} twice, the second time in {where}")
-        self._known.add(given.name)
-        kind = given.type.WhichOneof("type")
+    def _variable(self, message: Any, where: str) -> Variable:
+        if message.name in self._names:
+            raise damaged(f"the ML program computes {message.name!r} twice, the second time in {where}")
+        self._names.add(message.name)
+        kind = message.type.WhichOneof("type")
         if kind == "tensorType":
-            if given.type.tensorType.dataType == STRING:
-                return Variable(given.name, None)
-            return Variable(given.name, _tensor_type(given.type.tensorType, where))
+            if message.type.tensorType.dataType == STRING:
+                return Variable(message.name, None)
+            return Variable(message.name, _tensor_type(message.type.tensorType, where))
         if kind in ("dictionaryType", "listType"):
-            return Variable(given.name, None)
-        raise UnsupportedError(f"timmx cannot evaluate {where}: {given.name!r} has the type {kind}")
+            return Variable(message.name, None)
+        raise UnsupportedError(f"timmx cannot evaluate {where}: {message.name!r} has the type {kind}")
 
     def _value(self, value: Any, where: str) -> Constant:
         kind = value.type.WhichOneof("type")
@@ -223,38 +223,38 @@ class _Reader:
 
 
 def _immediate(value: Any, shape: tuple[int, ...], kind: DataType, where: str) -> torch.Tensor:
-    """A tensor whose elements stand in the program."""
+    """Return a tensor whose elements are stored in the program."""
     field = value.tensor.WhichOneof("value") if value.WhichOneof("value") == "tensor" else None
     if field != kind.field:
         raise not_evaluated(f"timmx cannot evaluate {where}: it stores {kind.name} values as {field}")
     count = math.prod(shape)
-    given = getattr(value.tensor, field).values
+    elements = getattr(value.tensor, field).values
     if field == "bytes":
-        if len(given) != -(-count * kind.bits // 8):
-            raise damaged(f"{where} has {len(given)} bytes for {count} values of {kind.name}")
-        raw = np.frombuffer(given, np.uint8)
+        if len(elements) != -(-count * kind.bits // 8):
+            raise damaged(f"{where} has {len(elements)} bytes for {count} values of {kind.name}")
+        raw = np.frombuffer(elements, np.uint8)
         if kind.bits < 8:
             return unpack(raw, kind, count).reshape(shape)
         if count == 0:
             return torch.empty(shape, dtype=kind.torch)
-        return torch.frombuffer(bytearray(given), dtype=kind.torch).reshape(shape)
-    if len(given) != count:
-        raise damaged(f"{where} has {len(given)} values, but its shape needs {count}")
-    return torch.tensor(list(given), dtype=kind.torch).reshape(shape)
+        return torch.frombuffer(bytearray(elements), dtype=kind.torch).reshape(shape)
+    if len(elements) != count:
+        raise damaged(f"{where} has {len(elements)} values, but its shape needs {count}")
+    return torch.tensor(list(elements), dtype=kind.torch).reshape(shape)
 
 
-def _tensor_type(given: Any, where: str) -> TensorType:
-    kind = data_type(given.dataType, where)
+def _tensor_type(message: Any, where: str) -> TensorType:
+    kind = data_type(message.dataType, where)
     shape: list[int | None] = []
-    for dimension in given.dimensions:
+    for dimension in message.dimensions:
         if dimension.WhichOneof("dimension") == "constant":
             shape.append(int(dimension.constant.size))
         elif dimension.unknown.variadic:
             return TensorType(kind, None)
         else:
             shape.append(None)
-    if given.rank not in (len(shape), -1):
-        raise damaged(f"{where} declares rank {given.rank} and {len(shape)} dimensions")
+    if message.rank not in (len(shape), -1):
+        raise damaged(f"{where} declares rank {message.rank} and {len(shape)} dimensions")
     return TensorType(kind, tuple(shape))
 
 

@@ -1,4 +1,4 @@
-"""A program's values on their way into an operation and out of it: dtypes, declared types, Python values."""
+"""Converts values for operations and checks results: dtypes, declared types, Python values."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _PYTHON_KINDS: dict[str, tuple[tuple[type, ...], bool]] = {
     "IntTuple": ((int,), True),
     "BoolTuple": ((bool,), True),
 }
-"""What the elements of a parameter of a kind may be, and whether it is a list of them."""
+"""The types that the elements of a parameter may have, and whether it is a list."""
 
 
 def check_parameters(operation: Operation, kernel: Kernel) -> None:
-    """Refuse an operation with parameters that are unknown or missing."""
+    """Refuse an operation with unknown or missing parameters."""
     for name, names in operation.arguments.items():
         if name not in kernel.parameters:
             raise not_evaluated(f"timmx does not know the parameter {name} of {operation}")
@@ -43,28 +43,28 @@ def check_parameters(operation: Operation, kernel: Kernel) -> None:
 
 
 def python_value(values: list[Any], operation: Operation, kernel: Kernel, name: str) -> Any:
-    """Constants, or small tensors, as what the parameter's annotation asks for."""
-    plain = [value.tensor() if isinstance(value, Blob) else value for value in values]
-    plain = [value.tolist() if isinstance(value, torch.Tensor) else value for value in plain]
+    """Convert constants or small tensors to the kind of a parameter."""
+    items = [value.tensor() if isinstance(value, Blob) else value for value in values]
+    items = [value.tolist() if isinstance(value, torch.Tensor) else value for value in items]
     kind = kernel.parameters[name].kind
-    value = plain if kind in _SEVERAL else plain[0]
-    of, is_list = _PYTHON_KINDS[kind]
-    items = value if is_list else [value]
-    # A bool is an int to Python, and is none here.
-    if not isinstance(items, list) or not all(type(item) in of for item in items):
+    value = items if kind in _SEVERAL else items[0]
+    types, is_list = _PYTHON_KINDS[kind]
+    elements = value if is_list else [value]
+    # Not isinstance: a bool is an int in Python, but not here.
+    if not isinstance(elements, list) or not all(type(element) in types for element in elements):
         raise damaged(f"the parameter {name} of {operation} must be {kind}, not {value!r}")
     return value
 
 
 def widen(value: torch.Tensor) -> torch.Tensor:
-    """float16 as float32 and integers as int64, so that a result is rounded once."""
+    """Convert float16 to float32 and integers to int64, so that a result is rounded once."""
     if value.dtype in (torch.float32, torch.bool, torch.int64):
         return value
     return value.to(torch.float32 if value.is_floating_point() else torch.int64)
 
 
 def cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """As MIL's types convert: floats to integers towards zero, integers wrap around."""
+    """Convert like MIL: floats to integers round towards zero, integers wrap around."""
     if value.dtype == dtype:
         return value
     if value.is_floating_point() and not dtype.is_floating_point and dtype != torch.bool:
@@ -73,21 +73,21 @@ def cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def check_type(value: torch.Tensor, declared: TensorType, operation: Operation, name: str) -> None:
-    """Refuse a result that is not what the program declares."""
+    """Refuse a result that does not have its declared type."""
     kind = declared.data_type.torch
     if value.dtype != kind or (declared.shape is not None and not fits(value.shape, declared.shape)):
         raise damaged(
-            f"the ML program is invalid: {operation} declares {name} as {say(kind, declared.shape)}, but computes "
-            f"{say(value.dtype, value.shape)}"
+            f"the ML program is invalid: {operation} declares {name} as {type_text(kind, declared.shape)}, but "
+            f"computes {type_text(value.dtype, value.shape)}"
         )
 
 
 def fits(shape: torch.Size, declared: tuple[int | None, ...]) -> bool:
     return len(shape) == len(declared) and all(
-        want is None or have == want for have, want in zip(shape, declared, strict=True)
+        expected is None or size == expected for size, expected in zip(shape, declared, strict=True)
     )
 
 
-def say(dtype: torch.dtype, shape: tuple[int | None, ...] | torch.Size | None) -> str:
+def type_text(dtype: torch.dtype, shape: tuple[int | None, ...] | torch.Size | None) -> str:
     sizes = "any shape" if shape is None else f"({', '.join('?' if s is None else str(s) for s in shape)})"
     return f"{str(dtype).removeprefix('torch.')} {sizes}"

@@ -1,4 +1,4 @@
-"""Core ML `neuralnetwork` specifications run with torch, so that a file's numbers are known where macOS is not."""
+"""Evaluates Core ML `neuralnetwork` models with torch, for systems without Core ML."""
 
 from timmx_coreml.neural_network.evaluator import NeuralNetworkEvaluator
 

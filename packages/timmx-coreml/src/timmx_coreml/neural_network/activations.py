@@ -20,17 +20,17 @@ def _activation(layer: Layer) -> Step:
 
 
 def activation(layer: Layer, params: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """An `ActivationParams` message as a function; recurrent layers have them too."""
+    """Return the function of an `ActivationParams` message; recurrent layers use them too."""
     kind = params.WhichOneof("NonlinearityType")
-    plain: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "ReLU": torch.relu,
         "tanh": torch.tanh,
         "sigmoid": torch.sigmoid,
         "softsign": F.softsign,
         "softplus": _softplus,
     }
-    if kind in plain:
-        return plain[kind]
+    if kind in functions:
+        return functions[kind]
     if kind is None:
         raise layer.damaged("it has no function")
     if kind in ("PReLU", "parametricSoftplus"):
@@ -50,33 +50,33 @@ def activation(layer: Layer, params: Any) -> Callable[[torch.Tensor], torch.Tens
         return lambda x: alpha * torch.tanh(beta * x)
     if kind == "sigmoidHard":
         return lambda x: torch.clamp(alpha * x + beta, 0.0, 1.0)
-    raise layer.refused(f"it has the activation {kind!r}")
+    raise layer.unsupported(f"it has the activation {kind!r}")
 
 
 def _softplus(x: torch.Tensor) -> torch.Tensor:
-    """log(1 + e^x) without overflow, and without torch's switch to x itself above 20."""
+    """log(1 + e^x) without overflow, and without torch's linear branch above 20."""
     return torch.logaddexp(x, torch.zeros(()))
 
 
 def _by_channel(layer: Layer, kind: str, message: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Activations with a parameter for each channel, axis -3, or one for all."""
+    """Return an activation with one parameter per channel (axis -3), or one for all."""
 
     def values(field: str) -> torch.Tensor:
         stored = getattr(message, field)
-        # The message states no count; that of the channels is held against it when they are known.
+        # The message has no count; it is compared with the channels when the layer runs.
         count = len(stored.floatValue) or len(stored.float16Value) // 2
         if not count:
-            raise layer.refused(f"{field!r} of {kind} is stored neither as float32 nor as float16")
+            raise layer.unsupported(f"{field!r} of {kind} is stored neither as float32 nor as float16")
         return layer.weights(field, [count], of=message).reshape(-1, 1, 1)
 
     alpha = values("alpha")
     if kind == "PReLU":
-        return lambda x: _fitting(x, torch.where(x >= 0, x, alpha * x))
+        return lambda x: _check_channels(x, torch.where(x >= 0, x, alpha * x))
     beta = values("beta")
-    return lambda x: _fitting(x, alpha * _softplus(beta * x))
+    return lambda x: _check_channels(x, alpha * _softplus(beta * x))
 
 
-def _fitting(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _check_channels(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     if y.shape != x.shape:
         raise ValueError("its parameters do not fit the channels, axis -3")
     return y

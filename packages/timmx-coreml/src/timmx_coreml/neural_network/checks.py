@@ -1,4 +1,4 @@
-"""Fields and values of a message that this schema has no name for: a newer Core ML may give them a meaning."""
+"""Refuses fields and values that the schema does not define; a newer Core ML may define them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from timmx_coreml.errors import not_evaluated
 
 
 def refuse_unknown(message: Any, owner: str) -> None:
-    """Walk a message and those inside it.
+    """Check a message and all messages in it.
 
     Raises:
         UnsupportedError: it has an unknown field, or an enumeration has an unknown value; the error names the layer.
@@ -28,5 +28,5 @@ def refuse_unknown(message: Any, owner: str) -> None:
                     raise not_evaluated(f"{owner} has {field.name} = {number}, which timmx does not know")
         elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
             for part in [value] if isinstance(value, Message) else value:
-                named = field.message_type.name == "NeuralNetworkLayer"
-                refuse_unknown(part, f"layer {part.name!r}" if named else owner)
+                is_layer = field.message_type.name == "NeuralNetworkLayer"
+                refuse_unknown(part, f"layer {part.name!r}" if is_layer else owner)

@@ -1,4 +1,4 @@
-"""Layers that make a blob of nothing or of a shape."""
+"""Layers that create a blob from constants or from a shape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from timmx_coreml.neural_network.layer import Layer, Step, translates
 
 
 def shape_of(blob: torch.Tensor) -> list[int]:
-    """A blob that holds a shape, one size a number."""
+    """Return the shape that a blob contains."""
     return [int(size) for size in blob.flatten()]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from timmx_coreml.neural_network.geometry import as_images, like, pad, padding_rule
+from timmx_coreml.neural_network.geometry import as_images, pad, padding_rule, restore_batch
 from timmx_coreml.neural_network.layer import Layer, Step, translates
 
 
@@ -35,7 +35,7 @@ def _convolution(layer: Layer) -> Step:
             y = F.conv2d(images, weight, bias, stride, (top, left), dilation, groups)
         else:
             y = F.conv2d(pad(images, (top, bottom, left, right)), weight, bias, stride, 0, dilation, groups)
-        return like(y, x)
+        return restore_batch(y, x)
 
     if len(layer.inputs) == 2:
 
@@ -59,10 +59,10 @@ def _deconvolution(
 ) -> Step:
     params = layer.params
     if len(layer.inputs) != 1:
-        raise layer.refused("it is a deconvolution whose weights are an input")
+        raise layer.unsupported("it is a deconvolution whose weights are an input")
     if dilation != (1, 1):
-        # The format's documentation says that Core ML ignores it, which no converter means.
-        raise layer.refused("it is a dilated deconvolution")
+        # The format's documentation says that Core ML ignores it, which no converter expects.
+        raise layer.unsupported("it is a dilated deconvolution")
     shape = (int(params.kernelChannels), int(params.outputChannels) // groups, *kernel)
     weight = layer.weights("weights", shape, channel_axis=1)
     padding = params.WhichOneof("ConvolutionPaddingType")
@@ -71,31 +71,31 @@ def _deconvolution(
         raise layer.damaged(f"its 'outputShape' has {len(target)} entries instead of 2")
     if padding is None and not target:
         raise layer.damaged("it has no padding type")
-    stated = layer.borders(params.valid.paddingAmounts) if padding == "valid" else None
+    borders = layer.borders(params.valid.paddingAmounts) if padding == "valid" else None
 
     def deconvolve(x: torch.Tensor) -> torch.Tensor:
         images = as_images(x)
         y = F.conv_transpose2d(images, weight, None, stride, 0, 0, groups)
-        if stated is not None and not target:
-            top, bottom, left, right = stated
+        if borders is not None and not target:
+            top, bottom, left, right = borders
         else:
-            wanted = target or [images.shape[2] * stride[0], images.shape[3] * stride[1]]
-            top, bottom = _evenly(layer, y.shape[2] - wanted[0], None if stated is None else stated[:2])
-            left, right = _evenly(layer, y.shape[3] - wanted[1], None if stated is None else stated[2:])
+            size = target or [images.shape[2] * stride[0], images.shape[3] * stride[1]]
+            top, bottom = _even_crop(layer, y.shape[2] - size[0], None if borders is None else borders[:2])
+            left, right = _even_crop(layer, y.shape[3] - size[1], None if borders is None else borders[2:])
         y = pad(y, (-top, -bottom, -left, -right))
-        return like(y if bias is None else y + bias.reshape(-1, 1, 1), x)
+        return restore_batch(y if bias is None else y + bias.reshape(-1, 1, 1), x)
 
     return deconvolve
 
 
-def _evenly(layer: Layer, surplus: int, stated: tuple[int, ...] | None) -> tuple[int, int]:
-    """What is cropped before and after, where the output's size alone is given.
+def _even_crop(layer: Layer, surplus: int, borders: tuple[int, ...] | None) -> tuple[int, int]:
+    """Return the crop before and after if only the output's size is set.
 
-    The format's documentation does not say how much goes where, so it must be as much on both sides.
+    The format's documentation does not say how the crop is split, so both sides must be equal.
     """
     half = surplus // 2
-    if surplus < 0 or surplus % 2 or (stated is not None and stated != (half, half)):
-        raise layer.refused(
+    if surplus < 0 or surplus % 2 or (borders is not None and borders != (half, half)):
+        raise layer.unsupported(
             f"its output size leaves {surplus} to crop, and how Core ML splits that is not documented"
         )
     return half, half
@@ -105,7 +105,7 @@ def _evenly(layer: Layer, surplus: int, stated: tuple[int, ...] | None) -> tuple
 def _inner_product(layer: Layer) -> Step:
     params = layer.params
     if params.int8DynamicQuantize:
-        raise layer.refused("it uses int8DynamicQuantize")
+        raise layer.unsupported("it uses int8DynamicQuantize")
     channels, out_channels = int(params.inputChannels), int(params.outputChannels)
     weight = layer.weights("weights", [out_channels, channels])
     bias = layer.weights("bias", [out_channels]) if params.hasBias else None
@@ -113,7 +113,7 @@ def _inner_product(layer: Layer) -> Step:
     def multiply(x: torch.Tensor) -> torch.Tensor:
         if x.ndim <= 3:
             return F.linear(x, weight, bias)
-        # (..., C, H, W) is one vector of C * H * W numbers, and gives (..., C_out, 1, 1).
+        # (..., C, H, W) is one vector of C * H * W values; the result is (..., C_out, 1, 1).
         return F.linear(x.flatten(-3), weight, bias)[..., None, None]
 
     return multiply
@@ -123,7 +123,7 @@ def _inner_product(layer: Layer) -> Step:
 def _batched_matmul(layer: Layer) -> Step:
     params = layer.params
     if params.int8DynamicQuantize:
-        raise layer.refused("it uses int8DynamicQuantize")
+        raise layer.unsupported("it uses int8DynamicQuantize")
     if len(layer.inputs) == 1:
         rows, columns = int(params.weightMatrixFirstDimension), int(params.weightMatrixSecondDimension)
         # The matrix is (rows, columns), stored column by column; both transposes are ignored.
@@ -131,7 +131,7 @@ def _batched_matmul(layer: Layer) -> Step:
         bias = layer.weights("bias", [columns]) if params.hasBias else None
         return lambda x: F.linear(x, stored, bias)
     if params.hasBias:
-        raise layer.refused("it has a bias and two inputs")
+        raise layer.unsupported("it has a bias and two inputs")
     transpose_a, transpose_b = bool(params.transposeA), bool(params.transposeB)
 
     def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -159,14 +159,14 @@ def _embedding(layer: Layer) -> Step:
     def look_up(x: torch.Tensor) -> torch.Tensor:
         if tuple(x.shape[-len(trailing) :]) != trailing:
             raise ValueError(f"the last {len(trailing)} axes must be of size 1")
-        vectors = table[_in_range(x.long(), words).reshape(x.shape[: -len(trailing)])]
+        vectors = table[_check_range(x.long(), words).reshape(x.shape[: -len(trailing)])]
         return vectors[..., None, None] if with_spatial else vectors
 
     return look_up
 
 
-def _in_range(index: torch.Tensor, size: int) -> torch.Tensor:
-    """Embeddings have no negative indices; torch would count them from the end."""
+def _check_range(index: torch.Tensor, size: int) -> torch.Tensor:
+    """Refuse negative indices, which torch would count from the end, and indices beyond the size."""
     if index.numel() and (int(index.min()) < 0 or int(index.max()) >= size):
         raise ValueError(f"indices must be 0 to {size - 1}")
     return index

@@ -1,4 +1,4 @@
-"""Arithmetic, comparisons and logic, number by number."""
+"""Elementwise arithmetic, comparisons and logic."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _broadcast_many(layer: Layer) -> Step:
 
 @translates(*_LIMITED, inputs=None)
 def _limited(layer: Layer) -> Step:
-    """The older arithmetic: any number of inputs, of which one must have the output's shape."""
+    """The older arithmetic layers: any number of inputs, one of which must have the output's shape."""
     function = _LIMITED[layer.kind]
     if len(layer.inputs) == 1:
         if layer.kind not in ("add", "multiply"):
@@ -100,8 +100,8 @@ def _limited(layer: Layer) -> Step:
     def combine(*blobs: torch.Tensor) -> torch.Tensor:
         y = functools.reduce(function, blobs)
         if all(blob.shape != y.shape for blob in blobs):
-            # This layer's broadcasting is documented as limited; all else has the *Broadcastable layers.
-            raise layer.refused(f"none of its inputs has the output's shape {tuple(y.shape)}")
+            # This layer's broadcasting is documented as limited; the *Broadcastable layers have no limit.
+            raise layer.unsupported(f"none of its inputs has the output's shape {tuple(y.shape)}")
         return y / len(blobs) if layer.kind == "average" else y
 
     return combine
@@ -123,7 +123,7 @@ def _unary(layer: Layer) -> Step:
     alpha, shift, scale = float(params.alpha), float(params.shift), float(params.scale) or 1.0
     epsilon = float(params.epsilon) or 1e-6
     if kind == "LOG" and not params.epsilon:
-        raise layer.refused(
+        raise layer.unsupported(
             "its logarithm has no epsilon, and whether Core ML adds its default of 1e-6 is not documented"
         )
     functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -1,4 +1,4 @@
-"""A `neuralnetwork` model run layer by layer with torch, by what its file says and nothing else."""
+"""Evaluates a `neuralnetwork` model with torch, layer by layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from timmx.plugin import UnsupportedError
 
 from timmx_coreml.errors import damaged, not_evaluated
 
-# Imported for what they register.
+# Importing these modules registers their layers.
 from timmx_coreml.neural_network import (  # noqa: F401
     activations,
     constants,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class NeuralNetworkEvaluator:
-    """Computes in float32 what Core ML's documentation says that the file computes.
+    """Evaluates a model in float32, as Core ML's documentation defines its layers.
 
     Attributes:
         inputs: the described inputs by name, in order.
@@ -45,8 +45,8 @@ class NeuralNetworkEvaluator:
         model: a parsed `Model` message whose type is neuralNetwork or neuralNetworkClassifier.
 
     Raises:
-        UnsupportedError: the file has a layer type, field or value whose numbers cannot be told here.
-        ArtifactError: the file contradicts itself; both name the layer.
+        UnsupportedError: timmx cannot evaluate a layer type, field or value; the message names the layer.
+        ArtifactError: the file is inconsistent; the message names the layer.
     """
 
     def __init__(self, model: Any) -> None:
@@ -69,35 +69,35 @@ class NeuralNetworkEvaluator:
         for output in model.description.output:
             if output.type.WhichOneof("Type") == "imageType":
                 raise UnsupportedError(f"timmx cannot evaluate the output {output.name!r}: it is an image")
-        kept = {*self._results, *(() if self._labels is None else (self._labels.blob,))}
-        self._steps = _steps(network.layers, set(self.inputs), kept)
+        blobs = {*self._results, *(() if self._labels is None else (self._labels.blob,))}
+        self._steps = _steps(network.layers, set(self.inputs), blobs)
 
     @torch.inference_mode()
     def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Compute the outputs.
 
         Args:
-            inputs: every input by name. An image is (N, C, H, W) of pixel values 0 to 255 in the described order
-                of colours; the file's own preprocessing is applied to it here.
+            inputs: all inputs by name. An image is (N, C, H, W) with pixel values from 0 to 255 in the declared
+                color order; the file's preprocessing is applied to it here.
 
         Returns:
-            float32 tensors by output name; a classifier's label and its {label: probability} by theirs.
+            float32 tensors by output name; for a classifier also the label and {label: probability}.
 
         Raises:
-            ValueError: an input is missing, unknown, or of a shape that the description does not allow.
+            ValueError: an input is missing, unknown, or its shape is not allowed.
             ArtifactError: a layer cannot take the shapes that reach it.
             UnsupportedError: a layer's meaning depends on those shapes in a way that is not documented.
         """
         if set(inputs) != set(self.inputs):
             raise ValueError(
-                f"Inputs are {', '.join(self.inputs)}, and {', '.join(inputs) or 'none'} were given."
+                f"The inputs must be {', '.join(self.inputs)}, not {', '.join(inputs) or 'none'}."
             )
         blobs: dict[str, torch.Tensor] = {}
         for name, feature in self.inputs.items():
             value = inputs[name].to(torch.float32)
             feature.check(value)
             blobs[name] = self._preprocess[name](value) if name in self._preprocess else value
-        for layer, step, spent in self._steps:
+        for layer, step, free in self._steps:
             try:
                 results = step(*(blobs[name] for name in layer.inputs))
             except (RuntimeError, IndexError, ValueError) as exc:
@@ -105,20 +105,20 @@ class NeuralNetworkEvaluator:
                 raise layer.damaged(f"it cannot take its inputs ({shapes}): {exc}") from exc
             values = (results,) if isinstance(results, torch.Tensor) else results
             for name, value in zip(layer.outputs, values, strict=True):
-                # The format has no rank 0: what is a scalar elsewhere is a vector of one here.
+                # The format has no rank 0: a scalar is a vector of one element.
                 blobs[name] = value.reshape(1) if value.ndim == 0 else value
-            for name in spent:
+            for name in free:
                 del blobs[name]
         outputs: dict[str, Any] = {name: blobs[name] for name in self._results}
         if self._labels is not None:
-            outputs |= self._labels.of(blobs[self._labels.blob])
+            outputs |= self._labels.outputs(blobs[self._labels.blob])
         return {name: outputs[name] for name in self.outputs}
 
 
-def _steps(messages: Any, known: set[str], kept: set[str]) -> list[tuple[Layer, Step, tuple[str, ...]]]:
-    """Each layer, what it does, and the blobs that nobody reads after it."""
+def _steps(messages: Any, inputs: set[str], results: set[str]) -> list[tuple[Layer, Step, tuple[str, ...]]]:
+    """Return each layer, its step, and the blobs that no later layer reads."""
     layers = []
-    available = set(known)
+    available = set(inputs)
     for message in messages:
         kind = message.WhichOneof("layer")
         if kind is None:
@@ -135,13 +135,13 @@ def _steps(messages: Any, known: set[str], kept: set[str]) -> list[tuple[Layer, 
                 raise layer.damaged(f"no layer before it writes its input {name!r}")
         available.update(layer.outputs)
         layers.append(layer)
-    for name in sorted(kept - available):
+    for name in sorted(results - available):
         raise damaged(f"no layer writes the output {name!r}")
     last_use = dict.fromkeys(available, -1)
     for index, layer in enumerate(layers):
         last_use.update(dict.fromkeys((*layer.inputs, *layer.outputs), index))
-    spent: list[list[str]] = [[] for _ in layers]
+    free: list[list[str]] = [[] for _ in layers]
     for name, index in last_use.items():
-        if index >= 0 and name not in kept:
-            spent[index].append(name)
-    return [(layer, translate(layer), tuple(names)) for layer, names in zip(layers, spent, strict=True)]
+        if index >= 0 and name not in results:
+            free[index].append(name)
+    return [(layer, translate(layer), tuple(names)) for layer, names in zip(layers, free, strict=True)]

@@ -1,4 +1,4 @@
-"""What the model's description says of its inputs and labels, and the preprocessing of its images."""
+"""Reads a model's inputs, labels and image preprocessing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.plugin import UnsupportedError
 
 from timmx_coreml.errors import damaged, not_evaluated
 from timmx_coreml.features import Feature, read_input
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def read_inputs(description: Any, network: Any) -> dict[str, Feature]:
-    """The inputs by name.
+    """Return the inputs by name.
 
     Raises:
-        UnsupportedError: an input is neither array nor image, or is mapped to five axes as in iOS 12 and before.
+        UnsupportedError: an input is not an array or an image, or has the five-axis mapping of iOS 12 and before.
     """
     features = {}
     for described in description.input:
@@ -42,7 +41,7 @@ def _unmapped(name: str, what: str) -> UnsupportedError:
 def preprocessing(
     network: Any, inputs: dict[str, Feature]
 ) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """What the file does to the pixels of an image before the first layer, by the image's name."""
+    """Return the preprocessing of images before the first layer, by input name."""
     functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
     for entry in network.preprocessing:
         feature = inputs.get(entry.featureName)
@@ -83,8 +82,8 @@ class Labels:
     Attributes:
         labels: strings or integers, in the order of the probabilities.
         blob: the blob with the probabilities.
-        label_feature: the output that names the likeliest class.
-        probabilities_feature: the output with all of them, empty where there is none.
+        label_feature: the output with the label of the most likely class.
+        probabilities_feature: the output with all probabilities; empty if there is none.
     """
 
     labels: tuple[str | int, ...]
@@ -94,25 +93,25 @@ class Labels:
 
     @property
     def features(self) -> frozenset[str]:
-        """The described outputs that are no blobs."""
+        """The declared outputs that are not blobs."""
         return frozenset({self.label_feature, self.probabilities_feature} - {""})
 
-    def of(self, probabilities: torch.Tensor) -> dict[str, Any]:
-        """The two outputs of one sample; the first of equally likely classes is named."""
+    def outputs(self, probabilities: torch.Tensor) -> dict[str, Any]:
+        """Return the label and probabilities of one sample; of equal probabilities the first class."""
         if probabilities.numel() != len(self.labels):
             raise ValueError(
                 f"A classifier takes one sample at a time: there are {len(self.labels)} classes, "
                 f"and {probabilities.numel()} probabilities."
             )
         values = probabilities.flatten()
-        outputs: dict[str, Any] = {self.label_feature: self.labels[int(values.argmax())]}
+        results: dict[str, Any] = {self.label_feature: self.labels[int(values.argmax())]}
         if self.probabilities_feature:
-            outputs[self.probabilities_feature] = dict(zip(self.labels, values.tolist(), strict=True))
-        return outputs
+            results[self.probabilities_feature] = dict(zip(self.labels, values.tolist(), strict=True))
+        return results
 
 
 def read_labels(description: Any, network: Any) -> Labels:
-    """The classes of a neuralNetworkClassifier.
+    """Return the classes of a neuralNetworkClassifier.
 
     Raises:
         ArtifactError: it has no labels, or does not say where its probabilities are.

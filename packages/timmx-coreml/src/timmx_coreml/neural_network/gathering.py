@@ -1,4 +1,4 @@
-"""Layers that read and write at places that another blob names."""
+"""Layers that read and write at the indices in another blob."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def _gather(layer: Layer) -> Step:
 
     def gather(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         place = axis + x.ndim if axis < 0 else axis
-        wanted = _from_start(indices, x.shape[place])
-        taken = x.index_select(place, wanted.flatten())
-        return taken.reshape(*x.shape[:place], *indices.shape, *x.shape[place + 1 :])
+        positions = _from_start(indices, x.shape[place])
+        result = x.index_select(place, positions.flatten())
+        return result.reshape(*x.shape[:place], *indices.shape, *x.shape[place + 1 :])
 
     return gather
 
@@ -40,7 +40,7 @@ def _gather_along_axis(layer: Layer) -> Step:
 
 @translates("scatter", "scatterND", "scatterAlongAxis", inputs=(3,))
 def _scatter(layer: Layer) -> Step:
-    """A copy of the first input, changed at the places in the second by the third, one after the other."""
+    """Copy the first input and apply the updates in the third at the indices in the second, one by one."""
     combine = _combination(layer)
     axis = int(layer.params.axis) if layer.kind != "scatterND" else 0
 
@@ -84,16 +84,16 @@ def _assign(array: Any, index: Any, values: Any) -> None:
 
 
 def _from_start(indices: torch.Tensor, size: int) -> torch.Tensor:
-    """Indices as whole numbers from 0 on; negative ones count from the end."""
-    whole = indices.long()
-    whole = torch.where(whole < 0, whole + size, whole)
-    if whole.numel() and (int(whole.min()) < 0 or int(whole.max()) >= size):
+    """Convert indices to nonnegative integers; negative ones count from the end."""
+    positions = indices.long()
+    positions = torch.where(positions < 0, positions + size, positions)
+    if positions.numel() and (int(positions.min()) < 0 or int(positions.max()) >= size):
         raise ValueError(f"an index lies outside an axis of size {size}")
-    return whole
+    return positions
 
 
 def _tuple_index(x: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The last axis of the indices names a place along x's first axes."""
+    """Return one index per leading axis of x from the last axis of the indices."""
     depth = indices.shape[-1]
     if depth > x.ndim:
         raise ValueError(f"the indices name {depth} axes")

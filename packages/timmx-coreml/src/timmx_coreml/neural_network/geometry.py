@@ -1,4 +1,4 @@
-"""Where the windows of convolutions and pools lie: the padding rules of the format, height and width."""
+"""The format's padding rules for the height and width of convolutions and pools."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Pads = tuple[int, int, int, int]
 def same_pads(
     size: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int], top_left_heavy: bool
 ) -> Pads:
-    """Padding after which there are ceil(size / stride) windows.
+    """Return the padding that gives ceil(size / stride) windows.
 
     Args:
         size: (height, width) before padding.
         kernel: extent of the window, dilation included.
-        stride: steps of the window.
-        top_left_heavy: where the odd one goes.
+        stride: the window's strides.
+        top_left_heavy: whether an odd element is padded at the top or left.
 
     Source: `SamePadding` in Apple's NeuralNetwork.proto.
     """
@@ -43,7 +43,7 @@ def same_pads(
 def padding_rule(
     layer: Layer, padding: str | None, kernel: tuple[int, int], stride: tuple[int, int]
 ) -> Callable[[tuple[int, ...]], Pads]:
-    """The `valid` or `same` padding of a layer as a function of the input's (height, width)."""
+    """Return a layer's `valid` or `same` padding as a function of the input's (height, width)."""
     if padding == "valid":
         fixed = layer.borders(layer.params.valid.paddingAmounts)
         return lambda size: fixed
@@ -60,17 +60,17 @@ def pad(x: torch.Tensor, pads: Pads, value: float = 0.0) -> torch.Tensor:
     return F.pad(x, (left, right, top, bottom), value=value) if any(pads) else x
 
 
-def as_images(x: torch.Tensor, least: int = 4) -> torch.Tensor:
-    """(..., C, H, W) as (N, C, H, W): the format treats every axis before the last three as batch.
+def as_images(x: torch.Tensor, min_rank: int = 4) -> torch.Tensor:
+    """Reshape (..., C, H, W) to (N, C, H, W): the format treats all axes before the last three as batch.
 
     Raises:
-        ValueError: fewer axes than the layer needs.
+        ValueError: there are fewer axes than `min_rank`.
     """
-    if x.ndim < least:
-        raise ValueError(f"at least {least} axes are needed")
+    if x.ndim < min_rank:
+        raise ValueError(f"at least {min_rank} axes are needed")
     return x if x.ndim == 4 else x.reshape(-1, *x.shape[-3:])
 
 
-def like(images: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """(N, C, H, W) back to the batch axes of x."""
+def restore_batch(images: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Reshape (N, C, H, W) to the batch axes of x."""
     return images if x.ndim == 4 else images.reshape(*x.shape[:-3], *images.shape[1:])

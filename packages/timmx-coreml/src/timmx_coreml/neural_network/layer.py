@@ -1,4 +1,4 @@
-"""A layer of the file as its translation sees it, and the table of the layers that are known."""
+"""A layer of the file, and the registry of translations by layer type."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from timmx.plugin import ArtifactError
 
 Step = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
-"""What a layer does at run time: the input blobs, in order, to the output blob or blobs."""
+"""Computes a layer: takes the input blobs in order, returns the output blob or blobs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer, its weights still in the file.
+    """One layer; its weights are read on request.
 
     Attributes:
-        name: unique in well-kept files; errors quote it.
-        kind: the protobuf's name of the layer type, such as `convolution`.
-        params: the layer type's own message.
+        name: usually unique; errors quote it.
+        kind: the name of the layer type in the protobuf, such as `convolution`.
+        params: the message of the layer type.
         inputs: names of the blobs that it reads.
         outputs: names of the blobs that it writes.
     """
@@ -42,24 +42,24 @@ class Layer:
     def weights(
         self, field: str, shape: Sequence[int], channel_axis: int = 0, of: Any = None
     ) -> torch.Tensor:
-        """The weights in `field` of the parameters (or of the message `of`), as float32."""
+        """Return the weights in `field` of the parameters (or of the message `of`) as float32."""
         try:
             return read_weights(getattr(self.params if of is None else of, field), shape, channel_axis)
         except ValueError as exc:
             raise self.damaged(f"its {field!r} {exc}") from exc
         except NotImplementedError as exc:
-            raise self.refused(f"its weights are stored as {exc}") from exc
+            raise self.unsupported(f"its weights are stored as {exc}") from exc
 
     def damaged(self, what: str) -> ArtifactError:
-        """The error for contents that cannot be right."""
+        """Return the error for invalid contents."""
         return damaged(f"layer {self.name!r} ({self.kind}) is damaged: {what}")
 
-    def refused(self, what: str) -> UnsupportedError:
-        """The error for contents that may be right, but whose numbers cannot be told here."""
+    def unsupported(self, what: str) -> UnsupportedError:
+        """Return the error for contents that may be valid, but that timmx cannot evaluate."""
         return not_evaluated(f"timmx cannot evaluate layer {self.name!r} ({self.kind}): {what}")
 
     def pair(self, field: str, default: int) -> tuple[int, int]:
-        """A repeated field of two, in the order height, width, or its default."""
+        """Return a repeated field of two as (height, width), or its default."""
         values = list(getattr(self.params, field))
         if not values:
             return default, default
@@ -68,20 +68,20 @@ class Layer:
         return int(values[0]), int(values[1])
 
     def borders(self, amounts: Any) -> tuple[int, int, int, int]:
-        """A `BorderAmounts` message as top, bottom, left, right; none at all is zero."""
-        edges = list(amounts.borderAmounts)
-        if not edges:
+        """Return a `BorderAmounts` message as (top, bottom, left, right); an empty one is zero."""
+        axes = list(amounts.borderAmounts)
+        if not axes:
             return 0, 0, 0, 0
-        if len(edges) != 2:
-            raise self.damaged(f"its border amounts have {len(edges)} entries instead of 2")
+        if len(axes) != 2:
+            raise self.damaged(f"its border amounts have {len(axes)} entries instead of 2")
         top, bottom, left, right = (
-            int(size) for edge in edges for size in (edge.startEdgeSize, edge.endEdgeSize)
+            int(size) for axis in axes for size in (axis.startEdgeSize, axis.endEdgeSize)
         )
         return top, bottom, left, right
 
 
 Translate = Callable[[Layer], Step]
-_KNOWN: dict[str, tuple[Translate, tuple[int, ...] | None, int | None]] = {}
+_TRANSLATIONS: dict[str, tuple[Translate, tuple[int, ...] | None, int | None]] = {}
 
 
 def translates(
@@ -90,25 +90,25 @@ def translates(
     """Register a function as the translation of some layer types.
 
     Args:
-        kinds: names of the layer types.
-        inputs: how many blobs it may read; None for one or more.
-        outputs: how many blobs it writes; None for one or more.
+        kinds: the names of the layer types.
+        inputs: the allowed numbers of input blobs; None for one or more.
+        outputs: the number of output blobs; None for one or more.
     """
 
     def register(function: Translate) -> Translate:
         for kind in kinds:
-            _KNOWN[kind] = (function, inputs, outputs)
+            _TRANSLATIONS[kind] = (function, inputs, outputs)
         return function
 
     return register
 
 
 def translate(layer: Layer) -> Step:
-    """What a layer does, its weights read.
+    """Return the step of a layer; its weights are read here.
 
     Raises:
-        UnsupportedError: the layer type, or a value in it, is not known.
-        ArtifactError: its contents cannot be right.
+        UnsupportedError: timmx cannot evaluate the layer type or a value in it.
+        ArtifactError: its contents are invalid.
     """
     if layer.kind == "custom":
         # No hint: Core ML cannot run it either without the app that has the class.
@@ -116,9 +116,9 @@ def translate(layer: Layer) -> Step:
             f"timmx cannot evaluate layer {layer.name!r} (custom): it runs the class {layer.params.className!r} of an "
             "app"
         )
-    if layer.kind not in _KNOWN:
+    if layer.kind not in _TRANSLATIONS:
         raise not_evaluated(f"timmx cannot evaluate layer {layer.name!r}: it has the type {layer.kind!r}")
-    function, inputs, outputs = _KNOWN[layer.kind]
+    function, inputs, outputs = _TRANSLATIONS[layer.kind]
     for what, names, allowed in (
         ("inputs", layer.inputs, inputs),
         ("outputs", layer.outputs, None if outputs is None else (outputs,)),

@@ -1,4 +1,4 @@
-"""Norms and softmaxes, and the scales and biases that go with them."""
+"""Normalization, softmax, scale and bias layers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _mean_variance(layer: Layer) -> Step:
 
     def normalize(x: torch.Tensor) -> torch.Tensor:
         variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-        # Inside the root: coremltools writes layer norms as this layer, with the norm's own epsilon.
+        # The epsilon is inside the root: coremltools writes layer norms as this layer, with the norm's own epsilon.
         return (x - mean) / (variance + epsilon).sqrt()
 
     return normalize
@@ -79,7 +79,7 @@ def _local_response(layer: Layer) -> Step:
         float(params.k) or 1.0,
     )
     if size % 2 == 0:
-        raise layer.refused(
+        raise layer.unsupported(
             f"its window has {size} channels, and the longer side of an even window is not documented"
         )
 
@@ -118,9 +118,9 @@ def _bias(layer: Layer) -> Step:
     return lambda x: _same_shape(x + bias, x)
 
 
-def _channel_like(layer: Layer, field: str, stored: Sequence[Any]) -> torch.Tensor:
-    """Values of the shape [1], [C], [1, H, W] or [C, H, W], to be broadcast over (..., C, H, W)."""
-    shape = [int(size) for size in stored]
+def _channel_like(layer: Layer, field: str, sizes: Sequence[Any]) -> torch.Tensor:
+    """Return values of shape [1], [C], [1, H, W] or [C, H, W] that broadcast over (..., C, H, W)."""
+    shape = [int(size) for size in sizes]
     if len(shape) not in (1, 3):
         raise layer.damaged(f"the shape {shape} of its {field!r} has {len(shape)} entries instead of 1 or 3")
     values = layer.weights(field, shape)

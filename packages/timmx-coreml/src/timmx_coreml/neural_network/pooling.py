@@ -1,11 +1,11 @@
-"""Pools, and what pads and crops height and width."""
+"""Pooling layers, and layers that pad and crop."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from timmx_coreml.neural_network.geometry import Pads, as_images, like, pad, padding_rule
+from timmx_coreml.neural_network.geometry import Pads, as_images, pad, padding_rule, restore_batch
 from timmx_coreml.neural_network.layer import Layer, Step, translates
 from timmx_coreml.schema import schema
 
@@ -38,12 +38,12 @@ def _pooling(layer: Layer) -> Step:
         images = as_images(x)
         pads, counted = pads_of(images.shape[-2:])
         if kind == "MAX":
-            return like(F.max_pool2d(pad(images, pads, -torch.inf), kernel, stride), x)
+            return restore_batch(F.max_pool2d(pad(images, pads, -torch.inf), kernel, stride), x)
         values = images if kind == "AVERAGE" else images.square()
         sums = F.avg_pool2d(pad(values, pads), kernel, stride, divisor_override=1)
         if kind == "L2":
-            return like(sums.sqrt(), x)
-        return like(sums / _counts(images.shape[-2:], pads, counted, exclude, kernel, stride), x)
+            return restore_batch(sums.sqrt(), x)
+        return restore_batch(sums / _counts(images.shape[-2:], pads, counted, exclude, kernel, stride), x)
 
     return pool
 
@@ -51,11 +51,11 @@ def _pooling(layer: Layer) -> Step:
 def _complete(
     size: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int], amounts: tuple[int, int]
 ) -> tuple[Pads, Pads]:
-    """`includeLastPixel`: windows until the last pixel is in one, over the padding's end if need be.
+    """`includeLastPixel`: add windows until one contains the last pixel, beyond the padding if needed.
 
     Returns:
-        The pads that hold all windows, and those of them that are stated: an average counts the stated ones
-        only, as in PyTorch's ceil_mode, which coremltools' documentation says this is.
+        The padding for all windows, and the part of it that an average counts: the declared padding, as in PyTorch's
+        ceil_mode, which coremltools' documentation names as the same.
 
     Source: `PoolingLayerParams` in Apple's NeuralNetwork.proto.
     """
@@ -79,7 +79,7 @@ def _counts(
     kernel: tuple[int, int],
     stride: tuple[int, int],
 ) -> torch.Tensor | int:
-    """By what an average's sums are divided: the window, less what is beyond the counted padding."""
+    """Return the divisors of an average: the elements of each window up to the counted padding."""
     if not any(pads) or (pads == counted and not exclude):
         return kernel[0] * kernel[1]
     ones = torch.ones(1, 1, *size)
@@ -125,7 +125,7 @@ def _padding(layer: Layer) -> Step:
 def _constant_pad(layer: Layer) -> Step:
     params = layer.params
     if params.padToGivenOutputSizeMode:
-        raise layer.refused("it uses padToGivenOutputSizeMode")
+        raise layer.unsupported("it uses padToGivenOutputSizeMode")
     value = float(params.value)
     stored = [int(amount) for amount in params.padAmounts]
     if len(layer.inputs) == 1 and (not stored or len(stored) % 2):

@@ -1,4 +1,4 @@
-"""Long short-term memories and gated recurrent units; sequences are (sequence, batch, vector, 1, 1)."""
+"""LSTM and GRU layers; sequences are (sequence, batch, vector, 1, 1)."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 Cell = Callable[[torch.Tensor, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
-"""One step: a vector and the states before it to the states after it, the output first."""
+"""One step: takes a vector and the states before it, returns the states after it, the output first."""
 
 
 @translates("uniDirectionalLSTM", inputs=(1, 3), outputs=None)
 def _lstm(layer: Layer) -> Step:
     params = layer.params
     cell = _lstm_cell(layer, params.weightParams, params.activations)
-    return _one_way(layer, cell, 2, bool(params.params.sequenceOutput), bool(params.reverseInput))
+    return _unidirectional(layer, cell, 2, bool(params.params.sequenceOutput), bool(params.reverseInput))
 
 
 @translates("gru", inputs=(1, 2), outputs=None)
 def _gru(layer: Layer) -> Step:
     params = layer.params
     cell = _gru_cell(layer)
-    return _one_way(layer, cell, 1, bool(params.sequenceOutput), bool(params.reverseInput))
+    return _unidirectional(layer, cell, 1, bool(params.sequenceOutput), bool(params.reverseInput))
 
 
 @translates("biDirectionalLSTM", inputs=(1, 5), outputs=None)
-def _both_ways(layer: Layer) -> Step:
+def _bidirectional_lstm(layer: Layer) -> Step:
     params = layer.params
     if len(params.weightParams) != 2:
         raise layer.damaged(f"it has {len(params.weightParams)} sets of weights instead of 2")
@@ -45,18 +45,20 @@ def _both_ways(layer: Layer) -> Step:
 
     def run(x: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         sequence = _vectors(x, int(params.inputVectorSize))
-        ahead, ahead_states = _sweep(forward, sequence, _states(states[:2], sequence, size, 2))
-        back, back_states = _sweep(backward, sequence.flip(0), _states(states[2:], sequence, size, 2))
-        # Of a sequence, each backward output stands beside the forward one of the same vector.
-        y = torch.cat((ahead, back.flip(0)) if whole else (ahead[-1:], back[-1:]), -1)
+        forward_y, forward_states = _sweep(forward, sequence, _states(states[:2], sequence, size, 2))
+        backward_y, backward_states = _sweep(
+            backward, sequence.flip(0), _states(states[2:], sequence, size, 2)
+        )
+        # In a sequence, each backward output is joined to the forward one of the same vector.
+        y = torch.cat((forward_y, backward_y.flip(0)) if whole else (forward_y[-1:], backward_y[-1:]), -1)
         return tuple(
-            blob[..., None, None] for blob in (y, *(s[None] for s in (*ahead_states, *back_states)))
+            blob[..., None, None] for blob in (y, *(s[None] for s in (*forward_states, *backward_states)))
         )[:count]
 
     return run
 
 
-def _one_way(layer: Layer, cell: Cell, states_count: int, whole: bool, backwards: bool) -> Step:
+def _unidirectional(layer: Layer, cell: Cell, states_count: int, whole: bool, backwards: bool) -> Step:
     size, in_size = int(layer.params.outputVectorSize), int(layer.params.inputVectorSize)
     count = len(layer.outputs)
     if count not in (1, 1 + states_count):
@@ -65,7 +67,7 @@ def _one_way(layer: Layer, cell: Cell, states_count: int, whole: bool, backwards
     def run(x: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         sequence = _vectors(x, in_size)
         if backwards and whole and len(sequence) > 1:
-            raise layer.refused(
+            raise layer.unsupported(
                 "it uses reverseInput with a sequence of outputs, whose order is not documented"
             )
         sequence = sequence.flip(0) if backwards else sequence
@@ -85,7 +87,7 @@ def _vectors(x: torch.Tensor, size: int) -> torch.Tensor:
 def _states(
     blobs: Sequence[torch.Tensor], sequence: torch.Tensor, size: int, count: int
 ) -> tuple[torch.Tensor, ...]:
-    """The initial states as (batch, size), zero where none are given."""
+    """Return the initial states as (batch, size); zeros by default."""
     batch = sequence.shape[1]
     return tuple(blob.reshape(batch, size) for blob in blobs) or (torch.zeros(batch, size),) * count
 
@@ -93,7 +95,7 @@ def _states(
 def _sweep(
     cell: Cell, sequence: torch.Tensor, states: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """All outputs, and the last states."""
+    """Run a cell over a sequence; return all outputs and the last states."""
     outputs = []
     for vector in sequence:
         states = cell(vector, states)
@@ -112,7 +114,7 @@ def _clip(x: torch.Tensor) -> torch.Tensor:
 
 
 def _lstm_cell(layer: Layer, weights: Any, activations: Any) -> Cell:
-    """Source: `LSTMParams` in Apple's NeuralNetwork.proto."""
+    """Return the cell of an LSTM. Source: `LSTMParams` in Apple's NeuralNetwork.proto."""
     params = layer.params.params
     size, in_size = int(layer.params.outputVectorSize), int(layer.params.inputVectorSize)
     f, g, h = _activations(layer, activations, 3)
@@ -136,15 +138,15 @@ def _lstm_cell(layer: Layer, weights: Any, activations: Any) -> Cell:
         y, c = states
         i, forget, z, o = (x @ w.T + y @ r.T + bias).chunk(4, -1)
         i, z = f(_clip(i + peep_i * c)), g(_clip(z))
-        kept = 1 - i if coupled else f(_clip(forget + peep_f * c))
-        c = (c * kept + i * z).clamp(-limit, limit)
+        forget = 1 - i if coupled else f(_clip(forget + peep_f * c))
+        c = (c * forget + i * z).clamp(-limit, limit)
         return h(c) * f(_clip(o + peep_o * c)), c
 
     return cell
 
 
 def _gru_cell(layer: Layer) -> Cell:
-    """Source: `GRULayerParams` in Apple's NeuralNetwork.proto."""
+    """Return the cell of a GRU. Source: `GRULayerParams` in Apple's NeuralNetwork.proto."""
     params = layer.params
     size, in_size = int(params.outputVectorSize), int(params.inputVectorSize)
     f, g = _activations(layer, params.activations, 2)

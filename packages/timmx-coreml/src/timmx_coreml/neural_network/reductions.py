@@ -1,4 +1,4 @@
-"""Layers that draw one axis or several together, or sort along one."""
+"""Layers that reduce or sort along axes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from timmx_coreml.neural_network.layer import Layer, Step, translates
 from timmx_coreml.schema import schema
 
 Reduce = Callable[[torch.Tensor, tuple[int, ...]], torch.Tensor]
-"""A blob and axes to the blob with those axes of size 1."""
+"""Takes a blob and axes, returns the blob with those axes of size 1."""
 
 
 def _product(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
@@ -37,19 +37,19 @@ _REDUCTIONS: dict[str, Reduce] = {
 def _reduce(layer: Layer) -> Step:
     function = _REDUCTIONS[layer.kind]
     axes = tuple(int(axis) for axis in layer.params.axes)
-    whole, keep = bool(layer.params.reduceAll), bool(layer.params.keepDims)
-    if not axes and not whole:
+    reduce_all, keep = bool(layer.params.reduceAll), bool(layer.params.keepDims)
+    if not axes and not reduce_all:
         raise layer.damaged("it has no axes")
 
     def reduce(x: torch.Tensor) -> torch.Tensor:
-        every = tuple(range(x.ndim)) if whole else tuple(axis % x.ndim for axis in _within(axes, x))
+        every = tuple(range(x.ndim)) if reduce_all else tuple(axis % x.ndim for axis in _check_axes(axes, x))
         y = function(x, every)
         return y if keep else y.squeeze(every)
 
     return reduce
 
 
-def _within(axes: tuple[int, ...], x: torch.Tensor) -> tuple[int, ...]:
+def _check_axes(axes: tuple[int, ...], x: torch.Tensor) -> tuple[int, ...]:
     for axis in axes:
         if not -x.ndim <= axis < x.ndim:
             raise ValueError(f"axis {axis} does not exist")
@@ -58,7 +58,7 @@ def _within(axes: tuple[int, ...], x: torch.Tensor) -> tuple[int, ...]:
 
 @translates("reduce")
 def _old_reduce(layer: Layer) -> Step:
-    """The older reductions, over named axes; the rank stays."""
+    """The older reductions, over named axes; the rank stays the same."""
     params = layer.params
     names = schema("NeuralNetwork_pb2").ReduceLayerParams
     mode = names.ReduceOperation.Name(params.mode)

@@ -1,4 +1,4 @@
-"""Layers that give an image another height and width."""
+"""Layers that resize images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from timmx_coreml.neural_network.layer import Layer, Step, translates
 from timmx_coreml.schema import schema
 
 Grid = Callable[[int, int], torch.Tensor]
-"""Input and output size of an axis to the points, in pixels of the input, at which it is sampled."""
+"""Takes the input and output size of an axis, returns the sampled positions in input pixels."""
 
 
 def _align_corners(size: int, count: int) -> torch.Tensor:
@@ -39,7 +39,7 @@ _UPSAMPLE: dict[str, Grid] = {
     "ALIGN_CORNERS_TRUE": _align_corners,
     "ALIGN_CORNERS_FALSE": _half_pixel,
 }
-"""`UpsampleLayerParams`, as coremltools' `add_upsample` documents its modes."""
+"""The modes of `UpsampleLayerParams`, as documented by coremltools' `add_upsample`."""
 
 _RESIZE: dict[str, Grid] = {
     "STRICT_ALIGN_ENDPOINTS_MODE": _align_corners,
@@ -47,7 +47,7 @@ _RESIZE: dict[str, Grid] = {
     "UPSAMPLE_MODE": _from_first,
     "ROI_ALIGN_MODE": _roi_align,
 }
-"""`SamplingMode` in Apple's NeuralNetwork.proto."""
+"""The modes of `SamplingMode` in Apple's NeuralNetwork.proto."""
 
 
 @translates("upsample")
@@ -81,7 +81,7 @@ def _upsample(layer: Layer) -> Step:
 
 
 def _scaled(size: int, factor: float) -> int:
-    """floor(size * factor), in float32 as the factor is stored: 7 * 11/7 is 11 there, and 10.9999998 in float64."""
+    """Return floor(size * factor) in float32, the type of a stored factor: 7 * 11/7 is 11, in float64 10.9999998."""
     return math.floor(torch.tensor(float(factor), dtype=torch.float32) * size)
 
 

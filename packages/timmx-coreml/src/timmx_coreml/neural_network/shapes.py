@@ -1,4 +1,4 @@
-"""Layers that change how numbers are arranged, and no number."""
+"""Layers that rearrange values without changing them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _transpose(layer: Layer) -> Step:
 
 @translates("permute")
 def _permute(layer: Layer) -> Step:
-    """Axes 0 to 3 are sequence, channel, height and width of five; the batch stays where it is."""
+    """Axes 0 to 3 are sequence, channel, height and width of five axes; the batch axis stays in place."""
     axes = [int(axis) for axis in layer.params.axis] or [0, 1, 2, 3]
     if sorted(axes) != [0, 1, 2, 3]:
         raise layer.damaged(f"its axes {axes} are not a permutation of 0 to 3")
@@ -218,7 +218,7 @@ def _reorganize(layer: Layer) -> Step:
     def reorganize(x: torch.Tensor) -> torch.Tensor:
         *batch, channels, height, width = x.shape
         if mode == "SPACE_TO_DEPTH":
-            # The place within the block counts before the channel, as in TensorFlow, whose operation this is.
+            # The position in the block comes before the channel, as in TensorFlow's operation.
             y = x.reshape(-1, channels, height // block, block, width // block, block)
             y = y.permute(0, 3, 5, 1, 2, 4)
             return y.reshape(*batch, channels * block**2, height // block, width // block)

@@ -1,4 +1,4 @@
-"""Layers that take a part along one axis or several."""
+"""Layers that slice along axes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _slice(layer: Layer) -> Step:
         size = x.shape[axis]
         first, last = (index + size if index < 0 else index for index in (start, end))
         if last > size or first < 0:
-            raise layer.refused(
+            raise layer.unsupported(
                 f"it takes {start} to {end} of an axis of size {size}, and what lies beyond is not documented"
             )
         if last <= first:
@@ -60,7 +60,7 @@ def _slice_dynamic(layer: Layer) -> Step:
 
 
 class _Slices:
-    """Numpy's slices, axis by axis; a masked bound is none, and a squeezed axis is indexed by its begin."""
+    """Slices like numpy, axis by axis; a masked bound is ignored, and a squeezed axis is indexed by its begin."""
 
     def __init__(self, layer: Layer) -> None:
         params = layer.params
@@ -73,12 +73,12 @@ class _Slices:
     def take(self, x: torch.Tensor, begin: Sequence[int], end: Sequence[int]) -> torch.Tensor:
         rank = x.ndim
         if not rank == len(begin) == len(end):
-            raise ValueError(f"{len(begin)} begins and {len(end)} ends are given for {rank} axes")
-        strides = _of_each_axis(self._strides, 1, rank)
+            raise ValueError(f"there are {len(begin)} begins and {len(end)} ends for {rank} axes")
+        strides = _per_axis(self._strides, 1, rank)
         begin_masks, end_masks = (
-            _of_each_axis(masks, False, rank) for masks in (self._begin_masks, self._end_masks)
+            _per_axis(masks, False, rank) for masks in (self._begin_masks, self._end_masks)
         )
-        squeezed = [axis for axis, mask in enumerate(_of_each_axis(self._squeeze_masks, False, rank)) if mask]
+        squeezed = [axis for axis, mask in enumerate(_per_axis(self._squeeze_masks, False, rank)) if mask]
         for axis, size in enumerate(x.shape):
             first = None if begin_masks[axis] else begin[axis]
             if axis in squeezed:
@@ -94,8 +94,8 @@ class _Slices:
         return x.squeeze(squeezed) if squeezed else x
 
 
-def _of_each_axis(values: Sequence[int], default: int, rank: int) -> Sequence[int]:
-    """One value an axis. coremltools' builder writes its defaults five times, whatever the rank."""
+def _per_axis(values: Sequence[int], default: int, rank: int) -> Sequence[int]:
+    """Return one value per axis. coremltools' builder writes its defaults five times, whatever the rank."""
     if len(values) == rank:
         return values
     if not values or (len(values) > rank and len(set(values)) == 1):

@@ -1,4 +1,4 @@
-"""The weights of a layer, in every form that the format stores them, as float32 tensors."""
+"""Reads the weights of a layer, in all forms of the format, as float32 tensors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def read_weights(message: Any, shape: Sequence[int], channel_axis: int = 0) -> torch.Tensor:
-    """A `WeightParams` message as a float32 tensor.
+    """Return a `WeightParams` message as a float32 tensor.
 
     Args:
         message: stored as floatValue, as float16Value, or as rawValue with linear or lookup-table quantization.
-        shape: what the layer says the weights are.
-        channel_axis: the axis along which linear quantization may have a scale and a bias each.
+        shape: the declared shape of the weights.
+        channel_axis: the axis that may have a scale and a bias per index in linear quantization.
 
     Raises:
-        ValueError: the contents do not fit the shape, or contradict themselves.
-        NotImplementedError: a form that only Apple's kernels give a meaning to.
+        ValueError: the contents do not fit the shape, or are inconsistent.
+        NotImplementedError: the form is defined by Apple's kernels only.
     """
     shape = tuple(int(size) for size in shape)
     forms = [
@@ -48,7 +48,7 @@ def read_weights(message: Any, shape: Sequence[int], channel_axis: int = 0) -> t
 
 
 def _floats(message: Any) -> NDArray[np.float32]:
-    """`floatValue` without a Python object for each number: 25 million of them (resnet50) take 0.1 s, not 2 s."""
+    """Read `floatValue` without a Python object per number: 25 million of them (resnet50) take 0.1 s, not 2 s."""
     stored = type(message)()
     # A message with the one field serializes to its tag (field 1, packed: 0x0a), a varint length, and the floats.
     stored.floatValue.MergeFrom(message.floatValue)
@@ -63,7 +63,7 @@ def _halves(stored: bytes) -> NDArray[np.float16]:
 
 
 def _dequantize(message: Any, shape: tuple[int, ...], channel_axis: int) -> NDArray[np.float32]:
-    """1 to 8 bits a weight, the most significant bit first, across byte borders."""
+    """Dequantize weights of 1 to 8 bits, most significant bit first, across byte boundaries."""
     quantization = message.quantization
     bits = quantization.numberOfBits
     if not 1 <= bits <= 8:

@@ -1,1 +1,1 @@
-"""The rewrites of `timmx_litert.lower`, a room for each kind of gap in litert-torch 0.10."""
+"""The rewrites of `timmx_litert.lower`, one file for each kind of gap in litert-torch 0.10."""

@@ -1,4 +1,4 @@
-"""Expansions where litert-torch 0.10 keeps their meaning."""
+"""Moves expansions to places where litert-torch 0.10 converts them correctly."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ aten = torch.ops.aten
 
 
 def permute_before_expanding(graph: torch.fx.Graph) -> None:
-    """Write a permutation of an expanded tensor as an expansion of the permuted one.
+    """Replace a permutation of an expanded tensor by an expansion of the permuted tensor.
 
-    The other way round litert-torch 0.10 writes a BROADCAST_TO whose shapes do not fit, and no runtime opens the file.
+    For the original order litert-torch 0.10 writes a BROADCAST_TO with wrong shapes, and no runtime opens the file.
     """
     for node in graph.nodes:
         if node.target not in (aten.permute.default, aten.transpose.int):
@@ -26,13 +26,13 @@ def permute_before_expanding(graph: torch.fx.Graph) -> None:
             order[first], order[second] = order[second], order[first]
         source = expand.args[0]
         sizes, shape = source.meta["val"].shape, node.meta["val"].shape
-        lead = len(shape) - len(sizes)
+        leading = len(shape) - len(sizes)
         with graph.inserting_before(node):
-            whole = graph.call_function(aten.reshape.default, (source, [*[1] * lead, *sizes]))
-            permuted = graph.call_function(aten.permute.default, (whole, order))
+            reshaped = graph.call_function(aten.reshape.default, (source, [*[1] * leading, *sizes]))
+            permuted = graph.call_function(aten.permute.default, (reshaped, order))
             new = graph.call_function(aten.expand.default, (permuted, list(shape)))
-        whole.meta["val"] = source.meta["val"].reshape([*[1] * lead, *sizes])
-        permuted.meta["val"] = whole.meta["val"].permute(order)
+        reshaped.meta["val"] = source.meta["val"].reshape([*[1] * leading, *sizes])
+        permuted.meta["val"] = reshaped.meta["val"].permute(order)
         new.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(new)
     graph.eliminate_dead_code()

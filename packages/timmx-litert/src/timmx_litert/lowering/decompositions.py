@@ -1,6 +1,6 @@
-"""Which operations are rewritten, each as a function of plain torch code, traced by `run_decompositions`.
+"""The operations that are rewritten, each as a function of plain torch code, traced by `run_decompositions`.
 
-A function answers NotImplemented where litert-torch 0.10 does well as it is: the operation then stays.
+A function returns NotImplemented where litert-torch 0.10 needs no rewrite: the operation then stays.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 RANK_LIMIT = 4
-"""The most dimensions that the GPU delegates hold."""
+"""The maximum rank that the GPU delegates support."""
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
@@ -48,10 +48,10 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def _matmul(other: Callable[..., Any]) -> Callable[..., Any]:
-    """Around what litert-torch 0.10 gets wrong of single pairs of matrices.
+    """Avoid two forms of matrix products that litert-torch 0.10 converts wrongly.
 
     It confuses the dimensions of a product of two transposes that is itself transposed (efficientvim), and those of two
-    products of two dimensions in a row (csatv2).
+    consecutive products of rank 2 (csatv2).
     """
 
     def function(x: torch.Tensor, y: torch.Tensor) -> Any:
@@ -81,7 +81,7 @@ def _scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Spelled out, the queries that share a key as rows of one matrix.
+    """Attention in elementary operations, with the queries that share a key as rows of one matrix.
 
     litert-torch 0.10 repeats a key that several heads share, and then multiplies by the wrong ones (mobilenetv5, at any
     precision); torch's own decomposition scales the key too.
@@ -131,7 +131,7 @@ def _batch_norm(
     momentum: float,
     eps: float,
 ) -> Any:
-    """As a factor and a term for every channel: of images as a depthwise convolution, which XNNPACK does in one pass.
+    """Batch norm as one factor and one term per channel; for images a depthwise convolution, one pass in XNNPACK.
 
     litert-torch 0.10 writes a subtraction, two products and a sum, and rounds after each.
     """
@@ -157,14 +157,15 @@ def _fold(
     padding: list[int],
     stride: list[int],
 ) -> Any:
-    """As sums of shifted maps, one for every place between two windows, which a pixel shuffle puts together.
+    """`fold` as sums of shifted maps, one sum per offset within the stride, interleaved by a pixel shuffle.
 
-    litert-torch 0.10 has no `index_put` that adds, which torch makes of it, and TFLite no deconvolution in groups.
+    torch decomposes it to an accumulating `index_put`, which litert-torch 0.10 lacks; TFLite has no grouped
+    deconvolution.
     """
     if dilation != [1, 1] or any(step > edge for step, edge in zip(stride, kernel, strict=True)):
         return NotImplemented
     rows, columns = ((size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2))
-    reach = [-(-kernel[i] // stride[i]) for i in range(2)]  # how many windows a pixel lies in, at most
+    reach = [-(-kernel[i] // stride[i]) for i in range(2)]  # the most windows that contain one pixel
     channels = x.shape[1] // (kernel[0] * kernel[1])
     maps = x.reshape(x.shape[0] * channels, kernel[0] * kernel[1], rows, columns)
     phases = []

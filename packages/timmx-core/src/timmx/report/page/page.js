@@ -1,4 +1,4 @@
-// What a report does without a plot: its tables sort, its commands can be copied, its theme can be chosen.
+// Sorts tables, copies commands and switches the theme.
 "use strict";
 
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
@@ -23,7 +23,7 @@ for (const table of document.querySelectorAll("table")) {
   }
 }
 
-// A cell's value: null where there is none, a number where it has one, else its text.
+// A cell's value: null if it is missing, a number if it has one, else its text.
 function key(cell) {
   if ("none" in cell.dataset) return null;
   if (!("order" in cell.dataset)) return cell.textContent;
@@ -31,7 +31,7 @@ function key(cell) {
   return order.endsWith("inf") ? (order.startsWith("-") ? -Infinity : Infinity) : Number(order);
 }
 
-// What is missing comes last in either direction.
+// Missing values sort last in both directions.
 function compare(a, b, direction) {
   if (a === null || b === null) return (a === null) - (b === null);
   if (typeof a === "number" && typeof b === "number") return direction * (a < b ? -1 : a > b ? 1 : 0);
@@ -48,7 +48,7 @@ for (const command of document.querySelectorAll(".command")) {
       await navigator.clipboard.writeText(code.textContent);
       button.textContent = "copied";
     } catch {
-      getSelection().selectAllChildren(code); // no permission: then a person presses the keys
+      getSelection().selectAllChildren(code); // without permission, the user copies the selection
       button.textContent = "selected";
     }
     setTimeout(() => (button.textContent = "copy"), 1500);

@@ -1,7 +1,7 @@
-// The plots of a report: drawn from the data beside each, in the colours of the theme, as wide as there is room.
+// Draws the plots of a report from their embedded data, in the colors of the theme and the available width.
 const LIGHT = {
   paper: "#ffffff", ink: "#1b2430", soft: "#566273", line: "#d9dfe7", raised: "#f5f7fa",
-  // Okabe and Ito's colours, which colour-blind people tell apart, without yellow and black.
+  // The color-blind safe palette of Okabe and Ito, without yellow and black.
   marks: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a"],
   right: [[0, "#eef4fb"], [0.5, "#7fb2dd"], [1, "#0b559f"]],
   wrong: [[0, "#fff0e0"], [0.5, "#f5a45c"], [1, "#b23c00"]],
@@ -45,12 +45,12 @@ function draw(theme, width) {
   }
 }
 
-// Plotly reads a few tags and entities in texts; names are shown as they are.
+// Escapes names, because Plotly interprets some tags and entities in texts.
 function plain(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
-// The middle of a long name says least: files differ at their ends.
+// Shortens long names in the middle, because file names differ at their ends.
 function short(name, most) {
   const letters = [...name];
   if (letters.length <= most) return plain(name);
@@ -66,7 +66,7 @@ function axis(about, theme, room) {
   };
 }
 
-// Steps of 1, 2, 5 on a logarithmic axis, from exponent to exponent; of 1 alone where there is no room for all.
+// Ticks of a logarithmic axis: 1, 2, 5 times powers of ten, or only powers of ten if there is not enough room.
 function logTicks(about, low, high, width) {
   if (!about.log) return {};
   const steps = (digits) => {
@@ -84,7 +84,7 @@ function logTicks(about, low, high, width) {
   return ticks.length > 1 ? { tickvals: ticks } : {};
 }
 
-// Names of horizontal boxes and bars, the first on top: at the left, or above each where there is little room.
+// Names of horizontal boxes and bars, the first on top: at the left, or above each if there is little room.
 function rows(names, theme, room) {
   const above = room < 500 && names.some((name) => name.length > 12);
   const side = {
@@ -106,7 +106,7 @@ function scatter(data, theme, room) {
   const low = (p) => p.low ?? p.y, high = (p) => p.high ?? p.y;
   const x = range(data.points.map((p) => p.x), data.points.map((p) => p.x), data.x.log);
   const y = range(data.points.map(low), data.points.map(high), false);
-  if (data.y.kind === "percent" && data.points.every((p) => low(p) >= 0 && high(p) <= 1)) { // shares end there
+  if (data.y.kind === "percent" && data.points.every((p) => low(p) >= 0 && high(p) <= 1)) { // fractions are in 0 to 1
     [y[0], y[1]] = [Math.max(0, y[0]), Math.min(1, y[1])];
   }
   const across = (value) => (value - x[0]) / (x[1] - x[0]) * inside.width;
@@ -117,7 +117,7 @@ function scatter(data, theme, room) {
   }));
   const colour = (p) => theme.marks[p.colour % theme.marks.length];
   const traces = placed.map((p) => ({
-    type: "scatter", mode: "markers", x: [p.x], y: [p.y], cliponaxis: false, // a mark at 100 % is drawn whole
+    type: "scatter", mode: "markers", x: [p.x], y: [p.y], cliponaxis: false, // a mark at 100 % is not cut off
     error_y: p.low === null ? undefined : {
       type: "data", symmetric: false, array: [p.high - p.y], arrayminus: [p.y - p.low], thickness: 1, width: 4, color: colour(p),
     },
@@ -130,9 +130,9 @@ function scatter(data, theme, room) {
   const names = labels(placed, inside).map(({ point, dx, dy, gap }) => ({
     x: point.at, y: point.y, text: point.label, font: { size: 12, color: theme.ink }, bgcolor: theme.paper + "b0", borderpad: 0,
     ax: dx, ay: dy, showarrow: true, arrowhead: 0, arrowwidth: 1, standoff: point.diameter / 2,
-    arrowcolor: gap > 0 ? theme.soft : "rgba(0,0,0,0)", // a line to a name that is far from its mark
+    arrowcolor: gap > 0 ? theme.soft : "rgba(0,0,0,0)", // a line to a name at a distance from its mark
   }));
-  const above = { // the title of the vertical axis, to be read without turning the head
+  const above = { // the title of the vertical axis, written horizontally
     xref: "paper", yref: "paper", x: 0, y: 1, xanchor: "left", yanchor: "bottom", xshift: -margin.l + 12, yshift: 8,
     text: short(data.y.title, 60), showarrow: false, font: { size: 13, color: theme.soft },
   };
@@ -146,7 +146,7 @@ function scatter(data, theme, room) {
   };
 }
 
-// From the lowest to the highest with room for marks and names; logarithms where the axis is one.
+// The range of an axis, with room for marks and names; as logarithms for a logarithmic axis.
 function range(lows, highs, log, share = 0.14) {
   let low = Math.min(...lows), high = Math.max(...highs);
   if (log) [low, high] = [Math.log10(low), Math.log10(high)];
@@ -154,8 +154,8 @@ function range(lows, highs, log, share = 0.14) {
   return [low - pad, high + pad];
 }
 
-// A place for each name near its mark, where it meets no other name and no mark, and if it can be no whisker;
-// none where there is no room. The offset leads from the mark's middle to the name's.
+// Finds a position for each name near its mark that overlaps no other name or mark, and if possible no whisker.
+// Names without room are left out. The offset is from the center of the mark to the center of the name.
 function labels(points, inside) {
   const taken = points.map((p) => box(p.left, p.top, p.diameter, p.diameter));
   const whiskers = points.filter((p) => p.low !== null).map((p) => [p.left - 2, p.whisker[0], p.left + 2, p.whisker[1]]);
@@ -163,9 +163,9 @@ function labels(points, inside) {
   for (const point of [...points].sort((a, b) => a.diameter - b.diameter)) {
     const wide = letters(point.label) * 6.8 + 4, high = 16, r = point.diameter / 2 + 3;
     let best = null;
-    for (const gap of points.length > 10 ? [0, 12] : [0, 12, 25, 40, 60, 85, 120]) { // of many, only beside their marks
+    for (const gap of points.length > 10 ? [0, 12] : [0, 12, 25, 40, 60, 85, 120]) { // with many marks, only next to them
       for (const [h, v] of [[1, 0], [-1, 0], [0, -1], [0, 1], [1, -1], [1, 1], [-1, -1], [-1, 1]]) {
-        const reach = h && v ? 0.6 : 1; // a corner of a circle lies nearer
+        const reach = h && v ? 0.6 : 1; // diagonally, the edge of the circle is closer
         const dx = h * ((r + gap) * reach + wide / 2), dy = v * ((r + gap) * reach + high / 2);
         const own = box(point.left + dx, point.top + dy, wide, high);
         if (own[0] < 0 || own[2] > inside.width || own[1] < -8 || own[3] > inside.height) continue;
@@ -218,7 +218,7 @@ function boxes(data, theme, room) {
 
 function bars(data, theme, room) {
   const names = data.bars.map((b) => b.name);
-  const many = names.length > 60; // too many to name: then hovering tells
+  const many = names.length > 60; // too many for names: shown on hover
   const values = data.bars.map((b) => b.value), places = names.map((_, i) => i);
   const whiskers = {
     type: "data", symmetric: false, thickness: 1.2, width: many ? 0 : 4, color: theme.ink,
@@ -253,7 +253,7 @@ function bars(data, theme, room) {
   };
 }
 
-// Colours by the logarithm of the count, so that one confusion shows beside a hundred right answers.
+// Colors by the logarithm of the count, so that one confusion is visible next to a hundred correct answers.
 function matrix(data, theme, room) {
   const n = data.labels.length, few = n <= 20;
   const layer = (isRight, colorscale) => {
@@ -263,12 +263,12 @@ function matrix(data, theme, room) {
       for (const cell of cells) rows[cell[0]][cell[1]] = value(cell);
       return rows;
     };
-    const most = cells.reduce((found, [, , count]) => Math.max(found, count), 5); // a single one is never the strongest
+    const most = cells.reduce((found, [, , count]) => Math.max(found, count), 5); // a single image never gets the strongest color
     return {
       type: "heatmap", z: filled(null, ([, , count]) => Math.log10(1 + count)), zmin: 0, zmax: Math.log10(1 + most),
       colorscale, showscale: false, xgap: few ? 2 : 0, ygap: few ? 2 : 0, hoverongaps: false,
       hovertext: filled("", ([row, column, count]) =>
-        `<b>${count}</b> of class <b>${plain(data.labels[row])}</b><br>read as <b>${plain(data.labels[column])}</b>`),
+        `<b>${count}</b> of class <b>${plain(data.labels[row])}</b><br>predicted as <b>${plain(data.labels[column])}</b>`),
       hovertemplate: "%{hovertext}<extra></extra>",
       ...(few ? { text: filled("", ([, , count]) => String(count)), texttemplate: "%{text}", textfont: { size: 13, weight: 600 } } : {}),
     };
@@ -280,14 +280,14 @@ function matrix(data, theme, room) {
     ticks: "", showticklabels: side / n >= 9, constrain: "domain",
   };
   const title = (text) => ({ text, standoff: 12, font: { size: 13, color: theme.soft } });
-  const frame = { // what was counted ends here, where the corners are empty
+  const frame = { // the border of the matrix, whose corners may be empty
     type: "rect", xref: "x", yref: "y", x0: -0.5, y0: -0.5, x1: n - 0.5, y1: n - 0.5, line: { color: theme.line, width: 1 },
   };
   return {
     traces: [layer(false, theme.wrong), layer(true, theme.right)],
     layout: {
       height: side + 60, margin: { l: 16, r: 16, t: 12, b: 40 }, hovermode: "closest", shapes: [frame],
-      xaxis: { ...ticks, title: title("read as"), range: [-0.5, n - 0.5] },
+      xaxis: { ...ticks, title: title("predicted class"), range: [-0.5, n - 0.5] },
       yaxis: { ...ticks, title: title("true class"), range: [n - 0.5, -0.5], scaleanchor: "x" },
     },
   };

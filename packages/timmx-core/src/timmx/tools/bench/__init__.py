@@ -1,4 +1,4 @@
-"""`timmx bench`: latency, throughput and memory, measured in turns."""
+"""`timmx bench`: latency, throughput and memory of files."""
 
 from timmx.base import door
 

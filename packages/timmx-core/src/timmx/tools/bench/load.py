@@ -1,4 +1,4 @@
-"""Whether the cores that a bench is to use are free: threads that wait for a busy core make figures of nothing."""
+"""Checks that enough cores are free for a benchmark: threads that wait for a busy core distort the results."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmx.base import usable_cores
+from timmx.base import counted, usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LOOK_S = 0.3
+_SAMPLE_S = 0.3
 _SLACK = 0.5
-"""Cores: what a system does beside is less."""
+"""In cores: the background load of an idle system is lower."""
 
 
 def load_warning(threads: Sequence[int], when: str) -> list[str]:
-    """One sentence where other programs leave too few cores to this many threads; else none.
+    """A warning if other programs leave too few cores for this many threads, else an empty list.
 
-    Call it while the bench itself rests.
+    Call it while the benchmark itself is idle.
     """
     cores, busy = usable_cores(), busy_cores()
-    wanted = max(min(count, cores) for count in threads)
-    if busy is None or busy + wanted <= cores + _SLACK:
+    needed = max(min(count, cores) for count in threads)
+    if busy is None or busy + needed <= cores + _SLACK:
         return []
     # On 2 busy cores PyTorch took 252 ms a run with 2 threads, and 1.6 ms with one.
-    mend = "" if wanted == 1 else " --threads 1 lets none wait for another."
+    single = "" if needed == 1 else ", or use --threads 1, so that no thread waits for another"
     return [
-        f"Other programs kept {busy:.1f} of {cores} cores busy {when}, and {wanted} thread{'s' * (wanted != 1)} "
-        f"{'are' if wanted != 1 else 'is'} measured: "
-        f"the figures may be too high, a hundredfold where threads wait for each other. End what else runs.{mend}"
+        f"Other programs kept {busy:.1f} of {cores} cores busy {when}, but the benchmark uses "
+        f"{counted(needed, 'thread')}: latencies may be too high, by up to 100 times if threads wait for each other. "
+        f"Stop other processes{single}."
     ]
 
 
 def busy_cores() -> float | None:
-    """How many of the cores that this process may use are busy now.
+    """How many of the cores that this process may use are busy.
 
-    On Linux looked at for 0.3 s; elsewhere the system's load of the last minute. None where it tells neither.
+    Sampled for 0.3 s on Linux; elsewhere the load average of the last minute. None if neither is available.
     """
     before = _ticks()
     if before is not None:
-        time.sleep(_LOOK_S)
+        time.sleep(_SAMPLE_S)
         after = _ticks()
         if after is not None and after[1] > before[1]:
             return usable_cores() * (after[0] - before[0]) / (after[1] - before[1])
@@ -50,7 +50,7 @@ def busy_cores() -> float | None:
 
 
 def _ticks() -> tuple[int, int] | None:
-    """Busy and all ticks of our cores since the start of the system."""
+    """Busy ticks and all ticks of our cores since the system was started."""
     try:
         lines = Path("/proc/stat").read_text("utf-8").splitlines()
     except OSError:
@@ -61,5 +61,5 @@ def _ticks() -> tuple[int, int] | None:
     rows = [[int(part) for part in line.split()[1:9]] for line in lines if line.partition(" ")[0] in ours]
     if not rows:
         return None
-    everything = sum(map(sum, rows))
-    return everything - sum(row[3] + row[4] for row in rows), everything  # idle, and waiting for a disk
+    total = sum(map(sum, rows))
+    return total - sum(row[3] + row[4] for row in rows), total  # idle and iowait

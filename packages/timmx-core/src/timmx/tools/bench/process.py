@@ -1,4 +1,4 @@
-"""A worker as the bench sees it: asked by JSON lines, named when it dies, gone when the bench ends."""
+"""Starts, queries and ends a worker process of the benchmark; they communicate by JSON lines."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _CLOSING_S = 5.0
 
 
 class WorkerFailure(TimmxError):  # noqa: N818 - it becomes a line of the result
-    """A worker refused what it was asked, or died.
+    """A request to a worker failed, or the worker died.
 
     Attributes:
-        died: the process is gone.
-        kind: the name of the `TimmxError` that it raised; empty where it was another.
+        died: the process has ended.
+        kind: the name of the `TimmxError` that it raised; empty for other exceptions.
     """
 
     def __init__(self, message: str, *, hint: str = "", died: bool = False, kind: str = "") -> None:
@@ -40,30 +40,29 @@ class WorkerFailure(TimmxError):  # noqa: N818 - it becomes a line of the result
 
     @property
     def line(self) -> str:
-        """The message and the hint in one line."""
+        """The message and the hint on one line."""
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class WorkerProcess:
-    """A fresh Python process that runs `timmx.tools.bench.worker`. Usable in `with`, which ends it.
+    """A new Python process that runs `timmx.tools.bench.worker`; a context manager that ends it.
 
     Args:
-        threads: that its libraries may use, set before they are imported.
+        threads: number of threads that its libraries may use, set before they are imported.
     """
 
     def __init__(self, threads: int) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         variables = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-        # As multiprocessing does: what this process can import, so can the child; and -P leaves out the folder
-        # that a user happens to be in.
+        # As in multiprocessing, the child can import what this process can; -P excludes the current folder.
         path = os.pathsep.join(entry for entry in sys.path if entry)
-        # torch.compile would start a pool of processes, which would outlive a worker that is killed.
+        # torch.compile would start a process pool that outlives a killed worker.
         variables |= {"PYTHONPATH": path, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "timmx.tools.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._log,
             text=True,
             encoding="utf-8",
             env=os.environ | variables,
@@ -71,14 +70,14 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process id."""
         return self._process.pid
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Have it do something, and wait for the answer.
+        """Send a request and wait for the answer.
 
         Raises:
-            WorkerFailure: it could not, or is gone.
+            WorkerFailure: the request failed, or the process has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -95,7 +94,7 @@ class WorkerProcess:
         return answer
 
     def close(self) -> None:
-        """Let it end by itself; kill it where it does not."""
+        """Let the process end; kill it after 5 s."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -121,22 +120,22 @@ class WorkerProcess:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-        if not self._said.closed:
-            for line in self._last_words(20):
+        if not self._log.closed:
+            for line in self._last_lines(20):
                 reporter().detail(line)
-            self._said.close()
+            self._log.close()
 
     def _how_it_ended(self) -> str:
         code = self._process.wait()
-        how = f"ended with exit status {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
+        how = f"ended with exit status {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
         if -code == getattr(signal, "SIGKILL", None):
             how += ", as the system does when memory runs out"
-        last = self._last_words(1)
+        last = self._last_lines(1)
         return f"its process {how}{f': {last[0]}' if last else ''}"
 
-    def _last_words(self, count: int) -> list[str]:
-        self._said.seek(0)
-        text = self._said.read().decode("utf-8", "replace")
+    def _last_lines(self, count: int) -> list[str]:
+        self._log.seek(0)
+        text = self._log.read().decode("utf-8", "replace")
         return [line.strip() for line in text.splitlines() if line.strip()][-count:]
 
 

@@ -1,9 +1,10 @@
-"""A bench as a report: its table, how the latencies are distributed, and what they cost in memory or give in images."""
+"""The report of a benchmark: table, distribution of latencies, memory over latency, throughput over batch size."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from timmx.base import counted
 from timmx.report import Column, Distributions, Point, Report, Scatter, Section, Table, this_command
 from timmx.tools.bench.result import TIMED
 from timmx.tools.bench.timing import pooled_quantiles
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from timmx.tools.bench.result import BenchCase, BenchResult
 
 _DRAWN = 200
-"""As many quantiles of a case's latencies go into the plot: its boxes and whiskers are those of all runs."""
+"""Number of quantiles of a case's latencies in the plot; its boxes and whiskers are those of all runs."""
 
 _ROOM = 34
-"""Letters of a name in a plot."""
+"""Maximum length of a name in a plot."""
 
 _COLUMNS = (
     Column("name", "File"),
@@ -28,13 +29,13 @@ _COLUMNS = (
     Column("p99_ms", "p99", "ms"),
     Column("throughput", "Images/s", "number"),
     Column("memory_bytes", "Memory", "bytes"),
-    Column("ratio", "By base", "number"),
+    Column("ratio", "Ratio", "number"),
     Column("interval", "95 %"),
 )
 
 
 def bench_report(result: BenchResult) -> Report:
-    """What `timmx bench --report` writes."""
+    """The report that `timmx bench --report` writes."""
     measured = [case for case in result.cases if case.p50_ms is not None]
     several = len({case.threads for case in result.cases}) > 1
     columns = [column for column in _COLUMNS if several or column.key != "threads"]
@@ -66,31 +67,31 @@ def _rows(cases: Sequence[BenchCase]) -> list[dict[str, object]]:
 
 
 def _note(result: BenchResult) -> str:
-    base = f" By base is the time by that of {result.base}." if result.base else ""
+    base = f" Ratio: p50 relative to {result.base}." if result.base else ""
     threads = sorted({case.threads for case in result.cases})
     if len(threads) == 1:
-        base = f" Each might use {threads[0]} thread{'s' * (threads[0] != 1)}.{base}"
+        base = f" Each process may use {counted(threads[0], 'thread')}.{base}"
     return (
-        f"Timed is {TIMED}. Each file has a process of its own; they took turns in {result.rounds} rounds, in an order "
-        f"drawn anew each round.{base} The interval of 95 % is bootstrapped over the rounds. In "
-        "percentiles each round weighs the same. Memory is the peak of the whole process, Python and runtime included. "
+        f"Measured: {TIMED}. Each file has its own process; they took turns in {result.rounds} rounds, in random "
+        f"order.{base} The 95 % interval is bootstrapped over the rounds. In percentiles, each round has the same "
+        "weight. Memory is the peak of the whole process, including Python and the runtime. "
     ) + " ".join(f"{remark}." for remark in result.remarks)
 
 
 def _summary(result: BenchResult) -> str:
     measured = [case for case in result.cases if case.p50_ms is not None and not case.engine]
-    said = [f"{len(result.cases) - len(result.failed)} of {len(result.cases)} cases were measured."]
+    sentences = [f"{len(result.cases) - len(result.failed)} of {len(result.cases)} cases were measured."]
     if measured:
         best = min(measured, key=lambda case: case.p50_ms or 0.0)
-        said = [f"Shortest latency: {result.label(best)}, {best.p50_ms:.3g} ms in the median."]
+        sentences = [f"Lowest median latency: {result.label(best)}, {best.p50_ms:.3g} ms."]
         most = max(measured, key=lambda case: case.throughput or 0.0)
-        said.append(f"Most images a second: {result.label(most)}, {most.throughput:,.0f}.")
-    said += [f"{result.label(case)} failed." for case in result.failed]
-    return " ".join([*said, *result.warnings])
+        sentences.append(f"Highest throughput: {result.label(most)}, {most.throughput:,.0f} images/s.")
+    sentences += [f"{result.label(case)} failed." for case in result.failed]
+    return " ".join([*sentences, *result.warnings])
 
 
 def drawn_latencies(case: BenchCase) -> list[float]:
-    """As many quantiles of a case's runs as are drawn in a box, in ms, each round weighing the same."""
+    """The quantiles of a case's runs that a plot shows, in ms, with the same weight for each round."""
     shares = [index / (_DRAWN - 1) for index in range(_DRAWN)]
     return [float(f"{value:.4g}") for value in pooled_quantiles(case.by_round(), shares)]
 
@@ -100,14 +101,14 @@ def _distributions(result: BenchResult, measured: Sequence[BenchCase]) -> Distri
     values = {names[result.label(case)]: drawn_latencies(case) for case in measured}
     return Distributions(
         title="Latencies",
-        y_title="ms a run",
+        y_title="ms per run",
         values=values,
-        note=f"{_DRAWN} quantiles of the runs of each case, each round weighing the same.",
+        note=f"{_DRAWN} quantiles of the runs of each case, with the same weight for each round.",
     )
 
 
 def _scatters(result: BenchResult, measured: Sequence[BenchCase]) -> list[Section]:
-    found: list[Section] = []
+    scatters: list[Section] = []
     names = _short_names(result, measured)
     with_memory = [case for case in measured if case.memory_bytes is not None]
     if with_memory:
@@ -115,7 +116,7 @@ def _scatters(result: BenchResult, measured: Sequence[BenchCase]) -> list[Sectio
             Point(name=names[result.label(case)], x=case.p50_ms or 0.0, y=(case.memory_bytes or 0) / 1e6)
             for case in with_memory
         ]
-        found.append(
+        scatters.append(
             Scatter(title="Memory over latency", x_title="p50, ms", y_title="peak memory, MB", points=points)
         )
     if len({case.batch_size for case in measured}) > 1:
@@ -123,27 +124,30 @@ def _scatters(result: BenchResult, measured: Sequence[BenchCase]) -> list[Sectio
             Point(name=names[result.label(case)], x=case.batch_size, y=case.throughput or 0.0)
             for case in measured
         ]
-        found.append(
+        scatters.append(
             Scatter(
-                title="Throughput over batch size", x_title="images a run", y_title="images/s", points=points
+                title="Throughput over batch size",
+                x_title="images per run",
+                y_title="images/s",
+                points=points,
             )
         )
-    return found
+    return scatters
 
 
 def _short_names(result: BenchResult, cases: Sequence[BenchCase]) -> dict[str, str]:
-    """Names that a plot has room for, by label: where one is long, what all files' names begin with is left out.
+    """Names short enough for a plot, by label; if one is too long, the common prefix of all file names is removed.
 
-    A plot cuts the middle of a longer one, where batch and threads may be.
+    A plot shortens longer names in the middle, where batch size and threads may be.
     """
     labels = {result.label(case): case.name for case in cases}
     if max(map(len, labels)) <= _ROOM:
         return {label: label for label in labels}
     files = [case.name for case in result.cases if case.path is not None]
-    begun = _common(files)
+    prefix = _common(files)
     short = {}
     for label, name in labels.items():
-        own = name.removeprefix(begun) if name in files else name
+        own = name.removeprefix(prefix) if name in files else name
         further = label[len(name) :].replace(" threads", " thr.").replace(" thread", " thr.")
         room = max(_ROOM - len(further), 12)
         if len(own) > room:
@@ -154,7 +158,7 @@ def _short_names(result: BenchResult, cases: Sequence[BenchCase]) -> dict[str, s
 
 
 def _common(names: Sequence[str]) -> str:
-    """The words that all names begin with; empty where there is one name."""
+    """The words that all names begin with; empty for a single name."""
     count = 0
     if len(set(names)) > 1:
         alike = (len(set(letters)) == 1 for letters in zip(*names, strict=False))

@@ -1,4 +1,4 @@
-"""What a bench found: the figures of each case, and what to know about them."""
+"""The result of a benchmark: the measurements of each case, with notes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NAMED = 4
-"""More than so many files are not named in a remark; `notes` in JSON has each case's own."""
+"""Maximum number of files named in a remark; `notes` in JSON has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,31 +22,31 @@ class BenchCase:
     """One file, or the model, at one batch size and one number of threads.
 
     Attributes:
-        name: as a person would name it: the file's name, or the model's.
+        name: of the file or the model, for display.
         path: of the file; None for a model.
-        batch_size: images a run.
-        threads: that it might use.
-        p50_ms: the median latency of a run, each round weighing the same (`timmx.tools.timing.pooled_quantiles`), as
-            in all percentiles here; like all figures None where there is an `error`.
-        p90_ms: nine of ten runs took no longer.
-        p99_ms: 99 of 100 runs took no longer.
-        throughput: images a second, one run after another: all images by the time of all runs.
-        memory_bytes: the largest resident set of its process up to the end of the warm-up at this batch size, Python
-            and the runtime included. Smaller sizes are warmed up before. None where the system does not tell.
-        ratio: its p50_ms by that of the base at the same batch size and threads; None where the base has no
-            such case.
-        ratio_interval: (low, high) of 95 %; see `timmx.tools.timing.ratio_of_medians`.
-        engine: what computed where it was not the format's own runtime: then the latency says nothing about a device.
-        error: why there are no figures.
+        batch_size: images per run.
+        threads: number of threads that it may use.
+        p50_ms: the median latency of a run. In all percentiles each round has the same weight
+            (`timmx.tools.bench.timing.pooled_quantiles`). Like all measurements, None if there is an `error`.
+        p90_ms: the 90th percentile of the latency.
+        p99_ms: the 99th percentile of the latency.
+        throughput: images per second, one run after another: all images divided by the time of all runs.
+        memory_bytes: the peak resident set size of its process up to the end of the warm-up at this batch size,
+            including Python and the runtime. Smaller batch sizes are warmed up first. None if it is not available.
+        ratio: p50_ms divided by that of the base at the same batch size and threads; None if the base has no such
+            case.
+        ratio_interval: (low, high), 95 %; see `timmx.tools.bench.timing.ratio_of_medians`.
+        engine: what ran the file if it was not the format's own runtime: the latency then says nothing about a device.
+        error: why nothing was measured; empty without an error.
         refused: the error is that the file does not take this batch size.
-        notes: what to know of these figures.
+        notes: about these measurements.
         latencies_ms: of all runs, round by round.
-        round_runs: how many of them each round has.
+        round_runs: the number of runs in each round.
         rounds_ms: the median latency of each round.
-        spread: how far the rounds differ: the range of their middle half, as a share of their median.
-        cores_used: processor time of the runs by their wall time.
-        memory: bytes: `start` before the file was opened, `loaded` after, `end` after the last run, all largest
-            resident sets of the process; `opening` and `running` are their growth.
+        spread: the interquartile range of the rounds, divided by their median.
+        cores_used: processor time of the runs divided by their wall time.
+        memory: in bytes: `start` before the file was opened, `loaded` after, `end` after the last run, each the peak
+            resident set size of the process; `opening` and `running` are the differences.
         warm_up: `runs`, `first_run_s` (which may compile), the `seconds` after it, whether it `settled`, and the
             `variation` at its end.
     """
@@ -76,17 +76,15 @@ class BenchCase:
 
     @property
     def failed(self) -> bool:
-        """Whether it should have had figures."""
+        """Whether the measurement failed."""
         return bool(self.error) and not self.refused
 
     @property
     def stand_in(self) -> str:
-        """What is to be said beside the figures where the format's own runtime did not run the file; else empty."""
+        """A note that another engine than the format's own runtime ran the file; else empty."""
         if not self.engine:
             return ""
-        return (
-            f"run by {self.engine} in place of the format's own runtime: it tells nothing of a device's speed"
-        )
+        return f"run by {self.engine} instead of the format's own runtime: this says nothing about a device's speed"
 
     def by_round(self) -> list[tuple[float, ...]]:
         """The latencies of each round, in ms."""
@@ -94,9 +92,9 @@ class BenchCase:
         return [self.latencies_ms[begin:end] for begin, end in pairwise(ends)]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; of the latencies their number and their quantiles."""
+        """JSON-ready, with the number and the quantiles of the latencies."""
         spots = [f"{100 * share:g}" for share in QUANTILES]
-        found = pooled_quantiles(self.by_round()) if self.latencies_ms else ()
+        values = pooled_quantiles(self.by_round()) if self.latencies_ms else ()
         return {
             "name": self.name,
             "path": None if self.path is None else str(self.path),
@@ -107,7 +105,7 @@ class BenchCase:
             "p99_ms": _rounded(self.p99_ms),
             "throughput": _rounded(self.throughput),
             "runs": len(self.latencies_ms),
-            "percentiles_ms": {spot: _rounded(value) for spot, value in zip(spots, found, strict=False)},
+            "percentiles_ms": {spot: _rounded(value) for spot, value in zip(spots, values, strict=False)},
             "rounds_ms": [_rounded(value) for value in self.rounds_ms],
             "spread": _rounded(self.spread),
             "cores_used": _rounded(self.cores_used),
@@ -129,11 +127,11 @@ class BenchResult:
 
     Attributes:
         cases: by subject, then threads, then batch size.
-        base: the name of what the ratios are to; None where nothing was measured.
-        rounds: how often each case had its turn.
-        seconds: of timed runs a case, about.
-        warnings: about the measurement as a whole.
-        environment: where it was made.
+        base: the name of the base of the ratios; None if nothing was measured.
+        rounds: number of rounds.
+        seconds: approximate time measured per case.
+        warnings: about the benchmark as a whole.
+        environment: machine and versions.
     """
 
     cases: tuple[BenchCase, ...]
@@ -145,11 +143,11 @@ class BenchResult:
 
     @property
     def failed(self) -> tuple[BenchCase, ...]:
-        """The cases that should have had figures and have none."""
+        """The cases whose measurement failed."""
         return tuple(case for case in self.cases if case.failed)
 
     def label(self, case: BenchCase) -> str:
-        """A case's name beside the others: with the batch and the threads where they differ."""
+        """A case's name, with the batch size and the threads if these differ between cases."""
         further = []
         if len({other.batch_size for other in self.cases}) > 1:
             further.append(f"batch {case.batch_size}")
@@ -159,16 +157,16 @@ class BenchResult:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What to know of the figures, each said once, with the files that it is about."""
+        """The notes of all cases, each once, with the files that it applies to."""
         about: dict[str, list[BenchCase]] = {}
         for case in self.cases:
-            said = [*case.notes, *([f"not measured: {case.error}"] if case.error else [])]
-            for note in [*([case.stand_in] if case.stand_in else []), *said]:
+            failure = [f"not measured: {case.error}"] if case.error else []
+            for note in [*([case.stand_in] if case.stand_in else []), *case.notes, *failure]:
                 about.setdefault(note, []).append(case)
         return tuple(f"{self._named(cases)}: {text}" for text, cases in about.items())
 
     def _named(self, cases: Sequence[BenchCase]) -> str:
-        """Which cases these are, by file, in few words."""
+        """A short text that names these cases, by file."""
         if len(cases) == len(self.cases) > 1:
             return "every case"
         others = [case for case in self.cases if case not in cases]
@@ -177,17 +175,17 @@ class BenchResult:
         by_file: dict[str, list[BenchCase]] = {}
         for case in cases:
             by_file.setdefault(case.name, []).append(case)
-        named = []
-        for name, found in by_file.items():
-            of_it = [case for case in self.cases if case.name == name]
-            if len(found) == len(of_it):
-                named.append(("* " if found[0].stand_in else "") + name)
-            elif len(found) <= 2:
-                named += map(self.label, found)
+        names = []
+        for name, some in by_file.items():
+            every = [case for case in self.cases if case.name == name]
+            if len(some) == len(every):
+                names.append(("* " if some[0].stand_in else "") + name)
+            elif len(some) <= 2:
+                names += map(self.label, some)
             else:
-                named.append(f"{name} ({len(found)} of {len(of_it)} cases)")
-        further = len(named) - _NAMED
-        return "; ".join(named[:_NAMED] + ([f"and {further} more"] if further > 0 else []))
+                names.append(f"{name} ({len(some)} of {len(every)} cases)")
+        further = len(names) - _NAMED
+        return "; ".join(names[:_NAMED] + ([f"and {further} more"] if further > 0 else []))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -202,9 +200,9 @@ class BenchResult:
         }
 
 
-TIMED = "a run of the runtime, arrays in, arrays out; images are not read or resized in it"
+TIMED = "one run of the runtime, from input arrays to output arrays, without reading or resizing images"
 
 
 def _rounded(value: float | None) -> float | None:
-    """Six digits: more are not measured."""
+    """Round to six significant digits."""
     return None if value is None else float(f"{value:.6g}")

@@ -1,4 +1,4 @@
-"""`timmx bench`: latency, throughput and memory of files, each in a process of its own, taking turns."""
+"""`timmx bench`: measures files in turns, each in its own process."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _SLICE_S = 0.1
-"""A turn is about this long: short beside the drift of a machine, long beside the change of processes."""
+"""Length of a turn: short compared with the drift of a machine, long compared with a switch of processes."""
 _DEFAULT_ROUNDS = 10
-"""Unless the user asks for another number: the interval of a ratio is drawn from the rounds."""
+"""The minimum, unless the user sets another number: the interval of a ratio is bootstrapped from the rounds."""
 _SEED = 20_240_229
 _MANY_RUNS = 100
 _LONG_FIRST_S = 1.0
 
 
 @dataclass(kw_only=True)
-class _Measured:
+class _Measurement:
     """A case while it is measured."""
 
     case: BenchCase
@@ -61,27 +61,28 @@ def bench(
     rounds: int | None = None,
     compile: bool = False,
 ) -> BenchResult:
-    """Measure files beside each other, and beside the PyTorch model.
+    """Measure the latency, throughput and memory of files and of the PyTorch model.
 
-    Each file and number of threads has a process of its own, in which it is opened and warmed up. Then they take
-    turns, one at a time, in an order that is drawn anew each round.
+    Each file and number of threads has its own process, in which it is opened and warmed up. Then the processes take
+    turns, one at a time, in random order in each round.
 
     Args:
         paths: files that timmx wrote, of any installed backend.
-        against: the model, which becomes the base: a timm name, hf-hub: or local-dir:. None: the first file is the
-            base.
-        model_options: for `timmx.tools.against.request_for`; they need `against`.
-        batch_sizes: images a run. A file with a fixed batch is measured at that alone, and says so.
-        threads: numbers of threads that the runtimes may use; None stands for all cores of this process.
-        seconds: of timed runs a case, about.
-        rounds: turns of each case; by default as many as give turns of 0.1 s, at least 10.
-        compile: measure the model made by `torch.compile` too.
+        against: the model, as the base of the ratios: a timm name, hf-hub: or local-dir:; by default the first file
+            is the base.
+        model_options: for `timmx.tools.subject.request_for`; they need `against`.
+        batch_sizes: images per run. A file with a fixed batch size is measured only at that, with a note.
+        threads: numbers of threads that the runtimes may use; None means all cores of this process.
+        seconds: approximate time to measure each case.
+        rounds: number of rounds; by default rounds of 0.1 s, at least 10.
+        compile: also measure the model under `torch.compile`.
 
     Returns:
-        The figures of each case. A case that failed says why; the others are measured all the same.
+        The measurements of each case. A failed case has an `error`; the others are still measured.
 
     Raises:
-        TimmxError: an option makes no sense, a file is not there or none of ours, or the base cannot be opened.
+        TimmxError: an option is invalid, a file does not exist or was not written by timmx, or the base cannot be
+            opened.
     """
     if not paths:
         raise ConfigurationError(
@@ -96,35 +97,35 @@ def bench(
     )
     if rounds is not None and rounds < LEAST_ROUNDS:
         warnings.append(
-            f"{counted(rounds, 'round')} cannot give the ratios an interval: ask for {LEAST_ROUNDS} or more."
+            f"{counted(rounds, 'round')} cannot give the ratios an interval: use --rounds {LEAST_ROUNDS} or more."
         )
     if max(counts) > usable_cores():
         warnings.append(
-            f"{max(counts)} threads were asked for, and this process may use {usable_cores()} cores: they wait for "
-            "each other."
+            f"--threads {max(counts)} is more than the {usable_cores()} cores that this process may use: threads "
+            "will wait for each other."
         )
     warnings += (busy := load_warning(counts, "before measuring began"))
-    for text in warnings:  # in time for Ctrl-C
+    for text in warnings:  # before the measurement, in time for Ctrl-C
         reporter().warn(text)
-    told = len(warnings)
+    reported = len(warnings)
     sizes_of_base = sorted({*sizes, *(subject.batch for subject in subjects if subject.batch is not None)})
     with ExitStack() as workers:
-        cases: list[BenchCase | _Measured] = []
+        cases: list[BenchCase | _Measurement] = []
         reporter().step("Opening and warming up")
         for index, subject in enumerate(subjects):
             reporter().advance(subject.name, index / len(subjects))
-            wanted = sizes_of_base if subject.is_model else sizes
             for count in counts:
-                cases += _start(subject, count, wanted, workers, warnings)
-        done, turns = _take_turns(cases, seconds, rounds)
-        ended = _with_ratios(_ended(done), subjects[0].name)
-    warnings += [*([] if busy else load_warning(counts, "when measuring ended")), *_noise(ended)]
-    for text in warnings[told:]:
+                cases += _start(
+                    subject, count, sizes_of_base if subject.is_model else sizes, workers, warnings
+                )
+        measured, turns = _take_turns(cases, seconds, rounds)
+        results = _with_ratios(_results(measured), subjects[0].name)
+    warnings += [*([] if busy else load_warning(counts, "when measuring ended")), *_noise(results)]
+    for text in warnings[reported:]:
         reporter().warn(text)
-    measured = any(case.p50_ms is not None for case in ended)
     return BenchResult(
-        cases=tuple(ended),
-        base=subjects[0].name if measured else None,
+        cases=tuple(results),
+        base=subjects[0].name if any(case.p50_ms is not None for case in results) else None,
         rounds=turns,
         seconds=seconds,
         warnings=tuple(warnings),
@@ -135,14 +136,14 @@ def bench(
 def _start(
     subject: BenchSubject,
     threads: int,
-    wanted: Sequence[int],
+    batch_sizes: Sequence[int],
     workers: ExitStack,
     warnings: list[str],
-) -> list[BenchCase | _Measured]:
-    """Open a subject in a worker and warm it up at each batch size, the smaller ones first."""
+) -> list[BenchCase | _Measurement]:
+    """Open a subject in a worker and warm it up at each batch size, smaller ones first."""
     path = None if subject.is_model else subject.path
-    sizes = list(wanted) if subject.batch is None else [subject.batch]
-    left_out = [] if subject.batch is None else [size for size in wanted if size != subject.batch]
+    sizes = list(batch_sizes) if subject.batch is None else [subject.batch]
+    left_out = [] if subject.batch is None else [size for size in batch_sizes if size != subject.batch]
     notes: tuple[str, ...] = (
         (
             f"it takes {counted(sizes[0], 'image')} at once, so it was not measured at {', '.join(map(str, left_out))}",
@@ -166,36 +167,36 @@ def _start(
         if text not in warnings:
             warnings.append(text)
     memory = {"start": opened["start_bytes"], "loaded": opened["loaded_bytes"]}
-    started: list[BenchCase | _Measured] = []
+    started: list[BenchCase | _Measurement] = []
     for case in cases:
         case = replace(case, engine=opened["engine"], memory=dict(memory))
         try:
             warm = worker.ask("warm", batch=case.batch_size)
         except WorkerFailure as exc:
-            if exc.died:  # those that were warmed up before have died with it
-                return [replace(known, error=exc.line) for known in cases]
+            if exc.died:  # the worker of the smaller batch sizes too
+                return [replace(each, error=exc.line) for each in cases]
             started.append(replace(case, error=exc.line))
             continue
         if not warm["settled"]:
             unsettled = (
-                f"its latency still varied by more than {100 * SETTLED_VARIATION:g} % when warm-up ended"
+                f"its latency still varied by more than {100 * SETTLED_VARIATION:g} % at the end of warm-up"
             )
             case = replace(case, notes=(*case.notes, unsettled))
         kept = {name: warm[name] for name in ("settled", "runs", "first_run_s", "seconds", "variation")}
         case = replace(case, memory_bytes=warm["warm_bytes"], warm_up=kept)
-        started.append(_Measured(case=case, worker=worker, latency_s=warm["latency_s"]))
+        started.append(_Measurement(case=case, worker=worker, latency_s=warm["latency_s"]))
     if any(
-        isinstance(item, _Measured) for item in started
-    ):  # it runs, so it is these sizes that it does not take
+        isinstance(item, _Measurement) for item in started
+    ):  # it runs at some sizes, so it does not take the others
         started = [replace(item, refused=True) if isinstance(item, BenchCase) else item for item in started]
     return started
 
 
 def _take_turns(
-    cases: list[BenchCase | _Measured], seconds: float, rounds: int | None
-) -> tuple[list[BenchCase | _Measured], int]:
-    """All that are alive, one after another, round by round."""
-    alive = [item for item in cases if isinstance(item, _Measured)]
+    cases: list[BenchCase | _Measurement], seconds: float, rounds: int | None
+) -> tuple[list[BenchCase | _Measurement], int]:
+    """Measure all running cases, one after another, round by round."""
+    alive = [item for item in cases if isinstance(item, _Measurement)]
     if not alive:
         return cases, 0
     slowest = max(_SLICE_S, *(2 * item.latency_s for item in alive))
@@ -211,36 +212,38 @@ def _take_turns(
             if id(item.worker) in gone:
                 continue
             try:
-                found = item.worker.ask("slice", batch=item.case.batch_size, seconds=seconds / turns)
+                turn_result = item.worker.ask("slice", batch=item.case.batch_size, seconds=seconds / turns)
             except WorkerFailure as exc:
                 gone[id(item.worker)] = exc.line
                 continue
-            item.latencies_s.append(found["latencies_s"])
-            item.rounds_s += quantiles(found["latencies_s"], (0.5,))
-            item.cpu_s += found["cpu_s"]
-            item.wall_s += found["wall_s"]
+            item.latencies_s.append(turn_result["latencies_s"])
+            item.rounds_s += quantiles(turn_result["latencies_s"], (0.5,))
+            item.cpu_s += turn_result["cpu_s"]
+            item.wall_s += turn_result["wall_s"]
         alive = [item for item in alive if id(item.worker) not in gone]
     return [
         replace(item.case, error=gone[id(item.worker)])
-        if isinstance(item, _Measured) and id(item.worker) in gone
+        if isinstance(item, _Measurement) and id(item.worker) in gone
         else item
         for item in cases
     ], turns
 
 
-def _ended(cases: Sequence[BenchCase | _Measured]) -> list[BenchCase]:
-    """The figures of each case, its worker's memory at the end among them."""
+def _results(cases: Sequence[BenchCase | _Measurement]) -> list[BenchCase]:
+    """The measurements of each case, including its worker's memory at the end."""
     peaks: dict[int, int | None] = {}
     for item in cases:
-        if isinstance(item, _Measured) and id(item.worker) not in peaks:
+        if isinstance(item, _Measurement) and id(item.worker) not in peaks:
             try:
                 peaks[id(item.worker)] = item.worker.ask("end")["end_bytes"]
-            except WorkerFailure:  # all was measured by then
+            except WorkerFailure:  # the case is measured by then
                 peaks[id(item.worker)] = None
-    return [_figures(item, peaks[id(item.worker)]) if isinstance(item, _Measured) else item for item in cases]
+    return [
+        _figures(item, peaks[id(item.worker)]) if isinstance(item, _Measurement) else item for item in cases
+    ]
 
 
-def _figures(item: _Measured, peak: int | None) -> BenchCase:
+def _figures(item: _Measurement, peak: int | None) -> BenchCase:
     case = item.case
     rounds = [[1000 * value for value in runs] for runs in item.latencies_s]
     latencies = [value for runs in rounds for value in runs]
@@ -253,7 +256,7 @@ def _figures(item: _Measured, peak: int | None) -> BenchCase:
     }
     notes = case.notes
     if len(latencies) < _MANY_RUNS:
-        notes = (*notes, f"fewer than {_MANY_RUNS} runs, so p99 is near the longest")
+        notes = (*notes, f"fewer than {_MANY_RUNS} runs, so p99 is close to the maximum")
     first = case.warm_up["first_run_s"]
     if first > _LONG_FIRST_S and first > 0.02 * p50:  # 20 times, in s and ms
         notes = (*notes, f"its first run took {first:.1f} s, which is not counted")
@@ -274,21 +277,21 @@ def _figures(item: _Measured, peak: int | None) -> BenchCase:
 
 
 def _with_ratios(cases: Sequence[BenchCase], base: str) -> list[BenchCase]:
-    """Each case beside the base's of the same batch size and threads."""
+    """Add the ratios to the base at the same batch size and threads."""
     bases = {(case.batch_size, case.threads): case for case in cases if case.name == base and case.rounds_ms}
-    found = []
+    results = []
     for case in cases:
-        beside = bases.get((case.batch_size, case.threads))
-        if beside is case:
+        reference = bases.get((case.batch_size, case.threads))
+        if reference is case:
             case = replace(case, ratio=1.0, ratio_interval=(1.0, 1.0))
-        elif beside is not None and case.rounds_ms:
-            ratio, interval = ratio_of_medians(case.by_round(), beside.by_round())
+        elif reference is not None and case.rounds_ms:
+            ratio, interval = ratio_of_medians(case.by_round(), reference.by_round())
             case = replace(case, ratio=ratio, ratio_interval=interval)
         elif case.rounds_ms:
-            missing = f"no ratio, since {base} was not measured at batch {case.batch_size}"
+            missing = f"no ratio, because {base} was not measured at batch size {case.batch_size}"
             case = replace(case, notes=(*case.notes, missing))
-        found.append(case)
-    return found
+        results.append(case)
+    return results
 
 
 def _noise(cases: Sequence[BenchCase]) -> list[str]:
@@ -297,9 +300,9 @@ def _noise(cases: Sequence[BenchCase]) -> list[str]:
         return []
     worst = max(noisy, key=lambda case: case.spread or 0.0)
     return [
-        f"This machine is noisy: {len(noisy)} of {len(cases)} cases spread by more than {100 * NOISY_SPREAD:.0f} % "
-        f"between rounds, {worst.name} by {100 * (worst.spread or 0.0):.0f} %. End what else runs, or give more "
-        "--seconds; the intervals of the ratios show it."
+        f"This machine is noisy: {len(noisy)} of {len(cases)} cases vary by more than {100 * NOISY_SPREAD:.0f} % "
+        f"between rounds, {worst.name} by {100 * (worst.spread or 0.0):.0f} %. Stop other processes, or increase "
+        "--seconds; the intervals of the ratios include this noise."
     ]
 
 
@@ -315,13 +318,13 @@ def _environment(subjects: Sequence[BenchSubject]) -> dict[str, str]:
 
 
 def _as_raised(failure: WorkerFailure, name: str) -> TimmxError:
-    """The error that the worker met, as its own kind where it is one of ours."""
+    """The worker's error, as its own class if it is one of ours."""
     import timmx.errors
 
     kind: Callable[..., Any] = getattr(timmx.errors, failure.kind, TimmxError) if failure.kind else TimmxError
     message = failure.message if failure.kind else f"{name} fails: {failure.message}"
-    raised = kind(message, hint=failure.hint)
-    return raised if isinstance(raised, TimmxError) else TimmxError(failure.message, hint=failure.hint)
+    error = kind(message, hint=failure.hint)
+    return error if isinstance(error, TimmxError) else TimmxError(failure.message, hint=failure.hint)
 
 
 def _less(after: int | None, before: int | None) -> int | None:

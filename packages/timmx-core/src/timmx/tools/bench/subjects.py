@@ -1,4 +1,4 @@
-"""What a bench is asked to measure, looked at before anything is opened."""
+"""What a benchmark measures, checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
     from timmx.contract import Metadata
 
-_THREADS_A_CORE = 4
-"""More threads measure the scheduler alone, and thousands do not end."""
+_THREADS_PER_CORE = 4
+"""More threads only measure the scheduler; with thousands the benchmark does not end."""
 _MOST_SECONDS, _MOST_ROUNDS = 3600, 10_000
 
 
 @dataclass(frozen=True)
 class BenchSubject:
-    """What is measured: a file, or the model beside it.
+    """What is measured: a file, or the model.
 
     Attributes:
         opening: further arguments of the worker's `open`.
-        batch: the only batch that it takes; None where that is open.
+        batch: the fixed batch size; None if it is dynamic.
     """
 
     name: str
@@ -52,11 +52,11 @@ def check_options(
     rounds: int | None,
     compiled: bool,
 ) -> None:
-    """Refuse what makes no sense, before a file is read.
+    """Check the options, before a file is read.
 
     Raises:
-        ConfigurationError: an option that cannot be meant.
-        MissingRequirementError: torch.compile has no compiler.
+        ConfigurationError: an option is invalid.
+        MissingRequirementError: torch.compile has no C++ compiler.
     """
     if against is not None and not isinstance(against, str):
         raise ConfigurationError(
@@ -71,11 +71,11 @@ def check_options(
                 f"--{flag} takes integers of at least 1, not {','.join(map(str, values)) or 'nothing'}",
                 hint=f"give one or more of them, as in --{flag} 1,2",
             )
-    if max(threads) > _THREADS_A_CORE * usable_cores():
+    if max(threads) > _THREADS_PER_CORE * usable_cores():
         raise ConfigurationError(
-            f"--threads {max(threads)} is more than {_THREADS_A_CORE} times the {usable_cores()} cores that this "
+            f"--threads {max(threads)} is more than {_THREADS_PER_CORE} times the {usable_cores()} cores that this "
             "process can use",
-            hint=f"give at most {_THREADS_A_CORE * usable_cores()}",
+            hint=f"give at most {_THREADS_PER_CORE * usable_cores()}",
         )
     check_seconds(seconds)
     if rounds is not None and not 1 <= rounds <= _MOST_ROUNDS:
@@ -93,10 +93,10 @@ def check_options(
 
 
 def check_seconds(seconds: float) -> None:
-    """Refuse what no case can be timed for.
+    """Check the time to measure a case for.
 
     Raises:
-        ConfigurationError: nothing, no number, or hours.
+        ConfigurationError: it is not above 0, or is longer than an hour.
     """
     if not 0 < seconds <= _MOST_SECONDS:
         raise ConfigurationError(
@@ -112,51 +112,51 @@ def find_subjects(
     compiled: bool,
     warnings: list[str],
 ) -> list[BenchSubject]:
-    """What is to be measured, the base first.
+    """What to measure, the base first.
 
     Args:
-        paths: of the files; the first one's size and normalisation are the model's.
-        warnings: gets what should be known before the figures are read.
+        paths: of the files; the first one's size and normalization are also the model's.
+        warnings: warnings about the comparison are appended to it.
 
     Raises:
-        TimmxError: a file is not there or none of ours, or the model's options make no sense.
+        TimmxError: a file does not exist or was not written by timmx, or the model's options are invalid.
     """
     from timmx.artifact import described
 
-    paths = [path for path in paths if path.name != MANIFEST_NAME]  # `out/*` names it too
+    paths = [path for path in paths if path.name != MANIFEST_NAME]  # `out/*` matches it too
     if not paths:
         raise ConfigurationError(
-            f"{MANIFEST_NAME} is the record of timmx export, not a file to measure",
+            f"{MANIFEST_NAME} is the manifest of timmx export, not a file to measure",
             hint="name a file that timmx wrote",
         )
     metadata = [described(path)[1] for path in paths]
     first = metadata[0]
     subjects = []
     if against is not None:
-        request_for(first, against, model_options)  # refuses options before anything is opened
-        for made in (False, True) if compiled else (False,):
+        request_for(first, against, model_options)  # checks the options before anything is opened
+        for compiling in (False, True) if compiled else (False,):
             opening = {
                 "is_model": True,
                 "against": against,
                 "model_options": _plain(model_options or {}),
-                "compile": made,
+                "compile": compiling,
             }
             folder = against.removeprefix("local-dir:")
             shown = against if folder == against else Path(folder).name
-            name = f"{shown} (torch.compile)" if made else f"{shown} (PyTorch)"
+            name = f"{shown} (torch.compile)" if compiling else f"{shown} (PyTorch)"
             subjects.append(BenchSubject(name, paths[0], None, opening))
-    for name, path, found in zip(_names(paths), paths, metadata, strict=True):
-        subjects.append(BenchSubject(name, path, found.batch_size))
-        if found.input.size != first.input.size:
+    for name, path, own in zip(_names(paths), paths, metadata, strict=True):
+        subjects.append(BenchSubject(name, path, own.batch_size))
+        if own.input.size != first.input.size:
             warnings.append(
-                f"{name} takes images of {_size(found)} and {subjects[0].name} of {_size(first)}: their times are "
-                "of different work."
+                f"{name} takes images of {_size(own)}, {subjects[0].name} of {_size(first)}: their latencies are not "
+                "comparable."
             )
     return subjects
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The files' names, or their paths where two are named alike; no two are equal."""
+    """Unique names of the files: file names, or paths if two files have the same name."""
     short = [path.name for path in paths]
     names: list[str] = []
     for path in paths:
@@ -167,7 +167,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as JSON holds them."""
+    """Options as JSON values."""
     return {
         name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()
     }

@@ -1,4 +1,4 @@
-"""What a list of latencies tells: quantiles, whether they have settled, and the ratio of two with its interval."""
+"""Statistics of latencies: quantiles, whether they have settled, and the ratio of two with its interval."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 SETTLED_BLOCKS = 5
 SETTLED_VARIATION = 0.02
-"""Warm-up is over when the last 5 blocks of runs vary by no more than 2 % (standard deviation by mean): the steady
+"""Warm-up ends when the last 5 blocks of runs vary by at most 2 % (standard deviation divided by mean): the steady
 state of Georges, Buytaert and Eeckhout, "Statistically rigorous Java performance evaluation", OOPSLA 2007, section 3.2.
-A block here is as many runs as fill 20 ms, at least one, of which the median counts."""
+Here a block is the median of as many runs as fill 20 ms, at least one."""
 
 NOISY_SPREAD = 0.1
-"""A case whose rounds spread by more than this, is told as noisy."""
+"""A case whose rounds spread by more than this is reported as noisy."""
 
 CONFIDENCE = 0.95
 _RESAMPLES = 1000
 LEAST_ROUNDS = 5
-"""Fewer rounds give no interval."""
+"""The minimum number of rounds for an interval."""
 _EXACT = 1e-9
-"""Shares that differ by less are equal: they are sums of many."""
+"""Shares that differ by less are equal: they are sums of many rounded values."""
 
 
 def settled(blocks: Sequence[float]) -> bool:
-    """Whether the last blocks of a warm-up vary so little that it is over."""
+    """Whether the last blocks of a warm-up vary so little that it can end."""
     if len(blocks) < SETTLED_BLOCKS:
         return False
     return variation(blocks[-SETTLED_BLOCKS:]) <= SETTLED_VARIATION
 
 
 def variation(values: Sequence[float]) -> float:
-    """Standard deviation by mean."""
+    """Standard deviation divided by mean."""
     return float(np.std(values, ddof=1) / np.mean(values))
 
 
@@ -46,17 +46,17 @@ def quantiles(values: Sequence[float], at: Sequence[float] = QUANTILES) -> tuple
 
 
 def spread(rounds: Sequence[float]) -> float:
-    """How far rounds differ: the range of their middle half, as a share of their median."""
+    """How much rounds differ: their interquartile range divided by their median."""
     low, middle, high = quantiles(rounds, (0.25, 0.5, 0.75))
     return (high - low) / middle
 
 
 def pooled_quantiles(rounds: Sequence[Sequence[float]], at: Sequence[float] = QUANTILES) -> tuple[float, ...]:
-    """Quantiles of all runs, where each round has the same weight however many runs filled it.
+    """Quantiles of all runs, in which each round has the same weight, whatever its number of runs.
 
-    A round is limited by time, so one in a fast moment holds more runs: unweighted, the fast moments would count more.
-    The quantile is where the share of runs, so weighted, comes to `at`; the mean of both runs where it lies between two
-    (definition 2 of Hyndman and Fan, "Sample quantiles in statistical packages", 1996).
+    A round is limited by time, so a fast round has more runs: unweighted, fast rounds would count more. A quantile is
+    where the weighted share of runs reaches `at`, or the mean of two runs if it falls between them (definition 2 of
+    Hyndman and Fan, "Sample quantiles in statistical packages", 1996).
 
     Args:
         rounds: latencies by round; none is empty.
@@ -75,20 +75,20 @@ def pooled_quantiles(rounds: Sequence[Sequence[float]], at: Sequence[float] = QU
 def ratio_of_medians(
     rounds: Sequence[Sequence[float]], base: Sequence[Sequence[float]], seed: int = 0
 ) -> tuple[float, tuple[float, float] | None]:
-    """How much longer one thing takes than another: the ratio of their medians as `pooled_quantiles` has them.
+    """The ratio of the medians of two cases, by `pooled_quantiles`, with its interval.
 
-    The interval is the percentile bootstrap of that very ratio (Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, chapter 13). Rounds are drawn, not runs, since the runs of a round share the machine's state; and
-    both are drawn from the same rounds, so that drift which hits both cancels. That a ratio is to be told with its
-    interval: Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013.
+    The interval is the percentile bootstrap of the ratio (Efron and Tibshirani, "An Introduction to the Bootstrap",
+    1993, chapter 13). Rounds are resampled, not runs, since the runs of a round share the machine's state; the same
+    rounds are drawn for both, so that common drift cancels. Reporting a ratio with its interval follows Kalibera and
+    Jones, "Rigorous benchmarking in reasonable time", ISMM 2013.
 
     Args:
         rounds: latencies by round.
-        base: of the other thing, in the same rounds.
-        seed: of the drawing.
+        base: latencies of the base, in the same rounds.
+        seed: of the resampling.
 
     Returns:
-        The ratio, and its interval of 95 %; None for fewer than 5 rounds.
+        The ratio and its 95 % interval, which is None for fewer than 5 rounds.
     """
     ratio = pooled_quantiles(rounds, (0.5,))[0] / pooled_quantiles(base, (0.5,))[0]
     if len(rounds) < LEAST_ROUNDS:
@@ -102,16 +102,16 @@ def ratio_of_medians(
 
 
 def _drawn_medians(rounds: Sequence[Sequence[float]], drawn: np.ndarray) -> np.ndarray:
-    """The median as `pooled_quantiles` has it, of each drawing.
+    """The median of each resample, by `pooled_quantiles`.
 
     Args:
-        drawn: how often each round is in each drawing, of shape (drawings, rounds).
+        drawn: how often each round is in each resample, (resamples, rounds).
     """
     runs = [np.sort(np.asarray(each, np.float64)) for each in rounds]
     values = np.unique(np.concatenate(runs))
 
     def first(above: float) -> np.ndarray:
-        """By bisection, the first value at or below which more than this share of a drawing lies."""
+        """The first value at or below which more than this share of a resample lies, by bisection."""
         low, high = np.zeros(len(drawn), np.int64), np.full(len(drawn), len(values) - 1, np.int64)
         while np.any(low < high):
             middle = (low + high) // 2

@@ -1,8 +1,8 @@
-"""One file, or the PyTorch model, timed in a process of its own: its memory and its threads are nobody else's.
+"""Measures one file, or the PyTorch model, in its own process, so that memory and threads are not shared.
 
-Run as `python -m timmx.tools.bench.worker`, it reads one JSON object a line on stdin and answers each with one on the
-stdout that it was given; what libraries print goes to stderr. It ends with stdin, so that it never outlives whoever
-started it. `timmx.tools.bench_process` is the other side.
+Run as `python -m timmx.tools.bench.worker`, it reads one JSON object per line from stdin and answers each with one on
+stdout; output of libraries goes to stderr. It ends when stdin is closed, so that it never outlives its parent.
+`timmx.tools.bench.process` is the other side.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 _BLOCK_S = 0.02
 _WARM_UP_LEAST_S, _WARM_UP_MOST_S = 0.3, 3.0
-"""A warm-up that has not settled by then ends all the same, and says so."""
+"""A warm-up that has not settled after the longer time ends anyway, with a note."""
 _LEAD_IN_S = 0.01
-"""Untimed at the start of each slice, at least one run: caches and cores come back to this case."""
+"""Untimed runs at the start of each slice, at least one: caches and cores adapt to this case."""
 
 _REST_S, _REST_CHECKS = 0.005, 40
 
 
 class Worker:
-    """What is timed, opened once, at one number of threads."""
+    """A file or model that is opened once, with one number of threads."""
 
     def __init__(self) -> None:
         self._subject: Subject | None = None
@@ -51,15 +51,15 @@ class Worker:
         compile: bool = False,
         is_model: bool = False,
     ) -> dict[str, Any]:
-        """Open the file, or the model in its place.
+        """Open the file, or the model instead of it.
 
         Args:
             path: of the file.
-            threads: how many threads the runtime may use.
-            against: names the model, for `timmx.tools.against.request_for`.
+            threads: number of threads that the runtime may use.
+            against: name of the model, for `timmx.tools.subject.request_for`.
             model_options: its options.
-            compile: have torch.compile make it.
-            is_model: the model is meant, not the file.
+            compile: compile the model with torch.compile.
+            is_model: open the model, not the file.
         """
         start = memory()
         if is_model:
@@ -86,7 +86,7 @@ class Worker:
         from timmx.tools.bench.timing import SETTLED_BLOCKS, settled, variation
 
         run = self._run_at(batch)
-        (first,) = _timed(run, 0.0)  # which may compile or allocate: no part of what settles
+        (first,) = _timed(run, 0.0)  # may compile or allocate, so it is not part of the blocks
         blocks: list[float] = []
         count = 1
         start = time.perf_counter()
@@ -94,31 +94,31 @@ class Worker:
             block = _timed(run, _BLOCK_S)
             count += len(block)
             blocks.append(sorted(block)[len(block) // 2])
-            spent = time.perf_counter() - start
+            elapsed = time.perf_counter() - start
             steady = settled(blocks)
-            if steady and spent >= _WARM_UP_LEAST_S:
+            if steady and elapsed >= _WARM_UP_LEAST_S:
                 break
-            if spent >= _WARM_UP_MOST_S and len(blocks) >= SETTLED_BLOCKS:
+            if elapsed >= _WARM_UP_MOST_S and len(blocks) >= SETTLED_BLOCKS:
                 break
         return {
             "settled": steady,
             "runs": count,
             "first_run_s": round(first, 6),
-            "seconds": round(spent, 3),
+            "seconds": round(elapsed, 3),
             "variation": round(variation(blocks[-SETTLED_BLOCKS:]), 4),
             "latency_s": blocks[-1],
             "warm_bytes": memory(),
         }
 
     def slice(self, batch: int, seconds: float) -> dict[str, Any]:
-        """Latencies of one turn, in seconds, and the processor time that its runs took."""
+        """Latencies of one turn, in seconds, with the processor and wall time of its runs."""
         run = self._run_at(batch)
         _timed(run, _LEAD_IN_S)
         before, start = time.process_time(), time.perf_counter()
-        found = _timed(run, seconds)
+        latencies = _timed(run, seconds)
         used = {"cpu_s": time.process_time() - before, "wall_s": time.perf_counter() - start}
-        _come_to_rest()
-        return {"latencies_s": found, **used}
+        _wait_until_idle()
+        return {"latencies_s": latencies, **used}
 
     def end(self) -> dict[str, Any]:
         """Close it."""
@@ -134,8 +134,8 @@ class Worker:
             from timmx.inputs import MADE_INPUTS, MadeSamples, feed
 
             preprocessor = self._subject.preprocessor
-            made = MadeSamples(preprocessor.data_config, preprocessor.in_graph)
-            inputs = made.take([index % MADE_INPUTS for index in range(batch)])
+            samples = MadeSamples(preprocessor.data_config, preprocessor.in_graph)
+            inputs = samples.take([index % MADE_INPUTS for index in range(batch)])
             (entry,) = runner.inputs
             self._feeds[batch] = {entry.name: feed(entry, inputs)}
         feeds = self._feeds[batch]
@@ -152,12 +152,12 @@ class _Collecting(Reporter):
 
 
 def memory() -> int | None:
-    """The largest resident set of this process so far, in bytes; None where the system does not tell."""
+    """The peak resident set size of this process in bytes; None if it is not available."""
     try:
         status = Path("/proc/self/status").read_text("utf-8")
     except OSError:
         return _memory_by_resource()
-    # Not getrusage: on Linux its figure survives exec, so it may be that of the process that started this one.
+    # Not getrusage: on Linux its value survives exec, so it may be the parent's.
     return next(
         (1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), None
     )
@@ -189,35 +189,35 @@ def _open_model(
 
 
 def _timed(run: Callable[[], object], seconds: float) -> list[float]:
-    """Latencies of as many runs as fill the time, at least one."""
-    found: list[float] = []
-    begun = last = time.perf_counter()
-    while not found or last - begun < seconds:
+    """Latencies in seconds of as many runs as fill the time, at least one."""
+    latencies: list[float] = []
+    start = last = time.perf_counter()
+    while not latencies or last - start < seconds:
         run()
         now = time.perf_counter()
-        found.append(now - last)
+        latencies.append(now - last)
         last = now
-    return found
+    return latencies
 
 
-def _come_to_rest() -> None:
-    """Wait until the runtime's threads no longer spin for more work; the next case would feel them.
+def _wait_until_idle() -> None:
+    """Wait until the runtime's threads no longer spin for more work, which would slow down the next case.
 
-    ONNX Runtime 1.32's were seen to spin for 30 ms.
+    Threads of ONNX Runtime 1.32 were seen to spin for 30 ms.
     """
     quiet = 0
     for _ in range(_REST_CHECKS):
         before = time.process_time()
         time.sleep(_REST_S)
         quiet = quiet + 1 if time.process_time() - before < _REST_S / 10 else 0
-        if quiet == 2:  # once may be that another program had the core
+        if quiet == 2:  # a single one may mean that another program had the core
             return
 
 
-def _answer(worker: Worker, asked: dict[str, Any]) -> dict[str, Any]:
-    ask = getattr(worker, asked.pop("do"))
+def _answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
+    method = getattr(worker, request.pop("do"))
     try:
-        return ask(**asked)
+        return method(**request)
     except TimmxError as exc:
         return {"error": exc.message, "hint": exc.hint, "type": type(exc).__name__}
     except Exception as exc:  # a runtime may raise anything
@@ -226,21 +226,21 @@ def _answer(worker: Worker, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer what is asked on stdin until it ends."""
+    """Answer requests on stdin until it is closed."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; whoever started this ends it
+    )  # Ctrl-C reaches the whole process group; the parent ends this process
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    questions = os.fdopen(os.dup(0), encoding="utf-8")
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
     os.dup2(2, 1)
     with open(os.devnull) as nothing:  # noqa: PTH123 - no file of ours
         os.dup2(nothing.fileno(), 0)
     worker = Worker()
     with reporting(_Collecting(worker.warnings)):
-        for line in questions:
+        for line in requests:
             answer = _answer(worker, json.loads(line))
             print(json.dumps(answer), file=answers, flush=True)
-    os._exit(0)  # a runtime's threads and exit handlers must not keep it alive
+    os._exit(0)  # not kept alive by a runtime's threads and exit handlers
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`timmx compare`: the files of a folder side by side."""
+"""`timmx compare`: all files of a folder in one table."""
 
 from timmx.base import door
 

@@ -1,2 +1,6 @@
-from timmx.tools.compare.comparison import Row as Row, SideBySide as SideBySide, compare as compare
+from timmx.tools.compare.comparison import (
+    FolderComparison as FolderComparison,
+    Row as Row,
+    compare as compare,
+)
 from timmx.tools.compare.report import compare_report as compare_report

@@ -1,4 +1,4 @@
-"""The artifacts of a folder side by side: size, precision, proof, accuracy and latency."""
+"""Compares the artifacts in a folder: size, precision, verification, accuracy and latency."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One artifact, or the PyTorch model beside them.
+    """One artifact, or the PyTorch model.
 
     Attributes:
         path: None for the model.
-        input_size: channels, height and width of what it takes; empty for the model, which takes what the first file
-            does.
-        snr_db: of its verification, as it is remembered; None where nothing is.
-        agreement: the share of the verification's inputs that it reads as the model does.
-        inputs: what verification compared on, such as `500 images of samples`; empty where that is not known.
-        status: of its verification; empty where it is not known.
-        top1: accuracy on the data, with `top1_interval` of 95 %; None where there is no data.
-        batch_size: that the latency was measured at.
-        p50_ms: median latency of a run; None where it was not measured.
-        engine: what computed where it was not the format's own runtime: the latency is then of no device.
+        input_size: channels, height and width of the input; empty for the model, which has that of the first file.
+        snr_db: of its recorded verification; None if there is none.
+        agreement: top-1 agreement with the model, 0 to 1, of the recorded verification.
+        inputs: the inputs of the verification, such as `500 images of samples`; empty if unknown.
+        status: of its verification; empty if unknown.
+        top1: accuracy on the data, 0 to 1, with a 95 % `top1_interval`; None without data.
+        batch_size: at which the latency was measured.
+        p50_ms: median latency of a run; None if it was not measured.
+        engine: what ran the file if it was not the format's own runtime: the latency then says nothing about a device.
         errors: what could not be measured, and why.
     """
 
@@ -62,21 +61,21 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        found = asdict(self) | {"path": None if self.path is None else str(self.path)}
+        values = asdict(self) | {"path": None if self.path is None else str(self.path)}
         if self.snr_db is not None and abs(self.snr_db) == float("inf"):
-            found["snr_db"] = str(self.snr_db)
-        return found
+            values["snr_db"] = str(self.snr_db)
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
-class SideBySide:
-    """What a folder holds.
+class FolderComparison:
+    """The artifacts of a folder with their measurements.
 
     Attributes:
-        rows: the model first where there is one, then by name.
-        left_out: names of what looks like an artifact and is none of ours, each with the reason.
-        evaluations: by row's name, where there was data.
-        bench: where latency was measured.
+        rows: the model first, if there is one, then files by name.
+        left_out: names of files with an artifact's suffix that were left out, each with the reason.
+        evaluations: by name of the row; empty without data.
+        bench: None if latency was not measured.
     """
 
     folder: Path
@@ -88,29 +87,29 @@ class SideBySide:
 
     @property
     def unverified(self) -> tuple[Row, ...]:
-        """Files of which no verification is known."""
+        """Files without a recorded verification."""
         return tuple(row for row in self.rows if row.path is not None and row.snr_db is None)
 
     @property
     def failed(self) -> tuple[Row, ...]:
-        """Files of which something that was asked for could not be measured."""
+        """Files with a failed measurement."""
         return tuple(row for row in self.rows if row.errors)
 
     @property
     def mixed_inputs(self) -> str:
-        """That the verifications were on different inputs, and on which; empty where they were on the same."""
+        """A note that the verifications used different inputs; empty if they used the same."""
         names: dict[str, list[str]] = {}
         for row in self.rows:
             if row.snr_db is not None:
                 names.setdefault(row.inputs, []).append(row.name)
         if len(names) < 2:
             return ""
-        told = "; ".join(f"{', '.join(files)} on {inputs or 'others'}" for inputs, files in names.items())
-        return f"The verifications were on different inputs, so SNR and agreement are no ranking: {told}."
+        groups = "; ".join(f"{', '.join(files)} on {inputs or 'others'}" for inputs, files in names.items())
+        return f"Verifications used different inputs, so SNR and agreement are not comparable: {groups}."
 
     @property
     def alike(self) -> bool:
-        """Whether all latencies are of the same work: of images of one size, as many a run."""
+        """Whether all latencies are comparable: same input size and batch size."""
         timed = [row for row in self.rows if row.p50_ms is not None]
         sizes = {row.input_size for row in timed if row.input_size}
         return len(sizes) <= 1 and len({row.batch_size for row in timed}) <= 1
@@ -135,20 +134,20 @@ def compare(
     model_options: Mapping[str, Any] | None = None,
     measure_latency: bool = True,
     seconds: float = 3.0,
-) -> SideBySide:
-    """Set all artifacts of a folder side by side.
+) -> FolderComparison:
+    """Compare all artifacts in a folder.
 
     Args:
         folder: with files that timmx wrote, of any installed backend.
-        data: images of known classes, as `timmx.tools.evaluate` takes them.
-        against: the PyTorch model, which gets a row of its own where there is anything to measure.
-        model_options: which weights and shape it has; see `timmx.options.MODEL_OPTIONS`.
-        measure_latency: run `timmx.tools.bench` on them.
-        seconds: of timed runs for each.
+            data: labelled images, as for `timmx.tools.eval.evaluate`.
+        against: the PyTorch model, which gets its own row.
+        model_options: which weights and shape it has; see `timmx.contract.MODEL_OPTIONS`.
+        measure_latency: run `timmx.tools.bench` on the files.
+        seconds: approximate time to measure each file.
 
     Raises:
-        ArtifactError: there is no such folder, or no artifact in it.
-        ConfigurationError: the options or the data make no sense for any of them.
+        ArtifactError: the folder does not exist, or has no artifact.
+        ConfigurationError: an option is invalid, or the data fits none of the files.
     """
     folder = folder.expanduser()
     if against is None:
@@ -167,7 +166,7 @@ def compare(
             f"--data {data} does not exist",
             hint="name a folder with one folder per class, or a CSV of path,label",
         )
-    rows, left_out = _stated(folder)
+    rows, left_out = _recorded(folder)
     evaluations: dict[str, Evaluation] = {}
     bench = None
     model = None
@@ -177,10 +176,9 @@ def compare(
         rows, model, evaluations = _with_accuracy(rows, model, data, against, model_options)
     if measure_latency:
         rows, model, bench = _with_latency(rows, model, against, model_options, seconds)
-    everything = (*([model] if model is not None else []), *rows)
-    return SideBySide(
+    return FolderComparison(
         folder=folder,
-        rows=everything,
+        rows=(*([model] if model is not None else []), *rows),
         left_out=tuple(left_out),
         data=data,
         evaluations=evaluations,
@@ -188,10 +186,12 @@ def compare(
     )
 
 
-def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
-    """What the files and what is remembered of them say; nothing is run."""
+def _recorded(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
+    """Rows from the files' metadata and recorded verifications, without running anything; and what was left out."""
     if not folder.exists():
-        raise ArtifactError(f"there is no folder {folder}", hint="name a folder with files that timmx wrote")
+        raise ArtifactError(
+            f"folder {folder} does not exist", hint="name a folder with files that timmx wrote"
+        )
     if not folder.is_dir():
         raise ArtifactError(
             f"{folder} is a file, not a folder",
@@ -214,7 +214,7 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
                 raise ArtifactError("timmx did not write it")
             metadata = Metadata.parse(path, content)
             files = backend.files(path)
-            known = (recall(path, files) or {}).get("verification", {})
+            verification = (recall(path, files) or {}).get("verification", {})
             rows.append(
                 Row(
                     name=path.name,
@@ -223,10 +223,10 @@ def _stated(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
                     input_size=metadata.input.size,
                     size_bytes=artifact_size(files),
                     precision=metadata.precision,
-                    status=str(known.get("status", "")),
-                    snr_db=_number(known.get("snr_db")),
-                    agreement=_number(known.get("top1_agreement")),
-                    inputs=_inputs(str(known.get("origin", ""))),
+                    status=str(verification.get("status", "")),
+                    snr_db=_number(verification.get("snr_db")),
+                    agreement=_number(verification.get("top1_agreement")),
+                    inputs=_inputs(str(verification.get("origin", ""))),
                 )
             )
         except TimmxError as exc:
@@ -248,32 +248,32 @@ def _with_accuracy(
     against: str | None,
     model_options: Mapping[str, Any] | None,
 ) -> tuple[list[Row], Row | None, dict[str, Evaluation]]:
-    """The model is run once, beside the first file that can be evaluated."""
+    """Add accuracies; the model is run once, with the first file that can be evaluated."""
     from timmx.tools.eval import evaluate
 
-    found: list[Row] = []
+    measured: list[Row] = []
     evaluations: dict[str, Evaluation] = {}
     first: TimmxError | None = None
-    beside = against
+    pending = against
     for row in rows:
         assert row.path is not None
         try:
             result = evaluate(
-                row.path, data, against=beside, model_options=(model_options or {}) if beside else None
+                row.path, data, against=pending, model_options=(model_options or {}) if pending else None
             )
         except TimmxError as exc:
             first = first or exc
-            found.append(replace(row, errors=(*row.errors, f"accuracy: {_line(exc)}")))
+            measured.append(replace(row, errors=(*row.errors, f"accuracy: {_line(exc)}")))
             continue
         evaluations[row.name] = result
-        found.append(replace(row, top1=result.top1, top1_interval=_pair(result.top1_interval)))
+        measured.append(replace(row, top1=result.top1, top1_interval=_pair(result.top1_interval)))
         if model is not None and result.against is not None:
             other = result.against
             model = replace(model, top1=other.top1, top1_interval=_pair(other.top1_interval))
-            beside = None
+            pending = None
     if first is not None and not evaluations:
         raise first
-    return found, model, evaluations
+    return measured, model, evaluations
 
 
 def _with_latency(
@@ -317,14 +317,14 @@ def _with_latency(
 
 
 def _line(exc: TimmxError) -> str:
-    """The message and the hint in one line."""
+    """The message and the hint on one line."""
     return f"{exc.message}; {exc.hint}" if exc.hint else exc.message
 
 
 def _inputs(origin: str) -> str:
-    """What a verification was on, without where that lay: a folder has one path here and another there."""
-    what, of, place = origin.partition(" of ")
-    return f"{what}{of}{place.replace(os.sep, '/').rpartition('/')[2]}"
+    """The inputs of a verification, with the folder's name instead of its path, which differs between machines."""
+    what, of, folder = origin.partition(" of ")
+    return f"{what}{of}{folder.replace(os.sep, '/').rpartition('/')[2]}"
 
 
 def _pair(interval: Any) -> tuple[float, float]:
@@ -333,7 +333,7 @@ def _pair(interval: Any) -> tuple[float, float]:
 
 
 def _number(value: Any) -> float | None:
-    """Infinity is a string in JSON."""
+    """A number, which for infinity is a string in JSON."""
     try:
         return None if value is None else float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""A comparison as a report: one table, accuracy or SNR over latency, latencies, and what the files confuse."""
+"""The report of a comparison: one table, accuracy or SNR over latency, latencies, and confusion matrices."""
 
 from __future__ import annotations
 
@@ -11,66 +11,67 @@ from timmx.tools.bench import drawn_latencies
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from timmx.tools.compare.comparison import Row, SideBySide
+    from timmx.tools.compare.comparison import FolderComparison, Row
 
 
-def compare_report(found: SideBySide, environment: Mapping[str, str], commands: Sequence[str]) -> Report:
+def compare_report(
+    comparison: FolderComparison, environment: Mapping[str, str], commands: Sequence[str]
+) -> Report:
     """The report of one comparison.
 
     Args:
-        environment: where it was made.
-        commands: that made it.
+        environment: machine and versions.
+        commands: that reproduce it.
     """
-    sections: list[Section] = [_table(found)]
-    for section in (_scatter(found), _latencies(found)):
+    sections: list[Section] = [_table(comparison)]
+    for section in (_scatter(comparison), _latencies(comparison)):
         if section is not None:
             sections.append(section)
-    sections += _matrices(found)
-    if found.left_out:
-        sections.append(_left_out(found))
+    sections += _matrices(comparison)
+    if comparison.left_out:
+        sections.append(_left_out(comparison))
     return Report(
-        title=f"Artifacts in {found.folder.resolve().name}",
-        summary=_summary(found),
+        title=f"Artifacts in {comparison.folder.resolve().name}",
+        summary=_summary(comparison),
         sections=sections,
         environment=environment,
         commands=commands,
     )
 
 
-def _summary(found: SideBySide) -> str:
-    files = [row for row in found.rows if row.path is not None]
+def _summary(comparison: FolderComparison) -> str:
+    files = [row for row in comparison.rows if row.path is not None]
     if len(files) == 1:
-        said = f"One file: {files[0].name}."
+        text = f"One file: {files[0].name}."
     else:
-        said = f"{len(files)} files side by side."
         smallest = min(files, key=lambda row: row.size_bytes or 0)
-        said += f" {smallest.name} is the smallest."
+        text = f"{len(files)} files. Smallest: {smallest.name}."
     native = [row for row in files if row.p50_ms is not None and not row.engine]
-    if native and found.bench is not None and found.bench.warnings:
-        said += " Their latencies are in doubt: the note below says why, and none is called the fastest."
-    elif native and found.alike:
+    if native and comparison.bench is not None and comparison.bench.warnings:
+        text += " Latencies are unreliable: see the note below."
+    elif native and comparison.alike:
         fastest = min(native, key=lambda row: row.p50_ms or 0.0)
-        most = f"takes {fastest.p50_ms:.3g} ms a run here." if len(files) == 1 else ""
-        said += f" {'It' if most else fastest.name} "
-        said += most or f"is the fastest here, {fastest.p50_ms:.3g} ms a run."
+        name = "Latency" if len(files) == 1 else f"Fastest: {fastest.name}"
+        text += f" {name}, {fastest.p50_ms:.3g} ms per run."
     elif native:
-        said += " Their runs differ in work, so none is called the fastest."
-    judged = [row for row in files if row.top1 is not None]
-    if judged:
-        best = max(judged, key=lambda row: row.top1 or 0.0)
-        worst = min(judged, key=lambda row: row.top1 or 0.0)
-        right = f"{100 * (best.top1 or 0.0):.1f} %"
-        if len(files) == 1:
-            said += f" It reads {right} right."
-        elif best.top1 == worst.top1:
-            said += f" {'All read' if len(judged) == len(files) else 'All that could be judged read'} {right} right."
+        text += " Latencies are not comparable: input size or batch size differs."
+    evaluated = [row for row in files if row.top1 is not None]
+    if evaluated:
+        best = max(evaluated, key=lambda row: row.top1 or 0.0)
+        worst = min(evaluated, key=lambda row: row.top1 or 0.0)
+        highest, lowest = (f"{100 * (row.top1 or 0.0):.1f} %" for row in (best, worst))
+        if best.top1 != worst.top1:
+            text += f" Most accurate: {best.name}, {highest}; least accurate: {worst.name}, {lowest}."
+        elif len(files) == 1:
+            text += f" Accuracy: {highest}."
         else:
-            least = f"{100 * (worst.top1 or 0.0):.1f} %"
-            said += f" {best.name} reads most images right, {right}; {worst.name} fewest, {least}."
-    return said
+            text += (
+                f" Accuracy of all {'' if len(evaluated) == len(files) else 'evaluated '}files: {highest}."
+            )
+    return text
 
 
-def _table(found: SideBySide) -> Table:
+def _table(comparison: FolderComparison) -> Table:
     columns = [
         Column("name", "file"),
         Column("precision", "precision"),
@@ -79,14 +80,14 @@ def _table(found: SideBySide) -> Table:
         Column("snr", "SNR", "db"),
         Column("agreement", "agreement", "percent"),
     ]
-    if found.evaluations:
+    if comparison.evaluations:
         columns.append(Column("top1", "accuracy", "percent"))
-    if found.bench is not None:
+    if comparison.bench is not None:
         columns.append(Column("p50", "latency", "ms"))
-        if any(row.batch_size not in (None, 1) for row in found.rows):
+        if any(row.batch_size not in (None, 1) for row in comparison.rows):
             columns.append(Column("batch", "batch", "number"))
         columns.append(Column("speed", "images/s", "number"))
-    if len({row.input_size for row in found.rows if row.input_size}) > 1:
+    if len({row.input_size for row in comparison.rows if row.input_size}) > 1:
         columns.append(Column("input", "input"))
     rows = [
         {
@@ -102,57 +103,57 @@ def _table(found: SideBySide) -> Table:
             "speed": row.images_per_s,
             "input": " x ".join(map(str, row.input_size)) or None,
         }
-        for row in found.rows
+        for row in comparison.rows
     ]
     notes = []
-    if any(row.status for row in found.rows):
-        notes.append("SNR and top-1 agreement are what verification measured.")
-    if found.mixed_inputs:
-        notes.append(found.mixed_inputs)
-    if found.evaluations:
-        notes.append("The interval of the accuracy is of 95 %.")
-    if found.bench is not None:
-        notes += ["Latency is the median of a run.", *found.bench.warnings]
-    if not found.alike:
-        notes.append("Runs differ in the size or the number of their images: their latencies are no ranking.")
-    if found.unverified:
-        names = ", ".join(row.name for row in found.unverified)
-        notes.append(f"Of {names} no verification is known; timmx verify measures it.")
+    if any(row.status for row in comparison.rows):
+        notes.append("SNR and top-1 agreement are from verification.")
+    if comparison.mixed_inputs:
+        notes.append(comparison.mixed_inputs)
+    if comparison.evaluations:
+        notes.append("Accuracy is shown with its 95 % interval.")
+    if comparison.bench is not None:
+        notes += ["Latency is the median of all runs.", *comparison.bench.warnings]
+    if not comparison.alike:
+        notes.append("Input size or batch size differs between files: latencies are not comparable.")
+    if comparison.unverified:
+        names = ", ".join(row.name for row in comparison.unverified)
+        notes.append(f"No verification is recorded for {names}: run timmx verify.")
     notes += [
-        f"{row.name} is run by {row.engine} here: its latency says nothing about a device."
-        for row in found.rows
+        f"{row.name} is run by {row.engine}, not by the format's own runtime: the latency says nothing about a device."
+        for row in comparison.rows
         if row.engine and row.p50_ms is not None
     ]
-    notes += [f"{row.name}: {error}." for row in found.rows for error in row.errors]
-    return Table("Side by side", columns, rows, " ".join(notes))
+    notes += [f"{row.name}: {error}." for row in comparison.rows for error in row.errors]
+    return Table("Files", columns, rows, " ".join(notes))
 
 
-def _scatter(found: SideBySide) -> Scatter | None:
-    """Accuracy where there is data, else SNR, over latency; the area is the size."""
-    timed = [row for row in found.rows if row.p50_ms is not None and not row.engine]
+def _scatter(comparison: FolderComparison) -> Scatter | None:
+    """Accuracy if there is data, else SNR, over latency, with the file size as area."""
+    timed = [row for row in comparison.rows if row.p50_ms is not None and not row.engine]
     by_accuracy = any(row.top1 is not None for row in timed)
     points = []
-    no_place: dict[str, list[str]] = {}
-    for row in found.rows:
+    left_out: dict[str, list[str]] = {}
+    for row in comparison.rows:
         y = row.top1 if by_accuracy else row.snr_db
         if row.p50_ms is None:
             why = "no latency"
         elif row.engine:
-            why = "no runtime of its own runs here"
+            why = "not run by its own runtime"
         elif y is None:
             why = "no accuracy" if by_accuracy else "no SNR"
         elif abs(y) == float("inf"):
-            why = "its numbers are the model's, an SNR without end" if y > 0 else "an SNR without end"
+            why = "same numbers as the model, infinite SNR" if y > 0 else "infinite SNR"
         else:
             interval = row.top1_interval if by_accuracy else None
             points.append(Point(name=row.name, x=row.p50_ms, y=y, size=row.size_bytes, interval=interval))
             continue
         if row.path is not None or row.p50_ms is not None:
-            no_place.setdefault(why, []).append(row.name)
+            left_out.setdefault(why, []).append(row.name)
     if not points:
         return None
-    left_out = "; ".join(f"{', '.join(names)} ({why})" for why, names in no_place.items())
-    note = f"Not shown: {left_out}." if left_out else ""
+    reasons = "; ".join(f"{', '.join(names)} ({why})" for why, names in left_out.items())
+    note = f"Not shown: {reasons}." if reasons else ""
     return Scatter(
         title="Accuracy over latency" if by_accuracy else "SNR over latency",
         x_title="median latency of a run",
@@ -166,23 +167,23 @@ def _scatter(found: SideBySide) -> Scatter | None:
     )
 
 
-def _left_out(found: SideBySide) -> Table:
-    """What looks like an artifact and could not be compared."""
+def _left_out(comparison: FolderComparison) -> Table:
+    """Files with an artifact's suffix that could not be compared."""
     return Table(
         "Left out",
         [Column("name", "file"), Column("reason", "reason")],
-        [{"name": name, "reason": reason} for name, reason in found.left_out],
+        [{"name": name, "reason": reason} for name, reason in comparison.left_out],
     )
 
 
-def _latencies(found: SideBySide) -> Distributions | None:
-    if found.bench is None:
+def _latencies(comparison: FolderComparison) -> Distributions | None:
+    if comparison.bench is None:
         return None
-    kept = {(row.path, row.batch_size) for row in found.rows}
+    shown = {(row.path, row.batch_size) for row in comparison.rows}
     values = {
         case.name: drawn_latencies(case)
-        for case in found.bench.cases
-        if case.latencies_ms and (case.path, case.batch_size) in kept
+        for case in comparison.bench.cases
+        if case.latencies_ms and (case.path, case.batch_size) in shown
     }
     return (
         Distributions(title="Latencies", y_title="latency of a run", values=values, kind="ms")
@@ -191,23 +192,24 @@ def _latencies(found: SideBySide) -> Distributions | None:
     )
 
 
-def _matrices(found: SideBySide) -> list[Matrix]:
-    """What the best file confuses, and the worst where it is another."""
+def _matrices(comparison: FolderComparison) -> list[Matrix]:
+    """The confusion matrix of the most accurate file, and of the least accurate one if it differs."""
     from timmx.tools.eval import evaluation_report
 
-    if not found.evaluations:
+    if not comparison.evaluations:
         return []
     ranked: list[Row] = sorted(
-        (row for row in found.rows if row.name in found.evaluations), key=lambda row: row.top1 or 0.0
+        (row for row in comparison.rows if row.name in comparison.evaluations),
+        key=lambda row: row.top1 or 0.0,
     )
     chosen = {"": ranked[-1]}
     if ranked[0].top1 != ranked[-1].top1:
-        chosen = {", the most accurate,": ranked[-1], ", the least accurate,": ranked[0]}
+        chosen = {" (most accurate)": ranked[-1], " (least accurate)": ranked[0]}
     matrices = []
     for what, row in chosen.items():
-        sections = evaluation_report(found.evaluations[row.name], {}, ()).sections
+        sections = evaluation_report(comparison.evaluations[row.name], {}, ()).sections
         matrices += [
-            replace(section, title=f"What {row.name}{what} reads as what")
+            replace(section, title=f"Confusion matrix of {row.name}{what}")
             for section in sections
             if isinstance(section, Matrix)
         ]

@@ -1,4 +1,4 @@
-"""Shares of right answers with their intervals, and how two readers of the same images differ."""
+"""Accuracy with confidence intervals, and the difference of two classifiers on the same images."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import math
 from dataclasses import dataclass
 
 _Z = 1.959963984540054
-"""Of the normal distribution, for 95 %."""
+"""The quantile of the normal distribution for a 95 % interval."""
 
 Interval = tuple[float, float]
 
 
 def wilson(count: int, total: int) -> Interval:
-    """The 95 % interval of a share, by E. B. Wilson's score method (1927), which holds near 0 and 1 too.
+    """The 95 % interval of a proportion, by E. B. Wilson's score method (1927), which is valid near 0 and 1 too.
 
     Args:
-        count: of `total`, which is at least 1.
+        count: number of successes.
+        total: number of trials, at least 1.
 
     Returns:
         Low and high, in [0, 1].
@@ -28,13 +29,13 @@ def wilson(count: int, total: int) -> Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """How many images two readers read right.
+    """Number of images that two classifiers classify correctly.
 
     Attributes:
-        both: read right by both.
-        first: by the first alone.
-        second: by the second alone.
-        neither: by none.
+        both: correct for both.
+        first: correct only for the first.
+        second: correct only for the second.
+        neither: wrong for both.
     """
 
     both: int
@@ -48,15 +49,15 @@ class Paired:
 
     @property
     def difference(self) -> float:
-        """The first's share of right answers minus the second's."""
+        """The accuracy of the first minus that of the second."""
         return (self.first - self.second) / self.total
 
     @property
     def interval(self) -> Interval:
         """The 95 % interval of `difference`, by method 10 of R. G. Newcombe.
 
-        Statistics in Medicine 17 (1998), 2635-2650: the score intervals of the two shares, joined with the
-        correlation of the pairs, corrected for continuity.
+        Statistics in Medicine 17 (1998), 2635-2650: combines the score intervals of the two proportions with the
+        correlation of the pairs, with continuity correction.
         """
         total = self.total
         ones, twos = self.both + self.first, self.both + self.second
@@ -69,7 +70,7 @@ class Paired:
 
     @property
     def p_value(self) -> float:
-        """How likely a difference at least this large is between equally good readers: McNemar's exact test."""
+        """The p-value of McNemar's exact test: the probability of such a difference between equal classifiers."""
         discordant, less = self.first + self.second, min(self.first, self.second)
         if not discordant:
             return 1.0
@@ -84,8 +85,8 @@ class Paired:
         product = ones * (total - ones) * twos * (total - twos)
         if not product:
             return 0.0
-        found = self.both * self.neither - self.first * self.second
-        return (max(found - total / 2, 0.0) if found > 0 else found) / math.sqrt(product)
+        covariance = self.both * self.neither - self.first * self.second
+        return (max(covariance - total / 2, 0.0) if covariance > 0 else covariance) / math.sqrt(product)
 
 
 def _root(one: float, other: float, phi: float) -> float:

@@ -1,4 +1,4 @@
-"""An evaluation as a CSV file, one line for each image."""
+"""Writes an evaluation as a CSV file, one line per image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def check_csv_path(path: Path) -> None:
-    """Refuse, before any work is done, a path that no CSV can be written to.
+    """Check that a CSV can be written to a path, before any work is done.
 
     Raises:
-        ConfigurationError: it is a folder or a file that timmx eval did not write, or its folder cannot be written to.
+        ConfigurationError: it is a folder, or a file that timmx eval did not write, or its folder is not writable.
     """
     if path.is_dir() or not os.access(Path(os.path.realpath(path)).parent, os.W_OK | os.X_OK):
         raise ConfigurationError(
@@ -33,10 +33,10 @@ def check_csv_path(path: Path) -> None:
 
 
 def write_csv(evaluation: Evaluation, path: Path) -> None:
-    """Write the rows of an evaluation; a file that is there is replaced when the new one is complete.
+    """Write the rows of an evaluation; an existing file is replaced when the new one is complete.
 
     Raises:
-        ArtifactError: it cannot be written there.
+        ArtifactError: it cannot be written.
     """
     rows = evaluation.rows()
     try:

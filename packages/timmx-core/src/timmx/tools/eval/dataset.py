@@ -1,4 +1,4 @@
-"""Images whose class is known: class folders or a CSV, each image matched with a class of the artifact."""
+"""Reads labelled images, from class folders or a CSV, and matches their labels with the artifact's classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("path", "label")
 _NAMED = 5
-"""How many names of each side an error shows."""
+"""Maximum number of names from each side in an error."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class LabelledImage:
     """One image.
 
     Attributes:
-        name: how results call it: its path below the class folders' parent, or as the CSV has it.
-        truth: the number of its class.
+        name: for results: its path relative to the data folder, or as in the CSV.
+        truth: index of its class.
     """
 
     path: Path
@@ -41,8 +41,8 @@ class Dataset:
 
     Attributes:
         origin: the folder or the CSV.
-        classes: a name for every class of the artifact, by number.
-        total: how many images the data has, where `limited` took some of them.
+        classes: the name of every class of the artifact, by index.
+        total: number of images in the data, of which `limited` may have selected some.
     """
 
     origin: Path
@@ -51,10 +51,10 @@ class Dataset:
     total: int
 
     def limited(self, most: int | None) -> Dataset:
-        """At most `most` images, as equally many of each class as there are, each class's evenly spread.
+        """Select at most `most` images, balanced over the classes and evenly spread within each class.
 
         Raises:
-            ConfigurationError: fewer than one.
+            ConfigurationError: `most` is less than 1.
         """
         if most is None:
             return self
@@ -64,14 +64,14 @@ class Dataset:
         for image in self.images:
             by_class.setdefault(image.truth, []).append(image)
         quotas = dict.fromkeys(by_class, 0)
-        left = min(most, len(self.images))
-        while left:
+        remaining = min(most, len(self.images))
+        while remaining:
             open_classes = [truth for truth, quota in quotas.items() if quota < len(by_class[truth])]
-            share = max(1, left // len(open_classes))
-            for truth in spread(open_classes, left):
-                taken = min(share, len(by_class[truth]) - quotas[truth])
-                quotas[truth] += taken
-                left -= taken
+            share = max(1, remaining // len(open_classes))
+            for truth in spread(open_classes, remaining):
+                count = min(share, len(by_class[truth]) - quotas[truth])
+                quotas[truth] += count
+                remaining -= count
         chosen = {
             id(image) for truth, quota in quotas.items() if quota for image in spread(by_class[truth], quota)
         }
@@ -85,53 +85,53 @@ def read_dataset(
     num_classes: int,
     class_map: Path | None = None,
 ) -> Dataset:
-    """Find the images and match their classes, before any of them is opened.
+    """List the images and match their labels with classes, before any image is opened.
 
-    A folder's subfolders are the classes, with images at any depth; those whose name begins with a dot do not count. A
-    CSV has the columns path and label, paths from its own folder. Names match where they are equal. The labels of a
-    CSV are all names, or else all class numbers of which none is a name too: never some this and some that. Where the
-    artifact names no classes, as many folders as it has classes stand for them in timm's order.
+    The subfolders of a folder are the classes, with images at any depth; names that begin with a dot are ignored. A
+    CSV has the columns path and label, with paths relative to its folder. Names match if they are equal. The labels
+    of a CSV are either all class names or all class indices, none of which is also a name. If the artifact has no
+    class names, and there are as many folders as classes, the folders are the classes in timm's order.
 
     Args:
         data: the folder or the CSV.
         name: of the artifact, for messages.
-        labels: its classes' names, None where it has none.
-        num_classes: how many it has.
-        class_map: a file of the data's names in the order of the classes, one a line.
+        labels: its class names; None if it has none.
+        num_classes: its number of classes.
+        class_map: a file with the data's class names in class order, one per line.
 
     Raises:
-        ConfigurationError: there is no such data, or it does not fit, with both sides.
+        ConfigurationError: the data does not exist, or its labels do not match the classes.
     """
     if not data.exists():
         raise ConfigurationError(
             f"--data {data} does not exist",
             hint="name a folder with one folder per class, or a CSV of path,label",
         )
-    named = _read_class_map(class_map, num_classes) if class_map else None
+    mapping = _read_class_map(class_map, num_classes) if class_map else None
     rows = _folder_rows(data) if data.is_dir() else _csv_rows(data)
-    if named is None and labels is None and data.is_dir():
-        named = _by_order(data, name, num_classes)
-    known = list(named or labels or ())
-    labels_found = dict.fromkeys(label for _, _, label in rows)
-    truths = {label: number for number, label in enumerate(known) if label in labels_found}
-    numbers = {} if data.is_dir() else _class_numbers(labels_found, num_classes)
-    unknown = labels_found.keys() - truths.keys() - numbers.keys()
+    if mapping is None and labels is None and data.is_dir():
+        mapping = _by_order(data, name, num_classes)
+    names = list(mapping or labels or ())
+    data_labels = dict.fromkeys(label for _, _, label in rows)
+    truths = {label: number for number, label in enumerate(names) if label in data_labels}
+    numbers = {} if data.is_dir() else _class_numbers(data_labels, num_classes)
+    unknown = data_labels.keys() - truths.keys() - numbers.keys()
     if unknown:
-        raise _mismatch(data, name, unknown, len(labels_found), known, num_classes, class_map)
-    unnamed = [label for label in labels_found if label not in truths]
+        raise _mismatch(data, name, unknown, len(data_labels), names, num_classes, class_map)
+    unnamed = [label for label in data_labels if label not in truths]
     if unnamed and truths:
-        raise _mixed(data, name, list(truths), unnamed, known, class_map)
+        raise _mixed(data, name, list(truths), unnamed, names, class_map)
     if unnamed:
         truths = numbers
     elif class_map is None and len(numbers) == len(truths) and numbers != truths:
         label, number = next(item for item in truths.items() if numbers[item[0]] != item[1])
         reporter().warn(
-            f"The labels of {data} are taken as names of classes, not as class numbers: {label} is class {number}."
+            f"The labels of {data} are read as class names, not as class numbers: {label} is class {number}."
         )
     images = tuple(LabelledImage(path, shown, truths[label]) for path, shown, label in rows)
     if not data.is_dir():
-        _check_there(data, images)
-    classes = labels or named or [str(number) for number in range(num_classes)]
+        _check_exist(data, images)
+    classes = labels or mapping or [str(number) for number in range(num_classes)]
     return Dataset(data, images, tuple(classes), len(images))
 
 
@@ -140,7 +140,7 @@ Row = tuple["Path", str, str]
 
 
 def _class_numbers(labels: Iterable[str], num_classes: int) -> dict[str, int]:
-    """Those of the labels that are whole numbers of classes."""
+    """The labels that are class indices, with the index as an integer."""
     plain = (label for label in labels if label.isascii() and label.isdecimal() and len(label) < 10)
     return {label: int(label) for label in plain if int(label) < num_classes}
 
@@ -154,7 +154,7 @@ def _folder_rows(folder: Path) -> list[Row]:
     ]
     loose = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir() if path.is_file())
     if not rows:
-        found = (
+        content = (
             f"{counted(loose, 'image')}, but no folders with images"
             if loose
             else "no images in its folders"
@@ -162,12 +162,12 @@ def _folder_rows(folder: Path) -> list[Row]:
             else "neither folders nor images"
         )
         raise ConfigurationError(
-            f"--data {folder} has {found}, so no image has a known class",
+            f"--data {folder} has {content}, so no image has a known class",
             hint="put the images of each class into a folder with the name of the class, or name a CSV of path,label",
         )
     if loose:
         reporter().warn(
-            f"In no class's folder, and left out: {counted(loose, 'image')} directly in {folder}."
+            f"Left out, because not in the folder of a class: {counted(loose, 'image')} directly in {folder}."
         )
     return rows
 
@@ -177,10 +177,9 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _by_order(folder: Path, name: str, num_classes: int) -> list[str]:
-    """The folders' names as class names, in the order that timm trains with.
+    """Folder names as class names, in the order that timm uses for training.
 
-    Numbers in names count by their value there (`natural_key` of timm 1.0), where torchvision's ImageFolder compares
-    letters.
+    timm sorts numbers in names by value (`natural_key` of timm 1.0); torchvision's ImageFolder sorts as text.
     """
     plain = [path.name for path in _class_folders(folder)]
     if len(plain) != num_classes:
@@ -190,10 +189,10 @@ def _by_order(folder: Path, name: str, num_classes: int) -> list[str]:
             hint="give --class-map FILE, which names the folders in the order of the classes, one per line",
         )
     natural = sorted(plain, key=_natural_key)
-    order = "" if natural == plain else " (numbers by their value, as timm has it and torchvision has not)"
+    order = "" if natural == plain else " (numbers by value, as in timm, unlike torchvision)"
     reporter().warn(
-        f"{name} does not name its classes: the {num_classes} folders of {folder} are taken for them in sorted order"
-        f"{order}. --class-map FILE states another."
+        f"{name} does not name its classes: the {num_classes} folders of {folder} are used as the classes in sorted "
+        f"order{order}. Use --class-map FILE for another order."
     )
     return natural
 
@@ -209,9 +208,9 @@ def _csv_rows(file: Path) -> list[Row]:
             reader = csv.reader(stream)
             lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        said = getattr(exc, "strerror", None) or exc
+        reason = getattr(exc, "strerror", None) or exc
         raise ConfigurationError(
-            f"--data {file} cannot be read as a CSV in UTF-8: {said}",
+            f"--data {file} cannot be read as a CSV in UTF-8: {reason}",
             hint="name a folder with one folder per class, or a CSV of path,label in UTF-8",
         ) from exc
     if not lines:
@@ -222,7 +221,7 @@ def _csv_rows(file: Path) -> list[Row]:
     if set(_COLUMNS) <= set(header):
         columns = tuple(map(header.index, _COLUMNS))
         del lines[0]
-    elif len(header) == 2 and header[0].endswith(tuple(IMAGE_SUFFIXES)):  # no header: an image at once
+    elif len(header) == 2 and header[0].endswith(tuple(IMAGE_SUFFIXES)):  # no header
         columns = 0, 1
     else:
         raise ConfigurationError(
@@ -246,7 +245,7 @@ def _csv_rows(file: Path) -> list[Row]:
     return rows
 
 
-def _check_there(file: Path, images: Sequence[LabelledImage]) -> None:
+def _check_exist(file: Path, images: Sequence[LabelledImage]) -> None:
     missing = [image.name for image in images if not image.path.is_file()]
     if missing:
         raise ConfigurationError(
@@ -257,13 +256,13 @@ def _check_there(file: Path, images: Sequence[LabelledImage]) -> None:
 
 
 def _read_class_map(file: Path, num_classes: int) -> list[str]:
-    """The data's names in the order of the classes, as the `--class-map` of timm's validate.py has them."""
+    """The data's class names in class order, in the format of `--class-map` of timm's validate.py."""
     try:
         names = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as exc:
-        said = getattr(exc, "strerror", None) or "it is not UTF-8 text"
+        reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
         raise ConfigurationError(
-            f"--class-map {file} cannot be read: {said}",
+            f"--class-map {file} cannot be read: {reason}",
             hint="name a text file in UTF-8 with the class names, one per line",
         ) from exc
     twice = [name for name, count in Counter(names).items() if count > 1]
@@ -285,23 +284,23 @@ def _mismatch(
     data: Path,
     name: str,
     unknown: Iterable[str],
-    found: int,
-    known: Sequence[str],
+    count: int,
+    names: Sequence[str],
     num_classes: int,
     class_map: Path | None,
 ) -> ConfigurationError:
     unknown = sorted(unknown, key=_natural_key)
     kind = "folder name" if data.is_dir() else "label"
     what = (
-        f"{data} has {counted(found, kind)}; {name} has no class for {len(unknown)} of them: {_some(unknown)}"
+        f"{data} has {counted(count, kind)}; {name} has no class for {len(unknown)} of them: {_some(unknown)}"
     )
     if class_map:
         return ConfigurationError(
-            f"{what}; the {num_classes} names of --class-map {class_map} are {_some(known)}",
+            f"{what}; the {num_classes} names of --class-map {class_map} are {_some(names)}",
             hint=f"correct the names in {class_map}",
         )
     classes = (
-        f"its {num_classes} classes are {_some(known)}" if known else f"{name} does not name its classes"
+        f"its {num_classes} classes are {_some(names)}" if names else f"{name} does not name its classes"
     )
     numbers = "" if data.is_dir() else f", or use class numbers from 0 to {num_classes - 1} in the CSV"
     return ConfigurationError(
@@ -315,10 +314,10 @@ def _mixed(
     name: str,
     named: Sequence[str],
     unnamed: Sequence[str],
-    known: Sequence[str],
+    names: Sequence[str],
     class_map: Path | None,
 ) -> ConfigurationError:
-    """Integers, of which some are names too: the same label would be one class or another."""
+    """The error for integer labels of which some are also class names, so that they are ambiguous."""
     named, unnamed = sorted(named, key=_natural_key), sorted(unnamed, key=_natural_key)
     owner = f"--class-map {class_map}" if class_map else name
     fix = (
@@ -328,12 +327,12 @@ def _mixed(
     )
     return ConfigurationError(
         f"{data} has labels that are names of classes in {owner} ({_some(named)}) and labels that can only be class "
-        f"numbers ({_some(unnamed)}); the {len(known)} names are {_some(known)}",
+        f"numbers ({_some(unnamed)}); the {len(names)} names are {_some(names)}",
         hint=f"write a name in every line, or only numbers that are not names, or {fix}",
     )
 
 
 def _some(names: Sequence[str], most: int = _NAMED) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of further ones."""
     shown = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

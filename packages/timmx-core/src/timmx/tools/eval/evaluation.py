@@ -1,4 +1,4 @@
-"""What an evaluation found: shares of right answers, by class too, what is confused, and beside a second reader."""
+"""The result of an evaluation: accuracy, also per class, confusions, and the comparison with a second classifier."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Side:
-    """One reader's answers to all images.
+    """The predictions of one classifier for all images.
 
     Attributes:
-        name: of the reader.
-        seconds: what they took, images decoded and all.
-        asked: how many were asked in that time; the others were in a journal.
+        name: of the classifier.
+        seconds: time for `asked` images, including decoding.
+        asked: number of images that were run; the others were in a journal.
     """
 
     name: str
@@ -33,19 +33,19 @@ class Side:
 
     @property
     def images_per_s(self) -> float | None:
-        """None where nothing was asked."""
+        """Throughput; None if no image was run."""
         return self.asked / self.seconds if self.asked and self.seconds > 0 else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFigures:
-    """How one class's images are read.
+    """The accuracy of one class.
 
     Attributes:
-        count: of its images that can be read.
-        right: of them read right.
-        interval: 95 %, of the accuracy.
-        confused_with: the class that they are taken for most often beside it, and how often; None where never.
+        count: number of its images that can be read.
+        right: number of images classified correctly.
+        interval: 95 % interval of the accuracy.
+        confused_with: the class that its images are most often confused with, and how often; None if never.
     """
 
     name: str
@@ -61,7 +61,7 @@ class ClassFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """An image that the two readers take for different classes; None where a reader gave no number."""
+    """An image that the two classify differently; None if an output was not finite."""
 
     image: str
     truth: str
@@ -73,14 +73,14 @@ class Disagreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The second reader's figures, and how the artifact differs.
+    """The accuracy of the second classifier, and how the artifact differs.
 
     Attributes:
-        name: of the second reader, a model or another artifact.
-        drop: its top-1 minus the artifact's; above 0 the artifact is worse.
-        drop_interval: 95 %, of the paired difference; see `Paired.interval`.
+        name: of the second classifier, a model or another artifact.
+        drop: its top-1 accuracy minus the artifact's; above 0 the artifact is worse.
+        drop_interval: 95 % interval of the paired difference; see `Paired.interval`.
         p_value: of McNemar's exact test.
-        agreement: the share of images that both take for the same class.
+        agreement: fraction of images that both classify alike.
     """
 
     name: str
@@ -101,27 +101,28 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One artifact on one set of images.
+    """The evaluation of one artifact on one dataset.
 
     Attributes:
         path: of the artifact.
         data: the folder or the CSV.
-        classes: all classes' names, by number.
-        images: what was evaluated, in order, with the `readings` beside them.
-        total: images in the data; more than `images` where a limit was set.
-        count: of `images` that can be read; all shares are of them.
-        top1: the share read right.
-        top1_interval: 95 %, by Wilson's method.
-        top5: the share whose class is among the five likeliest; None where there are five classes or fewer.
+        classes: all class names, by index.
+        images: the evaluated images.
+        readings: one per image, in the same order.
+        total: number of images in the data; more than `images` if a limit was set.
+        count: number of `images` that can be read; all accuracies are relative to it.
+        top1: top-1 accuracy, 0 to 1.
+        top1_interval: 95 % interval, by Wilson's method.
+        top5: top-5 accuracy, 0 to 1; None if there are at most five classes.
         unreadable: names of the images that cannot be read, each with the reason.
-        per_class: of the classes that have readable images, by number.
-        confusion: how often images of one class (first) are taken for another or for it (second), by numbers.
-        not_numbers: images answered with NaN or infinity; they count as wrong.
-        seconds: what the answers took, images decoded and all.
-        images_per_s: of the images asked in that time; None where all were in the journal.
-        resumed: images whose answers were in the journal.
-        metadata: what the artifact says about itself.
-        against: the second reader, where there is one.
+        per_class: accuracy of the classes with readable images, by index.
+        confusion: number of images by (true class, predicted class), as indices.
+        not_numbers: number of images with NaN or infinity in the output; they count as wrong.
+        seconds: time of the run, including decoding.
+        images_per_s: throughput; None if all answers were in the journal.
+        resumed: number of images whose answers were in the journal.
+        metadata: of the artifact.
+        against: the comparison with the second classifier, if there is one.
     """
 
     path: Path
@@ -154,7 +155,7 @@ class Evaluation:
         side: Side,
         second: Side | None = None,
     ) -> Evaluation:
-        """The figures of one reader's answers, and of a second's to the same images."""
+        """Compute the evaluation from the predictions of one or two classifiers for the same images."""
         pairs = list(zip(dataset.images, side.readings, strict=True))
         good = [(image, reading) for image, reading in pairs if not reading.unreadable]
         top1, top1_interval, top5, top5_interval = _shares(dataset, side)
@@ -184,17 +185,17 @@ class Evaluation:
 
     @property
     def right(self) -> int:
-        """How many images are read right."""
+        """Number of images classified correctly."""
         return sum(item.rank == 0 for item in self.readings)
 
     def confused(self) -> list[tuple[str, str, int]]:
-        """Pairs of true and read class that are not the same, the most frequent first."""
+        """Confusions as (true class, predicted class, count), most frequent first."""
         names = self.classes
         wrong = [(names[a], names[b], count) for (a, b), count in self.confusion.items() if a != b]
         return sorted(wrong, key=lambda item: -item[2])
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, all there is."""
+        """JSON-ready, with all images."""
         names = self.classes
         return {
             "file": str(self.path),
@@ -236,7 +237,7 @@ class Evaluation:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One image a row: path, label, read, probability, right, error; with `against` what it reads too."""
+        """One row per image: path, label, read, probability, right, error; with `against` also its predictions."""
         rows = []
         seconds = self.against.readings if self.against else [None] * len(self.images)
         for image, item, second in zip(self.images, self.readings, seconds, strict=True):
@@ -258,10 +259,10 @@ class Evaluation:
 def _shares(dataset: Dataset, side: Side) -> tuple[float, Interval, float | None, Interval | None]:
     ranks = [item.rank for item in side.readings if not item.unreadable]
     count = len(ranks)
-    right, near = (sum(rank is not None and rank < most for rank in ranks) for most in (1, 5))
+    top1, top5 = (sum(rank is not None and rank < most for rank in ranks) for most in (1, 5))
     if len(dataset.classes) <= 5:
-        return right / count, wilson(right, count), None, None
-    return right / count, wilson(right, count), near / count, wilson(near, count)
+        return top1 / count, wilson(top1, count), None, None
+    return top1 / count, wilson(top1, count), top5 / count, wilson(top5, count)
 
 
 def _per_class(
@@ -334,20 +335,20 @@ def _rounded(probability: float | None) -> float | None:
     return None if probability is None else float(f"{probability:.6g}")
 
 
-def _against_dict(found: Comparison) -> dict[str, Any]:
+def _against_dict(comparison: Comparison) -> dict[str, Any]:
     return {
-        "name": found.name,
-        "top1": found.top1,
-        "top1_interval": found.top1_interval,
-        "top5": found.top5,
-        "top5_interval": found.top5_interval,
-        "drop": found.drop,
-        "drop_interval": found.drop_interval,
-        "p_value": found.p_value,
-        "agreement": found.agreement,
-        "agreement_interval": found.agreement_interval,
-        "seconds": found.seconds,
-        "images_per_s": found.images_per_s,
+        "name": comparison.name,
+        "top1": comparison.top1,
+        "top1_interval": comparison.top1_interval,
+        "top5": comparison.top5,
+        "top5_interval": comparison.top5_interval,
+        "drop": comparison.drop,
+        "drop_interval": comparison.drop_interval,
+        "p_value": comparison.p_value,
+        "agreement": comparison.agreement,
+        "agreement_interval": comparison.agreement_interval,
+        "seconds": comparison.seconds,
+        "images_per_s": comparison.images_per_s,
         "disagreements": [
             {
                 "path": item.image,
@@ -357,6 +358,6 @@ def _against_dict(found: Comparison) -> dict[str, Any]:
                 "against_read": item.against_read,
                 "against_probability": _rounded(item.against_probability),
             }
-            for item in found.disagreements
+            for item in comparison.disagreements
         ],
     }

@@ -1,8 +1,8 @@
-"""The answers of an evaluation as they come, in a file from which a run that was cut off goes on.
+"""Records the answers of an evaluation in a file, from which an interrupted run can continue.
 
-JSON lines. The first says what is evaluated on what; each further one is an answer, with a hash of the image's file,
-or names a second reader, whose answers follow. An image that could not be read is asked again, and a further line
-answers it. A line counts once its end is written.
+The file has JSON lines. The first names the artifact and the data; each further line is an answer, with a hash of the
+image file, or names the second classifier, whose answers follow. An image that could not be read is tried again, and
+gets another line. A line is valid once its newline is written.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _READERS = ("subject", "second")
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a reader says to one image.
+    """The answer for one image.
 
     Attributes:
-        read: the class's number; None where there is no answer.
-        probability: of that class.
-        rank: how many classes come before the true one; None where there is no answer.
-        error: why there is no answer; empty where there is one.
-        unreadable: the image is to blame, not the reader.
+        read: index of the predicted class; None after an error.
+        probability: of that class; None after an error.
+        rank: number of classes ranked above the true one; None after an error.
+        error: why the image has no answer; empty without an error.
+        unreadable: the error is that the image cannot be read.
     """
 
     read: int | None
@@ -51,16 +51,16 @@ class Reading:
 
 
 class Journal:
-    """A file that is begun or gone on with. Usable in `with`.
+    """A new or an existing journal; a context manager.
 
     Args:
         path: of the file.
-        subject: what is evaluated, such as name, sha256 and preprocessing.
-        dataset: the images. Those that were answered before are read once, to see that they are the same.
+        subject: identity of the artifact, such as name, sha256 and preprocessing.
+        dataset: the images. Those with a recorded answer are read once, to check that they have not changed.
 
     Raises:
-        ConfigurationError: the file is not a journal, is damaged, is one of something else, another run writes it, or
-            an image that it answers has changed since. It is left as it is.
+        ConfigurationError: the file is not a journal, is damaged, belongs to another evaluation, is in use by another
+            run, or an image with an answer has changed. The file is left unchanged.
         ArtifactError: it cannot be read or written.
     """
 
@@ -78,19 +78,19 @@ class Journal:
         except OSError as exc:
             raise self._failing(exc) from exc
         try:
-            self._lock_alone()
+            self._acquire_lock()
             self._stream.seek(0)
             content = self._stream.read()
-            if first.startswith(content):  # new, or cut off in the first line
+            if first.startswith(content):  # new, or interrupted in the first line
                 self._stream.truncate(0)
                 self._stream.write(first)
             else:
                 self._check(content, header)
-                whole = content[: content.rindex(b"\n") + 1]
-                self._read(whole)
+                lines = content[: content.rindex(b"\n") + 1]
+                self._read(lines)
                 self._check_images()
-                if whole != content:
-                    self._stream.truncate(len(whole))
+                if lines != content:
+                    self._stream.truncate(len(lines))
         except OSError as exc:
             self._close()
             raise self._failing(exc) from exc
@@ -104,11 +104,11 @@ class Journal:
     def __exit__(self, *exc_info: object) -> None:
         self._close()
 
-    def _lock_alone(self) -> None:
-        """Keep the file for this run, until it is closed or its process ends.
+    def _acquire_lock(self) -> None:
+        """Lock the file for this run, until it is closed or the process ends.
 
         Raises:
-            ConfigurationError: another run has it.
+            ConfigurationError: another run holds the lock.
         """
         try:
             self._lock.acquire(timeout=0)
@@ -123,51 +123,52 @@ class Journal:
     def _close(self) -> None:
         self._stream.close()
         if self._lock.is_locked and isinstance(self._lock, UnixFileLock):
-            with suppress(OSError):  # while it is ours; on other systems filelock removes it
+            with suppress(OSError):  # while the lock is held; on other systems filelock removes the file
                 Path(self._lock.lock_file).unlink()
         self._lock.release()
 
     def second(self, reader: Mapping[str, Any]) -> None:
-        """State who else reads the images.
+        """Record the identity of the second classifier.
 
         Raises:
-            ConfigurationError: the journal has another second reader.
+            ConfigurationError: the journal has another one.
         """
         if self._second is None:
             self._second = dict(reader)
             self._write({"against": self._second})
         elif _differing(self._second, reader):
             raise ConfigurationError(
-                f"--resume {self._path} is the journal of an evaluation {_told('against', self._second, reader)}",
+                f"--resume {self._path} is the journal of an evaluation {_difference('against', self._second, reader)}",
                 hint="name another file, or delete this one",
             )
 
     def readings(self, of: str, multiple: int) -> list[Reading]:
-        """What is there already: as many full batches as possible, so that a batch is made of the same images.
+        """The recorded answers of all complete batches, so that later batches have the same images.
 
         Args:
             of: `subject` or `second`.
-            multiple: images at once. All are given where the journal has one for every image.
+            multiple: batch size. If the journal has an answer for every image, all are returned.
         """
-        found = [entry.reading for entry in self._entries.get(of, ())]
-        return found[: len(found) if len(found) == len(self._images) else len(found) - len(found) % multiple]
+        readings = [entry.reading for entry in self._entries.get(of, ())]
+        count = len(readings)
+        return readings[: count if count == len(self._images) else count - count % multiple]
 
     def add(self, of: str, number: int, reading: Reading) -> None:
-        """Write an answer down; one that is there already is left as it is, unless the image could not be read."""
-        known = self._entries.setdefault(of, [])
-        old = known[number] if number < len(known) else None
+        """Record an answer; an earlier one is kept, unless the image could not be read."""
+        entries = self._entries.setdefault(of, [])
+        old = entries[number] if number < len(entries) else None
         if old is not None and (not old.reading.unreadable or old.reading == reading):
             return
         entry = _Entry(reading, None if reading.unreadable else _content(self._images[number]))
-        known[number : number + 1] = [entry]
+        entries[number : number + 1] = [entry]
         self._write({"of": of, "image": number} | asdict(reading) | {"content": entry.content})
 
     def _check(self, content: bytes, header: dict[str, Any]) -> None:
         line, end, _ = content.partition(b"\n")
         try:
-            found = json.loads(line)
-            kind, schema = found["journal"], found["schema"]
-            subject, data = dict(found["subject"]), dict(found["data"])
+            existing = json.loads(line)
+            kind, schema = existing["journal"], existing["schema"]
+            subject, data = dict(existing["subject"]), dict(existing["data"])
         except (ValueError, LookupError, TypeError):
             kind = None
         if not end or kind != _KIND:
@@ -183,7 +184,7 @@ class Journal:
         for what, old, new in (("of", subject, header["subject"]), ("on", data, header["data"])):
             if _differing(old, new):
                 raise ConfigurationError(
-                    f"--resume {self._path} is the journal of an evaluation {_told(what, old, new)}",
+                    f"--resume {self._path} is the journal of an evaluation {_difference(what, old, new)}",
                     hint="name another file, or delete this one",
                 )
 
@@ -197,40 +198,44 @@ class Journal:
                 ) from exc
 
     def _take(self, line: Any) -> None:
-        """Raises ValueError, LookupError or TypeError where the line is none of ours."""
+        """Add the entry of a line.
+
+        Raises:
+            ValueError, LookupError, TypeError: the line is invalid.
+        """
         if not isinstance(line, dict):
             raise TypeError("a line is an object")
         if line.keys() == {"against"}:
             if self._second is not None or not isinstance(line["against"], dict):
-                raise ValueError("one second reader is named")
+                raise ValueError("a journal has one second classifier")
             self._second = line["against"]
             return
         of, number, content = line.pop("of"), line.pop("image"), line.pop("content")
         reading = Reading(**line)
         if of not in _READERS[: 1 if self._second is None else 2]:
-            raise ValueError(f"no reader is {of}")
+            raise ValueError(f"{of} is not a classifier")
         _check_reading(reading, self._classes)
         if not (content is None if reading.unreadable else isinstance(content, str)):
-            raise TypeError("an image that was read has a hash")
-        known = self._entries.setdefault(of, [])
-        if not _is_number(number, len(self._images)) or number > len(known):
-            raise ValueError(f"image {number} follows {len(known) - 1}")
-        if number < len(known) and not known[number].reading.unreadable:
-            raise ValueError(f"image {number} is answered twice")
-        known[number : number + 1] = [_Entry(reading, content)]
+            raise TypeError("a readable image has a hash")
+        entries = self._entries.setdefault(of, [])
+        if not _is_index(number, len(self._images)) or number > len(entries):
+            raise ValueError(f"image {number} follows {len(entries) - 1}")
+        if number < len(entries) and not entries[number].reading.unreadable:
+            raise ValueError(f"image {number} has two answers")
+        entries[number : number + 1] = [_Entry(reading, content)]
 
     def _check_images(self) -> None:
-        """Refuse answers to images that have other content now."""
-        say, seen = reporter(), dict[int, str]()
+        """Check that images with a recorded answer have not changed."""
+        say, hashes = reporter(), dict[int, str]()
         for entries in self._entries.values():
             for number, entry in enumerate(entries):
                 if entry.content is None:
                     continue
-                if number not in seen:
-                    seen[number] = _content(self._images[number])
+                if number not in hashes:
+                    hashes[number] = _content(self._images[number])
                     say.advance("Comparing the images with the journal", (number + 1) / len(entries))
-                if seen[number] != entry.content:
-                    what = "has changed since" if seen[number] else "cannot be opened now"
+                if hashes[number] != entry.content:
+                    what = "has changed since" if hashes[number] else "cannot be opened now"
                     raise ConfigurationError(
                         f"--resume {self._path} has an answer to {self._images[number].name}, which {what}",
                         hint="restore that image, name another file, or delete this one",
@@ -242,7 +247,7 @@ class Journal:
             written = self._stream.write(line)
             if written < len(
                 line
-            ):  # the rest tells why it found no room; half a line is dropped by the next run
+            ):  # writing the rest raises the reason; the next run drops an incomplete line
                 self._stream.write(line[written:])
         except OSError as exc:
             raise self._failing(exc) from exc
@@ -255,33 +260,37 @@ class Journal:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An answer, and the hash of the file that it was given to; None where that could not be read."""
+    """An answer, with the hash of the image file; None if the image could not be read."""
 
     reading: Reading
     content: str | None
 
 
 def _check_reading(reading: Reading, classes: int) -> None:
-    """Raises ValueError for what no reader says."""
+    """Check that a reading is consistent.
+
+    Raises:
+        ValueError: it is not.
+    """
     answered = not reading.error
     if not isinstance(reading.error, str) or not isinstance(reading.unreadable, bool):
         raise ValueError("an error is a text")
     if reading.unreadable and answered:
         raise ValueError("an image that cannot be read has an error")
     for value in (reading.read, reading.rank):
-        if not (_is_number(value, classes) if answered else value is None):
-            raise ValueError(f"{value} is no class")
+        if not (_is_index(value, classes) if answered else value is None):
+            raise ValueError(f"{value} is not a class")
     share = reading.probability
     if not (isinstance(share, float) and math.isfinite(share) if answered else share is None):
-        raise ValueError(f"{share} is no probability")
+        raise ValueError(f"{share} is not a probability")
 
 
-def _is_number(value: Any, below: int) -> bool:
+def _is_index(value: Any, below: int) -> bool:
     return type(value) is int and 0 <= value < below
 
 
 def _content(image: LabelledImage) -> str:
-    """A hash of the file; empty where it cannot be opened, which no hash equals."""
+    """A hash of the file; empty if it cannot be opened, which equals no hash."""
     try:
         with image.path.open("rb") as stream:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -290,7 +299,7 @@ def _content(image: LabelledImage) -> str:
 
 
 def _listing(dataset: Dataset) -> dict[str, Any]:
-    """What tells other images from these: names and classes, as one hash; not where they lie."""
+    """Identity of the images: one hash of names and classes, independent of the folder's path."""
     digest = hashlib.sha256()
     for image in dataset.images:
         digest.update(json.dumps((image.name, image.truth)).encode() + b"\n")
@@ -301,20 +310,20 @@ def _line(entry: Mapping[str, Any]) -> bytes:
     return json.dumps(entry, ensure_ascii=True).encode() + b"\n"
 
 
-def _told(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The two side by side, down to where they differ; `what` is the word before each."""
-    facts = _differing(old, new)
-    return f"{what} {_facts(old, facts)}, not {what} {_facts(new, facts)}"
+def _difference(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Text with the values that differ; `what` is the word before each side."""
+    keys = _differing(old, new)
+    return f"{what} {_values(old, keys)}, not {what} {_values(new, keys)}"
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Which facts differ; a name is for people, and may change."""
+    """The keys of values that differ, without the name, which may change."""
     return [key for key in new if key != "name" and old.get(key) != new[key]]
 
 
-def _facts(found: Mapping[str, Any], facts: Iterable[str]) -> str:
-    told = ", ".join(f"{key} {_short(found.get(key))}" for key in facts)
-    return f"{found.get('name')} ({told})"
+def _values(identity: Mapping[str, Any], keys: Iterable[str]) -> str:
+    values = ", ".join(f"{key} {_short(identity.get(key))}" for key in keys)
+    return f"{identity.get('name')} ({values})"
 
 
 def _short(value: Any) -> str:

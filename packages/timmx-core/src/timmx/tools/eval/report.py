@@ -1,4 +1,4 @@
-"""An evaluation as a report: figures, each class, what is confused with what, and the images that went wrong."""
+"""The report of an evaluation: accuracy, accuracy per class, confusion matrix and misclassified images."""
 
 from __future__ import annotations
 
@@ -16,42 +16,53 @@ _MOST_IN_MATRIX = 25
 _MOST_WRONG = 1000
 
 
-def evaluation_report(found: Evaluation, environment: Mapping[str, str], commands: Sequence[str]) -> Report:
+def evaluation_report(
+    evaluation: Evaluation, environment: Mapping[str, str], commands: Sequence[str]
+) -> Report:
     """The report of one evaluation.
 
     Args:
-        environment: where it was made; the data is added.
-        commands: that made it.
+        environment: machine and versions; the model and the data are added.
+        commands: that reproduce it.
     """
-    sections: list[Section] = [_readers(found), _bars(found.per_class), _classes(found), _matrix(found)]
-    if found.against is not None:
-        sections.append(_disagreements(found, found.against))
-    sections.append(_wrong(found))
-    if found.unreadable:
-        rows = [{"path": name, "error": error} for name, error in found.unreadable]
+    sections: list[Section] = [
+        _readers(evaluation),
+        _bars(evaluation.per_class),
+        _classes(evaluation),
+        _matrix(evaluation),
+    ]
+    if evaluation.against is not None:
+        sections.append(_disagreements(evaluation, evaluation.against))
+    sections.append(_wrong(evaluation))
+    if evaluation.unreadable:
+        rows = [{"path": name, "error": error} for name, error in evaluation.unreadable]
         sections.append(
             Table("Images that cannot be read", [Column("path", "image"), Column("error", "reason")], rows)
         )
-    low, high = found.top1_interval
+    low, high = evaluation.top1_interval
     summary = (
-        f"{found.path.name} reads {found.right:,} of {found.count:,} images right: {100 * found.top1:.1f} %, with a "
-        f"95 % interval from {100 * low:.1f} to {100 * high:.1f} %."
+        f"{evaluation.path.name} classifies {evaluation.right:,} of {evaluation.count:,} images correctly: "
+        f"{100 * evaluation.top1:.1f} %, with a 95 % interval of {100 * low:.1f} to {100 * high:.1f} %."
     )
-    if found.against is not None:
-        low, high = found.against.drop_interval
+    if evaluation.against is not None:
+        low, high = evaluation.against.drop_interval
         summary += (
-            f" {found.against.name} reads {100 * found.against.top1:.1f} % right, a "
-            f"drop of {100 * found.against.drop:.2f} points ({100 * low:.2f} to {100 * high:.2f}); they agree on "
-            f"{100 * found.against.agreement:.1f} %."
+            f" The accuracy of {evaluation.against.name} is {100 * evaluation.against.top1:.1f} %: a drop of "
+            f"{100 * evaluation.against.drop:.2f} points ({100 * low:.2f} to {100 * high:.2f}); they agree on "
+            f"{100 * evaluation.against.agreement:.1f} % of the images."
         )
-    chosen = f"{len(found.images):,} of {found.total:,} images" if len(found.images) < found.total else ""
-    model = f"{found.metadata.model.name}, {found.metadata.precision}"
+    chosen = (
+        f"{len(evaluation.images):,} of {evaluation.total:,} images"
+        if len(evaluation.images) < evaluation.total
+        else ""
+    )
+    model = f"{evaluation.metadata.model.name}, {evaluation.metadata.precision}"
     data = {
         "model": model,
-        "data": f"{found.data}, {chosen or f'{found.total:,} images'}, {len(found.classes):,} classes",
+        "data": f"{evaluation.data}, {chosen or f'{evaluation.total:,} images'}, {len(evaluation.classes):,} classes",
     }
     return Report(
-        title=f"Accuracy of {found.path.name}",
+        title=f"Accuracy of {evaluation.path.name}",
         summary=summary,
         sections=sections,
         environment={**data, **environment},
@@ -59,27 +70,27 @@ def evaluation_report(found: Evaluation, environment: Mapping[str, str], command
     )
 
 
-def _readers(found: Evaluation) -> Table:
+def _readers(evaluation: Evaluation) -> Table:
     columns = [
-        Column("name", "reader"),
+        Column("name", "file or model"),
         Column("top1", "top-1", "percent"),
         Column("low", "95 % from", "percent"),
         Column("high", "to", "percent"),
-        *([Column("top5", "top-5", "percent")] if found.top5 is not None else []),
+        *([Column("top5", "top-5", "percent")] if evaluation.top5 is not None else []),
         Column("speed", "images/s", "number"),
     ]
-    rows: list[dict[str, Any]] = [_reader(found.path.name, found)]
-    if found.against is not None:
-        rows.append(_reader(found.against.name, found.against))
+    rows: list[dict[str, Any]] = [_reader(evaluation.path.name, evaluation)]
+    if evaluation.against is not None:
+        rows.append(_reader(evaluation.against.name, evaluation.against))
     return Table(
         "Accuracy",
         columns,
         rows,
-        "Intervals are Wilson's. The speed includes decoding the images."
+        "Intervals are by Wilson's method. Images/s includes decoding."
         + (
-            " The drop's interval is Newcombe's for paired shares (1998, method 10); McNemar's exact test gives p = "
-            f"{found.against.p_value:.2g}."
-            if found.against
+            " The interval of the drop is by Newcombe's method 10 for pairs (1998); McNemar's exact test gives p = "
+            f"{evaluation.against.p_value:.2g}."
+            if evaluation.against
             else ""
         ),
     )
@@ -98,7 +109,7 @@ def _reader(name: str, item: Evaluation | Comparison) -> dict[str, Any]:
 
 
 def worst_first(classes: Sequence[ClassFigures]) -> list[ClassFigures]:
-    """By accuracy; of equal ones, that of more images first, whose figure is surer."""
+    """Sort by ascending accuracy; at equal accuracy, classes with more images first."""
     return sorted(classes, key=lambda item: (item.accuracy, -item.count))
 
 
@@ -107,7 +118,7 @@ def _bars(classes: Sequence[ClassFigures]) -> Bars:
     note = f"The {len(shown)} worst of {len(classes)} classes. " if len(shown) < len(classes) else ""
     return Bars(
         title="Accuracy by class",
-        y_title="share read right",
+        y_title="accuracy",
         values={item.name: item.accuracy for item in shown},
         intervals={item.name: item.interval for item in shown},
         note=f"{note}Whiskers are 95 % intervals.",
@@ -115,7 +126,7 @@ def _bars(classes: Sequence[ClassFigures]) -> Bars:
     )
 
 
-def _classes(found: Evaluation) -> Table:
+def _classes(evaluation: Evaluation) -> Table:
     rows = [
         {
             "name": item.name,
@@ -126,44 +137,44 @@ def _classes(found: Evaluation) -> Table:
             "confused": item.confused_with and item.confused_with[0],
             "times": item.confused_with and item.confused_with[1],
         }
-        for item in found.per_class
+        for item in evaluation.per_class
     ]
     columns = [
         Column("name", "class"),
         Column("count", "images", "number"),
-        Column("accuracy", "read right", "percent"),
+        Column("accuracy", "accuracy", "percent"),
         Column("low", "95 % from", "percent"),
         Column("high", "to", "percent"),
-        Column("confused", "most often taken for"),
+        Column("confused", "most often confused with"),
         Column("times", "times", "number"),
     ]
     return Table("Classes", columns, rows)
 
 
-def _matrix(found: Evaluation) -> Matrix:
-    """All classes, or those that take part in the most frequent confusions."""
-    present = sorted({number for pair in found.confusion for number in pair})
+def _matrix(evaluation: Evaluation) -> Matrix:
+    """The confusion matrix of all classes, or of those with the most frequent confusions."""
+    present = sorted({number for pair in evaluation.confusion for number in pair})
     note = ""
     if len(present) > _MOST_IN_MATRIX:
-        wrong = sorted((-count, *pair) for pair, count in found.confusion.items() if pair[0] != pair[1])
+        wrong = sorted((-count, *pair) for pair, count in evaluation.confusion.items() if pair[0] != pair[1])
         chosen: dict[int, None] = {}
         for _, truth, read in wrong:
             if len({*chosen, truth, read}) <= _MOST_IN_MATRIX:
                 chosen |= {truth: None, read: None}
-        note = f"The {len(chosen)} classes that are confused most often, of {len(found.classes):,}."
+        note = f"The {len(chosen)} classes with the most frequent confusions, of {len(evaluation.classes):,}."
         present = sorted(chosen) or present[:_MOST_IN_MATRIX]
-    counts = [[found.confusion.get((truth, read), 0) for read in present] for truth in present]
-    return Matrix("What is read as what", [found.classes[number] for number in present], counts, note)
+    counts = [[evaluation.confusion.get((truth, read), 0) for read in present] for truth in present]
+    return Matrix("Confusion matrix", [evaluation.classes[number] for number in present], counts, note)
 
 
-def _disagreements(found: Evaluation, other: Comparison) -> Table:
+def _disagreements(evaluation: Evaluation, other: Comparison) -> Table:
     columns = [
         Column("image", "image"),
         Column("truth", "class"),
-        Column("read", f"{found.path.name} reads"),
-        Column("probability", "with", "percent"),
-        Column("against_read", f"{other.name} reads"),
-        Column("against_probability", "with", "percent"),
+        Column("read", f"predicted by {evaluation.path.name}"),
+        Column("probability", "probability", "percent"),
+        Column("against_read", f"predicted by {other.name}"),
+        Column("against_probability", "probability", "percent"),
     ]
     rows = [
         {
@@ -176,20 +187,20 @@ def _disagreements(found: Evaluation, other: Comparison) -> Table:
         }
         for item in other.disagreements
     ]
-    note = "" if rows else "There are none."
-    return Table("Images that the two read differently", columns, rows, note)
+    note = "" if rows else "None."
+    return Table("Images classified differently", columns, rows, note)
 
 
-def _wrong(found: Evaluation) -> Table:
-    wrong = [row for row in found.rows() if row["right"] is False]
+def _wrong(evaluation: Evaluation) -> Table:
+    wrong = [row for row in evaluation.rows() if row["right"] is False]
     wrong.sort(key=lambda row: -(row["probability"] or 0))
     columns = [
         Column("path", "image"),
         Column("label", "class"),
-        Column("read", "read"),
-        Column("probability", "with", "percent"),
+        Column("read", "predicted"),
+        Column("probability", "probability", "percent"),
     ]
-    note = "The surest first." if wrong else "There are none."
+    note = "Sorted by probability." if wrong else "None."
     if len(wrong) > _MOST_WRONG:
-        note = f"The surest {_MOST_WRONG:,} of {len(wrong):,}."
-    return Table("Images read wrong", columns, wrong[:_MOST_WRONG], note)
+        note = f"The {_MOST_WRONG:,} with the highest probability, of {len(wrong):,}."
+    return Table("Misclassified images", columns, wrong[:_MOST_WRONG], note)

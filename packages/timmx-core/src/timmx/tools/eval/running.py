@@ -1,4 +1,4 @@
-"""`timmx eval`: how many images of known classes an artifact reads right, and beside a model or another artifact."""
+"""`timmx eval`: the accuracy of an artifact on labelled images, compared with a model or another artifact."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def evaluate(
     against: Any = None,
     model_options: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Run an artifact on images whose classes are known.
+    """Measure the accuracy of an artifact on labelled images.
 
     Args:
         path: the artifact, of any installed backend.
-        data: a folder with one folder a class, or a CSV with the columns path and label; see `read_dataset`.
-        class_map: a file of the data's names in the order of the classes, one a line.
-        batch_size: images at once, where the artifact leaves that open.
+        data: a folder with one folder per class, or a CSV with the columns path and label; see `read_dataset`.
+        class_map: a file with the data's class names in class order, one per line.
+        batch_size: images per run, if the artifact has a dynamic batch size.
         workers: threads that decode images.
-        limit: as many images at most, evenly taken from the classes.
-        resume: a journal: each answer is written there, and a run that was cut off goes on from it.
-        against: the PyTorch model to compare with, as an export takes it, or another artifact.
-        model_options: which weights and shape the model has; see `timmx.options.MODEL_OPTIONS`.
+            limit: maximum number of images, taken evenly from the classes.
+        resume: a journal in which each answer is recorded, and from which an interrupted run continues.
+        against: the PyTorch model to compare with, as for an export, or another artifact.
+            model_options: which weights and shape the model has; see `timmx.contract.MODEL_OPTIONS`.
 
     Raises:
-        ConfigurationError: the data does not fit, or none of the images can be read.
+        ConfigurationError: the data does not match the artifact, or none of the images can be read.
         TimmxError: the artifact or the model cannot be opened or run.
     """
     path, data, say = Path(path), Path(data).expanduser(), reporter()
@@ -77,8 +77,7 @@ def evaluate(
             other = stack.enter_context(_open_other(subject, against, model_options))
         journal = None
         if resume is not None:
-            about = _identity(subject)
-            journal = stack.enter_context(Journal(resume, about, dataset))
+            journal = stack.enter_context(Journal(resume, _identity(subject), dataset))
             if other is not None:
                 journal.second(_identity(other))
         side = read_all(subject, dataset, workers=workers, journal=journal)
@@ -91,11 +90,11 @@ def evaluate(
 
 
 def dataset_for(file: Described, data: Path, class_map: Path | None = None) -> Dataset:
-    """The images of `data` by the classes of an artifact.
+    """The images of `data`, labelled with the classes of an artifact.
 
     Raises:
-        ArtifactError: it ranks no classes, or takes no images.
-        ConfigurationError: the data does not fit; see `read_dataset`.
+        ArtifactError: the artifact ranks no classes, or takes no images.
+        ConfigurationError: the data does not match the artifact; see `read_dataset`.
     """
     file.require_classes()
     file.preprocessor.check()
@@ -110,29 +109,29 @@ def read_all(
     journal: Journal | None = None,
     of: str = "subject",
 ) -> Side:
-    """A reader's answers to all images.
+    """Classify all images.
 
     Args:
-        of: under which name the journal has them.
+        of: the name under which the journal records the answers.
 
     Raises:
         ConfigurationError: none of the images can be read.
-        TimmxError: the reader fails.
+        TimmxError: the subject fails.
     """
     say = reporter()
-    say.step(f"Asking {subject.name}")
-    known = journal.readings(of, subject.batch_size) if journal else []
-    readings, total = list(known), len(dataset.images)
-    again = [number for number, reading in enumerate(known) if reading.unreadable]
-    if known:
-        say.detail(
-            f"{len(known) - len(again):,} of {total:,} images were answered before, and are not asked again."
-        )
-    left = range(len(known), total)  # a stream of its own: as in one go, a batch is made of the same images
-    order = (*again, *left)
+    say.step(f"Running {subject.name}")
+    recorded = journal.readings(of, subject.batch_size) if journal else []
+    readings, total = list(recorded), len(dataset.images)
+    again = [number for number, reading in enumerate(recorded) if reading.unreadable]
+    if recorded:
+        say.detail(f"{len(recorded) - len(again):,} of {total:,} answers are from the journal.")
+    remaining = range(
+        len(recorded), total
+    )  # a separate stream: batches have the same images as in a single run
+    order = (*again, *remaining)
     stream = chain.from_iterable(
         answers(subject, [dataset.images[number].path for number in numbers], workers=workers)
-        for numbers in (again, left)
+        for numbers in (again, remaining)
     )
     start = time.perf_counter()
     try:
@@ -145,7 +144,9 @@ def read_all(
             say.advance(f"{done:,} of {counted(total, 'image')}", done / total)
     except (KeyboardInterrupt, SystemExit):
         if journal:
-            say.warn(f"{len(readings):,} of {total:,} answers are kept: the same command goes on from there.")
+            say.warn(
+                f"{len(readings):,} of {total:,} answers are recorded: run the same command to continue."
+            )
         raise
     seconds = time.perf_counter() - start
     unreadable = [image.path for image, item in zip(dataset.images, readings, strict=True) if item.unreadable]
@@ -160,40 +161,40 @@ def read_all(
     failed = sum(bool(item.error) and not item.unreadable for item in readings)
     if failed:
         say.warn(
-            f"{subject.name} answers {failed:,} of {total:,} images with what is no number: counted as wrong."
+            f"{subject.name} returns NaN or infinity for {counted(failed, 'image')} of {total:,}: counted as wrong."
         )
     return Side(subject.name, tuple(readings), seconds, len(order))
 
 
 def _reading(answer: Answer, truth: int) -> Reading:
-    found = answer.probabilities
-    if found is None:
+    scores = answer.probabilities
+    if scores is None:
         return Reading(read=None, probability=None, rank=None, error=answer.error, unreadable=True)
-    if not np.isfinite(found).all():
-        return Reading(read=None, probability=None, rank=None, error="the answer is no number")
-    read = int(found.argmax())
-    before = int((found > found[truth]).sum() + (found[:truth] == found[truth]).sum())
-    return Reading(read=read, probability=float(found[read]), rank=before)
+    if not np.isfinite(scores).all():
+        return Reading(read=None, probability=None, rank=None, error="the output is NaN or infinity")
+    read = int(scores.argmax())
+    rank = int((scores > scores[truth]).sum() + (scores[:truth] == scores[truth]).sum())
+    return Reading(read=read, probability=float(scores[read]), rank=rank)
 
 
 def _open_other(subject: Subject, against: Any, options: Mapping[str, Any] | None) -> Subject:
-    """What to compare with: a file, or a PyTorch model."""
+    """Open the file or the PyTorch model to compare with."""
     file = file_named(against)
     if file is not None:
         refuse_model_options(options, f"and --against {against} is a file")
         other = describe(file)
-        _check_alike(subject, other)
+        _check_classes(subject, other)
         return open_for_stream(other)
     request = request_for(subject.metadata, against, options)
     return open_model(request, subject.metadata, subject.batch_size)
 
 
-def _check_alike(subject: Described, other: Described) -> None:
+def _check_classes(subject: Described, other: Described) -> None:
     other.require_classes()
-    mine, its = subject.num_classes, other.num_classes
-    if mine != its or (subject.labels and other.labels and subject.labels != other.labels):
+    mine, theirs = subject.num_classes, other.num_classes
+    if mine != theirs or (subject.labels and other.labels and subject.labels != other.labels):
         raise ConfigurationError(
-            f"{subject.name} has {_classes(mine, subject.labels)}, and {other.name} {_classes(its, other.labels)}",
+            f"{subject.name} has {_classes(mine, subject.labels)}, and {other.name} {_classes(theirs, other.labels)}",
             hint="compare files with the same classes, in the same order",
         )
 
@@ -203,10 +204,10 @@ def _classes(count: int, labels: Sequence[str] | None) -> str:
 
 
 def _identity(reader: Subject) -> dict[str, Any]:
-    """What tells this reader from another, for the journal."""
+    """What identifies a subject in the journal."""
     if reader.path is not None and reader.backend is not None:
-        found = digest(reader.backend.files(reader.path))
+        sha256 = digest(reader.backend.files(reader.path))
     else:
         assert isinstance(reader.runner, TorchRunner)
-        found = reader.runner.weights_sha256
-    return {"name": reader.name, "sha256": found, "recipe": reader.metadata.input.to_json()}
+        sha256 = reader.runner.weights_sha256
+    return {"name": reader.name, "sha256": sha256, "recipe": reader.metadata.input.to_json()}

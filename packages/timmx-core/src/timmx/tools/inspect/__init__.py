@@ -1,4 +1,4 @@
-"""`timmx inspect`: what a file says about itself without being run."""
+"""`timmx inspect`: the content of a file, without running it."""
 
 from timmx.base import door
 

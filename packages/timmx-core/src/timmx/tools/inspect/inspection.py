@@ -1,4 +1,4 @@
-"""What a file tells of itself without being run: its edges, its way from image to tensor, its model, its proof."""
+"""Reads a file's inputs, outputs, preprocessing, model and recorded verification, without running it."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
     from timmx.contract import InputMetadata, Quantization
 
-_EDGES = ("inputs", "outputs")
-_OWN_ROWS = (*_EDGES, "operations", "parameters")
+_SIDES = ("inputs", "outputs")
+_OWN_FIELDS = (*_SIDES, "operations", "parameters")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What is known of a file.
+    """The content of a file.
 
     Attributes:
         path: the artifact.
-        files: all that belongs to it, `path` first.
-        backend: the name of the one that opens it.
+        files: all files that belong to it, `path` first.
+        backend: name of the backend that opens it.
         size_bytes: of all files together.
-        inputs: `name`, `shape`, `dtype`, and where they are known `layout` and `quantization`.
-        outputs: likewise, with `kind` where timmx wrote the file.
-        operations: the format's names of operations to their count.
-        parameters: how many numbers the weights are; None where the format does not tell.
-        told: what else the backend tells of the file.
-        preprocessing: from an image to the input, one step per line; empty where it is unknown.
-        verification: what `timmx.records.recall` knows; None where nothing is known.
-        metadata: what the file says about itself; None where timmx did not write it.
-        content: the JSON that it says so in, with any keys that this timmx does not know; {} likewise.
+        inputs: `name`, `shape`, `dtype`, and if known `layout` and `quantization`.
+        outputs: likewise, with `kind` if timmx wrote the file.
+        operations: count of each operation, by the format's name.
+        parameters: number of weights; None if the format does not state it.
+        details: what else the backend reports about the file.
+        preprocessing: from an image to the input, one step per line; empty if unknown.
+        verification: the result of `timmx.artifact.recall`; None if there is none.
+        metadata: of the file; None if timmx did not write it.
+        content: the metadata as JSON, including keys that this timmx does not know; {} if timmx did not write it.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Inspection:
     outputs: tuple[dict[str, Any], ...]
     operations: dict[str, int]
     parameters: int | None
-    told: dict[str, Any]
+    details: dict[str, Any]
     preprocessing: tuple[str, ...]
     verification: dict[str, Any] | None
     metadata: Metadata | None
@@ -56,7 +56,7 @@ class Inspection:
 
     @property
     def written_by_timmx(self) -> bool:
-        """Whether it says how to feed it."""
+        """Whether timmx wrote the file, so that it states how to feed it."""
         return self.metadata is not None
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Inspection:
             "labels": content.get("labels"),
             "model": content.get("model"),
             "batch": content.get("batch"),
-            "format": self.told,
+            "format": self.details,
             "versions": content.get("versions"),
             "verification": self.verification,
             "metadata": content or None,
@@ -85,20 +85,23 @@ class Inspection:
 
 
 def inspect_file(path: Path) -> Inspection:
-    """What a file of any installed backend's format tells of itself. Nothing is run; torch is not imported.
+    """Read the content of a file of any installed format, without running it or importing torch.
+
+    Args:
+        path: of the artifact.
 
     Raises:
-        ArtifactError: there is no such file, it is of another format than its suffix says, it is damaged, or a later
-            timmx wrote it.
+        ArtifactError: the file does not exist, is damaged, has another format than its suffix says, or was written by
+            a later timmx.
         BackendError: no installed backend opens it.
     """
     path = path.expanduser()
     backend = backend_of(path)
     content = backend.read_metadata(path)
     metadata = Metadata.parse(path, content) if content else None
-    told = backend.inspect(path)
+    facts = backend.inspect(path)
     files = backend.files(path)
-    sides = _stated(metadata, told) if metadata else {side: list(told.get(side, ())) for side in _EDGES}
+    sides = _sides(metadata, facts) if metadata else {side: list(facts.get(side, ())) for side in _SIDES}
     preprocessing = tuple(preprocessing_steps(metadata.input)) if metadata else ()
     return Inspection(
         path=path,
@@ -107,9 +110,9 @@ def inspect_file(path: Path) -> Inspection:
         size_bytes=artifact_size(files),
         inputs=tuple(sides["inputs"]),
         outputs=tuple(sides["outputs"]),
-        operations=dict(told.get("operations", {})),
-        parameters=told.get("parameters"),
-        told={key: value for key, value in told.items() if key not in _OWN_ROWS},
+        operations=dict(facts.get("operations", {})),
+        parameters=facts.get("parameters"),
+        details={key: value for key, value in facts.items() if key not in _OWN_FIELDS},
         preprocessing=preprocessing,
         verification=recall(path, files),
         metadata=metadata,
@@ -118,49 +121,49 @@ def inspect_file(path: Path) -> Inspection:
 
 
 def preprocessing_steps(entry: InputMetadata) -> list[str]:
-    """The way from an image to an artifact's input, a step a line."""
+    """The preprocessing from an image to an artifact's input, one step per line."""
     channels, height, width = entry.size
     if entry.color_order is None:
-        return [f"no image: {channels} channels of {height} x {width}"]
-    lines = [*_cutting(entry, height, width)]
+        return [f"not an image: {channels} channels of {height} x {width}"]
+    lines = _resize_and_crop(entry, height, width)
     order = {"L": "one channel of gray"}.get(entry.color_order, f"channels in the order {entry.color_order}")
     stored = entry.quantization
     if entry.takes_bytes:
-        return [*lines, f"{order}; the bytes as they are, 0 to 255: the file normalizes"]
+        return [*lines, f"{order}; bytes, 0 to 255: the file normalizes"]
     if entry.normalized_in_graph:
-        lines.append(f"{order}; pixels as shares, 0 to 1: the file normalizes")
+        lines.append(f"{order}; pixels in 0 to 1: the file normalizes")
     else:
         lines.append(
-            f"{order}; pixels as shares, 0 to 1, less mean {_numbers(entry.mean)}, over std {_numbers(entry.std)}"
+            f"{order}; pixels in 0 to 1, minus mean {_numbers(entry.mean)}, divided by std {_numbers(entry.std)}"
         )
     if stored:
         lines.append(
-            f"stored as {entry.dtype}: over {stored.scale:.7g}, rounded, plus {stored.zero_point}, clipped"
+            f"stored as {entry.dtype}: divided by {stored.scale:.7g}, rounded, plus {stored.zero_point}, clipped"
         )
     return lines
 
 
-def _cutting(entry: InputMetadata, height: int, width: int) -> list[str]:
+def _resize_and_crop(entry: InputMetadata, height: int, width: int) -> list[str]:
     filter_name = entry.interpolation
     scaled = math.floor(height / entry.crop_pct), math.floor(width / entry.crop_pct)
-    cut = [] if scaled == (height, width) else [f"cut out the middle {height} x {width}"]
+    crop = f"center crop to {height} x {width}"
     if entry.crop_mode == "squash":
-        return [f"resize to {scaled[0]} x {scaled[1]}, whatever its ratio ({filter_name})", *cut]
+        crops = [] if scaled == (height, width) else [crop]
+        return [f"resize to {scaled[0]} x {scaled[1]}, ignoring the aspect ratio ({filter_name})", *crops]
     if entry.crop_mode == "border":
         return [
-            f"resize so that all of it fits into {scaled[0]} x {scaled[1]} ({filter_name})",
-            f"center it in {height} x {width}, the border in the color of the mean",
+            f"resize to fit into {scaled[0]} x {scaled[1]} ({filter_name})",
+            f"center in {height} x {width}, with a border in the color of the mean",
         ]
-    middle = f"cut out the middle {height} x {width}"
     if scaled[0] == scaled[1]:
-        return [f"resize the shorter side to {scaled[0]} ({filter_name})", middle]
-    return [f"resize so that it just covers {scaled[0]} x {scaled[1]} ({filter_name})", middle]
+        return [f"resize the shorter side to {scaled[0]} ({filter_name})", crop]
+    return [f"resize to cover {scaled[0]} x {scaled[1]} ({filter_name})", crop]
 
 
-def _stated(metadata: Metadata, told: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Input and outputs as the metadata has them, with what the graph alone knows."""
+def _sides(metadata: Metadata, facts: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Input and outputs from the metadata, with what only the graph states."""
     entry = metadata.input
-    pictures = [side for side in told.get("inputs", ()) if side.get("picture")]
+    pictures = [side for side in facts.get("inputs", ()) if side.get("picture")]
     return {
         "inputs": [
             {
@@ -190,6 +193,6 @@ def _stored(quantization: Quantization | None) -> dict[str, Any]:
 
 
 def _numbers(values: Any) -> str:
-    """A number a channel; one where all are alike."""
+    """One number per channel; a single number if all are equal."""
     texts = [f"{float(value):g}" for value in values]
     return texts[0] if len(set(texts)) == 1 else f"({', '.join(texts)})"

@@ -1,4 +1,4 @@
-"""`timmx predict`: the likeliest classes of images."""
+"""`timmx predict`: the most likely classes of images."""
 
 from timmx.base import door
 

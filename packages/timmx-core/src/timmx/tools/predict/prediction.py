@@ -1,4 +1,4 @@
-"""`timmx predict`: images, folders and globs in; the likeliest classes of each image out."""
+"""`timmx predict`: the most likely classes of images, which are given as files, folders and globs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Guess:
-    """One of the likeliest classes of an image.
+    """One of the most likely classes of an image.
 
     Attributes:
-        number: of the class.
-        label: its name, or None where nobody knows it.
+        number: index of the class.
+        label: its name; None if unknown.
         probability: 0 to 1.
     """
 
@@ -36,7 +36,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An image and its likeliest classes, the likeliest first."""
+    """An image and its most likely classes, in descending order of probability."""
 
     path: Path
     guesses: tuple[Guess, ...]
@@ -44,13 +44,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a file says to many images.
+    """The predictions of a file for many images.
 
     Attributes:
-        file: that was asked.
-        model: whose file it is, as its metadata names it.
-        images: in the order in which they were named.
-        unreadable: images that were left out, each with the reason: they cannot be read, or the answer is no number.
+        file: the artifact.
+        model: name of the model in its metadata.
+        images: in the order of the arguments.
+        unreadable: images that were left out, each with the reason: it cannot be read, or the output is not finite.
     """
 
     file: Path
@@ -59,7 +59,7 @@ class Predictions:
     unreadable: tuple[tuple[Path, str], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """JSON-ready."""
         return {
             "file": str(self.file),
             "model": self.model,
@@ -89,106 +89,106 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> Predictions:
-    """Ask a file that timmx wrote what it sees.
+    """Classify images with a file that timmx wrote.
 
     Args:
-        file: of any installed backend's suffix.
-        images: files, folders (searched through all levels) and globs.
-        top_k: classes an image, at most as many as there are.
-        batch_size: images at once; see `open_subject`.
-        workers: threads that decode; see `answers`.
+        file: of any installed backend.
+        images: files, folders (searched recursively) and globs.
+        top_k: number of classes per image, at most all.
+        batch_size: images per run; see `open_subject`.
+        workers: threads that decode images; see `answers`.
 
     Raises:
-        ConfigurationError: a name without an image, no image that can be read and is answered in numbers, or an option
+        ConfigurationError: a name without an image, no image that can be read and has a finite output, or an option
             out of range.
         TimmxError: the file cannot be opened, takes no images or ranks no classes; see `open_subject`, `answers`.
     """
     if top_k < 1:
         raise ConfigurationError(f"--top-k {top_k} shows no class", hint="give 1 or more")
     if not file.expanduser().exists():
-        raise ConfigurationError(f"there is no file {file}", hint="check the path")
+        raise ConfigurationError(f"file {file} does not exist", hint="check the path")
     paths = find_images(images)
     say = reporter()
     say.step(f"Opening {file.name}")
-    found: list[Prediction] = []
+    predictions: list[Prediction] = []
     unreadable: list[tuple[Path, str]] = []
-    silent = 0
+    not_finite = 0
     with open_for_stream(describe(file), batch_size) as subject:
         stream = answers(subject, paths, workers=workers)
-        say.step(f"Asking {file.name}")
+        say.step(f"Running {file.name}")
         start = time.perf_counter()
         for answer in stream:
             error = answer.error
             if answer.probabilities is not None and not np.isfinite(answer.probabilities).all():
                 error = f"{file.name} returns NaN or infinity for {answer.path}"
-                silent += 1
+                not_finite += 1
             if error:
                 unreadable.append((answer.path, error))
-                if len(paths) > 1:  # the error below says it of a single one
+                if len(paths) > 1:  # for a single image it is the error below
                     say.warn(error)
             else:
-                found.append(_prediction(answer, subject.labels, top_k))
-            done = len(found) + len(unreadable)
+                predictions.append(_prediction(answer, subject.labels, top_k))
+            done = len(predictions) + len(unreadable)
             say.advance(f"{done:,} of {counted(len(paths), 'image')}", done / len(paths))
         seconds = time.perf_counter() - start
         name = subject.metadata.model.name
-    if not found:
-        none = "has a finite answer" if silent else "can be read"
+    if not predictions:
+        none = "has a finite output" if not_finite else "can be read"
         raise ConfigurationError(
             unreadable[0][1] if len(paths) == 1 else f"none of these {len(paths)} images {none}",
-            hint=f"timmx verify {file}" if silent else "use images that Pillow can open",
+            hint=f"timmx verify {file}" if not_finite else "use images that Pillow can open",
         )
-    say.detail(f"{len(paths)} images in {seconds:.2f} s, {len(paths) / seconds:.0f} a second")
-    return Predictions(file, name, tuple(found), tuple(unreadable))
+    say.detail(f"{len(paths)} images in {seconds:.2f} s, {len(paths) / seconds:.0f} images/s")
+    return Predictions(file, name, tuple(predictions), tuple(unreadable))
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """The image files that are meant by files, folders and globs, each once, in the order of the names.
+    """The image files of files, folders and globs, each once, in the order of the names.
 
-    A file that is named is taken whatever its suffix; folders and globs give the files with an image's suffix.
+    A file is accepted with any suffix; folders and globs select the files with an image's suffix.
 
     Raises:
-        ConfigurationError: a name that is nothing, a folder or a glob without an image.
+        ConfigurationError: a name that does not exist, or a folder or a glob without an image.
     """
     if not names:
         raise ConfigurationError(
             "no image is named", hint="give image files, folders or globs such as 'photos/**/*.jpg'"
         )
-    return list(dict.fromkeys(path for name in names for path in _meant_by(name)))
+    return list(dict.fromkeys(path for name in names for path in _expand(name)))
 
 
-def _meant_by(name: str) -> list[Path]:
+def _expand(name: str) -> list[Path]:
     path = Path(name).expanduser()
     if path.is_dir():
-        found = list_images(path)
-        if not found:
-            raise ConfigurationError(f"{path} has no images", hint=_sought())
-        return found
+        images = list_images(path)
+        if not images:
+            raise ConfigurationError(f"{path} has no images", hint=_suffix_hint())
+        return images
     if path.exists():
         return [path]
     if not glob.has_magic(name):
         raise ConfigurationError(
-            f"there is no image or folder {path}",
+            f"image or folder {path} does not exist",
             hint="give image files, folders or globs such as 'photos/**/*.jpg'",
         )
-    found = list(_matching(str(path)))
-    if not found:
-        raise ConfigurationError(f"no image matches {name!r}", hint=_sought())
-    return found
+    images = list(_matches(str(path)))
+    if not images:
+        raise ConfigurationError(f"no image matches {name!r}", hint=_suffix_hint())
+    return images
 
 
-def _matching(pattern: str) -> Iterator[Path]:
+def _matches(pattern: str) -> Iterator[Path]:
     """The images that a glob matches, and those in folders that it matches, as if a shell had expanded it."""
     suffix = Path(pattern).suffix.lower()
-    wanted = IMAGE_SUFFIXES if glob.has_magic(suffix) else {*IMAGE_SUFFIXES, suffix} - {""}
-    for found in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207 - an absolute one as well
-        if found.is_dir():
-            yield from list_images(found)
-        elif found.suffix.lower() in wanted:
-            yield found
+    suffixes = IMAGE_SUFFIXES if glob.has_magic(suffix) else {*IMAGE_SUFFIXES, suffix} - {""}
+    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207 - takes absolute patterns too
+        if path.is_dir():
+            yield from list_images(path)
+        elif path.suffix.lower() in suffixes:
+            yield path
 
 
-def _sought() -> str:
+def _suffix_hint() -> str:
     return f"name images that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
 
 

@@ -1,4 +1,4 @@
-"""`timmx inspect --snippet`: the shortest code that feeds a file."""
+"""`timmx inspect --snippet`: short code that loads and feeds a file."""
 
 from timmx.base import door
 

@@ -1,4 +1,4 @@
-"""What every language has to know of a file: its image, its numbers, its answers."""
+"""What the snippets of all languages need from a file's metadata."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from timmx.contract import Metadata, OutputKind, Quantization
 
 STORED_RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
-"""The least and the greatest number that an input of integers holds."""
+"""The range of each integer input type."""
 
 _INLINE = 20
-"""As many class names are written into the code; more are read from somewhere."""
+"""Up to this many class names are written into the code; more are read from a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +26,14 @@ class Facts:
 
     Attributes:
         name: the file's.
-        path: as it was given, with slashes.
+        path: as in the command, with slashes.
         preprocessor: turns an image into its input.
-        scaled: (height, width) that an image is resized for, before it is cropped.
-        batch: how many images it takes at once; None where that is open.
-        input_name, layout, dtype, quantization: of its input; no quantization where it takes the bytes of a picture.
+        scaled: (height, width) that an image is resized to before the crop.
+        batch: the fixed batch size; None if it is dynamic.
+        input_name, layout, dtype, quantization: of its input; no quantization if it takes the bytes of an image.
         output_name, kind, output_dtype, output_quantization: of its first output.
         answers: the shape of the first output for one image.
-        labels: class names, None where nobody knows them.
+        labels: class names; None if unknown.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Facts:
 
     @classmethod
     def of(cls, path: Path, metadata: Metadata) -> Facts:
-        """What snippets need of a file's metadata."""
+        """The facts from a file's metadata."""
         preprocessor, entry, output = ImagePreprocessor.of(metadata), metadata.input, metadata.outputs[0]
         return cls(
             name=path.name,
@@ -89,12 +89,12 @@ class Facts:
 
     @property
     def takes_bytes(self) -> bool:
-        """The bytes of a picture as they are."""
+        """Whether the input takes the unchanged bytes of an image."""
         return self.quantization is None and self.dtype == "uint8"
 
     @property
     def normalizes(self) -> bool:
-        """The file does it: the caller does not."""
+        """Whether the file normalizes, so that the caller does not."""
         return self.preprocessor.in_graph
 
     @property
@@ -103,20 +103,20 @@ class Facts:
 
     @property
     def inline_labels(self) -> tuple[str, ...] | None:
-        """The labels where they are few enough to be written into the code."""
+        """The labels if they are few enough to be written into the code."""
         return self.labels if self.labels and len(self.labels) <= _INLINE else None
 
     @property
     def labels_file_hint(self) -> str:
-        """How to make the file that code reads many labels from."""
+        """The command that writes the file that code reads many labels from."""
         return f"timmx inspect {self.name} --json | jq -r '.labels[]' > labels.txt"
 
 
 def quoted(text: str) -> str:
-    """A string as Python, JavaScript, and Swift without escapes beyond it, write it."""
+    """A string literal of Python, JavaScript and Swift."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def numbers(values: tuple[float, ...]) -> str:
-    """Numbers with commas."""
+    """Comma-separated numbers."""
     return ", ".join(f"{value:.9g}" for value in values)

@@ -1,7 +1,7 @@
-"""JavaScript for Node: sharp decodes the image, as a browser's canvas would; the rest is Pillow's arithmetic.
+"""JavaScript for Node: sharp decodes the image, as a browser's canvas would; the resize is Pillow's arithmetic.
 
-sharp could resize too, but libvips moves what it enlarges by half a pixel, shrinks large images by blocks first, and
-knows neither box nor hamming (measured with sharp 0.35.5, libvips 8.18.7).
+sharp can resize too, but libvips shifts enlarged images by half a pixel, shrinks large images in blocks first, and has
+neither box nor hamming (measured with sharp 0.35.5, libvips 8.18.7).
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _FILTERS = {
         " ? (3 * Math.sin(Math.PI * x) * Math.sin((Math.PI * x) / 3)) / (Math.PI * x) ** 2 : 0",
     ),
 }
-"""Pillow's filters (Resample.c): how many pixels each reaches, and its weight at a distance of x."""
+"""Pillow's filters (Resample.c): the support of each in pixels, and its weight at distance x."""
 
 _ARRAYS = {"float32": "Float32Array", "uint8": "Uint8Array", "int8": "Int8Array", "int16": "Int16Array"}
 
 
 def compose(facts: Facts, piece: Snippet) -> str:
-    """The whole program, an ES module.
+    """The complete program, an ES module.
 
     Raises:
-        ArtifactError: the element type of the input has no array in JavaScript.
+        ArtifactError: the element type of the input has no array type in JavaScript.
     """
     if facts.dtype not in _ARRAYS:
         raise ArtifactError(
-            f"{facts.name} takes {facts.dtype}, for which there is no snippet in js",
+            f"{facts.name} takes {facts.dtype}, which snippets in js do not support",
             hint="use --snippet python",
         )
     requires = " ".join(sorted({*piece.requires, "sharp"}))
@@ -87,15 +87,15 @@ def _read(facts: Facts) -> Iterator[str]:
     cropped = config.crop_mode != "squash" or facts.scaled != facts.size
     padded = cropped and (
         config.crop_mode == "border" or config.crop_pct > 1
-    )  # else nothing lies outside of it
+    )  # otherwise the crop is inside the image
     if cropped:
-        yield "// Halves are rounded to the even number, as Python does it"
+        yield "// Rounds halves to even, as Python does"
         yield "const round = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));"
         yield ""
     yield from _resize(facts)
     yield ""
     yield "async function read(path) {"
-    yield "  // Decoded as by Pillow, which differs in CMYK, 16-bit gray and transparent GIF"
+    yield "  // Decodes like Pillow, except CMYK, 16-bit gray and transparent GIF"
     yield '  const image = sharp(path, { ignoreIcc: true }).removeAlpha().toColourspace("srgb").raw();'
     yield "  const { data, info } = await image.toBuffer({ resolveWithObject: true });"
     yield "  const { width, height } = info;"
@@ -137,10 +137,10 @@ def _read(facts: Facts) -> Iterator[str]:
 
 
 def _resize(facts: Facts) -> Iterator[str]:
-    """Pillow's resize in its whole numbers; Pillow 13 does a tall image's height first, at times one level off."""
+    """Pillow's resize in integer arithmetic; Pillow 13 resizes the height of tall images first, which differs by 1."""
     name, channels = facts.preprocessor.data_config.interpolation.lower(), facts.channels
     source, target = _place("y * w + i", channels, "c"), _place("x * h + y", channels, "c")
-    yield f"// One axis of Pillow's {name} resize: rows of w pixels become columns of `size`; done twice, it is upright"
+    yield f"// One axis of Pillow's {name} resize: rows of w pixels become columns of `size`; run it once per axis"
     if name != "nearest":
         reach, weight = _FILTERS[name]
         yield f"const weigh = (x) => ({weight});"
@@ -162,11 +162,11 @@ def _resize(facts: Facts) -> Iterator[str]:
         yield "    const weights = [];"
         yield "    for (let i = first; i < last; i++) weights.push(weigh((i - center + 0.5) / stretch));"
         yield "    const total = weights.reduce((a, b) => a + b);"
-        yield "    const whole = weights.map((weight) => Math.round((weight / total) * 2 ** 22));"
+        yield "    const scaled = weights.map((weight) => Math.round((weight / total) * 2 ** 22));"
         yield "    for (let y = 0; y < h; y++) {"
         yield f"      for (let c = 0; c < {channels}; c++) {{"
         yield "        let sum = 2 ** 21;"
-        yield f"        for (let i = first; i < last; i++) sum += whole[i - first] * pixels[{source}];"
+        yield f"        for (let i = first; i < last; i++) sum += scaled[i - first] * pixels[{source}];"
         yield f"        out[{target}] = sum >> 22;"
         yield "      }"
         yield "    }"
@@ -176,7 +176,7 @@ def _resize(facts: Facts) -> Iterator[str]:
 
 
 def _scaled(facts: Facts) -> Iterator[str]:
-    """The size that timm resizes an image to before it crops."""
+    """The size that timm resizes an image to before the crop."""
     crop_mode, (tall, wide) = facts.preprocessor.data_config.crop_mode, facts.scaled
     if crop_mode == "squash":
         yield f"  const [w, h] = [{wide}, {tall}];"
@@ -209,7 +209,7 @@ def _stacked(facts: Facts, piece: Snippet) -> Iterator[str]:
     if count == 1:
         yield "const x = await read(process.argv[2]);"
         return
-    yield f"const one = await read(process.argv[2]); // the file takes {count} images at once: one and its copies"
+    yield f"const one = await read(process.argv[2]); // the file takes {count} images at once: copies of one"
     yield f"const x = new {_ARRAYS[facts.dtype]}({count} * one.length);"
     yield f"for (let n = 0; n < {count}; n++) x.set(one, n * one.length);"
 

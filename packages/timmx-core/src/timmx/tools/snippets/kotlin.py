@@ -1,4 +1,4 @@
-"""Kotlin for Android: a Canvas resizes and crops the Bitmap in one stroke, the rest is arithmetic."""
+"""Kotlin for Android: a Canvas resizes and crops the Bitmap in one step, the rest is arithmetic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TO = {"float32": "", "uint8": ".toByte()", "int8": ".toByte()", "int16": ".toSh
 
 
 def compose(facts: Facts, piece: Snippet) -> str:
-    """The whole file, with one class."""
+    """The complete file, with one class."""
     imports = {
         "import android.content.Context",
         "import android.graphics.Bitmap",
@@ -57,8 +57,8 @@ def _labels(facts: Facts) -> Iterator[str]:
 
 def _read(facts: Facts) -> Iterator[str]:
     config, (height, width), (tall, wide) = facts.preprocessor.data_config, facts.size, facts.scaled
-    yield f"// timm resizes with {config.interpolation} and smooths where it shrinks. Android has bilinear alone"
-    yield "// and does not smooth: give bitmaps of about the size below, or accept that probabilities differ a little."
+    yield f"// timm resizes with {config.interpolation} and antialiasing, Android only with bilinear and without it:"
+    yield "// pass bitmaps of about the size below, or accept small differences in the probabilities."
     yield f"private fun read(bitmap: Bitmap): {_ARRAYS[facts.dtype]} {{"
     if config.crop_mode == "squash":
         yield f"    val w = {wide}f"
@@ -95,8 +95,8 @@ def _read(facts: Facts) -> Iterator[str]:
         yield "        )"
     else:
         order = "blue green red" if facts.preprocessor.color_order == "BGR" else "red green blue"
-        named = ", ".join(f"Color.{color}(pixels[i])" for color in order.split())
-        yield f"        val colors = intArrayOf({named})"
+        values = ", ".join(f"Color.{color}(pixels[i])" for color in order.split())
+        yield f"        val colors = intArrayOf({values})"
     yield "        for (c in colors.indices) {"
     place = f"{facts.channels} * i + c" if facts.layout == "NHWC" else "pixels.size * c + i"
     yield f"            x[{place}] = {_value(facts)}"
@@ -122,7 +122,7 @@ def _stacked(facts: Facts, piece: Snippet) -> Iterator[str]:
     if count == 1:
         yield "val x = read(bitmap)"
     else:
-        yield f"val one = read(bitmap) // the file takes {count} images at once: one and its copies"
+        yield f"val one = read(bitmap) // the file takes {count} images at once: copies of one"
         yield f"val x = {_ARRAYS[facts.dtype]}({count} * one.size) {{ one[it % one.size] }}"
 
 
@@ -130,7 +130,7 @@ def _answer(facts: Facts) -> Iterator[str]:
     stored, count = facts.output_quantization, facts.answers[0]
     number = "output[it]"
     if stored is not None:
-        low = " and 0xFF" if facts.output_dtype == "uint8" else ""  # bytes have a sign here
+        low = " and 0xFF" if facts.output_dtype == "uint8" else ""  # bytes are signed in Kotlin
         number = f"{stored.scale:.9g}f * ((output[it].toInt(){low}) - {stored.zero_point})"
     if not facts.ranks_classes:
         yield f"return FloatArray(output.size) {{ {number} }}"

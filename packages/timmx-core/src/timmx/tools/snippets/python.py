@@ -1,4 +1,4 @@
-"""Python: Pillow and numpy make the image what the file takes, the format's own runtime runs it."""
+"""Python: Pillow and numpy preprocess the image, the format's own runtime runs the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def through_timmx(facts: Facts, distribution: str | None) -> Snippet:
-    """The way of a format that has none of its own: timmx opens the file, by the backend of this distribution."""
+    """The snippet for a format without its own: timmx opens the file with the backend of this distribution."""
     return Snippet(
         requires=("timmx-core", *([distribution] if distribution else [])),
         imports=("import timmx",),
@@ -24,12 +24,12 @@ def through_timmx(facts: Facts, distribution: str | None) -> Snippet:
 
 
 def compose(facts: Facts, piece: Snippet) -> str:
-    """The whole program."""
+    """The complete program."""
     packages = " ".join(sorted({"numpy", "pillow", *piece.requires}))
-    wanted = {"import sys", "import numpy as np", "from PIL import Image", *piece.imports}
+    statements = {"import sys", "import numpy as np", "from PIL import Image", *piece.imports}
     if not _reads_labels(facts, piece):
-        wanted -= {"import json", "import zipfile"}  # they are for nothing else
-    imports = sorted(wanted, key=_import_order)
+        statements -= {"import json", "import zipfile"}  # only used for labels
+    imports = sorted(statements, key=_import_order)
     standard = [line for line in imports if _import_order(line)[0] == 0]
     others = [line for line in imports if _import_order(line)[0] == 1]
     lines = [f"# uv pip install {packages}", *standard, "", *others, "", *piece.load]
@@ -40,7 +40,7 @@ def compose(facts: Facts, piece: Snippet) -> str:
 
 
 def _reads_labels(facts: Facts, piece: Snippet) -> bool:
-    """Whether the class names come out of the file: there are too many to write them down."""
+    """Whether the code reads the class names from the file, because they are too many to write into the code."""
     return bool(facts.ranks_classes and facts.labels and not facts.inline_labels and piece.labels)
 
 
@@ -86,8 +86,8 @@ def _read(facts: Facts, piece: Snippet) -> Iterator[str]:
         scale, zero_point = facts.quantization.scale, facts.quantization.zero_point
         yield f"    x = np.rint(x / np.float32({scale!r})) + {zero_point}"
         yield f"    x = np.clip(x, {low}, {high}).astype(np.{facts.dtype})"
-    taken = "x" if facts.layout == "NHWC" else "x.transpose(2, 0, 1)"
-    yield f"    return np.ascontiguousarray({taken}[None])"
+    array = "x" if facts.layout == "NHWC" else "x.transpose(2, 0, 1)"
+    yield f"    return np.ascontiguousarray({array}[None])"
 
 
 def _resize(facts: Facts) -> Iterator[str]:
@@ -110,7 +110,7 @@ def _crop(facts: Facts) -> Iterator[str]:
     config, (height, width) = facts.preprocessor.data_config, facts.size
     if config.crop_mode == "squash" and facts.scaled == facts.size:
         return
-    if config.crop_mode != "border" and config.crop_pct <= 1:  # then nothing lies outside of the image
+    if config.crop_mode != "border" and config.crop_pct <= 1:  # the crop is inside the image
         yield f"    left, top = round((image.width - {width}) / 2), round((image.height - {height}) / 2)"
         yield f"    image = image.crop((left, top, left + {width}, top + {height}))"
         return
@@ -118,8 +118,8 @@ def _crop(facts: Facts) -> Iterator[str]:
     if config.crop_mode == "border":
         color = tuple(round(255 * value) for value in facts.preprocessor.border_color)
         fill = color[0] if len(color) == 1 else color
-    yield "    def offset(found, wanted):"
-    yield "        return -((wanted - found) // 2) if wanted > found else round((found - wanted) / 2)"
+    yield "    def offset(size, crop):"
+    yield "        return -((crop - size) // 2) if crop > size else round((size - crop) / 2)"
     yield ""
     yield f"    canvas = Image.new(image.mode, ({width}, {height}), {fill})"
     yield f"    canvas.paste(image, (-offset(image.width, {width}), -offset(image.height, {height})))"
@@ -130,7 +130,7 @@ def _stacked(facts: Facts, piece: Snippet) -> Iterator[str]:
     yield "x = read(sys.argv[1])"
     count = facts.batch or piece.least_batch
     if count > 1 and not piece.takes_picture:
-        yield f"x = np.repeat(x, {count}, axis=0)  # this file takes {count} images at once: here one and its copies"
+        yield f"x = np.repeat(x, {count}, axis=0)  # this file takes {count} images at once: copies of one"
 
 
 def _answer(facts: Facts) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The shortest code that loads and feeds one very file, in the language of the place where it will live."""
+"""Writes short code that loads and feeds one file, in the language of its target platform."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ LANGUAGES = ("python", "swift", "kotlin", "js")
 
 
 def make_snippet(path: Path, language: str) -> str:
-    """Code that reads an image as this file takes it, runs the file, and prints what it found.
+    """Code that preprocesses an image for this file, runs the file, and prints the result.
 
     Args:
         path: of a file that timmx wrote.
-        language: of `LANGUAGES`.
+        language: one of `LANGUAGES`.
 
     Raises:
-        ArtifactError: there is no such file, it is damaged, timmx did not write it, or it takes no images.
+        ArtifactError: the file does not exist, is damaged, was not written by timmx, or takes no images.
         BackendError: no installed backend opens it.
-        ConfigurationError: an unknown language, or one that this format has no snippet for.
+        ConfigurationError: the language is unknown, or this format has no snippet in it.
     """
     if language not in LANGUAGES:
         raise ConfigurationError(

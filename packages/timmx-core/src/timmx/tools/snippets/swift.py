@@ -1,4 +1,4 @@
-"""Swift: Core Graphics resizes and crops the image in one stroke, the rest is arithmetic."""
+"""Swift: Core Graphics resizes and crops the image in one step, the rest is arithmetic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def compose(facts: Facts, piece: Snippet) -> str:
-    """The whole file, with one function."""
+    """The complete file, with one function."""
     imports = sorted({"import CoreGraphics", "import Foundation", *piece.imports})
     result = "(String, Float)" if facts.ranks_classes else "[Float]"
     lines = [f"// Add {facts.name} to the app's target."]
@@ -44,8 +44,8 @@ def _labels(facts: Facts) -> Iterator[str]:
 
 def _cut(facts: Facts) -> Iterator[str]:
     config, (height, width), (tall, wide) = facts.preprocessor.data_config, facts.size, facts.scaled
-    yield f"// timm resizes with {config.interpolation}. Core Graphics has its own filter of high quality, so"
-    yield "// probabilities differ a little."
+    yield f"// timm resizes with {config.interpolation}, Core Graphics with its own high-quality filter: expect small"
+    yield "// differences in the probabilities."
     yield "func cut(_ image: CGImage) -> CGImage {"
     if config.crop_mode == "squash":
         yield f"    let (w, h) = (CGFloat({wide}), CGFloat({tall}))"

@@ -1,4 +1,4 @@
-"""What the tools run: an artifact by its own metadata, or the PyTorch model in its place."""
+"""What the tools run: an artifact, fed as its metadata says, or the PyTorch model instead of it."""
 
 from timmx.base import door
 

@@ -1,4 +1,4 @@
-"""The PyTorch model that an artifact is judged by, set up to take and give what the artifact does."""
+"""The PyTorch model that an artifact is compared with, with the artifact's preprocessing and outputs."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 def request_for(
     metadata: Metadata, model: Any = None, options: Mapping[str, Any] | None = None
 ) -> ExportRequest:
-    """The request for the model that a file was made from, with the file's size, normalisation and softmax.
+    """The request for the model that a file was exported from, with the file's size, normalization and softmax.
 
     Args:
         metadata: of the file.
-        model: a timm name, hf-hub:, local-dir: or a module; None for what the metadata names.
-        options: values for `timmx.options.MODEL_OPTIONS`; they need `model`.
+            model: a timm name, hf-hub:, local-dir: or a module; None for the model in the metadata.
+            options: values for `timmx.contract.MODEL_OPTIONS`; they need `model`.
 
     Raises:
-        ConfigurationError: the metadata does not say where the model is, or the options make no sense.
+        ConfigurationError: the metadata does not say where the model is, or an option is invalid.
     """
-    given = {name: value for name, value in (options or {}).items() if value not in (None, False, [])}
+    own = {name: value for name, value in (options or {}).items() if value not in (None, False, [])}
     if model is None:
-        refuse_model_options(given)
-        model, given = _named(metadata.model)
-        if metadata.outputs[0].kind is OutputKind.FEATURES:  # it has no classifier, whatever its classes were
-            given.pop("num_classes", None)
+        refuse_model_options(own)
+        model, own = _source(metadata.model)
+        if metadata.outputs[0].kind is OutputKind.FEATURES:  # without a classifier
+            own.pop("num_classes", None)
     if isinstance(model, str) and model.startswith(("local-dir:", "hf-hub:")):
-        given = {name: value for name, value in given.items() if name != "pretrained"}
+        own = {name: value for name, value in own.items() if name != "pretrained"}
     entry, kind = metadata.input, metadata.outputs[0].kind
     in_graph = entry.normalized_in_graph
     values = {
@@ -57,18 +57,18 @@ def request_for(
     }
     if kind is OutputKind.EMBEDDING:
         values["num_classes"] = 0
-    return build(ExportRequest, values | given)
+    return build(ExportRequest, values | own)
 
 
 def refuse_model_options(options: Mapping[str, Any] | None, why: str = "") -> None:
-    """Refuse options that say what a model is where there is none.
+    """Refuse options of a PyTorch model without such a model.
 
     Args:
-        options: values for `timmx.options.MODEL_OPTIONS`.
-        why: what there is instead; by default that none was named.
+        options: values for `timmx.contract.MODEL_OPTIONS`.
+            why: the reason, for the message; by default that no model is named.
 
     Raises:
-        ConfigurationError: there is one.
+        ConfigurationError: an option is given.
     """
     if options:
         flag = next(iter(options)).replace("_", "-")
@@ -79,7 +79,7 @@ def refuse_model_options(options: Mapping[str, Any] | None, why: str = "") -> No
 
 
 def file_named(against: Any) -> Path | None:
-    """The file that `--against` names, told by what is there or by a suffix that models have not; None for a model."""
+    """The file that `--against` names: a path with a known suffix, or an existing file; None for a model."""
     if not isinstance(against, (str, Path)):
         return None
     path = Path(against).expanduser()
@@ -87,28 +87,27 @@ def file_named(against: Any) -> Path | None:
 
 
 def check_weights(session_sha256: str, metadata: Metadata, model: str) -> None:
-    """Warn where the model has other weights than those that the file was made from."""
-    stated = metadata.model.weights_sha256
-    if session_sha256 != stated:
+    """Warn if the model has other weights than those that the file was exported from."""
+    own = metadata.model.weights_sha256
+    if session_sha256 != own:
         reporter().warn(
-            f"{model} has other weights than this file was made from ({session_sha256[:12]}, "
-            f"{stated[:12]} in the file)."
+            f"{model} has other weights than this file was made from ({session_sha256[:12]}, {own[:12]} in the file)."
         )
 
 
 def open_model(request: ExportRequest, metadata: Metadata, batch_size: int = 8) -> Subject:
-    """The PyTorch model in an artifact's place: same preprocessing, same outputs, run in eager mode.
+    """Open the PyTorch model with the preprocessing and outputs of an artifact, in eager mode.
 
     Args:
-        request: of `request_for`.
-        metadata: of the file that it stands beside.
-        batch_size: images at once.
+        request: from `request_for`.
+        metadata: of the file that it is compared with.
+        batch_size: images per run.
 
     Raises:
         TimmxError: the model cannot be loaded; see `timmx.model.load`.
     """
     from timmx.exporting import ModelSession
-    from timmx.inputs import ImagePreprocessor  # brings numpy, which help does not need
+    from timmx.inputs import ImagePreprocessor  # imports numpy, which help does not need
     from timmx.tools.subject.subject import Subject
 
     session = ModelSession(replace(request, verify=False))
@@ -118,7 +117,7 @@ def open_model(request: ExportRequest, metadata: Metadata, batch_size: int = 8) 
         output.kind.ranks_classes and session.reference.outputs[0].shape[1:] != output.shape[1:]
     ):
         raise ConfigurationError(
-            f"{request.source} outputs {_shapes(session)}, but the file outputs {_stated(metadata)}",
+            f"{request.source} outputs {_shapes(session)}, but the file outputs {_output_shapes(metadata)}",
             hint="name the model that the file was made from, with its --num-classes and --checkpoint",
         )
     return Subject(
@@ -134,7 +133,7 @@ def open_model(request: ExportRequest, metadata: Metadata, batch_size: int = 8) 
 
 
 class TorchRunner(Runner):
-    """The untouched PyTorch model, in eager mode on the CPU."""
+    """Runs the unchanged PyTorch model in eager mode on the CPU."""
 
     def __init__(self, session: ModelSession) -> None:
         self._session = session
@@ -147,7 +146,7 @@ class TorchRunner(Runner):
 
     @property
     def weights_sha256(self) -> str:
-        """Which weights these are, as metadata has it."""
+        """Hash of the weights, as in the metadata."""
         return self._session.loaded.weights_sha256
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -160,12 +159,12 @@ class TorchRunner(Runner):
         return {spec.name: output.float().numpy() for spec, output in zip(self.outputs, outputs, strict=True)}
 
     def compile(self) -> None:
-        """Have torch.compile make it at the next run, for each shape anew."""
+        """Compile the model with torch.compile at the next run, separately for each shape."""
         self._session.module_as_loaded.compile(dynamic=False)
 
 
-def _named(model: ModelMetadata) -> tuple[str, dict[str, Any]]:
-    """What the metadata says of where a model is, as a name and options."""
+def _source(model: ModelMetadata) -> tuple[str, dict[str, Any]]:
+    """The name and the options that load the model in the metadata."""
     name, source = model.name, model.source
     if source == "hf-hub":
         return f"hf-hub:{name}", {}
@@ -184,5 +183,5 @@ def _shapes(session: ModelSession) -> str:
     return ", ".join(f"{name} {tuple(array.shape[1:])}" for name, array in pairs)
 
 
-def _stated(metadata: Metadata) -> str:
+def _output_shapes(metadata: Metadata) -> str:
     return ", ".join(f"{output.name} {output.shape[1:]}" for output in metadata.outputs)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from timmx.tools.subject.subject import Described, Subject
 
 _MOST_WORKERS = 16
-"""Decoding threads, unless someone asks for more: each needs Python's lock between Pillow's long calls."""
+"""Default maximum of decoding threads: each needs Python's lock between Pillow's long calls."""
 
 _SMALL_BYTES = 11_000_000
 """A smaller file runs faster on half of the cores, with the other half free to decode. On two busy cores, in ms per
@@ -30,12 +30,12 @@ image with half and with all cores: the digits (0.4 MB) 10.4 and 19.3, mobilenet
 
 @dataclass(frozen=True)
 class Answer:
-    """What a subject says to one image.
+    """A subject's prediction for one image.
 
     Attributes:
         path: of the image.
-        probabilities: of the classes, (classes,) float32; None where the image cannot be read.
-        error: why it cannot be read; empty where it can.
+        probabilities: of the classes, (classes,) float32; None if the image cannot be read.
+        error: why it cannot be read; empty if it can.
     """
 
     path: Path
@@ -68,7 +68,7 @@ def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = No
     Args:
         subject: what answers, in batches of its `batch_size`.
         paths: of image files. One that cannot be read is answered with an error and stops nothing.
-        workers: threads that decode; by default one a core of this process, up to 16.
+        workers: threads that decode images; by default one per core of this process, up to 16.
 
     Raises:
         ArtifactError: the subject takes no images, does not rank classes, or fails at a batch.
@@ -110,7 +110,7 @@ def _read(subject: Subject, path: Path) -> np.ndarray | str:
         return subject.preprocessor.read(path)
     except ConfigurationError as exc:
         return exc.message
-    except Exception as exc:  # Pillow's rarer readers raise what they like; the other images still count
+    except Exception as exc:  # Pillow's rarer readers raise any exception; the other images are still read
         said = " ".join(str(exc).split()) or type(exc).__name__
         return f"{path} cannot be read as an image: {said}"
 

@@ -1,4 +1,4 @@
-"""What the tools run: an artifact by its own metadata, or a PyTorch model in the same place."""
+"""What the tools run: an artifact, fed as its metadata says, or a PyTorch model instead of it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from timmx.contract import ExportBackend, Metadata
 
 _MOST_AT_ONCE = 8
-"""Images in a batch where the batch is open and nobody says how many."""
+"""Default batch size of files with a dynamic batch size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """What answers images, as far as that is known before it is opened.
+    """A file or a model that classifies images, before it is opened.
 
     Attributes:
-        name: as a person would name it: the file's name, or the model's.
+        name: of the file or the model, for display.
         preprocessor: turns an image into its input.
-        labels: the classes' names by number, or None where nobody knows them.
+        labels: class names by index; None if unknown.
         kind: of the first output.
         output_names: in the order of the metadata.
-        metadata: what the file says about itself; for a model, that of the file that it stands beside.
+        metadata: of the file; for a model, of the file that it is compared with.
         path: of the file; None for a model.
-        backend: that opens it; None for a model.
+        backend: that opens the file; None for a model.
     """
 
     name: str
@@ -48,19 +48,19 @@ class Described:
 
     @property
     def ranks_classes(self) -> bool:
-        """Whether the first output has one number a class."""
+        """Whether the first output has one number per class."""
         return self.kind.ranks_classes
 
     @property
     def num_classes(self) -> int:
-        """How many the first output ranks."""
+        """Number of classes in the first output."""
         return int(self.metadata.outputs[0].shape[-1])
 
     def require_classes(self) -> None:
-        """Refuse what does not rank classes.
+        """Check that it ranks classes.
 
         Raises:
-            ArtifactError: it gives embeddings, features or other tensors.
+            ArtifactError: it outputs embeddings, features or other tensors.
         """
         if not self.ranks_classes:
             raise ArtifactError(
@@ -69,10 +69,10 @@ class Described:
             )
 
     def open(self, batch_size: int | None = None, threads: int | None = None) -> Subject:
-        """The file, ready to run; for arguments and errors see `open_subject`."""
+        """Open the file; for arguments and errors see `open_subject`."""
         path, fixed = self.path, self.metadata.batch_size
         assert path is not None, "a model is opened by open_model"
-        assert self.backend is not None, "whoever read the metadata is the backend"
+        assert self.backend is not None, "a file has a backend"
         if batch_size is not None and batch_size < 1:
             raise ConfigurationError(f"--batch-size {batch_size} is less than 1", hint="give 1 or more")
         if fixed is not None and batch_size not in (None, fixed):
@@ -92,11 +92,11 @@ class Described:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject(Described):
-    """Something that answers images: opened. Usable in `with`, which closes the runner.
+    """An opened file or model that classifies images; a context manager that closes the runner.
 
     Attributes:
-        runner: arrays in, arrays out.
-        batch_size: how many images are run at once.
+        runner: runs it on arrays.
+        batch_size: images per run.
     """
 
     runner: Runner
@@ -109,22 +109,22 @@ class Subject(Described):
         self.runner.close()
 
     def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """The answers to any number of inputs, in batches as the artifact takes them.
+        """The outputs for any number of inputs, run in batches of `batch_size`.
 
         Args:
-            inputs: (N, C, H, W) float32, as `preprocessor` makes them.
+            inputs: (N, C, H, W) float32, from `preprocessor`.
 
         Returns:
-            By output name, (N, ...) in real numbers. A batch that is not full is filled with its last input, whose
-            further answers are dropped.
+            Arrays (N, ...) of real numbers by output name. An incomplete batch is padded with its last input; the
+            outputs of the padding are dropped.
         """
         return run_batches(self.runner, inputs, self.output_names, self.batch_size, what=self.name)
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
-        """The classes' probabilities, (N, classes) float32.
+        """Class probabilities, (N, classes) float32.
 
         Args:
-            inputs: (N, C, H, W) float32, as `preprocessor` makes them.
+            inputs: (N, C, H, W) float32, from `preprocessor`.
 
         Raises:
             ArtifactError: see `require_classes`.
@@ -135,10 +135,10 @@ class Subject(Described):
 
 
 def describe(path: Path) -> Described:
-    """A file that timmx wrote; nothing is run.
+    """Describe a file that timmx wrote, without running it.
 
     Raises:
-        ArtifactError: there is no such file, it is damaged, or timmx did not write it.
+        ArtifactError: the file does not exist, is damaged, or was not written by timmx.
         BackendError: no installed backend opens it.
     """
     path = path.expanduser()
@@ -159,22 +159,22 @@ def open_subject(path: Path, batch_size: int | None = None, threads: int | None 
     """Open a file that timmx wrote.
 
     Args:
-        path: of any installed backend's suffix.
-        batch_size: images at once; by default the file's own, or where that is open up to 8.
-        threads: of the runtime; None to let it choose.
+        path: a file of any installed backend.
+        batch_size: images per run; by default the file's batch size, or up to 8 if that is dynamic.
+        threads: of the runtime; None for its default.
 
     Raises:
-        ArtifactError: there is no such file, it is damaged, or timmx did not write it.
+        ArtifactError: the file does not exist, is damaged, or was not written by timmx.
         BackendError: no installed backend opens it.
-        ConfigurationError: the file has another batch.
+        ConfigurationError: the file has another fixed batch size.
         RuntimeUnavailable: it cannot run here.
     """
     return describe(path).open(batch_size, threads)
 
 
 def _batch_of(runner: Runner) -> int:
-    """Up to 8 of an open batch."""
-    if tuple(runner.batch_sizes) == Runner.batch_sizes:  # which stands for no limit
+    """The default batch size of a file with a dynamic batch size: up to 8."""
+    if tuple(runner.batch_sizes) == Runner.batch_sizes:  # the default, which means no limit
         return _MOST_AT_ONCE
     return max(
         (size for size in runner.batch_sizes if size <= _MOST_AT_ONCE), default=min(runner.batch_sizes)

@@ -1,4 +1,4 @@
-"""A file's verification again, later or elsewhere: beside its PyTorch model, or beside another file."""
+"""Repeats the verification of a file, against its PyTorch model or another file."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FileVerification:
-    """A file that was measured.
+    """The verification of a file.
 
     Attributes:
         path: the file.
-        files: all that belongs to it, `path` first.
-        backend: the name of the one that opened it.
-        precision: the arithmetic inside, as its metadata has it.
+        files: all files that belong to it, `path` first.
+        backend: name of the backend that opened it.
+        precision: the arithmetic inside, from its metadata.
         size_bytes: of all files together.
-        against: what it was compared with, as a person names it.
-        verification: the figures.
+        against: name of the model or file that it was compared with.
+        verification: the results.
     """
 
     path: Path
@@ -57,14 +57,14 @@ class FileVerification:
 
 
 @dataclass(frozen=True)
-class _Standard:
-    """What a file is judged by."""
+class _Baseline:
+    """What a file is compared with."""
 
     name: str
     reference: Reference
     trained: bool
     is_origin: bool
-    """It is the model that the file was made from: its figures are worth remembering."""
+    """It is the model that the file was exported from: the results are recorded."""
 
 
 def verify_file(
@@ -75,49 +75,50 @@ def verify_file(
     verify_data: Path | None = None,
     min_snr: float | None = None,
 ) -> FileVerification:
-    """Run a file beside the model that it was made from, as its export did, and remember the figures.
+    """Compare a file with the model that it was exported from, as the export did, and record the results.
 
     Args:
-        path: of any installed backend's suffix.
-        against: a model as an export takes it, or another file that timmx wrote; by default what the metadata names.
-        model_options: values for `timmx.options.MODEL_OPTIONS`.
-        verify_data: a folder of images; by default the samples of a `local-dir:`, else made inputs.
-        min_snr: the least ratio in dB; by default the floor of the file's precision.
+            path: a file of any installed backend.
+        against: a model, named as for an export, or another file that timmx wrote; by default the model in the
+            metadata.
+        model_options: values for `timmx.contract.MODEL_OPTIONS`.
+        verify_data: a folder of images; by default the samples of a `local-dir:` model, else synthetic inputs.
+        min_snr: the minimum ratio in dB; by default the floor of the file's precision.
 
     Raises:
-        ArtifactError: there is no such file, it is damaged, or timmx did not write it.
-        ConfigurationError: nobody knows where the model is, or it takes other inputs than the file.
+        ArtifactError: the file does not exist, is damaged, or was not written by timmx.
+        ConfigurationError: it is unknown where the model is, or the model takes other inputs than the file.
         RuntimeUnavailable: the file cannot run here.
-        VerificationError: it does not compute what the model computes.
+        VerificationError: the outputs differ from the model's.
     """
     backend, metadata = described(path := path.expanduser())
     precision = _precision(path, metadata)
     other = file_named(against)
     if other is not None:
         refuse_model_options(model_options, f"and --against {other} is a file")
-        standard = _file_standard(other, path, metadata, verify_data)
+        baseline = _file_baseline(other, path, metadata, verify_data)
     else:
         request = request_for(metadata, against, model_options)
-        standard = _model_standard(replace(request, verify_data=verify_data), metadata)
+        baseline = _model_baseline(replace(request, verify_data=verify_data), metadata)
     from timmx.verification import Status, verify
 
     reporter().step("Verifying")
     with backend.open(path, OpenSettings()) as runner:
         report = verify(
             runner,
-            standard.reference,
+            baseline.reference,
             precision=precision,
             batch_size=metadata.batch_size,
-            trained=standard.trained,
+            trained=baseline.trained,
             min_snr_db=min_snr,
         )
     files = tuple(backend.files(path))
-    if standard.is_origin:
+    if baseline.is_origin:
         remember(files, report.to_dict())
     if report.status is Status.FAILED:
         shown = "".join(f". {note.rstrip('.')}" for note in report.notes)
         raise VerificationError(
-            f"{path} does not compute what {standard.name} computes: {report.reason}{shown}",
+            f"{path} does not compute what {baseline.name} computes: {report.reason}{shown}",
             report,
             hint="export it again, name the model that it was made from with --against, or set another floor with "
             "--min-snr",
@@ -130,13 +131,13 @@ def verify_file(
         backend=backend.name,
         precision=precision,
         size_bytes=artifact_size(files),
-        against=standard.name,
+        against=baseline.name,
         verification=report,
     )
 
 
 def _precision(path: Path, metadata: Metadata) -> Precision:
-    """The arithmetic inside, which decides the floor."""
+    """The arithmetic inside, which determines the floor."""
     try:
         return Precision(metadata.precision)
     except ValueError as exc:
@@ -146,35 +147,35 @@ def _precision(path: Path, metadata: Metadata) -> Precision:
         ) from exc
 
 
-def _model_standard(request: ExportRequest, metadata: Metadata) -> _Standard:
+def _model_baseline(request: ExportRequest, metadata: Metadata) -> _Baseline:
     from timmx.exporting import ModelSession
 
-    session = ModelSession(request)  # not prepared: nothing is exported
+    session = ModelSession(request)  # not prepared, since nothing is exported
     weights = session.loaded.weights_sha256
     check_weights(weights, metadata, request.source)
     same = weights == metadata.model.weights_sha256
-    trained = session.loaded.trained or metadata.model.trained  # then random weights are the wrong ones
-    return _Standard(request.source, session.reference, trained, same)
+    trained = session.loaded.trained or metadata.model.trained  # random weights are then the wrong ones
+    return _Baseline(request.source, session.reference, trained, same)
 
 
-def _file_standard(other: Path, path: Path, metadata: Metadata, verify_data: Path | None) -> _Standard:
-    """Another file's answers to the same images, each fed as it wants them."""
+def _file_baseline(other: Path, path: Path, metadata: Metadata, verify_data: Path | None) -> _Baseline:
+    """Another file's outputs for the same images, each file with its own input format."""
     from timmx.exporting import ArtifactSession
     from timmx.inputs import ImageSamples, choose_samples
 
-    backend, theirs = described(other)
-    _precision(other, theirs)
+    backend, other_metadata = described(other)
+    _precision(other, other_metadata)
     preprocessor = ImagePreprocessor.of(metadata)
-    if ImagePreprocessor.of(theirs).data_config != preprocessor.data_config:
+    if ImagePreprocessor.of(other_metadata).data_config != preprocessor.data_config:
         raise ConfigurationError(
             f"{other} and {path} prepare images differently: in size, crop, interpolation, mean or std",
             hint="compare files where these are the same; timmx inspect FILE shows them",
         )
     request = build(ExportRequest, {"model": None, "verify_data": verify_data})
-    session = ArtifactSession(request, other, theirs, lambda: backend.open(other, OpenSettings()))
+    session = ArtifactSession(request, other, other_metadata, lambda: backend.open(other, OpenSettings()))
     samples = choose_samples(verify_data, None, preprocessor.data_config, preprocessor.in_graph)
     labels, truth = session.loaded.labels, None
     if session.reference.classes and labels and isinstance(samples, ImageSamples):
         truth = samples.true_classes(labels)
     reference = replace(session.reference, samples=samples, truth=truth)
-    return _Standard(str(other), reference, session.loaded.trained, False)
+    return _Baseline(str(other), reference, session.loaded.trained, False)

@@ -1,4 +1,4 @@
-"""What every MIL operation computes, by MIL's own chapters; importing this fills the registry."""
+"""All MIL operations, in the groups of MIL's documentation. Importing this package fills the registry."""
 
 from timmx_coreml.mil.operations import (
     activation,

@@ -101,7 +101,7 @@ def scaled_tanh(x: Tensor, alpha: float, beta: float) -> Tensor:
 
 
 def by_name(name: str, x: Tensor) -> Tensor:
-    """The activations that recurrent operations name."""
+    """Apply an activation that a recurrent operation names."""
     if name == "tanh":
         return torch.tanh(x)
     if name == "sigmoid":
@@ -114,5 +114,5 @@ def by_name(name: str, x: Tensor) -> Tensor:
 
 
 def _by_channel(parameter: Tensor, x: Tensor) -> Tensor:
-    """(C,) as (C, 1, ...), to go along the second dimension of x."""
+    """Reshape (C,) to (C, 1, ...) to broadcast along the second dimension of x."""
     return parameter.reshape(-1, *[1] * (x.ndim - 2)) if parameter.numel() > 1 or x.ndim > 2 else parameter

@@ -1,4 +1,4 @@
-"""MIL's last step of a classifier: the label, and a probability for each label."""
+"""MIL's classifier output: the label, and a probability per label."""
 
 from __future__ import annotations
 

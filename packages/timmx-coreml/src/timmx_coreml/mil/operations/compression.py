@@ -1,6 +1,6 @@
-"""MIL's compressed weights: each `constexpr_*` operation gives the dense values, in float32 until they are rounded.
+"""MIL's compressed weights: each `constexpr_*` operation returns the dense values, not yet rounded.
 
-The same name means other parameters since iOS 18; which are there tells them apart.
+Since iOS 18 the same operations have other parameters; the ones that are set show the version.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def constexpr_lut_to_dense(
     indices: Tensor, lut: Tensor, shape: Ints | None = None, vector_axis: int | None = None
 ) -> Tensor:
     if shape is None:
-        return _looked_up(indices, lut, vector_axis)
+        return _look_up(indices, lut, vector_axis)
     bits = lut.numel().bit_length() - 1
     if 1 << bits != lut.numel():
-        raise ValueError(f"a table of {lut.numel()} values")
+        raise ValueError(f"a table of {lut.numel()} values, which is not a power of 2")
     count = math.prod(shape)
     if len(indices) != -(-count * bits // 8):
         raise ValueError(f"{len(indices)} bytes of indices for {count} of {bits} bits")
@@ -69,7 +69,7 @@ def constexpr_sparse_to_dense(nonzero_data: Tensor, mask: Tensor, shape: Ints | 
 def constexpr_lut_to_sparse(
     indices_mask: Tensor, indices_nonzero_data: Tensor, lut: Tensor, vector_axis: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    dense = _looked_up(_spread(indices_nonzero_data, indices_mask), lut, vector_axis)
+    dense = _look_up(_spread(indices_nonzero_data, indices_mask), lut, vector_axis)
     mask = indices_mask
     if vector_axis is not None:
         mask = mask.repeat_interleave(lut.shape[-1], vector_axis)
@@ -85,7 +85,7 @@ def constexpr_sparse_blockwise_shift_scale(
 
 
 def _in_blocks(parameter: Tensor, shape: torch.Size) -> Tensor:
-    """A value for each block of a tensor of that shape, as one for each element; 1 stays 1 and is broadcast."""
+    """Repeat one value per block to one per element of a tensor of this shape; size 1 is broadcast."""
     if parameter.ndim != len(shape):
         raise ValueError(f"{parameter.ndim} dimensions of scales for {len(shape)} of values")
     for axis, (size, blocks) in enumerate(zip(shape, parameter.shape, strict=True)):
@@ -96,12 +96,12 @@ def _in_blocks(parameter: Tensor, shape: torch.Size) -> Tensor:
     return parameter
 
 
-def _looked_up(indices: Tensor, lut: Tensor, vector_axis: int | None) -> Tensor:
-    """Values of tables: lut is (blocks of each dimension..., table entries, vector)."""
+def _look_up(indices: Tensor, lut: Tensor, vector_axis: int | None) -> Tensor:
+    """Look values up; lut is (blocks of each dimension..., table entries, vector)."""
     entries, vector = lut.shape[-2:]
     if lut.ndim != indices.ndim + 2 or (vector > 1 and vector_axis is None):
         raise ValueError(f"tables {tuple(lut.shape)} for indices {tuple(indices.shape)}")
-    # Which table an element belongs to, then which value of all tables laid in a row.
+    # The table of each element, then its index into all tables concatenated.
     tables = torch.arange(math.prod(lut.shape[:-2])).reshape(lut.shape[:-2])
     places = _in_blocks(tables, indices.shape) * entries + indices.long()
     values = lut.reshape(-1, vector)[places]
@@ -112,9 +112,9 @@ def _looked_up(indices: Tensor, lut: Tensor, vector_axis: int | None) -> Tensor:
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    chosen = mask != 0
-    if int(chosen.sum()) != values.numel():
-        raise ValueError(f"{values.numel()} values for {int(chosen.sum())} places")
+    selected = mask != 0
+    if int(selected.sum()) != values.numel():
+        raise ValueError(f"{values.numel()} values for {int(selected.sum())} places")
     dense = torch.zeros(mask.shape, dtype=values.dtype)
-    dense[chosen] = values
+    dense[selected] = values
     return dense

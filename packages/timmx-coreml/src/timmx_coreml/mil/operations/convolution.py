@@ -50,37 +50,37 @@ def conv_transpose(
     whole = _TRANSPOSED[rank](x, weight, None, strides, [0] * rank, [0] * rank, groups, dilations)
     sizes = list(whole.shape[2:])
     if pad_type == "same":
-        # As TensorFlow's gradient of a convolution: the odd element is taken away at the end.
-        wanted = [n * stride for n, stride in zip(x.shape[2:], strides, strict=True)]
-        wanted = wanted if output_shape is None else output_shape[2:]
-        extra = [size - n for size, n in zip(sizes, wanted, strict=True)]
+        # Like TensorFlow's gradient of a convolution: the odd element is cropped at the end.
+        target = [n * stride for n, stride in zip(x.shape[2:], strides, strict=True)]
+        target = target if output_shape is None else output_shape[2:]
+        extra = [size - n for size, n in zip(sizes, target, strict=True)]
         before = [max(0, n) // 2 for n in extra]
-        cut = [n for first, all_ in zip(before, extra, strict=True) for n in (first, all_ - first)]
+        crop = [n for first, total in zip(before, extra, strict=True) for n in (first, total - first)]
     elif pad_type in ("valid", "custom"):
-        cut = list(pad) if pad_type == "custom" and pad is not None else [0] * 2 * rank
-        left = [size - sum(cut[2 * i : 2 * i + 2]) for i, size in enumerate(sizes)]
-        if output_shape is not None and output_shape[2:] != left:
+        crop = list(pad) if pad_type == "custom" and pad is not None else [0] * 2 * rank
+        remaining = [size - sum(crop[2 * i : 2 * i + 2]) for i, size in enumerate(sizes)]
+        if output_shape is not None and output_shape[2:] != remaining:
             raise NotImplementedError(
-                f"pad_type {pad_type!r} with output_shape {output_shape} instead of {left}"
+                f"pad_type {pad_type!r} with output_shape {output_shape} instead of {remaining}"
             )
     else:
         raise NotImplementedError(f"pad_type {pad_type!r}")
-    cut = [-n for n in cut]
-    result = functional.pad(whole, for_torch(cut))
+    crop = [-n for n in crop]
+    result = functional.pad(whole, for_torch(crop))
     return result if bias is None else result + bias.reshape(-1, *[1] * rank)
 
 
 def padding(
     pad_type: str, pad: Ints | None, sizes: list[int], reach: list[int], strides: list[int]
 ) -> list[int]:
-    """Elements before and after each spatial dimension, as MIL orders them: first dimension first.
+    """Return the padding before and after each spatial dimension in MIL's order: first dimension first.
 
     Args:
-        pad_type: MIL's.
-        pad: the parameter of that name; it counts for `custom` alone.
-        sizes: of the input.
-        reach: of the kernel, dilation counted in.
-        strides: of the kernel.
+        pad_type: MIL's `pad_type`.
+        pad: MIL's `pad`; for `custom` only.
+        sizes: the input's sizes.
+        reach: the kernel's extent, dilation included.
+        strides: the kernel's strides.
     """
     if pad_type == "valid":
         return [0] * 2 * len(sizes)
@@ -97,6 +97,6 @@ def padding(
 
 
 def for_torch(pads: list[int]) -> list[int]:
-    """MIL's order of paddings as torch.nn.functional.pad wants it: last dimension first."""
+    """Reorder MIL's padding for torch.nn.functional.pad: last dimension first."""
     pairs = [pads[start : start + 2] for start in range(0, len(pads), 2)]
     return [n for pair in reversed(pairs) for n in pair]

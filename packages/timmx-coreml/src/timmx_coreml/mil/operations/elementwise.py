@@ -13,21 +13,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _unary(name: str, compute: Callable[[Tensor], Tensor]) -> None:
+def _register_unary(name: str, compute: Callable[[Tensor], Tensor]) -> None:
     def kernel(x: Tensor) -> Tensor:
         return compute(x)
 
     operation(name)(kernel)
 
 
-def _binary(name: str, compute: Callable[[Tensor, Tensor], Tensor], result: str | torch.dtype = "x") -> None:
+def _register_binary(
+    name: str, compute: Callable[[Tensor, Tensor], Tensor], result: str | torch.dtype = "x"
+) -> None:
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return compute(x, y)
 
     operation(name, result=result, alike=("x", "y"))(kernel)
 
 
-_ONE: dict[str, Callable[[Tensor], Tensor]] = {
+_UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "abs": torch.abs,
     "acos": torch.acos,
     "asin": torch.asin,
@@ -40,7 +42,7 @@ _ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
     "exp2": torch.exp2,
     "floor": torch.floor,
-    "round": torch.round,  # halves to the even number, as MIL's own
+    "round": torch.round,  # half to even, as in MIL
     "sign": torch.sign,
     "sin": torch.sin,
     "sinh": torch.sinh,
@@ -50,19 +52,19 @@ _ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "logical_not": torch.logical_not,
 }
-_TWO: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
     "real_div": torch.true_divide,
     "floor_div": torch.floor_divide,
-    "mod": torch.remainder,  # the sign is the divisor's, as MIL's own
+    "mod": torch.remainder,  # the sign is the divisor's, as in MIL
     "pow": torch.pow,
     "maximum": torch.maximum,
     "minimum": torch.minimum,
 }
 
-_TRUTH: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_COMPARISONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "equal": torch.eq,
     "not_equal": torch.ne,
     "greater": torch.gt,
@@ -74,12 +76,12 @@ _TRUTH: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logical_xor": torch.logical_xor,
 }
 
-for _name, _compute in _ONE.items():
-    _unary(_name, _compute)
-for _name, _compute_two in _TWO.items():
-    _binary(_name, _compute_two)
-for _name, _compute_two in _TRUTH.items():
-    _binary(_name, _compute_two, torch.bool)
+for _name, _compute in _UNARY.items():
+    _register_unary(_name, _compute)
+for _name, _compute_two in _BINARY.items():
+    _register_binary(_name, _compute_two)
+for _name, _compute_two in _COMPARISONS.items():
+    _register_binary(_name, _compute_two, torch.bool)
 
 
 @operation(result="dtype")

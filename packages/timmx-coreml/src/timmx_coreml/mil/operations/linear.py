@@ -1,4 +1,4 @@
-"""MIL's products of matrices, and attention."""
+"""MIL's matrix products and attention."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from timmx_coreml.mil.operations.registry import Tensors, operation
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz" * 2
 _EQUATIONS = ("abcd,adce->abce", "abc,cbd->abd")
-"""All that MIL has, with letters in order of appearance. Dimensions of size 1 are broadcast."""
+"""The equations that MIL supports, with letters in order of appearance. Dimensions of size 1 are broadcast."""
 
 
 @operation()
@@ -30,8 +30,8 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
 @operation(result="values", alike=("values",))
 def einsum(values: Tensors, equation: str) -> Tensor:
     letters = dict.fromkeys(letter for letter in equation if letter.isalpha())
-    named = equation.translate({ord(letter): _LETTERS[i] for i, letter in enumerate(letters)})
-    if named not in _EQUATIONS:
+    normalized = equation.translate({ord(letter): _LETTERS[i] for i, letter in enumerate(letters)})
+    if normalized not in _EQUATIONS:
         raise NotImplementedError(f"equation {equation!r}")
     return torch.einsum(equation, *values)
 

@@ -25,7 +25,7 @@ def batch_norm(
 def instance_norm(
     x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5
 ) -> Tensor:
-    return _normalized(x, list(range(2, x.ndim)), gamma, beta, epsilon, (-1, *[1] * (x.ndim - 2)))
+    return _normalize(x, list(range(2, x.ndim)), gamma, beta, epsilon, (-1, *[1] * (x.ndim - 2)))
 
 
 @operation()
@@ -40,7 +40,7 @@ def layer_norm(
     if chosen == list(range(x.ndim - len(chosen), x.ndim)):
         return functional.layer_norm(x, [x.shape[axis] for axis in chosen], gamma, beta, epsilon)
     shape = tuple(x.shape[axis] if axis in chosen else 1 for axis in range(x.ndim))
-    return _normalized(x, chosen, gamma, beta, epsilon, shape)
+    return _normalize(x, chosen, gamma, beta, epsilon, shape)
 
 
 @operation()
@@ -59,7 +59,7 @@ def local_response_norm(
     return x / torch.pow(k + alpha / size * sums, beta)
 
 
-def _normalized(
+def _normalize(
     x: Tensor,
     axes: list[int],
     gamma: Tensor | None,
@@ -67,8 +67,8 @@ def _normalized(
     epsilon: float,
     shape: tuple[int, ...],
 ) -> Tensor:
-    """Mean 0 and variance 1 over `axes`; gamma and beta are brought into `shape` to fit x."""
-    centred = x - x.mean(axes, keepdim=True)
-    normal = centred / torch.sqrt(torch.square(centred).mean(axes, keepdim=True) + epsilon)
+    """Normalize to mean 0 and variance 1 over `axes`; gamma and beta are reshaped to `shape`."""
+    centered = x - x.mean(axes, keepdim=True)
+    normal = centered / torch.sqrt(torch.square(centered).mean(axes, keepdim=True) + epsilon)
     normal = normal if gamma is None else normal * gamma.reshape(shape)
     return normal if beta is None else normal + beta.reshape(shape)

@@ -47,7 +47,7 @@ def avg_pool(
     sums = _window_sums(x, kernel_sizes, strides, pads, beyond)
     if not any(beyond) and not (any(pads) and exclude_padding_from_average):
         return sums / math.prod(kernel_sizes)
-    # What lies beyond the padding, where ceil_mode reaches, never counts; as in PyTorch.
+    # Elements beyond the padding, which ceil_mode may reach, never count, as in PyTorch.
     ones = torch.ones(1, 1, *x.shape[2:])
     if not exclude_padding_from_average:
         ones, pads = functional.pad(ones, for_torch(pads), value=1.0), [0] * len(pads)
@@ -71,7 +71,7 @@ def l2_pool(
 def _window_sums(
     x: Tensor, kernel: list[int], strides: list[int], pads: list[int], beyond: list[int]
 ) -> Tensor:
-    """The sum of each window, zeros around x."""
+    """Sum each window; x is padded with zeros."""
     whole = [n + extra for n, extra in zip(pads, beyond, strict=True)]
     x = functional.pad(x, for_torch(whole)) if any(whole) else x
     if len(kernel) == 1:
@@ -84,7 +84,7 @@ def _window_sums(
 def _borders(
     x: Tensor, kernel: list[int], pad_type: str, strides: list[int], pad: Ints | None, ceil_mode: bool
 ) -> tuple[list[int], list[int]]:
-    """The padding before and after each dimension, and how far ceil_mode's last windows reach beyond it."""
+    """Return the padding of each dimension, and how far ceil_mode's last windows reach beyond it."""
     sizes = list(x.shape[2:])
     pads = padding(pad_type, pad, sizes, kernel, strides)
     beyond = [0] * len(pads)

@@ -35,7 +35,7 @@ def dequantize(
 
 
 def along(parameter: Tensor, rank: int, axis: int | None) -> Tensor:
-    """A scalar, or a vector laid along `axis` of a tensor of that rank."""
+    """Reshape a vector to broadcast along `axis` of a tensor of this rank; a scalar stays as it is."""
     if parameter.ndim == 0:
         return parameter
     if parameter.ndim != 1 or axis is None:

@@ -1,7 +1,7 @@
-"""MIL's recurrent operations: one step after another, float32 inside, rounded once at the end.
+"""MIL's recurrent operations, step by step in float32 and rounded once at the end.
 
-`gru` is not here: its formula applies the reset gate after the product with the weights, and its `reset_after`,
-False unless given, says before.
+`gru` is missing because its documentation is inconsistent: the formula applies the reset gate after the product with
+the weights, and `reset_after`, False by default, means before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def rnn(
     activation: str = "tanh",
 ) -> tuple[Tensor, Tensor]:
     h, states = initial_h, []
-    for step in _ordered(x, direction):
+    for step in _steps(x, direction):
         h = by_name(activation, _sum(step @ weight_ih.T + h @ weight_hh.T, bias))
         states.append(h)
     return _sequence(states, direction, output_sequence), h
@@ -59,11 +59,16 @@ def lstm(
         return _sequence(states, direction, output_sequence), h, c
     if weight_ih_back is None or weight_hh_back is None:
         raise ValueError("no weights for the backward direction")
-    h_there, h_back = initial_h.chunk(2, 1)
-    c_there, c_back = initial_c.chunk(2, 1)
-    there, h1, c1 = _lstm(x, h_there, c_there, weight_ih, weight_hh, bias, "forward", names)
-    back, h2, c2 = _lstm(x, h_back, c_back, weight_ih_back, weight_hh_back, bias_back, "reverse", names)
-    sequences = [_sequence(there, "forward", output_sequence), _sequence(back, "reverse", output_sequence)]
+    h_forward, h_backward = initial_h.chunk(2, 1)
+    c_forward, c_backward = initial_c.chunk(2, 1)
+    forward, h1, c1 = _lstm(x, h_forward, c_forward, weight_ih, weight_hh, bias, "forward", names)
+    backward, h2, c2 = _lstm(
+        x, h_backward, c_backward, weight_ih_back, weight_hh_back, bias_back, "reverse", names
+    )
+    sequences = [
+        _sequence(forward, "forward", output_sequence),
+        _sequence(backward, "reverse", output_sequence),
+    ]
     return torch.cat(sequences, 2), torch.cat([h1, h2], 1), torch.cat([c1, c2], 1)
 
 
@@ -79,7 +84,7 @@ def _lstm(
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     recurrent, cell, final = activations
     states = []
-    for step in _ordered(x, direction):
+    for step in _steps(x, direction):
         gates = _sum(step @ weight_ih.T + h @ weight_hh.T, bias).chunk(4, 1)
         i, f, o = (by_name(recurrent, gate) for gate in gates[:3])
         c = f * c + i * by_name(cell, gates[3])
@@ -88,15 +93,15 @@ def _lstm(
     return states, h, c
 
 
-def _ordered(x: Tensor, direction: str) -> list[Tensor]:
-    """The steps of x (steps, batch, features) in the order in which they are taken."""
+def _steps(x: Tensor, direction: str) -> list[Tensor]:
+    """Return the steps of x (steps, batch, features) in processing order."""
     if direction not in ("forward", "reverse"):
         raise NotImplementedError(f"direction {direction!r}")
     return list(x.unbind(0) if direction == "forward" else x.flip(0).unbind(0))
 
 
 def _sequence(states: list[Tensor], direction: str, output_sequence: bool) -> Tensor:
-    """Every state in the order of the input's steps, or the last alone."""
+    """Return all states in the order of the input's steps, or only the last."""
     if not output_sequence:
         return states[-1].unsqueeze(0)
     return torch.stack(states if direction == "forward" else states[::-1])

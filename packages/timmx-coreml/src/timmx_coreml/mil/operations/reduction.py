@@ -19,14 +19,14 @@ def _reduction(name: str, compute: Callable[[Tensor], Tensor]) -> None:
 
     def kernel(x: Tensor, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
         chosen = sorted({axis % x.ndim for axis in (range(x.ndim) if axes is None else axes)})
-        kept = [axis for axis in range(x.ndim) if axis not in chosen]
-        gathered = x.permute(*kept, *chosen).reshape(
-            *(x.shape[axis] for axis in kept), math.prod(x.shape[axis] for axis in chosen)
+        others = [axis for axis in range(x.ndim) if axis not in chosen]
+        flat = x.permute(*others, *chosen).reshape(
+            *(x.shape[axis] for axis in others), math.prod(x.shape[axis] for axis in chosen)
         )
-        reduced = compute(gathered).squeeze(-1)
+        reduced = compute(flat).squeeze(-1)
         return (
             reduced.reshape([1 if axis in chosen else x.shape[axis] for axis in range(x.ndim)])
-            if (keep_dims)
+            if keep_dims
             else reduced
         )
 

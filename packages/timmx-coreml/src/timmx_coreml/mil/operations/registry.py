@@ -1,9 +1,9 @@
-"""How an operation is written down: a function whose parameters are the MIL operation's own.
+"""The registry of operations: each is a function with the parameters of the MIL operation.
 
-A parameter's annotation says how its value arrives. `Tensor`: float16 widened to float32 and integers to int64,
-so that a result is rounded once, by the evaluator. `int`, `float`, `str`, `bool` and the lists of them: as Python
-values, where the tuples are several scalars. A parameter without default is required; one that the function does
-not have is unknown.
+A parameter's annotation defines how its value is passed. `Tensor`: float16 is widened to float32 and integers to
+int64, so that a result is rounded once, by the evaluator. `int`, `float`, `str`, `bool` and lists of them: Python
+values; the tuples take several scalars. A parameter without a default is required; one that the function does not
+have is unknown.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IntTuple = list[int]
 BoolTuple = list[bool]
 
 Result = str | torch.dtype
-"""A result's data type: a dtype, or the name of the parameter whose it is. `a|b`: of the one that is no constant."""
+"""A result's data type: a dtype, or the name of a parameter of that type; `a|b` is the one that is not constant."""
 
 _KINDS = {
     "Tensor",
@@ -45,9 +45,9 @@ class Parameter:
     """One parameter of an operation.
 
     Attributes:
-        kind: one of the annotations above.
-        default: what it is when the program does not give it.
-        required: it has no default.
+        kind: the annotation, one of `_KINDS`.
+        default: the value if the program does not set it.
+        required: whether it has no default.
     """
 
     kind: str
@@ -60,12 +60,12 @@ class Kernel:
     """An operation that timmx can evaluate.
 
     Attributes:
-        function: takes the parameters, gives a tensor or as many as the operation has results.
-        parameters: by name.
-        results: data types of the results; one alone is that of all.
-        raw: tensors arrive as they are stored: the operation only moves values, or widens them itself.
-        alike: parameters whose tensors must be of one data type.
-        opset: the function also wants to know the opset, 5 (iOS 15) to 9 (iOS 26).
+        function: takes the parameters, returns one tensor per result.
+        parameters: the parameters by name.
+        results: the data types of the results; a single one applies to all.
+        raw: tensors are passed as stored: the operation only moves values, or widens them itself.
+        alike: parameters whose tensors must have the same data type.
+        opset: the function also takes the opset, 5 (iOS 15) to 9 (iOS 26).
     """
 
     function: Callable[..., Any]
@@ -87,7 +87,7 @@ def operation(
     raw: bool = False,
     alike: tuple[str, ...] = (),
 ) -> Callable[[_Function], _Function]:
-    """Register a function as what the MIL operations `names` compute; without names, as the one of its name."""
+    """Register a function for the MIL operations `names`; by default for the operation with the function's name."""
 
     def register(function: _Function) -> _Function:
         parameters = {}
@@ -110,7 +110,7 @@ def operation(
         )
         for name in names or (function.__name__.strip("_"),):
             if name in KERNELS:
-                raise TypeError(f"The MIL operation {name} is written down twice.")
+                raise TypeError(f"The MIL operation {name} is registered twice.")
             KERNELS[name] = kernel
         return function
 

@@ -1,6 +1,6 @@
 """MIL's resizing of the last dimensions, and cropping.
 
-A dimension is resized by a grid of places in the input; MIL's documentation of `resize_bilinear` gives the grids.
+A dimension is sampled at a grid of positions; MIL's documentation of `resize_bilinear` defines the grids.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def upsample_bilinear(
     if align_corners and half:
         raise NotImplementedError("align_corners together with half_pixel_centers")
     mode = "STRICT_ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS" if half else "DEFAULT"
-    height, width = _upsampled(x, scale_factor_height, scale_factor_width)
+    height, width = _upsampled_size(x, scale_factor_height, scale_factor_width)
     return _linear(_linear(x, -2, height, mode), -1, width, mode)
 
 
@@ -33,7 +33,7 @@ def upsample_nearest_neighbor(
     x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1
 ) -> Tensor:
     scales = (scale_factor_height, scale_factor_width)
-    for axis, scale, out in zip((-2, -1), scales, _upsampled(x, *scales), strict=True):
+    for axis, scale, out in zip((-2, -1), scales, _upsampled_size(x, *scales), strict=True):
         size = x.shape[axis]
         # coremltools adds up to 1e-4 to the result's size, so that the floor is safe.
         if abs(scale * size - out) > 1e-3:
@@ -84,8 +84,8 @@ def crop(x: Tensor, crop_height: Ints, crop_width: Ints) -> Tensor:
     return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
 
-def _upsampled(x: Tensor, scale_height: float, scale_width: float) -> tuple[int, int]:
-    """Floor of size times scale, in float32 as MIL's type inference."""
+def _upsampled_size(x: Tensor, scale_height: float, scale_width: float) -> tuple[int, int]:
+    """Return the floor of size times scale, in float32 as in MIL's type inference."""
     height, width = (
         int(np.floor(np.float32(scale) * size))
         for scale, size in zip((scale_height, scale_width), x.shape[-2:], strict=True)
@@ -94,38 +94,38 @@ def _upsampled(x: Tensor, scale_height: float, scale_width: float) -> tuple[int,
 
 
 def grid(size: int, out: int, mode: str) -> Tensor:
-    """The places in 0 ... size - 1 that `out` elements are taken from, in float64."""
+    """Return the positions from 0 to size - 1 of `out` samples, in float64."""
     steps = torch.arange(out, dtype=torch.float64)
     if mode == "ALIGN_CORNERS" and out == 1:
-        places = steps + (size - 1) / 2
+        positions = steps + (size - 1) / 2
     elif mode in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"):
-        places = steps * ((size - 1) / max(1, out - 1))
+        positions = steps * ((size - 1) / max(1, out - 1))
     elif mode == "DEFAULT":
-        places = steps * (size / out)  # (size - size / out) / (out - 1) is the same
+        positions = steps * (size / out)  # (size - size / out) / (out - 1) is the same
     elif mode == "OFFSET_CORNERS":
-        places = (steps + 0.5) * (max(1, size - 1) / out)
+        positions = (steps + 0.5) * (max(1, size - 1) / out)
     elif mode == "UNALIGN_CORNERS":
-        places = (steps + 0.5) * (size / out) - 0.5
+        positions = (steps + 0.5) * (size / out) - 0.5
     else:
         raise NotImplementedError(f"sampling_mode {mode!r}")
-    return places.clamp(0, size - 1)
+    return positions.clamp(0, size - 1)
 
 
 def _linear(x: Tensor, axis: int, out: int, mode: str) -> Tensor:
-    places = grid(x.shape[axis], out, mode)
-    low = places.floor().long()
+    positions = grid(x.shape[axis], out, mode)
+    low = positions.floor().long()
     high = (low + 1).clamp(max=x.shape[axis] - 1)
-    share = (places - low).float().reshape(-1, *[1] * (-axis - 1))
+    share = (positions - low).float().reshape(-1, *[1] * (-axis - 1))
     return x.index_select(axis, low) * (1 - share) + x.index_select(axis, high) * share
 
 
 def _nearest(x: Tensor, axis: int, out: int) -> Tensor:
-    """The pixel under each new pixel's centre.
+    """Sample the pixel under each output pixel's center.
 
-    MIL's text is silent about it; coremltools translates TensorFlow's nearest neighbour with half_pixel_centers to
-    the operations that use this, and the one without to `upsample_nearest_neighbor`.
+    MIL does not document this. coremltools translates TensorFlow's nearest neighbor with half_pixel_centers to the
+    operations that use this function, and without it to `upsample_nearest_neighbor`.
     """
     size = x.shape[axis]
-    # Whole numbers: a float could fall just below the place that it means.
-    places = torch.arange(out).mul(2).add(1).mul(size).div(2 * out, rounding_mode="floor")
-    return x.index_select(axis, places)
+    # In integers: a float could round to just below the position.
+    positions = torch.arange(out).mul(2).add(1).mul(size).div(2 * out, rounding_mode="floor")
+    return x.index_select(axis, positions)

@@ -1,4 +1,4 @@
-"""MIL's sampling of images at given places."""
+"""MIL's sampling of images at coordinates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from timmx_coreml.mil.operations.registry import operation
-from timmx_coreml.mil.operations.tensor_operation import reflected
+from timmx_coreml.mil.operations.tensor_operation import reflect
 
 
 @operation()
@@ -48,23 +48,23 @@ def affine(
     a0, a1, a2, b0, b1, b2 = (transform_matrix[:, i].reshape(-1, 1, 1) for i in range(6))
     columns = _pixels(a0 * across + a1 * down + a2, x.shape[3], coordinates_mode, True)
     rows = _pixels(b0 * across + b1 * down + b2, x.shape[2], coordinates_mode, True)
-    rows, columns = (places.expand(len(x), -1, -1) for places in (rows, columns))
+    rows, columns = (positions.expand(len(x), -1, -1) for positions in (rows, columns))
     return _bilinear(x, rows, columns, "constant", 0.0)
 
 
-def _pixels(places: Tensor, size: int, mode: str, align_corners: bool) -> Tensor:
-    """Coordinates as pixels, 0 ... size - 1."""
+def _pixels(positions: Tensor, size: int, mode: str, align_corners: bool) -> Tensor:
+    """Convert coordinates to pixels, 0 to size - 1."""
     if mode == "unnormalized":
-        return places
+        return positions
     if mode == "normalized_minus_one_to_one":
-        places = (places + 1) / 2
+        positions = (positions + 1) / 2
     elif mode != "normalized_zero_to_one":
         raise NotImplementedError(f"coordinates_mode {mode!r}")
-    return places * (size - 1) if align_corners else places * size - 0.5
+    return positions * (size - 1) if align_corners else positions * size - 0.5
 
 
 def _bilinear(x: Tensor, rows: Tensor, columns: Tensor, mode: str, value: float) -> Tensor:
-    """Samples x (N, C, H, W) at rows and columns (N, h, w)."""
+    """Sample x (N, C, H, W) at rows and columns (N, h, w)."""
     top, left = rows.floor(), columns.floor()
     down, across = (rows - top).unsqueeze(1), (columns - left).unsqueeze(1)
     upper = _at(x, top, left, mode, value) * (1 - across) + _at(x, top, left + 1, mode, value) * across
@@ -75,7 +75,7 @@ def _bilinear(x: Tensor, rows: Tensor, columns: Tensor, mode: str, value: float)
 
 
 def _at(x: Tensor, rows: Tensor, columns: Tensor, mode: str, value: float) -> Tensor:
-    """The pixels at whole rows and columns (N, h, w), those outside as `mode` says."""
+    """Return the pixels at integer rows and columns (N, h, w); `mode` defines those outside."""
     height, width = x.shape[2:]
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     row, column = _inside(rows.long(), height, mode), _inside(columns.long(), width, mode)
@@ -84,12 +84,12 @@ def _at(x: Tensor, rows: Tensor, columns: Tensor, mode: str, value: float) -> Te
     return torch.where(inside.unsqueeze(1), pixels, value) if mode == "constant" else pixels
 
 
-def _inside(places: Tensor, size: int, mode: str) -> Tensor:
+def _inside(positions: Tensor, size: int, mode: str) -> Tensor:
     if mode in ("constant", "border"):
-        return places.clamp(0, size - 1)
+        return positions.clamp(0, size - 1)
     if mode == "reflection":
-        return reflected(places, size)
+        return reflect(positions, size)
     if mode == "symmetric":
-        folded = places.remainder(2 * size)
+        folded = positions.remainder(2 * size)
         return torch.minimum(folded, 2 * size - 1 - folded)
     raise NotImplementedError(f"padding_mode {mode!r}")

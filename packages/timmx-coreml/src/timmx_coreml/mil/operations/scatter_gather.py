@@ -29,11 +29,14 @@ def gather(
     sizes = [*x.shape[:axis], *places.shape[batch_dims:], *x.shape[axis + 1 :]]
     if not batch_dims:
         return x.index_select(axis, places.flatten()).reshape(sizes)
-    # One row for each element of the batch, each with its own indices.
+    # One row per batch element, each with its own indices.
     rows = x.reshape(-1, *x.shape[batch_dims:])
     chosen = places.reshape(len(rows), -1)
-    taken = [row.index_select(axis - batch_dims, own) for row, own in zip(rows, chosen, strict=True)]
-    return torch.stack(taken).reshape(sizes)
+    results = [
+        row.index_select(axis - batch_dims, row_indices)
+        for row, row_indices in zip(rows, chosen, strict=True)
+    ]
+    return torch.stack(results).reshape(sizes)
 
 
 @operation()
@@ -51,11 +54,11 @@ def gather_nd(
     batch = x.shape[:batch_dims]
     rows = x.reshape(-1, *x.shape[batch_dims:])
     row_indices = indices.reshape(len(rows), *indices.shape[batch_dims:])
-    taken = []
+    results = []
     for row, chosen in zip(rows, row_indices, strict=True):
         places = [_places(chosen[..., i], row.shape[i], opset) for i in range(depth)]
-        taken.append(row[tuple(places)])
-    return torch.stack(taken).reshape([*batch, *taken[0].shape])
+        results.append(row[tuple(places)])
+    return torch.stack(results).reshape([*batch, *results[0].shape])
 
 
 @operation(result="data", alike=("data", "updates"))
@@ -71,7 +74,7 @@ def scatter(
     axis %= data.ndim
     places = _places(indices, data.shape[axis], opset)
     along = places.reshape(-1, *[1] * (data.ndim - axis - 1)).expand(updates.shape)
-    return _scattered(data, along, updates, axis, mode)
+    return _scatter(data, along, updates, axis, mode)
 
 
 @operation(result="data", alike=("data", "updates"))
@@ -84,7 +87,7 @@ def scatter_along_axis(
     axis: int = 0,
     validate_indices: bool = False,
 ) -> Tensor:
-    return _scattered(data, _places(indices, data.shape[axis], opset), updates, axis, mode)
+    return _scatter(data, _places(indices, data.shape[axis], opset), updates, axis, mode)
 
 
 @operation(result="data", alike=("data", "updates"))
@@ -102,24 +105,24 @@ def scatter_nd(
     for i in range(depth):
         flat = flat * data.shape[i] + _places(indices[..., i], data.shape[i], opset)
     along = flat.reshape(-1, 1).expand(-1, rest)
-    rows = _scattered(data.reshape(-1, rest), along, updates.reshape(-1, rest), 0, mode)
+    rows = _scatter(data.reshape(-1, rest), along, updates.reshape(-1, rest), 0, mode)
     return rows.reshape(data.shape)
 
 
 def _places(indices: Tensor, size: int, opset: int) -> Tensor:
-    """Indices as they are counted from the beginning; what MIL leaves undefined is refused.
+    """Convert indices to nonnegative ones; refuse those that MIL leaves undefined.
 
     Before iOS 17 a negative index counts from the end; since then it is out of bounds.
     """
     if indices.numel() == 0:
         return indices
-    low, high = (int(edge) for edge in torch.aminmax(indices))
+    low, high = (int(bound) for bound in torch.aminmax(indices))
     if high >= size or low < (0 if opset >= _IOS17 else -size):
         raise IndexError(f"indices {low} to {high} into {size} elements, which is undefined in this opset")
     return torch.where(indices < 0, indices + size, indices)
 
 
-def _scattered(data: Tensor, along: Tensor, updates: Tensor, axis: int, mode: str) -> Tensor:
+def _scatter(data: Tensor, along: Tensor, updates: Tensor, axis: int, mode: str) -> Tensor:
     if mode == "update":
         return data.scatter(axis, along, updates)
     if mode in _SCATTER_MODES:

@@ -21,7 +21,7 @@ def slice_by_index(
     squeeze_mask: Bools | None = None,
 ) -> Tensor:
     for axis, cut in enumerate(_slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)):
-        x = _sliced(x, axis, cut)
+        x = _slice_axis(x, axis, cut)
     return x.squeeze([axis for axis, squeezed in enumerate(squeeze_mask or []) if squeezed])
 
 
@@ -51,7 +51,7 @@ def slice_update(
     for axis, cut in enumerate(_slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)):
         if cut.step is not None and cut.step < 0:
             raise NotImplementedError("a negative stride")
-        place = _sliced(place, axis, cut)
+        place = _slice_axis(place, axis, cut)
     place.copy_(update.reshape(place.shape))
     return x
 
@@ -65,7 +65,7 @@ def _slices(
     end_mask: Bools | None,
     squeeze_mask: Bools | None,
 ) -> list[slice]:
-    """Python's slice for each dimension; a squeezed dimension keeps one element."""
+    """Return a Python slice per dimension; a squeezed dimension keeps one element."""
     no = [False] * x.ndim
     slices = []
     for first, last, step, from_edge, to_edge, squeezed, size in zip(
@@ -88,8 +88,8 @@ def _slices(
     return slices
 
 
-def _sliced(x: Tensor, axis: int, cut: slice) -> Tensor:
-    """torch knows no negative steps: such a slice is taken forwards, and turned round."""
+def _slice_axis(x: Tensor, axis: int, cut: slice) -> Tensor:
+    """Slice one axis; torch has no negative steps, so such a slice is taken forwards and flipped."""
     places = range(*cut.indices(x.shape[axis]))
     if places.step > 0:
         return x[(slice(None),) * axis + (slice(places.start, max(places.start, places.stop), places.step),)]

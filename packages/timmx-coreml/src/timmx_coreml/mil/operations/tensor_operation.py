@@ -17,7 +17,7 @@ def identity(x: Tensor) -> Tensor:
 
 @operation(result="values", raw=True, alike=("values",))
 def concat(values: Tensors, axis: int, interleave: bool = False) -> Tensor:
-    # A scalar counts as a vector of one: coremltools joins sizes that way.
+    # A scalar counts as a vector of one element: coremltools concatenates sizes that way.
     values = [value.reshape(1) if value.ndim == 0 else value for value in values]
     if not interleave:
         return torch.cat(values, axis)
@@ -61,17 +61,17 @@ def pad(x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0)
         if max(before, after) > (size - 1 if mode == "reflect" else size):
             raise ValueError(f"{mode} pads {max(before, after)} elements of {size}")
         if before or after:
-            places = torch.arange(-before, size + after)
-            inside = reflected(places, size) if mode == "reflect" else places.clamp(0, size - 1)
+            positions = torch.arange(-before, size + after)
+            inside = reflect(positions, size) if mode == "reflect" else positions.clamp(0, size - 1)
             x = x.index_select(axis, inside)
     return x
 
 
-def reflected(places: Tensor, size: int) -> Tensor:
-    """Where places outside 0 ... size - 1 lie when the ends are mirrors that are not doubled."""
+def reflect(positions: Tensor, size: int) -> Tensor:
+    """Reflect positions outside 0 to size - 1 at the ends, without repeating the end elements."""
     if size == 1:
-        return torch.zeros_like(places)
-    folded = places.remainder(2 * (size - 1))
+        return torch.zeros_like(positions)
+    folded = positions.remainder(2 * (size - 1))
     return torch.minimum(folded, 2 * (size - 1) - folded)
 
 
@@ -120,10 +120,10 @@ def one_hot(
 def band_part(x: Tensor, lower: int = -1, upper: int = -1) -> Tensor:
     rows, columns = x.shape[-2:]
     below = torch.arange(rows).unsqueeze(1) - torch.arange(columns)
-    kept = torch.ones(rows, columns, dtype=torch.bool)
-    kept = kept if lower < 0 else kept & (below <= lower)
-    kept = kept if upper < 0 else kept & (-below <= upper)
-    return torch.where(kept, x, torch.zeros((), dtype=x.dtype))
+    mask = torch.ones(rows, columns, dtype=torch.bool)
+    mask = mask if lower < 0 else mask & (below <= lower)
+    mask = mask if upper < 0 else mask & (-below <= upper)
+    return torch.where(mask, x, torch.zeros((), dtype=x.dtype))
 
 
 @operation()

@@ -1,4 +1,4 @@
-"""MIL's operations that give a tensor another shape or another order."""
+"""MIL's operations that change the shape or order of a tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def reshape(x: Tensor, shape: Ints, opset: int) -> Tensor:
     if 0 in sizes and x.numel():
         if opset < _IOS17 and len(sizes) != x.ndim:
             raise ValueError(f"a 0 in the shape {shape} for {x.ndim} dimensions")
-        # Counted from the right since iOS 17; the same as before where the ranks are equal.
+        # Counted from the right since iOS 17, which is the same if the ranks are equal.
         inherited = [1] * max(0, len(sizes) - x.ndim) + list(x.shape)
         inherited = inherited[len(inherited) - len(sizes) :]
         sizes = [size or old for size, old in zip(sizes, inherited, strict=True)]
@@ -68,7 +68,7 @@ def reverse(x: Tensor, axes: Ints | None = None) -> Tensor:
 
 @operation(raw=True)
 def depth_to_space(x: Tensor, block_size: int) -> Tensor:
-    # Channels are ordered (block row, block column, channel), as TensorFlow's.
+    # Channels are ordered (block row, block column, channel), as in TensorFlow.
     n, c, h, w = x.shape
     blocks = x.reshape(n, block_size, block_size, c // block_size**2, h, w)
     return blocks.permute(0, 3, 4, 1, 5, 2).reshape(n, -1, h * block_size, w * block_size)

@@ -1,0 +1,113 @@
+"""What a backend's `export` receives; see `timmx.plugin.ExportJob`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from timmx.artifact import staging
+from timmx.base import reporter
+from timmx.exporting.metadata import IoTypes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+    from timmx.artifact import Staging
+    from timmx.contract import ExportBackend, Metadata, Precision, Quantization
+    from timmx.exporting.artifact_session import ArtifactSession
+    from timmx.exporting.session import ModelSession
+    from timmx.inputs import CalibrationInputs
+
+
+class Job:
+    """What `ExportBackend.export` is given; see `timmx.contract.ExportJob`."""
+
+    def __init__(
+        self,
+        session: ModelSession | ArtifactSession,
+        path: Path,
+        backend: ExportBackend,
+        open_stages: ExitStack | None = None,
+    ) -> None:
+        self._session = session
+        self._backend = backend
+        self._open = open_stages or ExitStack()
+        self.extra_outputs: list[Staging] = []
+        self.path = path
+        self.request = session.request
+        self._facts: dict[str, Any] = {}
+        self._io_types = IoTypes()
+        self._calibrations: list[CalibrationInputs] = []
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self._session.module
+
+    @property
+    def example_input(self) -> torch.Tensor:
+        return self._session.example_input()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self._session.reference.names
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        return self._session.loaded.labels
+
+    def capture(self, *, strict: bool = False) -> torch.export.ExportedProgram:
+        return self._session.capture(strict)
+
+    def calibration(self, data: Path | None, samples: int | None = None) -> CalibrationInputs:
+        from timmx.inputs import choose_calibration
+
+        reporter().step("Reading calibration data")
+        self._calibrations.append(
+            choose_calibration(data, samples, self._session.loaded.data_config, self.request.normalize)
+        )
+        return self._calibrations[-1]
+
+    @property
+    def calibrated_on(self) -> str:
+        """The origin of the calibration data; empty where none was asked for."""
+        return ", ".join(inputs.origin for inputs in self._calibrations)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was said of the calibration data."""
+        return tuple(note for inputs in self._calibrations for note in inputs.notes)
+
+    def metadata(
+        self,
+        precision: Precision,
+        *,
+        input_dtype: str = "float32",
+        input_layout: str = "NCHW",
+        input_quantization: Quantization | None = None,
+        output_dtypes: Mapping[str, str] | None = None,
+        output_quantization: Mapping[str, Quantization] | None = None,
+        **format_facts: Any,
+    ) -> Metadata:
+        self._facts = format_facts
+        self._io_types = IoTypes(
+            input_dtype=input_dtype,
+            input_layout=input_layout,
+            input_quantization=input_quantization,
+            output_dtypes=output_dtypes or {},
+            output_quantization=output_quantization or {},
+        )
+        return self.stated(precision)
+
+    def stated(self, precision: Precision) -> Metadata:
+        """The metadata with what the backend stated last, and this precision."""
+        return self._session.metadata(precision, self._backend, self._facts, self._io_types)
+
+    def extra_output(self, output: Path) -> Path:
+        self.extra_outputs.append(self._open.enter_context(staging(output)))
+        return self.extra_outputs[-1].path
+
+    def progress(self, step: str) -> None:
+        reporter().step(step)

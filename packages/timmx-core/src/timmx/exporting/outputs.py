@@ -1,0 +1,75 @@
+"""Where an export is written: the requested path, or one named after the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmx.base import is_utf8, printable, why_not_in
+from timmx.errors import ArtifactError, ConfigurationError
+from timmx.registry import known_backends
+
+if TYPE_CHECKING:
+    from timmx.contract import ExportBackend, ExportRequest
+
+KNOWN_SUFFIXES = {suffix for facts in known_backends().values() for suffix in facts["suffixes"]}
+
+
+def output_path(backend: ExportBackend, request: ExportRequest, options: Any) -> Path:
+    """Where to write: what was asked for, or the model's name in the current folder.
+
+    Raises:
+        ConfigurationError: the suffix is not the one that these options write, or runtimes cannot be told the name.
+        ArtifactError: the default output exists and `force` is not given, or a folder of the user's stands
+            there.
+    """
+    suffix = backend.output_suffix(options)
+    source = backend.source_artifact(options)
+    name = default_name(request) if source is None else source.stem
+    output = request.output or Path(name + suffix)
+    if output.is_dir() and output.suffix != suffix:
+        raise ConfigurationError(
+            f"--output {output} is a folder", hint=f"name a file in it, such as {output / name}{suffix}"
+        )
+    if output.suffix != suffix:
+        stem = output.with_suffix("") if output.suffix.lower() in KNOWN_SUFFIXES else output
+        raise ConfigurationError(
+            f"--output {output} must end in {suffix}, which timmx {backend.name} writes with these options",
+            hint=f"use --output {stem}{suffix}",
+        )
+    if not is_utf8(str(output)):
+        raise ConfigurationError(
+            f"--output {printable(str(output))} is not UTF-8, and runtimes cannot open such a path",
+            hint="choose another --output",
+        )
+    trouble = why_not_in(output.absolute().parent)
+    if trouble:
+        raise ArtifactError(f"--output {output}: {trouble}", hint="choose another --output")
+    if request.output is None and output.exists() and not request.force:
+        raise ArtifactError(
+            f"{output} already exists", hint="use --force to overwrite it, or name another --output"
+        )
+    if output.is_dir() and not _is_own_folder(backend, output):
+        raise ArtifactError(
+            f"{output} is a folder, and not an artifact that timmx {backend.name} wrote",
+            hint="name another --output",
+        )
+    return output
+
+
+def _is_own_folder(backend: ExportBackend, folder: Path) -> bool:
+    """Whether a folder holds timmx's metadata; in doubt it is the user's, and stays."""
+    try:
+        return bool(backend.read_metadata(folder))
+    except (ArtifactError, OSError, ValueError, LookupError):
+        return False
+
+
+def default_name(request: ExportRequest) -> str:
+    """The model's last path part, its tag kept."""
+    if request.local_dir is not None:
+        return request.local_dir.resolve().name
+    if isinstance(request.model, str):
+        return request.model.rpartition("/")[2].rpartition(":")[2]
+    config = getattr(request.model, "pretrained_cfg", None) or {}
+    return config.get("architecture") or type(request.model).__name__.lower()
