@@ -7,8 +7,8 @@ For each model, an ONNX file with a dynamic batch size classifies JPEGs of 500 x
 
 - `one at a time`: each image is decoded, then run separately, in one thread in addition to the runtime's own. The
   baseline.
-- `stream`: as in `timmx predict`: `open_for` chooses the runtime's threads, `answers` decodes in parallel. The time
-  to open the file is included, as in the baseline.
+- `stream`: as in `timmx predict`: `open_for_stream` chooses the runtime's threads, `answers` decodes in parallel. The
+  time to open the file is included, as in the baseline.
 - `timm loader`: PyTorch in eager mode, fed by `timm.data.create_loader` with one worker process per core and batches
   of 64, as in timm's `inference.py`; the start of the processes is included.
 
@@ -36,7 +36,7 @@ from skimage import data
 from sklearn.datasets import load_sample_image
 from timmx.base.threads import usable_cores
 from timmx.testing import awaken
-from timmx.tools.subject.stream import answers, open_for
+from timmx.tools.subject.stream import answers, open_for_stream
 from timmx.tools.subject.subject import describe, open_subject
 
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits"
@@ -133,7 +133,7 @@ def one_at_a_time(file: Path, paths: list[Path]) -> None:
 
 
 def stream(file: Path, paths: list[Path]) -> None:
-    with open_for(paths, describe(file)) as subject:
+    with open_for_stream(describe(file)) as subject:
         for _ in answers(subject, paths):
             pass
 

@@ -20,7 +20,7 @@ import timmx
 from PIL import Image
 from timmx.base.threads import usable_cores
 from timmx.errors import ArtifactError
-from timmx.tools.subject.stream import answers, open_for
+from timmx.tools.subject.stream import answers, open_for_stream
 from timmx.tools.subject.subject import describe, open_subject
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
@@ -356,11 +356,11 @@ def test_only_the_next_images_are_read_ahead(many: Path) -> None:
 def test_a_file_opened_for_many_images_gives_the_same_answers(many: Path, one: Path) -> None:
     paths = sorted(SAMPLES.rglob("*.png"))[:80]
     for file in (many, one):
-        with open_for(paths, describe(file)) as chosen, open_subject(file) as plain:
+        with open_for_stream(describe(file)) as chosen, open_subject(file) as plain:
             for first, second in zip(answers(chosen, paths), answers(plain, paths), strict=True):
                 np.testing.assert_allclose(first.probabilities, second.probabilities, atol=1e-5)
     bad = [Path("nowhere.png")] * 70
-    with open_for(bad, describe(many)) as subject:
+    with open_for_stream(describe(many)) as subject:
         assert all(answer.error for answer in answers(subject, bad))
 
 

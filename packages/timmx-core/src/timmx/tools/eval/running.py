@@ -22,7 +22,7 @@ from timmx.tools.subject import (
     answers,
     describe,
     file_named,
-    open_for,
+    open_for_stream,
     open_model,
     refuse_model_options,
     request_for,
@@ -69,13 +69,12 @@ def evaluate(
     say.step(f"Opening {path.name}")
     file = describe(path)
     dataset = dataset_for(file, data, class_map).limited(limit)
-    images = [image.path for image in dataset.images]
     with ExitStack() as stack:
-        subject = stack.enter_context(open_for(images, file, batch_size))
+        subject = stack.enter_context(open_for_stream(file, batch_size))
         other = None
         if against is not None or model_options:
             say.step(f"Opening {against}")
-            other = stack.enter_context(_open_other(subject, images, against, model_options))
+            other = stack.enter_context(_open_other(subject, against, model_options))
         journal = None
         if resume is not None:
             journal = stack.enter_context(Journal(resume, _identity(subject), dataset))
@@ -178,16 +177,14 @@ def _reading(answer: Answer, truth: int) -> Reading:
     return Reading(read=read, probability=float(scores[read]), rank=rank)
 
 
-def _open_other(
-    subject: Subject, images: Sequence[Path], against: Any, options: Mapping[str, Any] | None
-) -> Subject:
+def _open_other(subject: Subject, against: Any, options: Mapping[str, Any] | None) -> Subject:
     """Open the file or the PyTorch model to compare with."""
     file = file_named(against)
     if file is not None:
         refuse_model_options(options, f"and --against {against} is a file")
         other = describe(file)
         _check_classes(subject, other)
-        return open_for(images, other)
+        return open_for_stream(other)
     request = request_for(subject.metadata, against, options)
     return open_model(request, subject.metadata, subject.batch_size)
 

@@ -13,7 +13,7 @@ import numpy as np
 from timmx.base import counted, reporter
 from timmx.errors import ConfigurationError
 from timmx.inputs import IMAGE_SUFFIXES, list_images
-from timmx.tools.subject import Answer, answers, describe, open_for
+from timmx.tools.subject import Answer, answers, describe, open_for_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -113,7 +113,7 @@ def predict(
     predictions: list[Prediction] = []
     unreadable: list[tuple[Path, str]] = []
     not_finite = 0
-    with open_for(paths, describe(file), batch_size) as subject:
+    with open_for_stream(describe(file), batch_size) as subject:
         stream = answers(subject, paths, workers=workers)
         say.step(f"Running {file.name}")
         start = time.perf_counter()

@@ -6,7 +6,11 @@ from timmx.tools.subject.against import (
     refuse_model_options as refuse_model_options,
     request_for as request_for,
 )
-from timmx.tools.subject.stream import Answer as Answer, answers as answers, open_for as open_for
+from timmx.tools.subject.stream import (
+    Answer as Answer,
+    answers as answers,
+    open_for_stream as open_for_stream,
+)
 from timmx.tools.subject.subject import (
     Described as Described,
     Subject as Subject,
