@@ -71,7 +71,7 @@ class ExportJob(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where to write: the artifact's final name in a private folder. Other files written there are published too."""
+        """Where to write: the artifact's final name in a private folder. Other files there are published too."""
 
     @property
     def model(self) -> torch.nn.Module:
@@ -121,7 +121,7 @@ class ExportJob(Protocol):
         output_quantization: Mapping[str, Quantization] | None = None,
         **format_facts: Any,
     ) -> Metadata:
-        """The JSON metadata to write into the artifact (docs/metadata.md): `.dumps()` is its text, `.to_json()` its values.
+        """The metadata to write into the artifact (docs/metadata.md), as JSON text with `.dumps()`.
 
         Args:
             precision: the arithmetic of the artifact.

@@ -48,7 +48,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most `most` of `items`, evenly spaced from the first to the last, so that every class folder is represented."""
+    """At most `most` of `items`, evenly spaced from the first to the last, so that every class folder is included."""
     if len(items) <= most:
         return list(items)
     return [items[index * (len(items) - 1) // max(1, most - 1)] for index in range(most)]
