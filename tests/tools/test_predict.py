@@ -245,7 +245,7 @@ def test_what_cannot_be_meant(
 def test_a_file_that_is_not_there(run_timmx, folder: Path) -> None:
     result = run_timmx("predict", "missing.onnx", "photos", "--json")
     assert result.exit_code == 2
-    assert json.loads(result.stdout)["error"]["message"] == "there is no file missing.onnx"
+    assert json.loads(result.stdout)["error"]["message"] == "missing.onnx does not exist"
 
 
 def test_what_ranks_no_classes_is_refused(run_timmx, digits: str, folder: Path, tmp_path: Path) -> None:
