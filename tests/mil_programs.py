@@ -42,7 +42,7 @@ class Case:
 
 
 def evaluate(cases: list[Case], folder: Path) -> dict[str, list[tuple[Any, Any]]]:
-    """Each case's results with the expected ones; one program for each deployment target."""
+    """Each case's results beside what is expected; one program for each deployment target."""
     from coremltools.converters.mil.mil import types
 
     results: dict[str, list[tuple[Any, Any]]] = {}

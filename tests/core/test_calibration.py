@@ -336,7 +336,7 @@ def with_one(value: float) -> torch.Tensor:
         (with_one(float("nan")), r"input 3 holds .* not a number"),
         (with_one(float("inf")), "input 3 holds .* infinite"),
         (normalised().double() * 1e300, "infinite"),
-        (255 * pixels(), r"(?s)from 3 to 255.*normalised pixels, here from -2.118 to 2.64.*/ 255 - mean"),
+        (255 * pixels(), r"(?s)from 3 to 255.*normalised pixels from -2.118 to 2.64.*/ 255 - mean"),
         (normalised().to_sparse(), "is sparse or without data"),
         (
             {"input": normalised(), "label": torch.ones(6)},

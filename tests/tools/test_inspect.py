@@ -161,7 +161,7 @@ def test_a_file_of_another_kind_is_one_clear_error(files, run_timmx, tmp_path):
     assert "not an ONNX file" in refused(run_timmx, other)
     shutil.copy(files["onnx"], tmp_path / "a.xyz")
     assert "no installed backend opens .xyz" in refused(run_timmx, tmp_path / "a.xyz")
-    assert "does not exist" in refused(run_timmx, tmp_path / "missing.onnx")
+    assert "there is no file" in refused(run_timmx, tmp_path / "missing.onnx")
     shutil.copy(files["onnx"], tmp_path / "B.ONNX")
     assert "rename it to B.onnx" in refused(run_timmx, tmp_path / "B.ONNX")
     for suffix in (".tflite", ".engine"):

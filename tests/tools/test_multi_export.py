@@ -16,7 +16,7 @@ import pytest
 from plugins import timmx as in_a_process
 from timmx.artifact.records import digest, recall
 from timmx.errors import ConfigurationError, TimmxError
-from timmx.exporting.several import export_many, plan_export
+from timmx.exporting.several import export_many, planned
 
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "coreml": ".mlpackage", "litert": ".tflite"}
 
@@ -172,13 +172,13 @@ def test_the_table_names_each_file_whole(run_timmx, digits):
 )
 def test_what_cannot_be_is_refused_with_the_mend(to, said, digits, tmp_path):
     with pytest.raises(TimmxError, match=said):
-        plan_export(digits, to, tmp_path / "out")
+        planned(digits, to, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_all_troubles_of_all_targets_are_told_at_once(digits, tmp_path):
     with pytest.raises(ConfigurationError) as caught:
-        plan_export(digits, ["onnx:output=a.txt", "torch-export", "litert:dynamic_batch"], tmp_path)
+        planned(digits, ["onnx:output=a.txt", "torch-export", "litert:dynamic_batch"], tmp_path)
     said = caught.value.message
     assert "2 of 3 targets" in said
     assert "a.txt" in said
@@ -207,7 +207,7 @@ def test_refusals_import_no_torch(digits, tmp_path):
 
 
 def test_what_the_command_switches_off_by_a_flag_goes_here_too(digits, tmp_path):
-    (target,) = plan_export(digits, ["onnx:no-optimize,no-external-data"], tmp_path)
+    (target,) = planned(digits, ["onnx:no-optimize,no-external-data"], tmp_path)
     assert target.options.optimize is False
     assert target.options.external_data is False
 
@@ -235,7 +235,7 @@ def test_a_batch_that_no_runtime_could_take_is_refused_before_the_model_runs(run
 
 
 def test_values_may_hold_commas(digits, tmp_path):
-    (target,) = plan_export(digits, ["coreml:dynamic_batch,batch_sizes=1,2,4,convert_to=mlprogram"], tmp_path)
+    (target,) = planned(digits, ["coreml:dynamic_batch,batch_sizes=1,2,4,convert_to=mlprogram"], tmp_path)
     assert target.options.batch_sizes == (1, 2, 4)
     assert target.options.convert_to == "mlprogram"
 

@@ -64,7 +64,7 @@ def test_backend_is_found_and_works_in_part_without_its_libraries():
         ({"workspace": 2.0, **ONNX}, "--workspace is for an engine"),
         ({"triton": "repository", **ONNX}, "--triton is for an engine"),
         ({"version_compatible": True, **ONNX}, "--version-compatible is for an engine"),
-        ({"mode": "int8", "calibration_data": "nowhere", **ONNX}, "nowhere does not exist"),
+        ({"mode": "int8", "calibration_data": "nowhere", **ONNX}, "there is no nowhere"),
         ({"keep_onnx": "kept.txt", **BUILD}, "does not end in .onnx"),
         ({"output": "model.onnx", **BUILD}, "must end in .engine"),
         ({"output": "model.engine", **ONNX}, "must end in .onnx"),
@@ -81,7 +81,7 @@ def test_wrong_options_are_refused_with_their_mend(tmp_path, monkeypatch, option
     ("model", "options", "words"),
     [
         (None, {}, "no model is given"),
-        (None, {"from_onnx": "absent.onnx"}, "absent.onnx is not a file"),
+        (None, {"from_onnx": "absent.onnx"}, "there is no file absent.onnx"),
         (None, {"from_onnx": "notes.txt"}, "not an .onnx file"),
         (
             "test_resnet",
