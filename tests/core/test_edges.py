@@ -121,7 +121,7 @@ def test_pixel_bytes_are_integers_and_may_be_channels_last():
 
 
 @pytest.mark.parametrize(
-    ("stated", "words"),
+    ("options", "words"),
     [
         ({"input_layout": "CHW"}, "NCHW or NHWC"),
         ({"input_dtype": "int8"}, "the input is int8 without a quantization"),
@@ -130,15 +130,15 @@ def test_pixel_bytes_are_integers_and_may_be_channels_last():
         ({"output_quantization": {"output": Quantization(1, 0)}}, "the output output is float32 with"),
     ],
 )
-def test_io_types_without_a_meaning_are_refused(stated, words):
+def test_io_types_without_a_meaning_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
-        IoTypes(**stated)
+        IoTypes(**options)
 
 
 def test_io_types_of_an_unknown_output_are_refused():
     outputs = (OutputMetadata(name="output", kind=OutputKind.LOGITS, shape=(1, 5)),)
     io_types = IoTypes(output_dtypes={"logits": "int8"}, output_quantization={"logits": Quantization(1, 0)})
-    with pytest.raises(ValueError, match="no output logits, only output"):
+    with pytest.raises(ValueError, match="unknown output logits; the outputs are output"):
         io_types.describe(outputs)
 
 

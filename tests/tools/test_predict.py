@@ -126,14 +126,14 @@ def test_odd_file_names_leave_the_table_whole(run_timmx, one: Path, tmp_path: Pa
     assert paths_of(run_timmx("predict", one, "odd", "--json")) == [f"odd/{name}" for name in names]
 
 
-def test_odd_names_leave_the_table_of_a_terminal_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    from timmx.cli.predict import _print_table
+def test_odd_names_leave_the_table_of_a_terminal_whole() -> None:
+    from timmx.cli.predict import _table
     from timmx.tools.predict.prediction import Guess, Prediction, Predictions
 
     name = os.fsdecode(b"a\n\x1b[31m\xff.png")
     guesses = (Guess(3, "cat\x1b[2J\ud800", 0.75), Guess(4, "ネコ\n", 0.25))
-    _print_table(Predictions(Path("a.onnx"), "a", (Prediction(Path(name), guesses),), ()))
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+    predictions = Predictions(Path("a.onnx"), "a", (Prediction(Path(name), guesses),), ())
+    assert [line.split() for line in _table(predictions, name_once=True).splitlines()] == [
         ["image", "class", "label", "probability"],
         [r"a\n\x1b[31m\xff.png", "3", r"cat\x1b[2J\ud800", "0.7500"],
         ["4", r"ネコ\n", "0.2500"],
