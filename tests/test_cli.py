@@ -236,9 +236,7 @@ def test_a_broken_pipe_to_another_process_is_a_defect():
         [sys.executable, "-c", code, "inspect", "a.onnx"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(
-        "error: This is a defect in timmx or in a library below it: BrokenPipeError"
-    )
+    assert done.stderr.startswith("error: internal error in timmx or a dependency: BrokenPipeError")
 
 
 def test_columns_are_as_wide_as_a_terminal_shows_them():
