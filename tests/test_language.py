@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 
+_ORDINARY = "longer|more|less|other|need|such|one|fewer"
+
 EVERYWHERE = {
     r"mend(s|ed|ing)?": "fix, hint, how to fix it",
     r"anew": "again, re-export, retrace",
@@ -31,7 +33,7 @@ EVERYWHERE = {
     r"batch (size )?(is|may be|stays) open": "dynamic batch size",
     r"edges": "inputs and outputs, I/O types",
     r"one an? (channel|line|class|file|core|image|row|step|operation|option|axis|side|family|format)": "one per ...",
-    r"(?<!there )(is|are|was|were) no (?!longer\b|more\b|less\b|other\b|need\b|such\b|one\b|fewer\b)[a-z]+": "is not a ..., has no ...",
+    rf"(?<!there )(is|are|was|were) no (?!({_ORDINARY})\b)[a-z]+": "is not a ..., has no ...",
     r"reads? (most |all )?(images )?(right|wrong|as what)": "classified correctly, accuracy",
     r"where nothing is given": "by default",
     r"in trouble": "failed, is invalid, cannot be read",
@@ -64,13 +66,19 @@ NAMES = {
 """Words of test names."""
 
 
+@cache
+def _pattern(*phrases: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(phrases)})(?![\w-])", re.IGNORECASE)
+
+
 def phrases_in(text: str, phrases: dict[str, str]) -> Iterator[tuple[str, str]]:
     """The refused phrases of a text, each with what to write instead."""
     text = re.sub(r"\s+", " ", text)
-    for phrase, instead in phrases.items():
-        for found in re.finditer(rf"(?<![\w-])(?:{phrase})(?![\w-])", text, re.IGNORECASE):
-            start = max(0, found.start() - 30)
-            yield text[start : found.end() + 30], instead
+    for found in _pattern(*phrases).finditer(text):
+        instead = next(
+            instead for phrase, instead in phrases.items() if _pattern(phrase).match(text, found.start())
+        )
+        yield text[max(0, found.start() - 30) : found.end() + 30], instead
 
 
 @cache
@@ -157,11 +165,12 @@ def texts(source: str) -> Iterator[tuple[int, str]]:
     except SyntaxError:  # a template
         yield 1, source
         return
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             yield (
                 node.lineno,
                 "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values),
             )
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
             yield node.lineno, node.value
