@@ -76,7 +76,7 @@ def new_backend(folder: Path, dist: Path) -> None:
 
 
 def check(requirement: str, folder: Path, dist: Path, tests: Path | None = None) -> None:
-    """A wheel or a published distribution beside the core of `dist`: every backend in it exports, and the kit runs."""
+    """A wheel or a published distribution with the core of `dist`: every backend in it exports, and the kit runs."""
     timmx = installed(folder, dist, "timmx-core[testing]", requirement)
     listed = timmx("backends", "--json")
     expect(listed.returncode == 0, "timmx backends works", listed)

@@ -65,7 +65,7 @@ def main() -> None:
         median = statistics.median(values)
         print(f"{name:32}{median:>10.3f}{median / base:>8.2f}")
     two, fifty = (statistics.median(seconds[name]) for name in ("timmx --help", MANY))
-    print(f"{'fifty backends beside two':32}{'':10}{fifty / two:>8.2f}")
+    print(f"{'fifty backends against two':32}{'':10}{fifty / two:>8.2f}")
 
 
 def _install_backends(site: Path, count: int) -> Path:

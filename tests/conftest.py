@@ -1,4 +1,4 @@
-"""What all tests share: trained and awakened models, the command line in this process, threads that fit."""
+"""Fixtures of all tests: trained and awakened models, the command line in this process, thread limits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny models, more threads only wait for each other
 
-# As `timmx` has it: the converters' objects stay, and looking through millions of them takes a fifth of the time.
+# As in `timmx`: the converters' objects are not freed, and collecting millions of them takes a fifth of the time.
 gc.set_threshold(100_000, 20, 50)
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
@@ -20,7 +20,7 @@ DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_left_over():
-    """Free what a test file leaves in cycles, once, and look no more at what stays."""
+    """Free the cycles of a test file once, and exclude the remaining objects from later collections."""
     yield
     gc.collect()
     gc.freeze()
@@ -45,31 +45,31 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def exported_digits(digits: str, tmp_path_factory: pytest.TempPathFactory):
-    """The digits as a verified file: (backend, **options) -> path. Made once for all tests, which leave it as it is."""
-    made: dict[tuple, Path] = {}
+    """The digits model as a verified file: (backend, **options) -> path. All tests share it, and must not change it."""
+    paths: dict[tuple, Path] = {}
 
     def make(backend: str, **options) -> Path:
         import timmx
         from timmx.registry import discovery as registry
 
         key = (backend, *sorted(options.items()))
-        if key not in made:
+        if key not in paths:
             output = tmp_path_factory.mktemp("digits") / f"digits{registry.load(backend).suffixes[0]}"
-            made[key] = timmx.export(backend, digits, output=output, **options).path
-        return made[key]
+            paths[key] = timmx.export(backend, digits, output=output, **options).path
+        return paths[key]
 
     return make
 
 
 @pytest.fixture(scope="session")
 def awakened(tmp_path_factory: pytest.TempPathFactory):
-    """Checkpoints of random-weight models that answer differently to different inputs: name -> file."""
+    """Checkpoints of random-weight models whose outputs vary with the input: name -> file."""
     folder = tmp_path_factory.mktemp("awakened")
-    made: dict[tuple, Path] = {}
+    paths: dict[tuple, Path] = {}
 
     def make(name: str, **model_options) -> Path:
         key = (name, *sorted(model_options.items()))
-        if key not in made:
+        if key not in paths:
             import timm
             import torch
             from safetensors.torch import save_model
@@ -78,9 +78,9 @@ def awakened(tmp_path_factory: pytest.TempPathFactory):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 model = awaken(timm.create_model(name, **model_options))
-            made[key] = folder / f"{name}-{len(made)}.safetensors"
-            save_model(model, str(made[key]))
-        return made[key]
+            paths[key] = folder / f"{name}-{len(paths)}.safetensors"
+            save_model(model, str(paths[key]))
+        return paths[key]
 
     return make
 

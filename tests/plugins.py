@@ -1,4 +1,4 @@
-"""Makes installed plugins for tests: real modules with real `.dist-info` folders, as pip would leave them."""
+"""Installs plugins for tests: real modules with real `.dist-info` folders, as pip installs them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def install_plugin(
     requires: tuple[str, ...] = (),
     target: str | None = None,
 ) -> Path:
-    """Put a plugin into the folder `site`, which goes on PYTHONPATH; returns its module's file."""
+    """Install a plugin into the folder `site`, for PYTHONPATH; returns its module's file."""
     distribution = distribution or f"timmx-{name}"
     package = distribution.replace("-", "_")
     site.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def install_plugin(
 
 
 def on_path(site: Path) -> str:
-    """`PYTHONPATH` with a folder in front."""
+    """`PYTHONPATH` with a folder added at the front."""
     return os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
 
 
@@ -66,7 +66,7 @@ def timmx(
     timeout: float = 120,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m timmx ARGS` in a fresh process, with the plugins of `site` installed."""
+    """`python -m timmx ARGS` in a new process, with the plugins of `site` installed."""
     variables = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"} | environment
     if site is not None:
         variables["PYTHONPATH"] = on_path(site)

@@ -1,4 +1,4 @@
-"""Projects outside the workspace, built and unpacked as an installer of wheels would leave them."""
+"""Builds and installs projects outside the workspace, as an installer of wheels does."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def install_project(project: Path, site: Path) -> None:
-    """Build the project's wheel and unpack it into the folder `site`, which goes on PYTHONPATH."""
-    uv = os.environ.get("UV") or shutil.which("uv")  # `uv run` says where it is
+    """Build the project's wheel and unpack it into the folder `site`, for PYTHONPATH."""
+    uv = os.environ.get("UV") or shutil.which("uv")  # set by `uv run`
     if uv is None:
         pytest.skip("uv is not on PATH")
     command = [uv, "build", "--quiet", "--wheel", "--out-dir", site / "wheels", project]
@@ -29,7 +29,7 @@ def install_project(project: Path, site: Path) -> None:
 
 
 def run_tests(project: Path, site: Path, *arguments: str) -> str:
-    """The project's own tests in a fresh process, with what is installed in `site`; pytest's last words."""
+    """Run the project's tests in a new process with the packages of `site`; returns pytest's last line."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
         cwd=project,

@@ -1,4 +1,4 @@
-"""The command line as a person or a program meets it."""
+"""The command line, for users and for programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from plugins import timmx
 
 
-def test_the_main_job_prints_the_proof(tmp_path, digits):
+def test_an_export_prints_its_verification(tmp_path, digits):
     done = timmx("onnx", digits, "-o", "digits.onnx", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -44,13 +44,13 @@ def test_an_error_with_json_is_an_object_too(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [("info", "no-such-model"), ("onnx", "no-such-model")])
-def test_every_command_answers_an_error_in_json(run_timmx, arguments):
+def test_every_command_prints_an_error_as_json(run_timmx, arguments):
     done = run_timmx(*arguments, "--json")
     assert done.exit_code == 2
     assert "no-such-model" in json.loads(done.stdout)["error"]["message"]
 
 
-def test_a_failed_verification_publishes_nothing_and_tells_the_figures(tmp_path, digits):
+def test_a_failed_verification_publishes_nothing_and_shows_the_figures(tmp_path, digits):
     output = tmp_path / "digits.pt2"
     output.write_bytes(b"old")
     done = timmx("torch-export", digits, "-o", output, "--min-snr", "500", "--json", cwd=tmp_path)
@@ -72,7 +72,7 @@ def test_the_default_name_is_never_overwritten_without_force(run_timmx, tmp_path
     assert (tmp_path / "digits.onnx").read_bytes() != b"mine"
 
 
-def test_a_folder_of_the_users_is_never_replaced(run_timmx, tmp_path, digits):
+def test_a_folder_of_the_user_is_never_replaced(run_timmx, tmp_path, digits):
     (tmp_path / "mine.onnx").mkdir()
     (tmp_path / "mine.onnx" / "precious").touch()
     done = run_timmx("onnx", digits, "-o", "mine.onnx")
@@ -81,7 +81,7 @@ def test_a_folder_of_the_users_is_never_replaced(run_timmx, tmp_path, digits):
     assert (tmp_path / "mine.onnx" / "precious").exists()
 
 
-def test_untrained_weights_are_said_and_unproven(run_timmx):
+def test_untrained_weights_are_reported_and_unproven(run_timmx):
     done = run_timmx("torch-export", "test_resnet", "--seed", "3", "--json")
     assert done.exit_code == 0
     result = json.loads(done.stdout)
@@ -92,7 +92,7 @@ def test_untrained_weights_are_said_and_unproven(run_timmx):
     assert "untrained" in done.stderr
 
 
-def test_verification_images_of_the_users_own(run_timmx, tmp_path, digits):
+def test_verification_with_the_users_images(run_timmx, tmp_path, digits):
     from skimage import data
     from skimage.io import imsave
 
@@ -139,11 +139,11 @@ def test_a_model_without_a_name_is_a_usage_error(run_timmx):
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("onnx", "--help"), ("torch-export", "--help"), ("doctor",)]
 )
-def test_help_and_doctor_end_well(run_timmx, arguments):
+def test_help_and_doctor_exit_with_0(run_timmx, arguments):
     assert run_timmx(*arguments).exit_code == 0
 
 
-def test_list_and_info(run_timmx):
+def test_list_and_info_show_models(run_timmx):
     names = run_timmx("list", "test_*").stdout.split()
     assert "test_vit" in names
     assert "resnet50" not in names
@@ -164,14 +164,14 @@ def test_a_moved_copy_of_the_digits_exports_without_its_samples(run_timmx, tmp_p
     done = run_timmx("torch-export", "local-dir:mine")
     assert done.exit_code == 0
     assert done.stdout.startswith("mine.pt2")
-    assert "6 made images" in done.stdout
+    assert "6 synthetic images" in done.stdout
 
 
 SAMPLES = Path(__file__).resolve().parents[1] / "examples" / "digits" / "samples"
 
 
 def unread(*arguments: object, together: bool = False) -> subprocess.CompletedProcess[bytes]:
-    """`timmx ARGS` into a pipe whose reader has gone; with `together`, stderr too."""
+    """`timmx ARGS` with stdout as a pipe that is closed at the other end; with `together`, stderr too."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -202,7 +202,7 @@ def unread(*arguments: object, together: bool = False) -> subprocess.CompletedPr
     ],
     ids=lambda arguments: " ".join(map(str, arguments[::3])),
 )
-def test_a_reader_that_has_gone_ends_it_without_a_word(exported_digits, arguments):
+def test_a_closed_pipe_ends_the_command_silently(exported_digits, arguments):
     arguments = [exported_digits("onnx") if word == "FILE" else word for word in arguments]
     done = unread(*arguments)
     assert (done.returncode, done.stderr) == (141, b"")
@@ -210,15 +210,15 @@ def test_a_reader_that_has_gone_ends_it_without_a_word(exported_digits, argument
 
 
 @pytest.mark.skipif(os.name != "posix", reason="another system ends no program for a pipe")
-def test_an_error_keeps_its_exit_code_where_nobody_reads():
+def test_an_error_keeps_its_exit_code_on_a_closed_pipe():
     done = unread("predict", "missing.onnx", SAMPLES, "--json")
     assert done.returncode == 2
-    assert done.stderr == b"error: there is no file missing.onnx\nhint: check the path\n"
+    assert done.stderr == b"error: missing.onnx does not exist\nhint: check the path\n"
     assert unread("predict", "missing.onnx", SAMPLES, "--json", together=True).returncode == 2
 
 
 @pytest.mark.skipif(os.name != "posix", reason="another system ends no program for a pipe")
-def test_a_broken_pipe_to_another_process_is_a_defect():
+def test_a_broken_pipe_to_another_process_is_an_internal_error():
     code = """if True:
         import os
         import timmx.cli.application
@@ -236,12 +236,10 @@ def test_a_broken_pipe_to_another_process_is_a_defect():
         [sys.executable, "-c", code, "inspect", "a.onnx"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(
-        "error: This is a defect in timmx or in a library below it: BrokenPipeError"
-    )
+    assert done.stderr.startswith("error: internal error in timmx or a dependency: BrokenPipeError")
 
 
-def test_columns_are_as_wide_as_a_terminal_shows_them():
+def test_columns_are_aligned_by_terminal_width():
     from rich.cells import cell_len
     from timmx.base.tables import format_table
 
@@ -252,7 +250,7 @@ def test_columns_are_as_wide_as_a_terminal_shows_them():
     assert lines[1] == "猫         1"
 
 
-def test_a_name_stays_in_its_line_and_leaves_the_terminal_whole():
+def test_control_characters_in_a_name_are_escaped():
     from timmx.base.tables import format_table
     from timmx.base.text import shown
 
@@ -262,7 +260,7 @@ def test_a_name_stays_in_its_line_and_leaves_the_terminal_whole():
     assert format_table([("name", "n"), (evil, "1")])[1] == f"{written}  1"
 
 
-def test_a_table_is_whole_on_a_narrow_terminal_and_plain_in_a_file(monkeypatch):
+def test_a_table_is_not_cut_on_a_narrow_terminal_and_plain_in_a_file(monkeypatch):
     from timmx.base.tables import format_table
 
     monkeypatch.setenv("COLUMNS", "20")
@@ -280,7 +278,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_step_that_tells_how_far_it_is_has_a_bar_on_a_terminal(monkeypatch):
+def test_a_step_with_progress_has_a_bar_on_a_terminal(monkeypatch):
     from timmx.cli.terminal import TerminalReporter
 
     monkeypatch.setenv("COLUMNS", "100")
@@ -304,7 +302,7 @@ def test_a_step_that_tells_how_far_it_is_has_a_bar_on_a_terminal(monkeypatch):
         assert "left" in shown
 
 
-def test_names_with_brackets_are_no_markup_on_a_terminal():
+def test_names_with_brackets_are_not_read_as_markup():
     from timmx.cli.terminal import TerminalReporter
 
     stream = Terminal()

@@ -1,4 +1,4 @@
-"""What a person loses when an export is stopped, killed, doubled or has no room: nothing."""
+"""An export that is stopped, killed, run twice or out of disk space loses nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_ctrl_c_leaves_nothing_and_exits_130(tmp_path, digits, step):
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_a_polite_end_leaves_nothing(tmp_path, digits):
+def test_sigterm_leaves_nothing(tmp_path, digits):
     command = [str(Path(sys.executable).parent / "timmx"), "torch-export", digits, "--verbose"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path
@@ -62,7 +62,7 @@ def test_a_polite_end_leaves_nothing(tmp_path, digits):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_kill_keeps_the_old_file_and_the_next_run_clears_up(tmp_path, digits):
+def test_a_kill_keeps_the_old_file_and_the_next_run_cleans_up(tmp_path, digits):
     output = tmp_path / "digits.pt2"
     output.write_bytes(OLD)
     with running("torch-export", digits, "-o", output, cwd=tmp_path, until="[Verifying]") as process:
@@ -87,7 +87,7 @@ def test_a_second_export_to_the_same_output_is_refused_at_once(tmp_path, digits)
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, digits):
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path, digits):
     (tmp_path / "file").touch()
     done = timmx("torch-export", digits, "-o", tmp_path / "file" / "digits.pt2", cwd=tmp_path, timeout=10)
     assert done.returncode == 2
@@ -101,7 +101,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, dig
     not hasattr(os, "geteuid") or os.geteuid() != 0,
     reason="only root can mount a tiny file system; tests/core/test_artifact.py limits the file size instead",
 )
-def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, digits, backend):
+def test_a_full_disk_is_reported_in_one_line_and_the_old_file_is_kept(tmp_path, digits, backend):
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -125,7 +125,7 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, digits, backen
 
 
 def test_ctrl_c_inside_a_callback_of_the_garbage_collector_is_not_lost():
-    """jax has one, in which Python swallows what is raised."""
+    """jax has such a callback, and Python ignores exceptions in it."""
     code = """
 import gc, time
 from timmx.cli.interrupts import keep_interrupts

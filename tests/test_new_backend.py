@@ -1,4 +1,4 @@
-"""`timmx new-backend`: what it writes, what it refuses, and that the result passes the conformance kit."""
+"""`timmx new-backend`: the files that it writes, invalid arguments, and that the project passes the kit."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_json_lists_the_files(run_timmx, tmp_path: Path):
 
 
 def test_a_suffix_of_our_own_formats_is_not_reused(run_timmx, tmp_path: Path):
-    """`timmx.open` would ask our backend for such a file."""
+    """`timmx.open` would use our backend for such a file."""
     run_timmx("new-backend", "pt2")
     assert 'suffixes = (".timmx-pt2",)' in (tmp_path / "timmx-pt2/src/timmx_pt2/plugin.py").read_text("utf-8")
 
@@ -169,7 +169,7 @@ def test_an_empty_folder_is_filled(run_timmx, tmp_path: Path):
 
 @pytest.mark.parametrize("existed", [True, False])
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, existed: bool):
-    """The disk refuses a file half-way, after others were written whole."""
+    """The disk is full in the middle of a file, after others were written."""
     pytest.importorskip("resource")
     folder = tmp_path / "new" / "foo"
     if existed:

@@ -1,4 +1,4 @@
-"""What is published: every wheel built from this checkout, opened and read."""
+"""The published wheels: all are built from this checkout, opened and checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REPOSITORY = "https://github.com/timmx/timmx"
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    uv = os.environ.get("UV") or shutil.which("uv")  # `uv run` says where it is
+    uv = os.environ.get("UV") or shutil.which("uv")  # set by `uv run`
     if uv is None:
         pytest.skip("uv is not on PATH")
     folder = tmp_path_factory.mktemp("dist")
@@ -42,17 +42,17 @@ def wheel(request: pytest.FixtureRequest, dist: Path) -> zipfile.ZipFile:
         yield archive
 
 
-def test_every_package_makes_one_wheel_and_the_workspace_none(dist: Path):
+def test_every_package_builds_one_wheel_and_the_workspace_none(dist: Path):
     assert sorted(path.name.split("-")[0].replace("_", "-") for path in dist.glob("*.whl")) == NAMES
 
 
-def test_wheel_carries_license_and_types(wheel: zipfile.ZipFile):
+def test_wheel_contains_license_and_types(wheel: zipfile.ZipFile):
     (license_name,) = (name for name in wheel.namelist() if name.endswith("/licenses/LICENSE"))
     assert wheel.read(license_name) == (ROOT / "LICENSE").read_bytes()
     assert f"{import_package(wheel)}/py.typed" in wheel.namelist()
 
 
-def test_wheel_describes_itself(wheel: zipfile.ZipFile):
+def test_wheel_has_complete_metadata(wheel: zipfile.ZipFile):
     metadata = metadata_of(wheel)
     name = metadata["Name"]
     assert metadata["Summary"].endswith(".")
@@ -70,7 +70,7 @@ def test_wheel_describes_itself(wheel: zipfile.ZipFile):
     assert all(url.startswith(REPOSITORY) for _, url in urls)
 
 
-def test_wheel_requires_by_range(wheel: zipfile.ZipFile):
+def test_wheel_requirements_are_ranges(wheel: zipfile.ZipFile):
     metadata = metadata_of(wheel)
     requirements = {item.name: item for item in map(Requirement, metadata.get_all("Requires-Dist"))}
     assert metadata["Requires-Python"] == ">=3.11"
@@ -98,7 +98,7 @@ def test_wheel_has_the_entry_point_of_its_format(wheel: zipfile.ZipFile):
     assert f'name = "{backend}"' in plugin
 
 
-def test_the_packages_share_one_version_and_the_changelog_knows_it(dist: Path):
+def test_the_packages_share_one_version_that_is_in_the_changelog(dist: Path):
     versions = {path.name.split("-")[1] for path in dist.glob("*.whl")}
     assert len(versions) == 1
     assert versions.pop() in (ROOT / "CHANGELOG.md").read_text("utf-8")

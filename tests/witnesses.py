@@ -1,4 +1,4 @@
-"""Models and inputs whose answers can tell a right conversion from a wrong one."""
+"""Models and inputs whose outputs distinguish a correct conversion from a wrong one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 
 class Does(nn.Module):
-    """A function as a module with one input called `input`."""
+    """A function as a module with one input named `input`."""
 
     def __init__(self, function):
         super().__init__()
@@ -24,20 +24,20 @@ class Does(nn.Module):
 
 
 def witness(name, **request):
-    """A session, the inputs that it answers most differently to, and to how many dB float32 resolves the answers.
+    """A session, the inputs for which its outputs vary most, and the ratio in dB that float32 can reach for them.
 
-    Random weights of some families are nearly blind (hiera: 0.03 % of its output's energy varies with noise) or
-    magnify roundings (efficientnet_b0): what a rounding of the input changes is what no conversion can beat.
+    With random weights some families hardly depend on the input (hiera: 0.03 % of its output's energy varies with
+    noise) or amplify rounding (efficientnet_b0): no conversion can be closer than a rounding of the input.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = awaken(timm.create_model(name))
     session = ModelSession(ExportRequest(model=model, verify=False, **request))
     module = session.capture().module()
-    made = torch.from_numpy(session.reference.samples.take(range(3)))
-    noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(1))
-    best, best_db = made, -np.inf
-    for inputs in (made, noise):
+    images = torch.from_numpy(session.reference.samples.take(range(3)))
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    best, best_db = images, -np.inf
+    for inputs in (images, noise):
         nudged = inputs * (1 + 2**-22 * inputs.sign())
         resolved_db = worst_db(answers(module, inputs), answers(module, nudged))
         if resolved_db > best_db:
@@ -47,7 +47,7 @@ def witness(name, **request):
 
 @torch.no_grad()
 def answers(module, inputs):
-    """Each output over all inputs, image by image."""
-    parts = [module(one) for one in inputs.split(1)]
+    """Each output for all inputs, computed one image at a time."""
+    parts = [module(image) for image in inputs.split(1)]
     parts = [[part] if isinstance(part, torch.Tensor) else list(part) for part in parts]
     return [torch.cat(part).numpy() for part in zip(*parts, strict=True)]

@@ -3,7 +3,7 @@
     python examples/digits/train.py
 
 The folder it writes is a timm checkpoint (`timm.create_model("local-dir:examples/digits", pretrained=True)`)
-with the 500 held-out test images beside it. Needs timm and scikit-learn; the images ship inside
+next to the 500 held-out test images. Needs timm and scikit-learn; the images ship inside
 scikit-learn, so nothing is downloaded. Takes about a minute on one CPU core.
 """
 

@@ -1,4 +1,4 @@
-"""`timmx.export` from Python, and the command function of a backend: checked as the command line is."""
+"""`timmx.export` from Python, and the command function of a backend, with the checks of the command line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from typer.testing import CliRunner
         ({"out_indices": (1, 2)}, "--features"),
         ({"verify": False, "min_snr": 30.0}, "--no-verify"),
         ({"verify": False, "verify_data": "."}, "--no-verify"),
-        ({"verify_data": "no/such/folder"}, "there is no folder"),
+        ({"verify_data": "no/such/folder"}, "the folder no/such/folder does not exist"),
         ({"pretrained": True, "checkpoint": "x.pth"}, "give one of them"),
         ({"pretrained": True, "seed": 1}, "--seed"),
         ({"in_chans": 1, "input_size": (3, 32, 32)}, "different numbers of channels"),
@@ -49,27 +49,27 @@ from typer.testing import CliRunner
         ({"output": "model.bin"}, r"must end in \.onnx"),
     ],
 )
-def test_a_wrong_option_is_refused_with_its_mend(options, words):
+def test_a_wrong_option_is_refused_with_a_hint(options, words):
     with pytest.raises(ConfigurationError, match=words):
         timmx.export("onnx", "test_resnet", **options)
 
 
 @pytest.fixture
 def without_tensorrt(monkeypatch):
-    """The environment of somebody who has the other formats."""
+    """An environment with the other formats only."""
     others = tuple(entry for entry in registry.entries() if entry.name != "tensorrt")
     monkeypatch.setattr(registry, "entries", lambda: others)
 
 
 @pytest.mark.usefixtures("without_tensorrt")
-def test_an_unknown_backend_names_what_is_installed():
+def test_an_unknown_backend_error_lists_the_installed_ones():
     with pytest.raises(BackendError, match=r"installed: .*onnx"):
         timmx.export("nonsense", "test_resnet")
     with pytest.raises(BackendError, match="uv pip install timmx-tensorrt"):
         timmx.export("tensorrt", "test_resnet")
 
 
-def test_a_static_batch_of_one_cannot_stay_open_in_torch_export():
+def test_torch_export_needs_a_dynamic_batch_above_one():
     with pytest.raises(ConfigurationError, match="Leave --batch-size out"):
         timmx.export("torch-export", "test_resnet", dynamic_batch=True, batch_size=1)
 
@@ -101,7 +101,7 @@ def test_an_export_and_its_file_from_python(tmp_path, digits):
         assert spec.shape[0] == "batch"
 
 
-def test_a_callers_module_stays_as_it_was(tmp_path):
+def test_a_callers_module_is_not_changed(tmp_path):
     import timm
     from timmx.testing import awaken
 
@@ -117,7 +117,7 @@ def test_a_callers_module_stays_as_it_was(tmp_path):
 
 
 class Outputs(torch.nn.Module):
-    """A small classifier that returns whatever a test makes of its features and logits."""
+    """A small classifier that returns a test's function of its features and logits."""
 
     def __init__(self, make, **cfg):
         super().__init__()
@@ -151,7 +151,7 @@ def test_outputs_of_any_structure_have_stable_names(tmp_path, backend, make, nam
     assert result.metadata["model"]["num_classes"] == (5 if len(names) == 1 else 0)
 
 
-def test_modules_that_cannot_be_exported_are_told_why(tmp_path):
+def test_the_reason_why_a_module_cannot_be_exported_is_reported(tmp_path):
     def export(module, **options):
         timmx.export("torch-export", module, output=tmp_path / "model.pt2", **options)
 
@@ -196,14 +196,14 @@ def test_python_values_reach_the_model(tmp_path):
     assert result.path.exists()
 
 
-def test_options_that_build_a_model_are_refused_for_a_built_one():
+def test_options_that_build_a_model_are_refused_for_a_module():
     with pytest.raises(ConfigurationError, match="already built"):
         timmx.export("onnx", torch.nn.Identity(), num_classes=3)
 
 
 @pytest.mark.usefixtures("without_tensorrt")
-def test_opening_says_what_is_missing(tmp_path):
-    with pytest.raises(timmx.ArtifactError, match="there is no file"):
+def test_opening_reports_what_is_missing(tmp_path):
+    with pytest.raises(timmx.ArtifactError, match="does not exist"):
         timmx.open(tmp_path / "none.onnx")
     (tmp_path / "model.engine").touch()
     with pytest.raises(BackendError, match="uv pip install timmx-tensorrt"):
@@ -225,8 +225,10 @@ def test_opening_says_what_is_missing(tmp_path):
         ("onnx", "onnx", {}),
     ],
 )
-def test_an_export_from_python_draws_no_progress_bars_and_ends_in_silence(tmp_path, backend, suffix, options):
-    """Neither a converter's or quantizer's bars, nor what bindings report when the interpreter ends."""
+def test_an_export_from_python_shows_no_progress_bars_and_prints_nothing_at_exit(
+    tmp_path, backend, suffix, options
+):
+    """Neither bars of converters and quantizers, nor messages of bindings when the interpreter ends."""
     code = f"""
 import sys, timmx
 result = timmx.export({backend!r}, "test_resnet", output="model.{suffix}", verify=False, **{options!r})
@@ -245,9 +247,9 @@ list(tqdm.tqdm(range(3), desc="the user's own"))
     assert "leaked" not in done.stderr
 
 
-def test_a_device_or_a_thread_count_that_cannot_be_is_refused(tmp_path):
+def test_an_invalid_device_or_thread_count_is_refused(tmp_path):
     path = timmx.export("torch-export", "test_resnet", output=tmp_path / "model.pt2", verify=False).path
-    with pytest.raises(ConfigurationError, match="there is no device 'tpu'\nhint: use cpu or cuda"):
+    with pytest.raises(ConfigurationError, match="unknown device 'tpu'\nhint: use cpu or cuda"):
         timmx.open(path, device="tpu")
     with pytest.raises(ConfigurationError, match="runs on the device cpu here, not on cuda"):
         timmx.open(path, device="cuda")

@@ -1,6 +1,6 @@
-"""An output is published whole or not at all: real files, real kills, a really full disk, real rivals.
+"""Atomic publishing of an output, tested with real files, kills, full disks and concurrent processes.
 
-Run as a program, this file is the export that is killed, or competes with the test.
+Run as a program, this file is an export that is killed or runs at the same time as the test.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from timmx.errors import ArtifactError
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Everything in a folder, hidden things too: files with their text, folders with a slash."""
+    """Everything in a folder, including hidden files: files with their text, folders with a slash."""
     return {
         f"{path.relative_to(folder)}{'/' if path.is_dir() else ''}": "" if path.is_dir() else path.read_text()
         for path in sorted(folder.rglob("*"))
@@ -52,7 +52,7 @@ def export(output: Path, text: str = "new", **more: str) -> tuple[Path, ...]:
 
 
 @pytest.mark.parametrize("old", [None, "old"])
-def test_one_file_is_published_alone(tmp_path, old):
+def test_a_single_file_is_published(tmp_path, old):
     output = tmp_path / "m.onnx"
     if old:
         output.write_text(old)
@@ -60,7 +60,7 @@ def test_one_file_is_published_alone(tmp_path, old):
     assert tree(tmp_path) == {"m.onnx": "new"}
 
 
-def test_all_that_a_backend_wrote_is_published_and_the_old_set_is_gone(tmp_path):
+def test_all_files_of_a_backend_are_published_and_the_old_ones_removed(tmp_path):
     output = tmp_path / "m.onnx"
     for name in ("m.onnx", "m.onnx.data", "m.labels", "other.txt"):
         (tmp_path / name).write_text("old")
@@ -108,7 +108,7 @@ def test_a_folder_is_published(tmp_path, old):
     assert names(tmp_path) == ["m.mlpackage"]
 
 
-def test_a_new_file_is_readable_by_whom_the_umask_lets(tmp_path):
+def test_a_new_file_has_the_permissions_of_the_umask(tmp_path):
     output = tmp_path / "m.mlpackage"
     before = os.umask(0o022)
     try:
@@ -131,7 +131,7 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path):
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
 
 
-def test_a_missing_folder_is_made_and_removed_again_if_the_export_fails(tmp_path):
+def test_a_missing_folder_is_created_and_removed_again_if_the_export_fails(tmp_path):
     output = tmp_path / "a" / "b" / "m.onnx"
     with pytest.raises(ArtifactError), staging(output) as stage:
         stage.publish()
@@ -143,7 +143,7 @@ def test_a_missing_folder_is_made_and_removed_again_if_the_export_fails(tmp_path
 # Spellings and links
 
 
-def test_an_output_is_told_as_it_was_spelled(tmp_path, monkeypatch):
+def test_an_output_is_reported_as_it_was_spelled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
@@ -152,7 +152,7 @@ def test_an_output_is_told_as_it_was_spelled(tmp_path, monkeypatch):
     assert (tmp_path / "real" / "m.onnx").read_text() == "new"
 
 
-def test_two_spellings_are_one_output(tmp_path, monkeypatch):
+def test_two_spellings_of_a_path_are_one_output(tmp_path, monkeypatch):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real" / "latest.onnx").symlink_to("m.onnx")
@@ -164,7 +164,7 @@ def test_two_spellings_are_one_output(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("dangling", [True, False])
-def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path, dangling):
+def test_a_link_stays_and_its_target_is_replaced(tmp_path, dangling):
     (tmp_path / "store").mkdir()
     link, real = tmp_path / "latest.onnx", tmp_path / "store" / "v1.onnx"
     link.symlink_to(real)
@@ -187,7 +187,7 @@ def test_a_link_to_another_kind_of_file_is_refused(tmp_path):
     assert names(tmp_path) == ["blob", "m.onnx"]
 
 
-def test_a_linked_companion_loses_its_link_only(tmp_path):
+def test_a_linked_companion_is_replaced_and_its_target_kept(tmp_path):
     output, data = tmp_path / "m.onnx", tmp_path / "m.onnx.data"
     (tmp_path / "store").write_text("weights of others")
     data.symlink_to("store")
@@ -198,7 +198,7 @@ def test_a_linked_companion_loses_its_link_only(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["m" * 245 + ".onnx", "ж" * 120 + ".onnx", "m.onnx", "-", ".hidden"])
-def test_any_name_that_the_file_system_takes(tmp_path, name):
+def test_any_file_name_can_be_published(tmp_path, name):
     (tmp_path / name).write_text("old")
     export(tmp_path / name)
     assert tree(tmp_path) == {name: "new"}
@@ -223,7 +223,7 @@ def test_a_parent_that_is_a_file_is_named(tmp_path):
     assert tree(tmp_path) == {"file": "mine"}
 
 
-def test_a_folder_that_may_not_be_written_is_named(tmp_path):
+def test_a_read_only_folder_is_named(tmp_path):
     tmp_path.chmod(0o500)
     if os.access(tmp_path, os.W_OK):
         pytest.skip("permission bits do not bind root; the read-only file system below covers it")
@@ -232,7 +232,7 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("output", ["/dev/null", "/"])
-def test_what_no_artifact_can_be_is_refused(output):
+def test_an_output_that_cannot_be_an_artifact_is_refused(output):
     with pytest.raises(ArtifactError), staging(Path(output)):
         pytest.fail("the work began")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
@@ -276,7 +276,7 @@ def test_nothing_outside_the_outputs_folder_is_removed(tmp_path, name):
     assert tree(tmp_path) == before
 
 
-def test_a_planted_link_is_not_followed(tmp_path):
+def test_a_link_in_place_of_the_private_folder_is_not_followed(tmp_path):
     (tmp_path / "home" / "new").mkdir(parents=True)
     (tmp_path / "home" / "new" / "mine.txt").write_text("mine")
     (tmp_path / ".m.onnx.timmx").symlink_to("home")
@@ -286,7 +286,7 @@ def test_a_planted_link_is_not_followed(tmp_path):
     assert names(tmp_path / "home") == ["new"]
 
 
-def test_a_backend_that_writes_nothing_is_told(tmp_path):
+def test_a_backend_that_writes_nothing_is_reported(tmp_path):
     (tmp_path / "m.onnx").write_text("old")
     with staging(tmp_path / "m.onnx") as stage:
         (stage.path.parent / "elsewhere.onnx").write_text("new")
@@ -295,7 +295,7 @@ def test_a_backend_that_writes_nothing_is_told(tmp_path):
     assert tree(tmp_path) == {"m.onnx": "old"}
 
 
-# Broken off
+# Interruptions
 
 BUNDLE = {"m.pkg/": "", "m.pkg/weights": "new", "m.pkg.json": "new", "m.pkg.idx": "new"}
 OLD_BUNDLE = {
@@ -316,7 +316,7 @@ def lay_bundle(folder: Path) -> None:
 
 
 def export_bundle(folder: Path) -> None:
-    """A folder and two files go where a folder and two files were; every kind of replacement is in it."""
+    """Replace a folder and two files by a folder and two files: every kind of replacement."""
     with staging(folder / "m.pkg") as stage:
         stage.path.mkdir()
         (stage.path / "weights").write_text("new")
@@ -327,7 +327,7 @@ def export_bundle(folder: Path) -> None:
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 @pytest.mark.parametrize("nth", range(1, 8))
-def test_a_publish_that_fails_at_any_move_leaves_all_as_it_was(tmp_path, monkeypatch, nth, error):
+def test_a_publish_that_fails_at_any_move_changes_nothing(tmp_path, monkeypatch, nth, error):
     lay_bundle(tmp_path)
     real, calls = Path.rename, count(1)
 
@@ -347,12 +347,12 @@ def test_a_publish_that_fails_at_any_move_leaves_all_as_it_was(tmp_path, monkeyp
 
 @pytest.mark.parametrize("how", ["kill", "interrupt"])
 @pytest.mark.parametrize("publish", ["works", "fails"])
-def test_an_export_that_is_broken_off_anywhere_is_whole_old_or_whole_new(how, publish):
-    """Killed before every step on the disk once, and interrupted at every line of artifact.py and of rmtree.
+def test_an_export_interrupted_at_any_step_leaves_the_old_or_the_new_artifact(how, publish):
+    """Killed before every disk operation once, and interrupted at every line of publishing.py and of rmtree.
 
-    Where publishing fails by itself, at the second of three new names, it is every one from then on.
+    If publishing itself fails, at the second of three new names, only the steps after the failure.
     """
-    memory = Path("/dev/shm")  # a fifth of the time that a busy disk takes for 2,000 folders
+    memory = Path("/dev/shm")  # 2,000 folders take a fifth of the time of a busy disk
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as root:
         points, old, new = (int(number) for number in run("break_off", how, publish, root).split())
     assert points == old + new > {"kill": 20, "interrupt": 100}[how]
@@ -361,16 +361,16 @@ def test_an_export_that_is_broken_off_anywhere_is_whole_old_or_whole_new(how, pu
 
 
 def break_off(how: str, publish: str, root: str) -> None:
-    os.fsync = lambda descriptor: None  # it is not the power that fails here
+    os.fsync = lambda descriptor: None  # only needed for power cuts
     old = new = 0
     for nth in count(1):
         folder = Path(root, str(nth))
         lay_bundle(folder)
         reached = (killed_at if how == "kill" else interrupted_at)(nth, folder, publish == "fails")
-        if how == "interrupt":  # nobody need come by to put the output right
+        if how == "interrupt":  # the output must be restored without another run
             seen = {name: text for name, text in tree(folder).items() if not name.startswith(".")}
             assert seen in (OLD_BUNDLE, BUNDLE), (nth, seen)
-        with staging(folder / "m.pkg"):  # the next run, which need not even publish
+        with staging(folder / "m.pkg"):  # the next run, which does not need to publish
             pass
         seen = tree(folder)
         assert seen in ((OLD_BUNDLE,) if publish == "fails" else (OLD_BUNDLE, BUNDLE)), (nth, seen)
@@ -417,7 +417,7 @@ def interrupted_at(nth: int, folder: Path, publish_fails: bool) -> bool:
 
 
 class Fuse:
-    """Does something at the n-th step after it is lit."""
+    """Calls a function at the n-th step after it is lit."""
 
     def __init__(self, steps: int, lit: bool) -> None:
         self.left, self.lit = steps, lit
@@ -446,7 +446,7 @@ def fail_at_rename(nth: int, fuse: Fuse):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_an_export_that_is_stopped_while_it_writes(tmp_path, stop):
+def test_an_export_that_is_stopped_while_writing_leaves_the_old_artifact(tmp_path, stop):
     output = tmp_path / "sub" / "m.onnx"
     with rival(output) as process:
         assert len(names(output.parent)) == 1
@@ -458,10 +458,10 @@ def test_an_export_that_is_stopped_while_it_writes(tmp_path, stop):
     assert tree(tmp_path) == {"sub/": "", "sub/m.onnx": "new"}
 
 
-# Rivals
+# Concurrent exports
 
 
-def test_a_second_export_is_refused_at_once_and_told_who_is_at_it(tmp_path):
+def test_a_second_export_is_refused_at_once_with_the_process_id_of_the_first(tmp_path):
     output = tmp_path / "m.onnx"
     output.write_text("old")
     with rival(output) as process:
@@ -473,11 +473,11 @@ def test_a_second_export_is_refused_at_once_and_told_who_is_at_it(tmp_path):
             f"another export to {output} is running in process {process.pid}\n"
             "hint: wait for it, or choose another --output"
         )
-        export(tmp_path / "m2.onnx")  # another output beside it is nobody's business
+        export(tmp_path / "m2.onnx")  # another output is not locked
     assert output.read_text() == "old"
 
 
-def test_many_rivals_on_one_output_never_mix_their_files(tmp_path):
+def test_many_concurrent_exports_to_one_output_never_mix_their_files(tmp_path):
     """Four processes of two threads publish pairs of files, fail, and are killed, for 1.5 s."""
     output = tmp_path / "out" / "m.onnx"
     export(output, "first", **{"m.onnx.data": "first"})
@@ -534,7 +534,7 @@ def compete(output: Path, log: str) -> None:
                 file.write(f"{happened}\n")
 
 
-def test_rivals_that_fail_leave_nothing(tmp_path):
+def test_concurrent_exports_that_fail_leave_nothing(tmp_path):
     output = tmp_path / "m.onnx"
 
     def fail() -> None:
@@ -555,7 +555,7 @@ def test_rivals_that_fail_leave_nothing(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of one MiB."""
+    """A file system of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
@@ -572,7 +572,7 @@ def fill(path: Path) -> None:
             pass
 
 
-def test_a_full_disk_is_told_and_the_old_artifact_survives(small_disk):
+def test_a_full_disk_is_reported_and_the_old_artifact_is_kept(small_disk):
     output = small_disk / "m.onnx"
     output.write_text("old")
     with pytest.raises(ArtifactError) as failed, staging(output) as stage, writing(stage.path):
@@ -584,7 +584,7 @@ def test_a_full_disk_is_told_and_the_old_artifact_survives(small_disk):
     assert tree(small_disk) == {"m.onnx": "old"}
 
 
-def test_a_disk_that_is_full_when_publishing(small_disk):
+def test_a_disk_that_is_full_when_publishing_keeps_the_old_artifact(small_disk):
     output = small_disk / "m.onnx"
     output.write_text("old")
     with staging(output) as stage:
@@ -595,7 +595,7 @@ def test_a_disk_that_is_full_when_publishing(small_disk):
     assert tree(small_disk) == {"m.onnx": "old"}
 
 
-def test_a_disk_that_is_full_before_the_work_begins(small_disk):
+def test_a_disk_that_is_full_before_the_work_is_reported(small_disk):
     (small_disk / "m.onnx").write_text("old")
     fill(small_disk / "other")
     with pytest.raises(ArtifactError, match="No space left"), staging(small_disk / "m.onnx"):
@@ -603,7 +603,7 @@ def test_a_disk_that_is_full_before_the_work_begins(small_disk):
     assert names(small_disk) == ["m.onnx", "other"]
 
 
-def test_a_read_only_file_system_is_told_before_any_work(small_disk):
+def test_a_read_only_file_system_is_reported_before_any_work(small_disk):
     (small_disk / "m.onnx").write_text("old")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     for output in (small_disk / "m.onnx", small_disk / "sub" / "m.onnx"):
@@ -612,7 +612,7 @@ def test_a_read_only_file_system_is_told_before_any_work(small_disk):
     assert tree(small_disk) == {"m.onnx": "old"}
 
 
-def test_a_file_that_is_too_large_is_told(tmp_path):
+def test_a_file_that_is_too_large_is_reported(tmp_path):
     (tmp_path / "m.onnx").write_text("old")
     assert "File too large" in run("write_too_much", tmp_path / "m.onnx")
     assert tree(tmp_path) == {"m.onnx": "old"}
@@ -627,7 +627,7 @@ def write_too_much(output: str) -> None:
         print(exc)
 
 
-def test_a_staged_path_that_cannot_be_written_is_told(tmp_path):
+def test_a_staged_path_that_cannot_be_written_is_reported(tmp_path):
     with staging(tmp_path / "m.onnx") as stage:
         stage.path.mkdir()
         with pytest.raises(ArtifactError, match="Is a directory"), writing(stage.path):
@@ -635,7 +635,7 @@ def test_a_staged_path_that_cannot_be_written_is_told(tmp_path):
     assert tree(tmp_path) == {}
 
 
-def test_errors_that_do_not_concern_writing_pass(tmp_path):
+def test_errors_other_than_of_writing_are_not_translated(tmp_path):
     with staging(tmp_path / "m.onnx") as stage:
         for error in (
             FileNotFoundError(errno.ENOENT, "", str(tmp_path / "weights.pt")),
@@ -678,7 +678,7 @@ def run(function: str, *arguments: object) -> str:
 
 @contextmanager
 def rival(output: Path):
-    """Another process that is exporting to `output`, and goes on until the block ends."""
+    """Another process that exports to `output` until the block ends."""
     command = [sys.executable, __file__, "hold", str(output)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -700,9 +700,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self").exists(), reason="there is no /proc here; a read-only place is tested above"
+    not Path("/proc/self").exists(), reason="no /proc here; a read-only folder is tested above"
 )
-def test_a_place_where_nothing_can_be_made_is_not_blamed_on_a_rival():
+def test_a_folder_that_cannot_be_created_is_not_reported_as_a_second_export():
     with pytest.raises(ArtifactError) as caught, staging(Path("/proc/model.onnx")):
         pass
     assert "is running" not in str(caught.value)

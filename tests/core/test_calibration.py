@@ -1,4 +1,4 @@
-"""What an export may be calibrated on, how it is read, and what is refused with which mend."""
+"""Calibration data: what is accepted, how it is read, and which errors and hints are shown."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SATELLITE = DataConfig(
 )
 
 
-class Said(Reporter):
+class Warnings(Reporter):
     def __init__(self):
         self.warnings: list[str] = []
 
@@ -51,14 +51,14 @@ class Said(Reporter):
 
 
 @pytest.fixture
-def said():
-    with reporting(heard := Said()):
-        yield heard.warnings
+def warnings():
+    with reporting(reporter := Warnings()):
+        yield reporter.warnings
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    """20 parts of photographs, in two folders of classes."""
+    """20 crops of photographs, in two folders of classes."""
     folder = tmp_path_factory.mktemp("photos")
     for number in range(20):
         photo = load_sample_images().images[number % 2]
@@ -87,11 +87,11 @@ def saved(tmp_path, value) -> Path:
 # options
 
 
-def test_options_that_exclude_or_need_each_other(photos):
+def test_options_that_exclude_or_require_each_other(photos):
     with pytest.raises(ConfigurationError, match="give one of them"):
         check_calibration(photos, None, random=True)
     with pytest.raises(
-        ConfigurationError, match=r"(?s)--calibration-samples counts .* give --calibration-data"
+        ConfigurationError, match=r"(?s)--calibration-samples is the number .* give --calibration-data"
     ):
         check_calibration(None, 64, random=False)
     check_calibration(photos, 64, random=False)
@@ -99,7 +99,7 @@ def test_options_that_exclude_or_need_each_other(photos):
     check_calibration(None, None, random=False)
 
 
-def test_data_that_cannot_serve_is_told_before_torch_is_imported(tmp_path, photos):
+def test_unusable_data_is_reported_before_torch_is_imported(tmp_path, photos):
     few, empty = tmp_path / "few", tmp_path / "empty"
     for folder in (few, empty):
         folder.mkdir()
@@ -109,9 +109,9 @@ def test_data_that_cannot_serve_is_told_before_torch_is_imported(tmp_path, photo
     (tmp_path / "array.npy").write_bytes(b"\x93NUMPY")
     (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
     cases = {
-        "missing": "there is no",
-        "empty": "holds 0 images",
-        "few": "holds 1 images in all its folders; at least 4",
+        "missing": "does not exist",
+        "empty": "and its subfolders hold 0 images",
+        "few": "and its subfolders hold 1 images; at least 4",
         "nothing.pt": "is empty",
         "array.npy": "neither a folder of images nor a .pt or .pth file",
         "pointer.pth": "git lfs pull",
@@ -130,7 +130,7 @@ def test_data_that_cannot_serve_is_told_before_torch_is_imported(tmp_path, photo
     )
     *lines, heavy = done.stdout.replace("\nhint: ", " | ").splitlines()
     assert heavy == "[]"
-    assert len(lines) == len(cases), "photographs are taken"
+    assert len(lines) == len(cases), "a folder of photographs is accepted"
     for line, name, words in zip(lines, cases, cases.values(), strict=True):
         assert line.startswith("--calibration-data")
         assert " | " in line
@@ -140,14 +140,14 @@ def test_data_that_cannot_serve_is_told_before_torch_is_imported(tmp_path, photo
 
 @dataclass(frozen=True)
 class Options:
-    """As a backend declares them."""
+    """Options as a backend declares them."""
 
     calibration_data: CalibrationData = None
     calibration_samples: CalibrationSamples = None
     random_calibration: RandomCalibration = False
 
 
-def test_the_options_are_taken_from_python_and_tell_what_was_given():
+def test_the_options_are_built_and_checked_from_python():
     options = build(Options, {"calibration_data": "photos", "calibration_samples": 64})
     assert options == Options(Path("photos"), 64, False)
     assert Options().calibration_samples is None
@@ -160,7 +160,7 @@ def test_the_options_are_taken_from_python_and_tell_what_was_given():
 
 @pytest.mark.parametrize("in_graph", [False, True])
 @pytest.mark.parametrize("config", [CONFIG, GRAY], ids=["RGB", "L"])
-def test_images_are_read_as_verification_reads_them(photos, said, config, in_graph):
+def test_images_are_read_as_verification_reads_them(photos, warnings, config, in_graph):
     calibration = choose_calibration(photos, 20, config, in_graph)
     arrays = list(calibration)
     samples = choose_samples(photos, None, config, in_graph)
@@ -168,27 +168,27 @@ def test_images_are_read_as_verification_reads_them(photos, said, config, in_gra
     assert all(array.shape == (1, *config.input_size) and array.dtype == np.float32 for array in arrays)
     assert len(calibration) == 20
     assert calibration.origin == f"20 images of {photos}"
-    assert said == []
+    assert warnings == []
 
 
-def test_a_second_pass_gives_the_same(photos, said):
+def test_a_second_pass_gives_the_same_images(photos, warnings):
     calibration = choose_calibration(photos, None, CONFIG, True)
     first, second = list(calibration), list(calibration)
     np.testing.assert_array_equal(np.concatenate(first), np.concatenate(second))
-    assert said == [f"Calibration has 20 images of {photos}, fewer than 128: all of them are used."]
+    assert warnings == [f"Calibration has 20 images of {photos}, fewer than 128: all of them are used."]
 
 
-def test_a_larger_folder_is_thinned_evenly(photos, said):
+def test_a_larger_folder_is_sampled_evenly(photos, warnings):
     calibration = choose_calibration(photos, 6, CONFIG, True)
     whole = np.concatenate(list(choose_calibration(photos, 20, CONFIG, True)))
     taken = np.concatenate(list(calibration))
     places = [int(np.abs(whole - array).sum(axis=(1, 2, 3)).argmin()) for array in taken]
     assert len(calibration) == 6
     assert places == [0, 3, 7, 11, 15, 19], "both classes, and the same ones every time"
-    assert said == []
+    assert warnings == []
 
 
-def test_images_are_decoded_one_at_a_time(tmp_path, said):
+def test_images_are_decoded_one_at_a_time(tmp_path, warnings):
     for number in range(12):
         Image.fromarray(np.full((300, 300, 3), 20 * number, np.uint8)).save(tmp_path / f"{number:02}.png")
     config = DataConfig(
@@ -206,10 +206,10 @@ def test_images_are_decoded_one_at_a_time(tmp_path, said):
         size = array.nbytes
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 6 * size, "12 would be kept"
+    assert peak < 6 * size, "12 images are not kept in memory"
 
 
-def test_batches_are_full_and_hold_every_input(photos, said):
+def test_batches_are_full_and_hold_every_input(photos, warnings):
     calibration = choose_calibration(photos, 10, CONFIG, True)
     batches = list(calibration.batches(4))
     assert [batch.shape for batch in batches] == [(4, 3, 48, 64)] * 3
@@ -224,23 +224,23 @@ def copied(photos: Path, folder: Path, count: int) -> list[Path]:
     return [Path(folder / path.name).write_bytes(path.read_bytes()) and folder / path.name for path in paths]
 
 
-def test_what_is_no_image_is_left_out_at_once_and_what_is_cut_off_when_it_is_read(photos, tmp_path, said):
+def test_other_files_are_left_out_at_once_and_truncated_images_when_they_are_read(photos, tmp_path, warnings):
     good = copied(photos, tmp_path, 6)
     (tmp_path / "text.png").write_text("no image at all")
     (tmp_path / "zero.jpg").touch()
     photo = (photos / "temple" / "00.JPG").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(photo[: len(photo) // 2])
     calibration = choose_calibration(tmp_path, 9, CONFIG, True)
-    assert said[0] == "2 images cannot be read and are left out: text.png, zero.jpg."
+    assert warnings[0] == "2 images cannot be read and are left out: text.png, zero.jpg."
     assert len(list(calibration)) == len(good)
-    assert said[-1] == "1 image cannot be read and is left out: cut.jpg."
+    assert warnings[-1] == "1 image cannot be read and is left out: cut.jpg."
     assert calibration.origin == f"6 images of {tmp_path}"
     assert len(list(calibration)) == len(calibration) == 6
-    assert calibration.notes == said, "the result tells them too"
-    assert len(said) == 3, "each is said once"
+    assert calibration.notes == warnings, "the result has them too"
+    assert len(warnings) == 3, "each is reported once"
 
 
-def test_other_images_take_the_place_of_damaged_ones(photos, tmp_path, said):
+def test_other_images_replace_damaged_ones(photos, tmp_path, warnings):
     copied(photos, tmp_path, 6)
     photo = (photos / "temple" / "00.JPG").read_bytes()
     for number in range(3):
@@ -248,10 +248,10 @@ def test_other_images_take_the_place_of_damaged_ones(photos, tmp_path, said):
         (tmp_path / f"zz_{number}.jpg").write_bytes(photo[: len(photo) // 2])
     calibration = choose_calibration(tmp_path, 5, CONFIG, True)
     assert len(list(calibration)) == len(calibration) == len(list(calibration)) == 5
-    assert not any("fewer" in line for line in said)
+    assert not any("fewer" in line for line in warnings)
 
 
-def test_too_few_readable_images_are_refused(photos, tmp_path, said):
+def test_too_few_readable_images_are_refused(photos, tmp_path, warnings):
     copied(photos, tmp_path, 3)
     (tmp_path / "text.png").write_text("no image at all")
     with pytest.raises(ConfigurationError, match=r"(?s)3 images can be read.*at least 4.*another folder"):
@@ -263,7 +263,7 @@ def test_too_few_readable_images_are_refused(photos, tmp_path, said):
         list(choose_calibration(tmp_path, None, CONFIG, True))
 
 
-def test_images_do_not_fit_other_channels_and_tensors_do(photos, tmp_path, said):
+def test_models_of_other_channels_take_tensors_and_no_images(photos, tmp_path, warnings):
     with pytest.raises(ConfigurationError, match=r"(?s)this model takes 5.*torch.save"):
         choose_calibration(photos, None, SATELLITE, True)
     inputs = normalised(8, SATELLITE)
@@ -275,7 +275,7 @@ def test_images_do_not_fit_other_channels_and_tensors_do(photos, tmp_path, said)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_tensors_of_any_float_type_are_given_as_float32(tmp_path, said, dtype):
+def test_tensors_of_any_float_type_are_read_as_float32(tmp_path, warnings, dtype):
     path = saved(tmp_path, normalised().to(dtype))
     calibration = choose_calibration(path, 6, CONFIG, False)
     for _ in range(2):
@@ -284,19 +284,19 @@ def test_tensors_of_any_float_type_are_given_as_float32(tmp_path, said, dtype):
         np.testing.assert_allclose(np.concatenate(arrays), normalised().numpy(), rtol=1e-2)
         arrays[0][:] = 0  # a consumer may work in place
     assert calibration.origin == f"6 inputs of {path}"
-    assert said == []
+    assert warnings == []
 
 
-def test_a_long_tensor_is_thinned_evenly_and_a_short_one_is_told(tmp_path, said):
+def test_a_long_tensor_is_sampled_evenly_and_a_short_one_is_reported(tmp_path, warnings):
     path = saved(tmp_path, pixels(12))
     taken = list(choose_calibration(path, 4, CONFIG, True))
     np.testing.assert_array_equal(np.concatenate(taken), pixels(12).numpy()[[0, 3, 7, 11]])
-    assert said == []
+    assert warnings == []
     choose_calibration(path, 50, CONFIG, True)
-    assert said == [f"Calibration has 12 inputs of {path}, fewer than 50: all of them are used."]
+    assert warnings == [f"Calibration has 12 inputs of {path}, fewer than 50: all of them are used."]
 
 
-def test_a_parameter_a_transposed_tensor_and_the_old_file_format_are_read(tmp_path, said):
+def test_a_parameter_a_transposed_tensor_and_the_old_file_format_are_read(tmp_path, warnings):
     inputs = normalised()
     turned = inputs.movedim(1, -1).contiguous().movedim(-1, 1)
     torch.save(turned, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -307,7 +307,7 @@ def test_a_parameter_a_transposed_tensor_and_the_old_file_format_are_read(tmp_pa
 
 
 class Anything:
-    """What a pickle may hold that is no tensor."""
+    """A class that a pickle may hold instead of a tensor."""
 
 
 def with_one(value: float) -> torch.Tensor:
@@ -336,7 +336,7 @@ def with_one(value: float) -> torch.Tensor:
         (with_one(float("nan")), r"input 3 holds .* not a number"),
         (with_one(float("inf")), "input 3 holds .* infinite"),
         (normalised().double() * 1e300, "infinite"),
-        (255 * pixels(), r"(?s)from 3 to 255.*normalised pixels, here from -2.118 to 2.64.*/ 255 - mean"),
+        (255 * pixels(), r"(?s)from 3 to 255.*normalised pixels from -2.118 to 2.64.*/ 255 - mean"),
         (normalised().to_sparse(), "is sparse or without data"),
         (
             {"input": normalised(), "label": torch.ones(6)},
@@ -350,7 +350,7 @@ def with_one(value: float) -> torch.Tensor:
     ],
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )
-def test_a_tensor_file_that_cannot_serve_is_refused_with_its_mend(tmp_path, said, value, words):
+def test_an_unusable_tensor_file_is_refused_with_a_hint(tmp_path, warnings, value, words):
     path = saved(tmp_path, value)
     with pytest.raises(ConfigurationError, match=words) as caught:
         choose_calibration(path, None, CONFIG, False)
@@ -358,9 +358,9 @@ def test_a_tensor_file_that_cannot_serve_is_refused_with_its_mend(tmp_path, said
     assert "\n" not in caught.value.message
 
 
-def test_with_normalize_pixels_between_0_and_1_are_due(tmp_path, said):
+def test_with_normalize_pixels_must_be_between_0_and_1(tmp_path, warnings):
     choose_calibration(saved(tmp_path, pixels()), 6, CONFIG, True)
-    assert said == []
+    assert warnings == []
     with pytest.raises(ConfigurationError, match=r"(?s)pixels in \[0, 1\].*save tensor.float\(\) / 255"):
         choose_calibration(saved(tmp_path, 255 * pixels()), None, CONFIG, True)
     with pytest.raises(ConfigurationError, match=r"(?s)uint8.*save tensor.float\(\) / 255$"):
@@ -369,19 +369,19 @@ def test_with_normalize_pixels_between_0_and_1_are_due(tmp_path, said):
         choose_calibration(saved(tmp_path, normalised()), None, CONFIG, True)
 
 
-def test_values_that_may_be_meant_are_taken_with_a_warning(tmp_path, said):
+def test_unusual_values_are_accepted_with_a_warning(tmp_path, warnings):
     choose_calibration(saved(tmp_path, pixels()), 6, CONFIG, False)
-    assert said.pop().endswith("Are they normalised?")
+    assert warnings.pop().endswith("Are they normalised?")
     wide = 5 * normalised()
     assert len(choose_calibration(saved(tmp_path, wide), 6, CONFIG, False)) == 6
-    assert "here from -2.118 to 2.64" in said.pop()
+    assert "takes normalised pixels from -2.118 to 2.64" in warnings.pop()
     reflectance = 9 * pixels(6, SATELLITE)
     assert len(choose_calibration(saved(tmp_path, reflectance), 6, SATELLITE, True)) == 6
-    assert "here from 0 to 1" in said.pop()
+    assert "takes pixels in [0, 1] from 0 to 1" in warnings.pop()
 
 
-@pytest.mark.parametrize("content", [b"this is no tensor", b"PK\x03\x04 cut off", b"\x80\x02}q"])
-def test_a_damaged_file_is_told(tmp_path, said, content):
+@pytest.mark.parametrize("content", [b"this is not a tensor", b"PK\x03\x04 cut off", b"\x80\x02}q"])
+def test_a_damaged_file_is_reported(tmp_path, warnings, content):
     path = tmp_path / "inputs.pt"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"is damaged or not a file of torch\.save"):
@@ -392,7 +392,7 @@ def test_a_damaged_file_is_told(tmp_path, said, content):
         choose_calibration(path, None, CONFIG, False)
 
 
-def test_a_large_tensor_file_is_not_read_whole(tmp_path, said):
+def test_a_large_tensor_file_is_not_read_into_memory(tmp_path, warnings):
     path = saved(tmp_path, torch.rand(400, 1, 1, 1).expand(-1, 3, 256, 256).contiguous())
     code = (
         "import sys\nfrom pathlib import Path\nimport psutil, torch\n"
@@ -411,10 +411,10 @@ def test_a_large_tensor_file_is_not_read_whole(tmp_path, said):
     assert grown_bytes < size_bytes / 4
 
 
-# made ones
+# synthetic images
 
 
-def test_made_inputs_are_repeatable_and_others_than_those_of_verification(said):
+def test_synthetic_images_are_repeatable_and_differ_from_those_of_verification(warnings):
     calibration = choose_calibration(None, 10, CONFIG, True)
     first, second = (np.concatenate(list(calibration)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
@@ -424,5 +424,5 @@ def test_made_inputs_are_repeatable_and_others_than_those_of_verification(said):
     assert len({array.tobytes() for array in first}) == 10
     seen = {array.tobytes() for array in MadeSamples(CONFIG, True).take(range(6))}
     assert not seen & {array.tobytes() for array in first}
-    assert "ranges from made images do not fit real ones" in said[0]
+    assert "Calibrated on 10 synthetic images: their ranges do not fit real images" in warnings[0]
     assert len(choose_calibration(None, None, CONFIG, True)) == 128

@@ -1,4 +1,4 @@
-"""A user's weights: every kind of file that people have, and every kind of damage."""
+"""Weights files of users: every common format, and every kind of damage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def trained() -> torch.nn.Module:
-    """A model whose every tensor differs from a freshly made one."""
+    """A model in which every tensor differs from a new model's."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model = timm.create_model("test_resnet", num_classes=5)
@@ -56,7 +56,7 @@ def prefixed(model: torch.nn.Module, prefix: str) -> dict[str, torch.Tensor]:
         ("lightning.ckpt", lambda model: {"state_dict": prefixed(model, "model.")}),
     ],
 )
-def test_every_weight_arrives_whatever_it_is_wrapped_in(tmp_path, trained, name, wrap):
+def test_every_weight_is_loaded_from_every_wrapper(tmp_path, trained, name, wrap):
     torch.save(wrap(trained), tmp_path / name)
     loaded = load(tmp_path / name)
     assert same(loaded.model, trained)
@@ -67,12 +67,12 @@ def test_every_weight_arrives_whatever_it_is_wrapped_in(tmp_path, trained, name,
     assert not loaded.model.training
 
 
-def test_safetensors(tmp_path, trained):
+def test_safetensors_are_loaded(tmp_path, trained):
     save_file(trained.state_dict(), tmp_path / "weights.safetensors")
     assert same(load(tmp_path / "weights.safetensors").model, trained)
 
 
-def test_pickles_of_before_torch_1_6(tmp_path, trained):
+def test_pickles_from_before_torch_1_6_are_loaded(tmp_path, trained):
     torch.save(trained.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert same(load(tmp_path / "old.pth").model, trained)
 
@@ -84,7 +84,7 @@ def test_batch_norm_counters_may_be_missing(tmp_path, trained):
     assert torch.equal(loaded.fc.weight, trained.fc.weight)
 
 
-def test_timm_training_checkpoint_brings_its_recipe(tmp_path, trained):
+def test_a_timm_training_checkpoint_sets_the_data_config(tmp_path, trained):
     averaged = {name: tensor + 1 for name, tensor in trained.state_dict().items()}
     args = argparse.Namespace(mean=[0.1, 0.2, 0.3], std=None, crop_pct=0.8, img_size=96, lr=0.1)
     path = tmp_path / "model_best.pth.tar"
@@ -110,7 +110,7 @@ def test_timm_training_checkpoint_brings_its_recipe(tmp_path, trained):
     assert any("96 x 96" in note and "--input-size 3 96 96" in note for note in plain.notes)
 
 
-def test_averaged_weights_that_are_not_there(tmp_path, trained):
+def test_missing_averaged_weights_are_reported(tmp_path, trained):
     torch.save({"state_dict": trained.state_dict()}, tmp_path / "a.pth")
     save_file(trained.state_dict(), tmp_path / "a.safetensors")
     for name in ("a.pth", "a.safetensors"):
@@ -136,13 +136,13 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
         assert not witness.exists()
 
 
-def test_a_whole_pickled_model_is_refused(tmp_path, trained):
+def test_a_pickled_model_is_refused(tmp_path, trained):
     torch.save(trained, tmp_path / "model.pth")
     with pytest.raises(ModelError, match=r"(?s)would run code.*timm.*save model.state_dict"):
         load(tmp_path / "model.pth")
 
 
-def test_damaged_files(tmp_path, trained):
+def test_damaged_files_are_reported(tmp_path, trained):
     torch.save(trained.state_dict(), tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
@@ -159,7 +159,7 @@ def test_damaged_files(tmp_path, trained):
         assert "save" in caught.value.hint
 
 
-def test_what_is_no_weights_file(tmp_path):
+def test_paths_that_are_not_weights_files_are_refused(tmp_path):
     (tmp_path / "empty.pth").touch()
     (tmp_path / "weights.onnx").write_bytes(b"x")
     (tmp_path / "pointer.safetensors").write_text(
@@ -177,7 +177,7 @@ def test_what_is_no_weights_file(tmp_path):
             load(tmp_path / name)
 
 
-def test_files_without_weights(tmp_path):
+def test_files_without_weights_are_refused(tmp_path):
     torch.save({"epoch": 1, "loss": 0.5}, tmp_path / "log.pth")
     torch.save([torch.zeros(2)], tmp_path / "list.pth")
     with pytest.raises(ModelError, match="no weights \\(its keys: epoch, loss\\)"):
@@ -186,7 +186,7 @@ def test_files_without_weights(tmp_path):
         load(tmp_path / "list.pth")
 
 
-def test_another_architecture_is_told_by_its_keys(tmp_path):
+def test_weights_of_another_architecture_are_reported_with_their_keys(tmp_path):
     other = timm.create_model("test_vit")
     torch.save({"state_dict": other.state_dict(), "arch": "test_vit"}, tmp_path / "vit.pth")
     with pytest.raises(ModelError) as caught:
@@ -199,7 +199,7 @@ def test_another_architecture_is_told_by_its_keys(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("made", "asked", "mend"),
+    ("saved", "requested", "hint"),
     [
         ({"num_classes": 10}, {"num_classes": 5}, r"hint: use --num-classes 10$"),
         ({"num_classes": 5, "in_chans": 1}, {"num_classes": 5}, r"hint: use .*--in-chans 1$"),
@@ -208,19 +208,19 @@ def test_another_architecture_is_told_by_its_keys(tmp_path):
     ],
 )
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_the_flag_that_makes_it_fit_is_named(tmp_path, name, made, asked, mend):
-    torch.save(timm.create_model(name, **made).state_dict(), tmp_path / "a.pth")
-    with pytest.raises(ModelError, match=mend):
-        load_model(ExportRequest(model=name, checkpoint=tmp_path / "a.pth", **asked))
+def test_the_hint_names_the_flag_that_makes_a_checkpoint_fit(tmp_path, name, saved, requested, hint):
+    torch.save(timm.create_model(name, **saved).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(ModelError, match=hint):
+        load_model(ExportRequest(model=name, checkpoint=tmp_path / "a.pth", **requested))
 
 
-def test_a_size_that_can_be_resampled_does_not_hide_the_mend(tmp_path):
+def test_a_size_that_can_be_resampled_does_not_hide_the_hint(tmp_path):
     torch.save(timm.create_model("test_vit", num_classes=7, img_size=96).state_dict(), tmp_path / "a.pth")
     with pytest.raises(ModelError, match=r"(?s)2 keys of another shape.*hint: use --num-classes 7$"):
         load_model(ExportRequest(model="test_vit", checkpoint=tmp_path / "a.pth"))
 
 
-def test_an_embedding_leaves_the_classifier_out(tmp_path, trained):
+def test_an_embedding_drops_the_classifier(tmp_path, trained):
     torch.save(trained.state_dict(), tmp_path / "a.pth")
     loaded = load(tmp_path / "a.pth", num_classes=0)
     image = torch.rand(1, 3, 64, 64)
@@ -247,8 +247,8 @@ def test_a_feature_pyramid_has_the_checkpoints_weights(tmp_path, name):
     assert loaded.num_classes == 0
 
 
-def test_original_repositories_names_are_converted(tmp_path):
-    """DeiT's and others' checkpoints come as {'model': ...}; ConvNeXt's have names of their own."""
+def test_names_of_original_repositories_are_converted(tmp_path):
+    """Checkpoints of DeiT and others are {'model': ...}; ConvNeXt's have other names."""
     model = timm.create_model("convnext_atto", num_classes=3)
     foreign = {}
     for name, tensor in model.state_dict().items():
@@ -289,7 +289,7 @@ def test_position_embeddings_follow_the_input_size(tmp_path):
     assert any("pos_embed" in note for note in loaded.notes)
 
 
-def test_a_family_whose_weights_cannot_change_size_says_so(tmp_path):
+def test_a_family_whose_weights_cannot_be_resized_is_reported(tmp_path):
     model = timm.create_model("gmlp_ti16_224", num_classes=3)
     torch.save(model.state_dict(), tmp_path / "a.pth")
     with pytest.raises(ModelError, match=r"are for 224 x 224 pixels.*\nhint: leave --input-size out"):

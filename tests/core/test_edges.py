@@ -1,4 +1,4 @@
-"""Artifacts whose edges are no float32 (N, C, H, W): fed, verified and described as what they are."""
+"""Artifacts with inputs and outputs other than float32 (N, C, H, W): conversion, verification and metadata."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def model(inputs):
 
 
 class Integers(Runner):
-    """Takes int8 (N, H, W, C), gives int8; computes between in float."""
+    """Takes and returns int8, (N, H, W, C); computes in float."""
 
     def __init__(self, inputs=INPUT, outputs=OUTPUT):
         self.inputs, self.outputs = (inputs,), (outputs,)
@@ -78,16 +78,16 @@ def test_a_wrong_scale_fails(runner):
     assert judge(runner).status is Status.FAILED
 
 
-def test_whole_numbers_without_a_meaning_are_an_error():
+def test_integers_without_a_quantization_are_an_error():
     with pytest.raises(VerificationError, match="int8 without a quantization"):
         judge(Integers(replace(INPUT, quantization=None)))
-    with pytest.raises(VerificationError, match="int8, where float32 is expected"):
+    with pytest.raises(VerificationError, match="int8, expected float32"):
         judge(Integers(outputs=replace(OUTPUT, quantization=None)))
-    with pytest.raises(VerificationError, match="int8, where uint8, which its quantization is for"):
+    with pytest.raises(VerificationError, match="int8, expected uint8 as in its quantization"):
         judge(Integers(outputs=replace(OUTPUT, dtype="uint8")))
 
 
-def test_outputs_with_channels_last_stay_an_error():
+def test_outputs_with_channels_last_are_an_error():
     class Turned(Integers):
         def run(self, feeds):
             return {"output": super().run(feeds)["output"].T}
@@ -97,7 +97,7 @@ def test_outputs_with_channels_last_stay_an_error():
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
-def test_what_is_fed_comes_back_within_half_a_step_and_outside_the_range_at_its_end(dtype):
+def test_quantization_rounds_to_half_a_step_and_clips_outside_the_range(dtype):
     limits = np.iinfo(dtype)
     scale, zero_point = 4 / (int(limits.max) - int(limits.min)), (int(limits.min) + int(limits.max)) // 2
     spec = TensorSpec(
@@ -113,7 +113,7 @@ def test_what_is_fed_comes_back_within_half_a_step_and_outside_the_range_at_its_
     assert feed(spec, np.full((1, 3, 8, 10), -9, np.float32)).min() == limits.min
 
 
-def test_bytes_of_pixels_are_whole_and_may_be_channels_last():
+def test_pixel_bytes_are_integers_and_may_be_channels_last():
     spec = TensorSpec(name="input", shape=(1, 8, 10, 3), dtype="uint8", layout="NHWC")
     pixels = np.random.default_rng(0).integers(0, 256, size=(2, 8, 10, 3), dtype=np.uint8)
     shares = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255
@@ -121,7 +121,7 @@ def test_bytes_of_pixels_are_whole_and_may_be_channels_last():
 
 
 @pytest.mark.parametrize(
-    ("stated", "words"),
+    ("options", "words"),
     [
         ({"input_layout": "CHW"}, "NCHW or NHWC"),
         ({"input_dtype": "int8"}, "the input is int8 without a quantization"),
@@ -130,19 +130,19 @@ def test_bytes_of_pixels_are_whole_and_may_be_channels_last():
         ({"output_quantization": {"output": Quantization(1, 0)}}, "the output output is float32 with"),
     ],
 )
-def test_metadata_of_which_nobody_can_make_use_is_refused(stated, words):
+def test_io_types_without_a_meaning_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
-        IoTypes(**stated)
+        IoTypes(**options)
 
 
-def test_metadata_names_no_output_that_is_not_there():
+def test_io_types_of_an_unknown_output_are_refused():
     outputs = (OutputMetadata(name="output", kind=OutputKind.LOGITS, shape=(1, 5)),)
     io_types = IoTypes(output_dtypes={"logits": "int8"}, output_quantization={"logits": Quantization(1, 0)})
-    with pytest.raises(ValueError, match="no output logits, only output"):
+    with pytest.raises(ValueError, match="unknown output logits; the outputs are output"):
         io_types.describe(outputs)
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
-def test_a_scale_is_above_zero(scale):
+def test_a_scale_must_be_above_zero(scale):
     with pytest.raises(ValueError, match="above 0"):
         Quantization(scale, 0)

@@ -1,4 +1,4 @@
-"""A file is replaced as a whole or not at all, whatever stops the writing."""
+"""Atomic writing: a file is replaced completely or not at all, whatever interrupts the writing."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_threads_that_write_one_file_do_not_mix(tmp_path):
     assert names(tmp_path) == ["cache.json"]
 
 
-def test_a_folder_in_the_way_is_an_error(tmp_path):
+def test_a_folder_at_the_path_is_an_error(tmp_path):
     with pytest.raises(IsADirectoryError):
         write(tmp_path, "text")
 
@@ -116,7 +116,7 @@ def test_only_files_of_the_same_kind_may_be_replaced(tmp_path):
     assert may_replace(Path(os.devnull), "--report", b"<html"), "a device is not replaced"
 
 
-def test_one_file_has_many_paths(tmp_path):
+def test_different_paths_of_one_file_are_recognised(tmp_path):
     one, hard, link, folder = (tmp_path / name for name in ("one", "hard", "link", "folder"))
     one.touch()
     folder.mkdir()

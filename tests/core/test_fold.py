@@ -1,4 +1,4 @@
-"""Which batch norms are folded into the layer before them: those whose fold cannot change an answer."""
+"""Folding of batch norms into the layer before them, only where it does not change the output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def kinds(model: nn.Module) -> set[str]:
 
 
 class Net(nn.Module):
-    """A convolution, a norm with statistics, and a forward of one's own."""
+    """A convolution, a norm with statistics, and a custom forward."""
 
     def __init__(self, forward, conv: nn.Module | None = None, norm: nn.Module | None = None) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ FOLDABLE = {
 
 
 @pytest.mark.parametrize("case", FOLDABLE)
-def test_a_norm_that_alone_reads_a_layer_is_folded(case: str) -> None:
+def test_a_norm_that_is_the_only_reader_of_a_layer_is_folded(case: str) -> None:
     net, inputs = FOLDABLE[case], inputs_for((4, 9, 9))
     result = prepared(net, inputs)
     assert result.rewrites[-1].name == "fold batch norm"
@@ -107,7 +107,7 @@ NOT_FOLDABLE = {
 
 
 @pytest.mark.parametrize("case", NOT_FOLDABLE)
-def test_a_norm_is_kept_where_folding_would_change_the_answer(case: str) -> None:
+def test_a_norm_is_kept_where_folding_would_change_the_output(case: str) -> None:
     net, inputs = NOT_FOLDABLE[case], inputs_for((4, 9, 9))
     with torch.no_grad():
         reference = output_tensors(net.eval()(inputs))
@@ -118,7 +118,7 @@ def test_a_norm_is_kept_where_folding_would_change_the_answer(case: str) -> None
     assert all(map(torch.equal, reference, outputs))
 
 
-def test_a_norm_under_two_names_leaves_under_both() -> None:
+def test_a_norm_with_two_names_is_removed_from_both() -> None:
     net = Net(lambda net, x: net.alias(net.conv(x)))
     net.alias = net.norm
     result = prepared(net, inputs_for((4, 9, 9)))

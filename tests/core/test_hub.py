@@ -1,4 +1,4 @@
-"""The hub and other hosts: with a network, without one, and with one that never answers."""
+"""Downloads from the hub and other hosts: with a network, without one, and with hosts that never answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @contextmanager
 def hub(repositories: dict[str, Path]):
-    """A server that speaks the hub's protocol for downloads: name of a repository -> its folder."""
+    """A server with the hub's download protocol: repository name -> its folder."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -71,7 +71,7 @@ def hub(repositories: dict[str, Path]):
 
 @contextmanager
 def silent_host():
-    """Takes connections and never says a word."""
+    """A server that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(50)
@@ -79,14 +79,14 @@ def silent_host():
 
 
 def closed_host() -> str:
-    """An address where nobody listens."""
+    """An address where no server listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def python(code: str, cache: Path, endpoint: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run in a process of its own: the hub's client reads its environment once, when it is imported."""
+    """Run in another process: the hub's client reads its environment once, when it is imported."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     own = {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "TORCH_HOME": str(cache)}
     return subprocess.run(
@@ -129,17 +129,17 @@ def check_unreachable(run: subprocess.CompletedProcess[str], host: str) -> None:
         assert words in hint
 
 
-def test_a_host_that_never_answers(tmp_path):
+def test_a_host_that_never_answers_is_reported(tmp_path):
     with silent_host() as endpoint:
         check_unreachable(fetch(tmp_path, endpoint, "me/digits", "config.json"), endpoint)
 
 
-def test_nobody_listens(tmp_path):
+def test_a_refused_connection_is_reported(tmp_path):
     endpoint = closed_host()
     check_unreachable(fetch(tmp_path, endpoint, "me/digits", "config.json"), endpoint)
 
 
-def test_what_the_cache_holds_needs_no_network(tmp_path, digits):
+def test_cached_files_need_no_network(tmp_path, digits):
     with hub({"me/digits": Path(digits.removeprefix("local-dir:"))}) as endpoint:
         first = fetch(tmp_path, endpoint, "me/digits", "missing.bin", "config.json")
     assert first.returncode == 0, first.stdout + first.stderr
@@ -149,14 +149,14 @@ def test_what_the_cache_holds_needs_no_network(tmp_path, digits):
     assert json.loads(Path(first.stdout.strip()).read_text())["architecture"]
 
 
-def test_offline_and_not_in_the_cache(tmp_path):
+def test_offline_mode_without_a_cached_file_is_reported(tmp_path):
     with hub({}) as endpoint:
         run = fetch(tmp_path, endpoint, "me/digits", "config.json", HF_HUB_OFFLINE="1")
     assert run.returncode == 2
     assert "HF_HUB_OFFLINE is set" in run.stdout
 
 
-def test_what_the_hub_has_not(tmp_path, digits):
+def test_missing_repositories_and_files_are_reported(tmp_path, digits):
     with hub({"me/digits": Path(digits.removeprefix("local-dir:"))}) as endpoint:
         for arguments, words in (
             (("me/other", "config.json"), "no model 'me/other', or it is private"),
@@ -191,8 +191,8 @@ def load(cache: Path, endpoint: str, *requests: dict, **environment: str) -> lis
 
 
 @pytest.mark.slow
-def test_hub_and_pretrained_models_from_hub_then_cache(tmp_path, digits):
-    """One process loads with a hub, the next from its cache, without one."""
+def test_models_are_loaded_from_the_hub_and_then_from_its_cache(tmp_path, digits):
+    """One process loads from the hub, the next one from the cache, without the hub."""
     import timm
     from safetensors.torch import save_file
     from timmx.contract.options import ExportRequest
@@ -220,7 +220,7 @@ def test_hub_and_pretrained_models_from_hub_then_cache(tmp_path, digits):
     assert load(tmp_path / "cache", endpoint, *requests) == found
 
 
-def test_weights_at_other_addresses(tmp_path, monkeypatch):
+def test_weights_are_downloaded_from_other_hosts(tmp_path, monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
@@ -239,8 +239,8 @@ def test_weights_at_other_addresses(tmp_path, monkeypatch):
     assert [file.name for file in path.parent.iterdir()] == ["net.pth"]
 
 
-def test_a_download_that_stops_is_given_up(tmp_path, monkeypatch):
-    """The server says how long the file is, sends a part and then nothing."""
+def test_a_stalled_download_is_stopped(tmp_path, monkeypatch):
+    """The server sends the file's length, a part of it, and then nothing."""
     import torch
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))

@@ -1,4 +1,4 @@
-"""The cached list of models: fast, complete, and never in the way."""
+"""The cached index of models: fast, complete, and never the cause of an error."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from timmx.model import index
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache folder of its own."""
+    """An empty cache folder."""
     monkeypatch.setattr(index.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
     return tmp_path / "cache"
 
 
-def test_it_holds_what_timm_lists(cache):
+def test_the_index_lists_the_models_of_timm(cache):
     built = index.load_index()
     assert list(built.models) == timm.list_models()
     assert {
@@ -38,7 +38,7 @@ def test_a_second_call_and_completion_import_neither_torch_nor_timm(tmp_path):
     code = """
 import sys
 from timmx.model.index import completions, load_index, search
-assert completions("res") == []  # nothing is built for the shell's sake
+assert completions("res") == []  # completion does not build the index
 if len(sys.argv) > 1:
     load_index()
 else:
@@ -74,7 +74,7 @@ raise SystemExit(bool({"torch", "timm"} & set(sys.modules)))
         "half",
     ],
 )
-def test_a_damaged_cache_is_built_anew(cache, damage):
+def test_a_damaged_cache_is_built_again(cache, damage):
     whole = index.load_index()
     (path,) = cache.iterdir()
     data = path.read_bytes()
@@ -85,21 +85,21 @@ def test_a_damaged_cache_is_built_anew(cache, damage):
     assert [file.name for file in cache.iterdir()] == [path.name]
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(cache):
+def test_a_cache_that_cannot_be_written_is_ignored(cache):
     cache.write_text("a file where the folder should be")
     assert index.load_index().models
     assert index.completions("resnet") == []
     assert cache.read_text() == "a file where the folder should be"
 
 
-def test_several_at_once(cache):
+def test_several_processes_can_write_the_cache(cache):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: index.load_index(), range(16)))
     assert all(one == found[0] for one in found)
     assert len(list(cache.iterdir())) == 1
 
 
-def test_search(cache):
+def test_search_by_name_family_and_weights(cache):
     def names(*arguments, **options):
         return [model.name for model in index.search(*arguments, **options)]
 
@@ -129,11 +129,11 @@ def tags_of(name: str) -> list[str]:
         ("mobilenet_v3_small", "mobilenetv3_small_100"),
     ],
 )
-def test_close_names(cache, typed, meant):
+def test_similar_names_are_suggested(cache, typed, meant):
     assert meant in index.close_names(typed)
 
 
-def test_names_are_refused_with_what_was_meant(cache):
+def test_unknown_names_are_refused_with_suggestions(cache):
     for name, error, words in (
         ("resnet5O", ModelError, "did you mean resnet50"),
         ("resnet18.zzz", ModelError, "use one of its tags: a1_in1k"),

@@ -1,4 +1,4 @@
-"""`timmx info`: facts that stand in the literature, without weights and without a network."""
+"""`timmx info`: published figures, without weights and without a network."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from timmx.model.info import model_info
         ("pit_ti_224", 4.8, 0.7),
     ],
 )
-def test_published_figures(name, million_parameters, giga_multiply_adds):
+def test_parameters_and_multiply_adds_match_published_figures(name, million_parameters, giga_multiply_adds):
     info = model_info(name)
     assert info.parameters / 1e6 == pytest.approx(million_parameters, rel=0.01)
     assert info.multiply_adds / 1e9 == pytest.approx(giga_multiply_adds, rel=0.04)
 
 
-def test_the_recipe_is_timms():
+def test_the_data_config_matches_timm():
     info = model_info("vit_base_patch16_224.augreg_in21k")
     cfg = timm.get_pretrained_cfg("vit_base_patch16_224.augreg_in21k")
     assert (info.mean, info.std, info.interpolation) == (cfg.mean, cfg.std, cfg.interpolation)
@@ -43,7 +43,7 @@ def test_the_recipe_is_timms():
     assert "augreg2_in21k_ft_in1k" in info.tags
 
 
-def test_a_request_shapes_the_model():
+def test_options_change_the_model():
     small = model_info(ExportRequest(model="resnet50", input_size=(1, 112, 112), num_classes=0))
     assert small.input_size == (1, 112, 112)
     assert small.num_classes == 0
@@ -51,7 +51,7 @@ def test_a_request_shapes_the_model():
     assert len(small.mean) == 1
 
 
-def test_a_local_dir(digits):
+def test_facts_of_a_local_dir(digits):
     info = model_info(digits)
     assert info.name == "digits"
     assert info.num_classes == 10
@@ -63,7 +63,7 @@ def model_parameters(digits: str) -> list[torch.Tensor]:
     return list(timm.create_model(digits, pretrained=True).parameters())
 
 
-def test_for_programs_and_for_people():
+def test_facts_as_json_and_as_rows():
     info = model_info("resnet18")
     assert json.loads(json.dumps(info.to_dict()))["parameters"] == 11_689_512
     rows = dict(info.rows())
@@ -71,18 +71,18 @@ def test_for_programs_and_for_people():
     assert rows["multiply-adds"] == "1.81 G at 224 x 224"
 
 
-def test_random_numbers_are_left_alone():
+def test_random_state_is_not_changed():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     model_info("test_vit")
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_model_of_billions_takes_no_memory():
+def test_a_model_with_billions_of_parameters_takes_no_memory():
     info = model_info("vit_giant_patch14_dinov2")
     assert info.parameters > 1_100_000_000
 
 
-def test_an_unknown_model():
+def test_an_unknown_model_is_refused():
     with pytest.raises(ModelError, match="did you mean resnet50"):
         model_info("resnet5O")

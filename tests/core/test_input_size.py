@@ -1,4 +1,4 @@
-"""Input sizes other than a model's own: taken where the model can, else refused at once with those that work."""
+"""Input sizes other than a model's own: accepted if the model supports them, else refused with sizes that work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load(model: str, *size: int):
         ("hiera_tiny_224", 128, 128),
     ],
 )
-def test_a_size_that_works_reaches_the_model(model, height, width):
+def test_the_model_is_built_for_a_size_that_works(model, height, width):
     loaded = load(model, 3, height, width)
     assert loaded.data_config.input_size == (3, height, width)
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_a_size_that_works_reaches_the_model(model, height, width):
         ("vgg11", 16, 16, "too small"),
     ],
 )
-def test_a_size_that_does_not_is_refused_with_sizes_that_do(model, height, width, reason):
+def test_a_size_that_fails_is_refused_with_sizes_that_work(model, height, width, reason):
     with pytest.raises(ConfigurationError, match=reason) as caught:
         load(model, 3, height, width)
     near = re.findall(r"--input-size 3 (\d+) (\d+)", str(caught.value))
@@ -58,12 +58,12 @@ def test_a_size_that_does_not_is_refused_with_sizes_that_do(model, height, width
         assert info.multiply_adds
 
 
-def test_a_model_of_one_size_offers_that():
+def test_a_model_with_a_fixed_size_suggests_that_size():
     with pytest.raises(ConfigurationError, match=r"nearest that works: --input-size 3 224 224$"):
         load("efficientformer_l1", 3, 256, 256)
 
 
-def test_refused_before_weights_are_fetched(tmp_path):
-    """No network is asked: the size is impossible whatever the weights are."""
+def test_a_size_is_refused_before_weights_are_downloaded(tmp_path):
+    """No network is used: the size does not work with any weights."""
     with pytest.raises(ConfigurationError, match="cannot take 200 x 200"):
         load_model(ExportRequest(model="vit_tiny_patch16_224", pretrained=True, input_size=(3, 200, 200)))

@@ -1,4 +1,4 @@
-"""Label files as people have them."""
+"""Label files in common formats."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from timmx.model.labels import read_labels
         ("map.txt", b'{"0": "cat", "1": "dog", "2": "no bird"}'),
     ],
 )
-def test_every_form_gives_the_names_in_order(tmp_path, name, data):
+def test_every_file_format_gives_the_names_in_order(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     assert read_labels(tmp_path / name) == ("cat", "dog", "no bird")
 
 
-def test_names_that_several_classes_have_get_their_number(tmp_path):
+def test_names_of_several_classes_get_their_class_number(tmp_path):
     (tmp_path / "imagenet.txt").write_text("crane\nheron\ncrane\n")
     assert read_labels(tmp_path / "imagenet.txt") == ("crane (0)", "heron", "crane (2)")
 
 
-def test_names_from_python():
+def test_names_from_python_are_stripped():
     assert read_labels(["cat", " dog "]) == ("cat", "dog")
 
 
-def test_names_of_other_scripts_and_odd_characters(tmp_path):
+def test_names_in_other_scripts_and_with_special_characters(tmp_path):
     names = ["Käfer", "猫", "a\u2028b", "[unknown]", "x, y"]
     (tmp_path / "a.txt").write_text("\n".join(names), encoding="utf-8")
     (tmp_path / "b.json").write_text(json.dumps(names), encoding="utf-8")
@@ -63,14 +63,14 @@ def test_names_of_other_scripts_and_odd_characters(tmp_path):
         ("a.json", b'{"cat": 0, "dog": 1}', "maps names to numbers"),
     ],
 )
-def test_what_cannot_be_meant(tmp_path, name, data, words):
+def test_invalid_labels_are_refused(tmp_path, name, data, words):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ConfigurationError, match=words) as caught:
         read_labels(tmp_path / name)
     assert name in str(caught.value)
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_unreadable_label_files_are_reported(tmp_path):
     with pytest.raises(ConfigurationError, match="No such file"):
         read_labels(tmp_path / "nowhere.txt")
     with pytest.raises(ConfigurationError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""What a named model, a folder or a module becomes: weights, recipe, labels, and what the user is told."""
+"""Loading of named models, folders and modules: weights, data config, labels and notes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load(model, **options) -> LoadedModel:
 
 @pytest.fixture
 def folder(tmp_path: Path, digits: str) -> Path:
-    """A copy of the committed local-dir, to be changed."""
+    """A copy of the committed local-dir, for changes."""
     copy = tmp_path / "mine"
     shutil.copytree(digits.removeprefix("local-dir:"), copy, ignore=shutil.ignore_patterns("samples", "*.py"))
     return copy
@@ -38,7 +38,7 @@ def edit_config(folder: Path, **changes) -> None:
     path.write_text(json.dumps({**config, **changes}))
 
 
-def test_a_plain_name_is_untrained_and_says_so():
+def test_a_plain_name_has_untrained_weights_and_a_note():
     loaded = load("test_resnet.r160_in1k")
     assert not loaded.trained
     assert loaded.seed == 0
@@ -52,7 +52,7 @@ def test_a_plain_name_is_untrained_and_says_so():
     assert not loaded.model.training
 
 
-def test_untrained_weights_come_from_the_seed_alone():
+def test_untrained_weights_depend_only_on_the_seed():
     torch.manual_seed(123)
     before = torch.get_rng_state()
     first, again, other = load("test_resnet"), load("test_resnet"), load("test_resnet", seed=1)
@@ -61,7 +61,7 @@ def test_untrained_weights_come_from_the_seed_alone():
     assert other.seed == 1
 
 
-def test_a_local_dir_brings_everything(digits):
+def test_a_local_dir_has_weights_labels_and_samples(digits):
     loaded = load(digits)
     weights = load_file(Path(digits.removeprefix("local-dir:")) / "model.safetensors")
     for name, tensor in loaded.model.state_dict().items():
@@ -97,7 +97,7 @@ def test_other_classes_on_trained_weights_are_a_new_classifier(digits):
     assert torch.equal(loaded.model.conv_stem.weight, load(digits).model.conv_stem.weight)
 
 
-def test_no_classes_is_an_embedding(digits):
+def test_zero_classes_give_an_embedding(digits):
     loaded = load(digits, num_classes=0)
     assert loaded.num_classes == 0
     assert loaded.labels is None
@@ -115,7 +115,7 @@ def test_trained_stems_are_adapted_to_other_channels(digits):
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
-def test_any_number_of_channels(model, channels):
+def test_any_number_of_channels_is_supported(model, channels):
     by_flag = load(model, in_chans=channels)
     by_size = load(model, input_size=(channels, 96, 96))
     for loaded in (by_flag, by_size):
@@ -124,8 +124,8 @@ def test_any_number_of_channels(model, channels):
         assert loaded.model(torch.rand(1, *loaded.data_config.input_size)).shape == (1, 1000)
 
 
-def test_mean_and_std_on_other_channel_counts():
-    equal = load("test_resnet", in_chans=1)  # its recipe is 0.5 for each channel
+def test_mean_and_std_for_other_numbers_of_channels():
+    equal = load("test_resnet", in_chans=1)  # its mean and std are 0.5 for each channel
     assert (equal.data_config.mean, equal.data_config.std) == ((0.5,), (0.5,))
     averaged = load("resnet10t", in_chans=1)
     assert averaged.data_config.mean == pytest.approx([np.mean([0.485, 0.456, 0.406])])
@@ -143,7 +143,7 @@ def test_mean_and_std_on_other_channel_counts():
         ({"mean": (float("nan"),)}, "finite"),
     ],
 )
-def test_impossible_statistics(options, words):
+def test_invalid_mean_and_std_are_refused(options, words):
     with pytest.raises(ConfigurationError, match=words):
         load("test_resnet", **options)
 
@@ -164,7 +164,7 @@ def test_model_kwargs_that_are_refused(pair, words):
         load("test_resnet", model_kwargs=[pair])
 
 
-def test_models_with_a_configuration_name_its_fields():
+def test_fields_of_a_configuration_are_suggested():
     with pytest.raises(ConfigurationError, match="did you mean stem_type"):
         load("test_byobnet", model_kwargs=["stem_typ='x'"])
 
@@ -186,7 +186,7 @@ def test_feature_pyramids():
         load("test_resnet", features=True, out_indices=(9,))
 
 
-def test_unknown_models_and_tags():
+def test_unknown_models_and_tags_are_refused():
     with pytest.raises(ModelError, match="did you mean test_resnet"):
         load("test_resnt")
     with pytest.raises(
@@ -195,13 +195,13 @@ def test_unknown_models_and_tags():
         load("resnet18.a9_in1k")
 
 
-def test_an_old_name_is_followed():
+def test_a_deprecated_name_loads_the_current_model():
     loaded = load("tv_resnet34")
     assert loaded.architecture == "resnet34"
     assert any("old name" in note for note in loaded.notes)
 
 
-def test_pretrained_where_timm_has_no_weights():
+def test_pretrained_without_weights_in_timm_is_refused():
     with pytest.raises(ModelError, match="no pretrained weights for regnetz_b16_evos"):
         load("regnetz_b16_evos", pretrained=True)
 
@@ -310,7 +310,7 @@ class TestModules:
             load(3)
 
 
-def test_labels_are_counted(digits, tmp_path):
+def test_the_number_of_labels_is_checked(digits, tmp_path):
     path = tmp_path / "labels.txt"
     path.write_text("".join(f"digit {number}\n" for number in range(10)))
     assert load(digits, labels=path).labels == tuple(f"digit {number}" for number in range(10))
@@ -318,8 +318,8 @@ def test_labels_are_counted(digits, tmp_path):
         load(digits, labels=("one",))
 
 
-def test_refusals_come_without_torch(tmp_path):
-    """Names, folders, files and arguments are judged before anything heavy is imported."""
+def test_invalid_options_are_refused_without_torch(tmp_path):
+    """Names, folders, files and arguments are checked before anything heavy is imported."""
     code = """
 import sys
 from timmx.errors import TimmxError

@@ -1,4 +1,4 @@
-"""Prepared models: fewer operations and parameters, the same answers, and a caller's module left alone."""
+"""Prepared models: fewer operations and parameters, the same outputs, and a caller's module unchanged."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def counts(result: PreparedModel) -> dict[str, int]:
         ("mobileone_s0", 64, {"reparameterise": 43}),
     ],
 )
-def test_a_model_answers_as_before(name: str, size: int, expected: dict[str, int]) -> None:
+def test_a_prepared_model_has_the_same_outputs(name: str, size: int, expected: dict[str, int]) -> None:
     model, inputs = awake(name, size)
     reference = answers(model, inputs)
     before = sum(parameter.numel() for parameter in model.parameters())
@@ -75,14 +75,14 @@ def test_a_model_answers_as_before(name: str, size: int, expected: dict[str, int
     assert not any("StdConv" in kind for kind in kinds(result.model))
 
 
-def test_norms_before_their_convolution_stay() -> None:
+def test_norms_before_their_convolution_are_kept() -> None:
     model, inputs = awake("resnetv2_18", 64)
     result = prepared(model, inputs)
     assert counts(result) == {"fold batch norm": 8}
     assert sum(isinstance(module, BatchNormAct2d) for module in result.model.modules()) == 9
 
 
-def test_the_root_itself_is_reparameterised() -> None:
+def test_the_root_module_is_reparameterised() -> None:
     torch.manual_seed(0)
     block = MobileOneBlock(8, 8)
     result = prepared(block, inputs_for((8, 6, 6)), in_place=True)
@@ -90,7 +90,7 @@ def test_the_root_itself_is_reparameterised() -> None:
     assert counts(result) == {"reparameterise": 1}
 
 
-def test_the_callers_module_stays_as_it_was() -> None:
+def test_a_callers_module_is_not_changed() -> None:
     model, inputs = awake("test_resnet", 96)
     reference = answers(model, inputs)
     seen = []
@@ -118,7 +118,7 @@ def test_the_callers_module_stays_as_it_was() -> None:
     assert len(seen) > calls  # the copy carries the caller's hooks
 
 
-def test_in_place_the_norms_and_their_memory_are_gone() -> None:
+def test_in_place_preparation_frees_the_norms() -> None:
     model, inputs = awake("test_resnet", 96)
     norms = [weakref.ref(m) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     result = prepared(model, inputs, in_place=True)
@@ -170,7 +170,7 @@ def test_gradient_checkpointing_does_not_hide_the_dataflow() -> None:
 
 
 class Fusible(nn.Module):
-    """A block whose `fuse` is off by `error`, relative."""
+    """A block whose `fuse` has the relative error `error`."""
 
     def __init__(self, error: float, offset: float = 0.0) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class Fusible(nn.Module):
         return self.layer(x) + self.offset
 
 
-def test_a_rewrite_that_is_not_exact_is_refused_by_name() -> None:
+def test_a_rewrite_that_is_not_exact_is_reported_by_name() -> None:
     model = nn.Sequential(Fusible(error=1e-3))
     model.pretrained_cfg = {"architecture": "resnet_of_mine"}
     with pytest.raises(
@@ -205,13 +205,13 @@ def test_rounding_is_not_mistaken_for_a_wrong_rewrite() -> None:
 
 
 @pytest.mark.parametrize("name", ["starnet_s050", "efficientvit_b0"])
-def test_untrained_weights_that_float32_resolves_badly_are_prepared(name: str) -> None:
+def test_untrained_weights_with_large_rounding_errors_are_prepared(name: str) -> None:
     torch.manual_seed(0)
     result = prepared(timm.create_model(name), inputs_for((3, 224, 224)))
     assert result.rewrites[0].snr_db < 80
 
 
-def test_a_rewrite_that_breaks_the_model_is_refused_by_name() -> None:
+def test_a_rewrite_that_breaks_the_model_is_reported_by_name() -> None:
     class Broken(Fusible):
         def fuse(self) -> nn.Module:
             return nn.Linear(3, 3)

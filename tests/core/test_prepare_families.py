@@ -1,4 +1,4 @@
-"""Every family of timm, by its cheapest model: each rewrite that applies is exact there."""
+"""Rewrites are exact for every family of timm, tested with its cheapest model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from timmx.testing import awaken
 
 FAMILIES = json.loads((Path(__file__).parent.parent / "families.json").read_text())
 
-# Norms that do not follow one layer alone: they stand before a convolution (densenet, visformer), or after a
+# Norms that do not follow a single layer: they are before a convolution (densenet, visformer), or after a
 # sum, a concatenation (nasnet) or an activation (convmixer).
 KEPT_NORMS = {
     "convmixer_768_32": 65,

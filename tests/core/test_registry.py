@@ -1,4 +1,4 @@
-"""Plugins of every kind beside good ones: each shows its state, none stops another command."""
+"""Bad plugins of every kind among good ones: each has a state, and none affects another command."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rows(site, **environment):
         (GOOD.replace('"{name}"', '"other"'), "its entry point is called 'odd', the backend 'other'"),
     ],
 )
-def test_a_bad_plugin_is_named_with_its_mend(tmp_path, source, words):
+def test_a_bad_plugin_is_named_with_its_fix(tmp_path, source, words):
     install_plugin(tmp_path, "odd", source)
     done = timmx("odd", "resnet18", site=tmp_path)
     assert done.returncode == 2
@@ -50,20 +50,20 @@ def test_a_bad_plugin_is_named_with_its_mend(tmp_path, source, words):
     assert "Traceback" not in done.stderr
 
 
-def test_a_plugin_whose_own_module_is_gone(tmp_path):
+def test_a_plugin_whose_module_is_missing_is_reported(tmp_path):
     install_plugin(tmp_path, "gone", target="timmx_not_there.plugin:Backend")
     done = timmx("gone", "resnet18", site=tmp_path)
     assert done.returncode == 2
     assert "its own module timmx_not_there is missing" in done.stderr
 
 
-def test_debug_gives_the_plugins_own_traceback(tmp_path):
+def test_debug_shows_the_plugins_traceback(tmp_path):
     install_plugin(tmp_path, "odd", RAISES)
     done = timmx("odd", "resnet18", "--debug", site=tmp_path)
     assert "raise RuntimeError('inside out')" in done.stderr
 
 
-def test_bad_plugins_change_nothing_for_the_others(tmp_path):
+def test_bad_plugins_do_not_affect_others(tmp_path):
     install_plugin(tmp_path, "raises", RAISES)
     install_plugin(tmp_path, "exits", EXITS)
     install_plugin(tmp_path, "aborts", ABORTS)
@@ -97,7 +97,7 @@ def test_bad_plugins_change_nothing_for_the_others(tmp_path):
     assert timmx("timmx-onnx:onnx", "--help", site=tmp_path).returncode == 0
 
 
-def test_doctor_exits_2_and_says_the_mend_where_a_backend_is_broken(tmp_path):
+def test_doctor_exits_2_and_shows_the_fix_of_a_broken_backend(tmp_path):
     install_plugin(tmp_path, "aborts", ABORTS)
     done = timmx("doctor", site=tmp_path)
     assert done.returncode == 2
@@ -105,7 +105,7 @@ def test_doctor_exits_2_and_says_the_mend_where_a_backend_is_broken(tmp_path):
     assert "torch-export" in done.stdout
 
 
-def test_a_backend_that_hangs_is_a_row(tmp_path, monkeypatch):
+def test_a_backend_that_hangs_is_reported(tmp_path, monkeypatch):
     from timmx.registry import discovery as registry, probe
 
     install_plugin(tmp_path, "hangs", "import time; time.sleep(600)\n")
@@ -121,7 +121,7 @@ def test_a_backend_that_hangs_is_a_row(tmp_path, monkeypatch):
     assert found["onnx"].state is registry.State.AVAILABLE
 
 
-def test_doctor_tells_of_another_owner_of_the_name(tmp_path):
+def test_doctor_reports_another_distribution_with_the_name(tmp_path):
     (tmp_path / "timmx-0.10.1.dist-info").mkdir()
     (tmp_path / "timmx-0.10.1.dist-info" / "METADATA").write_text("Name: timmx\nVersion: 0.10.1\n")
     (tmp_path / "timmx-0.10.1.dist-info" / "RECORD").write_text("timmx/old.py,,\n")
@@ -137,11 +137,11 @@ def test_doctor_tells_of_another_owner_of_the_name(tmp_path):
     assert problem["fix"].startswith("uv pip uninstall timmx ")
 
 
-def test_what_a_machine_lacks_is_a_state_with_its_mend(tmp_path):
+def test_a_missing_requirement_is_a_state_with_its_fix(tmp_path):
     lacking = GOOD + (
         "    def check_environment(self, request=None, options=None):\n"
         "        from timmx.contract import Problem\n"
-        "        return [Problem('there is no frobnicator.', 'apt install frobnicator')]\n"
+        "        return [Problem('the frobnicator is missing.', 'apt install frobnicator')]\n"
     )
     install_plugin(tmp_path, "lacking", lacking)
     row = rows(tmp_path)["timmx-lacking:lacking"]
@@ -151,7 +151,7 @@ def test_what_a_machine_lacks_is_a_state_with_its_mend(tmp_path):
     assert "apt install frobnicator" in done.stderr
 
 
-def test_strict_mode_turns_any_trouble_into_an_error(tmp_path):
+def test_strict_mode_makes_any_problem_an_error(tmp_path):
     install_plugin(tmp_path, "needy", requires=("torch>=999",))
     for arguments in (("--help",), ("list", "resnet18"), ("onnx", "--help")):
         done = timmx(*arguments, site=tmp_path, TIMMX_STRICT="1")
@@ -182,7 +182,7 @@ def test_an_optional_method_that_a_later_contract_adds_does_not_break_a_backend(
     assert backend.tune(tmp_path) == "not declared by this backend"
 
 
-def test_capabilities_added_later_are_closed_until_a_backend_claims_them():
+def test_capabilities_added_later_are_off_until_a_backend_declares_them():
     from dataclasses import fields
 
     from timmx.contract.capabilities import NOT_DECLARED, Capabilities
@@ -194,7 +194,7 @@ def test_capabilities_added_later_are_closed_until_a_backend_claims_them():
 
 
 @pytest.mark.parametrize("kind", ["raises", "exits", "prints", "aborts", "rival of torch-export", "many"])
-def test_no_plugin_changes_what_an_export_of_another_does(tmp_path, digits, kind):
+def test_a_plugin_does_not_change_exports_of_others(tmp_path, digits, kind):
     site = tmp_path / "site"
     sources = {"raises": RAISES, "exits": EXITS, "prints": PRINTS, "aborts": ABORTS}
     if kind in sources:
@@ -218,8 +218,8 @@ def test_disabled_backends_are_marked_and_refused(tmp_path):
     assert "(disabled)" in timmx("--help", TIMMX_DISABLE_BACKENDS="onnx").stdout
 
 
-def test_a_format_of_ours_that_is_not_installed_is_answered_with_the_command(monkeypatch):
-    """`.ci/wheels.py` sees the same from the command line of an environment without the others."""
+def test_the_hint_for_a_missing_backend_is_the_install_command(monkeypatch):
+    """`.ci/wheels.py` checks the same on the command line, in an environment without the others."""
     monkeypatch.setattr(registry, "entries", lambda: ())
     with pytest.raises(BackendError, match="uv pip install timmx-tensorrt"):
         registry.find("tensorrt")

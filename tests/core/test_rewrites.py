@@ -1,4 +1,4 @@
-"""Rewrites of captured graphs: the same numbers without the operation."""
+"""Rewrites of captured graphs: equal values without the operation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNFOLD = torch.ops.aten.unfold.default
 
 
 class Unfold(torch.nn.Module):
-    """`Tensor.unfold` once or several times over, inside a child module."""
+    """`Tensor.unfold` once or several times, inside a child module."""
 
     def __init__(self, *windows):
         super().__init__()
@@ -57,7 +57,7 @@ def targets(graph_module):
         [(2, 4, 2), (-1, 2, 1), (0, 2, 1)],
     ],
 )
-def test_unfold_becomes_slices_with_equal_numbers(windows):
+def test_unfold_is_replaced_by_slices_with_equal_values(windows):
     module = Unfold(*windows)
     x = torch.randn(2, 3, 11, 11)
     graph_module, count = rewritten(module, x)
@@ -85,7 +85,7 @@ def test_new_nodes_keep_the_scope_of_the_old_one():
     assert [path for path, _ in stack.meta["nn_module_stack"].values()] == ["", "windows", "windows.0"]
 
 
-def test_a_graph_without_unfold_and_a_scalar_stay_as_they_are():
+def test_a_graph_without_unfold_and_a_scalar_are_not_changed():
     _, count = rewritten(torch.nn.Linear(3, 4), torch.randn(2, 3))
     assert count == 0
     x = torch.tensor(3.0)
@@ -94,8 +94,8 @@ def test_a_graph_without_unfold_and_a_scalar_stay_as_they_are():
     assert torch.equal(graph_module(x), torch.tensor([6.0]))
 
 
-def test_halo_attention_is_right_in_onnx_runtime_with_and_without_the_rewrite(tmp_path):
-    """The exporter's own translation of unfold is right in torch 2.14.1 with onnxscript 0.7.2.
+def test_halo_attention_is_correct_in_onnx_runtime_with_and_without_the_rewrite(tmp_path):
+    """The exporter's own translation of unfold is correct in torch 2.14.1 with onnxscript 0.7.2.
 
     A whole halonet can say otherwise: with random weights whose attention runs away, PyTorch's own float32 output
     lies at -4 dB from its float64 one, and nothing can be told.
@@ -121,7 +121,7 @@ def test_halo_attention_is_right_in_onnx_runtime_with_and_without_the_rewrite(tm
 
 
 class Positions(torch.nn.Module):
-    """As gemma4_vit looks its positions up, and xcit makes them of sines: nothing here depends on the pixels."""
+    """Positions looked up as in gemma4_vit, and made of sines as in xcit: they do not depend on the pixels."""
 
     def forward(self, input):
         rows, columns = torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij")
@@ -130,7 +130,7 @@ class Positions(torch.nn.Module):
 
 
 class Filled(torch.nn.Module):
-    """Writes the pixels into zeros: those are no constant."""
+    """Writes the pixels into zeros, which are therefore not constant."""
 
     def forward(self, input):
         canvas = torch.zeros(1, 1, 3, 4)
@@ -139,7 +139,7 @@ class Filled(torch.nn.Module):
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_what_begins_with_a_constructor_is_folded(dynamic):
+def test_operations_that_start_with_a_constructor_are_folded(dynamic):
     x = torch.randn(2, 1, 3, 4)
     program = capture(Positions(), x, dynamic=dynamic)
     kinds = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]

@@ -1,4 +1,4 @@
-"""Runners are run in batches of one size, and files that describe another graph are refused."""
+"""Runners run in batches of one size, and files with the metadata of another graph are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from timmx.inputs.running import check_interface, interface_mismatch, run_batche
 
 
 class Means(Runner):
-    """The mean of each channel, in whole percent, and the number of each row in its batch."""
+    """The mean of each channel in integer percent, and the number of each row in its batch."""
 
     inputs = (TensorSpec(name="input", shape=("batch", 4, 5, 3), dtype="float32", layout="NHWC"),)
     outputs = (
@@ -42,7 +42,7 @@ class Means(Runner):
 INPUTS = np.stack([np.full((3, 4, 5), number / 10, np.float32) for number in range(7)])
 
 
-def test_batches_have_one_size_and_only_the_inputs_are_answered():
+def test_batches_have_one_size_and_the_outputs_of_padding_are_dropped():
     runner = Means()
     found = run_batches(runner, INPUTS, ["means", "rows"], 3)
     assert runner.seen == [(3, 4, 5, 3)] * 3
@@ -50,14 +50,14 @@ def test_batches_have_one_size_and_only_the_inputs_are_answered():
     np.testing.assert_array_equal(found["rows"], [0, 1, 2, 0, 1, 2, 0])
 
 
-def test_without_a_batch_size_all_inputs_are_run_at_once():
+def test_without_a_batch_size_all_inputs_run_at_once():
     runner = Means()
     found = run_batches(runner, INPUTS, ["rows"])
     assert runner.seen == [(7, 4, 5, 3)]
     assert found.keys() == {"rows"}
 
 
-def test_a_runtime_that_fails_and_an_output_that_is_missing_name_the_file():
+def test_a_failing_runtime_and_a_missing_output_are_reported_with_the_file():
     with pytest.raises(ArtifactError, match=r"^m\.tflite fails at a batch of 3: KeyError: 'op'$"):
         run_batches(Means(KeyError("op")), INPUTS, ["rows"], 3, what="m.tflite")
     with pytest.raises(ArtifactError, match=r"^m\.tflite has no output 'logits'; it has means, rows"):
@@ -78,19 +78,19 @@ def test_a_runtime_that_fails_and_an_output_that_is_missing_name_the_file():
         ((3, 4, 5), {"means": (1, 3), "other": (1,)}, "its outputs are means, rows; expected means, other"),
     ],
 )
-def test_another_interface_is_named(size, outputs, wrong):
+def test_other_inputs_and_outputs_are_reported(size, outputs, wrong):
     found = interface_mismatch(Means(), size, outputs)
     assert found.startswith(wrong)
     assert bool(found) == bool(wrong)
 
 
-def test_a_runtime_that_reports_no_sizes_contradicts_nothing():
+def test_a_runtime_that_reports_no_sizes_is_accepted():
     runner = Means()
     runner.outputs = tuple(TensorSpec(name=spec.name, shape=(), dtype="float32") for spec in Means.outputs)
     assert interface_mismatch(runner, (3, 4, 5), {"means": (1, 3), "rows": (1,)}) == ""
 
 
-def test_a_file_whose_metadata_is_of_another_graph_is_refused(exported_digits):
+def test_a_file_with_the_metadata_of_another_graph_is_refused(exported_digits):
     path = exported_digits("onnx")
     backend, metadata = described(path)
     (output,) = metadata.outputs
@@ -101,5 +101,8 @@ def test_a_file_whose_metadata_is_of_another_graph_is_refused(exported_digits):
             replace(metadata, outputs=(replace(output, shape=(1, 12)),)),
             replace(metadata, input=replace(metadata.input, size=(3, 32, 32))),
         ):
-            with pytest.raises(ArtifactError, match=r"onnx is damaged: .* expected"):
+            with pytest.raises(
+                ArtifactError,
+                match=r"onnx is damaged: its inputs and outputs do not match its metadata: .* expected",
+            ):
                 check_interface(path, runner, changed)

@@ -1,4 +1,4 @@
-"""The measure behind every verification: what it calls signal, what noise, and how it adds up batches."""
+"""The measure of verification: signal, noise, and how batches are merged."""
 
 import math
 
@@ -15,17 +15,17 @@ def measured(reference, candidate, batch: int | None = None) -> SignalToNoise:
     return snr
 
 
-def test_noise_is_measured_against_what_varies_between_inputs() -> None:
+def test_noise_is_measured_against_the_variation_between_inputs() -> None:
     reference = np.array([[100.0, 1.0], [100.0, -1.0]])
     snr = measured(reference, reference + np.array([[0.1, 0.0], [0.0, 0.0]]))
     assert snr.signal == pytest.approx(2.0)
     assert snr.noise == pytest.approx(0.01)
     assert snr.snr_db == pytest.approx(10 * math.log10(200))
-    assert snr.cosine_min > 0.999999  # which is why a cosine proves nothing here
+    assert snr.cosine_min > 0.999999  # so a cosine proves nothing here
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 64])
-def test_batches_add_up_to_the_whole(batch: int) -> None:
+def test_batches_give_the_same_result_as_one_batch(batch: int) -> None:
     rng = np.random.default_rng(0)
     reference = rng.normal(3, 2, (64, 5, 4)).astype(np.float32)
     candidate = reference + rng.normal(0, 1e-3, reference.shape).astype(np.float32)
@@ -45,14 +45,14 @@ def test_a_tiny_variation_on_a_large_offset_is_not_lost(batch: int) -> None:
     variation = np.random.default_rng(0).normal(0, 1e-3, (100, 10))
     snr = measured(variation + 1e6, variation + 1e6, batch)
     true = ((variation - variation.mean(0)) ** 2).sum()
-    assert snr.signal == pytest.approx(true, rel=1e-5)  # 1e6 + 1e-3 itself holds 7 digits of the variation
+    assert snr.signal == pytest.approx(true, rel=1e-5)  # 1e6 + 1e-3 has 7 digits of the variation
     assert not measured(variation + 1e2, variation + 1e2, batch).vacuous
 
 
-def test_an_output_larger_than_a_chunk_is_measured_whole() -> None:
+def test_an_output_larger_than_a_chunk_is_measured_completely() -> None:
     reference = np.random.default_rng(0).normal(size=(3, 1 << 20)).astype(np.float32)
     snr = measured(reference, reference * np.float32(1.001))
-    assert snr.snr_db == pytest.approx(60 + 10 * math.log10(2 / 3), abs=0.1)  # 3 inputs: a mean of their own
+    assert snr.snr_db == pytest.approx(60 + 10 * math.log10(2 / 3), abs=0.1)  # 3 inputs: their own mean
 
 
 def test_an_output_that_does_not_depend_on_its_input_is_vacuous() -> None:
@@ -74,7 +74,7 @@ def test_equal_outputs_have_no_noise() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_value_that_is_not_finite_fails_for_good(bad: float) -> None:
+def test_a_value_that_is_not_finite_fails_all_later_batches(bad: float) -> None:
     reference = np.random.default_rng(0).normal(size=(4, 10))
     candidate = reference.copy()
     candidate[1, 3] = bad
@@ -98,7 +98,7 @@ def test_half_precision_is_measured_in_float64() -> None:
     assert measured(reference, reference / 2).snr_db == pytest.approx(10 * math.log10(4), abs=1e-6)
 
 
-def test_zero_rows_have_a_cosine() -> None:
+def test_zero_rows_have_a_defined_cosine() -> None:
     zeros, ones = np.zeros((2, 3)), np.ones((2, 3))
     assert measured(zeros, zeros).cosine_min == 1
     assert measured(ones, zeros).cosine_min == 0

@@ -1,4 +1,4 @@
-"""Verification says what an artifact is worth: right, wrong, vacuous, frozen, unproven."""
+"""Results of verification: correct, wrong, vacuous, fixed batch size, unproven."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG = DataConfig(
 
 
 class Answers(Runner):
-    """A runner that computes in numpy what the test says."""
+    """A runner that computes a test's function in numpy."""
 
     inputs = (TensorSpec(name="input", shape=("batch", 3, 8, 8), dtype="float32", layout="NCHW"),)
     outputs = (TensorSpec(name="output", shape=("batch", 5), dtype="float32", layout="NC"),)
@@ -63,7 +63,7 @@ def judge(runner, *, compute=model, batch_size=None, trained=True, min_snr_db=No
     )
 
 
-def test_a_right_artifact_is_verified_at_three_batch_sizes():
+def test_a_correct_artifact_is_verified_at_three_batch_sizes():
     runner = Answers(model)
     report = judge(runner)
     assert report.status is Status.VERIFIED
@@ -86,7 +86,7 @@ def test_a_static_batch_is_kept_and_all_inputs_are_compared(batch):
     assert sum(runner.seen) >= report.inputs == 6
 
 
-def test_what_a_cosine_lets_through_fails():
+def test_wrong_outputs_that_a_cosine_accepts_fail():
     def offset(x):
         return model(x) + 1000
 
@@ -98,7 +98,7 @@ def test_what_a_cosine_lets_through_fails():
     assert report.status is Status.FAILED
 
 
-def test_a_frozen_batch_is_an_error():
+def test_a_fixed_batch_size_is_an_error():
     with pytest.raises(VerificationError, match="fixed a size that should be dynamic"):
         judge(Answers(lambda x: model(x)[:2]))
 
@@ -132,7 +132,7 @@ def test_every_row_of_a_large_static_batch_is_compared():
     assert judge(Answers(late_rows_are_zero), batch_size=16).status is Status.FAILED
 
 
-def test_another_interface_than_the_metadata_names_is_an_error():
+def test_other_inputs_or_outputs_than_the_model_has_are_an_error():
     runner = Answers(model)
     runner.inputs = (TensorSpec(name="pixels", shape=(1, 3, 8, 8), dtype="float32"),)
     with pytest.raises(VerificationError, match="inputs are pixels"):

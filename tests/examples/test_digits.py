@@ -1,4 +1,4 @@
-"""The digits example is what its README says: a timm checkpoint that reads its own held-out samples."""
+"""The digits example: a timm checkpoint that classifies its held-out samples, as its README says."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_checkpoint_classifies_the_held_out_digits(labels_and_logits):
 
 
 def test_logits_depend_on_the_input(labels_and_logits):
-    """Most of what the network puts out changes with the image, so an error of an export shows."""
+    """Most of the output changes with the image, so that an export error is visible."""
     _, logits = labels_and_logits
     assert (logits - logits.mean(0)).square().mean() > 0.5 * logits.square().mean()
 

@@ -1,4 +1,4 @@
-"""The example of a third-party backend works, and docs/backend-authors.md shows it as it is."""
+"""The example of a third-party backend works, and docs/backend-authors.md shows its files unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def installed(site: Path, monkeypatch: pytest.MonkeyPatch):
-    """The backend, installed beside ours for one test."""
+    """The backend, installed in addition to ours for one test."""
     monkeypatch.syspath_prepend(site)
     registry.entries.cache_clear()
     yield
@@ -69,7 +69,7 @@ def test_the_other_examples_of_the_guide_are_python():
 
 
 def test_the_example_is_not_part_of_the_workspace():
-    """It is a distribution like a stranger's: it asks for published packages, and nothing here asks for it."""
+    """It is a third-party distribution: it requires published packages, and no package here requires it."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text("utf-8"))
     assert "uv" not in project["tool"]
     assert "torchscript" not in (ROOT / "pyproject.toml").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""A small whole backend for the kit's own tests; with a FAULT it is bad in one way."""
+"""A small but complete backend for the kit's own tests; FAULT selects one fault."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Loopback(ExportBackend):
             for value in program.state_dict.values():
                 value.mul_(1.05)
         precision = Precision.INT8 if options.quantized else Precision.FP32
-        metadata = job.metadata(precision, **(quantized_edges(job) if options.quantized else {}))
+        metadata = job.metadata(precision, **(quantized_io(job) if options.quantized else {}))
         if FAULT == "states another layout than it takes":
             metadata = job.metadata(precision, input_layout="NHWC")
         if FAULT == "loses metadata":
@@ -86,7 +86,7 @@ class Loopback(ExportBackend):
             Path(job.request.output).write_bytes(b"half a file")
         if FAULT == "writes elsewhere":
             Path("by-product.txt").write_text("found in the current folder")
-        if FAULT == "leaves a by-product beside the file":
+        if FAULT == "leaves a by-product next to the file":
             job.path.with_suffix(".log").write_text("a log")
         inner = job.path.with_name("program.pt2")
         torch.export.save(program, inner)
@@ -111,8 +111,8 @@ class Loopback(ExportBackend):
             raise ArtifactError(f"{path} is damaged: export it again.") from exc
 
 
-def quantized_edges(job: Any) -> dict[str, Any]:
-    """Ranges from two passes over the calibration inputs; the numbers between are computed in float all the same."""
+def quantized_io(job: Any) -> dict[str, Any]:
+    """Ranges from two passes over the calibration inputs; the values in between are computed in float."""
     import torch
 
     calibration = job.calibration(None, 8)

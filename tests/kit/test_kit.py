@@ -1,4 +1,4 @@
-"""The conformance kit itself: a good backend passes, and each bad one fails at the check that is meant for it."""
+"""The conformance kit: a good backend passes, and a backend with a fault fails the check for that fault."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FAULTS = {
     "loses metadata": "test_labels_travel",
     "writes the final file itself": "test_failure_leaves_what_was_there",
     "writes elsewhere": "test_nothing_is_written_elsewhere",
-    "leaves a by-product beside the file": "test_export",
+    "leaves a by-product next to the file": "test_export",
     "writes other bytes each time": "test_same_bytes_twice",
     "lets library errors through": "test_damaged_files_are_reported",
     "gives intermediate values of another run": "test_intermediate_values_lead_to_the_output",
@@ -49,7 +49,7 @@ FAULTS = {
 
 
 class Outcomes:
-    """What the checks of one run came to; a plugin of the inner pytest.
+    """The outcomes of one run; a plugin of the inner pytest.
 
     pytester is not used: it takes what was imported meanwhile out of `sys.modules`, and torch does not survive that.
     """
@@ -76,7 +76,7 @@ class Outcomes:
 
 @pytest.fixture
 def run_kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Install the loopback backend with a fault, and run the kit's checks that match an expression."""
+    """Install the loopback backend with a fault, and run the checks that match an expression."""
     site, project = tmp_path / "site", tmp_path / "project"
     project.mkdir()
 
@@ -170,7 +170,7 @@ def test_checks_without_an_export_are_collected_first(run_kit):
 
 
 def test_a_failed_assertion_shows_its_values(run_kit):
-    """Without a message of its own, too."""
+    """Also without a message in the assertion."""
     outcomes = run_kit("suffix without a dot", "suffixes_are_distinct")
     assert "where False = <built-in method startswith of str object" in outcomes.said
 

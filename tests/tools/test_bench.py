@@ -1,4 +1,4 @@
-"""`timmx bench`: every case has its figures, in processes of its own that are gone afterwards."""
+"""`timmx bench`: every case is measured, in its own process, and no process remains afterwards."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Sleeper(Runner):
 
 @pytest.fixture(scope="module")
 def files(exported_digits) -> dict[str, Path]:
-    """The digits in each format: two with an open batch, two that take one image."""
+    """The digits model in each format: two with a dynamic batch size, two with a batch size of 1."""
     return {
         "onnx": exported_digits("onnx", dynamic_batch=True),
         "torch-export": exported_digits("torch-export", dynamic_batch=True),
@@ -88,7 +88,7 @@ def files(exported_digits) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def result(files):
-    """All four formats beside PyTorch, on one thread."""
+    """All four formats and PyTorch, on one thread."""
     return bench(
         list(files.values()), against=DIGITS, batch_sizes=(4, 1), threads=(1,), seconds=0.4, rounds=6
     )
@@ -96,7 +96,7 @@ def result(files):
 
 @pytest.fixture(scope="module")
 def sleepers(tmp_path_factory):
-    """An installed backend whose files say how long a run takes: name -> file, and where it is installed."""
+    """An installed backend whose files state how long a run takes: a function from name to file, and its folder."""
     folder = tmp_path_factory.mktemp("sleepers")
     site = folder / "site"
     install_plugin(site, "sleeper", SLEEPER)
@@ -111,7 +111,7 @@ def sleepers(tmp_path_factory):
 
 @contextmanager
 def running(*arguments, until, site=None, cwd):
-    """A `timmx bench` that has printed `until`, and the processes that it has started by then: name -> pid."""
+    """A running `timmx bench` that has printed `until`, and the processes that it has started: name -> pid."""
     process = subprocess.Popen(
         [sys.executable, "-m", "timmx", "bench", *map(str, arguments), "--verbose"],
         stdout=subprocess.PIPE,
@@ -200,11 +200,11 @@ def test_latency_of_an_evaluator_says_nothing_about_a_device(run_timmx, files):
     assert row.startswith("digits.mlpackage *")
     assert row.split()[4].endswith("*")
     assert "* digits.mlpackage: run by timmx's MIL evaluator" in shown.stdout
-    assert "nothing of a device" in " ".join(shown.stdout.split())
+    assert "nothing about a device" in " ".join(shown.stdout.split())
 
 
 def test_an_onnx_file_is_measured_without_torch(files):
-    """Its memory would be torch's."""
+    """The memory would be that of torch."""
     (case,) = bench([files["onnx"]], threads=(1,), seconds=0.1, rounds=1).cases
     assert case.memory_bytes < 250e6
 
@@ -220,7 +220,7 @@ def test_a_slower_file_has_a_larger_latency(sleepers):
     short, long = json.loads(done.stdout)["cases"]
     assert short["p50_ms"] >= 4
     assert long["p50_ms"] >= 40
-    assert 2 < long["ratio"] < 12  # 10, and what sleeping takes longer on a busy machine
+    assert 2 < long["ratio"] < 12  # 10, with room for longer sleeps on a busy machine
     assert long["throughput"] < 25
     assert long["cores_used"] < 0.5
 
@@ -272,7 +272,7 @@ def test_an_unsupported_batch_size_is_reported_and_the_others_are_measured(sleep
 
 @pytest.mark.parametrize("dies_at", [3, 400])
 def test_a_process_that_ends_is_reported_and_the_others_are_measured(sleepers, dies_at):
-    """While it is warmed up, and while it is measured."""
+    """During warm-up and during measurement."""
     make, site = sleepers
     done = timmx(
         *("bench", make("frail", dies_at=dies_at, seconds=0.001), make("sound"), "--json"),
@@ -343,7 +343,7 @@ def test_more_threads_than_cores_are_reported(sleepers):
         "bench", make("wide"), "--threads", wide, "--seconds", 0.1, "--rounds", 1, "--verbose", site=site
     )
     assert done.returncode == 0
-    assert done.stderr.index(f"{wide} threads were asked for") < done.stderr.index("[Measuring]")
+    assert done.stderr.index(f"--threads {wide} is more than the") < done.stderr.index("[Measuring]")
 
 
 def test_busy_cores_are_reported(sleepers):
@@ -366,7 +366,7 @@ def test_busy_cores_are_reported(sleepers):
 
 
 def test_all_files_of_an_export_can_be_named_with_a_glob(sleepers, tmp_path):
-    """`out/*` names the record of the export too."""
+    """`out/*` also matches the manifest of the export."""
     make, site = sleepers
     (tmp_path / "timmx.json").write_text("{}")
     short = ("--seconds", 0.1, "--rounds", 1)
@@ -389,8 +389,8 @@ def test_a_case_without_a_base_says_why_it_has_no_ratio(sleepers):
         *("bench", make("one", batch=1), make("four", batch=4), "--seconds", 0.1, "--rounds", 1), site=site
     )
     assert done.returncode == 0, done.stderr
-    assert "four.sleeper: no ratio, since one.sleeper was not measured at batch 4" in done.stdout
-    assert "1 round cannot give the ratios an interval: ask for 5 or more." in done.stderr
+    assert "four.sleeper: no ratio, because one.sleeper was not measured at batch size 4" in done.stdout
+    assert "1 round cannot give the ratios an interval: use --rounds 5 or more." in done.stderr
 
 
 def test_remarks_name_files_and_not_each_case(sleepers):
@@ -432,7 +432,7 @@ def test_a_report_is_written(sleepers, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["missing.onnx"], "no file missing.onnx"),
+        (["missing.onnx"], "missing.onnx"),
         (["FILE", "--compile"], "name the model with --against"),
         (["FILE", "--num-classes", 3], "hint: name the model with --against"),
         (["FILE", "--threads", 0], "at least 1"),
@@ -483,7 +483,7 @@ def test_common_drift_does_not_change_the_ratio():
 
 
 def test_rounds_have_the_same_weight_whatever_their_number_of_runs():
-    """A fast round holds more runs: 10 of 1 ms in 10 ms, one of 10 ms."""
+    """A fast round has more runs: 10 runs of 1 ms in 10 ms, compared with one of 10 ms."""
     rounds = [[1.0] * 10, [10.0], [11.0]]
     assert pooled_quantiles(rounds, (0.0, 0.3, 0.5, 1.0)) == (1, 1, 10, 11)
     ratio, _ = ratio_of_medians(rounds, [[5.0]] * 3)

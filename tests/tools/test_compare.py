@@ -1,4 +1,4 @@
-"""`timmx compare`: the files of a folder side by side."""
+"""`timmx compare`: all files of a folder in one table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plugins import timmx as in_a_process
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.exporting.several import export_many
 from timmx.tools.bench.result import BenchResult
-from timmx.tools.compare.comparison import Row, SideBySide, compare
+from timmx.tools.compare.comparison import FolderComparison, Row, compare
 from timmx.tools.compare.report import compare_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def made(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three files, and what lies in such folders too."""
+    """A folder with three artifacts and other files."""
     folder = tmp_path_factory.mktemp("made")
     result = export_many(digits, ["onnx", "onnx:mode=fp16", "torch-export"], folder)
     assert not result.failures
@@ -67,10 +67,10 @@ def test_all_measurements_are_shown(run_timmx, made, few, digits, tmp_path):
     assert [line.split()[0] for line in files] == ["digits-fp16.onnx", "digits.onnx", "digits.pt2"]
     assert all("100.0 %" in line and " ms" in line for line in files)
     page = (tmp_path / "side.html").read_text()
-    assert "most accurate" not in page  # all read the same share
+    assert "most accurate" not in page  # all have the same accuracy
     for words in (
         "Accuracy over latency",
-        "reads as what",
+        "Confusion matrix of",
         "Latencies",
         "digits-fp16.onnx",
         "digits (PyTorch)",
@@ -90,7 +90,7 @@ def test_a_file_without_a_recorded_verification_names_the_command(run_timmx, dig
     timmx.export("torch-export", digits, output=tmp_path / "out" / "digits.pt2", verify=False)
     done = run_timmx("compare", "out", "--no-bench")
     assert done.exit_code == 0
-    assert "No verification is known of digits.pt2: timmx verify" in done.stdout
+    assert "No verification is recorded for digits.pt2: run timmx verify." in done.stdout
 
 
 def test_a_changed_file_has_no_recorded_verification(run_timmx, made, tmp_path):
@@ -113,9 +113,9 @@ def test_damaged_and_foreign_files_are_left_out_with_the_reason(run_timmx, made,
     assert "digits.onnx" in done.stdout
 
 
-def told(*rows: Row):
-    """The summary and the notes of a report on these rows, and its table."""
-    report = compare_report(SideBySide(folder=Path("out"), rows=rows), {}, ())
+def summarize(*rows: Row):
+    """The summary, the notes and the table of a report on these rows."""
+    report = compare_report(FolderComparison(folder=Path("out"), rows=rows), {}, ())
     return report.summary, " ".join(section.note for section in report.sections), report.sections[0]
 
 
@@ -130,13 +130,13 @@ def test_no_file_is_called_the_fastest_if_latencies_are_not_comparable():
         p50_ms=1.0,
         snr_db=90.0,
     )
-    assert "small.onnx is the fastest" in told(small, replace(small, name="b.onnx", p50_ms=2.0))[0]
+    assert "Fastest: small.onnx" in summarize(small, replace(small, name="b.onnx", p50_ms=2.0))[0]
     for other in (replace(small, input_size=(3, 64, 64)), replace(small, batch_size=8)):
-        summary, notes, _ = told(small, replace(other, name="other.onnx", p50_ms=2.0))
-        assert "fastest." in summary
-        assert "is the fastest" not in summary
-        assert "no ranking" in notes
-    assert told(small)[0] == "One file: small.onnx. It takes 1 ms a run here."
+        summary, notes, _ = summarize(small, replace(other, name="other.onnx", p50_ms=2.0))
+        assert "not comparable" in summary
+        assert "Fastest" not in summary
+        assert "latencies are not comparable" in notes
+    assert summarize(small)[0] == "One file: small.onnx. Latency, 1 ms per run."
 
 
 def test_files_without_an_installed_backend_are_named_with_the_fix(made):
@@ -158,11 +158,11 @@ def test_verifications_on_different_inputs_are_reported(run_timmx, made, tmp_pat
         snr_db=90.0,
         inputs="500 images of samples",
     )
-    other = replace(row, name="b.pt2", inputs="6 made images")
-    assert SideBySide(folder=Path("out"), rows=(row, replace(row, name="b.pt2"))).mixed_inputs == ""
+    other = replace(row, name="b.pt2", inputs="6 synthetic images")
+    assert FolderComparison(folder=Path("out"), rows=(row, replace(row, name="b.pt2"))).mixed_inputs == ""
     assert (
-        "a.onnx on 500 images of samples; b.pt2 on 6 made images"
-        in SideBySide(folder=Path(), rows=(row, other)).mixed_inputs
+        "a.onnx on 500 images of samples; b.pt2 on 6 synthetic images"
+        in FolderComparison(folder=Path(), rows=(row, other)).mixed_inputs
     )
     shutil.copytree(made, tmp_path / "out")
     record = tmp_path / "out" / "timmx.json"
@@ -171,7 +171,7 @@ def test_verifications_on_different_inputs_are_reported(run_timmx, made, tmp_pat
     record.write_text(json.dumps(known))
     done = run_timmx("compare", "out", "--no-bench", "--report", "side.html")
     assert "digits.pt2 on 20 images of few." in done.stdout
-    assert "no ranking" in (tmp_path / "side.html").read_text()
+    assert "SNR and agreement are not comparable" in (tmp_path / "side.html").read_text()
 
 
 def test_unreliable_latencies_are_reported_in_the_report(tmp_path):
@@ -184,12 +184,12 @@ def test_unreliable_latencies_are_reported_in_the_report(tmp_path):
         batch_size=1,
         p50_ms=1.0,
     )
-    found = SideBySide(
+    found = FolderComparison(
         folder=Path("out"),
         rows=(row,),
         bench=BenchResult(cases=(), base=None, rounds=1, seconds=0.1, warnings=("This machine is noisy.",)),
     )
-    assert "latencies are in doubt" in compare_report(found, {}, ()).summary
+    assert "Latencies are unreliable" in compare_report(found, {}, ()).summary
     assert "This machine is noisy." in compare_report(found, {}, ()).sections[0].note
     assert found.to_dict()["warnings"] == ["This machine is noisy."]
 
@@ -205,10 +205,10 @@ def test_files_missing_from_the_plot_are_named():
         p50_ms=1.0,
         snr_db=90.0,
     )
-    notes = told(
+    notes = summarize(
         row, replace(row, name="same.pt2", snr_db=float("inf")), replace(row, name="b.x", snr_db=None)
     )[1]
-    assert "Not shown: same.pt2 (its numbers are the model's, an SNR without end); b.x (no SNR)." in notes
+    assert "Not shown: same.pt2 (same numbers as the model, infinite SNR); b.x (no SNR)." in notes
 
 
 def test_data_that_does_not_fit_is_refused(made, few, tmp_path):
@@ -222,7 +222,7 @@ def test_data_that_does_not_fit_is_refused(made, few, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nowhere",), "there is no folder nowhere"),
+        (("nowhere",), "folder nowhere does not exist"),
         (("empty",), "empty has no artifact"),
         (("empty",), "hint: timmx export MODEL --to FORMAT -o empty"),
         (("empty", "--against", "resnet18", "--no-bench"), "hint: leave --no-bench out"),

@@ -1,4 +1,4 @@
-"""Images of known classes: folders and CSVs that fit an artifact, and the one clear error for those that do not."""
+"""Labelled images: folders and CSVs that match an artifact, and one clear error for those that do not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIGITS = tuple("0123456789")
 
 
 class Heard(Reporter):
-    """Keeps warnings."""
+    """Records warnings."""
 
     def __init__(self):
         self.warnings = []
@@ -34,7 +34,7 @@ def heard():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Makes class folders, each with as many images as asked."""
+    """A function that creates class folders with the given numbers of images."""
 
     def make(**counts):
         for name, count in counts.items():
@@ -117,7 +117,7 @@ def test_without_labels_the_folders_are_the_classes_and_a_warning_says_so(folder
     found = read_dataset(folder(cat=1, ape=1, bee=0), "f.onnx", None, 3)
     assert found.classes == ("ape", "bee", "cat")
     assert [image.truth for image in found.images] == [0, 2]
-    assert "taken for them in sorted order." in heard[0]
+    assert "used as the classes in sorted order." in heard[0]
 
 
 def test_without_labels_numbers_in_names_count_by_value_as_in_timm(folder, heard):
@@ -127,7 +127,7 @@ def test_without_labels_numbers_in_names_count_by_value_as_in_timm(folder, heard
     found = read_dataset(data, "f.onnx", None, 3)
     _, by_name = find_images_and_targets(str(data))
     assert {name: number for number, name in enumerate(found.classes)} == by_name
-    assert "as timm has it and torchvision has not" in heard[0]
+    assert "(numbers by value, as in timm, unlike torchvision)" in heard[0]
 
 
 def test_without_labels_another_number_of_folders_is_refused(folder):
@@ -181,7 +181,7 @@ def test_numbers_that_are_names_are_read_as_names_with_a_warning(tmp_path, folde
     folder(cat=1)
     file = table(tmp_path, "path,label", "data/cat/0.png,0")
     assert read_dataset(file, "f.onnx", ("1", "0"), 2).images[0].truth == 1
-    assert "taken as names of classes, not as class numbers: 0 is class 1." in heard[0]
+    assert "read as class names, not as class numbers: 0 is class 1." in heard[0]
     read_dataset(file, "f.onnx", ("0", "1"), 2)
     assert len(heard) == 1
 

@@ -1,4 +1,4 @@
-"""Accuracy of exported files on real images: the figures, what hinders them, and runs that were cut off."""
+"""`timmx eval`: accuracy of exported files on real images, errors, and interrupted runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def file(exported_digits):
 
 @pytest.fixture(scope="module")
 def blurred(folder):
-    """The digits' model with noise on its weights, which reads fewer of them, and knows no labels."""
+    """The digits model with noise on its weights, which is less accurate, and without labels."""
     import timm
     import torch
 
@@ -60,7 +60,7 @@ def found(file):
 
 @pytest.fixture
 def some(tmp_path):
-    """A copy of two classes, to change."""
+    """A copy of two classes that a test can change."""
     for name in ("3", "8"):
         shutil.copytree(SAMPLES / name, tmp_path / "some" / name)
     return tmp_path / "some"
@@ -115,7 +115,7 @@ def test_images_that_cannot_be_read_are_named_and_not_counted(file, some, run_ti
     done = run_timmx("eval", file, "--data", some, "--csv", "out.csv")
     assert done.exit_code == 0
     assert "2 images cannot be read" in done.stderr
-    assert "97 of 97 right" in done.stdout or "96 of 97 right" in done.stdout
+    assert "97 of 97 correct" in done.stdout or "96 of 97 correct" in done.stdout
     assert f"3/{bad[0].name}" in done.stdout
     assert f"3/{bad[1].name}" in done.stdout
     with Path("out.csv").open(newline="") as stream:
@@ -162,7 +162,7 @@ def test_nan_outputs_count_as_wrong(folder, some, run_timmx):
     done = run_timmx("eval", file, "--data", some, "--json")
     assert json.loads(done.stdout)["top1"] == 0
     assert json.loads(done.stdout)["not_numbers"] == 99
-    assert "what is no number: counted as wrong" in done.stderr
+    assert "NaN or infinity for 99 images of 99: counted as wrong" in done.stderr
 
 
 def test_one_image_that_cannot_be_read_is_reported_in_the_singular(file, some, run_timmx):
@@ -170,7 +170,7 @@ def test_one_image_that_cannot_be_read_is_reported_in_the_singular(file, some, r
     bad.write_bytes(b"no image")
     done = run_timmx("eval", file, "--data", some)
     assert f"1 image cannot be read and is left out: {bad.name}." in done.stderr
-    assert "1 image cannot be read, and does not count:" in done.stdout
+    assert "1 image cannot be read (not counted):" in done.stdout
 
 
 def test_a_limit_is_reported(file, run_timmx):
@@ -243,7 +243,7 @@ def test_another_file_is_compared_image_by_image(file, blurred, found, run_timmx
 
 def test_the_text_names_the_first_disagreements(file, blurred, run_timmx):
     done = run_timmx("eval", blurred, "--data", SAMPLES, "--against", file)
-    assert "read differently" in done.stdout
+    assert "classified differently" in done.stdout
     assert "McNemar" in done.stdout
     assert len(done.stdout.splitlines()) < 45
 
@@ -353,7 +353,7 @@ def test_an_interrupted_run_continues_with_the_same_result(file, found, tmp_path
     journal.write_bytes(b"".join(lines[:301]) + lines[301][:20])
     again = evaluate(file, SAMPLES, resume=journal)
     assert same_figures(again, found)
-    assert again.resumed == 296  # whole batches of 8
+    assert again.resumed == 296  # complete batches of 8
     assert journal.read_bytes() == whole
     at_once = evaluate(file, SAMPLES, resume=journal)
     assert at_once.resumed == 500
@@ -536,7 +536,7 @@ def test_after_ctrl_c_and_after_a_kill_the_same_command_continues(file, tmp_path
         process.wait()
     assert process.returncode == status
     if blow == signal.SIGINT:
-        assert "the same command goes on from there" in said
+        assert "run the same command to continue" in said
         assert "Traceback" not in said
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""`timmx inspect` tells what a file is and how to feed it, and what is unknown of one that timmx did not write."""
+"""`timmx inspect` shows what a file contains and how to feed it, and what is unknown if timmx did not write it."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def files(tmp_path_factory, digits) -> dict[str, Path]:
 
 
 @pytest.fixture
-def told(run_timmx, files, monkeypatch):
+def inspected(run_timmx, files, monkeypatch):
     """What `timmx inspect FILE --json` prints."""
     cache = next(iter(files.values())).parent / "cache"
     monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: cache)
 
-    def tell(path: Path) -> dict:
+    def run(path: Path) -> dict:
         done = run_timmx("inspect", path, "--json")
         assert done.exit_code == 0, done.stderr
         return json.loads(done.stdout)
 
-    return tell
+    return run
 
 
 @pytest.mark.parametrize("backend", FILES)
-def test_each_format_reports_the_same_model(backend: str, files, told, run_timmx):
-    found = told(files[backend])
+def test_each_format_reports_the_same_model(backend: str, files, inspected, run_timmx):
+    found = inspected(files[backend])
     assert found["backend"] == backend
     size = {"name": "input", "shape": [1, 3, 64, 64], "dtype": "float32", "layout": "NCHW"}
     assert found["inputs"] == [size]
@@ -62,7 +62,7 @@ def test_each_format_reports_the_same_model(backend: str, files, told, run_timmx
     assert sum(found["operations"].values()) > 30
     assert found["parameters"] == pytest.approx(100500, rel=0.001)
     assert found["recipe"][0] == "resize the shorter side to 64 (bicubic)"
-    assert "less mean 0.309, over std 0.349" in found["recipe"][-1]
+    assert "minus mean 0.309, divided by std 0.349" in found["recipe"][-1]
     assert found["verification"]["verification"]["status"] == "verified"
     paths = [item for item in files[backend].rglob("*") if item.is_file()] or [files[backend]]
     assert found["size_bytes"] == sum(item.stat().st_size for item in paths)
@@ -80,11 +80,11 @@ def test_torch_is_not_imported(backend: str, files):
     assert not imported & {"torch", "torchvision", "timm", "coremltools", "onnxruntime"}
 
 
-def test_byte_and_integer_inputs_and_outputs_are_shown(digits, told, tmp_path):
+def test_byte_and_integer_inputs_and_outputs_are_shown(digits, inspected, tmp_path):
     path = tmp_path / "bytes.tflite"
     options = {"mode": "int8", "io": "uint8", "normalize": True, "calibration_data": SAMPLES}
     timmx.export("litert", digits, output=path, verify=False, **options)
-    found = told(path)
+    found = inspected(path)
     (entry,), (output,) = found["inputs"], found["outputs"]
     assert (entry["dtype"], entry["layout"], entry["shape"]) == ("uint8", "NHWC", [1, 64, 64, 3])
     assert "quantization" in output
@@ -96,12 +96,12 @@ def test_byte_and_integer_inputs_and_outputs_are_shown(digits, told, tmp_path):
 def test_a_missing_verification_names_the_command(files, tmp_path, run_timmx, monkeypatch):
     monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "empty")
     text = run_timmx("inspect", files["onnx"]).stdout
-    assert f"not known here; timmx verify {files['onnx']} measures it" in " ".join(text.split())
+    assert f"not recorded here; run timmx verify {files['onnx']}" in " ".join(text.split())
 
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory, files) -> dict[str, Path]:
-    """Files that timmx did not write, or that no longer say so."""
+    """Files without metadata of timmx."""
     import onnx
     import torch
 
@@ -121,9 +121,9 @@ def foreign(tmp_path_factory, files) -> dict[str, Path]:
 
 @pytest.mark.parametrize("backend", FILES)
 def test_a_foreign_file_shows_its_inputs_and_outputs_and_unknown_preprocessing(
-    backend: str, foreign, told, run_timmx
+    backend: str, foreign, inspected, run_timmx
 ):
-    found = told(foreign[backend])
+    found = inspected(foreign[backend])
     assert not found["written_by_timmx"]
     (entry,), (output,) = found["inputs"], found["outputs"]
     if backend == "torch-export":
@@ -161,7 +161,7 @@ def test_a_file_of_another_format_is_one_clear_error(files, run_timmx, tmp_path)
     assert "not an ONNX file" in refused(run_timmx, other)
     shutil.copy(files["onnx"], tmp_path / "a.xyz")
     assert "no installed backend opens .xyz" in refused(run_timmx, tmp_path / "a.xyz")
-    assert "there is no file" in refused(run_timmx, tmp_path / "missing.onnx")
+    assert "missing.onnx" in refused(run_timmx, tmp_path / "missing.onnx")
     shutil.copy(files["onnx"], tmp_path / "B.ONNX")
     assert "rename it to B.onnx" in refused(run_timmx, tmp_path / "B.ONNX")
     for suffix in (".tflite", ".engine"):

@@ -1,4 +1,4 @@
-"""`timmx export`: several formats from one load, each as its own command writes it."""
+"""`timmx export`: several formats from one load, each the same as from its own command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "coreml": ".mlpackage", "lit
 
 
 def contents(path: Path) -> dict[str, str]:
-    """Every file of an artifact by its name and hash."""
+    """Every file of an artifact, by name, with its hash."""
     files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
     return {
         str(file.relative_to(path.parent)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
@@ -31,13 +31,13 @@ def contents(path: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def singles(exported_digits) -> dict[str, Path]:
-    """Each format by its own command."""
+    """Each format, exported by its own command."""
     return {name: exported_digits(name) for name in FORMATS}
 
 
 @pytest.fixture(scope="module")
 def four(digits: str, tmp_path_factory: pytest.TempPathFactory):
-    """All four by one command."""
+    """All four formats, exported by one command."""
     folder = tmp_path_factory.mktemp("four")
     return export_many(digits, list(FORMATS), folder)
 

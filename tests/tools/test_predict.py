@@ -1,4 +1,4 @@
-"""`timmx predict`: images, folders and globs in, the likeliest classes out; and the stream of images below it."""
+"""`timmx predict`: the most likely classes of images, folders and globs; and the stream of images that it uses."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples
 
 @pytest.fixture(scope="module")
 def one(exported_digits) -> Path:
-    """Takes one image at once."""
+    """A file with a batch size of 1."""
     return exported_digits("onnx")
 
 
 @pytest.fixture(scope="module")
 def many(exported_digits) -> Path:
-    """Takes any number of images."""
+    """A file with a dynamic batch size."""
     return exported_digits("onnx", dynamic_batch=True)
 
 
 @pytest.fixture(scope="module")
 def three(exported_digits) -> Path:
-    """Takes three images at once, and answers with probabilities."""
+    """A file with a batch size of 3 that returns probabilities."""
     return exported_digits("litert", batch_size=3, softmax=True)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """photos/: two digits in subfolders, one beside them, a damaged one, and a text."""
+    """photos/: two digits in subfolders, one directly in it, a damaged image, and a text file."""
     photos = tmp_path / "photos"
     for digit in (3, 7):
         (photos / f"of {digit}").mkdir(parents=True)
@@ -212,7 +212,7 @@ def test_nan_outputs_are_not_predictions(run_timmx, folder: Path, tmp_path: Path
         assert (result.exit_code, result.stdout) == (2, "")
         assert "warning: nan.onnx returns NaN or infinity for photos/five.JPG" in result.stderr
         assert (
-            "error: none of these 3 images has a finite answer\nhint: timmx verify nan.onnx" in result.stderr
+            "error: none of these 3 images has a finite output\nhint: timmx verify nan.onnx" in result.stderr
         )
     result = run_timmx("predict", "nan.onnx", "photos/five.JPG", "--json")
     assert result.exit_code == 2
@@ -222,7 +222,7 @@ def test_nan_outputs_are_not_predictions(run_timmx, folder: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing.png"], "there is no image or folder nothing.png"),
+        (["nothing.png"], "image or folder nothing.png does not exist"),
         (["void"], "void has no images"),
         (["*.png"], "no image matches '*.png'"),
         (["photos", "--top-k", "0"], "--top-k 0"),
@@ -245,7 +245,7 @@ def test_invalid_arguments_are_refused(
 def test_a_missing_file_is_reported(run_timmx, folder: Path) -> None:
     result = run_timmx("predict", "missing.onnx", "photos", "--json")
     assert result.exit_code == 2
-    assert json.loads(result.stdout)["error"]["message"] == "there is no file missing.onnx"
+    assert json.loads(result.stdout)["error"]["message"] == "missing.onnx does not exist"
 
 
 def test_a_file_that_does_not_rank_classes_is_refused(

@@ -1,4 +1,4 @@
-"""The way from an image to a file's input, without torch, is timm's own evaluation transform to the last digit."""
+"""Preprocessing without torch equals timm's own evaluation transform to the last digit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def config(
 
 
 def timms(preprocessor: ImagePreprocessor, image: Image.Image) -> np.ndarray:
-    """What timm makes of an image; its colours are red, green, blue, so for BGR they are reversed."""
+    """An image after timm's transform, whose channels are RGB, so they are reversed for BGR."""
     order = slice(None, None, -1 if preprocessor.color_order == "BGR" else 1)
     transform = timm.data.create_transform(
         input_size=preprocessor.data_config.input_size,
@@ -67,7 +67,7 @@ def timms(preprocessor: ImagePreprocessor, image: Image.Image) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def photographs() -> list[Image.Image]:
-    """Portrait, landscape, square, long and tiny ones."""
+    """Portrait, landscape, square, long and tiny photographs."""
     flower = Image.fromarray(load_sample_image("flower.jpg")).resize((320, 214))
     cat = Image.fromarray(data.chelsea()).resize((226, 150))
     return [
@@ -117,7 +117,7 @@ def test_colors_and_normalization(
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """One photograph in the modes and formats that cameras, scanners and the web leave behind."""
+    """One photograph in the modes and formats of cameras, scanners and the web."""
     folder = tmp_path_factory.mktemp("sources")
     photograph = Image.fromarray(data.astronaut()).resize((150, 110))
     grey = photograph.convert("L")
@@ -149,7 +149,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         image.save(folder / name)
     palette.save(folder / "palette_clear.png", transparency=3)
     turned = Image.Exif()
-    turned[0x0112] = 6  # to be shown turned by 90 degrees, which timm does not do either
+    turned[0x0112] = 6  # EXIF rotation by 90 degrees, which timm ignores too
     photograph.save(folder / "turned.jpg", exif=turned)
     return sorted(folder.iterdir())
 

@@ -1,4 +1,4 @@
-"""Recipes: how artifacts are made, kept in a file, and the schema of such files."""
+"""Recipe files for exports, and their JSON schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What verification measured is found again: for the same bytes, wherever they lie, and for no others."""
+"""Results of verification are found for files with the same bytes, in any folder, and for no others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIGURES = {"status": "verified", "reason": "", "snr_db": 101.5, "outputs": []}
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache folder of its own."""
+    """An empty cache folder."""
     monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
     return tmp_path / "cache" / "verifications"
 

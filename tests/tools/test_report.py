@@ -1,4 +1,4 @@
-"""Reports, looked at in a real browser: tables sort, plots are there, nothing is fetched, odd names do no harm."""
+"""Reports in a real browser: tables sort, plots are drawn, nothing is fetched, odd names are escaped."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ COUNTS = [
 ]
 
 ORDINARY = Report(
-    title="digits: 5 files side by side",
+    title="digits: 5 files compared",
     summary="digits-int8.tflite is the fastest; `timmx verify` measures the others.",
     sections=[
         Table(
-            "Side by side",
+            "Files",
             [
                 Column("file", "file"),
                 Column("size", "size", "bytes"),
@@ -152,7 +152,7 @@ ODD = Report(
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium; playwright brings none along."""
+    """The system's Chromium, since playwright does not include one."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.skip(f"no browser to look at reports with: none of {', '.join(BROWSERS)} is installed")
@@ -166,7 +166,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def show(browser: Browser, tmp_path: Path) -> Iterator:
-    """A report in the browser: `show(report, **context options)` gives its page. Trouble fails the test."""
+    """`show(report, **context_options)` opens a report in the browser; errors on the page fail the test."""
     contexts: list[BrowserContext] = []
     trouble: list[str] = []
 
@@ -266,7 +266,7 @@ def test_whiskers_of_a_fraction_match_its_interval_and_end_at_one(show):
         "98.6 %",
         "99.9 %",
     ]
-    assert "hollow where there is none" in scatter.inner_text()
+    assert "hollow: no size" in scatter.inner_text()
 
 
 def test_hovering_shows_exact_values(show):
@@ -282,18 +282,18 @@ def test_hovering_shows_exact_values(show):
 
 def test_a_table_sorts_both_ways_with_missing_values_last(show):
     page = show(ORDINARY)
-    head = section(page, "Side by side").get_by_role("columnheader", name="top-1")
+    head = section(page, "Files").get_by_role("columnheader", name="top-1")
     assert head.get_attribute("aria-sort") == "none"
     head.get_by_role("button").click()
     assert head.get_attribute("aria-sort") == "ascending"
-    assert column(page, "Side by side", 3) == ["97.5 %", "98.3 %", "98.3 %", "98.3 %", DASH]
+    assert column(page, "Files", 3) == ["97.5 %", "98.3 %", "98.3 %", "98.3 %", DASH]
     head.get_by_role("button").click()
     assert head.get_attribute("aria-sort") == "descending"
-    assert column(page, "Side by side", 3) == ["98.3 %", "98.3 %", "98.3 %", "97.5 %", DASH]
-    size = section(page, "Side by side").get_by_role("columnheader", name="size").get_by_role("button")
+    assert column(page, "Files", 3) == ["98.3 %", "98.3 %", "98.3 %", "97.5 %", DASH]
+    size = section(page, "Files").get_by_role("columnheader", name="size").get_by_role("button")
     size.focus()
-    page.keyboard.press("Enter")  # by value: as texts, 180 kB would come first
-    assert column(page, "Side by side", 2) == ["41 kB", "52 kB", "54 kB", "95 kB", "180 kB"]
+    page.keyboard.press("Enter")  # by value: as text, 180 kB would be first
+    assert column(page, "Files", 2) == ["41 kB", "52 kB", "54 kB", "95 kB", "180 kB"]
     assert head.get_attribute("aria-sort") == "none"
 
 
@@ -313,7 +313,7 @@ def test_light_and_dark_follow_the_system_and_the_button(show):
     paper = "document.querySelector('.main-svg').style.background"
 
     def seen() -> str:
-        for _ in range(100):  # plots are drawn anew a moment later
+        for _ in range(100):  # plots are drawn again a moment later
             if page.evaluate(background) == page.evaluate(paper):
                 break
             page.wait_for_timeout(50)
@@ -353,7 +353,7 @@ def test_plots_use_the_available_width(show):
 
 def test_tables_are_readable_without_javascript(show):
     page = show(ORDINARY, java_script_enabled=False)
-    assert column(page, "Side by side", 1) == list(FILES)
+    assert column(page, "Files", 1) == list(FILES)
     assert [note.is_visible() for note in page.locator("noscript p").all()] == [True] * 4
     assert page.locator("button:visible").count() == 0
     values = section(page, "Latency")
@@ -372,9 +372,7 @@ def test_odd_names_and_values_are_shown_unchanged(show):
     named = section(page, "One mark").locator(".annotation").all_text_contents()
     assert any("</script>" in name or "…" in name for name in named)
     assert section(page, "One mark").locator(".scatterlayer .point").count() == 1
-    assert (
-        "Without a place in the plot: a, efficientnet" in section(page, "Marks without a place").inner_text()
-    )
+    assert "Not in the plot: a, efficientnet" in section(page, "Marks without a place").inner_text()
     for title in ("No rows", "No columns", "No mark", "No values", "No bars", "No classes"):
         assert section(page, title).locator("td").all_inner_texts() == ["nothing"]
     assert section(page, "Two classes of one name").locator(".heatmap-label").all_text_contents() == [
@@ -385,7 +383,7 @@ def test_odd_names_and_values_are_shown_unchanged(show):
 
 
 UNNAMED = os.fsdecode(b"a\xff\\xfe") + "\ud83d ü\N{CAT FACE}"
-"""No UTF-8, a backslash of its own, half a character, and whole ones."""
+"""A byte that is not UTF-8, a backslash, half a surrogate pair, and valid characters."""
 NAMED = r"a\xff\xfe\ud83d ü" + "\N{CAT FACE}"
 
 NO_UTF8 = Report(

@@ -1,4 +1,4 @@
-"""Metadata that cannot be is one clear error in every command, whatever is wrong with it."""
+"""Invalid metadata is one clear error in every command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code of `timmx inspect --snippet` is run: it answers as the file does when timmx feeds it."""
+"""The code of `timmx inspect --snippet` gives the same result as the file in timmx."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def exported(exported_digits) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> list[Path]:
-    """A digit as it is, and one that is neither square nor small nor gray."""
+    """A digit, and one that is large, colored and not square."""
     folder = tmp_path_factory.mktemp("photos")
     digit = next(iter(sorted((SAMPLES / "3").glob("*.png"))))
     large = Image.open(digit).convert("RGB").resize((211, 157), Image.Resampling.BICUBIC)
@@ -93,7 +93,7 @@ def said(command: list[str], folder: Path) -> tuple[str, float]:
 
 
 def assert_parses(code: str, grammar: ModuleType) -> None:
-    """It is whole by the grammar of its language; whether its names are right only a compiler could tell."""
+    """Check the syntax with the grammar of the language; names are not checked."""
     tree = tree_sitter.Parser(tree_sitter.Language(grammar.language())).parse(code.encode())
     assert not tree.root_node.has_error, code
 
@@ -112,7 +112,7 @@ def test_python_code_gives_the_same_result_as_the_file(name: str, exported, phot
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("crop_pct", [0.875, 1.0, 1.125])
 def test_python_code_preprocesses_images_as_timmx_does(crop_mode, crop_pct, exported, photos):
-    """Whatever the recipe: the same numbers go into the file."""
+    """The file gets the same numbers with any preprocessing."""
     path = exported("torch-export")
     _, stated = described(path)
     for size, order in (((3, 64, 64), "RGB"), ((3, 60, 91), "BGR")):
@@ -133,7 +133,7 @@ def test_python_code_preprocesses_images_as_timmx_does(crop_mode, crop_pct, expo
 
 
 def test_python_code_for_core_ml_feeds_the_right_input(exported_digits, photos, tmp_path: Path):
-    """Its runtime exists on macOS alone: elsewhere all but the run itself is run."""
+    """The runtime exists only on macOS: elsewhere everything except the run itself is tested."""
     pictures = exported_digits("coreml", normalize=True, image_input=True, classifier=True)
     arrays = exported_digits("coreml")
     for path in (pictures, arrays):
@@ -165,10 +165,10 @@ def test_python_code_for_core_ml_feeds_the_right_input(exported_digits, photos, 
 def node_folder(tmp_path_factory) -> Path:
     """A folder with the packages that the JavaScript needs."""
     if not shutil.which("node") or not shutil.which("npm"):
-        pytest.skip("there is no Node here")
+        pytest.skip("Node is not installed")
     folder = tmp_path_factory.mktemp("node")
     (folder / "package.json").write_text("{}")
-    # Scripts would fetch CUDA's libraries from elsewhere; what runs on the CPU is in the packages.
+    # Install scripts would download CUDA libraries; the packages contain what the CPU needs.
     command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "onnxruntime-node", "sharp"]
     try:
         done = subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False, timeout=300)
@@ -181,7 +181,7 @@ def node_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def odd_photos(photos: list[Path]) -> list[Path]:
-    """Those where readers part: transparent, half pixels to crop, narrower than any crop, colours to be managed."""
+    """Images that readers decode or crop differently: transparent, odd sizes, very narrow, with a color profile."""
     folder = photos[1].parent
     gray = Image.open(photos[1]).convert("L")
     large = Image.merge("RGB", (gray, ImageOps.mirror(gray), ImageOps.invert(gray)))
@@ -247,11 +247,11 @@ RECIPES = {
 def test_javascript_code_preprocesses_images_as_timmx_does(
     recipe: str, node_folder: Path, exported, odd_photos
 ):
-    """Whatever the recipe: Pillow's pixels, sharp decoding as Pillow does."""
+    """Pixels equal those of Pillow with any preprocessing."""
     path = exported("onnx")
     _, stated = described(path)
     channels = 1 if RECIPES[recipe].get("color_order") == "L" else 3
-    level = 1.01 / 255 / 0.2  # one of 255: Pillow 13 resizes some images by height first
+    level = 1.01 / 255 / 0.2  # 1 of 255: Pillow 13 resizes some images by height first
     for height, width in ((64, 64), (60, 91)):
         metadata = with_input(
             stated,
@@ -277,7 +277,7 @@ def test_javascript_code_preprocesses_images_as_timmx_does(
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.backend != "torch-export"])
 def test_kotlin_code_has_the_values_of_the_file(name: str, exported):
-    """There is no Android here: it is parsed, and what is particular to the file stands in it."""
+    """The code is parsed, not run on Android, and contains the values of the file."""
     code = make_snippet(exported(name), "kotlin")
     assert_parses(code, tree_sitter_kotlin)
     with open_subject(exported(name)) as subject:

@@ -1,4 +1,4 @@
-"""`timmx verify` gives the figures that the export gave, and fails where a file is not its model's."""
+"""`timmx verify` repeats the results of the export, and fails if the file does not match the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty cache folder of its own."""
+    """An empty cache folder."""
     monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
 
 
@@ -26,7 +26,7 @@ def exported(tmp_path_factory, digits):
 
 @pytest.fixture(scope="module")
 def bytes_file(tmp_path_factory, digits):
-    """The digits model in LiteRT that takes the bytes of pictures."""
+    """The digits model in LiteRT with the bytes of an image as input."""
     path = tmp_path_factory.mktemp("b") / "digits.tflite"
     options = {"mode": "int8", "io": "uint8", "normalize": True, "calibration_data": SAMPLES}
     return timmx.export("litert", digits, output=path, **options)
@@ -63,7 +63,7 @@ def test_other_images_and_another_floor(exported, digits, run_timmx):
 
 
 def test_another_file_instead_of_the_model(exported, bytes_file, run_timmx):
-    """The two are fed differently: normalised numbers here, bytes of pictures there."""
+    """The inputs differ: normalized numbers for one file, bytes of images for the other."""
     done = run_timmx(
         "verify", bytes_file.path, "--against", exported.path, "--verify-data", SAMPLES, "--json"
     )

@@ -18,7 +18,7 @@ FILES = ("digits.onnx", "digits.pt2", "digits.mlpackage", "digits.tflite")
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory):
-    """The folder in which the example's commands ran, and what each printed."""
+    """The folder in which the example's commands ran, and the output of each."""
     folder = tmp_path_factory.mktemp("walk")
     (folder / "examples").symlink_to(ROOT / "examples")
     (block,) = re.findall(

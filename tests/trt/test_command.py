@@ -297,7 +297,7 @@ def test_onnx_of_another_command_is_refused(export, tmp_path):
 
 FAILURES = [
     ("parse", "No importer for NonZero", UnsupportedError, r"No importer for NonZero at .* \(\w+\)"),
-    ("build", "no tactic report", UnsupportedError, "no tactic report"),
+    ("build", "no tactic found", UnsupportedError, "no tactic report"),
     ("profile", "bad shapes", UnsupportedError, "rejects batches from 1 to 8"),
     ("deserialize", "out of memory", ArtifactError, "out of memory"),
     ("context", "out of memory", ArtifactError, "cannot prepare to run the engine: out of memory"),
@@ -321,7 +321,7 @@ def test_failure_is_reported_and_existing_files_stay(build, tensorrt, tmp_path, 
 
 
 def test_failure_leaves_no_typed_onnx(export, tensorrt, tmp_path):
-    tensorrt.trouble.build = "no tactic report"
+    tensorrt.trouble.build = "no tactic found"
     with pytest.raises(UnsupportedError):
         export(keep_onnx=tmp_path / "kept.onnx")
     assert list(tmp_path.iterdir()) == []

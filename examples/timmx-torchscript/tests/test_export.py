@@ -41,7 +41,7 @@ def test_plain_torch_reads_the_metadata(path):
     assert result.metadata["format"] == {"frozen": True, "optimize_numerics": False, "device": "cpu"}
 
 
-def test_a_file_of_somebody_else_is_told(path):
+def test_a_file_without_metadata_is_reported(path):
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), path)
     with pytest.raises(timmx.ArtifactError, match="was not written by timmx"):
         timmx.open(path)

@@ -28,8 +28,8 @@ def export(job: ExportJob, options: TorchScriptOptions) -> Exported:
         optimize_numerics=options.optimize_numerics,
         device=job.request.device.value,
     )
-    # The tracer warns of every Python value that it takes for a constant. Whether that was right, verification
-    # shows: it runs the file on other inputs, and at other batch sizes where the batch is open.
+    # The tracer warns about every Python value that it treats as a constant. Verification shows whether that is
+    # right: it runs the file on other inputs, and at several batch sizes if the batch size is dynamic.
     with warnings.catch_warnings(action="ignore"):
         job.progress("Tracing")
         try:

@@ -45,7 +45,7 @@ class TypedRunner(Runner):
         self._halves: dict[str, ir.DataType] = {}
         model = _read(path)
         if half_types(model) or takes_float8(model):
-            self.engine = "ONNX Runtime, every half value emulate_rounding"
+            self.engine = "ONNX Runtime, every half value rounded"
             values = (*model.graph.inputs, *model.graph.outputs)
             self._halves = {
                 str(value.name): value.dtype for value in values if value.dtype in HALF_TYPES and value.dtype

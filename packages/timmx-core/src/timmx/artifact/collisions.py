@@ -1,4 +1,4 @@
-"""Outputs of a command that would overwrite what it reads."""
+"""Checks that a command's outputs do not overwrite its inputs."""
 
 from __future__ import annotations
 
@@ -17,34 +17,33 @@ if TYPE_CHECKING:
 def keep_inputs(
     outputs: Mapping[str, Path | None], inputs: Mapping[str, Any], artifacts: Mapping[str, Any]
 ) -> None:
-    """Refuse outputs that are inputs, lie inside an artifact that is a folder, or are one another; links or not.
+    """Check that outputs are not inputs, do not lie inside an artifact that is a folder, and differ; links resolved.
 
     Args:
-        outputs: paths by flag; None where the flag was not given.
-        inputs: likewise.
-        artifacts: artifacts by flag; a model's name may stand for one.
+        outputs: paths by flag; None if the flag was not given.
+        inputs: see `outputs`.
+        artifacts: artifacts by flag; a model's name is also allowed.
 
     Raises:
-        ConfigurationError: one of them would be damaged.
+        ConfigurationError: an output would damage one of them.
     """
-    read = [(flag, Path(value).expanduser()) for flag, value in inputs.items() if value is not None]
+    sources = [(flag, Path(value).expanduser()) for flag, value in inputs.items() if value is not None]
     for flag, value in artifacts.items():
-        read += [(flag, path) for path in _artifact_files(value)]
-    written = [(flag, path) for flag, path in outputs.items() if path is not None]
-    for number, (flag, path) in enumerate(written):
-        for other, place in [*read, *written[:number]]:
-            inside = (
-                other in artifacts and Path(os.path.realpath(place)) in Path(os.path.realpath(path)).parents
-            )
-            if inside or same_file(path, place):
-                what = f"lies in {other} {place}" if inside else f"is the same as {other} {place}"
+        sources += [(flag, path) for path in _artifact_files(value)]
+    targets = [(flag, path) for flag, path in outputs.items() if path is not None]
+    for number, (flag, path) in enumerate(targets):
+        for other_flag, other in [*sources, *targets[:number]]:
+            parents = Path(os.path.realpath(path)).parents
+            inside = other_flag in artifacts and Path(os.path.realpath(other)) in parents
+            if inside or same_file(path, other):
+                what = f"lies in {other_flag} {other}" if inside else f"is the same as {other_flag} {other}"
                 raise ConfigurationError(
                     f"{flag} {path} {what}, which it would damage", hint=f"name another file for {flag}"
                 )
 
 
 def _artifact_files(artifact: Any) -> tuple[Path, ...]:
-    """All files of an artifact; none for something else, such as a model of timm."""
+    """All files of an artifact; empty for anything else, such as a timm model."""
     path = Path(str(artifact)).expanduser()
     if artifact is None or not path.suffix or not path.exists():
         return ()

@@ -1,4 +1,4 @@
-"""From a file's suffix to the backend that opens it."""
+"""Finds the backend that opens a file, by its suffix."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def open_artifact(path: str | os.PathLike[str], settings: OpenSettings) -> Runne
 
 
 def described(path: Path) -> tuple[ExportBackend, Metadata]:
-    """The backend of a file that timmx wrote, and what the file says about itself, checked. Nothing is run.
+    """The backend of a file that timmx wrote, and its checked metadata. The file is not run.
 
     Raises:
-        ArtifactError: there is no such file, it is damaged, or timmx did not write it.
+        ArtifactError: the file does not exist, is damaged, or was not written by timmx.
         BackendError: no installed backend opens it.
     """
     backend = backend_of(path)
@@ -33,14 +33,14 @@ def described(path: Path) -> tuple[ExportBackend, Metadata]:
 
 
 def backend_of(path: Path) -> ExportBackend:
-    """The installed backend of a file that is there.
+    """The installed backend of an existing file.
 
     Raises:
-        ArtifactError: there is no such file, or runtimes cannot be told its name.
+        ArtifactError: the file does not exist, or its path is not UTF-8.
         BackendError: see `backend_for`.
     """
     if not path.exists():
-        raise ArtifactError(f"there is no file {path}", hint="check the path")
+        raise ArtifactError(f"{path} does not exist", hint="check the path")
     if not is_utf8(str(path)):
         raise ArtifactError(
             f"{printable(str(path))}: this path is not UTF-8, and runtimes cannot open it", hint="rename it"
@@ -51,12 +51,11 @@ def backend_of(path: Path) -> ExportBackend:
 def backend_for(path: Path) -> ExportBackend:
     """The installed backend that opens files with this suffix.
 
-    Our own backends are asked first, by what `known_backends.json` says; only where none of them takes the
-    suffix are the others imported.
+    Our own backends come first, by `known_backends.json`; the others are imported only if none of ours opens the
+    suffix.
 
     Raises:
-        BackendError: none does; names the distribution to install where it is one of ours, or what keeps an installed
-            one from being used.
+        BackendError: none does; the hint installs one of ours, or fixes the problem of an installed one.
     """
     suffix = path.suffix
     ours = {
@@ -67,7 +66,7 @@ def backend_for(path: Path) -> ExportBackend:
     for entry in registry.usable():
         if ours.get(entry.name) == entry.distribution:
             return registry.load_entry(entry)
-    for entry in registry.entries():  # installed, and in trouble: which it tells
+    for entry in registry.entries():  # installed, but not usable
         if ours.get(entry.name) == entry.distribution:
             raise entry.error(entry.state, entry.reason, entry.fix)
     if ours:
@@ -78,7 +77,7 @@ def backend_for(path: Path) -> ExportBackend:
             continue
         try:
             backend = registry.load_entry(entry)
-        except BackendError:  # a broken plugin must not keep another from opening its file
+        except BackendError:  # a broken plugin must not prevent another from opening its file
             continue
         if suffix in backend.suffixes:
             return backend

@@ -1,7 +1,7 @@
-"""What verification measured of a file, remembered beside it or in the user's cache: the file itself stays as it was.
+"""Records of verification results, next to an artifact or in the user's cache; the artifact itself is not changed.
 
-A record is found by the SHA-256 of the artifact, so that a file that was copied or renamed is still known, and one
-that was changed is not. Whatever is wrong with the cache, it is done without; it never is an error.
+A record is found by the artifact's SHA-256, so it still applies to a copied or renamed file, and not to a changed one.
+A cache that cannot be read or written is ignored.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANIFEST_NAME = "timmx.json"
-"""What `timmx export -o DIR` writes beside its artifacts: `{"artifacts": {file name: {"sha256", "verification"}}}`."""
+"""Written by `timmx export -o DIR` next to its artifacts: `{"artifacts": {file name: {"sha256", "verification"}}}`."""
 
 _MOST = 1000
-"""As many records are kept; the oldest go first."""
+"""Maximum number of records; the oldest are deleted first."""
 
 
 def digest(files: Sequence[Path]) -> str:
-    """The SHA-256 of an artifact, in hexadecimal digits.
+    """The SHA-256 of an artifact in hexadecimal digits.
 
-    That of one file is what `sha256sum` gives. A folder's is over the sorted relative names and the contents of what
-    lies in it; that of several over the digests of each, the artifact's first, the others by name. What the artifact
-    itself is called does not count.
+    For one file it is the output of `sha256sum`. For a folder it covers the sorted relative names and the contents of
+    its files; for several files their digests, the artifact's first, the others by name. The artifact's own name is
+    not included.
 
     Args:
         files: of `ExportBackend.files`: files and folders, the artifact first.
@@ -54,14 +54,14 @@ def digest(files: Sequence[Path]) -> str:
 
 
 def remember(files: Sequence[Path], verification: Mapping[str, Any], notes: Sequence[str] = ()) -> None:
-    """Keep what was measured of an artifact; where that cannot be written, nothing happens.
+    """Store the verification of an artifact in the cache; does nothing if the cache cannot be written.
 
-    What was not measured, because it was skipped, replaces nothing that was.
+    A skipped verification does not replace an earlier result.
 
     Args:
-        files: of `ExportBackend.files`.
-        verification: of `VerificationReport.to_dict`.
-        notes: what else the user was told of this file.
+        files: from `ExportBackend.files`.
+        verification: from `VerificationReport.to_dict`.
+        notes: other notes on this file.
     """
     if verification.get("status") == "skipped":
         return
@@ -80,27 +80,27 @@ def remember(files: Sequence[Path], verification: Mapping[str, Any], notes: Sequ
 
 
 def recall(path: Path, files: Sequence[Path]) -> dict[str, Any] | None:
-    """What is known of an artifact as it is now: first from `timmx.json` beside it, then from the cache.
+    """The record of an artifact in its present state: from `timmx.json` next to it, otherwise from the cache.
 
     Args:
-        path: of the artifact.
-        files: of `ExportBackend.files`.
+        path: the artifact.
+        files: from `ExportBackend.files`.
 
     Returns:
-        `verification` (of `VerificationReport.to_dict`), `notes`, `measured` (ISO 8601, None where it is not stated)
-        and `source`, the file that tells it; None where nothing is known.
+        `verification` (see `VerificationReport.to_dict`), `notes`, `measured` (ISO 8601, None if it is not stated)
+        and `source`, the file with the record; None if there is no record.
 
     Raises:
         ArtifactError: the artifact cannot be read.
     """
     sha256 = digest(files)
-    beside, cached = path.absolute().parent / MANIFEST_NAME, _folder() / f"{sha256}.json"
-    manifest = _read(beside)
-    if not manifest and beside.is_file():
-        reporter().warn(f"{beside} is damaged: what it said of verifications is not used.")
+    manifest_path, cached = path.absolute().parent / MANIFEST_NAME, _folder() / f"{sha256}.json"
+    manifest = _read(manifest_path)
+    if not manifest and manifest_path.is_file():
+        reporter().warn(f"{manifest_path} is damaged: its verification results are not used.")
     artifacts = manifest.get("artifacts")
     entry = artifacts.get(path.name) if isinstance(artifacts, dict) else None
-    for source, record in ((beside, entry), (cached, _read(cached))):
+    for source, record in ((manifest_path, entry), (cached, _read(cached))):
         if not isinstance(record, dict) or record.get("sha256") != sha256:
             continue
         verification = record.get("verification")
@@ -122,11 +122,11 @@ def _folder() -> Path:
 def _digest(path: Path) -> str:
     if not path.is_dir():
         return _of_bytes(path)
-    whole = hashlib.sha256()
+    total = hashlib.sha256()
     names = sorted(item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file())
     for name in names:
-        whole.update(f"{name}\n{_of_bytes(path / name)}\n".encode())
-    return whole.hexdigest()
+        total.update(f"{name}\n{_of_bytes(path / name)}\n".encode())
+    return total.hexdigest()
 
 
 def _of_bytes(path: Path) -> str:
@@ -135,7 +135,7 @@ def _of_bytes(path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON object, {} where it is missing, torn or something else."""
+    """The JSON object in a file; {} if it is missing, damaged or not an object."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):

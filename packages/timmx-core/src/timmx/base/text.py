@@ -28,7 +28,7 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 
 def size_text(size_bytes: float) -> str:
-    """A size as a person reads it, such as `1.23 MB`."""
+    """A size with its unit, such as `1.23 MB`."""
     for unit in ("B", "kB", "MB"):
         if abs(size_bytes) < 999.5:
             return f"{size_bytes:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Exact rewrites of a captured graph, for operations that formats cannot hold."""
+"""Exact rewrites of a captured graph, for operations that formats lack."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ if TYPE_CHECKING:
 
 
 def replace_unfold(graph_module: torch.fx.GraphModule) -> int:
-    """Write every `Tensor.unfold` as slices and one stack, in place.
+    """Replace every `Tensor.unfold` by slices and one stack, in place.
 
-    halonet and timm's median pool use it, and coremltools 9.0 has no translation of it. (torch 2.14.1's ONNX
-    exporter has a right one.)
+    halonet and timm's median pool use it, and coremltools 9.0 cannot convert it. (torch 2.14.1's ONNX exporter can.)
 
     Args:
         graph_module: from `ExportedProgram.module()`. Sizes may be symbolic. Only the last new node of each
-            rewrite has a `val`: export the module again before a converter sees it. All have the old node's
-            scope, which the new export keeps.
+            rewrite has a `val`: export the module again before conversion. All have the old node's scope, which the
+            new export keeps.
 
     Returns:
-        How many were replaced. One of a scalar, with an empty window or with a symbolic size stays as it is.
+        Number of replaced nodes. Those of a scalar, with an empty window or with a symbolic size are not replaced.
     """
     import torch
 
@@ -38,11 +37,11 @@ def replace_unfold(graph_module: torch.fx.GraphModule) -> int:
 
 
 def fold_constants(graph_module: torch.fx.GraphModule) -> None:
-    """Compute what does not depend on the input, in place.
+    """Replace operations that do not depend on the input by constants, in place.
 
-    torch 2.14.1's own `constant_fold` leaves out what begins with `arange` or `zeros`: gemma4_vit's position embedding,
-    looked up by a one-hot matrix of 2304 x 10240, or xcit's, of sines and cosines. Where a program writes into such a
-    tensor, as `zeros` that are filled, they stay.
+    torch 2.14.1's own `constant_fold` skips what starts from `arange` or `zeros`: gemma4_vit's position embedding,
+    looked up with a one-hot matrix of 2304 x 10240, or xcit's, made of sines and cosines. If a program writes into
+    such a tensor, as into `zeros` that are filled, they are not folded.
     """
     import torch
     from torch._inductor.constant_folding import ConstantFolder, replace_node_with_constant
@@ -70,8 +69,8 @@ def _writes_into_constants(graph: torch.fx.Graph) -> bool:
         if node.op == "placeholder" or any(source in varies for source in node.all_input_nodes):
             varies.add(node)
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
-            written = node.args[0]
-            if isinstance(written, torch.fx.Node) and written not in varies:
+            target = node.args[0]
+            if isinstance(target, torch.fx.Node) and target not in varies:
                 return True
     return False
 
@@ -82,7 +81,7 @@ def _replaceable(node: torch.fx.Node) -> bool:
 
 
 def _replace(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
-    """One slice a window, or one slice a position inside the windows: whichever takes fewer."""
+    """One slice per window, or one slice per position inside the windows, whichever takes fewer slices."""
     import torch
 
     aten = torch.ops.aten
@@ -93,11 +92,11 @@ def _replace(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     windows = node.meta["val"]  # (..., number of windows, ..., size)
     dim %= windows.ndim - 1
     number = windows.shape[dim]
-    made: list[torch.fx.Node] = []
+    new_nodes: list[torch.fx.Node] = []
 
     def call(target: torch._ops.OpOverload, *arguments: object) -> torch.fx.Node:
-        made.append(graph.call_function(target, arguments))  # type: ignore[arg-type]
-        return made[-1]
+        new_nodes.append(graph.call_function(target, arguments))  # type: ignore[arg-type]
+        return new_nodes[-1]
 
     with graph.inserting_before(node):
         if isinstance(number, int) and number < size:
@@ -113,7 +112,7 @@ def _replace(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
             ends = [(i, i + 1 - size or None) for i in range(size)]
             slices = [call(aten.slice.Tensor, source, dim, start, end, step) for start, end in ends]
             new = call(aten.stack.default, slices, -1)
-    for item in made:
+    for item in new_nodes:
         item.meta = {
             key: value for key, value in node.meta.items() if key in ("nn_module_stack", "stack_trace")
         }

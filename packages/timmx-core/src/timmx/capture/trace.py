@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 def capture(
     module: torch.nn.Module, example: torch.Tensor, *, dynamic: bool, strict: bool = False
 ) -> torch.export.ExportedProgram:
-    """Trace `module` and fold what does not depend on its input.
+    """Trace `module` with torch.export and fold constants.
 
-    Folding matters beyond speed: a position embedding that is resized in the graph (`test_vit`'s antialiased
-    bicubic one) becomes a constant that every format can hold.
+    Folding is not only for speed: a position embedding that is resized in the graph (`test_vit`'s antialiased
+    bicubic one) becomes a constant that every format supports.
 
     Args:
-        module: in eval mode; one input called `input`.
-        example: (N, C, H, W); N must be 2 or more where `dynamic`, since torch.export takes 1 for a constant.
-        dynamic: leave N open, from 1 up. (`Dim.DYNAMIC` would record [2, inf), which some formats enforce.)
-        strict: trace through TorchDynamo, which refuses Python side effects.
+        module: in eval mode; one input named `input`.
+        example: (N, C, H, W); N must be 2 or more if `dynamic`, since torch.export treats 1 as a constant.
+        dynamic: make N dynamic, from 1. (`Dim.DYNAMIC` would record [2, inf), which some formats enforce.)
+        strict: trace with TorchDynamo, which refuses Python side effects.
 
     Raises:
         UnsupportedError: torch.export cannot trace this model.
@@ -44,9 +44,8 @@ def _trace(
     try:
         with torch.no_grad():
             return torch.export.export(module, (example,), dynamic_shapes=shapes, strict=strict)
-    except (
-        Exception
-    ) as exc:  # torch.export raises some thirty types, RuntimeError and AssertionError among them
+    # torch.export raises some thirty types, RuntimeError and AssertionError among them
+    except Exception as exc:
         ways = ["--batch-size instead of --dynamic-batch"] * dynamic + ["a run without --strict"] * strict
         hint = f"try {' or '.join(ways)}" if ways else ""
         reason = (str(exc).strip() or type(exc).__name__).splitlines()[0].rstrip(".")
@@ -54,7 +53,7 @@ def _trace(
 
 
 def _simplify(graph_module: torch.fx.GraphModule) -> bool:
-    """Exact rewrites of the graph, in place; whether it must be traced anew for them."""
+    """Rewrite the graph exactly, in place; returns whether it must be traced again."""
     from timmx.capture.rewrites import fold_constants, replace_unfold
 
     unfolds = replace_unfold(graph_module)
@@ -62,9 +61,11 @@ def _simplify(graph_module: torch.fx.GraphModule) -> bool:
         reporter().detail(f"Rewrote {unfolds} Tensor.unfold as slices.")
     before = _calls(graph_module)
     fold_constants(graph_module)
-    kept = {node.name for node in _calls(graph_module)}
-    # A view of a parameter costs nothing at run time; to trace a ViT anew for its class token's `expand` costs 0.8 s.
-    folded = [node for node in before if node.name not in kept and not getattr(node.target, "is_view", False)]
+    remaining = {node.name for node in _calls(graph_module)}
+    # A view of a parameter costs nothing at run time; retracing a ViT for its class token's `expand` costs 0.8 s.
+    folded = [
+        node for node in before if node.name not in remaining and not getattr(node.target, "is_view", False)
+    ]
     if folded:
         reporter().detail(f"Folded {len(folded)} of {len(before)} operations into constants.")
     return bool(unfolds or folded)

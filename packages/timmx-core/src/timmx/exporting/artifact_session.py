@@ -1,4 +1,4 @@
-"""A file of an earlier export in a model's place: what it says of itself, and its answers as the reference."""
+"""A session for a file of an earlier export: its metadata, and its outputs as the reference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ArtifactModel:
-    """What is known of the model inside; named as in `timmx.model.load.LoadedModel`."""
+    """Facts about the model in the file, with the names of `timmx.model.LoadedModel`."""
 
     trained: bool
     data_config: DataConfig
@@ -34,13 +34,13 @@ class ArtifactModel:
 
 
 class ArtifactSession(Session):
-    """Stands where a `ModelSession` does, without a model.
+    """A session without a PyTorch model.
 
     Args:
-        request: as given; batch and normalisation are taken from the file.
+        request: the request; batch size and normalisation are taken from the file.
         path: the file.
-        metadata: what is in it.
-        open_file: runs it.
+        metadata: the file's metadata.
+        open_file: opens the file in its runtime.
     """
 
     rewrites = ()
@@ -49,7 +49,7 @@ class ArtifactSession(Session):
         self, request: ExportRequest, path: Path, metadata: Metadata, open_file: Callable[[], Runner]
     ) -> None:
         self._metadata, self._path = metadata, path
-        super().__init__(_with_what_is_decided(request, metadata))
+        super().__init__(_with_settings_of(request, metadata))
         self.loaded = _model_inside(metadata)
         config = self.loaded.data_config
         with self.step("Running the reference"):
@@ -71,7 +71,7 @@ class ArtifactSession(Session):
         format_facts: Mapping[str, Any],
         io_types: IoTypes,
     ) -> Metadata:
-        """That of the file, with what is said of the new format; `io_types` are the file's own."""
+        """The file's metadata with the facts of the new format; `io_types` are the file's own."""
         versions = installed_versions("timmx-core", distribution_of(backend), *backend.toolchain)
         return replace(
             self._metadata,
@@ -107,8 +107,8 @@ class ArtifactSession(Session):
         return Reference(samples=samples, outputs=outputs, names=names, classes=classes)
 
 
-def _with_what_is_decided(request: ExportRequest, metadata: Metadata) -> ExportRequest:
-    """The request with the normalisation and the batch that the file has."""
+def _with_settings_of(request: ExportRequest, metadata: Metadata) -> ExportRequest:
+    """The request with the file's normalisation and batch size."""
     return replace(
         request,
         normalize=metadata.input.normalized_in_graph,

@@ -1,4 +1,4 @@
-"""A backend's options and the shared ones, as one function that Typer can register and Python can call."""
+"""The function behind a backend's command: shared options and the backend's own, for Typer and Python."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
     """The function behind `timmx <backend>` and `timmx.export("<backend>", ...)`.
 
-    Its first parameter is `model`; the others are keywords: the shared options, then the backend's own.
+    Its first parameter is `model`; the others are keyword-only: the shared options, then the backend's own.
 
     Raises:
-        BackendError: the backend takes the name of a shared option for one of its own.
+        BackendError: an option of the backend has the name of a shared option.
     """
     shared, own = dict(option_specs(ExportRequest)), dict(option_specs(backend.options))
     clashes = sorted(shared.keys() & own.keys())
@@ -42,12 +42,12 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
         options: Any = build(backend.options, {name: value for name, value in values.items() if name in own})
         source = backend.source_artifact(options)
         if request.model is None and source is None:
-            instead = (
+            or_file = (
                 ", or the option that names an earlier export" if _takes_source_artifact(backend) else ""
             )
             raise ConfigurationError(
                 f"timmx {backend.name}: no model is given",
-                hint=f"give a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER{instead}",
+                hint=f"give a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER{or_file}",
             )
         if request.model is not None and source is not None:
             raise ConfigurationError(
@@ -74,12 +74,12 @@ def _takes_source_artifact(backend: ExportBackend) -> bool:
 
 
 def command_words(backend: str, request: ExportRequest, options: Any) -> list[str]:
-    """The command line that asks for the same export; a module that was handed in is named by its class.
+    """The command line of an export, as words; a module is named by its class.
 
     Args:
-        backend: its name.
+        backend: the backend's name.
         request: the shared options.
-        options: the backend's own.
+        options: the backend's own options.
     """
     words = ["timmx", backend]
     if request.model is not None:

@@ -1,4 +1,4 @@
-"""What a backend's `export` receives; see `timmx.plugin.ExportJob`."""
+"""The job that a backend's `export` receives; see `timmx.plugin.ExportJob`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Job:
-    """What `ExportBackend.export` is given; see `timmx.contract.ExportJob`."""
+    """The argument of `ExportBackend.export`; implements `timmx.contract.ExportJob`."""
 
     def __init__(
         self,
@@ -72,12 +72,12 @@ class Job:
 
     @property
     def calibrated_on(self) -> str:
-        """The origin of the calibration data; empty where none was asked for."""
+        """The origin of the calibration data; empty if the backend did not use any."""
         return ", ".join(inputs.origin for inputs in self._calibrations)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was said of the calibration data."""
+        """Warnings about the calibration data."""
         return tuple(note for inputs in self._calibrations for note in inputs.notes)
 
     def metadata(
@@ -99,10 +99,10 @@ class Job:
             output_dtypes=output_dtypes or {},
             output_quantization=output_quantization or {},
         )
-        return self.stated(precision)
+        return self.final_metadata(precision)
 
-    def stated(self, precision: Precision) -> Metadata:
-        """The metadata with what the backend stated last, and this precision."""
+    def final_metadata(self, precision: Precision) -> Metadata:
+        """The metadata with the arguments of the last `metadata` call and this precision."""
         return self._session.metadata(precision, self._backend, self._facts, self._io_types)
 
     def extra_output(self, output: Path) -> Path:

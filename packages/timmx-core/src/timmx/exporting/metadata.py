@@ -1,4 +1,4 @@
-"""The metadata of an export (schema 1, docs/metadata.md): made here, read by everything else."""
+"""Builds the metadata of an export (schema 1, docs/metadata.md)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class IoTypes:
-    """How an artifact's input and outputs are laid out and stored, as a backend states it in `job.metadata`.
+    """Layout and element types of an artifact's input and outputs, from the arguments of `job.metadata`.
 
     Raises:
-        ValueError: an unknown layout, or an element type without what its numbers stand for.
+        ValueError: an unknown layout, or an integer type without a quantization.
     """
 
     input_dtype: str = "float32"
@@ -39,7 +39,7 @@ class IoTypes:
     def __post_init__(self) -> None:
         if self.input_layout not in ("NCHW", "NHWC"):
             raise ValueError(f"input_layout is NCHW or NHWC, not {self.input_layout!r}")
-        if not self.pixel_bytes:  # which need no quantization to be understood
+        if not self.pixel_bytes:  # pixel bytes need no quantization
             _check_stored("the input", self.input_dtype, self.input_quantization)
         for name in {*self.output_dtypes, *self.output_quantization}:
             dtype = self.output_dtypes.get(name, "float32")
@@ -47,19 +47,19 @@ class IoTypes:
 
     @property
     def pixel_bytes(self) -> bool:
-        """The input takes whole pixel values from 0 to 255."""
+        """Whether the input takes pixel values from 0 to 255 as bytes."""
         return self.input_dtype == "uint8" and self.input_quantization is None
 
     def describe(self, outputs: tuple[OutputMetadata, ...]) -> tuple[OutputMetadata, ...]:
-        """The outputs with what is not float32 about them.
+        """The outputs with their element types and quantization.
 
         Raises:
-            ValueError: there is no output of a name that was given.
+            ValueError: an output name is unknown.
         """
         names = [output.name for output in outputs]
         unknown = sorted({*self.output_dtypes, *self.output_quantization}.difference(names))
         if unknown:
-            raise ValueError(f"there is no output {', '.join(unknown)}, only {', '.join(names)}")
+            raise ValueError(f"unknown output {', '.join(unknown)}; the outputs are {', '.join(names)}")
         return tuple(
             replace(
                 output,
@@ -79,19 +79,22 @@ def build_metadata(
     format_facts: Mapping[str, Any],
     io_types: IoTypes,
 ) -> Metadata:
-    """Everything that a reader of the artifact needs; the same for the same model, options and versions.
+    """The metadata of an artifact; the same for the same model, options and versions.
 
     Args:
+        request: the shared options.
+        loaded: the loaded model.
         outputs: name, kind and shape of each output, in order.
-        backend: that writes the artifact; its wheel and its toolchain are among the versions.
-        format_facts: what only this format has, such as an opset; JSON values.
-        io_types: how input and outputs are laid out and stored.
+        precision: the artifact's precision.
+        backend: the backend that writes the artifact; the versions include its distribution and its toolchain.
+        format_facts: facts of this format only, such as an opset; JSON values.
+        io_types: layout and element types of input and outputs.
 
     Raises:
-        ValueError: `io_types` names an output that there is not.
+        ValueError: `io_types` names an unknown output.
     """
     config = loaded.data_config
-    assert loaded.num_classes is not None, "the session has found it"
+    assert loaded.num_classes is not None, "the session has set it"
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     return Metadata(
         model=ModelMetadata(
@@ -137,13 +140,13 @@ def build_metadata(
 
 
 def json_values(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A backend's facts as they come back from the file: tuples as lists, enumerations as their values."""
+    """A backend's facts as JSON values: tuples as lists, enumerations as their values."""
     values: dict[str, Any] = json.loads(json.dumps(facts))
     return values
 
 
 def installed_versions(*distributions: str | None) -> dict[str, str]:
-    """The version of each distribution that is installed, in this order."""
+    """The versions of the installed ones of these distributions, in this order."""
     versions = {}
     for name in distributions:
         if name:
@@ -155,6 +158,6 @@ def installed_versions(*distributions: str | None) -> dict[str, str]:
 def _check_stored(what: str, dtype: str, quantization: Quantization | None) -> None:
     if dtype.startswith(("int", "uint")) != (quantization is not None):
         raise ValueError(
-            f"{what} is {dtype} {'without' if quantization is None else 'with'} a quantization: whole numbers have "
-            "one, others have none"
+            f"{what} is {dtype} {'without' if quantization is None else 'with'} a quantization; integers must have "
+            "one, and other types must not"
         )

@@ -1,4 +1,4 @@
-"""Where an export is written: the requested path, or one named after the model."""
+"""The output path of an export: the requested one, or one named after the model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ KNOWN_SUFFIXES = {suffix for facts in known_backends().values() for suffix in fa
 
 
 def output_path(backend: ExportBackend, request: ExportRequest, options: Any) -> Path:
-    """Where to write: what was asked for, or the model's name in the current folder.
+    """The requested output path, or the model's name in the current folder.
 
     Raises:
-        ConfigurationError: the suffix is not the one that these options write, or runtimes cannot be told the name.
-        ArtifactError: the default output exists and `force` is not given, or a folder of the user's stands
-            there.
+        ConfigurationError: the suffix does not fit these options, or the path is not UTF-8.
+        ArtifactError: the default output exists and `force` is not given, or the path is a folder of the user.
     """
     suffix = backend.output_suffix(options)
     source = backend.source_artifact(options)
@@ -42,9 +41,9 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
             f"--output {printable(str(output))} is not UTF-8, and runtimes cannot open such a path",
             hint="choose another --output",
         )
-    trouble = why_not_in(output.absolute().parent)
-    if trouble:
-        raise ArtifactError(f"--output {output}: {trouble}", hint="choose another --output")
+    problem = why_not_in(output.absolute().parent)
+    if problem:
+        raise ArtifactError(f"--output {output}: {problem}", hint="choose another --output")
     if request.output is None and output.exists() and not request.force:
         raise ArtifactError(
             f"{output} already exists", hint="use --force to overwrite it, or name another --output"
@@ -58,7 +57,7 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
 
 
 def _is_own_folder(backend: ExportBackend, folder: Path) -> bool:
-    """Whether a folder holds timmx's metadata; in doubt it is the user's, and stays."""
+    """Whether a folder holds timmx's metadata; in doubt it belongs to the user and is kept."""
     try:
         return bool(backend.read_metadata(folder))
     except (ArtifactError, OSError, ValueError, LookupError):
@@ -66,7 +65,7 @@ def _is_own_folder(backend: ExportBackend, folder: Path) -> bool:
 
 
 def default_name(request: ExportRequest) -> str:
-    """The model's last path part, its tag kept."""
+    """The last part of the model's name, with its tag."""
     if request.local_dir is not None:
         return request.local_dir.resolve().name
     if isinstance(request.model, str):

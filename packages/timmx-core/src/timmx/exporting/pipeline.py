@@ -1,4 +1,4 @@
-"""One export, from request to published artifact."""
+"""One export, from the request to the published artifact."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 ONE_AT_A_TIME = threading.RLock()
-"""torch.export traces one model at a time in a process; exports in other threads wait."""
+"""torch.export can trace only one model at a time in a process; exports in other threads wait."""
 
 _REPORT = "report it to the backend's authors"
 
@@ -45,14 +45,14 @@ class ExportResult:
 
     Attributes:
         path: the artifact.
-        files: everything that was published, `path` first.
+        files: all published files, `path` first.
         backend: the backend's name.
-        precision: the arithmetic inside.
-        size_bytes: of all files together.
-        verification: the figures, and whether they prove anything.
+        precision: the artifact's arithmetic.
+        size_bytes: size of all files together.
+        verification: the result of the verification.
         metadata: the JSON inside the artifact.
-        notes: what the user should know.
-        rewrites: what preparation changed in the model: name, count and the ratio to the original in dB.
+        notes: notes for the user.
+        rewrites: the rewrites of the preparation: name, count and signal-to-noise ratio to the original in dB.
         seconds: wall time of each step.
     """
 
@@ -68,7 +68,7 @@ class ExportResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON values."""
         return {
             "path": str(self.path),
             "files": [str(path) for path in self.files],
@@ -84,7 +84,7 @@ class ExportResult:
 
 
 def export(backend: ExportBackend, request: ExportRequest, options: Any) -> ExportResult:
-    """Export a model; whatever fails, the output is as it was before.
+    """Export a model. If anything fails, an existing output is unchanged.
 
     Raises:
         TimmxError: one of its subclasses, with a hint.
@@ -115,7 +115,7 @@ def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> Mo
 def export_session(
     backend: ExportBackend, session: ModelSession | ArtifactSession, options: Any, stage: Staging
 ) -> ExportResult:
-    """Write, verify and publish one format of a model that is already loaded and prepared.
+    """Write, verify and publish one format of a loaded and prepared model.
 
     Raises:
         TimmxError: see `export`.
@@ -128,20 +128,17 @@ def export_session(
         )
     with ExitStack() as open_stages:
         job = Job(session, stage.path, backend, open_stages)
-        with (
-            session.step("Exporting"),
-            writing(stage.path),
-            exact_cuda(),
-        ):  # traces record whether TF32 is allowed
+        # traces record whether TF32 is allowed
+        with session.step("Exporting"), writing(stage.path), exact_cuda():
             exported = _export(backend, job, options)
             for note in exported.notes:
                 reporter().warn(note)
-        metadata = job.stated(exported.precision).to_json()
+        metadata = job.final_metadata(exported.precision).to_json()
         _check_written(backend, stage.path, metadata)
         with session.step("Verifying"), exact_cuda():
             verification = _verify(backend, session, stage.path, exported, options, job.calibrated_on)
         with session.step("Publishing"):
-            # The artifact last: where another file cannot be published, it is as it was.
+            # The artifact comes last: if another file cannot be published, it is unchanged.
             others: tuple[Path, ...] = ()
             for extra in job.extra_outputs:
                 others += extra.publish((extra.output,) if extra.output.exists() else ())
@@ -184,14 +181,14 @@ def _export(backend: ExportBackend, job: Job, options: Any) -> Exported:
 
 
 def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any]) -> None:
-    """What a backend left in the staging folder can be published, and says of itself what it was given to say."""
+    """Check that the files in the staging folder can be published and hold the metadata of the job."""
     who = f"the backend {backend.name}"
     if not path.exists():
         raise BackendError(f"{who} did not write {path.name}", hint=_REPORT)
     inside = [item for item in backend.files(path) if item.parent != path.parent]
     if inside:
         raise BackendError(
-            f"{who} names {inside[0]} as a file of its own; `files` names what lies next to the artifact, and a "
+            f"{who} returns {inside[0]} from `files`, which may only return the artifact and paths next to it; a "
             "folder is one entry",
             hint=_REPORT,
         )
@@ -200,11 +197,11 @@ def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any])
         raise BackendError(
             f"{who} wrote a link, {links[0]}, which would break when it is published", hint=_REPORT
         )
-    found = backend.read_metadata(path)
-    if found != metadata:
-        changed = sorted(key for key in found.keys() | metadata.keys() if found.get(key) != metadata.get(key))
+    stored = backend.read_metadata(path)
+    if stored != metadata:
+        keys = sorted(key for key in stored.keys() | metadata.keys() if stored.get(key) != metadata.get(key))
         raise BackendError(
-            f"{who} lost or changed the artifact's metadata: {', '.join(changed)}",
+            f"{who} lost or changed the artifact's metadata: {', '.join(keys)}",
             hint=f"{_REPORT}: it must write job.metadata(...).dumps() for the precision that `export` returns",
         )
 
@@ -233,18 +230,18 @@ def _verify(
                 min_snr_db=request.min_snr,
             )
     except RuntimeUnavailable as exc:
-        checked = "the prepared model was compared with the original, and the file's metadata was read back"
-        why = exc.message.rstrip(".") + (f" ({exc.hint})" if exc.hint else "")
-        return VerificationReport(status=Status.UNPROVEN, reason=f"{why}. Instead, {checked}")
+        checks = "the prepared model was compared with the original, and the file's metadata was read back"
+        reason = exc.message.rstrip(".") + (f" ({exc.hint})" if exc.hint else "")
+        return VerificationReport(status=Status.UNPROVEN, reason=f"{reason}. Instead, {checks}")
     if report.status is Status.FAILED:
-        shown = [report.reason, *(note.rstrip(".") for note in report.notes)]
+        reasons = [report.reason, *(note.rstrip(".") for note in report.notes)]
         if calibrated_on:
-            shown.append(f"It was calibrated on {calibrated_on}: inputs of another kind can cause this")
+            reasons.append(f"It was calibrated on {calibrated_on}: inputs of another kind can cause this")
         hint = "try another precision, set another floor with --min-snr, or publish without proof with --no-verify"
         if any(output.vacuous for output in report.outputs):
             hint = f"check that the weights are trained and the images of --verify-data differ; or {hint}"
         raise VerificationError(
-            f"verification failed, and nothing was published: {'. '.join(shown)}",
+            f"verification failed, and nothing was published: {'. '.join(reasons)}",
             report,
             hint=hint,
         )
@@ -254,10 +251,10 @@ def _verify(
 
 
 def _old_files(backend: ExportBackend, output: Path) -> tuple[Path, ...]:
-    """The artifact that is being replaced, with its companions; only itself where it cannot be read."""
+    """All files of the artifact that is being replaced; only itself if it cannot be read."""
     if not output.exists():
         return ()
     try:
         return backend.files(output)
-    except ArtifactError:  # some other file lies under that name; the user asked to replace it
+    except ArtifactError:  # another kind of file has that name; the user asked to replace it
         return (output,)

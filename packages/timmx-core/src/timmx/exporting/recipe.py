@@ -1,4 +1,4 @@
-"""How artifacts are made, kept in a TOML file; and the JSON schema of such a file."""
+"""Recipes: TOML files with the options of exports, and their JSON schema."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _LOCAL = "local-dir:"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe states, its relative paths taken from where it lies.
+    """The content of a recipe; relative paths are resolved against its folder.
 
     Attributes:
-        model: None where it is left to the command line.
-        output: the folder; None where it is left to the command line.
-        options: the shared ones, by name.
+        model: the model; None if the recipe has none.
+        output: the output folder; None if the recipe has none.
+        options: shared options by name.
         targets: tables with `format` and the options of one target.
     """
 
@@ -40,11 +40,11 @@ class Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe; the values themselves are checked where they are used.
+    """Read a recipe; values are checked when they are used.
 
     Raises:
         BackendError: a target's format is not installed.
-        ConfigurationError: no such file, no TOML, or a key that nobody knows.
+        ConfigurationError: the file cannot be read, is not TOML, or has an unknown key.
     """
     try:
         content = tomllib.loads(path.expanduser().read_text("utf-8"))
@@ -61,9 +61,9 @@ def read_recipe(path: Path) -> Recipe:
             f"--recipe {path}: target is not a list of tables",
             hint="write each target as a table, [[target]]",
         )
-    known = {name: spec for name, spec in option_specs(ExportRequest).items() if name not in _NOT_IN_A_RECIPE}
-    reject_unknown(content, [*known, "target"], f"--recipe {path}")
-    values = {name: _from(folder, known[name], value) for name, value in content.items()}
+    specs = {name: spec for name, spec in option_specs(ExportRequest).items() if name not in _NOT_IN_A_RECIPE}
+    reject_unknown(content, [*specs, "target"], f"--recipe {path}")
+    values = {name: _resolve(folder, specs[name], value) for name, value in content.items()}
     model, output = values.pop("model", None), values.pop("output", None)
     if model is not None and not isinstance(model, str):
         raise ConfigurationError(
@@ -83,32 +83,35 @@ def recipe_schema(backends: Iterable[ExportBackend] = ()) -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a recipe.
 
     Args:
-        backends: whose options are spelled out; without any, a target may have any options.
+        backends: backends whose options are included; without any, a target may have any options.
     """
     shared = option_specs(ExportRequest)
     properties = {name: _property(spec) for name, spec in shared.items() if name not in _NOT_IN_A_RECIPE}
     properties["labels"] |= {"type": ["string", "array"], "items": {"type": "string"}}
-    properties["labels"]["description"] += " Or the names themselves."
+    properties["labels"]["description"] += " Or a list of names."
     properties["output"]["description"] = "The folder to write into, relative to the recipe."
     own = {name: _property(replace(shared[name], default=None)) for name in OF_A_TARGET}
-    own["output"]["description"] = "The file's name in the output folder; by default the model's name."
+    own["output"]["description"] = "The file's name in the output folder. Default: the model's name."
     targets = [_target_schema(backend, own) for backend in backends]
     any_target = {
         "type": "object",
         "required": ["format"],
-        "properties": {"format": {"type": "string", "description": "The backend that writes it."}, **own},
+        "properties": {
+            "format": {"type": "string", "description": "The backend that writes the file."},
+            **own,
+        },
         "additionalProperties": True,
     }
     properties["target"] = {
         "type": "array",
-        "description": "One table for each file to write.",
+        "description": "One table per file to write.",
         "minItems": 1,
         "items": {"oneOf": targets} if targets else any_target,
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Recipe of timmx export",
-        "description": "What `timmx export --recipe FILE.toml` reads. Relative paths begin at its folder.",
+        "description": "A recipe for `timmx export --recipe FILE.toml`. Paths are relative to its folder.",
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
@@ -116,14 +119,16 @@ def recipe_schema(backends: Iterable[ExportBackend] = ()) -> dict[str, Any]:
 
 
 def _target(path: Path, folder: Path, table: Mapping[str, Any]) -> dict[str, Any]:
-    """A target's table; of its options only the paths are looked at here."""
+    """A target's table with resolved paths; its options are not checked here."""
     name = table.get("format")
     specs = option_specs(load(name).options) if isinstance(name, str) and name else {}
-    return {key: _from(folder, specs[key], value) if key in specs else value for key, value in table.items()}
+    return {
+        key: _resolve(folder, specs[key], value) if key in specs else value for key, value in table.items()
+    }
 
 
-def _from(folder: Path, spec: OptionSpec, value: Any) -> Any:
-    """A relative path as one from here."""
+def _resolve(folder: Path, spec: OptionSpec, value: Any) -> Any:
+    """A path resolved against the recipe's folder; other values are unchanged."""
     return folder / Path(value).expanduser() if spec.kind is Path and isinstance(value, str) else value
 
 
@@ -140,16 +145,16 @@ def _target_schema(backend: ExportBackend, own: Mapping[str, Any]) -> dict[str, 
 
 def _property(spec: OptionSpec) -> dict[str, Any]:
     """The schema of one option, with its help and its default."""
-    found = _value(spec.kind)
+    schema = _value(spec.kind)
     for key, limit in (("minimum", spec.minimum), ("maximum", spec.maximum)):
         if limit is not None:
-            found[key] = limit
+            schema[key] = limit
     if spec.help:
-        found["description"] = spec.help
+        schema["description"] = spec.help
     default = spec.default
     if default is not None and default is not REQUIRED and not isinstance(default, (Path, tuple)):
-        found["default"] = str(default) if isinstance(default, StrEnum) else default
-    return found
+        schema["default"] = str(default) if isinstance(default, StrEnum) else default
+    return schema
 
 
 def _value(kind: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One model from request to prepared and captured, each step done once however many formats ask."""
+"""A model that is loaded, prepared and captured once for all its formats."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """What every export goes through, wherever its answers come from.
+    """Base class of sessions.
 
     Attributes:
-        request: as it was given.
-        reference: the answers that the artifact is verified by.
+        request: the shared options.
+        reference: the outputs that the artifact is verified against.
         seconds: wall time of each step.
     """
 
@@ -44,7 +44,7 @@ class Session:
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[None]:
-        """Report a step and keep its time."""
+        """Report a step and record its time."""
         reporter().step(text)
         start = time.perf_counter()
         yield
@@ -53,7 +53,7 @@ class Session:
         )
 
     def example_input(self) -> torch.Tensor:
-        """(N, C, H, W) float32 on the requested device, N the trace batch."""
+        """(N, C, H, W) float32 on the requested device, where N is the batch size to trace with."""
         import torch
 
         count = self.request.trace_batch
@@ -62,24 +62,24 @@ class Session:
 
 
 class ModelSession(Session):
-    """A loaded model, its reference answers, and the prepared module that is exported.
+    """A loaded model, its reference outputs, and the prepared module that is exported.
 
-    The reference is run before the module is prepared, so that verification covers the preparation too, and
-    so that the preparation may work in place: the weights are in memory once.
+    The reference runs before the module is prepared, so that verification covers the preparation too. The
+    preparation works in place, so that the weights are in memory only once.
 
     Attributes:
-        loaded: the model as it was asked for, with what is known about it.
-        module_as_loaded: the model between normalisation and softmax, untouched until it is prepared, in place.
+        loaded: the loaded model.
+        module_as_loaded: the model with normalisation and softmax; it is the original until it is prepared in place.
         module: the prepared `ExportModule`, in eval mode on the requested device.
-        reference: the untouched model's answers to the verification inputs.
-        rewrites: what the preparation changed, each with its proof.
+        reference: the original model's outputs for the verification inputs.
+        rewrites: the rewrites of the preparation.
         seconds: wall time of each step.
     """
 
     def __init__(self, request: ExportRequest) -> None:
         super().__init__(request)
         self._captures: dict[tuple[bool, bool, int], torch.export.ExportedProgram] = {}
-        self._made: tuple[ExportModule, tuple[Rewrite, ...]] | None = None
+        self._preparation: tuple[ExportModule, tuple[Rewrite, ...]] | None = None
         with self.step("Loading"):
             self.loaded: LoadedModel = load_model(request)
             check_batch(request, self.loaded.data_config.input_size)
@@ -89,26 +89,26 @@ class ModelSession(Session):
             samples = self._samples()
         with self.step("Running the reference"), exact_cuda():
             self.reference = self._run_reference(self.module_as_loaded, samples)
-            _ = self.loaded.weights_sha256  # kept from now on: the preparation rewrites the weights
+            _ = self.loaded.weights_sha256  # cached now, since the preparation rewrites the weights
 
     @property
     def module(self) -> ExportModule:
-        return self._prepared()[0]
+        return self._prepare_once()[0]
 
     @property
     def rewrites(self) -> tuple[Rewrite, ...]:
-        return self._prepared()[1]
+        return self._prepare_once()[1]
 
     def prepare(self) -> None:
-        """Make `module` now; otherwise it is made when it is first asked for, and not at all where nobody exports."""
-        self._prepared()
+        """Prepare `module` now; otherwise it is prepared at its first use."""
+        self._prepare_once()
 
     def with_batch(self, request: ExportRequest) -> ModelSession:
-        """The same loaded model, reference and captures under a request that differs in the batch, or in where the
-        artifact goes and by what floor it is judged.
+        """The same loaded model, reference and captures, with a request that differs only in the batch size, the
+        output path or the floor of verification.
 
         Raises:
-            ConfigurationError: the batch is too large for what the model takes.
+            ConfigurationError: the batch is too large for the input size.
         """
         check_batch(request, self.loaded.data_config.input_size)
         self.prepare()
@@ -117,7 +117,7 @@ class ModelSession(Session):
         return other
 
     def capture(self, strict: bool = False) -> torch.export.ExportedProgram:
-        """The prepared module as an ExportedProgram; made once for each shape."""
+        """The prepared module as an ExportedProgram; traced once per shape."""
         key = (strict, self.request.dynamic_batch, self.request.trace_batch)
         if key not in self._captures:
             module = self.module
@@ -134,7 +134,7 @@ class ModelSession(Session):
         format_facts: Mapping[str, Any],
         io_types: IoTypes,
     ) -> Metadata:
-        """What an artifact of this model says about itself; see `build_metadata`."""
+        """The metadata of an artifact of this model; see `build_metadata`."""
         batch = "batch" if self.request.dynamic_batch else self.request.batch_size or 1
         outputs = tuple(
             OutputMetadata(name=name, kind=self._kind(), shape=(batch, *array.shape[1:]))
@@ -176,7 +176,7 @@ class ModelSession(Session):
             hook.remove()
         if request.softmax and (names[0] != ("output",) or outputs[0].ndim != 2):
             raise ConfigurationError(
-                "--softmax needs a model with one output of classes (N, classes); this one gives "
+                "--softmax needs a model with one output of classes (N, classes); this one has "
                 f"{', '.join(f'{name} {array.shape[1:]}' for name, array in zip(names[0], outputs, strict=True))}",
                 hint="leave --softmax out",
             )
@@ -190,11 +190,11 @@ class ModelSession(Session):
             truth = samples.true_classes(labels)
         return Reference(samples=samples, outputs=outputs, names=names[0], classes=classes, truth=truth)
 
-    def _prepared(self) -> tuple[ExportModule, tuple[Rewrite, ...]]:
-        if self._made is None:
+    def _prepare_once(self) -> tuple[ExportModule, tuple[Rewrite, ...]]:
+        if self._preparation is None:
             with self.step("Preparing"), exact_cuda():
-                self._made = self._prepare(self.module_as_loaded)
-        return self._made
+                self._preparation = self._prepare(self.module_as_loaded)
+        return self._preparation
 
     def _prepare(self, module: ExportModule) -> tuple[ExportModule, tuple[Rewrite, ...]]:
         import torch

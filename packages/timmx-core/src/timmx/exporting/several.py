@@ -1,4 +1,4 @@
-"""Several formats of one model: one load, one preparation, one reference run, one capture for each shape policy."""
+"""Exports one model to several formats, with one load, preparation and reference run, and one capture per shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from timmx.base import reporter, why_not_in
 from timmx.contract import ExportRequest
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError, error_dict
 from timmx.exporting.pipeline import ONE_AT_A_TIME, ExportResult, export_session
-from timmx.exporting.targets import Target, Wanted, parse_target, plan, target_of
+from timmx.exporting.targets import Target, TargetOptions, parse_target, plan, target_of
 from timmx.registry import build, option_specs, reject_unknown
 
 if TYPE_CHECKING:
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from timmx.artifact import Staging
     from timmx.exporting.session import ModelSession
 
-_PATIENCE_S = 10.0
+_LOCK_TIMEOUT_S = 10.0
 
 SCHEMA = 1
-"""Of `timmx.json`."""
+"""The schema version of `timmx.json`."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A target that was not published; its file is as it was.
+    """A target that was not published; an existing file is unchanged.
 
     Attributes:
-        name: of its file.
-        backend: that was to write it.
-        error: why not.
+        name: its file's name.
+        backend: the backend's name.
+        error: what went wrong.
     """
 
     name: str
@@ -50,24 +50,24 @@ class Failure:
 
     @property
     def hint(self) -> str:
-        """How to fix it; empty where nobody knows."""
+        """How to fix it; may be empty."""
         return str(error_dict(self.error)["hint"])
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON values."""
         return {"name": self.name, "backend": self.backend, "error": error_dict(self.error)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManyResult:
-    """What came of several exports.
+    """The result of several exports.
 
     Attributes:
-        model: as a person would name it.
-        folder: where the files are.
-        results: what was published, in the order that it was asked for.
-        failures: what was not.
-        seconds: wall time of the steps that all share, and `total`.
+        model: the model's name.
+        folder: the output folder.
+        results: the published targets, in the requested order.
+        failures: the targets that failed.
+        seconds: wall time of the steps that all targets share, and `total`.
     """
 
     model: str
@@ -78,18 +78,18 @@ class ManyResult:
 
     @property
     def manifest(self) -> Path:
-        """Where it is written down."""
+        """The path of `timmx.json`, which records the results."""
         return self.folder / MANIFEST_NAME
 
     @property
     def exit_code(self) -> int:
-        """0 where all are published, 1 where a defect kept one back, else 2."""
+        """0 if all targets were published, 1 after an internal error, otherwise 2."""
         if not self.failures:
             return 0
         return 2 if all(isinstance(item.error, TimmxError) for item in self.failures) else 1
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON values."""
         return {
             "model": self.model,
             "output": str(self.folder),
@@ -108,21 +108,21 @@ def export_many(
     command: str | None = None,
     **options: Any,
 ) -> ManyResult:
-    """Export a model to several formats, each as its own backend's command would.
+    """Export a model to several formats.
 
     Args:
         model: a timm name, `hf-hub:OWNER/NAME`, `local-dir:FOLDER`, or a module with a `pretrained_cfg`.
         to: the targets: `"NAME"`, `"NAME:KEY=VALUE,..."`, or a mapping with `format` and options.
-        output: the folder; files in it are replaced after success. By default the current one, where nothing is
-            overwritten unless `force` is given.
-        command: what was typed, to be kept in `timmx.json`.
-        options: the shared options of every export, with underscores. They go for all targets.
+        output: the folder; files in it are replaced on success. Default: the current folder, where files are only
+            overwritten with `force`.
+        command: the command line, to be recorded in `timmx.json`.
+        options: the shared options, with underscores. They apply to all targets.
 
     Returns:
-        What was published and what was not: one that fails does not stop the others.
+        The published and the failed targets: a failure does not stop the others.
 
     Raises:
-        TimmxError: an option, a target or the model cannot be; then nothing was exported.
+        TimmxError: an option, a target or the model is invalid; then nothing was exported.
     """
     targets = planned(model, to, output, **options)
     folder = Path(output).expanduser() if output is not None else Path()
@@ -132,7 +132,7 @@ def export_many(
 def planned(
     model: Any, to: Sequence[str | Mapping[str, Any]], output: str | Path | None, **options: Any
 ) -> tuple[Target, ...]:
-    """What `export_many` would do, checked as far as it can be without importing anything heavy.
+    """The targets of `export_many`, checked as far as possible without importing anything heavy.
 
     Raises:
         TimmxError: see `export_many`.
@@ -149,27 +149,25 @@ def planned(
             f"--output {folder} is a file, not a folder",
             hint="name a folder, into which all targets are written",
         )
-    trouble = why_not_in(folder)
-    if trouble:
-        raise ConfigurationError(f"--output {folder}: {trouble}", hint="choose another folder")
-    wanted = [parse_target(item) if isinstance(item, str) else _wanted(item) for item in to]
-    targets = plan(wanted, shared, folder)
+    problem = why_not_in(folder)
+    if problem:
+        raise ConfigurationError(f"--output {folder}: {problem}", hint="choose another folder")
+    items = [parse_target(item) if isinstance(item, str) else _target_options(item) for item in to]
+    targets = plan(items, shared, folder)
     if any(target.label.lower() == MANIFEST_NAME for target in targets):
         raise ConfigurationError(
             f"no target can be named {MANIFEST_NAME}, the name of timmx's own record",
             hint="choose another name with output=NAME",
         )
-    _read_manifest(
-        folder / MANIFEST_NAME
-    )  # what is no record of ours is refused before the work, not after it
+    _read_manifest(folder / MANIFEST_NAME)  # a foreign file is refused before the work, not after it
     return targets
 
 
 def export_targets(targets: Sequence[Target], folder: Path, command: str | None = None) -> ManyResult:
-    """Make what `planned` returned.
+    """Export the targets of `planned`.
 
     Raises:
-        TimmxError: the model cannot be loaded; or `timmx.json` cannot be written.
+        TimmxError: the model cannot be loaded, or `timmx.json` cannot be written.
     """
     start = time.perf_counter()
     to = reporter()
@@ -190,7 +188,7 @@ def export_targets(targets: Sequence[Target], folder: Path, command: str | None 
                 to.row_done("failed", failed=True)
                 continue
             results.append(result)
-            _write_down(folder, target, result, command)
+            _record(folder, target, result, command)
             to.row_done(f"done in {result.seconds['total']:.1f} s")
     seconds = session.seconds | {"total": round(time.perf_counter() - start, 3)}
     return ManyResult(
@@ -202,8 +200,8 @@ def export_targets(targets: Sequence[Target], folder: Path, command: str | None 
     )
 
 
-def _wanted(item: Mapping[str, Any] | Wanted) -> Wanted:
-    return item if isinstance(item, Wanted) else target_of(item)
+def _target_options(item: Mapping[str, Any] | TargetOptions) -> TargetOptions:
+    return item if isinstance(item, TargetOptions) else target_of(item)
 
 
 def _export(session: ModelSession, target: Target) -> ExportResult:
@@ -215,8 +213,8 @@ def _export(session: ModelSession, target: Target) -> ExportResult:
     return result
 
 
-def _write_down(folder: Path, target: Target, result: ExportResult, command: str | None) -> None:
-    """Add an artifact to `timmx.json`; what else is in it stays, as long as its file does."""
+def _record(folder: Path, target: Target, result: ExportResult, command: str | None) -> None:
+    """Add an artifact to `timmx.json`; other entries are kept if their files still exist."""
     path = folder / MANIFEST_NAME
     entry = {
         "backend": result.backend,
@@ -226,24 +224,24 @@ def _write_down(folder: Path, target: Target, result: ExportResult, command: str
         "verification": result.verification.to_dict(),
         "notes": list(result.notes),
         "seconds": result.seconds,
-        "options": {name: _json_ready(value) for name, value in target.given.items()},
+        "options": {name: _json_ready(value) for name, value in target.own_options.items()},
         "model": target.request.source,
     }
-    with _alone(path) as stage:
-        found = _read_manifest(path)
-        kept = {name: item for name, item in found.get("artifacts", {}).items() if (folder / name).exists()}
+    with _wait_for_staging(path) as stage:
+        artifacts = _read_manifest(path).get("artifacts", {})
+        existing = {name: item for name, item in artifacts.items() if (folder / name).exists()}
         manifest = {
             "schema": SCHEMA,
             "model": target.request.source,
             "command": command,
-            "artifacts": dict(sorted((kept | {target.label: entry}).items())),
+            "artifacts": dict(sorted((existing | {target.label: entry}).items())),
         }
         stage.path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         stage.publish()
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """What is written down in a folder, {} where nothing is.
+    """The content of a folder's `timmx.json`; {} if there is none.
 
     Raises:
         ArtifactError: another tool or a later timmx wrote that file.
@@ -251,27 +249,26 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_bytes())
-        artifacts = found["artifacts"]
-        if not isinstance(artifacts, dict):
+        manifest = json.loads(path.read_bytes())
+        if not isinstance(manifest["artifacts"], dict):
             raise TypeError
     except (OSError, ValueError, TypeError, LookupError) as exc:
         raise ArtifactError(
             f"{path} is not a record that timmx export wrote",
             hint="move it, or name another folder with --output",
         ) from exc
-    if found.get("schema") != SCHEMA:
+    if manifest.get("schema") != SCHEMA:
         raise ArtifactError(
-            f"{path} has schema {found.get('schema')!r}, and this timmx supports schema {SCHEMA}",
+            f"{path} has schema {manifest.get('schema')!r}, and this timmx supports schema {SCHEMA}",
             hint="update timmx, or name another folder with --output",
         )
-    return found
+    return manifest
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[Staging]:
-    """`staging`, with patience: another export into the same folder holds the record for a moment only."""
-    deadline = time.monotonic() + _PATIENCE_S
+def _wait_for_staging(path: Path) -> Iterator[Staging]:
+    """`staging` that waits: another export to the same folder locks `timmx.json` only for a moment."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
     with ExitStack() as stack:
         while True:
             try:

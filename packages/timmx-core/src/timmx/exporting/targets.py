@@ -1,4 +1,4 @@
-"""What `--to` names, as requests that are checked: which backend, which options, which file."""
+"""The targets of `timmx export`: parses `--to` and recipe tables into checked requests."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from timmx.contract import ExportBackend
 
 OF_A_TARGET = ("batch_size", "dynamic_batch", "min_snr", "output")
-"""The shared options that one target may have of its own; the others are of the one model that is loaded."""
+"""Shared options that may differ between targets; the others belong to the model, which all targets share."""
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One target as it was asked for, nothing checked but its words.
+class TargetOptions:
+    """A target before its values are checked.
 
     Attributes:
-        backend: that writes it.
-        values: of its options, by name.
-        said: as it was typed, for messages.
+        backend: the backend that writes it.
+        values: values of its options by name.
+        text: the target as the user wrote it, for messages.
     """
 
     backend: ExportBackend
     values: Mapping[str, Any]
-    said: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,31 +52,35 @@ class Target:
     """One export of several.
 
     Attributes:
-        label: names it in progress and messages: its file's name.
-        given: the options that were set for it alone, by name.
+        backend: the backend that writes it.
+        request: the shared options.
+        options: the backend's own options.
+        path: the file to write.
+        own_options: options that were set for this target, by name.
     """
 
     backend: ExportBackend
     request: ExportRequest
     options: Any
     path: Path
-    given: Mapping[str, Any]
+    own_options: Mapping[str, Any]
 
     @property
     def label(self) -> str:
+        """Its file's name, for progress and messages."""
         return self.path.name
 
 
-def parse_target(text: str) -> Wanted:
-    """What `NAME[:KEY=VALUE[,KEY=VALUE...]]` says.
+def parse_target(text: str) -> TargetOptions:
+    """Parse `NAME[:KEY=VALUE[,KEY=VALUE...]]`.
 
-    A name may be `distribution:name`. In a key, `-` and `_` are alike. `KEY` alone switches something on;
-    `no-KEY` off, where the format's own command has that flag. A part that is neither `KEY=VALUE` nor an option's
-    name belongs to the value before it: `batch_sizes=1,2,4`.
+    A name may be `distribution:name`. In a key, `-` and `_` are equivalent. `KEY` without a value turns an option on;
+    `no-KEY` turns it off, if the format's own command has that flag. A part that is neither `KEY=VALUE` nor an
+    option's name belongs to the value before it: `batch_sizes=1,2,4`.
 
     Raises:
-        BackendError: no such backend.
-        ConfigurationError: it has no such option, or the value does not fit.
+        BackendError: the backend is not installed.
+        ConfigurationError: the backend has no such option, or the value does not fit.
     """
     name, rest = _split(text)
     backend = load(name)
@@ -92,26 +96,26 @@ def parse_target(text: str) -> Wanted:
                 )
             key, equals, value = key[3:], "=", "no"
         if not equals and key not in specs and pairs:
-            earlier, begun = pairs[-1]
-            if begun is not None:
-                pairs[-1] = (earlier, f"{begun},{part}")
+            last_key, last_value = pairs[-1]
+            if last_value is not None:
+                pairs[-1] = (last_key, f"{last_value},{part}")
                 continue
         pairs.append((key, value if equals else None))
     _reject_unknown(backend, text, [key for key, _ in pairs])
     values: dict[str, Any] = {}
-    for key, given in pairs:
+    for key, value_text in pairs:
         if key in values:
             raise ConfigurationError(f"--to {text} gives {key} twice", hint="give it once")
-        values[key] = _from_text(text, specs[key], given)
-    return Wanted(backend, values, text)
+        values[key] = _from_text(text, specs[key], value_text)
+    return TargetOptions(backend, values, text)
 
 
-def target_of(entry: Mapping[str, Any]) -> Wanted:
-    """What a table with `format` and options says, as a recipe or a Python caller has it.
+def target_of(entry: Mapping[str, Any]) -> TargetOptions:
+    """The target of a table with `format` and options, from a recipe or a Python caller.
 
     Raises:
-        BackendError: no such backend.
-        ConfigurationError: there is no format, or the backend has no such option.
+        BackendError: the backend is not installed.
+        ConfigurationError: `format` is missing, or the backend has no such option.
     """
     values = dict(entry)
     name = values.pop("format", None)
@@ -122,39 +126,40 @@ def target_of(entry: Mapping[str, Any]) -> Wanted:
         )
     backend = load(name)
     _reject_unknown(backend, name, values)
-    return Wanted(backend, values, name)
+    return TargetOptions(backend, values, name)
 
 
-def plan(wanted: Sequence[Wanted], shared: ExportRequest, folder: Path) -> tuple[Target, ...]:
-    """The exports to make, each checked as its backend's own command would check it; nothing heavy is imported.
+def plan(items: Sequence[TargetOptions], shared: ExportRequest, folder: Path) -> tuple[Target, ...]:
+    """The exports to run, each checked as by its backend's own command; nothing heavy is imported.
 
     Args:
-        shared: what goes for all; its `output` is not read.
-        folder: where the files go.
+        items: the targets.
+        shared: the options of all targets.
+        folder: the output folder.
 
     Raises:
-        TimmxError: what the backend's own command would say, of every target that cannot be.
+        TimmxError: at least one target is invalid; the message lists all of them.
     """
-    if not wanted:
+    if not items:
         raise ConfigurationError(
             "no target is given",
             hint="give --to FORMAT one or more times; run timmx backends to list the formats",
         )
     targets: list[Target] = []
-    troubles: list[tuple[str, TimmxError]] = []
-    for item in wanted:
+    errors: list[tuple[str, TimmxError]] = []
+    for item in items:
         try:
             targets.append(_target(item, shared, folder))
         except TimmxError as exc:
-            troubles.append((item.said, exc))
-    if not troubles:
-        targets = _with_names_of_their_own(targets, folder)
+            errors.append((item.text, exc))
+    if not errors:
+        targets = _with_unique_names(targets, folder)
     for target in targets:
         try:
             validate(target.backend, target.request, target.options)
         except TimmxError as exc:
-            troubles.append((target.label, exc))
-    _raise(troubles, len(wanted))
+            errors.append((target.label, exc))
+    _raise(errors, len(items))
     if shared.output is None and not shared.force:
         for target in targets:
             if target.path.exists():
@@ -165,17 +170,17 @@ def plan(wanted: Sequence[Wanted], shared: ExportRequest, folder: Path) -> tuple
     return tuple(targets)
 
 
-def _target(item: Wanted, shared: ExportRequest, folder: Path) -> Target:
+def _target(item: TargetOptions, shared: ExportRequest, folder: Path) -> Target:
     backend = item.backend
     own = option_specs(backend.options)
     options: Any = build(backend.options, {key: value for key, value in item.values.items() if key in own})
-    of_request = {key: value for key, value in item.values.items() if key not in own}
-    name = of_request.pop("output", None)
-    checked = build(ExportRequest, {"model": shared.model, **of_request})
-    request = replace(shared, output=None, force=True, **{key: getattr(checked, key) for key in of_request})
+    values = {key: value for key, value in item.values.items() if key not in own}
+    name = values.pop("output", None)
+    checked = build(ExportRequest, {"model": shared.model, **values})
+    request = replace(shared, output=None, force=True, **{key: getattr(checked, key) for key in values})
     if backend.source_artifact(options) is not None:
         raise ConfigurationError(
-            "an option takes a file in place of MODEL, but here all targets share one model",
+            "an option names a file to use instead of MODEL, but here all targets share one model",
             hint=f"use timmx {backend.name} for it",
         )
     if name is not None:
@@ -188,7 +193,7 @@ def _target(item: Wanted, shared: ExportRequest, folder: Path) -> Target:
         request = replace(request, output=folder / name)
     path = output_path(backend, request, options)
     return Target(
-        backend=backend, request=request, options=options, path=folder / path.name, given=item.values
+        backend=backend, request=request, options=options, path=folder / path.name, own_options=item.values
     )
 
 
@@ -203,52 +208,54 @@ def _check_suffix(backend: ExportBackend, name: Path, options: Any) -> None:
     )
 
 
-def _with_names_of_their_own(targets: Sequence[Target], folder: Path) -> list[Target]:
-    """Where several would write one file, what differs between them goes into the names."""
+def _with_unique_names(targets: Sequence[Target], folder: Path) -> list[Target]:
+    """Add the options that differ to the names of targets that would write the same file."""
     groups: dict[str, list[Target]] = {}
     for target in targets:
-        groups.setdefault(target.label.lower(), []).append(target)  # file systems may not tell A from a
-    named: list[Target] = []
+        groups.setdefault(target.label.lower(), []).append(target)  # file systems may ignore case
+    renamed: list[Target] = []
     for target in targets:
         group = groups[target.label.lower()]
         path = target.path
         if target.request.output is None and len(group) > 1:
-            words = _what_differs(group)[group.index(target)]
+            words = _differences(group)[group.index(target)]
             path = path.with_name("-".join([path.stem, *words]) + path.suffix)
-        named.append(replace(target, path=path, request=replace(target.request, output=path)))
+        renamed.append(replace(target, path=path, request=replace(target.request, output=path)))
     seen: dict[str, Target] = {}
-    for target in named:
+    for target in renamed:
         twin = seen.setdefault(target.label.lower(), target)
         if twin is not target:
             raise ConfigurationError(
                 f"two targets would write {folder / target.label}",
                 hint="leave one of them out, or give one a name with output=NAME",
             )
-    return named
+    return renamed
 
 
-def _what_differs(group: Sequence[Target]) -> list[list[str]]:
-    """For each target the fewest words that tell it from the others; what is at its default says nothing."""
+def _differences(group: Sequence[Target]) -> list[list[str]]:
+    """For each target the fewest words that distinguish it from the others; defaults add no word."""
     words: list[list[str]] = [[] for _ in group]
     if len({item.backend.name for item in group}) > 1:
         words = [[item.backend.name] for item in group]
-    names = dict.fromkeys(name for item in group for name in item.given if name not in ("output", "min_snr"))
+    names = dict.fromkeys(
+        name for item in group for name in item.own_options if name not in ("output", "min_snr")
+    )
     for name in sorted(names, key=lambda name: _rank(group, name)):
-        further = [
-            [*said, *(_word(name, value) for value in [_value(item, name)] if value != _default(item, name))]
-            for said, item in zip(words, group, strict=True)
+        longer = [
+            [*start, *(_word(name, value) for value in [_value(item, name)] if value != _default(item, name))]
+            for start, item in zip(words, group, strict=True)
         ]
-        if len(set(map(tuple, further))) > len(set(map(tuple, words))):
-            words = further
+        if len(set(map(tuple, longer))) > len(set(map(tuple, words))):
+            words = longer
     return words
 
 
 def _rank(group: Sequence[Target], name: str) -> int:
-    """Choices make the best names, paths the worst."""
+    """Sort key of options for names: choices are best, paths worst."""
     kinds = (StrEnum, bool, int, float, tuple)
-    found = [_value(item, name) for item in group]
+    values = [_value(item, name) for item in group]
     return min(
-        (rank for rank, kind in enumerate(kinds) if any(isinstance(value, kind) for value in found)),
+        (rank for rank, kind in enumerate(kinds) if any(isinstance(value, kind) for value in values)),
         default=len(kinds),
     )
 
@@ -279,22 +286,23 @@ def _word(name: str, value: Any) -> str:
     return f"{word.removesuffix('-size')}{value}"
 
 
-def _raise(troubles: Sequence[tuple[str, TimmxError]], count: int) -> None:
-    if not troubles:
+def _raise(errors: Sequence[tuple[str, TimmxError]], count: int) -> None:
+    """Raise one error for the errors of several targets, each with the target's text."""
+    if not errors:
         return
-    messages = {str(exc) for _, exc in troubles}
+    messages = {str(exc) for _, exc in errors}
     if len(messages) == 1:
-        said, first = troubles[0]
-        if len(troubles) == count:  # about what they share
+        text, first = errors[0]
+        if len(errors) == count:  # the error is about the shared options
             raise first
         raise type(first)(
-            f"{said}: {first.message.rstrip('.')}; nothing was exported", hint=first.hint
+            f"{text}: {first.message.rstrip('.')}; nothing was exported", hint=first.hint
         ) from first
-    lines = "".join(f"\n  {said}: {exc.message}" for said, exc in troubles)
+    lines = "".join(f"\n  {text}: {exc.message}" for text, exc in errors)
     raise ConfigurationError(
-        f"{len(troubles)} of {count} targets cannot be exported; nothing was exported:{lines}",
-        hint="; ".join(f"{said}: {exc.hint}" for said, exc in troubles if exc.hint),
-    ) from troubles[0][1]
+        f"{len(errors)} of {count} targets cannot be exported; nothing was exported:{lines}",
+        hint="; ".join(f"{text}: {exc.hint}" for text, exc in errors if exc.hint),
+    ) from errors[0][1]
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -304,10 +312,10 @@ def _split(text: str) -> tuple[str, str]:
         raise ConfigurationError(
             f"--to {text!r} does not name a format", hint="run timmx backends to list the formats"
         )
-    second, _, further = rest.partition(":")
-    plain = known_backends().keys() | {entry.name for entry in entries()}
-    if first not in plain and second and "=" not in second:
-        return f"{first}:{second}", further
+    second, _, options = rest.partition(":")
+    names = known_backends().keys() | {entry.name for entry in entries()}
+    if first not in names and second and "=" not in second:
+        return f"{first}:{second}", options
     return first, rest
 
 
@@ -316,29 +324,29 @@ def _specs(backend: ExportBackend) -> dict[str, OptionSpec]:
     return {name: shared[name] for name in OF_A_TARGET} | dict(option_specs(backend.options))
 
 
-def _reject_unknown(backend: ExportBackend, said: str, names: Sequence[str] | Mapping[str, Any]) -> None:
+def _reject_unknown(backend: ExportBackend, target: str, names: Sequence[str] | Mapping[str, Any]) -> None:
     own = option_specs(backend.options)
     for name in names:
         if name not in own and name not in OF_A_TARGET and name in option_specs(ExportRequest):
             raise ConfigurationError(
-                f"{said}: {name} applies to all targets, since they share one model",
+                f"{target}: {name} applies to all targets, since they share one model",
                 hint=f"give {name} once for all targets, not in one of them",
             )
     reject_unknown(names, _specs(backend), f"timmx {backend.name}")
 
 
-def _from_text(said: str, spec: OptionSpec, text: str | None) -> Any:
-    """A Python value for what was typed; what is not clear stays text, which `build` refuses or takes."""
+def _from_text(target: str, spec: OptionSpec, text: str | None) -> Any:
+    """The Python value of an option's text; other kinds stay text, which `build` checks."""
     name, kind = spec.name, spec.kind
     if kind is bool:
         word = "true" if text is None else text.strip().lower()
         if word not in _YES + _NO:
             raise ConfigurationError(
-                f"--to {said}: {name}={text} is neither true nor false", hint=f"use {name}=yes or {name}=no"
+                f"--to {target}: {name}={text} is neither true nor false", hint=f"use {name}=yes or {name}=no"
             )
         return word in _YES
     if text is None or not text:
-        raise ConfigurationError(f"--to {said}: {name} needs a value", hint=f"write {name}=VALUE")
+        raise ConfigurationError(f"--to {target}: {name} needs a value", hint=f"write {name}=VALUE")
     try:
         if kind is int or kind is float:
             return kind(text)
@@ -346,9 +354,9 @@ def _from_text(said: str, spec: OptionSpec, text: str | None) -> Any:
             item = get_args(kind)[0]
             return [item(part) for part in text.split(",")]
     except ValueError:
-        wanted = "an integer" if kind is int else "a number" if kind is float else "a list of numbers"
+        expected = "an integer" if kind is int else "a number" if kind is float else "a list of numbers"
         example = "8" if kind is int else "0.5" if kind is float else "1,2"
         raise ConfigurationError(
-            f"--to {said}: {name}={text} is not {wanted}", hint=f"give {wanted}, as in {name}={example}"
+            f"--to {target}: {name}={text} is not {expected}", hint=f"give {expected}, as in {name}={example}"
         ) from None
     return text

@@ -1,4 +1,4 @@
-"""Refuses what cannot work, in well under a second: no torch, no timm, nothing heavy is imported here."""
+"""Checks a request in well under a second, without importing torch, timm or a converter."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Path:
-    """Check a request, the backend's options, the environment and the output place.
+    """Check a request, the backend's options, the environment and the output path.
 
     Returns:
         The path to write.
 
     Raises:
-        ConfigurationError: a combination that makes no sense, or an input file that cannot serve.
-        ArtifactError: the output exists and may not be overwritten, or has a wrong suffix.
-        MissingRequirementError: the backend lacks something on this machine.
+        ConfigurationError: options contradict each other, or an input file cannot be used.
+        ArtifactError: the output exists and may not be overwritten.
+        MissingRequirementError: a requirement of the backend is missing on this machine.
     """
     source = backend.source_artifact(options)
     if source is not None:
@@ -56,7 +56,7 @@ def _model(request: ExportRequest) -> None:
             raise ConfigurationError("the model's name is empty", hint="give a name that timmx list shows")
         check_load_options(request)
         return
-    given = [
+    names = [
         f"{name}=..."
         for name in (
             "pretrained",
@@ -69,9 +69,9 @@ def _model(request: ExportRequest) -> None:
         )
         if getattr(request, name) not in (None, False)
     ]
-    if given:
+    if names:
         raise ConfigurationError(
-            f"{', '.join(given)} cannot be applied to a module that is already built",
+            f"{', '.join(names)} cannot be applied to a module that is already built",
             hint="build the module that way",
         )
 
@@ -82,18 +82,18 @@ _GOES_WITH_A_SOURCE_ARTIFACT = frozenset(
 
 
 def _source_artifact(request: ExportRequest, path: Path) -> None:
-    """What a file of an earlier export has decided cannot be asked for again."""
+    """Check that no options are given that the file of an earlier export has already settled."""
     if not path.is_file():
-        raise ConfigurationError(f"there is no file {path}", hint="check the path")
-    given = [
+        raise ConfigurationError(f"{path} is not a file", hint="check the path")
+    flags = [
         f"--{name.replace('_', '-')}"
         for name, spec in option_specs(ExportRequest).items()
         if name not in _GOES_WITH_A_SOURCE_ARTIFACT and getattr(request, name) != spec.default
     ]
-    if given:
+    if flags:
         raise ConfigurationError(
-            f"{', '.join(given)} belongs to the export of a model, and {path} is already exported",
-            hint=f"leave {', '.join(given)} out",
+            f"{', '.join(flags)} belongs to the export of a model, and {path} is already exported",
+            hint=f"leave {', '.join(flags)} out",
         )
 
 
@@ -101,11 +101,11 @@ def _weights(request: ExportRequest) -> None:
     if request.checkpoint is not None:
         if request.pretrained:
             raise ConfigurationError(
-                "--pretrained and --checkpoint both name weights", hint="give one of them"
+                "--pretrained and --checkpoint both choose weights", hint="give one of them"
             )
     elif request.use_ema:
         raise ConfigurationError(
-            "--use-ema chooses among a checkpoint's weights, and there is no checkpoint",
+            "--use-ema chooses among a checkpoint's weights, and --checkpoint is not given",
             hint="give --checkpoint FILE too",
         )
     if request.seed is not None and request.brings_weights and request.num_classes is None:
@@ -132,12 +132,12 @@ def _outputs(request: ExportRequest) -> None:
     without_classes = (
         "--features" if request.features else "--num-classes 0" if request.num_classes == 0 else ""
     )
-    for flag, given in (
+    for flag, is_set in (
         ("--softmax", request.softmax),
         ("--labels", request.labels is not None),
         ("--num-classes", request.features and request.num_classes is not None),
     ):
-        if given and without_classes:
+        if is_set and without_classes:
             raise ConfigurationError(
                 f"{flag} is about classes, and with {without_classes} there are none",
                 hint="leave one of them out",
@@ -152,28 +152,29 @@ def _outputs(request: ExportRequest) -> None:
 
 
 MOST_ELEMENTS = 2**31 - 1
-"""Of one input: runtimes count elements in 32 bits, and as floats they are 8.6 GB before the model has begun."""
+"""Limit of one input: runtimes count elements in 32 bits, and as floats they take 8.6 GB before the model runs."""
 
 
 def check_batch(request: ExportRequest, size: Sequence[int]) -> None:
-    """Refuse a batch whose input no runtime could take.
+    """Check that runtimes can take an input of this size.
 
     Args:
+        request: the shared options.
         size: channels, height and width of one image.
 
     Raises:
-        ConfigurationError: it has too many elements.
+        ConfigurationError: the input has too many elements.
     """
-    one = math.prod(size)
-    if request.trace_batch * one > MOST_ELEMENTS:
+    per_image = math.prod(size)
+    if request.trace_batch * per_image > MOST_ELEMENTS:
         flag = f"--batch-size {request.trace_batch}" if request.batch_size else "the input size"
-        most = (
-            f"a batch of at most {MOST_ELEMENTS // one}" if one <= MOST_ELEMENTS else "a smaller --input-size"
-        )
+        fix = "a smaller --input-size"
+        if per_image <= MOST_ELEMENTS:
+            fix = f"a batch of at most {MOST_ELEMENTS // per_image}"
         raise ConfigurationError(
             f"{flag}: {request.trace_batch} x {' x '.join(map(str, size))} are more than 2**31 - 1 numbers, the most "
             "that an input can hold",
-            hint=f"use {most}",
+            hint=f"use {fix}",
         )
 
 
@@ -224,19 +225,19 @@ def _verification(request: ExportRequest) -> None:
 
 
 def _capabilities(backend: ExportBackend, request: ExportRequest) -> None:
-    can = backend.capabilities
-    wanted = (
-        ("--dynamic-batch", request.dynamic_batch, can.dynamic_batch),
+    capabilities = backend.capabilities
+    checks = (
+        ("--dynamic-batch", request.dynamic_batch, capabilities.dynamic_batch),
         (
             "--batch-size 1 with --dynamic-batch",
             request.dynamic_batch and request.batch_size == 1,
-            can.dynamic_batch_from_one,
+            capabilities.dynamic_batch_from_one,
         ),
-        ("--device cuda", request.device == "cuda", can.cuda),
-        ("--features", request.features, can.several_outputs),
+        ("--device cuda", request.device == "cuda", capabilities.cuda),
+        ("--features", request.features, capabilities.several_outputs),
     )
-    for what, asked, support in wanted:
-        if asked and support is not True:
+    for what, is_set, support in checks:
+        if is_set and support is not True:
             raise ConfigurationError(
                 f"timmx {backend.name} does not support {what}: {str(support).rstrip('.')}",
                 hint=f"leave {what.partition(' with ')[0]} out",

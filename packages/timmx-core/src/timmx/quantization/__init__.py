@@ -1,4 +1,4 @@
-"""Value ranges of activations, found by calibration."""
+"""Value ranges of activations, computed from calibration inputs."""
 
 from timmx.base import door
 

@@ -1,4 +1,4 @@
-"""The range that an activation is given, from the values that it takes for typical inputs."""
+"""Computes the range of an activation from its values for calibration inputs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from timmx.contract import CalibrationMethod
 
 _BINS = 2048
 _PER_INPUT = 2**14
-"""How many values of a tensor an input adds to its histogram; more would not move the ranges."""
+"""Number of values that an input adds to a tensor's histogram; more would not change the ranges."""
 _OUTERMOST = 1e-4
-"""The share of values that `percentile` leaves outside on each side."""
+"""The share of values that `percentile` clips on each side."""
 _CANDIDATES = 64
-"""How many places `mse` tries for each end of a range."""
+"""Number of values that `mse` tries for each end of a range."""
 
 
 @dataclass
 class Observed:
     """The values of one tensor over all inputs.
 
-    All inputs are gone through with `widen`, and once more with `count` where the method is not minmax.
+    Call `widen` for all inputs, then `count` for all inputs unless the method is minmax.
 
     Attributes:
-        low, high: the least and greatest.
-        counts: a histogram of some of them between `low` and `high`; None where no method needs one.
+        low, high: the smallest and largest value.
+        counts: a histogram of some of the values between `low` and `high`; None without `count`.
     """
 
     low: float = np.inf
@@ -33,20 +33,18 @@ class Observed:
     counts: np.ndarray | None = None
 
     def widen(self, values: np.ndarray) -> None:
-        """Take in the values of one input."""
+        """Add the values of one input to the range."""
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 
     def count(self, values: np.ndarray) -> None:
-        """Take the values of one input into the histogram."""
+        """Add the values of one input to the histogram."""
         flat = values.reshape(-1)
-        step = (
-            max(1, flat.size // _PER_INPUT) | 1
-        )  # odd, so that it does not fall on the same channels each time
+        step = max(1, flat.size // _PER_INPUT) | 1  # odd, so that it does not always hit the same channels
         counts, _ = np.histogram(flat[::step], bins=_BINS, range=(self.low, self.high))
         self.counts = counts if self.counts is None else self.counts + counts
 
     def range(self, method: CalibrationMethod, bits: int) -> tuple[float, float]:
-        """What a method gives for so many bits; 0 is in it, as quantization demands."""
+        """The range by a method for this number of bits; it includes 0, as quantization requires."""
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         if self.counts is None or self.low == self.high:
             return low, high
@@ -62,9 +60,9 @@ class Observed:
 def _least_error(
     low: float, high: float, centres: np.ndarray, counts: np.ndarray, levels: int
 ) -> tuple[float, float]:
-    """Draw in the far end, then the other one, to where so many levels represent the values with the least error."""
-    used = counts > 0
-    centres, counts = centres[used], counts[used]
+    """Narrow the larger end, then the other one, to the range with the smallest squared error for this many levels."""
+    occupied = counts > 0
+    centres, counts = centres[occupied], counts[occupied]
     for _ in range(2):
         for moves_high in (high >= -low, high < -low):
             end = high if moves_high else low
@@ -79,7 +77,7 @@ def _least_error(
 def _errors(
     lows: np.ndarray, highs: np.ndarray, centres: np.ndarray, counts: np.ndarray, levels: int
 ) -> np.ndarray:
-    """Weighted squared error of rounding `centres` to so many levels, for each range."""
+    """Weighted squared error of rounding `centres` to this many levels, for each range."""
     scales = np.maximum((highs - lows) / (levels - 1), np.finfo(np.float32).tiny)[:, None]
     rounded = np.rint(np.clip(centres, lows[:, None], highs[:, None]) / scales) * scales
     return np.asarray(((rounded - centres) ** 2 * counts).sum(axis=1))

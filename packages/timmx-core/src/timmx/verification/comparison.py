@@ -1,7 +1,7 @@
-"""The artifact beside the PyTorch model on the same inputs, and the figures that decide (docs/verification.md).
+"""Compares an artifact with the PyTorch model on the same inputs (docs/verification.md).
 
 The measure is a signal-to-noise ratio: how much the output varies between inputs, over how much the artifact
-differs from the model. A cosine lets garbage through, because most of an output's energy is its constant part.
+differs from the model. A cosine accepts wrong outputs, because most of an output's energy is its constant part.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ FLOORS_DB = {
     Precision.INT6_WEIGHTS: 6.0,
     Precision.INT4_WEIGHTS: 3.0,
 }
-"""The least signal-to-noise ratio that is published, by precision."""
+"""The smallest signal-to-noise ratio in dB with which an artifact is published, by precision."""
 
 _REFERENCE_BATCH = 8
 _REFERENCE_BYTES = 256 * 2**20
-"""What the kept reference outputs may take; fewer inputs are used where they are large."""
+"""Maximum size of the stored reference outputs; fewer inputs are used if outputs are large."""
 
 
 class Status(StrEnum):
@@ -54,14 +54,14 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class OutputFigures:
-    """One output of the artifact beside the model's.
+    """Figures of one output of the artifact against the model's.
 
     Attributes:
-        snr_db: signal-to-noise ratio in dB; infinite where they are equal.
-        cosine_min: the least cosine similarity over the inputs.
+        snr_db: signal-to-noise ratio in dB; infinite if they are equal.
+        cosine_min: the smallest cosine similarity over the inputs.
         max_abs_diff: the largest absolute difference.
-        top1_agreement: the share of inputs with the same first class, None where there are no classes.
-        vacuous: the model's output does not depend on its input, so nothing is proven.
+        top1_agreement: the share of inputs with the same top-1 class; None for outputs without classes.
+        vacuous: the model's output does not depend on its input, so the comparison proves nothing.
     """
 
     name: str
@@ -74,18 +74,20 @@ class OutputFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationReport:
-    """What verification found.
+    """The result of a verification.
 
     Attributes:
-        reason: why the status is not VERIFIED; empty where it is.
-        outputs: figures of each output; the worst counts.
-        floor_db: the ratio that had to be reached; None where none binds.
-        inputs: how many inputs were compared, from `origin`.
-        batch_sizes: the batch sizes that the artifact was run at.
-        engine: what ran it, where that is not the format's own runtime.
-        notes: what the runner showed beside the figures, such as operations that overflow.
-        accuracy: the share of inputs whose class the artifact reads right; None where the right ones are not known.
-        model_accuracy: the same of the PyTorch model.
+        status: whether the artifact matches the model.
+        reason: why the status is not VERIFIED; otherwise empty.
+        outputs: figures of each output; the worst one decides.
+        floor_db: the required ratio in dB; None if none is required.
+        inputs: number of compared inputs.
+        origin: source of the inputs.
+        batch_sizes: batch sizes that the artifact was run with.
+        engine: what ran the artifact, if it is not the format's own runtime.
+        notes: findings of the runner, such as operations that overflow.
+        accuracy: the artifact's top-1 accuracy, 0 to 1; None if the true classes are unknown.
+        model_accuracy: the PyTorch model's top-1 accuracy, 0 to 1; None if the true classes are unknown.
     """
 
     status: Status
@@ -102,7 +104,7 @@ class VerificationReport:
 
     @property
     def snr_db(self) -> float | None:
-        """The worst output's ratio, None where nothing was run."""
+        """The worst output's ratio in dB; None if nothing was run."""
         return min((figures.snr_db for figures in self.outputs), default=None)
 
     @property
@@ -111,44 +113,45 @@ class VerificationReport:
         return min(shares, default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; infinite and undefined figures become strings such as `inf`."""
+        """JSON values; infinite and undefined figures become strings such as `inf`."""
         data = asdict(self) | {"snr_db": self.snr_db, "top1_agreement": self.top1_agreement}
         return _json_ready(data)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VerificationReport:
-        """What `to_dict` gave.
+        """The report of a `to_dict` result.
 
         Raises:
-            LookupError, TypeError, ValueError: it did not.
+            LookupError, TypeError, ValueError: the data is not from `to_dict`.
         """
-        known = {item.name: data[item.name] for item in fields(cls)}
+        values = {item.name: data[item.name] for item in fields(cls)}
         figures = tuple(
             OutputFigures(
                 **item | {key: float(item[key]) for key in ("snr_db", "cosine_min", "max_abs_diff")}
             )
-            for item in known["outputs"]
+            for item in values["outputs"]
         )
         return cls(
-            **known
+            **values
             | {
-                "status": Status(known["status"]),
+                "status": Status(values["status"]),
                 "outputs": figures,
-                "batch_sizes": tuple(known["batch_sizes"]),
-                "notes": tuple(known["notes"]),
+                "batch_sizes": tuple(values["batch_sizes"]),
+                "notes": tuple(values["notes"]),
             }
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What the untouched model answers, kept so that it runs once however often it is compared with.
+    """The original model's outputs for the verification inputs, stored so that the model runs only once.
 
     Attributes:
-        outputs: one array an output, (number of inputs, ...), float32.
+        samples: the inputs.
+        outputs: one array per output, (number of inputs, ...), float32.
         names: the outputs' names.
-        classes: whether the single output ranks classes.
-        truth: the right class of each input, where the inputs tell it.
+        classes: whether the only output has one number per class.
+        truth: the true class of each input; None if they are unknown.
     """
 
     samples: Samples
@@ -170,29 +173,32 @@ def verify(
     trained: bool,
     min_snr_db: float | None = None,
 ) -> VerificationReport:
-    """Run the artifact on the reference's inputs and judge it.
+    """Run the artifact on the reference's inputs and compare the outputs.
 
     Args:
-        batch_size: the artifact's, or None where it is dynamic; then the runner says at which sizes to try.
-        trained: whether the weights are known to be trained; untrained ones prove little, so the floor of
-            the precision does not bind.
-        min_snr_db: a floor that binds in any case.
+        runner: the artifact.
+        reference: the original model's outputs.
+        precision: the artifact's precision, which sets the floor.
+        batch_size: the artifact's batch size; None if it is dynamic, to use the runner's `batch_sizes`.
+        trained: whether the weights are trained. Untrained weights prove little, so the precision's floor is not
+            applied to them.
+        min_snr_db: a floor in dB that always applies.
 
     Raises:
-        VerificationError: the artifact cannot take what its metadata promises (names, shapes, batch sizes).
+        VerificationError: the artifact fails, or its inputs and outputs do not match the reference.
     """
     sizes = (batch_size,) if batch_size else tuple(sorted(set(runner.batch_sizes)))
     measures = [SignalToNoise() for _ in reference.names]
     shapes = {name: array.shape for name, array in zip(reference.names, reference.outputs, strict=True)}
-    if wrong := interface_mismatch(runner, reference.samples.take([0]).shape[1:], shapes):
-        raise VerificationError(f"the artifact has another input or other outputs than the model: {wrong}")
-    read = np.full(len(reference), -1)
+    if mismatch := interface_mismatch(runner, reference.samples.take([0]).shape[1:], shapes):
+        raise VerificationError(f"the artifact's inputs and outputs do not match the model: {mismatch}")
+    top1 = np.full(len(reference), -1)
     for indices in _schedule(len(reference), sizes):
-        found = _run(runner, reference, indices)
+        outputs = _run(runner, reference, indices)
         for measure, name, expected in zip(measures, reference.names, reference.outputs, strict=True):
-            measure.update(expected[indices], found[name])
+            measure.update(expected[indices], outputs[name])
             if reference.truth is not None:
-                read[indices] = found[name].argmax(axis=1)
+                top1[indices] = outputs[name].argmax(axis=1)
     figures = tuple(
         OutputFigures(
             name=name,
@@ -216,22 +222,22 @@ def verify(
         batch_sizes=sizes,
         engine=runner.engine,
         notes=runner.notes,
-        accuracy=_share_right(read, reference.truth),
-        model_accuracy=_share_right(reference.outputs[0].argmax(axis=1), reference.truth)
+        accuracy=_accuracy(top1, reference.truth),
+        model_accuracy=_accuracy(reference.outputs[0].argmax(axis=1), reference.truth)
         if reference.truth is not None
         else None,
     )
 
 
-def _share_right(read: np.ndarray, truth: np.ndarray | None) -> float | None:
-    return None if truth is None else float((read == truth[: len(read)]).mean())
+def _accuracy(top1: np.ndarray, truth: np.ndarray | None) -> float | None:
+    return None if truth is None else float((top1 == truth[: len(top1)]).mean())
 
 
 def run_reference(module: torch.nn.Module, samples: Samples, device: str) -> tuple[np.ndarray, ...]:
-    """The model's answers to all samples, or to as many as `_REFERENCE_BYTES` of outputs allow.
+    """The model's outputs for all samples, or for as many as `_REFERENCE_BYTES` allow.
 
     Returns:
-        One array an output, (number of inputs, ...), float32.
+        One array per output, (number of inputs, ...), float32.
     """
     import torch
 
@@ -251,7 +257,7 @@ def run_reference(module: torch.nn.Module, samples: Samples, device: str) -> tup
 
 
 def _schedule(count: int, sizes: tuple[int, ...]) -> Iterator[list[int]]:
-    """Batches of indices that use every size at least once and every input at least once, wrapping around."""
+    """Batches of indices that use every size and every input at least once, starting again at the first input."""
     start = 0
     for turn, size in enumerate(itertools.cycle(sizes)):
         if start >= count and turn >= len(sizes):
@@ -272,29 +278,29 @@ def _judge(figures: tuple[OutputFigures, ...], floor: float | None) -> tuple[Sta
             "weights or identical images in --verify-data can cause this)"
         )
     if not worst.snr_db >= floor:
-        found = math.floor(10 * worst.snr_db) / 10 if math.isfinite(worst.snr_db) else worst.snr_db
-        return Status.FAILED, f"{worst.name} has {found:.1f} dB, the floor is {floor:g} dB"
+        snr_db = math.floor(10 * worst.snr_db) / 10 if math.isfinite(worst.snr_db) else worst.snr_db
+        return Status.FAILED, f"{worst.name} has {snr_db:.1f} dB, the floor is {floor:g} dB"
     return Status.VERIFIED, ""
 
 
 def _run(runner: Runner, reference: Reference, indices: Sequence[int]) -> dict[str, np.ndarray]:
-    """The artifact's outputs for these inputs, of the reference's shapes and in float32."""
+    """The artifact's outputs for these inputs, checked to be float32 and of the reference's shapes."""
     try:
-        found = run_batches(runner, reference.samples.take(indices), reference.names)
+        outputs = run_batches(runner, reference.samples.take(indices), reference.names)
     except TimmxError as exc:
         raise VerificationError(exc.message, hint=exc.hint) from exc
     specs = {spec.name: spec for spec in runner.outputs}
     for name, expected in zip(reference.names, reference.outputs, strict=True):
-        shape, output, spec = (len(indices), *expected.shape[1:]), found[name], specs[name]
+        shape, output, spec = (len(indices), *expected.shape[1:]), outputs[name], specs[name]
         if output.shape != shape:
             raise VerificationError(
-                f"output {name!r} has shape {output.shape} where the model gives {shape}: "
+                f"output {name!r} has shape {output.shape}, and the model's is {shape}: "
                 "the artifact fixed a size that should be dynamic, or changed its layout"
             )
         if output.dtype != np.float32:
-            due = "float32" if spec.quantization is None else f"{spec.dtype}, which its quantization is for,"
-            raise VerificationError(f"output {name!r} is {output.dtype}, where {due} is expected")
-    return found
+            dtype = "float32" if spec.quantization is None else f"{spec.dtype} as in its quantization"
+            raise VerificationError(f"output {name!r} is {output.dtype}, expected {dtype}")
+    return outputs
 
 
 def _json_ready(value: Any) -> Any:

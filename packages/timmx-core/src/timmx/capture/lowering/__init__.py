@@ -1,1 +1,1 @@
-"""Operations of a captured program in other words, for formats that lack them; a backend takes what it needs."""
+"""Decompositions of operations that formats lack; a backend chooses the ones it needs."""

@@ -1,4 +1,4 @@
-"""Nodes that compute nothing, and shapes that need no computing, taken out of a decomposed program."""
+"""Removes copies, redundant reshapes and computed shapes from a decomposed program."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COPIES = (
     aten.dropout.default,
     aten.lift_fresh_copy.default,
 )
-"""Operations that return their first argument as it is, seen as numbers."""
+"""Operations that return the values of their first argument."""
 
 _ARITHMETIC = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 
@@ -25,7 +25,7 @@ _VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 
 def drop_copies(program: torch.export.ExportedProgram) -> None:
-    """Take copies and assertions out. (coremltools 9.0 has no `alias`, and writes a copy as an operation.)"""
+    """Remove copies and assertions. (coremltools 9.0 has no `alias`, and writes a copy as an operation.)"""
     graph = program.graph
     inputs = {node for node in graph.nodes if node.op == "placeholder"}
     outputs = set(graph.output_node().all_input_nodes)
@@ -49,14 +49,14 @@ def drop_copies(program: torch.export.ExportedProgram) -> None:
 
 
 def use_reshapes(graph: torch.fx.Graph) -> None:
-    """Write `view` as `reshape`: without the copies a view may meet strides that it cannot have."""
+    """Replace `view` by `reshape`: without the copies, a view may get strides that it does not support."""
     for node in graph.nodes:
         if node.target in _VIEWS:
             node.target = aten.reshape.default
 
 
 def merge_reshapes(graph: torch.fx.Graph) -> None:
-    """Of several reshapes in a row only the last one counts, and none that keeps the shape."""
+    """Merge consecutive reshapes, and remove those that keep the shape."""
     outputs = set(graph.output_node().all_input_nodes)
     for node in graph.nodes:
         if node.target is aten.reshape.default:
@@ -70,7 +70,7 @@ def merge_reshapes(graph: torch.fx.Graph) -> None:
 
 
 def infer_symbolic_sizes(graph: torch.fx.Graph) -> None:
-    """Write -1 for the one symbolic size of a reshape, so that nothing must be computed for it."""
+    """Replace a reshape's only symbolic size by -1, so that it need not be computed."""
     for node in graph.nodes:
         if node.target is not aten.reshape.default:
             continue
@@ -85,9 +85,9 @@ def infer_symbolic_sizes(graph: torch.fx.Graph) -> None:
 
 
 def drop_expands(graph: torch.fx.Graph) -> None:
-    """Take out expansions to the shape of the other operand, in arithmetic that broadcasts by itself.
+    """Remove expansions to the other operand's shape, in arithmetic that broadcasts anyway.
 
-    (coremltools 9.0 writes them as `tile`, with six operations more for the counts where the batch is open.)
+    (coremltools 9.0 writes them as `tile`, with six more operations for the counts if the batch size is dynamic.)
     """
     for node in list(graph.nodes):
         if node.target is not aten.expand.default:
@@ -95,7 +95,7 @@ def drop_expands(graph: torch.fx.Graph) -> None:
         for user in list(node.users):
             if user.target not in _ARITHMETIC:
                 continue
-            others = [one for one in user.args[:2] if one is not node]
+            others = [operand for operand in user.args[:2] if operand is not node]
             if (
                 len(others) == 1
                 and isinstance(others[0], torch.fx.Node)
@@ -106,7 +106,7 @@ def drop_expands(graph: torch.fx.Graph) -> None:
 
 
 def _shape(node: torch.fx.Node) -> list[str]:
-    """In words: to compare symbolic sizes themselves could tie the program to the answer."""
+    """The shape as text: comparing symbolic sizes could add a guard to the program."""
     value = node.meta.get("val")
     return [str(size) for size in value.shape] if isinstance(value, torch.Tensor) else [node.name]
 

@@ -1,4 +1,4 @@
-"""Constants in the midst of a decomposition."""
+"""Constants inside a decomposition."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 
 def traced_constant(values: Any, like: torch.Tensor) -> torch.Tensor:
-    """A tensor of known numbers, of the type of `like`, that a trace lifts into the program's constants.
+    """A tensor of numbers, of the type of `like`, that becomes a constant of the traced program.
 
-    `torch.tensor` itself would trace an operation in place, which a program in functional form must not have.
+    `torch.tensor` would trace an in-place operation, which a functional program must not have.
     """
     with _disable_current_modes():
         real = torch.tensor(values, dtype=like.dtype)

@@ -1,7 +1,7 @@
-"""Operations on tensors of many dimensions, done on the same data with neighbouring dimensions merged.
+"""Operations on tensors of many dimensions, computed with neighbouring dimensions merged.
 
-Each function here reshapes its inputs down, computes, and reshapes its output up again; where all that touches a tensor
-does so, the reshapes meet, and one is made of two.
+Each function here merges dimensions of its inputs, computes, and splits them again in its output. Between two such
+functions the reshapes follow each other and can be merged.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ aten = torch.ops.aten
 
 
 def rank_decompositions(limit: int) -> dict[Any, Callable[..., Any]]:
-    """Operation to function, 4 <= `limit`. An operation whose tensors all have `limit` dimensions or less stays.
+    """Decompositions of operations on tensors with more than `limit` dimensions.
 
-    So does one whose dimensions cannot be merged, as of a sum that broadcasts every other one.
+    Operations whose dimensions cannot be merged, such as a sum that broadcasts every second one, are not decomposed.
+
+    Args:
+        limit: the largest number of dimensions that the format supports, at least 4.
     """
     pointwise = "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar relu.default "
     pointwise += (
@@ -51,11 +54,11 @@ def rank_decompositions(limit: int) -> dict[Any, Callable[..., Any]]:
 
 
 def _above(limit: int, op: torch._ops.OpOverload, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` where a tensor has more than `limit` dimensions."""
+    """`function`, applied only if a tensor has more than `limit` dimensions."""
 
     def guarded(*arguments: Any, **kwargs: Any) -> Any:
-        given = arguments[0] if isinstance(arguments[0], list | tuple) else arguments
-        rank = max(item.ndim for item in given if isinstance(item, torch.Tensor))
+        items = arguments[0] if isinstance(arguments[0], list | tuple) else arguments
+        rank = max(item.ndim for item in items if isinstance(item, torch.Tensor))
         if op in (aten.stack.default, aten.unsqueeze.default):
             rank += 1
         elif op is aten.expand.default:
@@ -72,7 +75,7 @@ def _op(name: str) -> torch._ops.OpOverload:
 
 
 def _permute(limit: int) -> Callable[..., Any]:
-    """In one step where at most `limit` groups of dimensions move, otherwise in several such steps."""
+    """Permutation in one step if at most `limit` groups of dimensions move, otherwise in several steps."""
 
     def function(x: torch.Tensor, dims: Sequence[int]) -> Any:
         order = [dim % x.ndim for dim in dims]
@@ -92,11 +95,11 @@ def _permute(limit: int) -> Callable[..., Any]:
 
 
 def permutation_steps(order: tuple[int, ...], limit: int) -> tuple[tuple[int, ...], ...]:
-    """Permutations that one after the other make `order`, each of at most `limit` groups of neighbours."""
+    """Permutations that give `order` in sequence, each with at most `limit` groups of neighbouring dimensions."""
     groups = _groups(order)
     if len(groups) <= limit:
         return (order,)
-    # The second group moved behind the first: 4 groups at most now, one group less to permute afterwards.
+    # Move the second group behind the first: at most 4 groups in this step, and one group less afterwards.
     step = [dim for dim in range(len(order)) if dim not in groups[1]]
     place = step.index(groups[0][-1]) + 1
     step[place:place] = groups[1]
@@ -104,7 +107,7 @@ def permutation_steps(order: tuple[int, ...], limit: int) -> tuple[tuple[int, ..
 
 
 def _groups(order: Sequence[int]) -> list[tuple[int, ...]]:
-    """Runs of dimensions that stay neighbours."""
+    """Runs of dimensions that remain neighbours."""
     groups: list[tuple[int, ...]] = []
     for dim in order:
         if groups and groups[-1][-1] == dim - 1:
@@ -131,12 +134,12 @@ def _unsqueeze(x: torch.Tensor, dim: int) -> Any:
 
 
 def _squeeze(x: torch.Tensor, dim: int | Sequence[int]) -> Any:
-    gone = {one % x.ndim for one in ([dim] if isinstance(dim, int) else dim) if _is_one(x.shape[one])}
-    return x.reshape([size for index, size in enumerate(x.shape) if index not in gone])
+    dims = {index % x.ndim for index in ([dim] if isinstance(dim, int) else dim) if _is_one(x.shape[index])}
+    return x.reshape([size for index, size in enumerate(x.shape) if index not in dims])
 
 
 def _along(op: torch._ops.OpOverload) -> Callable[..., Any]:
-    """An operation along one dimension, whose outputs differ in that dimension alone or lack it."""
+    """An operation along one dimension, whose outputs differ only in that dimension or lack it."""
     place = 2 if op in (aten.split.Tensor, aten.split_with_sizes.default) else 1
 
     def function(x: torch.Tensor, *arguments: Any, **kwargs: Any) -> Any:
@@ -144,14 +147,14 @@ def _along(op: torch._ops.OpOverload) -> Callable[..., Any]:
         rest += [0] * (place - len(rest))
         dim = rest[place - 1] % x.ndim
         rest[place - 1] = 1
-        answer = op(_around(x, dim), *rest, **kwargs)
+        result = op(_around(x, dim), *rest, **kwargs)
         before, after = list(x.shape[:dim]), list(x.shape[dim + 1 :])
 
-        def whole(part: torch.Tensor) -> torch.Tensor:
+        def split(part: torch.Tensor) -> torch.Tensor:
             middle = [part.shape[1]] if part.ndim == (3 if after else 2) else []
             return part.reshape([*before, *middle, *after])
 
-        return whole(answer) if isinstance(answer, torch.Tensor) else type(answer)(map(whole, answer))
+        return split(result) if isinstance(result, torch.Tensor) else type(result)(map(split, result))
 
     return function
 
@@ -176,15 +179,15 @@ def _reduction(op: torch._ops.OpOverload) -> Callable[..., Any]:
     def function(x: torch.Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
         if not dim:
             return NotImplemented
-        gone = {one % x.ndim for one in ([dim] if isinstance(dim, int) else dim)}
-        sizes, axes = _merged(x.shape, [index in gone for index in range(x.ndim)])
+        dims = {index % x.ndim for index in ([dim] if isinstance(dim, int) else dim)}
+        sizes, axes = _merged(x.shape, [index in dims for index in range(x.ndim)])
         if len(sizes) == x.ndim:
             return NotImplemented
-        answer = op(
-            x.reshape(sizes), [index for index, reduced in enumerate(axes) if reduced], False, **kwargs
+        result = op(
+            x.reshape(sizes), [index for index, is_reduced in enumerate(axes) if is_reduced], False, **kwargs
         )
-        shape = [1 if index in gone else size for index, size in enumerate(x.shape)]
-        return answer.reshape(shape if keepdim else [s for i, s in enumerate(x.shape) if i not in gone])
+        shape = [1 if index in dims else size for index, size in enumerate(x.shape)]
+        return result.reshape(shape if keepdim else [s for i, s in enumerate(x.shape) if i not in dims])
 
     return function
 
@@ -197,18 +200,17 @@ def _pointwise(op: torch._ops.OpOverload) -> Callable[..., Any]:
         shape = [
             next((size for size in sizes if not _is_one(size)), 1) for sizes in zip(*shapes, strict=True)
         ]
-        whole = [tuple(_is_one(size) for size in sizes) for sizes in zip(*shapes, strict=True)]
-        kept = [
-            index for index, ones in enumerate(whole) if not all(ones)
-        ]  # a 1 in every input fits anywhere
+        ones = [tuple(_is_one(size) for size in sizes) for sizes in zip(*shapes, strict=True)]
+        # dimensions that are 1 in every input are dropped
+        dims = [index for index, flags in enumerate(ones) if not all(flags)]
         sizes = [
-            _merged([item[index] for index in kept], [whole[index] for index in kept])[0] for item in shapes
+            _merged([item[index] for index in dims], [ones[index] for index in dims])[0] for item in shapes
         ]
         if len(sizes[0]) == ndim:
             return NotImplemented
         flat = iter([tensor.reshape(size) for tensor, size in zip(tensors, sizes, strict=True)])
-        given = [next(flat) if isinstance(item, torch.Tensor) else item for item in arguments]
-        return op(*given, **kwargs).reshape(shape)
+        flat_arguments = [next(flat) if isinstance(item, torch.Tensor) else item for item in arguments]
+        return op(*flat_arguments, **kwargs).reshape(shape)
 
     return function
 
@@ -246,17 +248,17 @@ def _matmul(x: torch.Tensor, y: torch.Tensor) -> Any:
 
 
 def _around(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """As (before, `dim`, after); the last dimension stays the last, along which softmax is one operation everywhere."""
+    """(before, `dim`, after); the last dimension stays last, since every format has softmax along it."""
     after = x.shape[dim + 1 :]
     return x.reshape([math.prod(x.shape[:dim]), x.shape[dim], *([math.prod(after)] if after else [])])
 
 
 def _merged(shape: Sequence[Any], kinds: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Neighbouring dimensions of one kind as one: the sizes, and the kind of each."""
+    """Merge neighbouring dimensions of the same kind: the sizes, and the kind of each."""
     runs = [list(run) for _, run in itertools.groupby(range(len(shape)), key=lambda index: kinds[index])]
     return [math.prod(shape[index] for index in run) for run in runs], [kinds[run[0]] for run in runs]
 
 
 def _is_one(size: Any) -> bool:
-    """A symbolic size is never taken for 1: to ask would tie the program to the answer."""
+    """Whether a size is 1; False for a symbolic size, since the comparison would add a guard to the program."""
     return isinstance(size, int) and size == 1

@@ -1,4 +1,4 @@
-"""Interpolation as two matrix products, for formats that lack its kind or get it wrong."""
+"""Interpolation as two matrix products, for formats that lack it or compute it wrongly."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ BICUBIC_OR_ANTIALIASED = (
     aten._upsample_bilinear2d_aa.vec,
     aten._upsample_bilinear2d_aa.default,
 )
-"""The kinds that coremltools 9.0 and litert-torch 0.10 lack, or get wrong."""
+"""Interpolations that coremltools 9.0 and litert-torch 0.10 lack or convert wrongly."""
 
 
 def resize_by_matmul(op: torch._ops.OpOverload) -> Callable[..., Any]:
-    """`op` as (rows) @ x @ (columns): exact, since each kind is linear in x and separable."""
+    """`op` as (rows) @ x @ (columns): exact, since interpolation is linear in x and separable."""
 
     def function(x: torch.Tensor, output_size: list[int] | None, *options: Any) -> Any:
         height, width = x.shape[-2:]
@@ -40,7 +40,7 @@ def resize_by_matmul(op: torch._ops.OpOverload) -> Callable[..., Any]:
 
 
 def adaptive_avg_pool2d(x: torch.Tensor, output_size: list[int]) -> Any:
-    """To more than one pixel: a plain average where the windows are even, otherwise two products."""
+    """`aten.adaptive_avg_pool2d` to several pixels: a plain average for equal windows, otherwise two products."""
     height, width = x.shape[-2:]
     if all(new == 1 for new in output_size) or not isinstance(height, int) or not isinstance(width, int):
         return NotImplemented
@@ -53,25 +53,23 @@ def adaptive_avg_pool2d(x: torch.Tensor, output_size: list[int]) -> Any:
 def _matrix(
     op: torch._ops.OpOverload, size: int, axis: int, output_size: list[int] | None, options: tuple[Any, ...]
 ) -> list[list[float]]:
-    """(new size, size): what the operation itself, in float64, makes of each pixel alone along one axis.
+    """(new size, size): the operation along one axis as a matrix, computed in float64 from single pixels.
 
-    The axis is laid out as the width, above a height of one pixel that stays one, which every kind leaves as it is.
-    The other way round torch 2.14.1's antialiased kernels are wrong: a column of one pixel's width is interpolated
-    to other numbers than the same column in a wider image.
+    The axis is laid out as the width of an image with a height of one pixel, which no interpolation changes.
+    With the axis as the height, torch 2.14.1's antialiased kernels are wrong: they interpolate a column of one pixel's
+    width to other numbers than the same column in a wider image.
     """
-    new = None if output_size is None else [1, output_size[axis]]
-    given: list[Any] = []
-    alone = [
-        option for option in options if isinstance(option, float)
-    ]  # the height's scale, then the width's
+    new_size = None if output_size is None else [1, output_size[axis]]
+    axis_options: list[Any] = []
+    scales = [option for option in options if isinstance(option, float)]  # of the height, then of the width
     for option in options:
         if isinstance(option, list):
-            given.append([1.0, option[axis]])
+            axis_options.append([1.0, option[axis]])
         elif isinstance(option, float):
-            given.append(1.0 if len(given) == options.index(alone[0]) else alone[axis])
+            axis_options.append(1.0 if len(axis_options) == options.index(scales[0]) else scales[axis])
         else:
-            given.append(option)
+            axis_options.append(option)
     with _disable_current_modes():
         pixels = torch.eye(size, dtype=torch.float64).view(1, size, 1, size)
-        matrix: list[list[float]] = op(pixels, new, *given).reshape(size, -1).t().tolist()
+        matrix: list[list[float]] = op(pixels, new_size, *axis_options).reshape(size, -1).t().tolist()
     return matrix

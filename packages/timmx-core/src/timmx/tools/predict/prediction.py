@@ -106,7 +106,7 @@ def predict(
     if top_k < 1:
         raise ConfigurationError(f"--top-k {top_k} shows no class", hint="give 1 or more")
     if not file.expanduser().exists():
-        raise ConfigurationError(f"file {file} does not exist", hint="check the path")
+        raise ConfigurationError(f"{file} does not exist", hint="check the path")
     paths = find_images(images)
     say = reporter()
     say.step(f"Opening {file.name}")

@@ -1,0 +1,167 @@
+"""Everything that a person reads is plain technical English: phrases that are not are refused, by kind of text.
+
+AGENTS.md has the vocabulary. This file and AGENTS.md are exempt.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import tokenize
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+
+EVERYWHERE = {
+    r"mend(s|ed|ing)?": "fix, hint, how to fix it",
+    r"anew": "again, re-export, retrace",
+    r"made (pictures?|images?|inputs?|samples?)": "synthetic images",
+    r"whole (number|pixel)s?": "integer",
+    r"beside": "compared with, against, next to, in addition to",
+    r"(is|are|was|were) told": "is reported, shows",
+    r"(it|that|which|who) tells?": "reports, shows, says",
+    r"open (batch|in the batch)( size)?": "dynamic batch size",
+    r"batch (size )?(is|may be|stays) open": "dynamic batch size",
+    r"edges": "inputs and outputs, I/O types",
+    r"one an? (channel|line|class|file|core|image|row|step|operation|option|axis|side|family|format)": "one per ...",
+    r"(?<!there )(is|are|was|were) no (?!longer\b|more\b|less\b|other\b|need\b|such\b|one\b|fewer\b)[a-z]+": "is not a ..., has no ...",
+    r"reads? (most |all )?(images )?(right|wrong|as what)": "classified correctly, accuracy",
+    r"where nothing is given": "by default",
+    r"in trouble": "failed, is invalid, cannot be read",
+    r"what it is worth": "the file's size, the model's accuracy",
+    r"a defect in timmx": "internal error",
+    r"written small": "lower-case",
+    r"poor witness(es)?": "say what is wrong with random weights",
+    r"for trying out": "for smoke tests",
+    r"nothing to stand": "nothing to compare with",
+    r"as a person (would )?(reads?|names?|types?)": "as the user ...",
+    r"side by side": "compare, next to each other",
+    r"end what else runs": "stop other processes",
+    r"nobody (knows|says|asks|could|needs)": "unknown, not stated",
+    r"the likeliest": "the most likely",
+}
+"""Exact phrases, as regular expressions of whole words, and what is written instead."""
+
+DIRECTORY = {r"director(y|ies)": "folder"}
+CODE = EVERYWHERE
+HELP = EVERYWHERE | DIRECTORY
+DOCUMENTS = EVERYWHERE
+NAMES = {
+    r"mend(s|ed)?": "fix, hint",
+    r"anew": "again",
+    r"beside": "next to, against",
+    r"told": "reported",
+    r"(is|are) no": "is not a",
+    r"made (picture|image)s?": "synthetic",
+}
+"""Words of test names."""
+
+
+def phrases_in(text: str, phrases: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """The refused phrases of a text, each with what to write instead."""
+    text = re.sub(r"\s+", " ", text)
+    for phrase, instead in phrases.items():
+        for found in re.finditer(rf"(?<![\w-])(?:{phrase})(?![\w-])", text, re.IGNORECASE):
+            start = max(0, found.start() - 30)
+            yield text[start : found.end() + 30], instead
+
+
+@cache
+def tracked(*patterns: str) -> tuple[Path, ...]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", *patterns], cwd=ROOT, text=True, capture_output=True, check=True
+    )
+    return tuple(ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file())
+
+
+def documents() -> list[Path]:
+    return [path for path in tracked("*.md") if path.name != "AGENTS.md"]
+
+
+def sources() -> list[Path]:
+    return [path for path in tracked("*.py", "*.py.template") if path != Path(__file__)]
+
+
+def test_documents_are_in_plain_language():
+    refused = []
+    for path in documents():
+        text = re.sub(r"^ *```.*?^ *```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+        refused += [f"{path}: {found} -> {instead}" for found, instead in phrases_in(text, DOCUMENTS)]
+    assert refused == []
+
+
+def test_messages_docstrings_and_comments_are_in_plain_language():
+    refused = [
+        f"{path}:{line}: {found} -> {instead}"
+        for path in sources()
+        for line, text in texts(path.read_text("utf-8"))
+        for found, instead in phrases_in(text, CODE)
+    ]
+    assert refused == []
+
+
+def test_help_is_in_plain_language():
+    from timmx.cli.application import app
+    from timmx.registry import entries
+    from typer.testing import CliRunner
+
+    commands = [[], *([command.name or command.callback.__name__] for command in app.registered_commands)]
+    commands += [[entry.name] for entry in entries()]
+    for command in commands:
+        shown = CliRunner().invoke(
+            app, [*command, "--help"], env={"COLUMNS": "5000", "NO_COLOR": "1", "TERM": "dumb"}
+        )
+        assert shown.exit_code == 0, shown.output
+        assert list(phrases_in(shown.stdout, HELP)) == [], f"timmx {' '.join(command)} --help"
+
+
+def test_test_names_are_facts_in_plain_words():
+    refused = [
+        f"{path}:{node.lineno}: {node.name} -> {instead}"
+        for path in tracked("tests/**/test_*.py", "tests/test_*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        for _, instead in phrases_in(node.name.replace("_", " "), NAMES)
+    ]
+    assert refused == []
+
+
+def test_a_planted_phrase_is_found():
+    planted = (
+        '"""The\n    batch size is open."""\n# one a line\nraise ValueError(f"{x} is no number: mend it")\n'
+    )
+    found = [instead for _, text in texts(planted) for _, instead in phrases_in(text, CODE)]
+    assert len(found) == 4
+
+
+def texts(source: str) -> Iterator[tuple[int, str]]:
+    """Every string and comment of a Python file, with its line; comments that follow each other are one text."""
+    comments: list[tuple[int, str]] = []
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                comments.append((token.start[0], token.string.lstrip("# ")))
+    except (tokenize.TokenError, IndentationError):  # a template
+        yield 1, source
+        return
+    yield from comments
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a template
+        yield 1, source
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield (
+                node.lineno,
+                "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values),
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
