@@ -17,7 +17,7 @@ EXAMPLE = ROOT / "examples" / "digits" / "recipe.toml"
 
 def test_the_published_schema_matches_the_options():
     published = json.loads((ROOT / "docs" / "recipe.schema.json").read_text("utf-8"))
-    assert published == recipe_schema(), "timmx.tools.recipe_file.recipe_schema() gives the new one"
+    assert published == recipe_schema(), "write timmx.exporting.recipe_schema() to docs/recipe.schema.json"
     jsonschema.Draft202012Validator.check_schema(published)
 
 
