@@ -62,10 +62,11 @@ def test_other_images_and_another_floor(exported, digits, run_timmx):
     assert json.loads(done.stdout)["error"]["verification"]["status"] == "failed"
 
 
-def test_another_file_instead_of_the_model(exported, bytes_file, run_timmx):
+def test_another_file_instead_of_the_model(exported, bytes_file, digits, run_timmx):
     """The inputs differ: normalized numbers for one file, bytes of images for the other."""
+    samples = f"{digits.removeprefix('local-dir:')}/samples"
     done = run_timmx(
-        "verify", bytes_file.path, "--against", exported.path, "--verify-data", SAMPLES, "--json"
+        "verify", bytes_file.path, "--against", exported.path, "--verify-data", samples, "--json"
     )
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
