@@ -64,7 +64,7 @@ def test_backend_is_available_without_tensorrt():
         ({"workspace": 2.0, **ONNX}, "--workspace is for an engine"),
         ({"triton": "repository", **ONNX}, "--triton is for an engine"),
         ({"version_compatible": True, **ONNX}, "--version-compatible is for an engine"),
-        ({"mode": "int8", "calibration_data": "nowhere", **ONNX}, "nowhere"),
+        ({"mode": "int8", "calibration_data": "nowhere", **ONNX}, "nowhere does not exist"),
         ({"keep_onnx": "kept.txt", **BUILD}, "does not end in .onnx"),
         ({"output": "model.onnx", **BUILD}, "must end in .engine"),
         ({"output": "model.engine", **ONNX}, "must end in .onnx"),
@@ -81,7 +81,7 @@ def test_wrong_options_are_refused_with_a_hint(tmp_path, monkeypatch, options, w
     ("model", "options", "words"),
     [
         (None, {}, "no model is given"),
-        (None, {"from_onnx": "absent.onnx"}, "absent.onnx"),
+        (None, {"from_onnx": "absent.onnx"}, r"absent\.onnx is not a file"),
         (None, {"from_onnx": "notes.txt"}, "not an .onnx file"),
         (
             "test_resnet",
