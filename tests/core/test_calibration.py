@@ -17,7 +17,7 @@ from timmx.base.progress import Reporter, reporting
 from timmx.contract.options import CalibrationData, CalibrationSamples, RandomCalibration  # noqa: TC002 - Typer's
 from timmx.errors import ConfigurationError
 from timmx.inputs.calibration import check_calibration, choose_calibration
-from timmx.inputs.samples import MadeSamples, choose_samples
+from timmx.inputs.samples import SyntheticSamples, choose_samples
 from timmx.model.data_config import DataConfig
 from timmx.registry.options import build
 
@@ -71,11 +71,11 @@ def photos(tmp_path_factory) -> Path:
 
 
 def pixels(count=6, config=CONFIG):
-    return torch.from_numpy(MadeSamples(config, True, count).take(range(count)))
+    return torch.from_numpy(SyntheticSamples(config, True, count).take(range(count)))
 
 
 def normalised(count=6, config=CONFIG):
-    return torch.from_numpy(MadeSamples(config, False, count).take(range(count)))
+    return torch.from_numpy(SyntheticSamples(config, False, count).take(range(count)))
 
 
 def saved(tmp_path, value) -> Path:
@@ -422,7 +422,7 @@ def test_synthetic_images_are_repeatable_and_differ_from_those_of_verification(w
     assert first.min() >= 0
     assert first.max() <= 1
     assert len({array.tobytes() for array in first}) == 10
-    seen = {array.tobytes() for array in MadeSamples(CONFIG, True).take(range(6))}
+    seen = {array.tobytes() for array in SyntheticSamples(CONFIG, True).take(range(6))}
     assert not seen & {array.tobytes() for array in first}
     assert "Calibrated on 10 synthetic images: their ranges do not fit real images" in warnings[0]
     assert len(choose_calibration(None, None, CONFIG, True)) == 128

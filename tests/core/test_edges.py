@@ -12,7 +12,7 @@ from timmx.contract.runner import Quantization, Runner, TensorSpec
 from timmx.errors import VerificationError
 from timmx.exporting.metadata import IoTypes
 from timmx.inputs.conversion import feed, fetch
-from timmx.inputs.samples import MadeSamples
+from timmx.inputs.samples import SyntheticSamples
 from timmx.model.data_config import DataConfig
 from timmx.verification.comparison import Reference, Status, verify
 
@@ -53,7 +53,7 @@ class Integers(Runner):
 
 
 def judge(runner):
-    samples = MadeSamples(CONFIG, in_graph=False)
+    samples = SyntheticSamples(CONFIG, in_graph=False)
     reference = Reference(
         samples=samples, outputs=(model(samples.take(range(len(samples)))),), names=("output",), classes=True
     )

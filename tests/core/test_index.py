@@ -130,7 +130,9 @@ def tags_of(name: str) -> list[str]:
     ],
 )
 def test_similar_names_are_suggested(cache, typed, meant):
-    assert meant in index.close_names(typed)
+    with pytest.raises(ModelError) as caught:
+        index.check_name(typed)
+    assert meant in caught.value.hint
 
 
 def test_unknown_names_are_refused_with_suggestions(cache):

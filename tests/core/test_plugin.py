@@ -16,7 +16,8 @@ LIGHT = (
     "ExportBackend Capabilities Problem Precision Exported ExportJob ExportRequest NoOptions Runner TensorSpec "
     "OpenSettings Device Quantization Metadata Snippet Floats Ints CalibrationData CalibrationMethod Calibration "
     "TimmxError ArtifactError ConfigurationError MissingRequirementError RuntimeUnavailable UnsupportedError "
-    "VerificationError reporter Reporter usable_cores door require_file atomic_write check_calibration given_flags"
+    "VerificationError reporter Reporter usable_cores door require_file atomic_write check_calibration "
+    "calibration_flags"
 )
 """What a backend's `plugin.py` and `options.py` may need."""
 

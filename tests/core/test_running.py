@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from timmx.artifact.opening import described
+from timmx.artifact.opening import read_artifact
 from timmx.contract.runner import OpenSettings, Quantization, Runner, TensorSpec
 from timmx.errors import ArtifactError, UnsupportedError
 from timmx.inputs.running import check_interface, interface_mismatch, run_batches
@@ -92,7 +92,7 @@ def test_a_runtime_that_reports_no_sizes_is_accepted():
 
 def test_a_file_with_the_metadata_of_another_graph_is_refused(exported_digits):
     path = exported_digits("onnx")
-    backend, metadata = described(path)
+    backend, metadata = read_artifact(path)
     (output,) = metadata.outputs
     with backend.open(path, OpenSettings()) as runner:
         check_interface(path, runner, metadata)

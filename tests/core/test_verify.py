@@ -7,7 +7,7 @@ import pytest
 from timmx.contract.capabilities import Precision
 from timmx.contract.runner import Runner, TensorSpec
 from timmx.errors import VerificationError
-from timmx.inputs.samples import MadeSamples
+from timmx.inputs.samples import SyntheticSamples
 from timmx.model.data_config import DataConfig
 from timmx.verification.comparison import Reference, Status, verify
 
@@ -43,7 +43,7 @@ def model(x):
 
 
 def reference(compute=model):
-    samples = MadeSamples(CONFIG, in_graph=False)
+    samples = SyntheticSamples(CONFIG, in_graph=False)
     return Reference(
         samples=samples,
         outputs=(compute(samples.take(range(len(samples)))),),

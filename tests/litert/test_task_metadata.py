@@ -84,7 +84,7 @@ def entry(tensor=None):
     )
 
 
-def described(model, content, labels=LABELS):
+def read_artifact(model, content, labels=LABELS):
     """The model with the entry in its metadata list and a labels file appended."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -132,7 +132,7 @@ PIXELS = IMAGE.astype(np.float32)
     ],
 )
 def test_mediapipe_gives_the_scores_of_the_model(options, tensor, fed, classify):
-    ((head, result),) = classify(described(converted(**options), entry(tensor)), IMAGE)
+    ((head, result),) = classify(read_artifact(converted(**options), entry(tensor)), IMAGE)
     expected = scores(Classifier(**options), fed)
     assert head == "output"
     assert set(result) == set(LABELS)
@@ -141,7 +141,7 @@ def test_mediapipe_gives_the_scores_of_the_model(options, tensor, fed, classify)
 
 
 def test_mediapipe_reports_logits_as_scores(classify):
-    ((_, result),) = classify(described(converted(softmax=False), entry()), IMAGE)
+    ((_, result),) = classify(read_artifact(converted(softmax=False), entry()), IMAGE)
     expected = scores(Classifier(softmax=False), PIXELS / 255)
     assert expected.min() < 0
     np.testing.assert_allclose([result[label] for label in LABELS], expected, rtol=1e-4, atol=1e-5)
@@ -164,7 +164,7 @@ def test_mediapipe_reports_logits_as_scores(classify):
 def test_mediapipe_refuses(tensor, options, error, reason, classify):
     model = converted(normalize=False, **options)
     with pytest.raises(error, match=reason):
-        classify(described(model, entry(tensor)), IMAGE)
+        classify(read_artifact(model, entry(tensor)), IMAGE)
 
 
 @pytest.mark.usefixtures("mediapipe")
@@ -176,7 +176,7 @@ def test_mediapipe_shows_what_was_written(monkeypatch):
     from mediapipe.tasks.python.metadata.metadata import MetadataDisplayer
 
     content = entry(image((127.5, 120.0, 0.25), (0.5, 2.0, 0.25)))
-    shown = MetadataDisplayer.with_model_buffer(described(converted(), content))
+    shown = MetadataDisplayer.with_model_buffer(read_artifact(converted(), content))
     assert json.loads(shown.get_metadata_json()) == task_metadata.read(content, "model.tflite")
     assert shown.get_packed_associated_file_list() == ["labels.txt"]
     assert shown.get_associated_file_buffer("labels.txt").decode().split("\n") == list(LABELS)

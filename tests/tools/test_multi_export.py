@@ -16,7 +16,7 @@ import pytest
 from plugins import timmx as in_a_process
 from timmx.artifact.records import digest, recall
 from timmx.errors import ConfigurationError, TimmxError
-from timmx.exporting.several import export_many, planned
+from timmx.exporting.several import export_many, plan_exports
 
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "coreml": ".mlpackage", "litert": ".tflite"}
 
@@ -172,13 +172,13 @@ def test_the_table_shows_full_file_names(run_timmx, digits):
 )
 def test_invalid_targets_are_refused_with_the_fix(to, said, digits, tmp_path):
     with pytest.raises(TimmxError, match=said):
-        planned(digits, to, tmp_path / "out")
+        plan_exports(digits, to, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_problems_of_all_targets_are_reported_together(digits, tmp_path):
     with pytest.raises(ConfigurationError) as caught:
-        planned(digits, ["onnx:output=a.txt", "torch-export", "litert:dynamic_batch"], tmp_path)
+        plan_exports(digits, ["onnx:output=a.txt", "torch-export", "litert:dynamic_batch"], tmp_path)
     said = caught.value.message
     assert "2 of 3 targets" in said
     assert "a.txt" in said
@@ -207,7 +207,7 @@ def test_errors_are_reported_without_importing_torch(digits, tmp_path):
 
 
 def test_negative_flags_work_in_targets(digits, tmp_path):
-    (target,) = planned(digits, ["onnx:no-optimize,no-external-data"], tmp_path)
+    (target,) = plan_exports(digits, ["onnx:no-optimize,no-external-data"], tmp_path)
     assert target.options.optimize is False
     assert target.options.external_data is False
 
@@ -235,7 +235,9 @@ def test_a_batch_size_that_is_too_large_is_refused_before_the_model_runs(run_tim
 
 
 def test_values_can_contain_commas(digits, tmp_path):
-    (target,) = planned(digits, ["coreml:dynamic_batch,batch_sizes=1,2,4,convert_to=mlprogram"], tmp_path)
+    (target,) = plan_exports(
+        digits, ["coreml:dynamic_batch,batch_sizes=1,2,4,convert_to=mlprogram"], tmp_path
+    )
     assert target.options.batch_sizes == (1, 2, 4)
     assert target.options.convert_to == "mlprogram"
 

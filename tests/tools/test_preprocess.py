@@ -13,7 +13,7 @@ import timm.data
 from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_image
-from timmx.artifact.opening import described
+from timmx.artifact.opening import read_artifact
 from timmx.contract.runner import Quantization, TensorSpec
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.inputs.calibration import ImageCalibration
@@ -169,7 +169,7 @@ def test_image_formats_and_modes(sources: list[Path], color_order: str) -> None:
 def test_the_preprocessing_comes_from_the_metadata(
     exported_digits: Callable[..., Path], photographs: list[Image.Image]
 ) -> None:
-    _, metadata = described(exported_digits("onnx"))
+    _, metadata = read_artifact(exported_digits("onnx"))
     entry = replace(
         metadata.input,
         size=(3, 60, 44),

@@ -17,7 +17,7 @@ import tree_sitter
 import tree_sitter_kotlin
 import tree_sitter_swift
 from PIL import ExifTags, Image, ImageCms, ImageOps
-from timmx.artifact.opening import described
+from timmx.artifact.opening import read_artifact
 from timmx.contract.snippet import Snippet
 from timmx.inputs.preprocess import ImagePreprocessor
 from timmx.tools.snippets.facts import Facts
@@ -114,7 +114,7 @@ def test_python_code_gives_the_same_result_as_the_file(name: str, exported, phot
 def test_python_code_preprocesses_images_as_timmx_does(crop_mode, crop_pct, exported, photos):
     """The file gets the same numbers with any preprocessing."""
     path = exported("torch-export")
-    _, stated = described(path)
+    _, stated = read_artifact(path)
     for size, order in (((3, 64, 64), "RGB"), ((3, 60, 91), "BGR")):
         metadata = with_input(
             stated,
@@ -249,7 +249,7 @@ def test_javascript_code_preprocesses_images_as_timmx_does(
 ):
     """Pixels equal those of Pillow with any preprocessing."""
     path = exported("onnx")
-    _, stated = described(path)
+    _, stated = read_artifact(path)
     channels = 1 if RECIPES[recipe].get("color_order") == "L" else 3
     level = 1.01 / 255 / 0.2  # 1 of 255: Pillow 13 resizes some images by height first
     for height, width in ((64, 64), (60, 91)):

@@ -10,4 +10,4 @@ from timmx.testing import BackendConformance
 class TestTyped(BackendConformance):
     backend = "tensorrt"
     export_options: ClassVar = {"onnx_only": True, "mode": "fp16"}
-    open_batch_options: ClassVar = {"batch_size": 2, "batch_max": 4}
+    dynamic_batch_options: ClassVar = {"batch_size": 2, "batch_max": 4}

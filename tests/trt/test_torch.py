@@ -10,7 +10,7 @@ import timmx
 import torch
 from timmx.base.devices import exact_cuda
 from timmx.base.snr import worst_db
-from timmx.inputs.samples import MadeSamples
+from timmx.inputs.samples import SyntheticSamples
 from timmx.model.data_config import resolve_data_config
 from timmx.testing import awakened_model
 from timmx_tensorrt import gpu
@@ -37,7 +37,7 @@ def compute_outputs(name, mode, tmp_path, device):
         "tensorrt", model, onnx_only=True, mode=mode, batch_size=4, output=path, verify=False, **options
     )
     config, _ = resolve_data_config(model.pretrained_cfg, model.pretrained_cfg["input_size"])
-    inputs = MadeSamples(config, False, 4, seed=1).take(range(4))
+    inputs = SyntheticSamples(config, False, 4, seed=1).take(range(4))
     with torch.inference_mode():
         exact = model(torch.from_numpy(inputs)).numpy()
     with TypedRunner(path) as runner:

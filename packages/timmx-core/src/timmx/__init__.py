@@ -22,12 +22,13 @@ from timmx.errors import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from torch import nn
 
     from timmx.contract import ExportBackend, Runner
-    from timmx.exporting import ExportResult
+    from timmx.exporting import ExportResult, ManyResult
     from timmx.registry import BackendEntry
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "VerificationError",
     "backends",
     "export",
+    "export_many",
     "open",
 ]
 
@@ -73,6 +75,32 @@ def export(backend: str, model: str | nn.Module | None = None, **options: Any) -
     from timmx.registry import load
 
     return load(backend).create_command()(model=model, **options)
+
+
+def export_many(
+    model: str | nn.Module,
+    to: Sequence[str | Mapping[str, Any]],
+    output: str | Path | None = None,
+    **options: Any,
+) -> ManyResult:
+    """Export a model to several formats from one load; the same as `timmx export MODEL --to ...`.
+
+    Args:
+        model: see `export`.
+        to: the targets: `"NAME"`, `"NAME:KEY=VALUE,..."`, or a mapping with `format` and options.
+        output: the folder; files in it are replaced only on success. Default: the current folder, where existing
+            files are kept unless `force` is given.
+        options: the shared options of every export, with underscores.
+
+    Returns:
+        What was published and what failed: one failure does not stop the others.
+
+    Raises:
+        TimmxError: an option, a target or the model is invalid; then nothing was exported.
+    """
+    from timmx.exporting import export_many
+
+    return export_many(model, to, output, **options)
 
 
 def backends() -> tuple[BackendEntry, ...]:

@@ -57,7 +57,7 @@ def read(path: Path) -> CoreMLFile:
         ArtifactError: it is not a Core ML model, is of a kind that timmx does not write, or is damaged.
     """
     if not path.exists():
-        raise ArtifactError(f"{path} does not exist")
+        raise ArtifactError(f"{path} does not exist", hint="check the path")
     specification = _root_model(path) if path.is_dir() else path
     model = schema("Model_pb2").Model()
     try:
@@ -69,7 +69,8 @@ def read(path: Path) -> CoreMLFile:
         raise damaged(f"{path} is not a Core ML model, or is damaged: it does not describe a model")
     if kind not in _KINDS:
         raise ArtifactError(
-            f"{path} is a Core ML model of the type {kind}; timmx opens ML programs and neural networks"
+            f"{path} is a Core ML model of the type {kind}; timmx opens ML programs and neural networks",
+            hint="open it with coremltools",
         )
     return CoreMLFile(path, model, _KINDS[kind], specification.parent if path.is_dir() else None)
 

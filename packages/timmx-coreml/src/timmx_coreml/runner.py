@@ -82,7 +82,8 @@ class CoreMLRunner(Runner):
         (self._input, *more) = (read_input(described) for described in self._description.input)
         if more:
             raise ArtifactError(
-                f"{file.path} takes {len(more) + 1} inputs; timmx opens models that take one image"
+                f"{file.path} takes {len(more) + 1} inputs; timmx opens models that take one image",
+                hint="open it with coremltools",
             )
         shape: tuple[int | str, ...] = self._input.shape
         sizes = _batch_sizes(self._input)
@@ -91,7 +92,8 @@ class CoreMLRunner(Runner):
             self.batch_sizes = sizes
         if self._input.colors == "BGR":
             raise UnsupportedError(
-                f"{file.path} takes a BGR image; timmx opens models that take RGB or grayscale images"
+                f"{file.path} takes a BGR image; timmx opens models that take RGB or grayscale images",
+                hint="open it with coremltools",
             )
         dtype = "uint8" if self._input.colors else _array_dtype(self._description.input[0])
         self.inputs = (

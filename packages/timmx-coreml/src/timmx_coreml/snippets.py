@@ -40,7 +40,7 @@ def _python(path: Path, metadata: Metadata, picture: bool, least: int) -> Snippe
         if classes
         else (run,),
         labels='json.loads(model.user_defined_metadata["timmx"])["labels"]',
-        takes_picture=picture,
+        takes_image=picture,
         least_batch=least,
     )
 
@@ -88,5 +88,5 @@ def _swift(path: Path, metadata: Metadata, picture: bool, least: int) -> Snippet
             "let model = try MLModel(contentsOf: url)",
         ),
         run=(*feed, *fetch),
-        takes_picture=picture,
+        takes_image=picture,
     )

@@ -75,11 +75,6 @@ class Graph:
         self.outputs = tuple(map(int, graph.outputs))
 
     @cached_property
-    def producers(self) -> dict[int, Operation]:
-        """Tensor index to the operation that computes it."""
-        return {index: operation for operation in self.operations for index in operation.outputs}
-
-    @cached_property
     def consumers(self) -> dict[int, list[Operation]]:
         """Tensor index to the operations that take it."""
         consumers: dict[int, list[Operation]] = {}

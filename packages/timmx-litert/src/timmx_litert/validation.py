@@ -7,7 +7,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from timmx.plugin import ConfigurationError, Problem, check_calibration, given_flags
+from timmx.plugin import ConfigurationError, Problem, calibration_flags, check_calibration
 
 from timmx_litert.options import IoType, LiteRTMode
 
@@ -55,7 +55,7 @@ def _check_io(request: ExportRequest, options: LiteRTOptions) -> None:
 
 def _check_unused(options: LiteRTOptions) -> None:
     mode = options.mode
-    calibration = given_flags(
+    calibration = calibration_flags(
         options.calibration_data,
         options.calibration_samples,
         options.random_calibration,

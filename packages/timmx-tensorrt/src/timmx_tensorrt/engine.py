@@ -38,6 +38,7 @@ _COMPATIBILITY = {
     HardwareCompat.SAME_CC: "SAME_COMPUTE_CAPABILITY",  # in 10.16; not yet in 10.0
 }
 _MAX_LINES = 20
+_BUILD_AGAIN = "build it again on this machine; timmx inspect shows the command"
 _POLL_SECONDS = 0.1
 _LOCK_SECONDS = 30
 """How long to wait for another build that writes the same timing cache."""
@@ -132,12 +133,14 @@ class Engine:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise ArtifactError(
-                f"TensorRT {version()} cannot read the engine: {self._log.last() or 'no reason given'}"
+                f"TensorRT {version()} cannot read the engine: {self._log.last() or 'no reason given'}",
+                hint=_BUILD_AGAIN,
             )
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise ArtifactError(
-                f"TensorRT {version()} cannot prepare to run the engine: {self._log.last() or 'no reason given'}"
+                f"TensorRT {version()} cannot prepare to run the engine: {self._log.last() or 'no reason given'}",
+                hint=_BUILD_AGAIN,
             )
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self.inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]

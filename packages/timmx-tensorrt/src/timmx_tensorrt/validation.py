@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from timmx.plugin import CalibrationMethod, ConfigurationError, Problem, check_calibration, given_flags
+from timmx.plugin import CalibrationMethod, ConfigurationError, Problem, calibration_flags, check_calibration
 
 from timmx_tensorrt import gpu, triton
 from timmx_tensorrt.options import HardwareCompat, TensorRTMode
@@ -181,7 +181,7 @@ def _check_calibration(options: TensorRTOptions) -> None:
 
 
 def _calibration_flags(options: TensorRTOptions) -> list[str]:
-    return given_flags(
+    return calibration_flags(
         options.calibration_data,
         options.calibration_samples,
         options.random_calibration,

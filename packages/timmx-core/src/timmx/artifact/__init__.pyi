@@ -2,8 +2,8 @@ from timmx.artifact.collisions import keep_inputs as keep_inputs
 from timmx.artifact.opening import (
     backend_for as backend_for,
     backend_of as backend_of,
-    described as described,
     open_artifact as open_artifact,
+    read_artifact as read_artifact,
 )
 from timmx.artifact.publishing import Staging as Staging, staging as staging, writing as writing
 from timmx.artifact.records import (

@@ -21,7 +21,7 @@ def open_artifact(path: str | os.PathLike[str], settings: OpenSettings) -> Runne
     return backend_of(artifact).open(artifact, settings)
 
 
-def described(path: Path) -> tuple[ExportBackend, Metadata]:
+def read_artifact(path: Path) -> tuple[ExportBackend, Metadata]:
     """The backend of a file that timmx wrote, and its checked metadata. The file is not run.
 
     Raises:

@@ -151,8 +151,12 @@ def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: D
 def new_backend(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="Name of the new command: lower-case words joined by hyphens."),
-    ],
+        typer.Argument(
+            metavar="[NAME]",
+            help="Name of the new command: lower-case words joined by hyphens. Default: from --name.",
+            show_default=False,
+        ),
+    ] = "",
     suffix: Annotated[
         str, typer.Option("--suffix", metavar="SUFFIX", help="Suffix of the format's files. Default: .NAME.")
     ] = "",
@@ -175,8 +179,9 @@ def new_backend(
     debug: DebugOption = False,
 ) -> None:
     """Create the project of a backend for another format, ready to test."""
-    from timmx.cli.new_backend import NewBackend, write_project
+    from timmx.cli.new_backend import NewBackend, command_name, write_project
 
+    name = name or command_name(title)
     new = NewBackend(name=name, title=title, suffix=suffix, companions=tuple(companions or ()))
     project = write_project(new, folder or Path(f"timmx-{name}"))
     if as_json:

@@ -28,6 +28,19 @@ _SUFFIX = re.compile(r"\.[a-z0-9][a-z0-9_-]*")
 _TITLE = re.compile(r"[^\W_][\w .+-]{0,39}")
 
 
+def command_name(title: str) -> str:
+    """The name of the command for a format's name: `openvino` for `OpenVINO`.
+
+    Raises:
+        ConfigurationError: there is no title.
+    """
+    if not title:
+        raise ConfigurationError(
+            "the new backend has no name", hint="give NAME, such as timmx new-backend my-format, or --name"
+        )
+    return "-".join(re.findall(r"[a-z0-9]+", title.lower()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewBackend:
     """The settings of a new backend's project.

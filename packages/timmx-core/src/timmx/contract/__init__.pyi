@@ -1,5 +1,4 @@
 from timmx.contract.backend import (
-    CONTRACT as CONTRACT,
     SUPPORTED_CONTRACTS as SUPPORTED_CONTRACTS,
     ExportBackend as ExportBackend,
     NoOptions as NoOptions,

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from timmx.contract.runner import OpenSettings, Runner
     from timmx.contract.snippet import Snippet
 
-CONTRACT = 1
-"""The contract version of this core; `SUPPORTED_CONTRACTS` are the versions that it accepts."""
-
 SUPPORTED_CONTRACTS = range(1, 2)
 
 

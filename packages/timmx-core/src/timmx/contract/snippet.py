@@ -16,7 +16,7 @@ class Snippet:
         run: lines that run it, from the preprocessed image `x` to the first output `output`. In Python both are numpy
             arrays with a batch dimension; in the other languages both are flat and hold one image.
         labels: an expression that reads the class names from the opened file; empty if there is none.
-        takes_picture: `x` is the image itself, resized and cropped, in the language's type for images.
+        takes_image: `x` is the image itself, resized and cropped, in the language's type for images.
         least_batch: the smallest batch size that the file accepts, if its batch size is dynamic.
     """
 
@@ -25,5 +25,5 @@ class Snippet:
     load: tuple[str, ...] = ()
     run: tuple[str, ...] = ()
     labels: str = ""
-    takes_picture: bool = False
+    takes_image: bool = False
     least_batch: int = 1

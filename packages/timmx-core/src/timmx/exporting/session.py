@@ -14,7 +14,7 @@ from timmx.contract import OutputKind, OutputMetadata
 from timmx.errors import ConfigurationError
 from timmx.exporting.metadata import build_metadata
 from timmx.exporting.validation import check_batch
-from timmx.inputs import LEAST_INPUTS, ImageSamples, MadeSamples, Samples, choose_samples
+from timmx.inputs import LEAST_INPUTS, ImageSamples, Samples, SyntheticSamples, choose_samples
 from timmx.model import check_count, load_model
 from timmx.verification import Reference, run_reference
 
@@ -154,7 +154,7 @@ class ModelSession(Session):
     def _samples(self) -> Samples:
         config, request = self.loaded.data_config, self.request
         if not request.verify:
-            return MadeSamples(config, request.normalize, LEAST_INPUTS)
+            return SyntheticSamples(config, request.normalize, LEAST_INPUTS)
         return choose_samples(request.verify_data, self.loaded.samples, config, request.normalize)
 
     def _run_reference(self, module: ExportModule, samples: Samples) -> Reference:

@@ -124,12 +124,12 @@ def export_many(
     Raises:
         TimmxError: an option, a target or the model is invalid; then nothing was exported.
     """
-    targets = planned(model, to, output, **options)
+    targets = plan_exports(model, to, output, **options)
     folder = Path(output).expanduser() if output is not None else Path()
     return export_targets(targets, folder, command)
 
 
-def planned(
+def plan_exports(
     model: Any, to: Sequence[str | Mapping[str, Any]], output: str | Path | None, **options: Any
 ) -> tuple[Target, ...]:
     """The targets of `export_many`, checked as far as possible without importing anything heavy.
@@ -164,7 +164,7 @@ def planned(
 
 
 def export_targets(targets: Sequence[Target], folder: Path, command: str | None = None) -> ManyResult:
-    """Export the targets of `planned`.
+    """Export the targets of `plan_exports`.
 
     Raises:
         TimmxError: the model cannot be loaded, or `timmx.json` cannot be written.

@@ -1,8 +1,8 @@
 from timmx.inputs.calibration import (
     CalibrationInputs as CalibrationInputs,
+    calibration_flags as calibration_flags,
     check_calibration as check_calibration,
     choose_calibration as choose_calibration,
-    given_flags as given_flags,
 )
 from timmx.inputs.conversion import feed as feed, fetch as fetch
 from timmx.inputs.images import (
@@ -20,9 +20,9 @@ from timmx.inputs.running import (
 )
 from timmx.inputs.samples import (
     LEAST_INPUTS as LEAST_INPUTS,
-    MADE_INPUTS as MADE_INPUTS,
+    SYNTHETIC_INPUTS as SYNTHETIC_INPUTS,
     ImageSamples as ImageSamples,
-    MadeSamples as MadeSamples,
     Samples as Samples,
+    SyntheticSamples as SyntheticSamples,
     choose_samples as choose_samples,
 )

@@ -67,7 +67,7 @@ def check_calibration(data: Path | None, samples: int | None, random: bool) -> N
         check_content(data, f"{_FLAG} {data}", "the tensor")
 
 
-def given_flags(
+def calibration_flags(
     data: Path | None, samples: int | None, random: bool, method: CalibrationMethod | None
 ) -> list[str]:
     """Flags of the calibration options that were given, for a backend that refuses those it does not use."""
@@ -96,7 +96,7 @@ def choose_calibration(
     """
     most = samples or DEFAULT_CALIBRATION_SAMPLES
     if data is None:
-        return MadeCalibration(most, config, in_graph)
+        return SyntheticCalibration(most, config, in_graph)
     inputs: CalibrationInputs
     if data.is_dir():
         inputs = ImageCalibration(data, most, config, in_graph)
@@ -285,7 +285,7 @@ class TensorCalibration(CalibrationInputs):
             self.warn(f"{actual}, as pixels before normalisation do; {expected}. Are they normalised?")
 
 
-class MadeCalibration(CalibrationInputs):
+class SyntheticCalibration(CalibrationInputs):
     """Synthetic images, generated a few at a time."""
 
     def __init__(self, count: int, config: DataConfig, in_graph: bool) -> None:
@@ -304,10 +304,10 @@ class MadeCalibration(CalibrationInputs):
         return self._count
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        from timmx.inputs.samples import MadeSamples
+        from timmx.inputs.samples import SyntheticSamples
 
         for start in range(0, self._count, _MADE_AT_ONCE):
-            images = MadeSamples(self._config, self._in_graph, _MADE_AT_ONCE, _MADE_SEED + start)
+            images = SyntheticSamples(self._config, self._in_graph, _MADE_AT_ONCE, _MADE_SEED + start)
             for index in range(min(_MADE_AT_ONCE, self._count - start)):
                 yield images.take([index])
 

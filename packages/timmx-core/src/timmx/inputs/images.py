@@ -99,4 +99,7 @@ def left_out(paths: Sequence[Path]) -> str:
 
 
 def _unreadable(path: Path, exc: BaseException) -> ConfigurationError:
-    return ConfigurationError(f"{path} cannot be read as an image: {' '.join(str(exc).split())}")
+    reason = " ".join(str(exc).split())
+    return ConfigurationError(
+        f"{path} cannot be read as an image: {reason}", hint="leave it out, or convert it"
+    )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_IMAGES = 512
 """More would not change the results; of a larger folder, evenly spaced images are used."""
 LEAST_INPUTS = 4
-MADE_INPUTS = 6
+SYNTHETIC_INPUTS = 6
 _CACHE_BYTES = 256 * 2**20
 
 
@@ -35,7 +35,7 @@ class Samples(Protocol):
         """The inputs at `indices`, (len(indices), C, H, W) float32."""
 
 
-class MadeSamples:
+class SyntheticSamples:
     """Synthetic images: smooth random images of different brightness and contrast, the same for the same seed.
 
     The first has the most contrast: models are traced with it, and searched for large activations. Pixel values are
@@ -43,7 +43,7 @@ class MadeSamples:
     """
 
     def __init__(
-        self, config: DataConfig, in_graph: bool, count: int = MADE_INPUTS, seed: int = 20_240_229
+        self, config: DataConfig, in_graph: bool, count: int = SYNTHETIC_INPUTS, seed: int = 20_240_229
     ) -> None:
         channels, height, width = config.input_size
         self.origin = f"{count} synthetic images"
@@ -119,7 +119,7 @@ def choose_samples(
     """
     folder = verify_data or own_samples
     if folder is None:
-        return MadeSamples(config, in_graph)
+        return SyntheticSamples(config, in_graph)
     if config.input_size[0] not in (1, 3):
         reason = f"images have 1 or 3 channels, this model takes {config.input_size[0]}"
         if verify_data:
@@ -127,11 +127,11 @@ def choose_samples(
                 f"--verify-data does not fit: {reason}", hint="leave it out to use synthetic inputs"
             )
         reporter().warn(f"The samples in {folder} are not used: {reason}.")
-        return MadeSamples(config, in_graph)
+        return SyntheticSamples(config, in_graph)
     paths = image_paths(folder, LEAST_INPUTS) if verify_data else list_images(folder)
     if len(paths) < LEAST_INPUTS:
         reporter().warn(f"{folder} holds fewer than {LEAST_INPUTS} images: synthetic images are used.")
-        return MadeSamples(config, in_graph)
+        return SyntheticSamples(config, in_graph)
     samples = ImageSamples(spread(paths, MOST_IMAGES), folder, config, in_graph)
     if samples.unreadable:
         reporter().warn(left_out(samples.unreadable))

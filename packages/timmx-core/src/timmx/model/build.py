@@ -76,12 +76,14 @@ def create(name: str, arguments: Mapping[str, Any], meta: bool = False) -> nn.Mo
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(exc))
         if unknown and unknown[1] in arguments:
             raise UnknownArgumentError(name, unknown[1]) from exc
-        raise ModelError(_cannot_build(name, arguments, exc)) from exc
+        raise ModelError(_cannot_build(name, arguments, exc), hint=_CHECK) from exc
     except (ModelError, ConfigurationError):
         raise
     except Exception as exc:  # constructors raise any type
-        raise ModelError(_cannot_build(name, arguments, exc)) from exc
+        raise ModelError(_cannot_build(name, arguments, exc), hint=_CHECK) from exc
 
+
+_CHECK = "check --model-kwargs, --in-chans, --num-classes and --input-size"
 
 _INITIALISERS = {"add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"}
 

@@ -124,12 +124,6 @@ def search(
     return models
 
 
-def close_names(name: str, index: Index | None = None) -> list[str]:
-    """Up to four names of architectures that are similar to `name`, the closest first."""
-    index = index or load_index() or build_index()
-    return _close(name, index.models)
-
-
 def completions(incomplete: str) -> list[str]:
     """Model names that start with `incomplete`, for shell completion; names with tags after a dot.
 

@@ -64,10 +64,10 @@ from timmx.errors import (
 )
 from timmx.exporting import command_words as command_words
 from timmx.inputs import (
+    calibration_flags as calibration_flags,
     check_calibration as check_calibration,
     feed as feed,
     fetch as fetch,
-    given_flags as given_flags,
 )
 from timmx.model import check_count as check_count
 from timmx.quantization import Observed as Observed

@@ -1,5 +1,4 @@
 from timmx.registry.discovery import (
-    GROUP as GROUP,
     BackendEntry as BackendEntry,
     State as State,
     distribution_of as distribution_of,

@@ -54,14 +54,14 @@ class ConformanceBase:
     Attributes:
         backend: name of the backend's entry point.
         export_options: the backend's own options for every export, such as a mode.
-        open_batch_options: further options that the format needs with `--dynamic-batch`.
+        dynamic_batch_options: further options that the format needs with `--dynamic-batch`.
         light_modules: required modules that `timmx <backend> --help` may import.
         overridden: standard checks that this class replaces or removes, each with the reason.
     """
 
     backend: ClassVar[str]
     export_options: ClassVar[dict[str, Any]] = {}
-    open_batch_options: ClassVar[dict[str, Any]] = {}
+    dynamic_batch_options: ClassVar[dict[str, Any]] = {}
     light_modules: ClassVar[tuple[str, ...]] = ("typer", "timmx")
     overridden: ClassVar[dict[str, str]] = {}
     _export_checks_run: ClassVar[int] = 0
@@ -118,7 +118,7 @@ class ConformanceBase:
             if folder is None:
                 folder = tmp_path / "out"
                 folder.mkdir(exist_ok=True)
-            further = self.open_batch_options if options.get("dynamic_batch") else {}
+            further = self.dynamic_batch_options if options.get("dynamic_batch") else {}
             chosen = dict(self.export_options) | further | options
             if "output" not in chosen:
                 chosen["output"] = folder / f"{name}{self.suffix(subject, chosen)}"

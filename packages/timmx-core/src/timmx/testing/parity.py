@@ -13,7 +13,7 @@ import pytest
 from timmx.base import SignalToNoise
 from timmx.contract import OpenSettings, TensorSpec
 from timmx.errors import ArtifactError
-from timmx.inputs import ImagePreprocessor, MadeSamples, feed, fetch, run_batches
+from timmx.inputs import ImagePreprocessor, SyntheticSamples, feed, fetch, run_batches
 from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
 from timmx.testing.exports import MODELS
 from timmx.testing.models import awakened_model
@@ -191,7 +191,7 @@ def _inputs(result: ExportResult, batch: int, seed: int = 0, in_graph: bool | No
     """
     preprocessor = ImagePreprocessor.of(metadata_of(result))
     in_graph = preprocessor.in_graph if in_graph is None else in_graph
-    return MadeSamples(preprocessor.data_config, in_graph, batch, seed).take(range(batch))
+    return SyntheticSamples(preprocessor.data_config, in_graph, batch, seed).take(range(batch))
 
 
 def _run(runner: Runner, inputs: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from timmx.cli import app
 from timmx.contract import OpenSettings
 from timmx.errors import RuntimeUnavailable
-from timmx.inputs import MadeSamples
+from timmx.inputs import SyntheticSamples
 from timmx.testing.base import ConformanceBase, export_check, metadata_of
 from timmx.testing.models import awakened_model
 
@@ -76,7 +76,7 @@ def _images(result: ExportResult, folder: Path) -> dict[str, Path]:
     from timmx.inputs import ImagePreprocessor
 
     config = ImagePreprocessor.of(metadata_of(result)).data_config
-    pixels = MadeSamples(config, True, 2 * len(LABELS)).take(range(2 * len(LABELS)))
+    pixels = SyntheticSamples(config, True, 2 * len(LABELS)).take(range(2 * len(LABELS)))
     paths = {}
     for number, picture in enumerate(pixels):
         path = folder / LABELS[number % len(LABELS)] / f"{number}.png"

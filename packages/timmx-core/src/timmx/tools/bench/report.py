@@ -90,7 +90,7 @@ def _summary(result: BenchResult) -> str:
     return " ".join([*sentences, *result.warnings])
 
 
-def drawn_latencies(case: BenchCase) -> list[float]:
+def plotted_latencies(case: BenchCase) -> list[float]:
     """The quantiles of a case's runs that a plot shows, in ms, with the same weight for each round."""
     shares = [index / (_DRAWN - 1) for index in range(_DRAWN)]
     return [float(f"{value:.4g}") for value in pooled_quantiles(case.by_round(), shares)]
@@ -98,7 +98,7 @@ def drawn_latencies(case: BenchCase) -> list[float]:
 
 def _distributions(result: BenchResult, measured: Sequence[BenchCase]) -> Distributions:
     names = _short_names(result, measured)
-    values = {names[result.label(case)]: drawn_latencies(case) for case in measured}
+    values = {names[result.label(case)]: plotted_latencies(case) for case in measured}
     return Distributions(
         title="Latencies",
         y_title="ms per run",

@@ -121,7 +121,7 @@ def find_subjects(
     Raises:
         TimmxError: a file does not exist or was not written by timmx, or the model's options are invalid.
     """
-    from timmx.artifact import described
+    from timmx.artifact import read_artifact
 
     paths = [path for path in paths if path.name != MANIFEST_NAME]  # `out/*` matches it too
     if not paths:
@@ -129,7 +129,7 @@ def find_subjects(
             f"{MANIFEST_NAME} is the manifest of timmx export, not a file to measure",
             hint="name a file that timmx wrote",
         )
-    metadata = [described(path)[1] for path in paths]
+    metadata = [read_artifact(path)[1] for path in paths]
     first = metadata[0]
     subjects = []
     if against is not None:

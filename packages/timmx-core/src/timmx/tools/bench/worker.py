@@ -131,11 +131,11 @@ class Worker:
         assert self._subject is not None, "open comes first"
         runner = self._subject.runner
         if batch not in self._feeds:
-            from timmx.inputs import MADE_INPUTS, MadeSamples, feed
+            from timmx.inputs import SYNTHETIC_INPUTS, SyntheticSamples, feed
 
             preprocessor = self._subject.preprocessor
-            samples = MadeSamples(preprocessor.data_config, preprocessor.in_graph)
-            inputs = samples.take([index % MADE_INPUTS for index in range(batch)])
+            samples = SyntheticSamples(preprocessor.data_config, preprocessor.in_graph)
+            inputs = samples.take([index % SYNTHETIC_INPUTS for index in range(batch)])
             (entry,) = runner.inputs
             self._feeds[batch] = {entry.name: feed(entry, inputs)}
         feeds = self._feeds[batch]
@@ -175,10 +175,10 @@ def _memory_by_resource() -> int | None:
 def _open_model(
     path: Path, against: str | None, model_options: Mapping[str, Any] | None, compiled: bool
 ) -> Subject:
-    from timmx.artifact import described
+    from timmx.artifact import read_artifact
     from timmx.tools.subject import open_model, request_for
 
-    _, metadata = described(path)
+    _, metadata = read_artifact(path)
     subject = open_model(request_for(metadata, against, model_options), metadata)
     if compiled:
         from timmx.tools.subject import TorchRunner

@@ -211,7 +211,7 @@ def _recorded(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
         try:
             content = backend.read_metadata(path)
             if not content:
-                raise ArtifactError("timmx did not write it")
+                raise ArtifactError("timmx did not write it", hint="export the model again with timmx")
             metadata = Metadata.parse(path, content)
             files = backend.files(path)
             verification = (recall(path, files) or {}).get("verification", {})

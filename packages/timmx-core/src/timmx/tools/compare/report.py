@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from timmx.report import Column, Distributions, Matrix, Point, Report, Scatter, Section, Table
-from timmx.tools.bench import drawn_latencies
+from timmx.tools.bench import plotted_latencies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -181,7 +181,7 @@ def _latencies(comparison: FolderComparison) -> Distributions | None:
         return None
     shown = {(row.path, row.batch_size) for row in comparison.rows}
     values = {
-        case.name: drawn_latencies(case)
+        case.name: plotted_latencies(case)
         for case in comparison.bench.cases
         if case.latencies_ms and (case.path, case.batch_size) in shown
     }

@@ -61,26 +61,26 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        content = self.content
+        stated = self.metadata.to_json() if self.metadata else {}
         return {
             "path": str(self.path),
             "files": [str(path) for path in self.files],
             "backend": self.backend,
             "size_bytes": self.size_bytes,
             "written_by_timmx": self.written_by_timmx,
-            "precision": content.get("precision"),
+            "precision": stated.get("precision"),
             "inputs": list(self.inputs),
             "outputs": list(self.outputs),
             "operations": self.operations,
             "parameters": self.parameters,
             "recipe": list(self.preprocessing),
-            "labels": content.get("labels"),
-            "model": content.get("model"),
-            "batch": content.get("batch"),
+            "labels": stated.get("labels"),
+            "model": stated.get("model"),
+            "batch": stated.get("batch"),
             "format": self.details,
-            "versions": content.get("versions"),
+            "versions": stated.get("versions"),
             "verification": self.verification,
-            "metadata": content or None,
+            "metadata": self.content or None,
         }
 
 

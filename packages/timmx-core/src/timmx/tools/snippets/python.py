@@ -65,7 +65,7 @@ def _read(facts: Facts, piece: Snippet) -> Iterator[str]:
     yield f'    image = Image.open(path).convert("{"L" if facts.gray else "RGB"}")'
     yield from _resize(facts)
     yield from _crop(facts)
-    if piece.takes_picture:
+    if piece.takes_image:
         yield "    return image"
         return
     if facts.takes_bytes:
@@ -129,7 +129,7 @@ def _crop(facts: Facts) -> Iterator[str]:
 def _stacked(facts: Facts, piece: Snippet) -> Iterator[str]:
     yield "x = read(sys.argv[1])"
     count = facts.batch or piece.least_batch
-    if count > 1 and not piece.takes_picture:
+    if count > 1 and not piece.takes_image:
         yield f"x = np.repeat(x, {count}, axis=0)  # this file takes {count} images at once: copies of one"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.artifact import described
+from timmx.artifact import read_artifact
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.registry import distribution_of
 from timmx.tools.snippets.facts import Facts
@@ -32,7 +32,7 @@ def make_snippet(path: Path, language: str) -> str:
             f"--snippet {language} is not a known language", hint=f"use one of {', '.join(LANGUAGES)}"
         )
     path = path.expanduser()
-    backend, metadata = described(path)
+    backend, metadata = read_artifact(path)
     if language not in backend.snippet_languages:
         raise ConfigurationError(
             f"{backend.name} files such as {path.name} have no snippet in {language}",

@@ -23,13 +23,13 @@ def compose(facts: Facts, piece: Snippet) -> str:
     lines += ["", *imports, "", f"func run(_ image: CGImage) throws -> {result} {{"]
     body = [*piece.load, *_labels(facts)]
     body += [
-        "let x = cut(image)" if piece.takes_picture else "let x = read(image)",
+        "let x = cut(image)" if piece.takes_image else "let x = read(image)",
         *piece.run,
         *_answer(facts),
     ]
     lines += [f"    {line}" for line in body]
     lines += ["}", "", *_cut(facts)]
-    if not piece.takes_picture:
+    if not piece.takes_image:
         lines += ["", *_read(facts)]
     return "\n".join(lines) + "\n"
 

@@ -29,8 +29,8 @@ def request_for(
 
     Args:
         metadata: of the file.
-            model: a timm name, hf-hub:, local-dir: or a module; None for the model in the metadata.
-            options: values for `timmx.contract.MODEL_OPTIONS`; they need `model`.
+        model: a timm name, hf-hub:, local-dir: or a module; None for the model in the metadata.
+        options: values for `timmx.contract.MODEL_OPTIONS`; they need `model`.
 
     Raises:
         ConfigurationError: the metadata does not say where the model is, or an option is invalid.
@@ -65,7 +65,7 @@ def refuse_model_options(options: Mapping[str, Any] | None, why: str = "") -> No
 
     Args:
         options: values for `timmx.contract.MODEL_OPTIONS`.
-            why: the reason, for the message; by default that no model is named.
+        why: the reason, for the message; by default that no model is named.
 
     Raises:
         ConfigurationError: an option is given.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from timmx.artifact import described
+from timmx.artifact import read_artifact
 from timmx.base import counted
 from timmx.contract import OpenSettings, OutputKind, Runner
 from timmx.errors import ArtifactError, ConfigurationError
@@ -142,7 +142,7 @@ def describe(path: Path) -> Described:
         BackendError: no installed backend opens it.
     """
     path = path.expanduser()
-    backend, metadata = described(path)
+    backend, metadata = read_artifact(path)
     return Described(
         name=path.name,
         preprocessor=ImagePreprocessor.of(metadata),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from timmx.artifact import described, remember
+from timmx.artifact import read_artifact, remember
 from timmx.base import artifact_size, reporter
 from timmx.contract import ExportRequest, OpenSettings, Precision
 from timmx.errors import ArtifactError, ConfigurationError, VerificationError
@@ -91,7 +91,7 @@ def verify_file(
         RuntimeUnavailable: the file cannot run here.
         VerificationError: the outputs differ from the model's.
     """
-    backend, metadata = described(path := path.expanduser())
+    backend, metadata = read_artifact(path := path.expanduser())
     precision = _precision(path, metadata)
     other = file_named(against)
     if other is not None:
@@ -163,7 +163,7 @@ def _file_baseline(other: Path, path: Path, metadata: Metadata, verify_data: Pat
     from timmx.exporting import ArtifactSession
     from timmx.inputs import ImageSamples, choose_samples
 
-    backend, other_metadata = described(other)
+    backend, other_metadata = read_artifact(other)
     _precision(other, other_metadata)
     preprocessor = ImagePreprocessor.of(metadata)
     if ImagePreprocessor.of(other_metadata).data_config != preprocessor.data_config:
