@@ -39,7 +39,7 @@ def singles(exported_digits) -> dict[str, Path]:
 def four(digits: str, tmp_path_factory: pytest.TempPathFactory):
     """All four formats, exported by one command."""
     folder = tmp_path_factory.mktemp("four")
-    return export_many(digits, list(FORMATS), folder)
+    return timmx.export_many(digits, list(FORMATS), folder)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -96,6 +96,10 @@ def error_dict(exc: Exception) -> dict[str, Any]:
 
 def internal_error(exc: Exception) -> str:
     """One line about an exception that is not the user's to fix."""
-    text = " ".join(str(exc).split())[:500]
     notes = "".join(f" ({note})" for note in getattr(exc, "__notes__", ()))
-    return f"internal error in timmx or a dependency: {type(exc).__name__}: {text}{notes}"
+    return f"internal error in timmx or a dependency: {one_line(exc)}{notes}"
+
+
+def one_line(exc: BaseException) -> str:
+    """The type and text of a library's exception in one line."""
+    return " ".join(f"{type(exc).__name__}: {exc}".split())[:500]

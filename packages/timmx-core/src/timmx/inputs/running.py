@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from timmx.errors import ArtifactError, TimmxError
+from timmx.errors import ArtifactError, TimmxError, one_line
 from timmx.inputs.conversion import feed, fetch
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def run_batches(
         except TimmxError:
             raise
         except Exception as exc:  # a runtime may raise anything
-            reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
-            raise ArtifactError(f"{what} fails at a batch of {size}: {reason}") from exc
+            raise ArtifactError(f"{what} fails at a batch of {size}: {one_line(exc)}") from exc
         missing = [name for name in outputs if name not in results]
         if missing:
             raise ArtifactError(f"{what} has no output {missing[0]!r}; it has {', '.join(results)}")

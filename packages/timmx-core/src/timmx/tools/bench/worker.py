@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.base import Reporter, reporting
-from timmx.errors import TimmxError
+from timmx.errors import TimmxError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -221,8 +221,7 @@ def _answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
     except TimmxError as exc:
         return {"error": exc.message, "hint": exc.hint, "type": type(exc).__name__}
     except Exception as exc:  # a runtime may raise anything
-        error = f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}"
-        return {"error": error, "hint": "", "type": ""}
+        return {"error": one_line(exc), "hint": "", "type": ""}
 
 
 def main() -> None:
