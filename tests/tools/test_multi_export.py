@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import timmx
 from plugins import timmx as in_a_process
 from timmx.artifact.records import digest, recall
 from timmx.errors import ConfigurationError, TimmxError
