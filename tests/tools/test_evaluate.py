@@ -317,7 +317,7 @@ def test_an_earlier_csv_is_replaced_and_a_link_stays_a_link(file, some, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["missing.onnx", "--data", SAMPLES], "no file missing.onnx"),
+        (["missing.onnx", "--data", SAMPLES], "missing.onnx does not exist"),
         (["FILE", "--data", "nowhere"], "--data nowhere does not exist"),
         (["FILE", "--data", SAMPLES, "--pretrained"], "hint: name the model with --against"),
         (["FILE", "--data", SAMPLES, "--limit", 0], "--limit 0"),
@@ -329,7 +329,7 @@ def test_an_earlier_csv_is_replaced_and_a_link_stays_a_link(file, some, tmp_path
             ["FILE", "--data", SAMPLES, "--csv", "no/such/folder.csv"],
             "--csv no/such/folder.csv cannot be written",
         ),
-        (["FILE", "--data", SAMPLES, "--against", "missing.onnx"], "no file missing.onnx"),
+        (["FILE", "--data", SAMPLES, "--against", "missing.onnx"], "missing.onnx does not exist"),
         (["FILE", "--data", SAMPLES, "--against", "FILE", "--seed", 1], "hint: leave --seed out"),
         (["FILE", "--data", SAMPLES, "--resume", SAMPLES], "is the same as --data"),
     ],

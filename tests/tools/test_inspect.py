@@ -202,7 +202,7 @@ def test_a_possible_engine_is_shown_as_unconfirmed(run_timmx, tmp_path):
     (tmp_path / "a.engine").write_bytes(bytes(range(256)) * 100)
     done = run_timmx("inspect", "a.engine")
     assert done.exit_code == 0
-    assert "only TensorRT can tell whether it is an engine" in done.stdout
+    assert "only TensorRT can check whether it is an engine" in done.stdout
 
 
 @pytest.mark.parametrize(("length", "said"), [(None, "are missing"), (1000, "the file has 1000 bytes")])

@@ -22,9 +22,7 @@ CODES = {"fp16": int(onnx.TensorProto.FLOAT16), "bf16": int(onnx.TensorProto.BFL
 STEP = {"fp16": 2.0**-10, "bf16": 2.0**-7}
 """The distance from 1 to the next number. The rounding error of a tensor is about a sixth of it."""
 
-ROUNDED_ONCE = frozenset(
-    "Add Cast Concat Gather MatMul MaxPool Mul Relu Reshape Slice Squeeze Transpose".split()
-)
+ROUNDED_ONCE = frozenset("Add Cast Concat Gather MaxPool Mul Relu Reshape Slice Squeeze Transpose".split())
 """Operators whose result ONNX's reference rounds only once; it decomposes Gelu, Gemm and others in half."""
 
 
@@ -129,6 +127,8 @@ def test_every_node_of_a_timm_model_agrees_with_the_onnx_reference(typed, name, 
         error = np.linalg.norm(outputs[node.output[0]] - expected) / np.linalg.norm(expected)
         in_half = element_types.get(node.output[0]) == CODES[half]
         limit = 1e-6 if not in_half else 0 if node.op_type in ROUNDED_ONCE else STEP[half]
+        if in_half and node.op_type == "MatMul":  # processors sum in different orders, which flips a last bit
+            limit = STEP[half] / 50
         assert error <= limit, (node.name, node.op_type, error)
         operators.add(node.op_type)
     assert operators & {"MatMul", "Conv"}

@@ -76,7 +76,7 @@ def snr_db(reference, outputs):
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
 def test_noise_of_a_timm_model_equals_that_of_half_precision(exported, name, half):
     """Compared with ONNX's reference and with PyTorch. test_rounding compares single nodes."""
-    inputs = images()
+    inputs = images(16)  # the noise of few images depends on how a processor sums
     with torch.no_grad():
         exact = model_of(name)(inputs).numpy()
         kind = HALVES[half][1]

@@ -24,6 +24,7 @@ class TypedRunner(Runner):
 
     A graph without half types or float8 runs unchanged. In both cases ONNX Runtime may optimize the graph: at no level
     does it remove a Cast to half or float8 and back (1.32; `session.enable_cast_chain_elimination` would, and is off).
+    Q/DQ pairs are computed as ONNX defines them, not by integer kernels, whose results depend on the processor.
 
     Args:
         path: the file, with its external data next to it.
@@ -53,7 +54,7 @@ class TypedRunner(Runner):
             self._runner = self._open_emulated(model, path)
         else:
             self.engine = "ONNX Runtime"
-            self._runner = OnnxRunner(path, threads)
+            self._runner = OnnxRunner(path, threads, integer_kernels=False)
         self.inputs, self.outputs = (
             tuple(
                 replace(spec, dtype=self._halves[spec.name].numpy().name)
@@ -93,7 +94,7 @@ class TypedRunner(Runner):
         file = Path(self._folder.name, path.name)
         try:
             ir.save(emulate_rounding(model), file, external_data="weights")
-            return OnnxRunner(file, self._threads)
+            return OnnxRunner(file, self._threads, integer_kernels=False)
         except UnsupportedError as exc:
             raise RuntimeUnavailable(
                 f"{path} cannot be run with its rounding: {exc.message}", hint=exc.hint
