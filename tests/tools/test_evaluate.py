@@ -428,11 +428,11 @@ def test_images_that_could_not_be_read_are_tried_again(file, blurred, some, tmp_
     assert journal.read_bytes() == before
     for path, content in bad.items():
         path.write_bytes(content)
-    mended = evaluate(file, some, resume=journal, against=blurred)
-    assert mended.resumed == 97
-    assert mended.top1 == whole.top1
-    assert [item.read for item in mended.readings] == [item.read for item in whole.readings]
-    assert [item.read for item in mended.against.readings] == [item.read for item in whole.against.readings]
+    repaired = evaluate(file, some, resume=journal, against=blurred)
+    assert repaired.resumed == 97
+    assert repaired.top1 == whole.top1
+    assert [item.read for item in repaired.readings] == [item.read for item in whole.readings]
+    assert [item.read for item in repaired.against.readings] == [item.read for item in whole.against.readings]
     assert evaluate(file, some, resume=journal, against=blurred).resumed == 99
 
 

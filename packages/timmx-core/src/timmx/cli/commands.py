@@ -150,13 +150,13 @@ def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: D
 
 def new_backend(
     name: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="[NAME]",
             help="Name of the new command: lower-case words joined by hyphens. Default: from --name.",
             show_default=False,
         ),
-    ] = "",
+    ] = None,
     suffix: Annotated[
         str, typer.Option("--suffix", metavar="SUFFIX", help="Suffix of the format's files. Default: .NAME.")
     ] = "",
@@ -181,7 +181,7 @@ def new_backend(
     """Create the project of a backend for another format, ready to test."""
     from timmx.cli.new_backend import NewBackend, command_name, write_project
 
-    name = name or command_name(title)
+    name = command_name(title) if name is None else name
     new = NewBackend(name=name, title=title, suffix=suffix, companions=tuple(companions or ()))
     project = write_project(new, folder or Path(f"timmx-{name}"))
     if as_json:

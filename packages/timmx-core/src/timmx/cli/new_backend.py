@@ -38,7 +38,7 @@ def command_name(title: str) -> str:
         raise ConfigurationError(
             "the new backend has no name", hint="give NAME, such as timmx new-backend my-format, or --name"
         )
-    return "-".join(re.findall(r"[a-z0-9]+", title.lower()))
+    return _hyphenated(title)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ def write_project(new: NewBackend, folder: Path) -> Project:
 def _refusal(name: str) -> tuple[str, str] | None:
     """Why a new backend cannot have this name, and a hint; None if it can."""
     if trouble := registry.name_trouble(name):
-        similar = "-".join(re.findall(r"[a-z0-9]+", name.lower()))
+        similar = _hyphenated(name)
         hint = f"try {similar}" if similar != name and not _refusal(similar) else "choose another name"
         return trouble.rstrip("."), hint
     owners = {entry.name: f"{entry.distribution} {entry.version}" for entry in registry.entries()}
@@ -161,6 +161,11 @@ def _refusal(name: str) -> tuple[str, str] | None:
         importlib_metadata.distribution(distribution)
         return f"its distribution would be {distribution}, which is installed already", "choose another name"
     return None
+
+
+def _hyphenated(text: str) -> str:
+    """The words of a text as a command is written: `my-format` for `My Format`."""
+    return "-".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def _our_suffixes() -> set[str]:
