@@ -1,10 +1,17 @@
-"""Fixtures of all tests: trained and awakened models, the command line in this process, thread limits."""
+"""The tiers of the tests, and what all tests use: trained and awakened models, the command line in this process.
+
+`uv run pytest` runs the first tier: tests that request none of the fixtures `export`, `process` and `browser`, directly
+or through another fixture. A test that does is marked with that name, and `pytest -m "not slow"` runs it too. A test
+that exports or starts a Python process without requesting the fixture fails.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +23,87 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny models, more threads o
 gc.set_threshold(100_000, 20, 50)
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
+
+
+TIERS = ("export", "process", "browser")
+"""Fixtures that put a test into the second tier; `slow` marks the third."""
+
+_requested: frozenset[str] | None = None
+"""The fixtures of the running test."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for tier in _tiers(item):
+            item.add_marker(tier)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    global _requested
+    outer, _requested = _requested, frozenset(getattr(item, "fixturenames", ()))
+    try:
+        return (yield)
+    finally:
+        _requested = outer
+
+
+def _tiers(item: pytest.Item) -> set[str]:
+    return set(TIERS).intersection(getattr(item, "fixturenames", ()))
+
+
+def _refuse_undeclared_processes(event: str, arguments: tuple) -> None:
+    if event == "subprocess.Popen" and _requested is not None and not {"process", "fresh_python"} & _requested:
+        command = [str(part) for part in arguments[1]]
+        assert sys.executable not in command, f"request the fixture `process` to run {' '.join(command)}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _exports_are_declared():
+    """Fail a test that converts a model and does not request the fixture `export`."""
+    from timmx.exporting.job import Job
+
+    create = Job.__init__
+
+    def create_if_declared(self, *arguments, **options):
+        assert _requested is None or {"export", "one_export"} & _requested, (
+            "request the fixture `export` to export a model"
+        )
+        create(self, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Job, "__init__", create_if_declared)
+        yield
+
+
+sys.addaudithook(_refuse_undeclared_processes)
+
+
+@pytest.fixture(scope="session")
+def process():
+    """Run a command in a new process: like `subprocess.run`, with text, captured and unchecked by default."""
+
+    def run(command, **options) -> subprocess.CompletedProcess:
+        return subprocess.run(command, **{"text": True, "capture_output": True, "check": False} | options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def export():
+    """Export with a backend's command: (backend, model, output, **options) -> ExportResult."""
+
+    def run(backend: str, model, output: Path, **options):
+        from timmx.registry import load
+
+        return load(backend).create_command()(model=model, output=output, **options)
+
+    return run
+
+
+@pytest.fixture
+def one_export():
+    """Permit exports in a test of the first tier: `tests/test_backends.py` has one for each backend."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,18 +132,17 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def exported_digits(digits: str, tmp_path_factory: pytest.TempPathFactory):
+def exported_digits(export, digits: str, tmp_path_factory: pytest.TempPathFactory):
     """The digits model as a verified file: (backend, **options) -> path. All tests share it, and must not change it."""
     paths: dict[tuple, Path] = {}
 
     def make(backend: str, **options) -> Path:
-        import timmx
-        from timmx.registry import discovery as registry
+        from timmx.registry import load
 
         key = (backend, *sorted(options.items()))
         if key not in paths:
-            output = tmp_path_factory.mktemp("digits") / f"digits{registry.load(backend).suffixes[0]}"
-            paths[key] = timmx.export(backend, digits, output=output, **options).path
+            output = tmp_path_factory.mktemp("digits") / f"digits{load(backend).suffixes[0]}"
+            paths[key] = export(backend, digits, output, **options).path
         return paths[key]
 
     return make

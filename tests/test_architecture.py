@@ -433,7 +433,7 @@ def test_the_core_names_no_format(path: Path):
     ],
     ids=" ".join,
 )
-def test_help_and_refusals_import_nothing_heavy(arguments: list[str], tmp_path: Path):
+def test_help_and_refusals_import_nothing_heavy(process, arguments: list[str], tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "timmx", *arguments],
         cwd=tmp_path,
@@ -447,7 +447,7 @@ def test_help_and_refusals_import_nothing_heavy(arguments: list[str], tmp_path: 
     assert not imported & HEAVY
 
 
-def test_importing_timmx_imports_nothing_heavy():
+def test_importing_timmx_imports_nothing_heavy(process):
     code = "import sys, timmx; timmx.backends(); timmx.__version__; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
     assert not {name.split(".")[0] for name in done.stdout.split()} & HEAVY

@@ -14,7 +14,7 @@ import pytest
 from plugins import timmx
 
 
-def test_an_export_prints_its_verification(tmp_path, digits):
+def test_an_export_prints_its_verification(process, tmp_path, digits):
     done = timmx("onnx", digits, "-o", "digits.onnx", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -25,7 +25,7 @@ def test_an_export_prints_its_verification(tmp_path, digits):
     assert [path.name for path in tmp_path.iterdir()] == ["digits.onnx"]
 
 
-def test_json_is_one_object_on_stdout(tmp_path, digits):
+def test_json_is_one_object_on_stdout(process, tmp_path, digits):
     done = timmx("torch-export", digits, "--json", "--dynamic-batch", cwd=tmp_path)
     result = json.loads(done.stdout)
     assert result["path"] == "digits.pt2"
@@ -36,7 +36,7 @@ def test_json_is_one_object_on_stdout(tmp_path, digits):
     assert {"loading", "capturing", "verifying", "publishing"} <= result["seconds"].keys()
 
 
-def test_an_error_with_json_is_an_object_too(tmp_path):
+def test_an_error_with_json_is_an_object_too(process, tmp_path):
     done = timmx("onnx", "resnet18", "--mean", "0.5", "--json", cwd=tmp_path)
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["type"] == "ConfigurationError"
@@ -50,7 +50,7 @@ def test_every_command_prints_an_error_as_json(run_timmx, arguments):
     assert "no-such-model" in json.loads(done.stdout)["error"]["message"]
 
 
-def test_a_failed_verification_publishes_nothing_and_shows_the_figures(tmp_path, digits):
+def test_a_failed_verification_publishes_nothing_and_shows_the_figures(process, tmp_path, digits):
     output = tmp_path / "digits.pt2"
     output.write_bytes(b"old")
     done = timmx("torch-export", digits, "-o", output, "--min-snr", "500", "--json", cwd=tmp_path)
@@ -62,7 +62,7 @@ def test_a_failed_verification_publishes_nothing_and_shows_the_figures(tmp_path,
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_the_default_name_is_never_overwritten_without_force(run_timmx, tmp_path, digits):
+def test_the_default_name_is_never_overwritten_without_force(export, run_timmx, tmp_path, digits):
     (tmp_path / "digits.onnx").write_bytes(b"mine")
     refused = run_timmx("onnx", digits)
     assert refused.exit_code == 2
@@ -81,7 +81,7 @@ def test_a_folder_of_the_user_is_never_replaced(run_timmx, tmp_path, digits):
     assert (tmp_path / "mine.onnx" / "precious").exists()
 
 
-def test_untrained_weights_are_reported_and_unproven(run_timmx):
+def test_untrained_weights_are_reported_and_unproven(export, run_timmx):
     done = run_timmx("torch-export", "test_resnet", "--seed", "3", "--json")
     assert done.exit_code == 0
     result = json.loads(done.stdout)
@@ -92,7 +92,7 @@ def test_untrained_weights_are_reported_and_unproven(run_timmx):
     assert "untrained" in done.stderr
 
 
-def test_verification_with_the_users_images(run_timmx, tmp_path, digits):
+def test_verification_with_the_users_images(export, run_timmx, tmp_path, digits):
     from skimage import data
     from skimage.io import imsave
 
@@ -112,7 +112,7 @@ def test_verification_with_the_users_images(run_timmx, tmp_path, digits):
     assert "3 readable images" in refused.stderr
 
 
-def test_labels_come_from_a_file_and_their_count_is_checked(run_timmx, tmp_path, digits):
+def test_labels_come_from_a_file_and_their_count_is_checked(export, run_timmx, tmp_path, digits):
     names = [f"digit {number}" for number in range(10)]
     (tmp_path / "labels.txt").write_bytes("\ufeff".encode() + "\r\n".join(names).encode())
     done = run_timmx("torch-export", digits, "--labels", "labels.txt", "--no-verify", "--json")
@@ -124,7 +124,7 @@ def test_labels_come_from_a_file_and_their_count_is_checked(run_timmx, tmp_path,
     assert "10" in refused.stderr
 
 
-def test_verbose_shows_steps_and_rewrites(tmp_path, digits):
+def test_verbose_shows_steps_and_rewrites(process, tmp_path, digits):
     done = timmx("torch-export", digits, "--verbose", "--no-verify", cwd=tmp_path)
     assert "[Capturing]" in done.stderr
     assert "fold batch norm" in done.stderr
@@ -139,7 +139,7 @@ def test_a_model_without_a_name_is_a_usage_error(run_timmx):
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("onnx", "--help"), ("torch-export", "--help"), ("doctor",)]
 )
-def test_help_and_doctor_exit_with_0(run_timmx, arguments):
+def test_help_and_doctor_exit_with_0(export, run_timmx, arguments):
     assert run_timmx(*arguments).exit_code == 0
 
 
@@ -156,7 +156,7 @@ def test_list_and_info_show_models(run_timmx):
     assert facts["input_size"] == [3, 160, 160]
 
 
-def test_a_moved_copy_of_the_digits_exports_without_its_samples(run_timmx, tmp_path, digits):
+def test_a_moved_copy_of_the_digits_exports_without_its_samples(export, run_timmx, tmp_path, digits):
     source = Path(digits.removeprefix("local-dir:"))
     (tmp_path / "mine" / "samples").mkdir(parents=True)  # and empty: no reason to refuse
     for name in ("config.json", "model.safetensors"):
@@ -210,7 +210,7 @@ def test_a_closed_pipe_ends_the_command_silently(exported_digits, arguments):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="another system ends no program for a pipe")
-def test_an_error_keeps_its_exit_code_on_a_closed_pipe():
+def test_an_error_keeps_its_exit_code_on_a_closed_pipe(process):
     done = unread("predict", "missing.onnx", SAMPLES, "--json")
     assert done.returncode == 2
     assert done.stderr == b"error: missing.onnx does not exist\nhint: check the path\n"
@@ -218,7 +218,7 @@ def test_an_error_keeps_its_exit_code_on_a_closed_pipe():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="another system ends no program for a pipe")
-def test_a_broken_pipe_to_another_process_is_an_internal_error():
+def test_a_broken_pipe_to_another_process_is_an_internal_error(process, export):
     code = """if True:
         import os
         import timmx.cli.application

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from plugins import timmx
 
+pytestmark = pytest.mark.usefixtures("process")
+
 OLD = b"what was there before"
 
 

@@ -133,14 +133,14 @@ def test_names_that_are_refused(run_timmx, tmp_path: Path, name: str, reason: st
     assert not list(tmp_path.iterdir())
 
 
-def test_the_name_of_an_installed_backend_is_refused_without_torch(tmp_path: Path):
+def test_the_name_of_an_installed_backend_is_refused_without_torch(process, tmp_path: Path):
     install_plugin(tmp_path / "site", "odd", source="import torch\n")
     done = timmx("new-backend", "odd", site=tmp_path / "site", cwd=tmp_path)
     assert done.returncode == 2
     assert "timmx-odd 1.2.3 has a backend of that name" in done.stderr
 
 
-def test_nothing_heavy_is_imported(tmp_path: Path):
+def test_nothing_heavy_is_imported(process, tmp_path: Path):
     code = (
         "import sys; from timmx.cli.application import app; app(['new-backend', 'foo'], standalone_mode=False); "
         "print({'torch', 'timm', 'numpy'} & sys.modules.keys(), file=sys.stderr)"
@@ -168,7 +168,7 @@ def test_an_empty_folder_is_filled(run_timmx, tmp_path: Path):
 
 
 @pytest.mark.parametrize("existed", [True, False])
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, existed: bool):
+def test_a_failure_leaves_nothing_behind(process, tmp_path: Path, existed: bool):
     """The disk is full in the middle of a file, after others were written."""
     pytest.importorskip("resource")
     folder = tmp_path / "new" / "foo"
@@ -214,7 +214,7 @@ def test_the_version_range_is_limited_to_one_contract(version: str, wanted: str)
     assert _core_range(version) == wanted
 
 
-def test_a_new_project_passes_checks_of_the_kit(tmp_path: Path):
+def test_a_new_project_passes_checks_of_the_kit(process, tmp_path: Path):
     """Some of each kind; `.ci/third_party.py` runs all of them."""
     project = write_project(NewBackend(name="my-format"), tmp_path / "project")
     install_project(project.folder, tmp_path / "site")
@@ -224,7 +224,7 @@ def test_a_new_project_passes_checks_of_the_kit(tmp_path: Path):
     assert " passed" in run_tests(project.folder, tmp_path / "site", "-k", checks)
 
 
-def test_a_new_project_with_companions_passes_checks_of_the_kit(tmp_path: Path):
+def test_a_new_project_with_companions_passes_checks_of_the_kit(process, tmp_path: Path):
     new = NewBackend(name="vino", title="OpenVINO", suffix=".xml", companions=(".bin",))
     project = write_project(new, tmp_path / "project")
     install_project(project.folder, tmp_path / "site")

@@ -89,7 +89,7 @@ def test_the_command_registers_in_any_typer_application(name):
         assert flag in shown.output
 
 
-def test_an_export_and_its_file_from_python(tmp_path, digits):
+def test_an_export_and_its_file_from_python(export, tmp_path, digits):
     result = timmx.export("torch-export", digits, output=tmp_path / "digits.pt2", dynamic_batch=True)
     assert result.path == tmp_path / "digits.pt2"
     assert result.verification.status == "verified"
@@ -101,7 +101,7 @@ def test_an_export_and_its_file_from_python(tmp_path, digits):
         assert spec.shape[0] == "batch"
 
 
-def test_a_callers_module_is_not_changed(tmp_path):
+def test_a_callers_module_is_not_changed(export, tmp_path):
     import timm
     from timmx.testing import awaken
 
@@ -141,7 +141,7 @@ class Outputs(torch.nn.Module):
     ],
 )
 @pytest.mark.parametrize("backend", ["onnx", "torch-export"])
-def test_outputs_of_any_structure_have_stable_names(tmp_path, backend, make, names):
+def test_outputs_of_any_structure_have_stable_names(export, tmp_path, backend, make, names):
     suffix = {"onnx": ".onnx", "torch-export": ".pt2"}[backend]
     result = timmx.export(backend, Outputs(make), output=tmp_path / f"model{suffix}")
     assert result.verification.status == "verified"
@@ -168,7 +168,7 @@ def test_the_reason_why_a_module_cannot_be_exported_is_reported(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_exports_in_threads_wait_for_each_other(tmp_path):
+def test_exports_in_threads_wait_for_each_other(export, tmp_path):
     import sys
     from concurrent.futures import ThreadPoolExecutor
 
@@ -186,7 +186,7 @@ def test_exports_in_threads_wait_for_each_other(tmp_path):
     assert sys.stdout is before
 
 
-def test_python_values_reach_the_model(tmp_path):
+def test_python_values_reach_the_model(process, export, tmp_path):
     result = timmx.export(
         "torch-export",
         "test_vit",
@@ -226,7 +226,7 @@ def test_opening_reports_what_is_missing(tmp_path):
     ],
 )
 def test_an_export_from_python_shows_no_progress_bars_and_prints_nothing_at_exit(
-    tmp_path, backend, suffix, options
+    process, tmp_path, backend, suffix, options
 ):
     """Neither bars of converters and quantizers, nor messages of bindings when the interpreter ends."""
     code = f"""
@@ -247,7 +247,7 @@ list(tqdm.tqdm(range(3), desc="the user's own"))
     assert "leaked" not in done.stderr
 
 
-def test_an_invalid_device_or_thread_count_is_refused(tmp_path):
+def test_an_invalid_device_or_thread_count_is_refused(export, tmp_path):
     path = timmx.export("torch-export", "test_resnet", output=tmp_path / "model.pt2", verify=False).path
     with pytest.raises(ConfigurationError, match="unknown device 'tpu'\nhint: use cpu or cuda"):
         timmx.open(path, device="tpu")

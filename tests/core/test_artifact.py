@@ -347,7 +347,7 @@ def test_a_publish_that_fails_at_any_move_changes_nothing(tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("how", ["kill", "interrupt"])
 @pytest.mark.parametrize("publish", ["works", "fails"])
-def test_an_export_interrupted_at_any_step_leaves_the_old_or_the_new_artifact(how, publish):
+def test_an_export_interrupted_at_any_step_leaves_the_old_or_the_new_artifact(process, how, publish):
     """Killed before every disk operation once, and interrupted at every line of publishing.py and of rmtree.
 
     If publishing itself fails, at the second of three new names, only the steps after the failure.
@@ -446,7 +446,7 @@ def fail_at_rename(nth: int, fuse: Fuse):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_an_export_that_is_stopped_while_writing_leaves_the_old_artifact(tmp_path, stop):
+def test_an_export_that_is_stopped_while_writing_leaves_the_old_artifact(process, tmp_path, stop):
     output = tmp_path / "sub" / "m.onnx"
     with rival(output) as process:
         assert len(names(output.parent)) == 1
@@ -461,7 +461,7 @@ def test_an_export_that_is_stopped_while_writing_leaves_the_old_artifact(tmp_pat
 # Concurrent exports
 
 
-def test_a_second_export_is_refused_at_once_with_the_process_id_of_the_first(tmp_path):
+def test_a_second_export_is_refused_at_once_with_the_process_id_of_the_first(process, tmp_path):
     output = tmp_path / "m.onnx"
     output.write_text("old")
     with rival(output) as process:
@@ -477,7 +477,7 @@ def test_a_second_export_is_refused_at_once_with_the_process_id_of_the_first(tmp
     assert output.read_text() == "old"
 
 
-def test_many_concurrent_exports_to_one_output_never_mix_their_files(tmp_path):
+def test_many_concurrent_exports_to_one_output_never_mix_their_files(process, tmp_path):
     """Four processes of two threads publish pairs of files, fail, and are killed, for 1.5 s."""
     output = tmp_path / "out" / "m.onnx"
     export(output, "first", **{"m.onnx.data": "first"})
@@ -612,7 +612,7 @@ def test_a_read_only_file_system_is_reported_before_any_work(small_disk):
     assert tree(small_disk) == {"m.onnx": "old"}
 
 
-def test_a_file_that_is_too_large_is_reported(tmp_path):
+def test_a_file_that_is_too_large_is_reported(process, tmp_path):
     (tmp_path / "m.onnx").write_text("old")
     assert "File too large" in run("write_too_much", tmp_path / "m.onnx")
     assert tree(tmp_path) == {"m.onnx": "old"}

@@ -99,7 +99,7 @@ def test_options_that_exclude_or_require_each_other(photos):
     check_calibration(None, None, random=False)
 
 
-def test_unusable_data_is_reported_before_torch_is_imported(tmp_path, photos):
+def test_unusable_data_is_reported_before_torch_is_imported(process, tmp_path, photos):
     few, empty = tmp_path / "few", tmp_path / "empty"
     for folder in (few, empty):
         folder.mkdir()
@@ -392,7 +392,7 @@ def test_a_damaged_file_is_reported(tmp_path, warnings, content):
         choose_calibration(path, None, CONFIG, False)
 
 
-def test_a_large_tensor_file_is_not_read_into_memory(tmp_path, warnings):
+def test_a_large_tensor_file_is_not_read_into_memory(process, export, tmp_path, warnings):
     path = saved(tmp_path, torch.rand(400, 1, 1, 1).expand(-1, 3, 256, 256).contiguous())
     code = (
         "import sys\nfrom pathlib import Path\nimport psutil, torch\n"

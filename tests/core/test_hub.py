@@ -17,6 +17,8 @@ import pytest
 from timmx.errors import ModelError
 from timmx.model import reach
 
+pytestmark = pytest.mark.usefixtures("process")
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

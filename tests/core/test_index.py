@@ -34,7 +34,7 @@ def test_the_index_lists_the_models_of_timm(cache):
     assert index.load_index(build=False) == built
 
 
-def test_a_second_call_and_completion_import_neither_torch_nor_timm(tmp_path):
+def test_a_second_call_and_completion_import_neither_torch_nor_timm(process, tmp_path):
     code = """
 import sys
 from timmx.model.index import completions, load_index, search

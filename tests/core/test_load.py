@@ -318,7 +318,7 @@ def test_the_number_of_labels_is_checked(digits, tmp_path):
         load(digits, labels=("one",))
 
 
-def test_invalid_options_are_refused_without_torch(tmp_path):
+def test_invalid_options_are_refused_without_torch(process, tmp_path):
     """Names, folders, files and arguments are checked before anything heavy is imported."""
     code = """
 import sys

@@ -22,7 +22,7 @@ LIGHT = (
 """What a backend's `plugin.py` and `options.py` may need."""
 
 
-def test_names_for_help_and_errors_import_nothing_heavy():
+def test_names_for_help_and_errors_import_nothing_heavy(process):
     code = (
         "import sys, timmx.plugin\n"
         f"for name in {LIGHT!r}.split(): getattr(timmx.plugin, name)\n"

@@ -41,7 +41,7 @@ def rows(site, **environment):
         (GOOD.replace('"{name}"', '"other"'), "its entry point is called 'odd', the backend 'other'"),
     ],
 )
-def test_a_bad_plugin_is_named_with_its_fix(tmp_path, source, words):
+def test_a_bad_plugin_is_named_with_its_fix(process, tmp_path, source, words):
     install_plugin(tmp_path, "odd", source)
     done = timmx("odd", "resnet18", site=tmp_path)
     assert done.returncode == 2
@@ -50,20 +50,20 @@ def test_a_bad_plugin_is_named_with_its_fix(tmp_path, source, words):
     assert "Traceback" not in done.stderr
 
 
-def test_a_plugin_whose_module_is_missing_is_reported(tmp_path):
+def test_a_plugin_whose_module_is_missing_is_reported(process, tmp_path):
     install_plugin(tmp_path, "gone", target="timmx_not_there.plugin:Backend")
     done = timmx("gone", "resnet18", site=tmp_path)
     assert done.returncode == 2
     assert "its own module timmx_not_there is missing" in done.stderr
 
 
-def test_debug_shows_the_plugins_traceback(tmp_path):
+def test_debug_shows_the_plugins_traceback(process, tmp_path):
     install_plugin(tmp_path, "odd", RAISES)
     done = timmx("odd", "resnet18", "--debug", site=tmp_path)
     assert "raise RuntimeError('inside out')" in done.stderr
 
 
-def test_bad_plugins_do_not_affect_others(tmp_path):
+def test_bad_plugins_do_not_affect_others(process, tmp_path):
     install_plugin(tmp_path, "raises", RAISES)
     install_plugin(tmp_path, "exits", EXITS)
     install_plugin(tmp_path, "aborts", ABORTS)
@@ -97,7 +97,7 @@ def test_bad_plugins_do_not_affect_others(tmp_path):
     assert timmx("timmx-onnx:onnx", "--help", site=tmp_path).returncode == 0
 
 
-def test_doctor_exits_2_and_shows_the_fix_of_a_broken_backend(tmp_path):
+def test_doctor_exits_2_and_shows_the_fix_of_a_broken_backend(process, tmp_path):
     install_plugin(tmp_path, "aborts", ABORTS)
     done = timmx("doctor", site=tmp_path)
     assert done.returncode == 2
@@ -105,7 +105,7 @@ def test_doctor_exits_2_and_shows_the_fix_of_a_broken_backend(tmp_path):
     assert "torch-export" in done.stdout
 
 
-def test_a_backend_that_hangs_is_reported(tmp_path, monkeypatch):
+def test_a_backend_that_hangs_is_reported(process, tmp_path, monkeypatch):
     from timmx.registry import discovery as registry, probe
 
     install_plugin(tmp_path, "hangs", "import time; time.sleep(600)\n")
@@ -121,7 +121,7 @@ def test_a_backend_that_hangs_is_reported(tmp_path, monkeypatch):
     assert found["onnx"].state is registry.State.AVAILABLE
 
 
-def test_doctor_reports_another_distribution_with_the_name(tmp_path):
+def test_doctor_reports_another_distribution_with_the_name(process, tmp_path):
     (tmp_path / "timmx-0.10.1.dist-info").mkdir()
     (tmp_path / "timmx-0.10.1.dist-info" / "METADATA").write_text("Name: timmx\nVersion: 0.10.1\n")
     (tmp_path / "timmx-0.10.1.dist-info" / "RECORD").write_text("timmx/old.py,,\n")
@@ -137,7 +137,7 @@ def test_doctor_reports_another_distribution_with_the_name(tmp_path):
     assert problem["fix"].startswith("uv pip uninstall timmx ")
 
 
-def test_a_missing_requirement_is_a_state_with_its_fix(tmp_path):
+def test_a_missing_requirement_is_a_state_with_its_fix(process, tmp_path):
     lacking = GOOD + (
         "    def check_environment(self, request=None, options=None):\n"
         "        from timmx.contract import Problem\n"
@@ -151,7 +151,7 @@ def test_a_missing_requirement_is_a_state_with_its_fix(tmp_path):
     assert "apt install frobnicator" in done.stderr
 
 
-def test_strict_mode_makes_any_problem_an_error(tmp_path):
+def test_strict_mode_makes_any_problem_an_error(process, tmp_path):
     install_plugin(tmp_path, "needy", requires=("torch>=999",))
     for arguments in (("--help",), ("list", "resnet18"), ("onnx", "--help")):
         done = timmx(*arguments, site=tmp_path, TIMMX_STRICT="1")
@@ -194,7 +194,7 @@ def test_capabilities_added_later_are_off_until_a_backend_declares_them():
 
 
 @pytest.mark.parametrize("kind", ["raises", "exits", "prints", "aborts", "rival of torch-export", "many"])
-def test_a_plugin_does_not_change_exports_of_others(tmp_path, digits, kind):
+def test_a_plugin_does_not_change_exports_of_others(process, tmp_path, digits, kind):
     site = tmp_path / "site"
     sources = {"raises": RAISES, "exits": EXITS, "prints": PRINTS, "aborts": ABORTS}
     if kind in sources:
@@ -211,14 +211,14 @@ def test_a_plugin_does_not_change_exports_of_others(tmp_path, digits, kind):
     assert done.stdout.startswith("digits.onnx")
 
 
-def test_disabled_backends_are_marked_and_refused(tmp_path):
+def test_disabled_backends_are_marked_and_refused(process, tmp_path):
     done = timmx("onnx", "resnet18", TIMMX_DISABLE_BACKENDS="onnx")
     assert done.returncode == 2
     assert "is disabled" in done.stderr
     assert "(disabled)" in timmx("--help", TIMMX_DISABLE_BACKENDS="onnx").stdout
 
 
-def test_the_hint_for_a_missing_backend_is_the_install_command(monkeypatch):
+def test_the_hint_for_a_missing_backend_is_the_install_command(process, monkeypatch):
     """`.ci/wheels.py` checks the same on the command line, in an environment without the others."""
     monkeypatch.setattr(registry, "entries", lambda: ())
     with pytest.raises(BackendError, match="uv pip install timmx-tensorrt"):
@@ -240,7 +240,7 @@ def test_the_hint_for_a_missing_backend_is_the_install_command(monkeypatch):
         ("tensorrt", "resnet18"),
     ],
 )
-def test_nothing_heavy_is_imported_for_help_a_list_or_an_error(arguments):
+def test_nothing_heavy_is_imported_for_help_a_list_or_an_error(process, arguments):
     import subprocess
     import sys
 

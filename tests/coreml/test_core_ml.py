@@ -59,7 +59,7 @@ def macos(monkeypatch):
     return StandIn
 
 
-def test_core_ml_gets_the_compute_units(tmp_path, digits, macos):
+def test_core_ml_gets_the_compute_units(export, tmp_path, digits, macos):
     import coremltools as ct
 
     result = timmx.export("coreml", digits, output=tmp_path / "a.mlpackage", compute_units="cpu-ne")
@@ -76,7 +76,7 @@ def test_core_ml_gets_the_compute_units(tmp_path, digits, macos):
 
 
 @pytest.mark.parametrize("kind", ["mlprogram", "neuralnetwork"])
-def test_core_ml_takes_images_and_returns_dictionaries(tmp_path, digits, macos, kind):
+def test_core_ml_takes_images_and_returns_dictionaries(export, tmp_path, digits, macos, kind):
     path = tmp_path / ("a.mlpackage" if kind == "mlprogram" else "a.mlmodel")
     options = {"normalize": True, "image_input": True, "classifier": True, "softmax": True}
     result = timmx.export("coreml", digits, output=path, convert_to=kind, **options)
@@ -84,7 +84,7 @@ def test_core_ml_takes_images_and_returns_dictionaries(tmp_path, digits, macos, 
     assert result.verification.top1_agreement == 1.0
 
 
-def test_file_that_core_ml_cannot_load_is_reported(tmp_path, digits, macos, monkeypatch):
+def test_file_that_core_ml_cannot_load_is_reported(export, tmp_path, digits, macos, monkeypatch):
     result = timmx.export("coreml", digits, output=tmp_path / "a.mlpackage", verify=False)
     monkeypatch.setattr(macos, "load_error", "unsupported opset")
     with pytest.raises(ArtifactError, match=r"unsupported opset\nhint: .*--target"):

@@ -157,7 +157,7 @@ def test_grayscale_image_input(export, awakened):
         assert runner.inputs[0].shape == (1, 1, 160, 160)
 
 
-def test_image_input_of_other_channels_is_refused_after_loading_the_model(tmp_path, digits):
+def test_image_input_of_other_channels_is_refused_after_loading_the_model(export, tmp_path, digits):
     import timm
 
     model = timm.create_model("test_resnet", in_chans=5)
@@ -171,7 +171,7 @@ def test_classifier_of_logits_has_a_note(export):
     assert any("logits" in note for note in result.notes)
 
 
-def test_classifier_needs_class_names(tmp_path, awakened):
+def test_classifier_needs_class_names(export, tmp_path, awakened):
     with pytest.raises(ConfigurationError, match="hint: add --labels FILE"):
         timmx.export(
             "coreml", "test_resnet", checkpoint=awakened("test_resnet"), output=tmp_path / "a.mlpackage",
@@ -316,7 +316,7 @@ def test_operations_with_large_values_stay_float32_with_a_note(export):
     assert any("in float32" in reason for reason in report["off_neural_engine"])
 
 
-def test_overflow_during_verification_names_the_operation(tmp_path):
+def test_overflow_during_verification_names_the_operation(export, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     # Float32 operations are selected with the first image, which is black.
@@ -331,7 +331,7 @@ def test_overflow_during_verification_names_the_operation(tmp_path):
     assert float32.verification.status == "verified"
 
 
-def test_unsupported_operation_is_reported(tmp_path):
+def test_unsupported_operation_is_reported(export, tmp_path):
     class Odd(nn.Module):
         pretrained_cfg: ClassVar = {"input_size": (3, 16, 16), "architecture": "odd"}
 

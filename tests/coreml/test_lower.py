@@ -24,6 +24,8 @@ from timmx_coreml.mil import MilEvaluator
 from torch import nn
 from witnesses import Does
 
+pytestmark = pytest.mark.usefixtures("export")
+
 aten = torch.ops.aten
 
 

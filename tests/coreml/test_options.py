@@ -77,7 +77,7 @@ def test_compute_units_are_refused_without_core_ml():
         timmx.export("coreml", "test_resnet", compute_units="cpu-ne")
 
 
-def test_refusing_options_imports_no_heavy_library(tmp_path):
+def test_refusing_options_imports_no_heavy_library(process, tmp_path):
     code = (
         "import sys, timmx\n"
         "try:\n    timmx.export('coreml', 'resnet18', target='ios15', quantize='int4')\n"
@@ -108,7 +108,7 @@ def test_unknown_target_on_the_command_line_lists_the_targets(run_timmx):
         ({"convert_to": "neuralnetwork", "target": "ios14"}, 4),  # ios13 has all its layers
     ],
 )
-def test_target_is_the_oldest_that_the_options_allow(tmp_path, awakened, options, specification):
+def test_target_is_the_oldest_that_the_options_allow(export, tmp_path, awakened, options, specification):
     suffix = ".mlmodel" if "convert_to" in options else ".mlpackage"
     result = timmx.export(
         "coreml",
@@ -122,7 +122,9 @@ def test_target_is_the_oldest_that_the_options_allow(tmp_path, awakened, options
 
 
 @pytest.mark.parametrize(("dynamic", "specification"), [(False, 5), (True, 5)])
-def test_neuralnetwork_target_is_the_oldest_with_its_layers(tmp_path, awakened, dynamic, specification):
+def test_neuralnetwork_target_is_the_oldest_with_its_layers(
+    export, tmp_path, awakened, dynamic, specification
+):
     options = {"checkpoint": awakened("test_vit"), "convert_to": "neuralnetwork", "dynamic_batch": dynamic}
     result = timmx.export("coreml", "test_vit", output=tmp_path / "model.mlmodel", **options)
     assert result.metadata["format"]["specification_version"] == specification

@@ -33,7 +33,7 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch):
     registry.entries.cache_clear()
 
 
-def test_digits_are_exported_by_the_command(installed, run_timmx, tmp_path: Path, digits: str):
+def test_digits_are_exported_by_the_command(export, installed, run_timmx, tmp_path: Path, digits: str):
     path = tmp_path / "digits.torchscript"
     done = run_timmx("torchscript", digits, "-o", path, "--dynamic-batch", "--json")
     assert done.exit_code == 0, done.output

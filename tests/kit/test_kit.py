@@ -100,14 +100,14 @@ def run_kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         del sys.modules[name]
 
 
-def test_a_good_backend_passes_every_check(run_kit):
+def test_a_good_backend_passes_every_check(process, export, run_kit):
     outcomes = run_kit()
     assert not outcomes.checks("failed"), outcomes.said
     assert outcomes.checks("skipped") == {"test_export_on_cuda"}
     assert len(outcomes.checks("passed")) > 30
 
 
-def test_a_backend_with_quantized_nhwc_files_passes_every_check(run_kit):
+def test_a_backend_with_quantized_nhwc_files_passes_every_check(export, run_kit):
     test = AUTHORS_TEST + "    export_options = {'quantized': True}\n"
     outcomes = run_kit(
         checks="not (embedding or odd or checkpoint or failure or folder or import)", test=test
@@ -116,7 +116,7 @@ def test_a_backend_with_quantized_nhwc_files_passes_every_check(run_kit):
     assert {"test_runner_describes_the_artifact", "test_feature_pyramid"} <= outcomes.checks("passed")
 
 
-def test_a_backend_that_always_normalizes_passes_the_parity_checks(run_kit):
+def test_a_backend_that_always_normalizes_passes_the_parity_checks(export, run_kit):
     test = AUTHORS_TEST + "    export_options = {'normalize': True}\n"
     outcomes = run_kit(checks="numbers or rows or runner", test=test)
     assert not outcomes.checks("failed"), outcomes.said
@@ -186,7 +186,7 @@ def test_a_failed_export_check_captures_no_torch_trace(run_kit):
     assert "torch.__trace" not in report.caplog
 
 
-def test_without_pytest_the_kit_names_the_extra():
+def test_without_pytest_the_kit_names_the_extra(process):
     code = "import sys; sys.modules['pytest'] = None; import timmx.testing"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     assert "ImportError: timmx.testing needs pytest, which is not installed" in done.stderr

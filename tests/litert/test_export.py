@@ -17,6 +17,8 @@ from timmx.registry.discovery import load
 from timmx.testing import awakened_model
 from timmx_litert.plugin import LiteRTBackend
 
+pytestmark = pytest.mark.usefixtures("export")
+
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 SAMPLES = DIGITS / "samples"
 

@@ -16,6 +16,8 @@ from timmx_litert.quantize import halve
 from timmx_litert.runner import open_interpreter
 from witnesses import answers, witness
 
+pytestmark = pytest.mark.usefixtures("export")
+
 FAMILIES = json.loads((Path(__file__).parents[1] / "families.json").read_text())
 NAMED = [
     "resnet18",

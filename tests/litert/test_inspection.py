@@ -11,6 +11,8 @@ import timmx
 from timmx.errors import ArtifactError
 from timmx_litert.plugin import LiteRTBackend
 
+pytestmark = pytest.mark.usefixtures("export")
+
 NO_DATA = {"random_calibration": True, "verify": False}
 
 

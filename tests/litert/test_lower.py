@@ -20,6 +20,8 @@ from timmx_litert.runner import open_interpreter
 from torch import nn
 from witnesses import Does
 
+pytestmark = pytest.mark.usefixtures("export")
+
 
 class Rotated(nn.Module):
     """Uses constants that are halves of one tensor, like eva02's sines and cosines."""

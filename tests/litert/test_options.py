@@ -65,7 +65,7 @@ def test_wrong_options_are_refused_with_a_hint(tmp_path, monkeypatch, options, w
     assert list(tmp_path.iterdir()) == []
 
 
-def test_refusal_imports_nothing_heavy(tmp_path):
+def test_refusal_imports_nothing_heavy(process, export, tmp_path):
     code = (
         "import sys, json, timmx\n"
         "try: timmx.export('litert', 'test_resnet', mode='int8')\n"
@@ -92,7 +92,7 @@ def test_refusal_imports_nothing_heavy(tmp_path):
         (-1e30 * torch.rand(8, 3, 160, 160), "no image has such values"),
     ],
 )
-def test_tensors_that_cannot_calibrate_are_refused(tmp_path, monkeypatch, saved, words):
+def test_tensors_that_cannot_calibrate_are_refused(export, tmp_path, monkeypatch, saved, words):
     monkeypatch.chdir(tmp_path)
     torch.save(saved, "inputs.pt")
     with pytest.raises(ConfigurationError, match=words):
@@ -108,7 +108,7 @@ def test_file_that_is_not_a_flatbuffer_is_refused(tmp_path):
             read(path)
 
 
-def test_wrong_feeds_devices_and_thread_counts_are_refused(tmp_path):
+def test_wrong_feeds_devices_and_thread_counts_are_refused(export, tmp_path):
     path = tmp_path / "out.tflite"
     timmx.export("litert", "test_resnet", output=path, verify=False)
     for threads in (0, -1):
@@ -125,7 +125,7 @@ def test_wrong_feeds_devices_and_thread_counts_are_refused(tmp_path):
         assert runner.run({"input": np.zeros((1, 3, 160, 160), np.float32)})["output"].shape == (1, 1000)
 
 
-def test_truncated_file_is_refused(tmp_path):
+def test_truncated_file_is_refused(export, tmp_path):
     """A file that is cut off cannot be opened."""
     path = tmp_path / "out.tflite"
     timmx.export("litert", "test_resnet", output=path, verify=False)

@@ -9,6 +9,8 @@ import torch
 from litert_quality import answers, read, settled_model
 from timmx.base.snr import worst_db
 
+pytestmark = pytest.mark.usefixtures("export")
+
 
 @pytest.fixture(scope="module")
 def photograph_folders(tmp_path_factory):

@@ -21,6 +21,8 @@ from timmx_litert import task_metadata
 from timmx_litert.task_metadata import ImageInput, Output, Tensor
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("export")
+
 SIZE = 24, 20
 LABELS = ("tench", "great white", "Hündin", "crane (134)", "a, b")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -11,6 +11,8 @@ import pytest
 import timmx
 from timmx.registry import discovery as registry
 
+pytestmark = pytest.mark.usefixtures("export")
+
 
 def export(model, path, **options):
     result = registry.load("onnx").create_command()(model=model, output=path, **options)

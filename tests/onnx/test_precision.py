@@ -19,6 +19,8 @@ from timmx.model.wrap import ExportModule, Normalize
 from timmx.testing import awakened_model
 from timmx_onnx.precision import lower_precision, overflowing
 
+pytestmark = pytest.mark.usefixtures("export")
+
 FLOAT, HALF, BRAIN = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
 NORMALIZE = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -19,6 +19,8 @@ from timmx.errors import ArtifactError, ConfigurationError
 from timmx.tools.bench.rounds import bench
 from timmx.tools.bench.timing import pooled_quantiles, ratio_of_medians, settled, spread
 
+pytestmark = pytest.mark.usefixtures("process")
+
 DIGITS = f"local-dir:{Path(__file__).resolve().parents[2] / 'examples' / 'digits'}"
 
 SLEEPER = """

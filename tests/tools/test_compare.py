@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def made(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(export, digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three artifacts and other files."""
     folder = tmp_path_factory.mktemp("made")
     result = export_many(digits, ["onnx", "onnx:mode=fp16", "torch-export"], folder)
@@ -85,7 +85,9 @@ def test_without_data_the_report_shows_snr_over_latency(run_timmx, made, tmp_pat
     assert "SNR over latency" in (tmp_path / "side.html").read_text()
 
 
-def test_a_file_without_a_recorded_verification_names_the_command(run_timmx, digits, tmp_path, monkeypatch):
+def test_a_file_without_a_recorded_verification_names_the_command(
+    export, run_timmx, digits, tmp_path, monkeypatch
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     timmx.export("torch-export", digits, output=tmp_path / "out" / "digits.pt2", verify=False)
     done = run_timmx("compare", "out", "--no-bench")

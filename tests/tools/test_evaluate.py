@@ -37,7 +37,7 @@ def file(exported_digits):
 
 
 @pytest.fixture(scope="module")
-def blurred(folder):
+def blurred(export, folder):
     """The digits model with noise on its weights, which is less accurate, and without labels."""
     import timm
     import torch
@@ -151,7 +151,7 @@ def test_no_readable_image_is_an_error(file, some):
         evaluate(file, some)
 
 
-def test_nan_outputs_count_as_wrong(folder, some, run_timmx):
+def test_nan_outputs_count_as_wrong(export, folder, some, run_timmx):
     import timm
 
     model = timm.create_model(f"local-dir:{DIGITS}", pretrained=True).eval()
@@ -179,7 +179,7 @@ def test_a_limit_is_reported(file, run_timmx):
     assert done.stdout.count("100.0 %") >= 9
 
 
-def test_few_classes_have_no_top5(folder, some, awakened):
+def test_few_classes_have_no_top5(export, folder, some, awakened):
     file = timmx.export(
         "onnx",
         "test_resnet",
@@ -194,7 +194,7 @@ def test_few_classes_have_no_top5(folder, some, awakened):
     assert found.top5_interval is None
 
 
-def test_a_file_that_ranks_no_classes_is_refused(folder, digits):
+def test_a_file_that_ranks_no_classes_is_refused(export, folder, digits):
     file = timmx.export("onnx", digits, num_classes=0, output=folder / "embedding.onnx", verify=False).path
     with pytest.raises(ArtifactError, match="not classes"):
         evaluate(file, SAMPLES)

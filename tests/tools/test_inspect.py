@@ -26,7 +26,7 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, digits) -> dict[str, Path]:
+def files(export, tmp_path_factory, digits) -> dict[str, Path]:
     """The digits model in each format, by backend."""
     folder = tmp_path_factory.mktemp("files")
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +80,7 @@ def test_torch_is_not_imported(backend: str, files):
     assert not imported & {"torch", "torchvision", "timm", "coremltools", "onnxruntime"}
 
 
-def test_byte_and_integer_inputs_and_outputs_are_shown(digits, inspected, tmp_path):
+def test_byte_and_integer_inputs_and_outputs_are_shown(export, digits, inspected, tmp_path):
     path = tmp_path / "bytes.tflite"
     options = {"mode": "int8", "io": "uint8", "normalize": True, "calibration_data": SAMPLES}
     timmx.export("litert", digits, output=path, verify=False, **options)
@@ -239,7 +239,7 @@ def test_damaged_and_newer_metadata_are_reported(files, run_timmx, tmp_path):
         assert said in refused(run_timmx, tmp_path / "changed.onnx")
 
 
-def test_a_third_party_format_is_inspected(digits, tmp_path):
+def test_a_third_party_format_is_inspected(process, digits, tmp_path):
     site = tmp_path / "site"
     install_plugin(
         site,

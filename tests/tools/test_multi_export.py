@@ -37,7 +37,7 @@ def singles(exported_digits) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def four(digits: str, tmp_path_factory: pytest.TempPathFactory):
+def four(export, digits: str, tmp_path_factory: pytest.TempPathFactory):
     """All four formats, exported by one command."""
     folder = tmp_path_factory.mktemp("four")
     return timmx.export_many(digits, list(FORMATS), folder)
@@ -79,7 +79,7 @@ def test_the_manifest_records_the_artifacts(four):
     assert [path.name for path in four.folder.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_later_run_adds_to_the_manifest_and_removes_missing_files(run_timmx, digits, tmp_path):
+def test_a_later_run_adds_to_the_manifest_and_removes_missing_files(export, run_timmx, digits, tmp_path):
     assert run_timmx("export", digits, "--to", "torch-export", "--no-verify", "-o", "out").exit_code == 0
     assert run_timmx("export", digits, "--to", "onnx", "--no-verify", "-o", "out").exit_code == 0
     names = json.loads((tmp_path / "out" / "timmx.json").read_text())["artifacts"]
@@ -99,7 +99,7 @@ def test_a_foreign_timmx_json_is_refused_before_the_export(run_timmx, digits, tm
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["timmx.json"]
 
 
-def test_targets_of_one_format_have_their_own_options_and_names(run_timmx, digits, tmp_path):
+def test_targets_of_one_format_have_their_own_options_and_names(export, run_timmx, digits, tmp_path):
     done = run_timmx(
         "export", digits, "--to", "onnx", "--to", "onnx:mode=fp16,dynamic-batch", "--to", "onnx:opset=18,mode=fp16",
         "--to", "torch-export:dynamic_batch=true,output=open.pt2", "--no-verify", "-o", "out", "--json",
@@ -113,7 +113,7 @@ def test_targets_of_one_format_have_their_own_options_and_names(run_timmx, digit
     assert made["digits.onnx"]["batch"] == {"size": 1}
 
 
-def test_a_failed_target_does_not_stop_the_others(run_timmx, digits, tmp_path):
+def test_a_failed_target_does_not_stop_the_others(export, run_timmx, digits, tmp_path):
     old = tmp_path / "out" / "digits-fp16.onnx"
     old.parent.mkdir()
     old.write_bytes(b"old")
@@ -132,7 +132,7 @@ def test_a_failed_target_does_not_stop_the_others(run_timmx, digits, tmp_path):
     assert "digits-fp16.onnx" not in json.loads((tmp_path / "out" / "timmx.json").read_text())["artifacts"]
 
 
-def test_the_table_shows_full_file_names(run_timmx, digits):
+def test_the_table_shows_full_file_names(export, run_timmx, digits):
     done = run_timmx(
         "export", digits, "--to", "torch-export:output=a-rather-long-name-of-a-file.pt2", "-o", "out"
     )
@@ -188,7 +188,7 @@ def test_the_problems_of_all_targets_are_reported_together(digits, tmp_path):
     assert "onnx:output=a.txt: use output=a.txt.onnx" in caught.value.hint
 
 
-def test_errors_are_reported_without_importing_torch(digits, tmp_path):
+def test_errors_are_reported_without_importing_torch(process, digits, tmp_path):
     code = (
         "import sys\n"
         "from timmx.errors import TimmxError\n"
@@ -251,7 +251,7 @@ def test_without_a_folder_nothing_is_overwritten(run_timmx, digits, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["digits.onnx"]
 
 
-def test_after_an_interrupt_finished_files_remain(digits, tmp_path):
+def test_after_an_interrupt_finished_files_remain(process, digits, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "timmx", "export", digits, "--no-verify", "-o", "out", "--to", "torch-export",
          "--to", "coreml", "--to", "litert"],
@@ -269,7 +269,7 @@ def test_after_an_interrupt_finished_files_remain(digits, tmp_path):
     assert "digits.tflite" not in left
 
 
-def test_a_third_party_backend_can_be_a_target(digits, tmp_path):
+def test_a_third_party_backend_can_be_a_target(process, digits, tmp_path):
     source = (
         "import json\n"
         "from timmx.contract import ExportBackend, Exported, Precision\n"

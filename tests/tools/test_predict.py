@@ -141,7 +141,7 @@ def test_odd_names_do_not_break_the_table_on_a_terminal() -> None:
 
 
 def test_labels_of_wide_characters_keep_columns_aligned(
-    run_timmx, digits: str, tmp_path: Path, folder: Path
+    export, run_timmx, digits: str, tmp_path: Path, folder: Path
 ) -> None:
     from rich.cells import cell_len
 
@@ -201,7 +201,7 @@ def test_no_valid_image_is_an_error(run_timmx, many: Path, folder: Path) -> None
     assert result.stderr.count("warning: ") == 2
 
 
-def test_nan_outputs_are_not_predictions(run_timmx, folder: Path, tmp_path: Path) -> None:
+def test_nan_outputs_are_not_predictions(export, run_timmx, folder: Path, tmp_path: Path) -> None:
     import timm
 
     model = timm.create_model(f"local-dir:{SAMPLES.parent}", pretrained=True).eval()
@@ -249,7 +249,7 @@ def test_a_missing_file_is_reported(run_timmx, folder: Path) -> None:
 
 
 def test_a_file_that_does_not_rank_classes_is_refused(
-    run_timmx, digits: str, folder: Path, tmp_path: Path
+    export, run_timmx, digits: str, folder: Path, tmp_path: Path
 ) -> None:
     timmx.export("onnx", digits, output=tmp_path / "embedding.onnx", num_classes=0, verify=False)
     result = run_timmx("predict", "embedding.onnx", "photos")
@@ -258,7 +258,7 @@ def test_a_file_that_does_not_rank_classes_is_refused(
     assert "hint: use timmx.open in Python" in result.stderr
 
 
-def test_a_file_that_takes_no_images_is_refused(run_timmx, folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_takes_no_images_is_refused(export, run_timmx, folder: Path, tmp_path: Path) -> None:
     timmx.export(
         "onnx", "test_resnet", output=tmp_path / "five.onnx", in_chans=5, input_size=(5, 64, 64), verify=False
     )
@@ -267,7 +267,7 @@ def test_a_file_that_takes_no_images_is_refused(run_timmx, folder: Path, tmp_pat
     assert "5 channels, which are" in result.stderr
 
 
-def test_classes_without_names_are_shown_as_numbers(run_timmx, folder: Path, tmp_path: Path) -> None:
+def test_classes_without_names_are_shown_as_numbers(export, run_timmx, folder: Path, tmp_path: Path) -> None:
     timmx.export(
         "onnx", "test_resnet", output=tmp_path / "t.onnx", num_classes=3, input_size=(3, 64, 64), verify=False
     )
@@ -364,7 +364,7 @@ def test_a_file_opened_for_many_images_gives_the_same_answers(many: Path, one: P
         assert all(answer.error for answer in answers(subject, bad))
 
 
-def test_the_stream_refuses_a_file_that_does_not_rank_classes(digits: str, tmp_path: Path) -> None:
+def test_the_stream_refuses_a_file_that_does_not_rank_classes(export, digits: str, tmp_path: Path) -> None:
     timmx.export("onnx", digits, output=tmp_path / "e.onnx", num_classes=0, verify=False)
     with open_subject(tmp_path / "e.onnx") as subject, pytest.raises(ArtifactError, match="not classes"):
         answers(subject, [sample(1)])

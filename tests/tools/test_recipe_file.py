@@ -36,7 +36,7 @@ def test_the_example_fits_both_schemas(run_timmx):
         jsonschema.validate(recipe, installed)
 
 
-def test_the_example_runs(run_timmx, tmp_path):
+def test_the_example_runs(export, run_timmx, tmp_path):
     done = run_timmx("export", "--recipe", EXAMPLE, "-o", tmp_path / "made", "--json")
     assert done.exit_code == 0, done.stderr
     made = {Path(item["path"]).name: item for item in json.loads(done.stdout)["artifacts"]}
@@ -53,7 +53,7 @@ def test_the_example_runs(run_timmx, tmp_path):
     assert all(item["metadata"]["outputs"][0]["kind"] == "probabilities" for item in made.values())
 
 
-def test_paths_are_relative_to_the_recipe_and_flags_override_it(run_timmx, tmp_path, digits):
+def test_paths_are_relative_to_the_recipe_and_flags_override_it(export, run_timmx, tmp_path, digits):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "names.txt").write_text("\n".join(f"digit {number}" for number in range(10)))
     (tmp_path / "deep" / "recipe.toml").write_text(
@@ -76,7 +76,7 @@ def test_paths_are_relative_to_the_recipe_and_flags_override_it(run_timmx, tmp_p
     assert made["verification"]["status"] == "verified"
 
 
-def test_a_recipe_can_contain_class_names(run_timmx, tmp_path, digits):
+def test_a_recipe_can_contain_class_names(export, run_timmx, tmp_path, digits):
     (tmp_path / "recipe.toml").write_text(
         f'model = "{digits}"\noutput = "made"\nverify = false\nlabels = ["zero", "one", "two", "three", "four", '
         '"five", "six", "seven", "eight", "nine"]\n[[target]]\nformat = "torch-export"\n'

@@ -122,7 +122,7 @@ def test_the_oldest_records_are_dropped(cache, file):
     assert records.recall(file, (file,)) is not None
 
 
-def test_the_verification_of_an_export_is_recorded(cache, digits, run_timmx, tmp_path):
+def test_the_verification_of_an_export_is_recorded(export, cache, digits, run_timmx, tmp_path):
     done = run_timmx("torch-export", digits, "-o", "a.pt2", "--json")
     assert done.exit_code == 0
     path = tmp_path / "a.pt2"

@@ -549,7 +549,7 @@ def test_a_file_that_is_not_a_report_is_not_replaced(tmp_path: Path):
         check_report_path(tmp_path / "notes.html")
 
 
-def test_report_libraries_are_imported_only_for_a_report():
+def test_report_libraries_are_imported_only_for_a_report(process):
     code = (
         "import sys, timmx.cli.application, timmx.report.content, timmx.report.render;"
         "from pathlib import Path; timmx.report.render.check_report_path(Path('a.html')); print(*sys.modules)"

@@ -103,7 +103,9 @@ def test_metadata_is_the_same_after_parsing_and_writing(exported_digits, name: s
     assert metadata.versions.keys() == {"timmx-core", f"timmx-{backend}", "timm", "torch", *toolchain}
 
 
-def test_versions_are_those_of_the_core_the_backend_and_its_toolchain_in_this_order(digits, run_timmx):
+def test_versions_are_those_of_the_core_the_backend_and_its_toolchain_in_this_order(
+    export, digits, run_timmx
+):
     result = json.loads(run_timmx("onnx", digits, "--no-verify", "--json").stdout)
     versions = result["metadata"]["versions"]
     core = ["timmx-core", "timmx-onnx", "timm", "torch"]
@@ -152,7 +154,7 @@ def test_metadata_of_another_graph_is_refused(file, tmp_path, run_timmx):
         assert "do not match its metadata" in done.stderr
 
 
-def test_selected_feature_levels_are_verified_from_the_metadata_only(tmp_path, run_timmx):
+def test_selected_feature_levels_are_verified_from_the_metadata_only(export, tmp_path, run_timmx):
     exported = run_timmx(
         "onnx", "test_resnet", "--features", "--out-indices", "1,3", "-o", tmp_path / "f.onnx"
     )

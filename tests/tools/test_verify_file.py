@@ -19,13 +19,13 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory, digits):
+def exported(export, tmp_path_factory, digits):
     """The digits model as ONNX: the result of its export."""
     return timmx.export("onnx", digits, output=tmp_path_factory.mktemp("a") / "digits.onnx")
 
 
 @pytest.fixture(scope="module")
-def bytes_file(tmp_path_factory, digits):
+def bytes_file(export, tmp_path_factory, digits):
     """The digits model in LiteRT with the bytes of an image as input."""
     path = tmp_path_factory.mktemp("b") / "digits.tflite"
     options = {"mode": "int8", "io": "uint8", "normalize": True, "calibration_data": SAMPLES}
@@ -80,7 +80,9 @@ def test_another_file_instead_of_the_model(exported, bytes_file, digits, run_tim
     assert "hint: leave --num-classes out" in done.stderr
 
 
-def test_files_that_prepare_images_differently_are_not_compared(exported, digits, run_timmx, tmp_path):
+def test_files_that_prepare_images_differently_are_not_compared(
+    export, exported, digits, run_timmx, tmp_path
+):
     timmx.export("onnx", digits, output=tmp_path / "large.onnx", input_size=(3, 96, 96), verify=False)
     done = run_timmx("verify", exported.path, "--against", tmp_path / "large.onnx")
     assert done.exit_code == 2

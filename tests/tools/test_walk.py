@@ -35,7 +35,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory):
     return folder, printed
 
 
-def test_every_command_prints_its_result(walk):
+def test_every_command_prints_its_result(process, walk):
     folder, printed = walk
     assert list(printed) == ["export", "inspect", "predict", "eval", "bench", "compare"]
     for name in FILES:
@@ -48,7 +48,7 @@ def test_every_command_prints_its_result(walk):
     assert (folder / "compare.html").stat().st_size > 100_000
 
 
-def test_formats_agree_on_predictions(walk):
+def test_formats_agree_on_predictions(process, walk):
     folder, _ = walk
     answers = {}
     for name in FILES:
@@ -68,7 +68,7 @@ def test_formats_agree_on_predictions(walk):
             assert answers[name][path] == pytest.approx(expected, abs=0.01), (name, path)
 
 
-def test_documented_python_runs(walk):
+def test_documented_python_runs(process, walk):
     folder, _ = walk
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/tools.md").read_text("utf-8"), re.M | re.S)
     code = code.replace('"digits.onnx"', '"out/digits.onnx"')

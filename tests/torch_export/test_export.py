@@ -12,6 +12,8 @@ from timmx.errors import ConfigurationError
 from timmx.registry import discovery as registry
 from timmx.testing import awakened_model
 
+pytestmark = pytest.mark.usefixtures("export")
+
 
 def export(model, path, **options):
     result = registry.load("torch-export").create_command()(model=model, output=path, **options)

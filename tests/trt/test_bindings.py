@@ -53,11 +53,11 @@ def surface(real):
     return real.run("surface")
 
 
-def test_names_that_a_backend_needs_exist(surface):
+def test_names_that_a_backend_needs_exist(process, surface):
     assert sorted(set(bindings.USED) - members(surface)) == []
 
 
-def test_engine_module_uses_only_names_that_exist(surface):
+def test_engine_module_uses_only_names_that_exist(process, surface):
     if not ENGINE.exists():
         pytest.skip(f"{ENGINE.name} is not written yet")
     used = used_names(ENGINE, surface)
@@ -65,14 +65,14 @@ def test_engine_module_uses_only_names_that_exist(surface):
     assert sorted(used - members(surface)) == []
 
 
-def test_arguments_have_the_expected_names(surface):
+def test_arguments_have_the_expected_names(process, surface):
     for name, parameters in bindings.PARAMETERS.items():
         owner, method = name.split(".")
         overloads = surface["classes"][owner]["methods"][method]
         assert parameters.split() in [[one.name for one in signature(text).parameters] for text in overloads]
 
 
-def test_committed_surface_equals_the_real_one(surface, version):
+def test_committed_surface_equals_the_real_one(process, surface, version):
     assert surface == read_json(version)
 
 
@@ -82,11 +82,11 @@ def outcomes(real, version):
     return real.run("calls", list(calls_of(version)))
 
 
-def test_real_bindings_give_the_expected_results(outcomes, version):
+def test_real_bindings_give_the_expected_results(process, export, outcomes, version):
     assert outcomes == calls_of(version)
 
 
-def test_stand_in_gives_the_results_of_the_real_bindings(outcomes, version):
+def test_stand_in_gives_the_results_of_the_real_bindings(export, outcomes, version):
     trt = load(version)
     assert {expression: bindings.outcome(trt, expression) for expression in outcomes} == outcomes
 

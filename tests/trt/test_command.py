@@ -54,7 +54,7 @@ def export(tensorrt, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def typed(tmp_path_factory):
+def typed(export, tmp_path_factory):
     """The digits' typed ONNX with a fixed batch size of 1, one of 4, and a dynamic one."""
     folder = tmp_path_factory.mktemp("typed")
     files = {}

@@ -114,7 +114,7 @@ def test_correctly_quantized_convolution_has_no_findings():
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_float_graphs_of_timm_models_have_no_findings(tmp_path, name):
+def test_float_graphs_of_timm_models_have_no_findings(export, tmp_path, name):
     timmx.export("onnx", awakened_model(name), output=tmp_path / "m.onnx", opset=21, verify=False)
     findings = lint(onnx.load(tmp_path / "m.onnx"))
     assert (findings.errors, findings.warnings) == ((), ())

@@ -99,7 +99,7 @@ def test_wrong_source_files_are_refused(tmp_path, monkeypatch, model, options, w
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_missing_tensorrt_is_reported_before_torch_is_imported(tmp_path):
+def test_missing_tensorrt_is_reported_before_torch_is_imported(process, tmp_path):
     if load("tensorrt").check_environment() == ():
         pytest.skip("TensorRT and a GPU are available")
     with pytest.raises(MissingRequirementError, match=r"hint: .*--onnx-only works without it"):

@@ -22,6 +22,8 @@ from timmx_tensorrt.quantize import insert, quantized_weight
 from timmx_tensorrt.targets import FP8, INT8, observed_values, targets
 from timmx_tensorrt.typed_runner import TypedRunner
 
+pytestmark = pytest.mark.usefixtures("export")
+
 LAYERS = ("Conv", "Gemm", "MatMul")
 OPSET = 20
 """ONNX Runtime 1.32 does not load vit_tiny_patch16_224 with Q/DQ of opset 21 (microsoft/onnxruntime#25526)."""

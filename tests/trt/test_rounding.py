@@ -17,6 +17,8 @@ from timmx.testing import awakened_model
 from timmx_onnx.precision import lower_precision
 from timmx_tensorrt.rounding import emulate_rounding, half_types
 
+pytestmark = pytest.mark.usefixtures("export")
+
 HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 CODES = {"fp16": int(onnx.TensorProto.FLOAT16), "bf16": int(onnx.TensorProto.BFLOAT16)}
 STEP = {"fp16": 2.0**-10, "bf16": 2.0**-7}

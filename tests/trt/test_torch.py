@@ -47,7 +47,7 @@ def compute_outputs(name, mode, tmp_path, device):
 
 
 @pytest.mark.parametrize(("name", "mode", "least_db"), QUICK)
-def test_pytorch_agrees_with_the_emulated_rounding(tmp_path, name, mode, least_db):
+def test_pytorch_agrees_with_the_emulated_rounding(export, tmp_path, name, mode, least_db):
     exact, emulated, typed = compute_outputs(name, mode, tmp_path, "cpu")
     judge(exact, emulated, typed, least_db)
 

@@ -12,6 +12,8 @@ from litert_quality import settled_model, write_seen_digits
 from timmx.testing import awakened_model
 from timmx.verification.comparison import FLOORS_DB
 
+pytestmark = pytest.mark.usefixtures("export")
+
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 CALIBRATED = ("int8", "fp8")
 FAMILIES = [

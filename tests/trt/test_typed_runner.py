@@ -20,6 +20,8 @@ from timmx_onnx.precision import lower_precision
 from timmx_onnx.runner import OnnxRunner
 from timmx_tensorrt.typed_runner import TypedRunner
 
+pytestmark = pytest.mark.usefixtures("export")
+
 HALVES = {"fp16": (ir.DataType.FLOAT16, torch.float16), "bf16": (ir.DataType.BFLOAT16, torch.bfloat16)}
 
 

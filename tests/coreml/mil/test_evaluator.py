@@ -324,7 +324,7 @@ def test_undefined_index_is_refused(tmp_path):
         new.run(negative)
 
 
-def test_coremltools_is_not_imported(package):
+def test_coremltools_is_not_imported(process, package):
     script = f"""
 import sys, torch
 from pathlib import Path

@@ -13,6 +13,8 @@ from timmx.base.snr import SignalToNoise
 from timmx.capture.trace import capture
 from timmx.testing import awakened_model
 
+pytestmark = pytest.mark.usefixtures("export")
+
 QUICK = [
     ("test_vit", "FLOAT32"),
     ("test_vit", "FLOAT16"),

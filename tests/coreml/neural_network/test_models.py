@@ -15,6 +15,8 @@ from neural_networks import convert, evaluate, input_size, random, snr_db, tenso
 from timmx.testing import awakened_model
 from timmx_coreml.neural_network import NeuralNetworkEvaluator
 
+pytestmark = pytest.mark.usefixtures("export")
+
 MODELS = "test_resnet", "test_vit", "test_efficientnet", "mobilenetv3_small_050"
 SLOW = (
     "resnet18",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from timmx.contract import ExportBackend, Runner
     from timmx.exporting import ExportResult
+
+LABELS = ("naïve", "猫", 'a "quoted" one', "comma, space", "five")
+"""The labels of `classifier`."""
 
 EXPORT_CHECK = "_timmx_export_check"
 """Attribute of a check that exports; at least one such check must run."""
@@ -46,6 +50,19 @@ def requires(capability: str) -> Callable[[Callable[..., None]], Callable[..., N
         return function
 
     return mark
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A second export of the same model.
+
+    Attributes:
+        result: its result.
+        written_elsewhere: what it wrote into the current folder, next to the artifact, or into its folder's parent.
+    """
+
+    result: ExportResult
+    written_elsewhere: tuple[Path, ...]
 
 
 class ConformanceBase:
@@ -128,15 +145,15 @@ class ConformanceBase:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def _kept(cls) -> dict[Any, ExportResult]:
-        """Exports of `exported` in this class."""
+    def _kept(cls) -> dict[Any, Any]:
+        """What the checks of this class share: exports of `exported`, `classifier` and `repeated`."""
         return {}
 
     @pytest.fixture
     def exported(
         self,
         export: Callable[..., ExportResult],
-        _kept: dict[Any, ExportResult],
+        _kept: dict[Any, Any],
         tmp_path_factory: pytest.TempPathFactory,
     ) -> Callable[..., ExportResult]:
         """Like `export`, but each export is made once and shared by checks, which must not change it."""
@@ -145,9 +162,66 @@ class ConformanceBase:
             key = (model, *sorted(options.items()))
             if key not in _kept:
                 _kept[key] = export(model, folder=tmp_path_factory.mktemp("exported"), **options)
-            return _kept[key]
+            kept: ExportResult = _kept[key]
+            return kept
 
         return run
+
+    @pytest.fixture
+    def classifier(
+        self,
+        export: Callable[..., ExportResult],
+        _kept: dict[Any, Any],
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> ExportResult:
+        """A checkpoint with labels, exported with normalization and softmax in the file; checks must not change it."""
+        if "classifier" not in _kept:
+            from safetensors.torch import save_model
+
+            folder = tmp_path_factory.mktemp("classifier")
+            weights = tmp_path_factory.mktemp("checkpoint") / "weights.safetensors"
+            save_model(awakened_model("test_resnet", num_classes=len(LABELS)), str(weights))
+            _kept["classifier"] = export(
+                "test_resnet",
+                folder=folder,
+                checkpoint=weights,
+                num_classes=len(LABELS),
+                labels=LABELS,
+                normalize=True,
+                softmax=True,
+            )
+        classifier: ExportResult = _kept["classifier"]
+        return classifier
+
+    @pytest.fixture
+    def repeated(
+        self,
+        export: Callable[..., ExportResult],
+        exported: Callable[..., ExportResult],
+        _kept: dict[Any, Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Repeated:
+        """The export of `exported()` once more, in empty folders that are looked through afterwards."""
+        if "repeated" not in _kept:
+            first = exported()
+            (tmp_path / "home").mkdir()
+            monkeypatch.setenv("HOME", str(tmp_path / "home"))
+            # An artifact of several files names its companions inside, so it keeps its name.
+            result = export(name="again" if len(first.files) == 1 else first.path.stem)
+            known = {*result.files, *(tmp_path / name for name in ("home", "work", "out"))}
+            elsewhere = [
+                *(path for path in tmp_path.iterdir() if path not in known),
+                *(
+                    path
+                    for name in ("work", "out")
+                    for path in (tmp_path / name).iterdir()
+                    if path not in known
+                ),
+            ]
+            _kept["repeated"] = Repeated(result, tuple(elsewhere))
+        repeated: Repeated = _kept["repeated"]
+        return repeated
 
     def suffix(self, subject: ExportBackend, options: dict[str, Any]) -> str:
         """The suffix of the file that these options write."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ from timmx.contract import ExportRequest, OutputKind
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.exporting import export as run_export
 from timmx.registry import build, option_specs
-from timmx.testing.base import ConformanceBase, export_check, metadata_of, requires
+from timmx.testing.base import LABELS, ConformanceBase, Repeated, export_check, metadata_of, requires
 from timmx.testing.models import awakened_model
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 MODELS = ("test_resnet", "test_efficientnet", "test_vit")
 GOOD = ("verified", "unproven")
-LABELS = ("naïve", "猫", 'a "quoted" one', "comma, space", "five")
 
 
 class ExportChecks(ConformanceBase):
@@ -66,58 +66,51 @@ class ExportChecks(ConformanceBase):
     @export_check
     @requires("dynamic_batch")
     @pytest.mark.parametrize("model", MODELS)
-    def test_dynamic_batch(self, exported: Export, model: str) -> None:
-        result = exported(model, dynamic_batch=True)
+    def test_dynamic_batch(self, exported: Export, subject: ExportBackend, model: str) -> None:
+        result = exported(model, **dynamic_batch(subject, model))
         assert metadata_of(result).dynamic_batch
         assert result.verification.status in GOOD, result.verification.reason
 
     @export_check
     @requires("dynamic_batch")
-    def test_dynamic_batch_with_a_batch_size_of_one(self, export: Export, subject: ExportBackend) -> None:
+    def test_dynamic_batch_with_a_batch_size_of_one(self, exported: Export, subject: ExportBackend) -> None:
         if subject.capabilities.dynamic_batch_from_one is True:
-            assert metadata_of(export(dynamic_batch=True, batch_size=1)).dynamic_batch
+            assert metadata_of(exported(dynamic_batch=True, batch_size=1)).dynamic_batch
         else:
             with pytest.raises(ConfigurationError):
-                export(dynamic_batch=True, batch_size=1)
+                exported(dynamic_batch=True, batch_size=1)
 
     @export_check
-    def test_checkpoint(self, export: Export, tmp_path: Path) -> None:
-        from safetensors.torch import save_model
-
+    def test_checkpoint(self, classifier: ExportResult) -> None:
         from timmx.model import hash_weights
 
-        module = awakened_model("test_resnet")
-        save_model(module, str(tmp_path / "weights.safetensors"))
-        result = export("test_resnet", checkpoint=tmp_path / "weights.safetensors")
-        assert metadata_of(result).model.weights_sha256 == hash_weights(module)
+        module = awakened_model("test_resnet", num_classes=len(LABELS))
+        assert metadata_of(classifier).model.weights_sha256 == hash_weights(module)
 
     @export_check
-    def test_normalize_and_softmax(self, exported: Export) -> None:
-        metadata = metadata_of(exported(normalize=True, softmax=True))
+    def test_normalize_and_softmax(self, classifier: ExportResult) -> None:
+        metadata = metadata_of(classifier)
         assert metadata.input.normalized_in_graph
         assert [output.kind for output in metadata.outputs] == [OutputKind.PROBABILITIES]
 
     @export_check
-    def test_labels_travel(self, export: Export, subject: ExportBackend) -> None:
-        result = export(awakened_model("test_resnet", num_classes=len(LABELS)), labels=LABELS)
-        assert subject.read_metadata(result.path) == result.metadata
-        assert metadata_of(result).labels == LABELS
+    def test_labels_travel(self, classifier: ExportResult, subject: ExportBackend) -> None:
+        assert subject.read_metadata(classifier.path) == classifier.metadata
+        assert metadata_of(classifier).labels == LABELS
 
     @export_check
-    @pytest.mark.parametrize("size", [(97, 129), (64, 200)])
-    def test_odd_input_sizes(self, export: Export, size: tuple[int, int]) -> None:
-        assert metadata_of(export(input_size=(3, *size))).input.size == (3, *size)
-
-    @export_check
-    @pytest.mark.parametrize("channels", [1, 5])
-    def test_odd_channels(self, export: Export, channels: int) -> None:
-        result = export(awakened_model("test_resnet", in_chans=channels), normalize=True)
-        assert metadata_of(result).input.size[0] == channels
+    def test_odd_input_size_and_one_channel(self, export: Export) -> None:
+        size = (1, 97, 129)
+        result = export(awakened_model("test_resnet", in_chans=1), input_size=size)
+        assert metadata_of(result).input.size == size
 
     @export_check
     def test_embedding(self, export: Export) -> None:
-        result = export(awakened_model("test_resnet", num_classes=0))
-        assert [output.name for output in metadata_of(result).outputs] == ["embedding"]
+        size = (5, 64, 200)
+        model = awakened_model("test_resnet", num_classes=0, in_chans=5)
+        metadata = metadata_of(export(model, input_size=size, normalize=True))
+        assert metadata.input.size == size
+        assert [output.name for output in metadata.outputs] == ["embedding"]
 
     @export_check
     @requires("several_outputs")
@@ -133,19 +126,23 @@ class ExportChecks(ConformanceBase):
 
     @export_check
     @requires("reproducible")
-    def test_same_bytes_twice(self, export: Export, exported: Export) -> None:
-        first = exported()
-        # An artifact of several files names its companions inside, so it keeps its name.
-        second = export(name="again" if len(first.files) == 1 else first.path.stem)
-        for one, other in zip(first.files, second.files, strict=True):
+    def test_same_bytes_twice(self, exported: Export, repeated: Repeated) -> None:
+        for one, other in zip(exported().files, repeated.result.files, strict=True):
             assert _content(one) == _content(other), f"{one.name} has other bytes the second time"
 
     @export_check
+    def test_nothing_is_written_elsewhere(self, repeated: Repeated) -> None:
+        assert repeated.written_elsewhere == ()
+
+    @export_check
     def test_failure_leaves_what_was_there(
-        self, export: Export, subject: ExportBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, exported: Export, subject: ExportBackend, tmp_path: Path
     ) -> None:
-        before = export()
-        old = {path: _content(path) for path in before.files}
+        folder = tmp_path / "out"
+        folder.mkdir()
+        for path in exported().files:
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
+        old = {path: _content(path) for path in folder.iterdir()}
 
         class Failing(type(subject)):  # type: ignore[misc]
             def export(self, job: Any, options: Any) -> Any:
@@ -154,24 +151,19 @@ class ExportChecks(ConformanceBase):
 
         options = dict(self.export_options)
         own = {name: options.pop(name) for name in list(options) if name in option_specs(subject.options)}
+        output = folder / exported().path.name
         request = build(
-            ExportRequest, options | {"model": awakened_model("test_efficientnet"), "output": before.path}
+            ExportRequest, options | {"model": awakened_model("test_efficientnet"), "output": output}
         )
         with pytest.raises(RuntimeError, match="induced"):
             run_export(Failing(), request, build(subject.options, own))
-        assert {path: _content(path) for path in before.path.parent.iterdir()} == old
+        assert {path: _content(path) for path in folder.iterdir()} == old
 
-    @export_check
-    def test_nothing_is_written_elsewhere(
-        self, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        home = tmp_path / "home"
-        home.mkdir()
-        monkeypatch.setenv("HOME", str(home))
-        result = export()
-        assert list((tmp_path / "work").iterdir()) == [], "the current folder stays as it was"
-        assert set(tmp_path.iterdir()) == {tmp_path / "work", tmp_path / "out", home}
-        assert set((tmp_path / "out").iterdir()) == set(result.files)
+
+def dynamic_batch(subject: ExportBackend, model: str) -> dict[str, Any]:
+    """The shared options of a model's export with a dynamic batch size: one model is traced at a batch size of 1."""
+    from_one = model == MODELS[0] and subject.capabilities.dynamic_batch_from_one is True
+    return {"dynamic_batch": True} | ({"batch_size": 1} if from_one else {})
 
 
 def _content(path: Path) -> Any:

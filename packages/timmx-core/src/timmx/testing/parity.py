@@ -15,7 +15,7 @@ from timmx.contract import OpenSettings, TensorSpec
 from timmx.errors import ArtifactError
 from timmx.inputs import ImagePreprocessor, SyntheticSamples, feed, fetch, run_batches
 from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
-from timmx.testing.exports import MODELS
+from timmx.testing.exports import MODELS, dynamic_batch
 from timmx.testing.models import awakened_model
 from timmx.verification import FLOORS_DB
 
@@ -41,7 +41,7 @@ class ParityChecks(ConformanceBase):
     def test_numbers_at_several_batch_sizes(
         self, exported: Export, subject: ExportBackend, model: str
     ) -> None:
-        result = exported(model, dynamic_batch=True)
+        result = exported(model, **dynamic_batch(subject, model))
         with open_or_skip(subject, result.path) as runner:
             assert isinstance(runner.inputs[0].shape[0], str), "a dynamic batch size has a name"
             for batch in runner.batch_sizes:
@@ -56,8 +56,8 @@ class ParityChecks(ConformanceBase):
             self._compare(runner, result, "test_vit", batch)
 
     @export_check
-    def test_rows_do_not_touch_each_other(self, export: Export, subject: ExportBackend) -> None:
-        result = export("test_efficientnet", batch_size=3, verify=False)
+    def test_rows_do_not_touch_each_other(self, exported: Export, subject: ExportBackend) -> None:
+        result = exported("test_efficientnet", batch_size=3, verify=False)
         with open_or_skip(subject, result.path) as runner:
             inputs = _inputs(result, 3)
             inputs[2] = inputs[0]
@@ -68,12 +68,11 @@ class ParityChecks(ConformanceBase):
             np.testing.assert_allclose(first[0], second[0], rtol=1e-3, atol=1e-4 * np.abs(first).max())
 
     @export_check
-    def test_metadata_is_read_back(self, exported: Export, subject: ExportBackend) -> None:
-        result = exported(normalize=True, softmax=True)
-        assert subject.read_metadata(result.path) == result.metadata
-        metadata = metadata_of(result)
-        assert metadata.to_json() == result.metadata
-        assert metadata.precision == result.precision
+    def test_metadata_is_read_back(self, classifier: ExportResult, subject: ExportBackend) -> None:
+        assert subject.read_metadata(classifier.path) == classifier.metadata
+        metadata = metadata_of(classifier)
+        assert metadata.to_json() == classifier.metadata
+        assert metadata.precision == classifier.precision
 
     @export_check
     def test_versions_of_the_toolchain_are_in_the_metadata(
@@ -93,8 +92,8 @@ class ParityChecks(ConformanceBase):
         assert facts.get("parameters", 1) > 0
 
     @export_check
-    def test_runner_describes_the_artifact(self, export: Export, subject: ExportBackend) -> None:
-        result = export(batch_size=2, verify=False)
+    def test_runner_describes_the_artifact(self, exported: Export, subject: ExportBackend) -> None:
+        result = exported("test_efficientnet", batch_size=3, verify=False)
         with open_or_skip(subject, result.path) as runner:
             for spec in (*runner.inputs, *runner.outputs):
                 assert isinstance(spec, TensorSpec)
@@ -102,7 +101,7 @@ class ParityChecks(ConformanceBase):
             assert [spec.name for spec in runner.inputs] == ["input"]
             metadata = metadata_of(result)
             (taken,), stated = runner.inputs, metadata.input
-            assert taken.shape == (2, *stated.shape), "in the stated layout"
+            assert taken.shape == (3, *stated.shape), "in the stated layout"
             assert taken.layout in ("", stated.layout)
             assert (taken.dtype, taken.quantization) == (stated.dtype, stated.quantization)
             given = {output.name: output for output in metadata.outputs}
