@@ -325,6 +325,10 @@ def export_bundle(folder: Path) -> None:
         stage.publish([folder / name for name in ("m.pkg", "m.pkg.json", "m.pkg.data")])
 
 
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""2,000 folders take a fifth of the time of a busy disk."""
+
+
 def without_exchange(monkeypatch) -> None:
     for module in (publishing, swap):
         monkeypatch.setattr(module, "exchange", lambda one, other: False)
@@ -363,8 +367,7 @@ def test_an_export_interrupted_at_any_step_leaves_the_old_or_the_new_artifact(ho
     If publishing itself fails, at the second of three new names, only the steps after the failure; if that process is
     then killed, the next run completes what it cannot undo.
     """
-    memory = Path("/dev/shm")  # 2,000 folders take a fifth of the time of a busy disk
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as root:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as root:
         points, old, new = (int(number) for number in run("break_off", how, publish, exchanges, root).split())
     assert points == old + new > {"kill": 15, "interrupt": 100}[how]
     assert old > 5
@@ -495,14 +498,15 @@ def test_a_second_export_is_refused_at_once_with_the_process_id_of_the_first(tmp
     assert output.read_text() == "old"
 
 
-def test_many_concurrent_exports_to_one_output_never_mix_their_files(tmp_path):
+def test_many_concurrent_exports_to_one_output_never_mix_their_files():
     """Four processes of two threads publish pairs of files, fail, and are killed, for 1.5 s."""
-    output = tmp_path / "out" / "m.onnx"
-    export(output, "first", **{"m.onnx.data": "first"})
-    killed, published, mixed = (int(number) for number in run("hammer", output, tmp_path / "log").split())
-    with staging(output):
-        pass
-    seen = tree(output.parent)
+    with tempfile.TemporaryDirectory(dir=MEMORY) as root:
+        output = Path(root, "out", "m.onnx")
+        export(output, "first", **{"m.onnx.data": "first"})
+        killed, published, mixed = (int(number) for number in run("hammer", output, f"{root}/log").split())
+        with staging(output):
+            pass
+        seen = tree(output.parent)
     assert mixed == 0
     assert sorted(seen) == ["m.onnx", "m.onnx.data"]
     assert seen["m.onnx"] == seen["m.onnx.data"] != "first"
