@@ -18,6 +18,7 @@ import onnx
 import pytest
 import timmx
 from google.protobuf import text_format
+from timmx.base.files import sha256
 from timmx.base.progress import Reporter, reporting
 from timmx.cli.application import app
 from timmx.errors import (
@@ -30,7 +31,7 @@ from timmx.errors import (
 )
 from timmx.testing import awakened_model
 from timmx_tensorrt.plugin import TensorRTBackend
-from timmx_tensorrt.sidecar import read, sha256, sidecar_path
+from timmx_tensorrt.sidecar import read, sidecar_path
 from trt.stand_in import VERSIONS
 from typer.testing import CliRunner
 

@@ -8,10 +8,11 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from timmx.plugin import Exported, Precision, UnsupportedError
+from timmx.plugin import Exported, Precision, UnsupportedError, sha256
 
+from timmx_onnx.keys import DATA_KEY, METADATA_KEY
 from timmx_onnx.options import OnnxMode
-from timmx_onnx.proto import METADATA_KEY, external_name
+from timmx_onnx.proto import external_name, read_proto
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +103,7 @@ def to_float16(model: ir.Model, job: ExportJob) -> tuple[PrecisionReport, tuple[
 
 
 def write(model: ir.Model, path: Path, metadata: Metadata, external: bool | None = None) -> None:
-    """Save a graph with its metadata, and check the file with `onnx.checker`.
+    """Save a graph with its metadata and the hash of a second file, and check the file with `onnx.checker`.
 
     Args:
         external: store the weights in a second file; None stores them there only if one file cannot hold them.
@@ -121,4 +122,9 @@ def write(model: ir.Model, path: Path, metadata: Metadata, external: bool | None
             hint="leave --no-external-data out",
         )
     ir.save(model, path, external_data=external_name(path) if external else None)
+    data = path.with_name(external_name(path))
+    if external and data.is_file():  # there is none if all weights are tiny
+        proto = read_proto(path)
+        proto.metadata_props.add(key=DATA_KEY, value=sha256(data))
+        path.write_bytes(proto.SerializeToString())
     onnx.checker.check_model(str(path), full_check=True)

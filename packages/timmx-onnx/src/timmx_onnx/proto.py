@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from timmx.plugin import ArtifactError, parse_json_object
+from timmx.plugin import ArtifactError, check_companion, parse_json_object
+
+from timmx_onnx.keys import DATA_KEY, METADATA_KEY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-METADATA_KEY = "timmx"
-"""The key in `ModelProto.metadata_props`."""
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
@@ -38,12 +38,42 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata in an `.onnx` file, {} if timmx did not write it.
 
     Raises:
-        ArtifactError: the file is not an ONNX model, or its metadata is not a JSON object.
+        ArtifactError: the file is not an ONNX model, its metadata is not a JSON object, or its weights are in a second
+            file that is missing or not its own.
     """
-    for entry in read_proto(path).metadata_props:
-        if entry.key == METADATA_KEY:
-            return parse_json_object(path, entry.value)
-    return {}
+    proto = read_proto(path)
+    check_data(path, proto)
+    text = _property(proto, METADATA_KEY)
+    return {} if text is None else parse_json_object(path, text)
+
+
+def check_data(path: Path, proto: onnx.ModelProto, expected: str | None = None) -> None:
+    """Check that the second file with the weights is the one that was written with the graph.
+
+    Files of other tools do not state its hash, and are not checked.
+
+    Args:
+        path: the file with the graph.
+        proto: the graph.
+        expected: SHA-256 of the weights; by default the one that the graph states.
+
+    Raises:
+        ArtifactError: it is missing, or has another content.
+    """
+    expected = expected or _property(proto, DATA_KEY)
+    for name in set(_locations(proto)) if expected else ():
+        if expected and not {"/", "\\"}.intersection(name):  # runtimes refuse other folders
+            check_companion(path, path.with_name(name), expected)
+
+
+def _property(proto: onnx.ModelProto, key: str) -> str | None:
+    return next((entry.value for entry in proto.metadata_props if entry.key == key), None)
+
+
+def _locations(proto: onnx.ModelProto) -> Iterator[str]:
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield from (entry.value for entry in tensor.external_data if entry.key == "location")
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -86,15 +116,8 @@ def external_files(path: Path) -> tuple[Path, ...]:
     Raises:
         ArtifactError: the file is not an ONNX model.
     """
-    names = {
-        entry.value
-        for tensor in read_proto(path).graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
     own = path.with_name(external_name(path))
-    return (own,) if own.name in names and own.is_file() else ()
+    return (own,) if own.name in _locations(read_proto(path)) and own.is_file() else ()
 
 
 def external_name(path: Path) -> str:

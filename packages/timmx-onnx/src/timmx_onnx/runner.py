@@ -15,6 +15,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 )
 from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, TensorSpec
 
+from timmx_onnx.keys import DATA_KEY
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -60,7 +62,8 @@ class OnnxRunner(Runner):
         integer_kernels: see `open_session`.
 
     Raises:
-        ArtifactError: the file is not an ONNX model, or ONNX Runtime refuses its graph.
+        ArtifactError: the file is not an ONNX model, ONNX Runtime refuses its graph, or the external data is of
+            another file.
         RuntimeUnavailable: the graph is valid, but this ONNX Runtime has no kernel for an operation in it.
     """
 
@@ -81,6 +84,12 @@ class OnnxRunner(Runner):
                 f"ONNX Runtime {onnxruntime.__version__} has no kernel for an operation of {path}: {exc}",
                 hint="try a newer onnxruntime, or export it with another --opset or --mode",
             ) from exc
+        # After loading, and with the hash in the graph that was loaded: both files may be replaced at any time.
+        expected = self._session.get_modelmeta().custom_metadata_map.get(DATA_KEY)
+        if expected:
+            from timmx_onnx.proto import check_data, read_proto
+
+            check_data(path, read_proto(path), expected)
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
 

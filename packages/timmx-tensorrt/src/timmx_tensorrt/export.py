@@ -17,6 +17,7 @@ from timmx.plugin import (
     Metadata,
     Precision,
     command_words,
+    sha256,
 )
 from timmx_onnx import external_files, read_metadata
 
@@ -115,7 +116,7 @@ def _write_engine(job: ExportJob, options: TensorRTOptions, typed: TypedOnnx, on
     from timmx_tensorrt.engine import BuildSettings, build, version
 
     metadata = job.metadata(typed.precision, **typed.facts)
-    onnx_sha256 = sidecar.sha256(onnx, *external_files(onnx))
+    onnx_sha256 = sidecar.concatenated_sha256(onnx, *external_files(onnx))
     job.progress("Building the engine")
     settings = BuildSettings(
         profile=typed.profile if metadata.dynamic_batch else None,
@@ -130,7 +131,7 @@ def _write_engine(job: ExportJob, options: TensorRTOptions, typed: TypedOnnx, on
     result = build(onnx, settings)
     job.path.write_bytes(result.plan)
     engine = {
-        "plan_sha256": sidecar.sha256(job.path),
+        "plan_sha256": sha256(job.path),
         "onnx_sha256": onnx_sha256,
         "float32_nodes": float32_nodes(ir.load(onnx)),
         "tensorrt": version(),

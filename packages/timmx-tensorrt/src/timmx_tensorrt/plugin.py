@@ -94,9 +94,12 @@ class TensorRTBackend(ExportBackend):
     def read_metadata(self, path: Path) -> dict[str, Any]:
         if path.suffix == ".onnx":
             return OnnxBackend().read_metadata(path)
-        from timmx_tensorrt.sidecar import read
+        from timmx_tensorrt.sidecar import check_plan, read
 
-        return read(path).metadata
+        sidecar = read(path)
+        if sidecar.engine:  # otherwise the metadata may be of another engine
+            check_plan(path, sidecar.engine)
+        return sidecar.metadata
 
     def inspect(self, path: Path) -> dict[str, Any]:
         if path.suffix == ".onnx":

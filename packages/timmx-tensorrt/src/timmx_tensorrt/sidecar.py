@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ArtifactError, parse_json_object, require_file
+from timmx.plugin import ArtifactError, parse_json_object, require_file, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +108,7 @@ def _other_format(path: Path, head: bytes) -> str:
     return ""
 
 
-def sha256(*paths: Path) -> str:
+def concatenated_sha256(*paths: Path) -> str:
     """The SHA-256 of the concatenated files, in hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, UnsupportedError
-from timmx_onnx import OnnxRunner, read_proto
+from timmx_onnx import DATA_KEY, OnnxRunner, check_data, read_proto
 
 from timmx_tensorrt.rounding import HALF_TYPES, emulate_rounding, half_types, takes_float8
 
@@ -32,7 +32,8 @@ class TypedRunner(Runner):
         threads: the number of threads for ONNX Runtime; by default one per core.
 
     Raises:
-        ArtifactError: the file is not an ONNX model, its types contradict each other, or ONNX Runtime refuses it.
+        ArtifactError: the file is not an ONNX model, its types contradict each other, ONNX Runtime refuses it, or the
+            external data is of another file.
         RuntimeUnavailable: the graph is valid, but ONNX Runtime lacks a kernel, or the rounding cannot be emulated.
     """
 
@@ -44,7 +45,8 @@ class TypedRunner(Runner):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._not_finite: set[str] = set()
         self._halves: dict[str, ir.DataType] = {}
-        model = _read(path)
+        proto = read_proto(path)
+        model = _with_weights(proto, path)
         if half_types(model) or takes_float8(model):
             self.engine = "ONNX Runtime, every half value rounded"
             values = (*model.graph.inputs, *model.graph.outputs)
@@ -52,6 +54,7 @@ class TypedRunner(Runner):
                 str(value.name): value.dtype for value in values if value.dtype in HALF_TYPES and value.dtype
             }
             self._runner = self._open_emulated(model, path)
+            check_data(path, proto)  # after reading them: both files may be replaced at any time
         else:
             self.engine = "ONNX Runtime"
             self._runner = OnnxRunner(path, threads, integer_kernels=False)
@@ -90,6 +93,7 @@ class TypedRunner(Runner):
     def _open_emulated(self, model: ir.Model, path: Path) -> OnnxRunner:
         # The emulated graph has only one float type, so it would run even if the types of the file do not match.
         check_valid(path)
+        model.metadata_props.pop(DATA_KEY, None)  # the copy has weights of its own
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         file = Path(self._folder.name, path.name)
         try:
@@ -123,8 +127,8 @@ def check_valid(path: Path) -> None:
         raise ArtifactError(f"{path} is not a valid ONNX model: {exc}", hint="export it again") from exc
 
 
-def _read(path: Path) -> ir.Model:
-    """Read the graph; external data stays on disk until it is used."""
-    model = ir.from_proto(read_proto(path))
+def _with_weights(proto: onnx.ModelProto, path: Path) -> ir.Model:
+    """The graph; external data stays on disk until it is used."""
+    model = ir.from_proto(proto)
     ir.external_data.set_base_dir(model.graph, path.parent)
     return model

@@ -4,21 +4,20 @@ While an export to `r18.onnx` runs, the folder `.r18.onnx.timmx/` exists next to
     lock      held by the export's process; released when it ends
     pid       the process id, for the error of a second export
     new/      where the backend writes; everything in it is published
-    old/      the files being replaced, while more than one file changes
-    journal   the names of both; while it exists, the output must be restored
-Publishing and restoring only rename within one file system, and the location of a name shows which steps were done.
-So both can be interrupted anywhere, and restoring can be repeated, by this run or by the next one.
+    old/      the files being replaced, while several files change (`swap.py`)
+    journal   the names and hashes of both; see `swap.py`
+A file is published by one rename, and a folder by one exchange: at every moment there is the old artifact or the new
+one, and nothing has to be restored. Several files, and folders on a file system without exchange, need `swap.py`.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import stat
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -26,6 +25,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout, UnixFileLock
 
+from timmx.artifact.exchange import exchange
+from timmx.artifact.swap import JOURNAL, is_folder, read_file, recover, swap, sync, undo
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -36,24 +37,27 @@ if TYPE_CHECKING:
 
 @contextmanager
 def staging(output: Path) -> Iterator[Staging]:
-    """Lock `output`, restore it if an earlier export was killed, and create a private folder to write to.
+    """Lock `output`, recover it if an earlier export was killed, and create a private folder to write to.
 
     Different spellings of a path share one lock. If `output` is a link, its target is replaced and the link stays.
     Missing parent folders are created, and removed again if nothing is published. Only the output remains, whether
     the block ends, raises or is interrupted.
 
     Raises:
-        ArtifactError: another export to this output is running, or it cannot be written there.
+        ArtifactError: another export to this output is running, it cannot be written there, or its private folder is
+            not one that an earlier export left.
     """
     target = Path(os.path.realpath(output))
     private = _private_folder(target)
     lock = FileLock(private / "lock", thread_local=False)
     new_folders: list[Path] = []
+    recovered = False
     try:
         with _translate_errors(output):
             _check(output, target)
             _acquire(lock, private, new_folders, output)
-            _restore(private)
+            recover(target, private)
+            recovered = True
             _clear(private)
             (private / "pid").write_text(str(os.getpid()))
             (private / "new").mkdir()
@@ -61,7 +65,7 @@ def staging(output: Path) -> Iterator[Staging]:
         yield Staging(target if renamed else output, private / "new" / target.name, target)
     finally:
         if lock.is_locked:
-            _release(lock, private)
+            _release(lock, target, private, recovered)
         for folder in (private, *reversed(new_folders)):
             with suppress(OSError):  # not empty: something was published there, or another export has started
                 folder.rmdir()
@@ -107,7 +111,7 @@ class Staging:
             old_names = {self._name(path) for path in replaces}
             for name in incoming:
                 # A folder may hold anything: only the old artifact's is replaced, and only by a folder.
-                if _is_folder(folder / name) and not (name in old_names and _is_folder(new / name)):
+                if is_folder(folder / name) and not (name in old_names and is_folder(new / name)):
                     raise ArtifactError(
                         f"{self.output.parent / name} is a folder, not the artifact that is replaced",
                         hint="remove it, or choose another --output",
@@ -119,12 +123,9 @@ class Staging:
                     )
                 _make_durable(new / name, folder / name)
             aside = sorted(name for name in old_names.union(incoming) if os.path.lexists(folder / name))
-            one_file = incoming == [self.path.name] and set(aside) <= set(incoming)
-            if one_file and not _is_folder(self.path) and not _is_folder(self._target):
-                self.path.replace(self._target)
-            else:
-                self._swap(aside, incoming)
-            _sync(folder)
+            if not (incoming == [self.path.name] and set(aside) <= set(incoming) and self._replace()):
+                swap(self._target, new.parent, aside, incoming)
+            sync(folder)
         return tuple(self.output.parent / name for name in incoming)
 
     def _name(self, path: Path) -> str:
@@ -135,24 +136,12 @@ class Staging:
             raise ArtifactError(f"{path} is in another folder than {self.output}, so it is not removed")
         return path.name
 
-    def _swap(self, aside: Sequence[str], incoming: Sequence[str]) -> None:
-        """Move the old files out and the new files in. The publish is done once the journal is removed."""
-        folder, new, private = self._target.parent, self.path.parent, self.path.parent.parent
-        try:
-            (private / "old").mkdir()
-            part = private / "journal.part"
-            part.write_text(json.dumps({"aside": aside, "incoming": incoming}))
-            _sync(part)
-            part.rename(private / "journal")
-            _sync(private)
-            for name in aside:
-                (folder / name).rename(private / "old" / name)
-            for name in incoming:
-                (new / name).rename(folder / name)
-            _close_journal(private)
-        except BaseException:
-            _restore(private)
-            raise
+    def _replace(self) -> bool:
+        """Replace the target in one step; False if the system cannot do that."""
+        if os.path.lexists(self._target) and (is_folder(self.path) or is_folder(self._target)):
+            return exchange(self.path, self._target)
+        self.path.replace(self._target)
+        return True
 
 
 def writing(path: Path) -> AbstractContextManager[None]:
@@ -221,11 +210,12 @@ def _acquire(lock: BaseFileLock, private: Path, new_folders: list[Path], output:
             for folder in reversed([*takewhile(lambda parent: not parent.exists(), parents)]):
                 new_folders.append(folder)
                 folder.mkdir(exist_ok=True)
-            if private.is_symlink() or private.is_file():
-                raise ArtifactError(
-                    f"{private} is in the way, and was not created by timmx", hint="remove it"
-                )
+            if os.path.lexists(private) and not is_folder(private):
+                raise _foreign(private)
             private.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                if not stat.S_ISREG((private / "lock").lstat().st_mode):
+                    raise _foreign(private / "lock")
             try:
                 lock.acquire(timeout=0.2, poll_interval=0.02)  # long enough for an export that is ending
             except Timeout:
@@ -236,61 +226,43 @@ def _acquire(lock: BaseFileLock, private: Path, new_folders: list[Path], output:
     else:
         if error is not None:  # not another export: a folder such as /proc, where nothing can be created
             raise error
-    holder = ""
-    with suppress(OSError):  # it is ending, or has just started
-        holder = f" in process {(private / 'pid').read_text()}"
+    number = (read_file(private / "pid") or b"").decode(errors="replace")  # it is ending, or has just started
+    holder = f" in process {number}" if number.isdecimal() else ""
     raise ArtifactError(
         f"another export to {output} is running{holder}", hint="wait for it, or choose another --output"
     )
 
 
-def _restore(private: Path) -> None:
-    """If a publish was interrupted, restore the output. Requires the lock. Can be repeated."""
-    folder, new, old, journal = private.parent, private / "new", private / "old", private / "journal"
-    try:
-        names = json.loads(journal.read_text())
-    except FileNotFoundError:
-        return
-    for name in names["incoming"]:  # files that are no longer in `new` were moved to the output
-        if not os.path.lexists(new / name) and os.path.lexists(folder / name):
-            (folder / name).rename(new / name)
-    for name in names["aside"]:  # a file that was created there since then is kept
-        if os.path.lexists(old / name) and not os.path.lexists(folder / name):
-            (old / name).rename(folder / name)
-    _close_journal(private)
-
-
-def _close_journal(private: Path) -> None:
-    """Sync all folders, remove the journal, and sync its removal."""
-    for folder in (private / "new", private / "old", private.parent):
-        _sync(folder)
-    (private / "journal").unlink()
-    _sync(private)
+def _foreign(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path} is in the way, and was not created by timmx", hint="remove it")
 
 
 def _clear(private: Path) -> None:
     """Delete everything in the private folder except the lock. Without a journal, nothing in it is needed."""
-    for path in (private / name for name in ("new", "old", "journal.part", "pid")):
-        if _is_folder(path):
+    for path in (private / name for name in ("new", "old", f"{JOURNAL}.part", "pid")):
+        if is_folder(path):
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
 
-def _release(lock: BaseFileLock, private: Path) -> None:
-    """Empty the private folder and release the lock; files that cannot be deleted are left to the next export."""
+def _release(lock: BaseFileLock, target: Path, private: Path, recovered: bool) -> None:
+    """Empty the private folder and release the lock; files that cannot be deleted are left to the next export.
+
+    Args:
+        recovered: a journal is this export's own, not an earlier one that could not be recovered.
+    """
     try:
+        with suppress(OSError, ArtifactError):
+            if recovered:
+                undo(target, private)  # needed only if an interrupt stopped the undoing itself
+            if not os.path.lexists(private / JOURNAL):
+                _clear(private)
         with suppress(OSError):
-            _restore(private)  # needed only if an interrupt stopped the restoring itself
-            _clear(private)
             if isinstance(lock, UnixFileLock):
                 (private / "lock").unlink()  # while we hold it: later it may belong to another export
     finally:
         lock.release()  # other kinds of lock remove their file here
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
 
 
 def _make_durable(path: Path, old: Path) -> None:
@@ -312,18 +284,7 @@ def _make_durable(path: Path, old: Path) -> None:
     if stat.S_ISDIR(mode):
         for child in path.iterdir():
             _make_durable(child, old / child.name)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Sync a file to disk, or a folder's names if the file system supports it."""
-    # Windows and some network file systems do not support it for folders; only a power cut would show.
-    with suppress(OSError) if path.is_dir() else nullcontext():
-        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync(path)
 
 
 _HINTS = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from timmx.base import atomic_write, reporter
+from timmx.base import atomic_write, reporter, sha256
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -121,17 +121,12 @@ def _folder() -> Path:
 
 def _digest(path: Path) -> str:
     if not path.is_dir():
-        return _of_bytes(path)
+        return sha256(path)
     total = hashlib.sha256()
     names = sorted(item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file())
     for name in names:
-        total.update(f"{name}\n{_of_bytes(path / name)}\n".encode())
+        total.update(f"{name}\n{sha256(path / name)}\n".encode())
     return total.hexdigest()
-
-
-def _of_bytes(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from timmx.base.doors import door as door
 from timmx.base.files import (
     artifact_size as artifact_size,
     atomic_write as atomic_write,
+    check_companion as check_companion,
     may_replace as may_replace,
     require_file as require_file,
     same_file as same_file,
+    sha256 as sha256,
     why_not_in as why_not_in,
 )
 from timmx.base.progress import Reporter as Reporter, reporter as reporter, reporting as reporting

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
 import tempfile
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -111,6 +113,64 @@ def require_file(path: Path, what: str) -> None:
         raise ArtifactError(f"{path} is a folder, and {what} is a file", hint="name a file")
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist", hint="check the path")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits.
+
+    A large file is hashed once per process, and again if its size, its time of change or its inode is another one.
+
+    Raises:
+        ArtifactError: it is not a file.
+        OSError: it cannot be read.
+    """
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise ArtifactError(f"{path} is not a file", hint="check the path")
+    if info.st_size < _LARGE_BYTES:
+        return _sha256(path)
+    return _sha256_of_state(path, info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+_LARGE_BYTES = 2**26
+"""Hashing takes a tenth of a second: longer than the resolution of a file's times."""
+
+
+@lru_cache(maxsize=64)
+def _sha256_of_state(path: Path, *state: int) -> str:
+    return _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_companion(path: Path, companion: Path, expected: str) -> None:
+    """Refuse an artifact whose second file is not the one that it was written with.
+
+    Args:
+        path: the artifact.
+        companion: the second file.
+        expected: its SHA-256, which the artifact states.
+
+    Raises:
+        ArtifactError: the second file is missing, or has another content.
+    """
+    hint = "copy both files together, or export it again"
+    try:
+        content = sha256(companion)
+    except FileNotFoundError:
+        raise ArtifactError(f"{companion} is missing, and {path.name} needs it", hint=hint) from None
+    except OSError as exc:
+        raise ArtifactError(
+            f"{companion} cannot be read: {exc.strerror or exc}", hint="check its permissions"
+        ) from exc
+    if content != expected:
+        raise ArtifactError(
+            f"{companion} is not the file that {path.name} was written with: it was changed or replaced",
+            hint=hint,
+        )
 
 
 def artifact_size(paths: Iterable[Path]) -> int:

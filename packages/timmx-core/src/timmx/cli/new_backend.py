@@ -199,7 +199,7 @@ def _values(new: NewBackend) -> dict[str, str]:
 def _companion_values(suffixes: tuple[str, ...], package: str) -> dict[str, str]:
     """The extra code of a project with companions; empty texts if there are none."""
     if not suffixes:
-        return dict.fromkeys(_COMPANION_CODE, "")
+        return dict.fromkeys(_COMPANION_CODE, "") | {"import_archive": "ArtifactError, parse_json_object"}
     listed = ", ".join(json.dumps(suffix) for suffix in suffixes) + ("," if len(suffixes) == 1 else "")
     values = {
         key: Template(text).substitute(package=package, suffixes=f"({listed})")
@@ -211,8 +211,21 @@ def _companion_values(suffixes: tuple[str, ...], package: str) -> dict[str, str]
 
 _COMPANION_CODE = {
     "with_companions": "",
+    "import_archive": """(
+    ArtifactError,
+    Metadata,
+    check_companion,
+    parse_json_object,
+)""",
     "import_companions_last": ", companions",
-    "import_companions_first": "companions, ",
+    "import_sha256": ", sha256",
+    "or_companion": """, or
+            a file next to it is not its own""",
+    "check_companions": """
+    if content:
+        hashes = Metadata.parse(path, content).format.get("companions", {})
+        for companion in companions(path):
+            check_companion(path, companion, hashes.get(companion.suffix, ""))""",
     "companions_function": '''
 
 
@@ -222,14 +235,10 @@ def companions(path: Path) -> tuple[Path, ...]:
     "write_companions": """
     # Replace this: the content of the files next to `job.path`. They have its stem.
     for companion in companions(job.path):
-        companion.write_bytes(b"Replace this")""",
-    "require_companions": """
-        for companion in companions(path):
-            if not companion.is_file():
-                raise ArtifactError(
-                    f"{companion} is missing: it belongs to {path.name}",
-                    hint="copy both files, or export it again",
-                )""",
+        companion.write_bytes(b"Replace this")
+    # `read_metadata` compares these, so that files of two exports are never mixed.
+    hashes = {item.suffix: sha256(item) for item in companions(job.path)}
+    facts |= {"companions": hashes}""",
     "files_method": """
 
     def files(self, path: Path) -> tuple[Path, ...]:

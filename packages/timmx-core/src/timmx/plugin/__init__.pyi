@@ -1,9 +1,11 @@
 from timmx.base import (
     Reporter as Reporter,
     atomic_write as atomic_write,
+    check_companion as check_companion,
     door as door,
     reporter as reporter,
     require_file as require_file,
+    sha256 as sha256,
     usable_cores as usable_cores,
     worst_db as worst_db,
 )

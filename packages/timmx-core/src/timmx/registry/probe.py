@@ -44,7 +44,14 @@ def _run_child(entry: BackendEntry, timeout_s: float) -> dict[str, Any]:
     command = [sys.executable, "-m", "timmx.registry.probe", entry.selector]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+            # The current folder may come from a stranger, and is not searched for modules.
+            env=os.environ | {"PYTHONSAFEPATH": "1"},
+            check=False,
         )
     except subprocess.TimeoutExpired:
         reason = f"loading it took more than {timeout_s:g} s, so it was stopped."

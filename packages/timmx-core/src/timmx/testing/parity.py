@@ -12,7 +12,7 @@ import pytest
 
 from timmx.base import SignalToNoise
 from timmx.contract import OpenSettings, TensorSpec
-from timmx.errors import ArtifactError
+from timmx.errors import ArtifactError, RuntimeUnavailable
 from timmx.inputs import ImagePreprocessor, SyntheticSamples, feed, fetch, run_batches
 from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
 from timmx.testing.exports import MODELS, dynamic_batch
@@ -157,6 +157,26 @@ class ParityChecks(ConformanceBase):
             path.write_bytes(damaged)
             with pytest.raises(ArtifactError):
                 subject.open(path, OpenSettings()).close()
+
+    @export_check
+    def test_a_second_file_of_another_export_is_reported(
+        self, exported: Export, subject: ExportBackend, tmp_path: Path
+    ) -> None:
+        result = exported()
+        for companion in result.files[1:]:
+            folder = tmp_path / f"changed {companion.name}"
+            folder.mkdir()
+            for path in result.files:
+                (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
+            changed = folder / companion.name
+            if changed.is_dir():
+                changed = next(path for path in sorted(changed.rglob("*")) if path.is_file())
+            with changed.open("ab") as file:
+                file.write(b"x")
+            with pytest.raises(ArtifactError):
+                subject.read_metadata(folder / result.path.name)
+            with pytest.raises((ArtifactError, RuntimeUnavailable)):
+                subject.open(folder / result.path.name, OpenSettings()).close()
 
     def _damage_each_file(self, subject: ExportBackend, folder: Path, to: Path) -> None:
         for number, part in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):

@@ -136,7 +136,11 @@ class StaticChecks(ConformanceBase):
 def _fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a new interpreter."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-P", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done

@@ -54,12 +54,12 @@ class WorkerProcess:
     def __init__(self, threads: int) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         variables = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-        # As in multiprocessing, the child can import what this process can; -P excludes the current folder.
+        # As in multiprocessing, the child can import what this process can; a safe path excludes the current folder.
         path = os.pathsep.join(entry for entry in sys.path if entry)
         # torch.compile would start a process pool that outlives a killed worker.
-        variables |= {"PYTHONPATH": path, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        variables |= {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "timmx.tools.bench.worker"],
+            [sys.executable, "-m", "timmx.tools.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
