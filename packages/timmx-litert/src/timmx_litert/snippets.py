@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from timmx.plugin import Snippet, quote_string
+from timmx.plugin import ArtifactError, Snippet, quote_string
 
 from timmx_litert.task_metadata import associated_files
 
@@ -41,7 +41,10 @@ def _python(path: Path, metadata: Metadata) -> Snippet:
 
 def _kotlin(file: str, metadata: Metadata) -> Snippet:
     output = metadata.outputs[0]
-    count = math.prod(map(int, output.shape))
+    sizes = [size for size in output.shape if isinstance(size, int)]
+    if len(sizes) < len(output.shape):
+        raise ArtifactError(f"{file} is damaged: its output has a dynamic size", hint="export it again")
+    count = math.prod(sizes)
     size, put = {"float32": (4, "asFloatBuffer().put(x)"), "int16": (2, "asShortBuffer().put(x)")}.get(
         metadata.input.dtype, (1, "put(x); rewind()")
     )

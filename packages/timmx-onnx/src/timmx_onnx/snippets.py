@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
     """The lines for `python`, `kotlin` or `js`."""
     file = path.name if language == "kotlin" else path.as_posix()  # in an app it is an asset
-    names = [quote_string(text, language) for text in (file, metadata.input.name, metadata.outputs[0].name)]
-    return {"python": _python, "kotlin": _kotlin, "js": _js}[language](*names, metadata)
+    file, entry, output = (
+        quote_string(text, language) for text in (file, metadata.input.name, metadata.outputs[0].name)
+    )
+    make = {"python": _python, "kotlin": _kotlin, "js": _js}[language]
+    return make(file, entry, output, metadata)
 
 
 def _python(file: str, entry: str, output: str, metadata: Metadata) -> Snippet:
