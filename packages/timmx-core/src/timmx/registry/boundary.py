@@ -182,7 +182,7 @@ def _ended(plugin: str, name: str, exc: SystemExit) -> PluginError:
 
 _RUNS = ("run", "run_intermediates")
 """A runtime raises any exception for a file that it cannot run, which says nothing about the plugin: the callers turn
-it into an ArtifactError. They also watch exits, once for many runs: it takes 5 us, which `timmx bench` would measure."""
+it into an ArtifactError. They watch exits too: it takes 5 us, which `timmx bench` would measure."""
 _UNWATCHED: nullcontext[None] = nullcontext()
 
 
