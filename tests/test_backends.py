@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from timmx.registry import entries, load
 
-BACKENDS = sorted(path.name.removeprefix("timmx-") for path in Path(__file__).parents[1].glob("packages/timmx-*"))
+BACKENDS = sorted(
+    path.name.removeprefix("timmx-") for path in Path(__file__).parents[1].glob("packages/timmx-*")
+)
 BACKENDS.remove("core")
 OPTIONS = {"tensorrt": {"onnx_only": True}}
 """What an export needs without the format's hardware."""
@@ -25,7 +27,9 @@ def test_the_digits_are_exported_inspected_and_classified(one_export, run_timmx,
     result = subject.create_command()(model=digits, output=path, **OPTIONS.get(backend, {}))
     assert result.verification.status == "verified"
     assert result.verification.top1_agreement == 1.0
-    assert json.loads(run_timmx("inspect", path, "--json").stdout)["labels"] == [str(digit) for digit in range(10)]
+    assert json.loads(run_timmx("inspect", path, "--json").stdout)["labels"] == [
+        str(digit) for digit in range(10)
+    ]
     image = next(iter((Path(digits.removeprefix("local-dir:")) / "samples" / "7").iterdir()))
     predictions = json.loads(run_timmx("predict", path, image, "--json").stdout)
     assert predictions["images"][0]["predictions"][0]["label"] == "7"

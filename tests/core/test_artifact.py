@@ -361,7 +361,9 @@ def test_a_publish_that_fails_at_any_move_changes_nothing(tmp_path, monkeypatch,
 @pytest.mark.parametrize("how", ["kill", "interrupt"])
 @pytest.mark.parametrize("publish", ["works", "fails"])
 @pytest.mark.parametrize("exchanges", ["exchange", pytest.param("no exchange", marks=pytest.mark.slow)])
-def test_an_export_interrupted_at_any_step_leaves_the_old_or_the_new_artifact(process, how, publish, exchanges):
+def test_an_export_interrupted_at_any_step_leaves_the_old_or_the_new_artifact(
+    process, how, publish, exchanges
+):
     """Killed before every disk operation, and interrupted at every line that moves or deletes files, each once.
 
     If publishing itself fails, at the second of three new names, only the steps after the failure; if that process is

@@ -87,17 +87,36 @@ class RuntimeUnavailable(TimmxError):  # noqa: N818 - the contract's published n
     """An artifact cannot be run here, with the reason; raised by a backend's `open`."""
 
 
+class PluginError(Exception):
+    """A backend did what the contract does not allow: an internal error of that backend, exit code 1.
+
+    Args:
+        plugin: the backend's name, and its distribution and version.
+        fault: the method, and what it did.
+    """
+
+    hint = "report it to the backend's authors"
+
+    def __init__(self, plugin: str, fault: str) -> None:
+        super().__init__(f"internal error in the backend {plugin}: {fault}")
+
+
+class Terminated(SystemExit):
+    """SIGTERM ends the program; not a plugin that exits."""
+
+
 def error_dict(exc: Exception) -> dict[str, Any]:
     """An error for `--json`: `type`, `message` and `hint`, and a verification's figures where there are any."""
     if isinstance(exc, TimmxError):
         return exc.to_dict()
+    if isinstance(exc, PluginError):
+        return {"type": "PluginError", "message": str(exc), "hint": exc.hint}
     return {"type": type(exc).__name__, "message": internal_error(exc), "hint": ""}
 
 
 def internal_error(exc: Exception) -> str:
     """One line about an exception that is not the user's to fix."""
-    notes = "".join(f" ({note})" for note in getattr(exc, "__notes__", ()))
-    return f"internal error in timmx or a dependency: {one_line(exc)}{notes}"
+    return f"internal error in timmx or a dependency: {one_line(exc)}"
 
 
 def one_line(exc: BaseException) -> str:

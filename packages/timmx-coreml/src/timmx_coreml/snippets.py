@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from timmx.plugin import Snippet
+from timmx.plugin import Snippet, quote_string, shown
 
 from timmx_coreml.features import read_input
 from timmx_coreml.package import read
@@ -28,14 +27,15 @@ def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
 
 def _python(path: Path, metadata: Metadata, picture: bool, least: int) -> Snippet:
     classes = metadata.format.get("probabilities_output")
-    feeds = f"{{{json.dumps(metadata.input.name)}: x}}"
-    run = f"output = model.predict({feeds})[{json.dumps(metadata.outputs[0].name)}]"
-    if classes:
-        run = f"probabilities = model.predict({feeds})[{json.dumps(classes)}]"
+    file, entry, output = (
+        quote_string(str(text), "python")
+        for text in (path.as_posix(), metadata.input.name, classes or metadata.outputs[0].name)
+    )
+    run = f"{'probabilities' if classes else 'output'} = model.predict({{{entry}: x}})[{output}]"
     return Snippet(
         requires=("coremltools",),
         imports=("import coremltools as ct", "import json"),
-        load=(f"model = ct.models.MLModel({json.dumps(path.as_posix())})  # predicts on macOS only",),
+        load=(f"model = ct.models.MLModel({file})  # predicts on macOS only",),
         run=(run, "output = np.array([[probabilities[label] for label in labels]], np.float32)")
         if classes
         else (run,),
@@ -47,6 +47,10 @@ def _python(path: Path, metadata: Metadata, picture: bool, least: int) -> Snippe
 
 def _swift(path: Path, metadata: Metadata, picture: bool, least: int) -> Snippet:
     classes = metadata.format.get("probabilities_output")
+    compiled, entry, output = (
+        quote_string(str(text), "swift")
+        for text in (path.stem, metadata.input.name, classes or metadata.outputs[0].name)
+    )
     channels, height, width = metadata.input.size
     batch = metadata.batch_size or least
     pixel_format = "kCVPixelFormatType_OneComponent8" if channels == 1 else "kCVPixelFormatType_32BGRA"
@@ -66,25 +70,24 @@ def _swift(path: Path, metadata: Metadata, picture: bool, least: int) -> Snippet
         )
     feed = (
         *feed,
-        f'let inputs = try MLDictionaryFeatureProvider(dictionary: ["{metadata.input.name}": value])',
+        f"let inputs = try MLDictionaryFeatureProvider(dictionary: [{entry}: value])",
         "let outputs = try model.prediction(from: inputs)",
     )
     if classes:
         fetch: tuple[str, ...] = (
-            f'let probabilities = outputs.featureValue(for: "{classes}")!.dictionaryValue',
+            f"let probabilities = outputs.featureValue(for: {output})!.dictionaryValue",
             "let output = labels.map { probabilities[$0]!.floatValue }",
         )
     else:
         fetch = (
-            f'let values = outputs.featureValue(for: "{metadata.outputs[0].name}")!.multiArrayValue!',
+            f"let values = outputs.featureValue(for: {output})!.multiArrayValue!",
             f"let output = (0..<values.count{f' / {batch}' if batch > 1 else ''}).map {{ values[$0].floatValue }}",
         )
-    compiled = path.stem
     return Snippet(
         imports=("import CoreML",),
         load=(
-            f'let url = Bundle.main.url(forResource: "{compiled}", withExtension: "mlmodelc")!'
-            f"  // Xcode compiles {path.name}",
+            f'let url = Bundle.main.url(forResource: {compiled}, withExtension: "mlmodelc")!'
+            f"  // Xcode compiles {shown(path.name)}",
             "let model = try MLModel(contentsOf: url)",
         ),
         run=(*feed, *fetch),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING
 
-from timmx.plugin import Snippet
+from timmx.plugin import ArtifactError, Snippet, quote_string
 
 from timmx_litert.task_metadata import associated_files
 
@@ -25,24 +24,27 @@ def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
 
 
 def _python(path: Path, metadata: Metadata) -> Snippet:
-    file = path.as_posix()
-    name, output = metadata.input.name, metadata.outputs[0].name
+    file, entry, output = (
+        quote_string(text, "python")
+        for text in (path.as_posix(), metadata.input.name, metadata.outputs[0].name)
+    )
     labels = list(metadata.labels or ())
     has_labels = "\n".join(labels).splitlines() == labels and _LABELS in associated_files(path)
     return Snippet(
         requires=("ai-edge-litert",),
         imports=("from ai_edge_litert.interpreter import Interpreter", "import zipfile"),
-        load=(f"interpreter = Interpreter({json.dumps(file)})", "run = interpreter.get_signature_runner()"),
-        run=(f"output = run({name}=x)[{json.dumps(output)}]",),
-        labels=f'zipfile.ZipFile({json.dumps(file)}).read("{_LABELS}").decode().splitlines()'
-        if has_labels
-        else "",
+        load=(f"interpreter = Interpreter({file})", "run = interpreter.get_signature_runner()"),
+        run=(f"output = run(**{{{entry}: x}})[{output}]",),
+        labels=f'zipfile.ZipFile({file}).read("{_LABELS}").decode().splitlines()' if has_labels else "",
     )
 
 
 def _kotlin(file: str, metadata: Metadata) -> Snippet:
     output = metadata.outputs[0]
-    count = math.prod(map(int, output.shape))
+    sizes = [size for size in output.shape if isinstance(size, int)]
+    if len(sizes) < len(output.shape):
+        raise ArtifactError(f"{file} is damaged: its output has a dynamic size", hint="export it again")
+    count = math.prod(sizes)
     size, put = {"float32": (4, "asFloatBuffer().put(x)"), "int16": (2, "asShortBuffer().put(x)")}.get(
         metadata.input.dtype, (1, "put(x); rewind()")
     )
@@ -52,7 +54,7 @@ def _kotlin(file: str, metadata: Metadata) -> Snippet:
     }.get(output.dtype, (1, "ByteArray", "get(it)"))
     run = (
         "interpreter.runForMultipleInputsOutputs(arrayOf(input), "
-        f'mapOf(interpreter.getOutputIndex("{output.name}") to result))'
+        f"mapOf(interpreter.getOutputIndex({quote_string(output.name, 'kotlin')}) to result))"
         if len(metadata.outputs) > 1
         else "interpreter.run(input, result)"
     )
@@ -64,7 +66,7 @@ def _kotlin(file: str, metadata: Metadata) -> Snippet:
             "import org.tensorflow.lite.Interpreter",
         ),
         load=(
-            f'val bytes = context.assets.open("{file}").readBytes()',
+            f"val bytes = context.assets.open({quote_string(file, 'kotlin')}).readBytes()",
             "val model = ByteBuffer.allocateDirect(bytes.size).order(ByteOrder.nativeOrder()).put(bytes)",
             "val interpreter = Interpreter(model)",
         ),

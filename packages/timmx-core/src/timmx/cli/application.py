@@ -21,7 +21,7 @@ from timmx import registry
 from timmx.cli import commands
 from timmx.cli.export import export_command
 from timmx.cli.interrupts import keep_interrupts
-from timmx.errors import TimmxError, error_dict
+from timmx.errors import Terminated, TimmxError, error_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ class TimmxGroup(TyperGroup):
         debug, as_json = "--debug" in args, "--json" in args
         try:
             if registry.is_strict() and not completing and args[:1] not in (["backends"], ["doctor"]):
-                registry.require_sound(registry.entries())
+                registry.require_sound((*registry.entries(), *registry.unreadable()))
             if args and not completing and args[0] not in self.commands and _is_backend(args[0]):
                 # Straight to the backend: parsing the group's own options first would import pydantic.
                 command = _backend_command(args[0])
@@ -107,10 +107,11 @@ commands.register(app)
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up, as after Ctrl-C
+    signal.signal(signal.SIGTERM, _terminate)  # clean up, as after Ctrl-C
     keep_interrupts()
     # Python processes that libraries start do not import modules from the current folder either.
     os.environ["PYTHONSAFEPATH"] = "1"
+    registry.skip_unreadable_entry_points()
     # Converters make millions of objects that stay: looking for cycles among them every 700 objects, and once more at
     # the end, takes a quarter of an export's processor time. Medians of 3 runs with both lines, without the second,
     # without the first, and without both: the digits to ONNX 10.4, 14.9, 14.2 and 16.4 s; to ONNX and .pt2 15.6, 19.4,
@@ -118,6 +119,10 @@ def main() -> None:
     gc.set_threshold(100_000, 20, 50)
     atexit.register(gc.freeze)
     app()
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated(143)
 
 
 def _is_backend(name: str) -> bool:

@@ -39,4 +39,4 @@ from timmx.contract.runner import (
     Runner as Runner,
     TensorSpec as TensorSpec,
 )
-from timmx.contract.snippet import Snippet as Snippet
+from timmx.contract.snippet import Snippet as Snippet, quote_string as quote_string

@@ -1,13 +1,19 @@
-"""Code that loads and runs a file in one language."""
+"""Code that loads and runs a file in one language, and string literals of these languages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snippet:
     """Code that loads and runs a file in one language; `timmx inspect --snippet` adds the preprocessing.
+
+    Text from the file, such as a tensor's name, goes through `quote_string`, in a comment through `shown`.
 
     Attributes:
         requires: packages to install, by the names used in that language.
@@ -27,3 +33,45 @@ class Snippet:
     labels: str = ""
     takes_image: bool = False
     least_batch: int = 1
+
+
+def quote_string(text: str, language: str) -> str:
+    """A string literal that a program reads as exactly this text, and that is safe to paste.
+
+    Printable characters stay as they are. Control characters, line separators, marks that reverse the direction of
+    text, and everything else that is not visible is escaped.
+
+    Args:
+        text: any text; it may come from a file of a stranger.
+        language: `python`, `swift`, `kotlin` or `js`. A string of Swift cannot hold a lone surrogate, so there U+FFFD
+            takes its place.
+    """
+    escape, special = _LANGUAGES[language]
+    escapes = _ESCAPES | special
+    return f'"{"".join(escapes.get(char) or (char if char.isprintable() else escape(ord(char))) for char in text)}"'
+
+
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+"""Escapes that all four languages have."""
+
+
+def _python_escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _swift_escape(code: int) -> str:
+    return f"\\u{{{0xFFFD if 0xD800 <= code < 0xE000 else code:x}}}"
+
+
+def _utf16_escape(code: int) -> str:
+    units = chr(code).encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
+_LANGUAGES: dict[str, tuple[Callable[[int], str], dict[str, str]]] = {
+    "python": (_python_escape, {}),
+    "swift": (_swift_escape, {"*": "\\u{2a}"}),  # tree-sitter-swift 0.7, for editors, sees a comment in "/*"
+    "kotlin": (_utf16_escape, {"$": "\\$"}),  # "$name" is replaced by a value
+    "js": (_utf16_escape, {"<": "\\u003c"}),  # "</script>" would end a script within HTML
+}
+"""The escape of one character, and the characters that only this language escapes."""

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import remember, staging, writing
 from timmx.base import artifact_size, exact_cuda, reporter, without_progress_bars
-from timmx.contract import Exported, Metadata, OpenSettings
+from timmx.contract import Metadata, OpenSettings
 from timmx.errors import (
     ArtifactError,
     BackendError,
+    PluginError,
     RuntimeUnavailable,
-    TimmxError,
     UnsupportedError,
     VerificationError,
 )
 from timmx.exporting.job import Job
 from timmx.exporting.validation import validate
-from timmx.registry import distribution_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from timmx.artifact import Staging
-    from timmx.contract import ExportBackend, ExportRequest, Precision
+    from timmx.contract import ExportBackend, Exported, ExportRequest, Precision
     from timmx.exporting.artifact_session import ArtifactSession
     from timmx.exporting.session import ModelSession
     from timmx.verification import VerificationReport
@@ -164,20 +163,12 @@ def export_session(
 def _export(backend: ExportBackend, job: Job, options: Any) -> Exported:
     try:
         with without_progress_bars():
-            exported = backend.export(job, options)
-    except TimmxError:
+            return backend.export(job, options)
+    except PluginError as exc:
+        if isinstance(exc.__cause__, OSError):
+            with suppress(OSError), writing(job.path):  # a full disk is not the plugin's error
+                raise exc.__cause__ from None
         raise
-    except Exception as exc:
-        exc.add_note(
-            f"raised in the backend {backend.name} ({distribution_of(backend) or type(backend).__module__})"
-        )
-        raise
-    if not isinstance(exported, Exported):
-        raise BackendError(
-            f"the backend {backend.name} returned {type(exported).__name__} instead of Exported(precision, notes)",
-            hint=_REPORT,
-        )
-    return exported
 
 
 def _check_written(backend: ExportBackend, path: Path, metadata: dict[str, Any]) -> None:

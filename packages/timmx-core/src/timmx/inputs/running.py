@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from timmx.errors import ArtifactError, TimmxError, one_line
+from timmx.errors import ArtifactError, PluginError, TimmxError, one_line
 from timmx.inputs.conversion import feed, fetch
+from timmx.registry import watching_exits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,8 +52,9 @@ def run_batches(
             batch = np.concatenate([batch, np.repeat(batch[-1:], padding, axis=0)])
         feeds = {entry.name: feed(entry, batch)}
         try:
-            results = runner.run(feeds)
-        except TimmxError:
+            with watching_exits():
+                results = runner.run(feeds)
+        except (TimmxError, PluginError):
             raise
         except Exception as exc:  # a runtime may raise anything
             raise ArtifactError(f"{what} fails at a batch of {size}: {one_line(exc)}") from exc

@@ -6,6 +6,7 @@ from timmx.base import (
     reporter as reporter,
     require_file as require_file,
     sha256 as sha256,
+    shown as shown,
     usable_cores as usable_cores,
     worst_db as worst_db,
 )
@@ -54,6 +55,7 @@ from timmx.contract import (
     Snippet as Snippet,
     TensorSpec as TensorSpec,
     parse_json_object as parse_json_object,
+    quote_string as quote_string,
 )
 from timmx.errors import (
     ArtifactError as ArtifactError,

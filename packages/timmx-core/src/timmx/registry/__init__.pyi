@@ -1,3 +1,4 @@
+from timmx.registry.boundary import watching_exits as watching_exits
 from timmx.registry.discovery import (
     BackendEntry as BackendEntry,
     State as State,
@@ -10,8 +11,10 @@ from timmx.registry.discovery import (
     load_entry as load_entry,
     name_trouble as name_trouble,
     require_sound as require_sound,
+    unreadable as unreadable,
     usable as usable,
 )
+from timmx.registry.distributions import skip_unreadable_entry_points as skip_unreadable_entry_points
 from timmx.registry.doctor import examine as examine
 from timmx.registry.options import (
     REQUIRED as REQUIRED,

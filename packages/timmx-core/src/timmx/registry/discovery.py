@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 
+from timmx.base import shown
 from timmx.contract import SUPPORTED_CONTRACTS, ExportBackend
-from timmx.errors import BackendError
+from timmx.errors import BackendError, Terminated, one_line
+from timmx.registry.boundary import attribute_trouble, guard, watching_exits
+from timmx.registry.distributions import UNREADABLE, canonical, entry_points, headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,7 +64,7 @@ class BackendEntry:
     """One installed backend, described without importing it.
 
     Attributes:
-        name: its command.
+        name: its command; empty for a distribution that cannot be read.
         distribution: the distribution that contains it.
         version: the distribution's version.
         summary: the distribution's `Summary`.
@@ -97,27 +100,31 @@ class BackendEntry:
 
     @property
     def selector(self) -> str:
-        """Its unique name, `distribution:name`."""
-        return f"{self.distribution}:{self.name}"
+        """Its unique name, `distribution:name`; the distribution if it cannot be read."""
+        return f"{self.distribution}:{self.name}" if self.name else self.distribution
 
 
 @cache
 def entries() -> tuple[BackendEntry, ...]:
-    """Every installed backend, sorted by name; cached."""
+    """Every installed backend, sorted by name; cached. Distributions that cannot be read are left out."""
     backends: list[BackendEntry] = []
     seen = set()
     for distribution in importlib_metadata.distributions():
-        points = distribution.entry_points.select(group=GROUP)
-        if not points:
+        try:
+            points = entry_points(distribution)
+            if not points.select(group=GROUP):
+                continue
+            fields = headers(distribution)
+        except UNREADABLE:
             continue
-        headers = _headers(distribution)
-        key = _canonical(headers["Name"][0])
+        optional = {canonical(point.name) for point in points.select(group=CHECKED_GROUP)}
+        points = points.select(group=GROUP)
+        key = canonical(fields["Name"][0])
         if key in seen:  # a second copy further down sys.path is shadowed by the first
             continue
         seen.add(key)
-        version, summary = headers["Version"][0], headers["Summary"][0]
-        optional = {_canonical(point.name) for point in distribution.entry_points.select(group=CHECKED_GROUP)}
-        unmet = _unmet_requirements(headers["Requires-Dist"], optional)
+        version, summary = fields["Version"][0], fields["Summary"][0]
+        unmet = _unmet_requirements(fields["Requires-Dist"], optional)
         backends += [
             _judge(
                 BackendEntry(
@@ -137,6 +144,22 @@ def entries() -> tuple[BackendEntry, ...]:
     return tuple(sorted(backends, key=lambda entry: (entry.name, entry.distribution)))
 
 
+def unreadable() -> tuple[BackendEntry, ...]:
+    """A broken entry without a name for each distribution that cannot be read: it may have a backend or not.
+
+    Every distribution is read, which `entries` does not do: it is for `timmx backends` and `timmx doctor`.
+    """
+    readers = {"METADATA": headers, "entry_points.txt": entry_points}
+    rows = []
+    for distribution in importlib_metadata.distributions():
+        for file, read in readers.items():
+            try:
+                read(distribution)
+            except UNREADABLE as exc:
+                rows.append(_unreadable(distribution, file, exc))
+    return tuple(rows)
+
+
 def find(name: str) -> BackendEntry:
     """The entry of the backend `name`, or `distribution:name`.
 
@@ -145,7 +168,7 @@ def find(name: str) -> BackendEntry:
             shows that it cannot be used.
     """
     distribution, _, command = name.rpartition(":")
-    owner = _canonical(distribution)
+    owner = canonical(distribution)
     matches = [entry for entry in entries() if entry.name == command and owner in ("", entry.distribution)]
     if not matches:
         raise _not_installed(name)
@@ -165,7 +188,7 @@ def load(name: str) -> ExportBackend:
             if the metadata of any other backend shows a problem.
     """
     if is_strict():
-        require_sound(entries())
+        require_sound((*entries(), *unreadable()))
     return load_entry(find(name))
 
 
@@ -190,7 +213,7 @@ def require_sound(backends: Iterable[BackendEntry]) -> None:
 
 
 def load_entry(entry: BackendEntry) -> ExportBackend:
-    """Import the backend of an entry, whatever its state.
+    """Import the backend of an entry, whatever its state. Its methods are watched: see `boundary.py`.
 
     Raises:
         BackendError: it cannot be imported, is not a backend, or was written for another contract.
@@ -198,7 +221,7 @@ def load_entry(entry: BackendEntry) -> ExportBackend:
     module, _, attribute = entry.target.partition(":")
     reinstall = f"reinstall it (uv pip install --reinstall {entry.distribution}), or report it to its authors"
     try:
-        with _REDIRECTING, contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+        with _REDIRECTING, watching_exits(), contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             target: object = importlib.import_module(module)
             for part in filter(None, attribute.split(".")):
                 target = getattr(target, part)
@@ -206,7 +229,7 @@ def load_entry(entry: BackendEntry) -> ExportBackend:
                 raise entry.error(State.BROKEN, f"{entry.target} is not an ExportBackend.", reinstall)
             check_contract(target, entry)
             backend = target()
-    except (BackendError, KeyboardInterrupt):
+    except (BackendError, KeyboardInterrupt, Terminated):
         raise
     except ModuleNotFoundError as exc:
         if exc.name and (module == exc.name or module.startswith(exc.name + ".")):
@@ -219,6 +242,9 @@ def load_entry(entry: BackendEntry) -> ExportBackend:
     if backend.name != entry.name:
         reason = f"its entry point is called {entry.name!r}, the backend {backend.name!r}."
         raise entry.error(State.INVALID, reason, "ask its authors to make the two equal")
+    if trouble := attribute_trouble(backend):
+        raise entry.error(State.BROKEN, trouble, reinstall)
+    guard(backend, f"{entry.name} ({entry.distribution} {entry.version})")
     return backend
 
 
@@ -305,34 +331,27 @@ def _mark_duplicate(entry: BackendEntry, distributions: list[str]) -> BackendEnt
     return replace(entry, state=State.DUPLICATE, reason=reason, fix=fix)
 
 
-def _canonical(name: str) -> str:
-    """A distribution's normalized name (importing `packaging.utils` would import its tags too)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _headers(distribution: Any) -> dict[str, list[str]]:
-    """The four fields of a distribution's metadata that the registry reads.
-
-    Read by lines, since each field is one line: `distribution.metadata` parses the whole README as an email, which
-    took a tenth of the time of `timmx --help`.
-    """
-    fields: dict[str, list[str]] = {"Name": [], "Version": [], "Summary": [], "Requires-Dist": []}
-    for line in (distribution.read_text("METADATA") or "").splitlines():
-        if not line:
-            break
-        name, colon, value = line.partition(":")
-        if colon and name in fields:
-            fields[name].append(value.strip())
-    for name, default in (("Name", "unknown"), ("Version", "0"), ("Summary", "")):
-        fields[name] = fields[name] or [default]
-    return fields
+def _unreadable(distribution: Any, file: str, exc: Exception) -> BackendEntry:
+    # The name of its folder is all that is certain: `my_package-1.2.3.dist-info`.
+    folder = getattr(distribution, "_path", None)
+    name, _, version = shown(getattr(folder, "stem", "unknown")).partition("-")
+    return BackendEntry(
+        name="",
+        distribution=canonical(name),
+        version=version,
+        summary="",
+        target="",
+        state=State.BROKEN,
+        reason=f"{file} in {shown(folder)} cannot be read ({shown(one_line(exc))}).",
+        fix=f"reinstall it (uv pip install --reinstall {canonical(name)}), or remove that folder",
+    )
 
 
 @cache
 def _installed_version(name: str) -> str | None:
     try:
-        return _headers(importlib_metadata.distribution(name))["Version"][0]
-    except importlib_metadata.PackageNotFoundError:
+        return headers(importlib_metadata.distribution(name))["Version"][0]
+    except (importlib_metadata.PackageNotFoundError, *UNREADABLE):
         return None
 
 
@@ -346,7 +365,7 @@ def _unmet_requirements(requirements: Iterable[str], optional: set[str]) -> list
             requirement = Requirement(text)
         except InvalidRequirement:
             continue
-        if _canonical(requirement.name) in optional:
+        if canonical(requirement.name) in optional:
             continue
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue

@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 from timmx.contract import Problem
 from timmx.registry.discovery import BackendEntry, State
+from timmx.registry.distributions import UNREADABLE, entry_points
 from timmx.registry.probe import probe_backends
 
 _CORE = "timmx-core"
@@ -40,7 +41,11 @@ def examine() -> Diagnosis:
     """Check versions, backends and conflicts; nothing heavy is imported into this process."""
     backends = tuple(probe_backends())
     problems = [
-        Problem(f"backend {entry.selector} is {entry.state}: {entry.reason.rstrip('.')}", entry.fix)
+        Problem(
+            f"{'backend' if entry.name else 'distribution'} {entry.selector} is {entry.state}: "
+            f"{entry.reason.rstrip('.')}",
+            entry.fix,
+        )
         for entry in backends
         if entry.state not in _HARMLESS
     ]
@@ -55,14 +60,16 @@ def rivals() -> list[Problem]:
     """
     problems = []
     for distribution in importlib_metadata.distributions():
-        name = canonicalize_name(distribution.metadata["Name"] or "unknown")
-        if name == _CORE:
+        try:
+            name = canonicalize_name(distribution.metadata["Name"] or "unknown")
+            scripts = entry_points(distribution).select(group="console_scripts", name="timmx")
+            files = distribution.files or ()
+        except UNREADABLE:  # `unreadable` reports it
             continue
-        scripts = distribution.entry_points.select(group="console_scripts", name="timmx")
         owns = [f"the command {script.name}" for script in scripts]
-        if any(file.parts[0] == "timmx" for file in distribution.files or ()):
+        if any(file.parts[0] == "timmx" for file in files):
             owns.append("the import package timmx")
-        if owns:
+        if owns and name != _CORE:
             problems.append(
                 Problem(
                     f"the distribution {name} {distribution.version} owns {' and '.join(owns)} too",

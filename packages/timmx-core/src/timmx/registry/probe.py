@@ -14,20 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from timmx.errors import BackendError
-from timmx.registry.discovery import BackendEntry, State, entries, load_entry
+from timmx.errors import BackendError, PluginError
+from timmx.registry.discovery import BackendEntry, State, entries, load_entry, unreadable
+from timmx.registry.distributions import skip_unreadable_entry_points
 
 TIMEOUT_S = 60.0
 
 
 def probe_backends(timeout_s: float = TIMEOUT_S) -> list[BackendEntry]:
-    """Every installed backend, with its state and contract version after loading.
+    """Every installed backend, with its state and contract version after loading; then what cannot be read.
 
     Args:
         timeout_s: seconds after which a backend that still loads is stopped.
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
-        return list(pool.map(lambda entry: _probe(entry, timeout_s), entries()))
+        backends = list(pool.map(lambda entry: _probe(entry, timeout_s), entries()))
+    return [*backends, *unreadable()]
 
 
 def _probe(entry: BackendEntry, timeout_s: float) -> BackendEntry:
@@ -71,7 +73,10 @@ def _child(selector: str) -> dict[str, Any]:
         backend = load_entry(entry)
     except BackendError as exc:
         return {"state": exc.state, "reason": exc.reason, "fix": exc.hint}
-    problems = backend.check_environment()
+    try:
+        problems = backend.check_environment()
+    except PluginError as exc:
+        return {"state": State.BROKEN, "reason": f"{exc}.", "fix": exc.hint}
     full = [problem for problem in problems if not problem.partial]
     partial = [problem for problem in problems if problem.partial]
     limits = [backend.caveat, *(f"{problem.message.rstrip('.')}: {problem.fix}" for problem in partial)]
@@ -86,6 +91,7 @@ def _child(selector: str) -> dict[str, Any]:
 
 
 def _main() -> None:
+    skip_unreadable_entry_points()
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with answer:

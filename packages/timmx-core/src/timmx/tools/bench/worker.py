@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.base import Reporter, reporting
 from timmx.errors import TimmxError, one_line
+from timmx.registry import skip_unreadable_entry_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -229,6 +230,7 @@ def main() -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole process group; the parent ends this process
+    skip_unreadable_entry_points()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     requests = os.fdopen(os.dup(0), encoding="utf-8")
     os.dup2(2, 1)

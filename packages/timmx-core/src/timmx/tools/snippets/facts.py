@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from timmx.base import shown
+from timmx.contract import quote_string
+from timmx.errors import ArtifactError
 from timmx.inputs import ImagePreprocessor
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from pathlib import Path
 
     from timmx.contract import Metadata, OutputKind, Quantization
@@ -25,7 +29,7 @@ class Facts:
     """One file's metadata, as snippets need it.
 
     Attributes:
-        name: the file's.
+        name: the file's, for a comment.
         path: as in the command, with slashes.
         preprocessor: turns an image into its input.
         scaled: (height, width) that an image is resized to before the crop.
@@ -54,10 +58,25 @@ class Facts:
 
     @classmethod
     def of(cls, path: Path, metadata: Metadata) -> Facts:
-        """The facts from a file's metadata."""
+        """The facts from a file's metadata.
+
+        Raises:
+            ArtifactError: the output holds classes, and its shape does not say how many; or a type has no range of
+                integers for its scale.
+        """
         preprocessor, entry, output = ImagePreprocessor.of(metadata), metadata.input, metadata.outputs[0]
+        if output.kind.ranks_classes and (len(output.shape) < 2 or not isinstance(output.shape[1], int)):
+            raise ArtifactError(
+                f"{path} is damaged: its output holds classes, and its shape is {list(output.shape)}",
+                hint="export it again",
+            )
+        if entry.quantization and entry.dtype not in STORED_RANGES:
+            raise ArtifactError(
+                f"{path} is damaged: its input has a scale, and the type {shown(entry.dtype)}",
+                hint="export it again",
+            )
         return cls(
-            name=path.name,
+            name=shown(path.name),
             path=path.as_posix(),
             preprocessor=preprocessor,
             scaled=preprocessor.data_config.scaled_size,
@@ -73,6 +92,18 @@ class Facts:
             answers=output.shape[1:],
             labels=metadata.labels,
         )
+
+    def require_dtype(self, supported: Container[str], language: str) -> None:
+        """Raise an error if the language has no array for the element type of the input.
+
+        Raises:
+            ArtifactError: it has none.
+        """
+        if self.dtype not in supported:
+            raise ArtifactError(
+                f"{self.name} takes {shown(self.dtype)}, which snippets in {language} do not support",
+                hint="use --snippet python",
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,15 +137,14 @@ class Facts:
         """The labels if they are few enough to be written into the code."""
         return self.labels if self.labels and len(self.labels) <= _INLINE else None
 
+    def label_literals(self, language: str) -> str:
+        """The string literals of `inline_labels`, comma-separated."""
+        return ", ".join(quote_string(label, language) for label in self.inline_labels or ())
+
     @property
     def labels_file_hint(self) -> str:
-        """The command that writes the file that code reads many labels from."""
-        return f"timmx inspect {self.name} --json | jq -r '.labels[]' > labels.txt"
-
-
-def quoted(text: str) -> str:
-    """A string literal of Python, JavaScript and Swift."""
-    return json.dumps(text, ensure_ascii=False)
+        """The command that writes the file that code reads many labels from, for a comment."""
+        return f"timmx inspect {shlex.quote(self.name)} --json | jq -r '.labels[]' > labels.txt"
 
 
 def numbers(values: tuple[float, ...]) -> str:

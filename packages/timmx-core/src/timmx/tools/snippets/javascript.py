@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.errors import ArtifactError
-from timmx.tools.snippets.facts import STORED_RANGES, numbers, quoted
+from timmx.tools.snippets.facts import STORED_RANGES, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,11 +45,7 @@ def compose(facts: Facts, piece: Snippet) -> str:
     Raises:
         ArtifactError: the element type of the input has no array type in JavaScript.
     """
-    if facts.dtype not in _ARRAYS:
-        raise ArtifactError(
-            f"{facts.name} takes {facts.dtype}, which snippets in js do not support",
-            hint="use --snippet python",
-        )
+    facts.require_dtype(_ARRAYS, "js")
     requires = " ".join(sorted({*piece.requires, "sharp"}))
     lines = [f"// npm install {requires}    save as run.mjs: node run.mjs photo.jpg"]
     if facts.ranks_classes and facts.labels and not facts.inline_labels:
@@ -77,7 +72,7 @@ def _labels(facts: Facts) -> Iterator[str]:
     if not (facts.ranks_classes and facts.labels):
         return
     if facts.inline_labels:
-        yield f"const labels = [{', '.join(map(quoted, facts.inline_labels))}];"
+        yield f"const labels = [{facts.label_literals('js')}];"
     else:
         yield f'const labels = readFileSync("labels.txt", "utf8").split("\\n"); // {facts.labels_file_hint}'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.tools.snippets.facts import STORED_RANGES, numbers, quoted
+from timmx.tools.snippets.facts import STORED_RANGES, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,12 @@ _TO = {"float32": "", "uint8": ".toByte()", "int8": ".toByte()", "int16": ".toSh
 
 
 def compose(facts: Facts, piece: Snippet) -> str:
-    """The complete file, with one class."""
+    """The complete file, with one class.
+
+    Raises:
+        ArtifactError: the element type of the input has no array type in Kotlin.
+    """
+    facts.require_dtype(_ARRAYS, "kotlin")
     imports = {
         "import android.content.Context",
         "import android.graphics.Bitmap",
@@ -49,8 +54,7 @@ def compose(facts: Facts, piece: Snippet) -> str:
 
 def _labels(facts: Facts) -> Iterator[str]:
     if facts.ranks_classes and facts.inline_labels:
-        names = ", ".join(quoted(label).replace("$", "\\$") for label in facts.inline_labels)
-        yield f"val labels = listOf({names})"
+        yield f"val labels = listOf({facts.label_literals('kotlin')})"
     elif facts.ranks_classes and facts.labels:
         yield 'val labels = context.assets.open("labels.txt").bufferedReader().readLines()'
 
@@ -127,7 +131,7 @@ def _stacked(facts: Facts, piece: Snippet) -> Iterator[str]:
 
 
 def _answer(facts: Facts) -> Iterator[str]:
-    stored, count = facts.output_quantization, facts.answers[0]
+    stored = facts.output_quantization
     number = "output[it]"
     if stored is not None:
         low = " and 0xFF" if facts.output_dtype == "uint8" else ""  # bytes are signed in Kotlin
@@ -135,7 +139,7 @@ def _answer(facts: Facts) -> Iterator[str]:
     if not facts.ranks_classes:
         yield f"return FloatArray(output.size) {{ {number} }}"
         return
-    yield f"val answers = FloatArray({count}) {{ {number} }}"
+    yield f"val answers = FloatArray({facts.answers[0]}) {{ {number} }}"
     yield "val best = answers.indices.maxByOrNull { answers[it] }!!"
     name = "labels[best]" if facts.labels else "best.toString()"
     if facts.kind == "logits":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.contract import Snippet
-from timmx.tools.snippets.facts import STORED_RANGES, numbers, quoted
+from timmx.contract import Snippet, quote_string
+from timmx.tools.snippets.facts import STORED_RANGES, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 def through_timmx(facts: Facts, distribution: str | None) -> Snippet:
     """The snippet for a format without its own: timmx opens the file with the backend of this distribution."""
+    file, entry, output = (
+        quote_string(text, "python") for text in (facts.path, facts.input_name, facts.output_name)
+    )
     return Snippet(
         requires=("timmx-core", *([distribution] if distribution else [])),
         imports=("import timmx",),
-        load=(f"runner = timmx.open({quoted(facts.path)})",),
-        run=(f"output = runner.run({{{quoted(facts.input_name)}: x}})[{quoted(facts.output_name)}]",),
+        load=(f"runner = timmx.open({file})",),
+        run=(f"output = runner.run({{{entry}: x}})[{output}]",),
     )
 
 
@@ -53,7 +56,7 @@ def _labels(facts: Facts, piece: Snippet) -> Iterator[str]:
     if not (facts.ranks_classes and facts.labels):
         return
     if facts.inline_labels:
-        yield f"labels = [{', '.join(map(quoted, facts.inline_labels))}]"
+        yield f"labels = [{facts.label_literals('python')}]"
     elif _reads_labels(facts, piece):
         yield f"labels = {piece.labels}"
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from timmx.artifact import read_artifact
-from timmx.errors import ArtifactError, ConfigurationError
+from timmx.errors import ConfigurationError
 from timmx.registry import distribution_of
 from timmx.tools.snippets.facts import Facts
 
@@ -39,13 +39,7 @@ def make_snippet(path: Path, language: str) -> str:
             hint=f"use one of {', '.join(backend.snippet_languages)}",
         )
     facts = Facts.of(path, metadata)
-    try:
-        piece = backend.snippet(path, metadata, language)
-    except (LookupError, TypeError, ValueError, AttributeError) as exc:
-        raise ArtifactError(
-            f"{path} is damaged: its metadata is not what timmx writes ({type(exc).__name__}: {exc})",
-            hint="export it again",
-        ) from exc
+    piece = backend.snippet(path, metadata, language)
     facts.preprocessor.check()
     if language == "python":
         from timmx.tools.snippets.python import compose, through_timmx

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.tools.snippets.facts import numbers, quoted
+from timmx.tools.snippets.facts import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ def compose(facts: Facts, piece: Snippet) -> str:
 
 def _labels(facts: Facts) -> Iterator[str]:
     if facts.ranks_classes and facts.inline_labels:
-        yield f"let labels = [{', '.join(map(quoted, facts.inline_labels))}]"
+        yield f"let labels = [{facts.label_literals('swift')}]"
     elif facts.ranks_classes and facts.labels:
         yield 'let list = Bundle.main.url(forResource: "labels", withExtension: "txt")!'
         yield 'let labels = try String(contentsOf: list, encoding: .utf8).split(separator: "\\n").map(String.init)'
