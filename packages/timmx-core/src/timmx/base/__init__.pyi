@@ -9,8 +9,10 @@ from timmx.base.files import (
     same_file as same_file,
     why_not_in as why_not_in,
 )
+from timmx.base.memory import memory_bytes as memory_bytes
 from timmx.base.progress import Reporter as Reporter, reporter as reporter, reporting as reporting
 from timmx.base.snr import SignalToNoise as SignalToNoise, worst_db as worst_db
+from timmx.base.strict_json import brief as brief, parse_json as parse_json
 from timmx.base.tables import format_table as format_table
 from timmx.base.text import (
     counted as counted,

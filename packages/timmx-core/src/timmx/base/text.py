@@ -36,7 +36,7 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.3g} GB" if abs(size_bytes) < 999.5 else f"{size_bytes:,.0f} GB"
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that end a line, move the cursor, change colours or reverse the direction of text."""
 
 

@@ -6,7 +6,7 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from timmx.contract import ExportRequest
+from timmx.contract import MOST_ELEMENTS, ExportRequest
 from timmx.errors import ConfigurationError, MissingRequirementError
 from timmx.exporting.outputs import output_path
 from timmx.inputs import image_paths
@@ -149,10 +149,6 @@ def _outputs(request: ExportRequest) -> None:
                 f"--labels has {len(labels)} names, and --num-classes is {request.num_classes}",
                 hint="make them equal",
             )
-
-
-MOST_ELEMENTS = 2**31 - 1
-"""Limit of one input: runtimes count elements in 32 bits, and as floats they take 8.6 GB before the model runs."""
 
 
 def check_batch(request: ExportRequest, size: Sequence[int]) -> None:

@@ -155,7 +155,7 @@ def check_model_name(request: ExportRequest) -> None:
     if not isinstance(name, str):
         return
     if request.local_dir is not None:
-        name = read_local_config(request.local_dir)["architecture"]
+        name = read_local_config(request.local_dir).architecture
     elif name.startswith("hf-hub:"):
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", name.removeprefix("hf-hub:")):
             raise ConfigurationError(
