@@ -4,6 +4,7 @@ from timmx.base.doors import door as door
 from timmx.base.files import (
     artifact_size as artifact_size,
     atomic_write as atomic_write,
+    check_path as check_path,
     may_replace as may_replace,
     require_file as require_file,
     same_file as same_file,

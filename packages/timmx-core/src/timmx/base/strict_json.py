@@ -12,8 +12,12 @@ _DEPTH = 64
 _INTEGER = 2**63
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, any_name: bool = False) -> Any:
     """The value of a JSON text, which any later code can copy, print and store as UTF-8.
+
+    Args:
+        text: the JSON text.
+        any_name: allow file names that are not UTF-8, as surrogates.
 
     Raises:
         ValueError: the text is not JSON (`json.JSONDecodeError`, with the position); or it has a repeated key, an
@@ -30,7 +34,7 @@ def parse_json(text: str | bytes) -> Any:
         )
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    _check(value)
+    _check(value, any_name)
     return value
 
 
@@ -66,7 +70,7 @@ def _integer(text: str) -> int:
     return number
 
 
-def _check(value: Any) -> None:
+def _check(value: Any, any_name: bool) -> None:
     level: list[Any] = [value]
     for _ in range(_DEPTH + 1):
         below: list[Any] = []
@@ -76,7 +80,7 @@ def _check(value: Any) -> None:
                 below += item.values()
             elif isinstance(item, list):
                 below += item
-            elif isinstance(item, str) and not is_utf8(item):
+            elif isinstance(item, str) and not any_name and not is_utf8(item):
                 raise ValueError(
                     f"the text {brief(item)} has half of a surrogate pair, which is not a character"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -20,6 +21,24 @@ def _digits(code: int) -> str:
 def is_utf8(text: str) -> bool:
     """Whether a file name can be passed to a runtime; on POSIX a name can be any bytes."""
     return _SURROGATE.search(text) is None
+
+
+def path_problem(path: object) -> str:
+    """Why no file system can have a path; empty if one can."""
+    text = str(path)
+    if "\0" in text:
+        return "it contains a NUL character"
+    try:
+        sizes = [len(os.fsencode(part)) for part in text.split("/")]
+    except UnicodeEncodeError:
+        return "it contains half of a surrogate pair"
+    if max(sizes) > _LONGEST_NAME or sum(sizes) + len(sizes) > _LONGEST_PATH:
+        return f"a name has at most {_LONGEST_NAME} bytes, and a path {_LONGEST_PATH}"
+    return ""
+
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+"""Of Linux and macOS file systems."""
 
 
 def counted(count: int, one: str, many: str = "") -> str:

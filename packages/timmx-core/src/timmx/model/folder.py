@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from timmx.base import parse_json, size_text
+from timmx.base import check_path, parse_json, size_text
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model.config import ModelConfig
 
@@ -41,6 +41,7 @@ def read_local_config(folder: Path, where: str | None = None) -> ModelConfig:
         ConfigurationError: the folder or its config.json is missing, or does not describe a timm model.
     """
     where = where or f"local-dir:{folder}"
+    check_path(folder, where.partition(":")[0])
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise ConfigurationError(f"{where}: {folder} {what}", hint="name a folder with a config.json")

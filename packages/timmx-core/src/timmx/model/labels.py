@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import brief, counted, is_utf8, parse_json, reporter
+from timmx.base import brief, check_path, counted, is_utf8, parse_json, reporter
 from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
         return check_names(source, "labels")
     path = Path(source)
     where = f"--labels {path}"
+    check_path(path, "--labels")
     try:
         data = path.read_bytes()
     except OSError as exc:

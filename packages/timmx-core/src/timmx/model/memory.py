@@ -57,7 +57,7 @@ def activation_bytes(module: nn.Module, size: tuple[int, int, int]) -> int:
         now = most = 0
 
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.known: weakref.WeakSet[Any] = weakref.WeakSet()
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -81,7 +81,7 @@ def activation_bytes(module: nn.Module, size: tuple[int, int, int]) -> int:
     peak = Peak()
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     try:
-        with torch.no_grad(), FakeTensorMode() as fake:  # type: ignore[no-untyped-call]
+        with torch.no_grad(), FakeTensorMode() as fake:
             own: dict[str, torch.Tensor] = {
                 name: fake.from_tensor(tensor) for name, tensor in tensors.items()
             }
