@@ -288,7 +288,7 @@ def test_odd_label_files_are_errors(tmp_path: Path, content: bytes) -> None:
     str(caught.value).encode()
 
 
-def test_labels_that_are_no_text_are_refused_from_python_too() -> None:
+def test_labels_that_are_not_text_are_refused_from_python_too() -> None:
     with pytest.raises(ConfigurationError, match="not UTF-8 text"):
         read_labels(["a", "\ud800"])
 

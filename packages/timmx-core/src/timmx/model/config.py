@@ -166,7 +166,7 @@ TIMM_CONFIG = {
     "hf_hub_filename": _TEXT,
     "source": _TEXT,
     "state_dict": Rule("left out: weights are in a file of their own", lambda _: False),
-    "custom_load": _FLAG,
+    "custom_load": Rule("true, false or text", lambda value: isinstance(value, bool) or _is_text(value)),
     "input_size": SIZE,
     "test_input_size": SIZE,
     "min_input_size": SIZE,
