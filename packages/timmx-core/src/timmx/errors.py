@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any, Protocol
 
 
@@ -112,6 +113,35 @@ def error_dict(exc: Exception) -> dict[str, Any]:
     if isinstance(exc, PluginError):
         return {"type": "PluginError", "message": str(exc), "hint": exc.hint}
     return {"type": type(exc).__name__, "message": internal_error(exc), "hint": ""}
+
+
+_OF_THE_SYSTEM = {
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some space, or write to another disk",
+    errno.EROFS: "write to another folder",
+    errno.EACCES: "check the permissions of the path",
+    errno.EPERM: "check the permissions of the path",
+    errno.ELOOP: "check the links of the path",
+    errno.ENOTDIR: "check the path",
+    errno.EMFILE: "close other files, or raise the limit with ulimit -n",
+    errno.ENFILE: "close other programs",
+}
+
+
+def system_error(exc: Exception) -> Exception:
+    """A failure of the file system or of memory as an error that the user can fix; otherwise the exception itself."""
+    if isinstance(exc, OSError) and exc.errno in _OF_THE_SYSTEM:
+        name = f"{exc.filename}: " if exc.filename else ""
+        error: TimmxError = ArtifactError(f"{name}{exc.strerror}", hint=_OF_THE_SYSTEM[exc.errno])
+    elif isinstance(exc, MemoryError):
+        error = ConfigurationError(
+            "there is not enough memory", hint="use a smaller model, input size or batch size"
+        )
+    else:
+        return exc
+    error.__cause__ = exc
+    return error
 
 
 def internal_error(exc: Exception) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmx import registry
-from timmx.base import is_utf8, printable
+from timmx.base import check_path, is_utf8, printable
 from timmx.contract import Metadata
 from timmx.errors import ArtifactError, BackendError
 
@@ -39,6 +39,7 @@ def backend_of(path: Path) -> ExportBackend:
         ArtifactError: the file does not exist, or its path is not UTF-8.
         BackendError: see `backend_for`.
     """
+    check_path(path)
     if not path.exists():
         raise ArtifactError(f"{path} does not exist", hint="check the path")
     if not is_utf8(str(path)):

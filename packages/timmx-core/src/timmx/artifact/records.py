@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from timmx.base import atomic_write, reporter, sha256
+from timmx.base import atomic_write, parse_json, reporter, sha256
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _digest(path: Path) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """The JSON object in a file; {} if it is missing, damaged or not an object."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes(), any_name=True)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

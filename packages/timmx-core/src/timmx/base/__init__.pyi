@@ -5,14 +5,17 @@ from timmx.base.files import (
     artifact_size as artifact_size,
     atomic_write as atomic_write,
     check_companion as check_companion,
+    check_path as check_path,
     may_replace as may_replace,
     require_file as require_file,
     same_file as same_file,
     sha256 as sha256,
     why_not_in as why_not_in,
 )
+from timmx.base.memory import memory_bytes as memory_bytes
 from timmx.base.progress import Reporter as Reporter, reporter as reporter, reporting as reporting
 from timmx.base.snr import SignalToNoise as SignalToNoise, worst_db as worst_db
+from timmx.base.strict_json import brief as brief, parse_json as parse_json
 from timmx.base.tables import format_table as format_table
 from timmx.base.text import (
     counted as counted,

@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from timmx.base.strict_json import brief
+from timmx.base.text import path_problem
 from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -97,6 +99,23 @@ def same_file(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:  # one of them does not exist yet
         return os.path.realpath(one) == os.path.realpath(other)
+
+
+def check_path(path: object, flag: str = "") -> None:
+    """Check that a file system can have a path.
+
+    Args:
+        path: the path.
+        flag: the option that named it, for the message.
+
+    Raises:
+        ConfigurationError: it contains a NUL character, or is too long.
+    """
+    problem = path_problem(path)
+    if problem:
+        raise ConfigurationError(
+            f"{flag} {brief(str(path))} is not a path: {problem}".lstrip(), hint="use another name"
+        )
 
 
 def require_file(path: Path, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -22,6 +23,24 @@ def is_utf8(text: str) -> bool:
     return _SURROGATE.search(text) is None
 
 
+def path_problem(path: object) -> str:
+    """Why no file system can have a path; empty if one can."""
+    text = str(path)
+    if "\0" in text:
+        return "it contains a NUL character"
+    try:
+        sizes = [len(os.fsencode(part)) for part in text.split("/")]
+    except UnicodeEncodeError:
+        return "it contains half of a surrogate pair"
+    if max(sizes) > _LONGEST_NAME or sum(sizes) + len(sizes) > _LONGEST_PATH:
+        return f"a name has at most {_LONGEST_NAME} bytes, and a path {_LONGEST_PATH}"
+    return ""
+
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+"""Of Linux and macOS file systems."""
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """A number with its noun, such as `1 image` or `1,200 images`; `many` is the plural if it is not `one` plus s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
@@ -36,7 +55,7 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.3g} GB" if abs(size_bytes) < 999.5 else f"{size_bytes:,.0f} GB"
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that end a line, move the cursor, change colours or reverse the direction of text."""
 
 

@@ -6,26 +6,33 @@ import atexit
 import contextlib
 import copy
 import gc
-import json
 import os
 import signal
 import sys
-import traceback
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from timmx import registry
+from timmx.base import shown
 from timmx.cli import commands
 from timmx.cli.export import export_command
 from timmx.cli.interrupts import keep_interrupts
-from timmx.errors import Terminated, TimmxError, error_dict
+from timmx.cli.output import (
+    open_standard_streams,
+    stdout_is_closed,
+    write,
+    write_error,
+    write_json,
+    write_traceback,
+)
+from timmx.errors import ConfigurationError, Terminated, TimmxError, error_dict, system_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import TextIO
 
     from timmx.registry import BackendEntry
 
@@ -53,6 +60,7 @@ class TimmxGroup(TyperGroup):
         completing = "_TIMMX_COMPLETE" in os.environ
         debug, as_json = "--debug" in args, "--json" in args
         try:
+            _check_process()
             if registry.is_strict() and not completing and args[:1] not in (["backends"], ["doctor"]):
                 registry.require_sound((*registry.entries(), *registry.unreadable()))
             if args and not completing and args[0] not in self.commands and _is_backend(args[0]):
@@ -62,15 +70,15 @@ class TimmxGroup(TyperGroup):
                     return command.main(args[1:], f"{prog_name or 'timmx'} {args[0]}", *rest, **extra)
             with _ending_with_its_reader():
                 return super().main(args, prog_name, *rest, **extra)
-        except TimmxError as exc:
+        except Exception as exc:
+            error = system_error(exc)
             if debug:
-                traceback.print_exc()
-            _say_error(exc, "", as_json)
-            sys.exit(exc.exit_code)
-        except Exception as exc:  # an internal error: one line, and the traceback with --debug
-            if debug:
-                traceback.print_exc()
-            _say_error(exc, "" if debug else " (--debug shows the traceback)", as_json)
+                write_traceback(exc)
+            if isinstance(error, TimmxError):
+                _say_error(error, "", as_json)
+                sys.exit(error.exit_code)
+            # an internal error: one line, and the traceback with --debug
+            _say_error(error, "" if debug else " (--debug shows the traceback)", as_json)
             sys.exit(1)
 
 
@@ -88,7 +96,7 @@ def _show_version(value: bool) -> None:
     if value:
         from importlib_metadata import version
 
-        print(f"timmx {version('timmx-core')}")
+        write(f"timmx {version('timmx-core')}")
         raise typer.Exit
 
 
@@ -107,6 +115,7 @@ commands.register(app)
 
 def main() -> None:
     """The console script."""
+    open_standard_streams()
     signal.signal(signal.SIGTERM, _terminate)  # clean up, as after Ctrl-C
     keep_interrupts()
     # Python processes that libraries start do not import modules from the current folder either.
@@ -123,6 +132,24 @@ def main() -> None:
 
 def _terminate(*_: object) -> None:
     raise Terminated(143)
+
+
+def _check_process() -> None:
+    """Check what every command needs.
+
+    Raises:
+        ConfigurationError: stdout is closed, or the current folder was deleted.
+    """
+    if stdout_is_closed():
+        raise ConfigurationError(
+            "stdout is closed, and results are written to it", hint="redirect it, with >/dev/null"
+        )
+    try:
+        Path.cwd()
+    except OSError as exc:
+        raise ConfigurationError(
+            f"the current folder cannot be used: {exc.strerror}", hint="change to another folder, with cd"
+        ) from exc
 
 
 def _is_backend(name: str) -> bool:
@@ -147,8 +174,8 @@ def _backend_rows() -> dict[str, Any]:
     rows = {}
     for entry in registry.entries():
         row = copy.copy(stub)
-        row.name = entry.name
-        row.help = row.short_help = _row_help(entry)
+        row.name = shown(entry.name)
+        row.help = row.short_help = shown(_row_help(entry))
         rows[entry.name] = row
     return rows
 
@@ -162,17 +189,11 @@ def _row_help(entry: BackendEntry) -> str:
 def _say_error(exc: Exception, suffix: str, as_json: bool) -> None:
     """The message and its hint on stderr; with `--json`, an object on stdout too."""
     error = error_dict(exc)
-    _say(f"error: {error['message']}{suffix}", sys.stderr)
-    if error["hint"]:
-        _say(f"hint: {error['hint']}", sys.stderr)
-    if as_json:
-        _say(json.dumps({"error": error}, indent=2), sys.stdout)
-    _nobody_reads()
-
-
-def _say(text: str, stream: TextIO) -> None:
     with contextlib.suppress(BrokenPipeError):  # the exit code still reports the error
-        print(text, file=stream)
+        write_error(f"{error['message']}{suffix}", error["hint"])
+        if as_json:
+            write_json({"error": error})
+    _nobody_reads()
 
 
 @contextlib.contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +11,7 @@ import typer
 
 from timmx.base import format_table
 from timmx.cli.options import DebugOption, ReportOption, VerboseOption
+from timmx.cli.output import write, write_error, write_json
 from timmx.contract import Ints, JsonOption
 
 if TYPE_CHECKING:
@@ -90,10 +89,13 @@ def bench(
             from timmx.tools.bench import bench_report as report_of
 
             write_report(report_of(result), report)
-    print(json.dumps(result.to_dict(), indent=2) if as_json else _text(result, report))
+    if as_json:
+        write_json(result.to_dict())
+    else:
+        write(_text(result, report))
     if result.failed:  # the result is on stdout already
         names = ", ".join(dict.fromkeys(case.name for case in result.failed))
-        print(f"error: {names} could not be measured: {result.failed[0].error}", file=sys.stderr)
+        write_error(f"{names} could not be measured: {result.failed[0].error}")
         raise typer.Exit(2)
 
 

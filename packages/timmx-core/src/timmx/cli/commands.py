@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +15,7 @@ from timmx.cli.evaluate import evaluate
 from timmx.cli.export_many import export_many_command
 from timmx.cli.inspect import inspect
 from timmx.cli.options import DebugOption, VerboseOption, with_model_options
+from timmx.cli.output import write, write_error, write_json
 from timmx.cli.predict import predict
 from timmx.cli.verify import verify
 from timmx.contract import JsonOption
@@ -63,7 +62,7 @@ def list_models(
     with working(verbose):
         models = search(pattern, family=family, pretrained=pretrained)
     if as_json:
-        print(json.dumps([asdict(model) for model in models]))
+        write_json([asdict(model) for model in models], indent=None)
     elif not models:
         filters = [pattern, f"--family {family}" if family else "", "--pretrained" if pretrained else ""]
         raise ConfigurationError(
@@ -72,7 +71,7 @@ def list_models(
         )
     for model in () if as_json else models:
         for tag in model.pretrained if pretrained else ("",):
-            print(f"{model.name}.{tag}" if tag else model.name)
+            write(f"{model.name}.{tag}" if tag else model.name)
 
 
 def info(
@@ -94,7 +93,10 @@ def info(
 
     with working(verbose):
         details = model_info(model)
-    print(json.dumps(details.to_dict(), indent=2) if as_json else _lines(details.rows()))
+    if as_json:
+        write_json(details.to_dict())
+    else:
+        write(_lines(details.rows()))
 
 
 def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug: DebugOption = False) -> None:
@@ -107,10 +109,10 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
     with working(verbose):
         entries = probe_backends()
     if as_json:
-        print(json.dumps([asdict(entry) for entry in entries], indent=2))
+        write_json([asdict(entry) for entry in entries])
     elif not entries:
         ours = ", ".join(facts["distribution"] for facts in known_backends().values())
-        print(
+        write(
             f"No backend is installed. Available: {ours}, and third-party packages. Run: uv pip install NAME"
         )
     else:
@@ -119,9 +121,7 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
         try:
             require_sound(entries)
         except BackendError as exc:  # the result is on stdout already
-            print(f"error: {exc.message}", file=sys.stderr)
-            if exc.hint:
-                print(f"hint: {exc.hint}", file=sys.stderr)
+            write_error(exc.message, exc.hint)
             raise typer.Exit(exc.exit_code) from exc
 
 
@@ -133,17 +133,17 @@ def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: D
     with working(verbose):
         report = examine()
     if as_json:
-        print(json.dumps(report.to_dict(), indent=2))
+        write_json(report.to_dict())
     else:
-        print(_lines(list(report.versions.items())))
+        write(_lines(list(report.versions.items())))
         _print_backends(report.backends)
         for entry in report.backends:
             if entry.limits:
-                print(f"note: {entry.selector}: {entry.limits}")
+                write(f"note: {entry.selector}: {entry.limits}")
         for problem in report.problems:
-            print(f"problem: {problem.message}\n    fix: {problem.fix}")
+            write(f"problem: {problem.message}\n    fix: {problem.fix}")
         if not report.problems:
-            print("No problems found.")
+            write("No problems found.")
     if report.problems:
         raise typer.Exit(2)
 
@@ -185,14 +185,14 @@ def new_backend(
     new = NewBackend(name=name, title=title, suffix=suffix, companions=tuple(companions or ()))
     project = write_project(new, folder or Path(f"timmx-{name}"))
     if as_json:
-        print(json.dumps(project.to_dict(), indent=2))
+        write_json(project.to_dict())
         return
-    print(project.folder)
+    write(project.folder)
     for file in project.files:
-        print(f"  {file}")
-    print("Next, before you edit the places marked `Replace this`:")
+        write(f"  {file}")
+    write("Next, before you edit the places marked `Replace this`:")
     for command in project.next_commands:
-        print(f"  {command}")
+        write(f"  {command}")
 
 
 def _lines(rows: list[tuple[str, Any]]) -> str:
@@ -204,7 +204,7 @@ def _print_backends(entries: Any) -> None:
     for entry in entries:
         contract = "" if entry.contract is None else str(entry.contract)
         rows.append((entry.name, str(entry.state), entry.distribution, entry.version, contract))
-    print("\n".join(format_table(rows, left=range(5))))
+    write("\n".join(format_table(rows, left=range(5))))
     for entry in entries:
         if entry.reason:
-            print(f"{entry.selector}: {entry.trouble}")
+            write(f"{entry.selector}: {entry.trouble}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +9,7 @@ import typer
 
 from timmx.base import format_table, size_text
 from timmx.cli.options import DebugOption, ReportOption, VerboseOption
+from timmx.cli.output import write, write_error, write_json
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
@@ -65,10 +64,13 @@ def compare(
         )
         if report is not None:
             _write(comparison, report)
-    print(json.dumps(comparison.to_dict(), indent=2) if as_json else "\n".join(_lines(comparison, report)))
+    if as_json:
+        write_json(comparison.to_dict())
+    else:
+        write("\n".join(_lines(comparison, report)))
     for row in comparison.failed:
         for error in row.errors:
-            print(f"error: {row.name}: {error}", file=sys.stderr)
+            write_error(f"{row.name}: {error}")
     if comparison.failed:
         raise typer.Exit(2)
 

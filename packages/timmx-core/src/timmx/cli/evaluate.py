@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +16,7 @@ from timmx.cli.options import (
     VerboseOption,
     WorkersOption,
 )
+from timmx.cli.output import write, write_json
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
@@ -111,7 +111,10 @@ def evaluate(
             write_csv(evaluation, csv)
         if report is not None:
             _write_report(evaluation, report)
-    print(json.dumps(evaluation.to_dict(), indent=2) if as_json else summary(evaluation))
+    if as_json:
+        write_json(evaluation.to_dict())
+    else:
+        write(summary(evaluation))
 
 
 def summary(evaluation: Evaluation) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import json
 from typing import TYPE_CHECKING, Any
 
 from timmx.cli.completion import completing_models
 from timmx.cli.options import MessageOptions
+from timmx.cli.output import write, write_json
 from timmx.cli.results import summary
 from timmx.registry import option_specs, set_signature
 
@@ -27,7 +27,10 @@ def export_command(backend: ExportBackend) -> Callable[..., None]:
         as_json = bool(values.pop("json", False))
         with working(verbose or debug):
             result = command(**values)
-        print(json.dumps(result.to_dict(), indent=2) if as_json else summary(result))
+        if as_json:
+            write_json(result.to_dict())
+        else:
+            write(summary(result))
 
     own = [
         item.replace(annotation=completing_models(item.annotation)) if item.name == "model" else item

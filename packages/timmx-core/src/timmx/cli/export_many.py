@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +10,7 @@ import typer
 
 from timmx.cli.completion import completing_models
 from timmx.cli.options import MessageOptions
+from timmx.cli.output import write, write_error, write_json, write_traceback
 from timmx.contract import ExportRequest
 from timmx.registry import option_specs, set_signature
 
@@ -90,15 +88,13 @@ def export_many_command() -> Callable[..., None]:
         with working(verbose or debug):
             result = _run(options, recipe, this_command())
         if as_json:
-            print(json.dumps(result.to_dict(), indent=2))
+            write_json(result.to_dict())
         else:
             _print(result)
         for failure in result.failures:
             if debug:
-                traceback.print_exception(failure.error)
-            print(f"error: {failure.name} ({failure.backend}): {failure.message}", file=sys.stderr)
-            if failure.hint:
-                print(f"hint: {failure.hint}", file=sys.stderr)
+                write_traceback(failure.error)
+            write_error(f"{failure.name} ({failure.backend}): {failure.message}", failure.hint)
         if result.failures:
             raise typer.Exit(result.exit_code)
 
@@ -141,7 +137,7 @@ def _print_schema() -> None:
     from timmx.exporting import recipe_schema
     from timmx.registry import load_entry, usable
 
-    print(json.dumps(recipe_schema([load_entry(entry) for entry in usable()]), indent=2))
+    write_json(recipe_schema([load_entry(entry) for entry in usable()]))
 
 
 def _print(result: ManyResult) -> None:
@@ -162,17 +158,17 @@ def _print(result: ManyResult) -> None:
             ]
         )
     rows += [[failure.name, "-", "-", "failed", "-", "-", "-"] for failure in result.failures]
-    print("\n".join(format_table(rows, (0, 2, 3))))
+    write("\n".join(format_table(rows, (0, 2, 3))))
     if not result.results:
         return
     origin = result.results[0].verification.origin
     shared = result.seconds["total"] - sum(item.seconds["total"] for item in result.results)
     reasons = {item.verification.reason for item in result.results if item.verification.reason}
     if origin:
-        print(f"Verified on {origin}." if not reasons else f"Run on {origin}: {'; '.join(sorted(reasons))}.")
+        write(f"Verified on {origin}." if not reasons else f"Run on {origin}: {'; '.join(sorted(reasons))}.")
     elif reasons:
-        print(f"Not verified: {'; '.join(sorted(reasons))}.")
-    print(
+        write(f"Not verified: {'; '.join(sorted(reasons))}.")
+    write(
         f"{result.seconds['total']:.1f} s in total, of which {shared:.1f} s for steps that all targets share."
     )
-    print(f"{result.manifest} records these results. To compare the files: timmx compare {result.folder}")
+    write(f"{result.manifest} records these results. To compare the files: timmx compare {result.folder}")

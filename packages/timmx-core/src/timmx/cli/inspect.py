@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from timmx.base import format_table, size_text
 from timmx.cli.options import DebugOption, VerboseOption
+from timmx.cli.output import write, write_json
 from timmx.cli.results import verdict
 from timmx.contract import JsonOption
 
@@ -47,16 +47,19 @@ def inspect(
 
         with working(verbose):
             code = make_snippet(file, snippet)
-        print(
-            json.dumps({"language": snippet, "code": code}, indent=2) if as_json else code,
-            end="" if not as_json else "\n",
-        )
+        if as_json:
+            write_json({"language": snippet, "code": code})
+        else:
+            write(code.removesuffix("\n"))
         return
     from timmx.tools.inspect import inspect_file
 
     with working(verbose):
         inspection = inspect_file(file)
-    print(json.dumps(inspection.to_dict(), indent=2) if as_json else _text(inspection))
+    if as_json:
+        write_json(inspection.to_dict())
+    else:
+        write(_text(inspection))
 
 
 def _text(inspection: Inspection) -> str:

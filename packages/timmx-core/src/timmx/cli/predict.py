@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from timmx.base import format_table, printable
 from timmx.cli.options import BatchSizeOption, DebugOption, FileArgument, VerboseOption, WorkersOption
+from timmx.cli.output import PlainRows, write, write_json
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def predict(
     with working(verbose):
         predictions = run(file, images, top_k=top_k, batch_size=batch_size, workers=workers)
     if as_json:
-        print(json.dumps(predictions.to_dict(), indent=2))
+        write_json(predictions.to_dict())
     elif as_csv:
         _print_csv(predictions)
     else:
-        print(_table(predictions, name_once=sys.stdout.isatty()))
+        write(_table(predictions, name_once=sys.stdout.isatty()))
 
 
 _COLUMNS = ("image", "rank", "class", "label", "probability")
@@ -72,7 +72,7 @@ def _rows(predictions: Predictions, decimals: str = ".4f") -> list[tuple[str, ..
 def _print_csv(predictions: Predictions) -> None:
     import csv
 
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(PlainRows(), lineterminator="\n")
     writer.writerow(("path", *_COLUMNS[1:]))
     writer.writerows(_rows(predictions, ".6g"))
 

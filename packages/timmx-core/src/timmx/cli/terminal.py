@@ -49,7 +49,7 @@ class TerminalReporter(Reporter):
             self._progress.add_task(_plain(text), total=1)
             self._stage = text
         elif self._verbose:
-            print(f"[{text}]", file=self._stream, flush=True)
+            print(shown(f"[{text}]"), file=self._stream, flush=True)
 
     def advance(self, text: str, share: float) -> None:
         if self._progress is not None and self._progress.tasks:
@@ -74,20 +74,20 @@ class TerminalReporter(Reporter):
                     )
             self._progress.start_task(self._rows[name])
         elif self._verbose:
-            print(f"[{name}]", file=self._stream, flush=True)
+            print(shown(f"[{name}]"), file=self._stream, flush=True)
 
     def row_done(self, text: str, *, failed: bool = False) -> None:
         name, self._row = self._row, ""
         if self._progress is not None:
-            shown = _plain(f"{name}: {text}")
-            shown = f"[red]{shown}[/red]" if failed else shown
-            self._progress.update(self._rows[name], description=shown, completed=1)
+            result = _plain(f"{name}: {text}")
+            result = f"[red]{result}[/red]" if failed else result
+            self._progress.update(self._rows[name], description=result, completed=1)
         elif self._verbose:
-            print(f"[{name}: {text}]", file=self._stream, flush=True)
+            print(shown(f"[{name}: {text}]"), file=self._stream, flush=True)
 
     def detail(self, text: str) -> None:
         if self._verbose:
-            print(f"  {text}", file=self._stream, flush=True)
+            print(f"  {shown(text)}", file=self._stream, flush=True)
 
     def warn(self, text: str) -> None:
         text = shown(f"{self._row}: {text}" if self._row else text)
@@ -142,10 +142,10 @@ def _progress(stream: IO[str]) -> Progress:
 
 
 def _plain(text: str) -> str:
-    """Escape brackets, as in a file name, which rich would take for markup."""
+    """Escape control characters, and brackets, as in a file name, which rich would take for markup."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(shown(text))
 
 
 @contextlib.contextmanager

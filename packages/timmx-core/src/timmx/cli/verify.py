@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping  # Typer resolves the annotations
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from timmx.base import size_text
 from timmx.cli.options import DebugOption, FileArgument, VerboseOption
+from timmx.cli.output import write, write_json
 from timmx.cli.results import verdict
 from timmx.contract import JsonOption
 
@@ -55,7 +55,7 @@ def verify(
     with working(verbose):
         result = verify_file(file, against, model_options, verify_data=verify_data, min_snr=min_snr)
     if as_json:
-        print(json.dumps(result.to_dict(), indent=2))
+        write_json(result.to_dict())
         return
-    print(f"{result.path}  {size_text(result.size_bytes)}  {result.precision}  against {result.against}")
-    print("\n".join(verdict(result.verification)))
+    write(f"{result.path}  {size_text(result.size_bytes)}  {result.precision}  against {result.against}")
+    write("\n".join(verdict(result.verification)))

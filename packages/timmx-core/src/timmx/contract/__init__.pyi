@@ -12,6 +12,7 @@ from timmx.contract.capabilities import (
 from timmx.contract.job import Calibration as Calibration, Exported as Exported, ExportJob as ExportJob
 from timmx.contract.metadata import (
     InputMetadata as InputMetadata,
+    InvalidMetadata as InvalidMetadata,
     Metadata as Metadata,
     ModelMetadata as ModelMetadata,
     OutputKind as OutputKind,
@@ -32,6 +33,20 @@ from timmx.contract.options import (
     Ints as Ints,
     JsonOption as JsonOption,
     RandomCalibration as RandomCalibration,
+)
+from timmx.contract.preprocessing import (
+    CROP_MODE as CROP_MODE,
+    CROP_PCT as CROP_PCT,
+    INTERPOLATION as INTERPOLATION,
+    MEAN as MEAN,
+    MOST_ELEMENTS as MOST_ELEMENTS,
+    SIZE as SIZE,
+    STD as STD,
+    Rule as Rule,
+    is_integer as is_integer,
+    is_mean as is_mean,
+    is_number as is_number,
+    is_std as is_std,
 )
 from timmx.contract.runner import (
     OpenSettings as OpenSettings,

@@ -6,12 +6,23 @@ A file may have been edited, so every value is checked.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal
 
+from timmx.base import brief, is_utf8, parse_json
+from timmx.contract.preprocessing import (
+    CROP_MODE,
+    CROP_PCT,
+    INTERPOLATION,
+    MEAN,
+    SIZE,
+    STD,
+    Rule,
+    is_integer,
+    is_number,
+)
 from timmx.contract.runner import Quantization
 from timmx.errors import ArtifactError
 
@@ -244,21 +255,30 @@ class Metadata:
                 hint="install the timmx that wrote it, or re-export it",
             )
         try:
-            return cls(
-                model=_model(_section(content, "model")),
-                input=_input(_section(content, "input")),
-                outputs=(outputs := _outputs(content.get("outputs"))),
-                labels=_labels(content.get("labels", ()), outputs[0]),
-                batch_size=_batch(_section(content, "batch")),
-                precision=_text(content, "precision"),
-                format=_section(content, "format"),
-                versions=_section(content, "versions"),
-                created=_text(content, "created") if "created" in content else None,
-            )
-        except _Invalid as exc:
+            return cls.from_json(content)
+        except InvalidMetadata as exc:
             raise ArtifactError(
                 f"{path} is damaged: its metadata is not what timmx writes ({exc})", hint=_FIX
             ) from None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Metadata:
+        """Metadata of schema 1 from JSON values.
+
+        Raises:
+            InvalidMetadata: a value is not valid.
+        """
+        return cls(
+            model=_model(_section(content, "model")),
+            input=_input(_section(content, "input")),
+            outputs=(outputs := _outputs(content.get("outputs"))),
+            labels=_labels(content.get("labels", ()), outputs[0]),
+            batch_size=_batch(_section(content, "batch")),
+            precision=_text(content, "precision"),
+            format=_section(content, "format"),
+            versions=_section(content, "versions"),
+            created=_text(content, "created") if "created" in content else None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, with keys in the order of docs/metadata.md."""
@@ -292,7 +312,7 @@ def parse_json_object(path: Path, text: str | bytes) -> dict[str, Any]:
         ArtifactError: the text is not a JSON object.
     """
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as exc:
         raise ArtifactError(f"{path} is damaged: its metadata is not JSON ({exc})", hint=_FIX) from exc
     if not isinstance(content, dict):
@@ -300,24 +320,24 @@ def parse_json_object(path: Path, text: str | bytes) -> dict[str, Any]:
     return content
 
 
-class _Invalid(Exception):  # noqa: N818 - becomes an ArtifactError
+class InvalidMetadata(Exception):  # noqa: N818 - becomes an error with the file's name
     """The first value that is not valid, and where it is."""
 
 
 def _model(values: Mapping[str, Any]) -> ModelMetadata:
-    if "license" not in values or "seed" not in values or not _is_integer(values.get("num_classes"), 0):
-        raise _Invalid("model.license, model.seed or model.num_classes is missing")
+    if "license" not in values or "seed" not in values or not is_integer(values.get("num_classes"), 0):
+        raise InvalidMetadata("model.license, model.seed or model.num_classes is missing")
     if not isinstance(values.get("trained"), bool):
-        raise _Invalid(f"model.trained is {values.get('trained')!r}")
-    if values["seed"] is not None and not _is_integer(values["seed"], 0):
-        raise _Invalid(f"model.seed is {values['seed']!r}")
+        raise InvalidMetadata(f"model.trained is {brief(values.get('trained'))}")
+    if values["seed"] is not None and not is_integer(values["seed"], 0):
+        raise InvalidMetadata(f"model.seed is {brief(values['seed'])}")
     if values["license"] is not None:
         _text(values, "license", "model.")
     levels = values.get("out_indices")
     if levels is not None and not (
         isinstance(levels, list) and all(isinstance(level, int) for level in levels)
     ):
-        raise _Invalid(f"model.out_indices is {levels!r}")
+        raise InvalidMetadata(f"model.out_indices is {brief(levels)}")
     return ModelMetadata(
         name=_text(values, "name", "model."),
         architecture=_text(values, "architecture", "model."),
@@ -332,19 +352,10 @@ def _model(values: Mapping[str, Any]) -> ModelMetadata:
 
 
 def _input(values: Mapping[str, Any]) -> InputMetadata:
-    size = values.get("size")
-    if not isinstance(size, list) or len(size) != 3 or not all(_is_integer(item, 1) for item in size):
-        raise _Invalid(f"input.size is {size!r}")
-    channels, height, width = size
-    crop_pct = values.get("crop_pct")
-    if not _is_number(crop_pct) or crop_pct <= 0:
-        raise _Invalid(f"input.crop_pct is {crop_pct!r}")
+    channels, height, width = _ruled(values, "size", SIZE)
     order = values.get("color_order", "")
     if order is not None and (not isinstance(order, str) or _CHANNELS.get(order) != channels):
-        raise _Invalid(f"input.color_order is {order!r} for {channels} channels")
-    std = _statistics(values, "std", channels)
-    if 0 in std:
-        raise _Invalid("input.std is 0")
+        raise InvalidMetadata(f"input.color_order is {brief(order)} for {channels} channels")
     return InputMetadata(
         name=_text(values, "name", "input."),
         layout=_choice(values, "layout", ("NCHW", "NHWC")),
@@ -353,35 +364,34 @@ def _input(values: Mapping[str, Any]) -> InputMetadata:
         value_range=_value_range(values.get("value_range")),
         normalized_in_graph=_choice(values, "normalization", ("graph", "caller")) == "graph",
         size=(channels, height, width),
-        mean=_statistics(values, "mean", channels),
-        std=std,
-        interpolation=_text(values, "interpolation", "input."),
-        crop_pct=crop_pct,
-        crop_mode=_choice(values, "crop_mode", ("center", "squash", "border")),
+        mean=_statistics(values, "mean", MEAN, channels),
+        std=_statistics(values, "std", STD, channels),
+        interpolation=_ruled(values, "interpolation", INTERPOLATION),
+        crop_pct=_ruled(values, "crop_pct", CROP_PCT),
+        crop_mode=_ruled(values, "crop_mode", CROP_MODE),
         color_order=order,
     )
 
 
 def _outputs(values: Any) -> tuple[OutputMetadata, ...]:
     if not isinstance(values, list):
-        raise _Invalid(f"outputs is {values!r}")
+        raise InvalidMetadata(f"outputs is {brief(values)}")
     if not values:
-        raise _Invalid("outputs is empty")
+        raise InvalidMetadata("outputs is empty")
     return tuple(_output(f"outputs[{number}]", output) for number, output in enumerate(values))
 
 
 def _output(where: str, values: Any) -> OutputMetadata:
     if not isinstance(values, dict) or not isinstance(values.get("name"), str):
-        raise _Invalid(f"{where} has no name")
+        raise InvalidMetadata(f"{where} has no name")
+    name = _text(values, "name", f"{where}.")
     kind, shape = values.get("kind"), values.get("shape")
     if not isinstance(kind, str) or kind not in {item.value for item in OutputKind}:
-        raise _Invalid(f"{where}.kind is {kind!r}")
-    if not isinstance(shape, list) or not all(
-        isinstance(size, str) or _is_integer(size, 0) for size in shape
-    ):
-        raise _Invalid(f"{where}.shape is {shape!r}")
+        raise InvalidMetadata(f"{where}.kind is {brief(kind)}")
+    if not isinstance(shape, list) or not all(isinstance(size, str) or is_integer(size, 0) for size in shape):
+        raise InvalidMetadata(f"{where}.shape is {brief(shape)}")
     return OutputMetadata(
-        name=values["name"],
+        name=name,
         kind=OutputKind(kind),
         shape=tuple(shape),
         dtype=_text({"dtype": "float32"} | values, "dtype", f"{where}."),
@@ -392,20 +402,22 @@ def _output(where: str, values: Any) -> OutputMetadata:
 def _labels(values: Any, output: OutputMetadata) -> tuple[str, ...] | None:
     if values is None:
         return None
-    if not isinstance(values, list) or not all(isinstance(label, str) and label for label in values):
-        raise _Invalid("labels are not a list of names")
+    if not isinstance(values, list) or not all(
+        isinstance(label, str) and label and is_utf8(label) for label in values
+    ):
+        raise InvalidMetadata("labels are not a list of names")
     if len(set(values)) < len(values):
-        raise _Invalid("two labels are the same")
+        raise InvalidMetadata("two labels are the same")
     if output.kind.ranks_classes and (len(values),) != output.shape[-1:]:
-        raise _Invalid(f"there are {len(values)} labels for an output of shape {list(output.shape)}")
+        raise InvalidMetadata(f"there are {len(values)} labels for an output of shape {list(output.shape)}")
     return tuple(values) or None
 
 
 def _batch(values: Mapping[str, Any]) -> int | None:
     if values.get("dynamic") is True:
         return None
-    if not _is_integer(values.get("size"), 1):
-        raise _Invalid(f"batch is {dict(values)!r}")
+    if not is_integer(values.get("size"), 1):
+        raise InvalidMetadata(f"batch is {brief(dict(values))}")
     return int(values["size"])
 
 
@@ -414,8 +426,8 @@ def _quantization(where: str, values: Mapping[str, Any]) -> Quantization | None:
     if stored is None:
         return None
     integer = isinstance(stored, dict) and isinstance(stored.get("zero_point"), int)
-    if not integer or not _is_number(stored.get("scale")) or stored["scale"] <= 0:
-        raise _Invalid(f"{where}.quantization is {stored!r}")
+    if not integer or not is_number(stored.get("scale")) or stored["scale"] <= 0:
+        raise InvalidMetadata(f"{where}.quantization is {brief(stored)}")
     return Quantization(stored["scale"], stored["zero_point"])
 
 
@@ -426,42 +438,43 @@ def _quantization_json(stored: Quantization | None) -> dict[str, Any]:
 
 
 def _value_range(values: Any) -> tuple[float, float]:
-    if not isinstance(values, list) or len(values) != 2 or not all(map(_is_number, values)):
-        raise _Invalid(f"input.value_range is {values!r}")
+    if not isinstance(values, list) or len(values) != 2 or not all(map(is_number, values)):
+        raise InvalidMetadata(f"input.value_range is {brief(values)}")
     return values[0], values[1]
 
 
-def _statistics(values: Mapping[str, Any], key: Literal["mean", "std"], channels: int) -> tuple[float, ...]:
-    numbers = values.get(key)
-    if not isinstance(numbers, list) or len(numbers) != channels or not all(map(_is_number, numbers)):
-        raise _Invalid(f"input.{key} is {numbers!r}")
+def _statistics(
+    values: Mapping[str, Any], key: Literal["mean", "std"], rule: Rule, channels: int
+) -> tuple[float, ...]:
+    numbers = _ruled(values, key, rule)
+    if not isinstance(numbers, list) or len(numbers) != channels:
+        raise InvalidMetadata(f"input.{key} is {brief(numbers)} for {channels} channels")
     return tuple(numbers)
+
+
+def _ruled(values: Mapping[str, Any], key: str, rule: Rule) -> Any:
+    value = values.get(key)
+    if not rule.accepts(value):
+        raise InvalidMetadata(f"input.{key} is {brief(value)}, not {rule.allowed}")
+    return value
 
 
 def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     section = values.get(key)
     if not isinstance(section, Mapping):
-        raise _Invalid(f"{key} is {section!r}")
+        raise InvalidMetadata(f"{key} is {brief(section)}")
     return section
 
 
 def _text(values: Mapping[str, Any], key: str, where: str = "") -> str:
     text = values.get(key)
-    if not isinstance(text, str):
-        raise _Invalid(f"{where}{key} is {text!r}")
+    if not isinstance(text, str) or not is_utf8(text):
+        raise InvalidMetadata(f"{where}{key} is {brief(text)}")
     return text
 
 
 def _choice(values: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:
     choice = values.get(key)
     if choice not in choices:
-        raise _Invalid(f"input.{key} is {choice!r}")
+        raise InvalidMetadata(f"input.{key} is {brief(choice)}")
     return str(choice)
-
-
-def _is_integer(value: Any, smallest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

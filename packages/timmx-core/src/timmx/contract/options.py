@@ -350,7 +350,12 @@ class ExportRequest:
                 )
             try:
                 parsed[key] = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
+            except (
+                ValueError,
+                SyntaxError,
+                RecursionError,
+                MemoryError,
+            ):  # the last two if it is nested too deeply
                 parsed[key] = text
         return parsed
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import staging
 from timmx.base import reporter
-from timmx.exporting.metadata import IoTypes
+from timmx.exporting.metadata import IoTypes, check_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,8 +102,14 @@ class Job:
         return self.final_metadata(precision)
 
     def final_metadata(self, precision: Precision) -> Metadata:
-        """The metadata with the arguments of the last `metadata` call and this precision."""
-        return self._session.metadata(precision, self._backend, self._facts, self._io_types)
+        """The metadata with the arguments of the last `metadata` call and this precision.
+
+        Raises:
+            ConfigurationError: it is not what the commands that open the file accept.
+        """
+        metadata = self._session.metadata(precision, self._backend, self._facts, self._io_types)
+        check_metadata(metadata)
+        return metadata
 
     def extra_output(self, output: Path) -> Path:
         self.extra_outputs.append(self._open.enter_context(staging(output)))

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import importlib_metadata
 
-from timmx.contract import InputMetadata, Metadata, ModelMetadata
+from timmx.base import parse_json
+from timmx.contract import InputMetadata, InvalidMetadata, Metadata, ModelMetadata
+from timmx.errors import ConfigurationError
 from timmx.model import value_range
 from timmx.registry import distribution_of
 
@@ -137,6 +139,21 @@ def build_metadata(
         if epoch is None
         else datetime.datetime.fromtimestamp(int(epoch), datetime.UTC).isoformat(),
     )
+
+
+def check_metadata(metadata: Metadata) -> None:
+    """Check that every command can read the metadata of an export, with the reader that they use.
+
+    Raises:
+        ConfigurationError: a value is not allowed.
+    """
+    try:
+        Metadata.from_json(parse_json(metadata.dumps()))
+    except (InvalidMetadata, ValueError) as exc:
+        raise ConfigurationError(
+            f"the metadata of this export is not valid: {exc}",
+            hint="correct this value of the model or its options",
+        ) from exc
 
 
 def json_values(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 from timmx.base import exact_cuda, reporter
 from timmx.capture import capture
 from timmx.contract import OutputKind, OutputMetadata
-from timmx.errors import ConfigurationError
+from timmx.errors import ConfigurationError, ModelError, TimmxError, one_line
 from timmx.exporting.metadata import build_metadata
 from timmx.exporting.validation import check_batch
-from timmx.inputs import LEAST_INPUTS, ImageSamples, Samples, SyntheticSamples, choose_samples
-from timmx.model import check_count, load_model
+from timmx.inputs import (
+    LEAST_INPUTS,
+    SYNTHETIC_INPUTS,
+    ImageSamples,
+    Samples,
+    SyntheticSamples,
+    choose_samples,
+)
+from timmx.model import check_count, check_memory, load_model
 from timmx.verification import Reference, run_reference
 
 if TYPE_CHECKING:
@@ -26,6 +33,12 @@ if TYPE_CHECKING:
     from timmx.contract import ExportBackend, ExportRequest, Metadata, Precision
     from timmx.exporting.metadata import IoTypes
     from timmx.model import ExportModule, LoadedModel, Rewrite
+
+
+_CHECK_ARGUMENTS = (
+    "check --input-size and --model-kwargs; of a local-dir: or hf-hub: model, model_args and input_size in its "
+    "config.json; of a module, its forward method"
+)
 
 
 class Session:
@@ -84,6 +97,8 @@ class ModelSession(Session):
             self.loaded: LoadedModel = load_model(request)
             check_batch(request, self.loaded.data_config.input_size)
             self.module_as_loaded = self._wrap()
+            count = max(SYNTHETIC_INPUTS, request.trace_batch)
+            check_memory(self.module_as_loaded, self.loaded.data_config.input_size, count)
             for note in self.loaded.notes:
                 reporter().warn(note)
             samples = self._samples()
@@ -172,6 +187,13 @@ class ModelSession(Session):
         hook = module.model.register_forward_hook(keep_names)
         try:
             outputs = run_reference(module, samples, request.device.torch_name)
+        except TimmxError:
+            raise
+        except Exception as exc:  # a model may raise anything
+            size = " x ".join(map(str, self.loaded.data_config.input_size))
+            raise ModelError(
+                f"{self.loaded.name} fails on inputs of {size}: {one_line(exc)}", hint=_CHECK_ARGUMENTS
+            ) from exc
         finally:
             hook.remove()
         if request.softmax and (names[0] != ("output",) or outputs[0].ndim != 2):

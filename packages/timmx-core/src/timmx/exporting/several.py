@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import MANIFEST_NAME, digest, staging
-from timmx.base import reporter, why_not_in
+from timmx.base import brief, parse_json, reporter, why_not_in
 from timmx.contract import ExportRequest
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError, error_dict
 from timmx.exporting.pipeline import ONE_AT_A_TIME, ExportResult, export_session
@@ -249,7 +249,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = parse_json(path.read_bytes(), any_name=True)
         if not isinstance(manifest["artifacts"], dict):
             raise TypeError
     except (OSError, ValueError, TypeError, LookupError) as exc:
@@ -259,7 +259,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         ) from exc
     if manifest.get("schema") != SCHEMA:
         raise ArtifactError(
-            f"{path} has schema {manifest.get('schema')!r}, and this timmx supports schema {SCHEMA}",
+            f"{path} has schema {brief(manifest.get('schema'))}, and this timmx supports schema {SCHEMA}",
             hint="update timmx, or name another folder with --output",
         )
     return manifest

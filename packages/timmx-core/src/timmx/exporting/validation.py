@@ -6,7 +6,8 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from timmx.contract import ExportRequest
+from timmx.base import brief
+from timmx.contract import MOST_ELEMENTS, ExportRequest
 from timmx.errors import ConfigurationError, MissingRequirementError
 from timmx.exporting.outputs import output_path
 from timmx.inputs import image_paths
@@ -151,10 +152,6 @@ def _outputs(request: ExportRequest) -> None:
             )
 
 
-MOST_ELEMENTS = 2**31 - 1
-"""Limit of one input: runtimes count elements in 32 bits, and as floats they take 8.6 GB before the model runs."""
-
-
 def check_batch(request: ExportRequest, size: Sequence[int]) -> None:
     """Check that runtimes can take an input of this size.
 
@@ -210,9 +207,9 @@ def _verification(request: ExportRequest) -> None:
             f"--min-snr {request.min_snr} is not a finite number", hint="give decibels, such as --min-snr 60"
         )
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    if epoch is not None and not epoch.isdecimal():
+    if epoch is not None and not (epoch.isdecimal() and len(epoch) < 12):  # 12 digits are after the year 5000
         raise ConfigurationError(
-            f"SOURCE_DATE_EPOCH is {epoch!r}, not a number of seconds",
+            f"SOURCE_DATE_EPOCH is {brief(epoch)}, not a number of seconds",
             hint="set it to seconds since 1970, or unset it",
         )
     for flag, value in (("--verify-data", request.verify_data), ("--min-snr", request.min_snr)):

@@ -13,6 +13,7 @@ from timmx.model.load import (
     hash_weights as hash_weights,
     load_model as load_model,
 )
+from timmx.model.memory import check_memory as check_memory
 from timmx.model.preparation import Rewrite as Rewrite, copy_model as copy_model, prepare as prepare
 from timmx.model.wrap import (
     ExportModule as ExportModule,

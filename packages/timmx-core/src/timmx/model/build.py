@@ -9,7 +9,9 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any, cast
 
+from timmx.base import brief, memory_bytes, size_text
 from timmx.errors import ConfigurationError, ModelError
+from timmx.model.config import check_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,8 +44,9 @@ def check_model_kwargs(kwargs: Mapping[str, Any]) -> None:
     """Check `--model-kwargs` for arguments that have an option of their own or are internal. Imports nothing heavy.
 
     Raises:
-        ConfigurationError: such an argument is set.
+        ConfigurationError: such an argument is set, or a value is one that no model takes.
     """
+    check_arguments(kwargs, "--model-kwargs ")
     for key in kwargs:
         if key in FLAGS:
             raise ConfigurationError(
@@ -93,22 +96,54 @@ def _on_meta() -> Iterator[None]:
     """Create tensors on the meta device and skip their initialisation.
 
     On the meta device torch 2.14 spends 90 % of a ViT's construction in `clamp_`.
+
+    Raises:
+        ModelTooLargeError: the model does not fit into this machine's memory.
     """
     import torch
     from torch.overrides import TorchFunctionMode
 
+    memory = memory_bytes()
+
     class WithoutInitialising(TorchFunctionMode):
+        count = size_bytes = 0
+
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            if getattr(func, "__name__", "") in _INITIALISERS:
+            name = getattr(func, "__name__", "")
+            if name in _INITIALISERS:
                 # a method, or a function of torch.nn.init
                 tensor = args[0] if args else kwargs["tensor"]
                 if tensor.is_meta:
                     return tensor
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if name == "empty":  # weights; layers create them with it
+                self.count += 1
+                self.size_bytes += result.nbytes
+                if self.count > _MOST_TENSORS or (memory is not None and self.size_bytes > memory):
+                    raise ModelTooLargeError(self.count, self.size_bytes, memory)
+            return result
 
     with torch.device("meta"), WithoutInitialising():
         yield
+
+
+_MOST_TENSORS = 20_000
+"""The largest models of timm 1.0 have some thousands of weights and statistics."""
+
+
+class ModelTooLargeError(ConfigurationError):
+    """The model has more weights than this machine can hold."""
+
+    def __init__(self, count: int, size_bytes: int, memory: int | None) -> None:
+        message = f"the model has more than {_MOST_TENSORS:,} weight tensors"
+        if count <= _MOST_TENSORS:
+            message = f"the model's weights take more than {size_text(size_bytes)}"
+            message += f", and this machine has {size_text(memory or 0)} of memory"
+        super().__init__(message, hint=_CHECK_SIZES)
+
+
+_CHECK_SIZES = "check --in-chans, --num-classes, --model-kwargs, and model_args in the model's config.json"
 
 
 class UnknownArgumentError(ConfigurationError):
@@ -170,9 +205,9 @@ def first_line(exc: BaseException) -> str:
 
 def _cannot_build(name: str, arguments: Mapping[str, Any], exc: Exception) -> str:
     ours = ("pretrained", "pretrained_cfg_overlay")
-    settings = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if key not in ours)
+    settings = ", ".join(f"{key}={brief(value)}" for key, value in arguments.items() if key not in ours)
     suffix = f" with {settings}" if settings else ""
-    return f"timm cannot build {name}{suffix}: {type(exc).__name__}: {first_line(exc)}"
+    return f"timm cannot build {name}{suffix}: {type(exc).__name__}: {first_line(exc)[:500]}"
 
 
 def _own_arguments(name: str, argument: str) -> str:

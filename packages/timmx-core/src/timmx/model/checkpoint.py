@@ -10,6 +10,7 @@ import zipfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from timmx.base import brief
 from timmx.errors import ConfigurationError, ModelError, TimmxError
 from timmx.model.build import first_line
 
@@ -44,6 +45,24 @@ class Checkpoint:
     architecture: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The data config in `args`, with the keys of timm's configuration; without empty values."""
+        keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size")
+        options = {
+            key: tuple(value) if isinstance(value := self.args.get(key), list) else value for key in keys
+        }
+        options = {key: value for key, value in options.items() if value is not None and not _is_empty(value)}
+        side = self.args.get("img_size")
+        if side is not None and not _is_empty(side) and "input_size" not in options:
+            sides = tuple(side) if isinstance(side, (list, tuple)) else (side, side)
+            options["input_size"] = (3, *sides[-2:])
+        return options
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, (str, int, float, list, tuple)) and not value
 
 
 def check_checkpoint(path: Path, where: str = "--checkpoint ") -> None:
@@ -121,8 +140,11 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
         notes.append(f"{path.name} also holds averaged weights ({averaged}): --use-ema takes them.")
     key = averaged if use_ema else plain
     tensors = tensors_of(content[key] if key else content)
+    _check_tensors(tensors, path)
     if not tensors:
-        keys = ", ".join(str(name) for name in list(content)[:5])
+        keys = ", ".join(
+            brief(name) if not isinstance(name, str) else brief(name)[1:-1] for name in list(content)[:5]
+        )
         raise ModelError(f"{path} holds no weights (its keys: {keys or 'none'})", hint=_SAVE_AGAIN)
     args = content.get("args")
     architecture = content.get("arch")
@@ -156,7 +178,31 @@ def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
         ) from exc
     if not tensors:
         raise ModelError(f"{path} holds no weights", hint=_SAVE_AGAIN)
+    _check_tensors(tensors, path)
     return tensors
+
+
+def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Check that weights are dense real numbers.
+
+    Raises:
+        ModelError: the first tensor that is not.
+    """
+    import torch
+
+    for name, tensor in state.items():
+        kinds = {
+            "on the meta device, without numbers": tensor.is_meta,
+            "sparse": tensor.layout is not torch.strided or tensor.is_nested,
+            "quantized": tensor.is_quantized,
+            "complex": tensor.is_complex(),
+        }
+        kind = next((kind for kind, applies in kinds.items() if applies), None)
+        if kind:
+            raise ModelError(f"{path}: the tensor {brief(name)} is {kind}", hint=_SAVE_DENSE)
+
+
+_SAVE_DENSE = "save dense float32 weights, with torch.save or safetensors"
 
 
 def read_pickle(path: Path, hint: str, error: type[TimmxError]) -> Any:

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from timmx.contract import is_mean, is_std
 from timmx.errors import ConfigurationError
+from timmx.model.config import check_timm_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,9 +39,9 @@ class DataConfig:
 
     @property
     def scaled_size(self) -> tuple[int, int]:
-        """(height, width) of the resize before the crop."""
+        """(height, width) of the resize before the crop, at least 1 pixel."""
         _, height, width = self.input_size
-        return math.floor(height / self.crop_pct), math.floor(width / self.crop_pct)
+        return max(1, math.floor(height / self.crop_pct)), max(1, math.floor(width / self.crop_pct))
 
 
 def resolve_data_config(
@@ -47,6 +49,7 @@ def resolve_data_config(
     input_size: tuple[int, int, int],
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    where: str = "the model's configuration",
 ) -> tuple[DataConfig, tuple[str, ...]]:
     """The data config of a model at `input_size`, and notes for the user.
 
@@ -58,10 +61,13 @@ def resolve_data_config(
         input_size: (channels, height, width).
         mean: from the request, or None.
         std: from the request, or None.
+        where: the source of `pretrained_cfg`, for messages.
 
     Raises:
-        ConfigurationError: a wrong number of values, a value that is not finite, or a std of 0.
+        ConfigurationError: a value of `pretrained_cfg` is not allowed; of `mean` or `std`, a wrong number of values,
+            a value that is not finite, or a std of 0.
     """
+    check_timm_config(pretrained_cfg, where)
     notes: list[str] = []
     channels = input_size[0]
     config = DataConfig(
@@ -86,7 +92,7 @@ def check_statistics(name: str, values: Sequence[float], channels: int | None) -
     Raises:
         ConfigurationError: a wrong number of values, a value that is not finite, or a std of 0 or less.
     """
-    if not values or any(value != value or abs(value) == float("inf") for value in values):
+    if not values or any(not math.isfinite(value) for value in values):
         raise ConfigurationError(
             f"--{name} must be finite numbers, not {_list(values)}",
             hint=f"give one number, or one per channel, such as --{name} 0.5,0.5,0.5",
@@ -95,6 +101,12 @@ def check_statistics(name: str, values: Sequence[float], channels: int | None) -
         raise ConfigurationError(
             f"--std must be above 0, not {_list(values)}: pixels are divided by it",
             hint="give numbers above 0, such as --std 0.5,0.5,0.5",
+        )
+    if not all(map(is_std if name == "std" else is_mean, values)):
+        limits = "1e-6 to 1e6" if name == "std" else "-1e6 to 1e6"
+        raise ConfigurationError(
+            f"--{name} must be numbers from {limits}, not {_list(values)}: pixels are in [0, 1]",
+            hint=f"give such numbers, such as --{name} 0.5,0.5,0.5",
         )
     if channels is not None and len(values) not in (1, channels):
         count = "1 value" if channels == 1 else f"1 or {channels} values"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,9 @@ class Plan:
             self._set_size(source, request.input_size)
         elif self._arguments or request.features:
             self.build(meta=True)
+        elif source.described_by_file:  # its arguments may be of any size
+            with contextlib.suppress(ModelError):  # a constructor that computes with values
+                self.build(meta=True)
 
     def _set_size(self, source: Source, input_size: tuple[int, int, int]) -> None:
         channels, size = input_size[0], input_size[1:]

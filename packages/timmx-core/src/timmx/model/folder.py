@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from timmx.base import check_path, parse_json, size_text
 from timmx.errors import ConfigurationError, ModelError
+from timmx.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,10 +24,13 @@ _USUAL_WEIGHTS = (
 )
 """timm's names, in its order of preference."""
 
+_LARGEST_CONFIG = 100 * 10**6
+"""A config.json with the names and descriptions of ImageNet-22k's classes has 3 MB."""
+
 _WRITE_FOLDER = "write the folder with timm.models.save_for_hf(model, folder)"
 
 
-def read_local_config(folder: Path, where: str | None = None) -> dict[str, Any]:
+def read_local_config(folder: Path, where: str | None = None) -> ModelConfig:
     """The config.json of a `local-dir:` folder.
 
     Args:
@@ -36,12 +41,19 @@ def read_local_config(folder: Path, where: str | None = None) -> dict[str, Any]:
         ConfigurationError: the folder or its config.json is missing, or does not describe a timm model.
     """
     where = where or f"local-dir:{folder}"
+    check_path(folder, where.partition(":")[0])
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise ConfigurationError(f"{where}: {folder} {what}", hint="name a folder with a config.json")
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise ConfigurationError(
+                f"{path} has {size_text(path.stat().st_size)}, and a config.json at most "
+                f"{size_text(_LARGEST_CONFIG)}",
+                hint=_WRITE_FOLDER,
+            )
+        config = parse_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as exc:
         raise ConfigurationError(
             f"{where} has no config.json",
@@ -56,15 +68,11 @@ def read_local_config(folder: Path, where: str | None = None) -> dict[str, Any]:
             f"{path} is not valid JSON: {exc.msg} in line {exc.lineno}, column {exc.colno}",
             hint=f"fix that line, or {_WRITE_FOLDER}",
         ) from exc
-    architecture = config.get("architecture") if isinstance(config, dict) else None
-    if not isinstance(architecture, str):
+    except ValueError as exc:
         raise ConfigurationError(
-            f'{where}: its config.json does not name a timm "architecture", such as "resnet18"',
-            hint=_WRITE_FOLDER,
-        )
-    if not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise ConfigurationError(f'{path}: "pretrained_cfg" is not a JSON object', hint=_WRITE_FOLDER)
-    return config
+            f"{path} is not valid JSON: {exc}", hint=f"correct it, or {_WRITE_FOLDER}"
+        ) from exc
+    return ModelConfig.parse(config, where, _WRITE_FOLDER)
 
 
 def weights_file(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import importlib_metadata
 import platformdirs
 
-from timmx.base import atomic_write
+from timmx.base import atomic_write, brief, parse_json
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model.folder import read_local_config
 
@@ -155,21 +155,34 @@ def check_model_name(request: ExportRequest) -> None:
     if not isinstance(name, str):
         return
     if request.local_dir is not None:
-        name = read_local_config(request.local_dir)["architecture"]
+        name = read_local_config(request.local_dir).architecture
     elif name.startswith("hf-hub:"):
-        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", name.removeprefix("hf-hub:")):
+        if not _is_hub_id(name.removeprefix("hf-hub:")):
             raise ConfigurationError(
-                f"{name!r} is not a hub id",
+                f"{brief(name)} is not a hub id",
                 hint="use hf-hub:OWNER/NAME, such as hf-hub:timm/resnet18.a1_in1k",
             )
         return
     elif any(character in name for character in ":/\\") or not name:
         raise ConfigurationError(
-            f"{name!r} is not a timm model name",
+            f"{brief(name)} is not a timm model name",
             hint="use hf-hub:OWNER/NAME for a model on the hub, local-dir:FOLDER for a folder with a config.json, "
             "or the model's name and --checkpoint FILE for a weights file",
         )
     check_name(name)
+
+
+def _is_hub_id(text: str) -> bool:
+    """Whether a text has the form of a hub id with an optional revision, by the rules of huggingface_hub 1."""
+    repo, at, revision = text.partition("@")
+    parts = repo.split("/")
+    return (
+        len(parts) <= 2
+        and all(re.fullmatch(r"\w([\w.-]*\w)?", part, re.ASCII) and len(part) <= 96 for part in parts)
+        and not any(pair in repo for pair in ("--", ".."))
+        and not repo.endswith(".git")
+        and (not at or re.fullmatch(r"[\w./-]{1,255}", revision) is not None)
+    )
 
 
 def check_name(name: str) -> None:
@@ -191,10 +204,10 @@ def check_name(name: str) -> None:
     if model is None:
         close = _close(architecture, index.models)
         hint = f"did you mean {_or(close)}?" if close else "search with timmx list PATTERN"
-        raise ModelError(f"timm {index.timm_version} has no model {architecture!r}", hint=hint)
+        raise ModelError(f"timm {index.timm_version} has no model {brief(architecture)}", hint=hint)
     if tag and tag not in model.tags:
         hint = f"use one of its tags: {', '.join(model.tags)}" if model.tags else "leave the tag out"
-        raise ModelError(f"{architecture} has no weights tagged {tag!r}", hint=hint)
+        raise ModelError(f"{architecture} has no weights tagged {brief(tag)}", hint=hint)
 
 
 def _close(name: str, names: Iterable[str]) -> list[str]:
@@ -236,7 +249,7 @@ def _cache_path() -> Path | None:
 
 def _read(path: Path) -> Index | None:
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
         if data["schema"] != _SCHEMA:
             return None
         models = {

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import counted, reporter
+from timmx.base import brief, check_path, counted, is_utf8, parse_json, reporter
 from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
         return check_names(source, "labels")
     path = Path(source)
     where = f"--labels {path}"
+    check_path(path, "--labels")
     try:
         data = path.read_bytes()
     except OSError as exc:
@@ -68,8 +69,13 @@ def check_names(names: Iterable[Any], where: str) -> tuple[str, ...]:
     for number, name in enumerate(names):
         if not isinstance(name, str):
             raise ConfigurationError(
-                f"{where}: the name of class {number} is {name!r}, which is not text",
+                f"{where}: the name of class {number} is {brief(name)}, which is not text",
                 hint="give every class a name that is text",
+            )
+        if not is_utf8(name):
+            raise ConfigurationError(
+                f"{where}: the name of class {number} is {brief(name)}, which is not UTF-8 text",
+                hint="save the names as UTF-8",
             )
         name = name.strip()
         if not name:
@@ -126,7 +132,7 @@ def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any]
     if not is_json and not text.lstrip().startswith(("[", "{")):
         return None
     try:
-        parsed = json.loads(text, object_pairs_hook=_without_repeats)
+        parsed = parse_json(text)
     except json.JSONDecodeError as exc:
         if not is_json and "\n" in text.strip() and not text.rstrip().endswith(("]", "}")):
             return None  # a plain list whose first name starts with a bracket
@@ -135,21 +141,15 @@ def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any]
             hint="write a JSON list of names, or one name per line in a .txt file",
         ) from exc
     except ValueError as exc:
-        raise ConfigurationError(f"{where}: {exc}", hint="give each class once") from exc
+        raise ConfigurationError(
+            f"{where} is not valid JSON: {exc}", hint="write a JSON list of names, each class once"
+        ) from exc
     if not isinstance(parsed, (list, dict)):
         raise ConfigurationError(
             f"{where} holds neither a JSON list of names nor a JSON map of class number to name",
             hint='write a list such as ["cat", ...], or a map such as {"0": "cat", ...}',
         )
     return parsed
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    repeated = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()
-    if repeated:
-        raise ValueError(f"class {min(repeated)!r} is given twice")
-    return dict(pairs)
 
 
 def _in_order(names: Any, where: str) -> Iterable[Any]:

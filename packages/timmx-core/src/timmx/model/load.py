@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from timmx.errors import ConfigurationError, MissingRequirementError
 from timmx.model.build import cfg_of, check_model_kwargs
 from timmx.model.checkpoint import Checkpoint, check_checkpoint
+from timmx.model.config import check_timm_config
 from timmx.model.data_config import DataConfig, resolve_data_config
 from timmx.model.fill import build_and_fill, native_size
 from timmx.model.index import check_model_name
@@ -145,7 +146,7 @@ def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
     size = request.input_size or (filled.in_chans, *native_size(model, cfg))
     if checkpoint is not None:
         notes += _take_training_options(checkpoint, cfg, size)
-    config, config_notes = resolve_data_config(cfg, size, request.mean, request.std)
+    config, config_notes = resolve_data_config(cfg, size, request.mean, request.std, source.name)
     num_classes = 0 if request.features else int(getattr(model, "num_classes", 0))
     labels, label_note = labels_of_config(cfg, num_classes) if request.labels is None else (None, None)
     trained = source.weights is not None or checkpoint is not None
@@ -171,20 +172,17 @@ def _take_training_options(
     checkpoint: Checkpoint, cfg: dict[str, Any], size: tuple[int, int, int]
 ) -> list[str]:
     """Override the data config in `cfg` with the arguments of timm's train.py; returns notes for the user."""
+    check_timm_config(checkpoint.options, f"the options that {checkpoint.path} was trained with")
     settings = []
     for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode"):
-        value = checkpoint.args.get(key)
-        value = tuple(value) if isinstance(value, list) else value
+        value = checkpoint.options.get(key)
         if value and value != cfg.get(key):
             cfg[key] = value
             settings.append(f"{key} {value}")
     notes = []
     if settings:
         notes.append(f"From the options that {checkpoint.path.name} was trained with: {', '.join(settings)}.")
-    trained_size = checkpoint.args.get("input_size") or checkpoint.args.get("img_size")
-    height, width = (
-        (trained_size, trained_size) if isinstance(trained_size, int) else (trained_size or size)[-2:]
-    )
+    height, width = checkpoint.options.get("input_size", size)[-2:]
     if (height, width) != size[1:]:
         notes.append(
             f"{checkpoint.path.name} was trained at {height} x {width} pixels and is exported at {size[1]} x "
@@ -211,8 +209,9 @@ def _from_module(request: ExportRequest) -> LoadedModel:
         )
     own_cfg: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     cfg = own_cfg.to_dict() if hasattr(own_cfg, "to_dict") else dict(own_cfg)
+    check_timm_config(cfg, f"{kind}.pretrained_cfg")
     own = cfg.get("input_size")
-    if not own or len(own) != 3:
+    if own is None:
         raise ConfigurationError(
             f"{kind} does not state its input size",
             hint="give it pretrained_cfg = dict(input_size=(channels, height, width), mean=..., std=..., "
@@ -228,7 +227,7 @@ def _from_module(request: ExportRequest) -> LoadedModel:
         )
     if size[1:] != native:
         _check_module_size(module, size, native)
-    config, notes = resolve_data_config(cfg, size, request.mean, request.std)
+    config, notes = resolve_data_config(cfg, size, request.mean, request.std, f"{kind}.pretrained_cfg")
     attribute = getattr(module, "num_classes", None)
     attribute = cfg.get("num_classes") if attribute is None else attribute
     num_classes = None if attribute is None else int(attribute)

@@ -41,6 +41,11 @@ class Source:
     samples: Path | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def described_by_file(self) -> bool:
+        """Whether the model's arguments come from a config.json."""
+        return self.timm_name.startswith("local-dir:")
+
 
 def may_download(request: ExportRequest) -> bool:
     """Whether the hub will probably be needed, so that it should be probed early. Imports nothing heavy."""
@@ -75,7 +80,7 @@ def find_source(request: ExportRequest, probe: Probe | None = None, weights: boo
     weights = weights and request.checkpoint is None
     if folder is not None:
         config = read_local_config(folder)
-        check_name(config["architecture"])
+        check_name(config.architecture)
         file = weights_file(folder) if weights else None
         if file:
             check_checkpoint(file, "the weights ")
@@ -98,9 +103,8 @@ def _on_hub(request: ExportRequest, probe: Probe | None, weights: bool) -> Sourc
     repo = hub_id.partition("@")[0]
     folder = hub_file(hub_id, ["config.json"], newest=True, probe=probe).parent
     config = read_local_config(folder, f"hf-hub:{hub_id}")
-    check_name(config["architecture"])
-    filename = config.get("pretrained_cfg", config).get("hf_hub_filename")
-    names = (filename,) if isinstance(filename, str) else _HUB_WEIGHTS
+    check_name(config.architecture)
+    names = (config.weights_name,) if config.weights_name is not None else _HUB_WEIGHTS
     return Source(
         timm_name=f"local-dir:{folder}",
         name=repo,

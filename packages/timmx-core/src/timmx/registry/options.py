@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from timmx.base import brief, check_path
 from timmx.contract import Floats, Ints
 from timmx.errors import ConfigurationError
 
@@ -82,15 +83,17 @@ class OptionSpec:
             return tuple(map(str, value))
         if self.name == "model_kwargs" and isinstance(value, Mapping):
             return dict(value)
-        setting = f"{self.name}={value!r}"
+        setting = f"{self.name}={brief(value)}"
         try:
             result = _convert(self.kind, value)
-        except (TypeError, ValueError) as exc:
+        except (TypeError, ValueError, OverflowError) as exc:
             if isinstance(self.kind, type) and issubclass(self.kind, StrEnum):
                 close = _close(str(value), [member.value for member in self.kind])
                 raise ConfigurationError(f"{setting} is not among the choices", hint=close) from exc
             expected = _describe(self.kind)
             raise ConfigurationError(f"{setting} is not {expected}", hint=f"give {expected}") from exc
+        if isinstance(result, Path):
+            check_path(result, self.flag or self.name)
         low, high = self.minimum, self.maximum
         if (low is not None and result < low) or (high is not None and result > high):
             bounds = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)

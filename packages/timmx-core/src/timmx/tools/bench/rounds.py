@@ -93,7 +93,7 @@ def bench(
     check_options(against, model_options, counts, sizes, seconds, rounds, compile)
     warnings: list[str] = []
     subjects = find_subjects(
-        [Path(path).expanduser() for path in paths], against, model_options, compile, warnings
+        [Path(path).expanduser() for path in paths], against, model_options, compile, sizes, warnings
     )
     if rounds is not None and rounds < LEAST_ROUNDS:
         warnings.append(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from timmx.artifact import MANIFEST_NAME
 from timmx.base import usable_cores
 from timmx.errors import ConfigurationError, MissingRequirementError
-from timmx.tools.subject import refuse_model_options, request_for
+from timmx.tools.subject import check_batch_size, refuse_model_options, request_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,12 +110,15 @@ def find_subjects(
     against: str | None,
     model_options: Mapping[str, Any] | None,
     compiled: bool,
+    batch_sizes: Sequence[int],
     warnings: list[str],
 ) -> list[BenchSubject]:
     """What to measure, the base first.
 
     Args:
         paths: of the files; the first one's size and normalization are also the model's.
+        compiled: also measure the compiled model.
+        batch_sizes: of files with a dynamic batch size.
         warnings: warnings about the comparison are appended to it.
 
     Raises:
@@ -146,6 +149,7 @@ def find_subjects(
             name = f"{shown} (torch.compile)" if compiling else f"{shown} (PyTorch)"
             subjects.append(BenchSubject(name, paths[0], None, opening))
     for name, path, own in zip(_names(paths), paths, metadata, strict=True):
+        check_batch_size(own.batch_size or max(batch_sizes), own.input.size, f"{name}: the batch size")
         subjects.append(BenchSubject(name, path, own.batch_size))
         if own.input.size != first.input.size:
             warnings.append(

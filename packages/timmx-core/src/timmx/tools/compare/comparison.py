@@ -336,5 +336,5 @@ def _number(value: Any) -> float | None:
     """A number, which for infinity is a string in JSON."""
     try:
         return None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from timmx.base import counted, reporter
+from timmx.base import check_path, counted, reporter
 from timmx.errors import ConfigurationError
 from timmx.inputs import IMAGE_SUFFIXES, list_images, spread
 
@@ -102,6 +102,9 @@ def read_dataset(
     Raises:
         ConfigurationError: the data does not exist, or its labels do not match the classes.
     """
+    check_path(data, "--data")
+    if class_map is not None:
+        check_path(class_map, "--class-map")
     if not data.exists():
         raise ConfigurationError(
             f"--data {data} does not exist",
@@ -199,7 +202,7 @@ def _by_order(folder: Path, name: str, num_classes: int) -> list[str]:
 
 def _natural_key(text: str) -> list[tuple[bool, int, str]]:
     parts = re.split(r"(\d+)", text.lower())
-    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+    return [(not part.isdecimal(), int(part[-4000:]) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _csv_rows(file: Path) -> list[Row]:
@@ -246,13 +249,20 @@ def _csv_rows(file: Path) -> list[Row]:
 
 
 def _check_exist(file: Path, images: Sequence[LabelledImage]) -> None:
-    missing = [image.name for image in images if not image.path.is_file()]
+    missing = [image.name for image in images if not _is_file(image.path)]
     if missing:
         raise ConfigurationError(
             f"--data {file} names {counted(len(images), 'image')}, of which {len(missing)} do not exist: "
             f"{_some(missing, 3)}",
             hint=f"give paths relative to the folder of the CSV ({file.parent.resolve()})",
         )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _read_class_map(file: Path, num_classes: int) -> list[str]:

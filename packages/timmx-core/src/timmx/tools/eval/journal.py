@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout, UnixFileLock
 
-from timmx.base import reporter
+from timmx.base import brief, check_path, parse_json, reporter
 from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ class Journal:
         self._second: dict[str, Any] | None = None
         header = {"journal": _KIND, "schema": _SCHEMA, "subject": dict(subject), "data": _listing(dataset)}
         first = _line(header)
+        check_path(path, "--resume")
+        if path.is_dir():
+            raise ConfigurationError(f"--resume {path} is a folder", hint="name a file")
         target = Path(os.path.realpath(path))
         self._lock = FileLock(target.with_name(f".{target.name}.timmx-lock"))
         try:
@@ -166,7 +169,7 @@ class Journal:
     def _check(self, content: bytes, header: dict[str, Any]) -> None:
         line, end, _ = content.partition(b"\n")
         try:
-            existing = json.loads(line)
+            existing = parse_json(line, any_name=True)
             kind, schema = existing["journal"], existing["schema"]
             subject, data = dict(existing["subject"]), dict(existing["data"])
         except (ValueError, LookupError, TypeError):
@@ -178,7 +181,7 @@ class Journal:
             )
         if schema != _SCHEMA:
             raise ConfigurationError(
-                f"--resume {self._path} has schema {schema}, and this timmx writes schema {_SCHEMA}",
+                f"--resume {self._path} has schema {brief(schema)}, and this timmx writes schema {_SCHEMA}",
                 hint="name a new file",
             )
         for what, old, new in (("of", subject, header["subject"]), ("on", data, header["data"])):
@@ -191,8 +194,8 @@ class Journal:
     def _read(self, content: bytes) -> None:
         for number, line in enumerate(content.splitlines()[1:], start=2):
             try:
-                self._take(json.loads(line))
-            except (ValueError, LookupError, TypeError, RecursionError) as exc:
+                self._take(parse_json(line, any_name=True))
+            except (ValueError, LookupError, TypeError) as exc:
                 raise ConfigurationError(
                     f"--resume {self._path} is damaged in line {number}", hint="delete it and start again"
                 ) from exc
@@ -323,9 +326,9 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _values(identity: Mapping[str, Any], keys: Iterable[str]) -> str:
     values = ", ".join(f"{key} {_short(identity.get(key))}" for key in keys)
-    return f"{identity.get('name')} ({values})"
+    return f"{str(identity.get('name'))[:200]} ({values})"
 
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text[:12] if len(text) == 64 else text
+    return text[:12] if len(text) == 64 else text[:200]

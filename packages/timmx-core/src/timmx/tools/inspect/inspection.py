@@ -145,7 +145,7 @@ def preprocessing_steps(entry: InputMetadata) -> list[str]:
 
 def _resize_and_crop(entry: InputMetadata, height: int, width: int) -> list[str]:
     filter_name = entry.interpolation
-    scaled = math.floor(height / entry.crop_pct), math.floor(width / entry.crop_pct)
+    scaled = max(1, math.floor(height / entry.crop_pct)), max(1, math.floor(width / entry.crop_pct))
     crop = f"center crop to {height} x {width}"
     if entry.crop_mode == "squash":
         crops = [] if scaled == (height, width) else [crop]

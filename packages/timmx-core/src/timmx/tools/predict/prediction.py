@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from timmx.base import counted, reporter
+from timmx.base import check_path, counted, reporter
 from timmx.errors import ConfigurationError
 from timmx.inputs import IMAGE_SUFFIXES, list_images
 from timmx.tools.subject import Answer, answers, describe, open_for_stream
@@ -159,6 +159,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
 
 def _expand(name: str) -> list[Path]:
     path = Path(name).expanduser()
+    check_path(path, "image or folder")
     if path.is_dir():
         images = list_images(path)
         if not images:

@@ -14,6 +14,7 @@ from timmx.tools.subject.stream import (
 from timmx.tools.subject.subject import (
     Described as Described,
     Subject as Subject,
+    check_batch_size as check_batch_size,
     describe as describe,
     open_subject as open_subject,
 )

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _MOST_WORKERS = 16
 """Default maximum of decoding threads: each needs Python's lock between Pillow's long calls."""
 
+_MOST_THREADS = 256
+"""Each thread takes memory for an image, and more threads than cores only wait for each other."""
+
 _SMALL_BYTES = 11_000_000
 """A smaller file runs faster on half of the cores, with the other half free to decode. On two busy cores, in ms per
 image with half and with all cores: the digits (0.4 MB) 10.4 and 19.3, mobilenetv3_small (10 MB) 31.5 and 43.6."""
@@ -72,7 +75,7 @@ def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = No
 
     Raises:
         ArtifactError: the subject takes no images, does not rank classes, or fails at a batch.
-        ConfigurationError: fewer than one worker.
+        ConfigurationError: fewer than one worker, or too many.
     """
     subject.require_classes()
     subject.preprocessor.check()
@@ -81,6 +84,10 @@ def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = No
     if workers < 1:
         raise ConfigurationError(
             f"--workers {workers} leaves no thread to decode images", hint="give 1 or more"
+        )
+    if workers > _MOST_THREADS:
+        raise ConfigurationError(
+            f"--workers {workers} is more than {_MOST_THREADS}", hint=f"give at most {_MOST_THREADS}"
         )
     return _answers(subject, paths, workers)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from timmx.artifact import read_artifact
-from timmx.base import counted
-from timmx.contract import OpenSettings, OutputKind, Runner
+from timmx.base import counted, memory_bytes
+from timmx.contract import MOST_ELEMENTS, OpenSettings, OutputKind, Runner
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.inputs import ImagePreprocessor, check_interface, run_batches
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from timmx.contract import ExportBackend, Metadata
@@ -84,6 +86,9 @@ class Described:
         try:
             check_interface(path, runner, self.metadata)
             size = fixed or batch_size or _batch_of(runner)
+            check_batch_size(
+                size, self.metadata.input.size, "--batch-size" if batch_size else "its batch size"
+            )
         except BaseException:
             runner.close()
             raise
@@ -170,6 +175,29 @@ def open_subject(path: Path, batch_size: int | None = None, threads: int | None 
         RuntimeUnavailable: it cannot run here.
     """
     return describe(path).open(batch_size, threads)
+
+
+def check_batch_size(batch_size: int, size: Sequence[int], what: str) -> None:
+    """Check that a batch of float inputs, and a copy of it, fit into this machine's memory.
+
+    Args:
+        batch_size: images per run.
+        size: channels, height and width of one image.
+        what: the batch size's origin, for the message.
+
+    Raises:
+        ConfigurationError: the batch is too large.
+    """
+    elements, memory = batch_size * math.prod(size), memory_bytes()
+    most = MOST_ELEMENTS if memory is None else min(MOST_ELEMENTS, memory // (2 * _FLOAT_BYTES))
+    if elements > most:
+        raise ConfigurationError(
+            f"{what} {batch_size:,} is too large for images of {' x '.join(map(str, size))} on this machine",
+            hint=f"give at most {max(1, most // math.prod(size)):,}",
+        )
+
+
+_FLOAT_BYTES = 4
 
 
 def _batch_of(runner: Runner) -> int:
