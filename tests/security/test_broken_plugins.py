@@ -18,6 +18,8 @@ from timmx.cli.application import _terminate
 from timmx.errors import BackendError, PluginError
 from timmx.registry import discovery as registry, probe
 
+pytestmark = pytest.mark.usefixtures("process", "export")
+
 SOURCE = """
 import json
 import os

@@ -14,7 +14,10 @@ from timmx.artifact.exchange import exchange
 from timmx.artifact.publishing import staging
 from timmx.errors import ArtifactError
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no exchange, no fork and no pipes")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="Windows has no exchange, no fork and no pipes"),
+    pytest.mark.usefixtures("process"),
+]
 
 FOLDER = ("m.mlpackage/Manifest.json", "m.mlpackage/weights")
 PAIR = ("m.onnx", "m.onnx.data")

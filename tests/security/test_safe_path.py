@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from timmx.registry import discovery, probe
 
+pytestmark = pytest.mark.usefixtures("process")
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "json",

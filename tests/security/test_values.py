@@ -316,7 +316,7 @@ def test_odd_recipes_are_errors(tmp_path: Path, content: str) -> None:
         export()
 
 
-def test_metadata_is_checked_by_the_reader_of_all_commands(folder: Path) -> None:
+def test_metadata_is_checked_by_the_reader_of_all_commands(export, folder: Path) -> None:
     session = ModelSession(ExportRequest(model=f"local-dir:{folder}", verify=False))
     job = Job(session, Path("a.pt2"), registry.load("torch-export"))
     good = job.metadata(Precision.FP32).to_json()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from timmx.contract import ExportBackend, Runner
     from timmx.exporting import ExportResult
+
+    FreshPython = Callable[..., subprocess.CompletedProcess[str]]
 
 LABELS = ("naïve", "猫", 'a "quoted" one', "comma, space", "five")
 """The labels of `classifier`."""
@@ -87,6 +91,23 @@ class ConformanceBase:
     def subject(self) -> ExportBackend:
         """The backend, loaded by the registry as on the command line."""
         return registry.load(self.backend)
+
+    @pytest.fixture
+    def fresh_python(self) -> FreshPython:
+        """Run code in a new interpreter: (code, *arguments) -> its output."""
+
+        def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", code, *arguments],
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            return done
+
+        return run
 
     @pytest.fixture(autouse=True)
     def _quiet_log(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import importlib_metadata
@@ -22,6 +20,7 @@ from timmx.testing.base import ConformanceBase
 
 if TYPE_CHECKING:
     from timmx.contract import ExportBackend
+    from timmx.testing.base import FreshPython
 
 _HEAVY = ("torch", "timm", "torchvision", "numpy", "onnx", "jax", "tensorflow", "coremltools", "scipy")
 
@@ -84,7 +83,7 @@ class StaticChecks(ConformanceBase):
         with pytest.raises(ConfigurationError, match="no_such_option"):
             subject.create_command()(model="test_resnet", no_such_option=1)
 
-    def test_import_is_light(self) -> None:
+    def test_import_is_light(self, fresh_python: FreshPython) -> None:
         heavy = sorted({*_HEAVY, *self._required_modules()} - set(self.light_modules))
         code = (
             "import sys\n"
@@ -92,14 +91,14 @@ class StaticChecks(ConformanceBase):
             "registry.load(sys.argv[1]).create_command()\n"
             "print(*sorted(set(sys.argv[2:]) & sys.modules.keys()), file=sys.stderr)\n"
         )
-        done = _fresh(code, self.backend, *heavy)
+        done = fresh_python(code, self.backend, *heavy)
         assert not done.stderr.strip(), (
             f"`timmx {self.backend} --help` would import {done.stderr.strip()}: import it inside the methods"
         )
 
-    def test_import_is_silent(self) -> None:
+    def test_import_is_silent(self, fresh_python: FreshPython) -> None:
         module = registry.find(self.backend).target.partition(":")[0]
-        done = _fresh("import sys, importlib; importlib.import_module(sys.argv[1])", module)
+        done = fresh_python("import sys, importlib; importlib.import_module(sys.argv[1])", module)
         assert done.stdout == ""
         assert done.stderr == ""
 
@@ -131,16 +130,3 @@ class StaticChecks(ConformanceBase):
             for module, owners in importlib_metadata.packages_distributions().items()
             if names & {owner.lower().replace("_", "-") for owner in owners}
         }
-
-
-def _fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a new interpreter."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
