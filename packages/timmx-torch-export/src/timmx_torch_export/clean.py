@@ -25,7 +25,7 @@ from timmx_torch_export.program import (
     clean_program,
     clean_tensor,
 )
-from timmx_torch_export.zip_file import DamagedZip, require_checksum
+from timmx_torch_export.zip_file import require_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,7 +86,7 @@ def clean_file(archive: Pt2Archive) -> CleanFile:
                 parts.append((folder + path, payload.member))
             clean[new_name] = payload.content
         parts.append((config, json.dumps({"config": clean}).encode()))
-    parts += [(name, value) for name, value in _MARKS.items()]
+    parts += _MARKS.items()
     parts += [(_EXAMPLES, b""), (".data/version", b"6\n"), (_ORDER, b"little")]
     parts.append((MODEL, json.dumps(program.content).encode()))
     return CleanFile(archive, parts)
@@ -116,11 +116,12 @@ def _payload(value: Any, folder: str, archive: Pt2Archive) -> _Payload:
     if member is None:
         raise DamagedProgram(f"its member {folder}{path} is missing")
     tensor = clean_tensor(entry.get("tensor_meta"))
-    sizes, strides = tensor.sizes, [stride.get("as_int") for stride in tensor.content["strides"]]
-    offset = tensor.content["storage_offset"].get("as_int")
-    numbers = [*sizes, *strides, offset]
-    if any(number is None or number < 0 for number in numbers):
+    stated = [*tensor.content["sizes"], *tensor.content["strides"], tensor.content["storage_offset"]]
+    numbers = [number for item in stated if (number := item.get("as_int", -1)) >= 0]
+    if len(numbers) != len(stated):
         raise DamagedProgram(f"the size of {path} is not a number")
+    rank, offset = len(tensor.sizes), numbers[-1]
+    sizes, strides = numbers[:rank], numbers[rank:-1]
     width = ELEMENT_BYTES[tensor.dtype]
     empty = 0 in sizes
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))

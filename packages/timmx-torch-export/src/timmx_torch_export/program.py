@@ -215,7 +215,7 @@ class _Signature:
 
 def _call_entry(outputs: int) -> dict[str, Any]:
     """How the program is called: with one tensor, and with one tensor or a tuple of tensors as result."""
-    leaf = {"type": None, "context": None, "children_spec": []}
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
     def several(kind: str, context: str, children: list[Any]) -> dict[str, Any]:
         return {"type": f"builtins.{kind}", "context": context, "children_spec": children}
