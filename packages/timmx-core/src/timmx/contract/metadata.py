@@ -293,7 +293,7 @@ def parse_json_object(path: Path, text: str | bytes) -> dict[str, Any]:
     """
     try:
         content = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ArtifactError(f"{path} is damaged: its metadata is not JSON ({exc})", hint=_FIX) from exc
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} is damaged: its metadata is not a JSON object", hint=_FIX)
