@@ -616,6 +616,15 @@ def test_member_that_is_too_large_is_not_read(attack, monkeypatch):
         load("torch-export").inspect(path)
 
 
+@pytest.mark.parametrize("key", ["mean", "crop_pct", "size"])
+def test_number_in_the_metadata_that_is_too_large_is_reported(attack, key):
+    metadata = json.loads(attack.members["extra/timmx.json"])
+    metadata["input"][key] = HUGE if key == "crop_pct" else [3, HUGE, HUGE]
+    attack.members["extra/timmx.json"] = json.dumps(metadata).encode()
+    with pytest.raises(ArtifactError):
+        _run(attack.write())
+
+
 def test_operations_that_do_not_fit_each_other_are_reported(attack):
     attack.graph["nodes"].reverse()
     with pytest.raises(ArtifactError, match=r"torch\.export\.load"):

@@ -61,7 +61,7 @@ def clean_file(archive: Pt2Archive) -> CleanFile:
         raise UnsafeProgram("it was written on a machine with another byte order")
     program = clean_program(archive.json(MODEL))
     parts: list[tuple[str, bytes | Member]] = []
-    seen: set[str] = set()
+    payloads_written: set[str] = set()
     for folder, config, names in (
         (_WEIGHTS, _WEIGHTS_CONFIG, program.weights),
         (_CONSTANTS, _CONSTANTS_CONFIG, program.constants),
@@ -81,8 +81,8 @@ def clean_file(archive: Pt2Archive) -> CleanFile:
             path = payload.content["path_name"]
             if dtypes.setdefault(path, payload.tensor.dtype) != payload.tensor.dtype:
                 raise UnsafeProgram("two tensors of different types share their memory")
-            if folder + path not in seen:
-                seen.add(folder + path)
+            if folder + path not in payloads_written:
+                payloads_written.add(folder + path)
                 parts.append((folder + path, payload.member))
             clean[new_name] = payload.content
         parts.append((config, json.dumps({"config": clean}).encode()))
@@ -116,9 +116,9 @@ def _payload(value: Any, folder: str, archive: Pt2Archive) -> _Payload:
     if member is None:
         raise DamagedProgram(f"its member {folder}{path} is missing")
     tensor = clean_tensor(entry.get("tensor_meta"))
-    stated = [*tensor.content["sizes"], *tensor.content["strides"], tensor.content["storage_offset"]]
-    numbers = [number for item in stated if (number := item.get("as_int", -1)) >= 0]
-    if len(numbers) != len(stated):
+    layout = [*tensor.content["sizes"], *tensor.content["strides"], tensor.content["storage_offset"]]
+    numbers = [number for item in layout if (number := item.get("as_int", -1)) >= 0]
+    if len(numbers) != len(layout):
         raise DamagedProgram(f"the size of {path} is not a number")
     rank, offset = len(tensor.sizes), numbers[-1]
     sizes, strides = numbers[:rank], numbers[rank:-1]

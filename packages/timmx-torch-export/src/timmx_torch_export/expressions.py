@@ -98,9 +98,9 @@ class _Parser:
         self._at = 0
 
     def whole(self) -> str:
-        written = self._expression(0, within_power=False)
+        expression = self._expression(0, within_power=False)
         self._take("end")
-        return written
+        return expression
 
     def _expression(self, depth: int, within_power: bool) -> str:
         if depth > _DEEPEST:
@@ -165,16 +165,16 @@ class _Parser:
         return token
 
     def _take(self, kind: str, value: str | None = None) -> str:
-        found_kind, found = self._next()
-        if found_kind != kind or value not in (None, found):
+        token_kind, token = self._next()
+        if token_kind != kind or value not in (None, token):
             raise InvalidExpression
-        return found
+        return token
 
     def _next_mark(self, *marks: str) -> str:
-        found = self._take("mark")
-        if found not in marks:
+        mark = self._take("mark")
+        if mark not in marks:
             raise InvalidExpression
-        return found
+        return mark
 
 
 def _integer(digits: str) -> int:

@@ -2,7 +2,7 @@
 
 torch resolves names of operators with `getattr`, evaluates the text of sizes and guards, generates Python code with the
 names of values, and imports what a tree specification names. So nothing of the file's JSON is passed on: each value is
-checked against the schema of `torch._export.serde.schema` and written anew. Left out are metadata of nodes, names of
+checked against the schema of `torch._export.serde.schema` and written again. Left out are metadata of nodes, names of
 parameters, tree specifications and guards, which running the program does not need.
 """
 

@@ -158,16 +158,16 @@ class ZipFile:
             if member.name.casefold() in folded:
                 raise DamagedZip(f"it has two members called {member.name!r}")
             folded.add(member.name.casefold())
-        placed: dict[str, Member] = {}
+        members: dict[str, Member] = {}
         entries.sort(key=lambda entry: entry[0])
         ends = [entry[0] for entry in entries[1:]] + [start]
         expected = 0
         for (header, member, name, flags), end in zip(entries, ends, strict=True):
             if header != expected:
                 raise DamagedZip("it has bytes before its first member")
-            placed[member.name] = self._place(header, member, name, flags, end)
+            members[member.name] = self._place(header, member, name, flags, end)
             expected = end
-        return placed
+        return members
 
     def _directory(self) -> tuple[int, int, int]:
         """Number of members, size and position of the central directory."""
@@ -187,8 +187,8 @@ class ZipFile:
             _, disk, position, disks_64 = _LOCATOR_64.unpack(self._read(at, _LOCATOR_64.size))
             if disk or disks_64 != 1 or position + _END_64.size != at:
                 raise DamagedZip("its 64-bit end is not where its directory ends")
-            found = _END_64.unpack(self._read(position, _END_64.size))
-            (mark, length, _, _, here, directory_disk, count_here_64, count_64, size_64, start_64) = found
+            fields = _END_64.unpack(self._read(position, _END_64.size))
+            (mark, length, _, _, here, directory_disk, count_here_64, count_64, size_64, start_64) = fields
             if mark != b"PK\x06\x06" or length != _END_64.size - 12 or here or directory_disk:
                 raise DamagedZip("its 64-bit end is damaged")
             pairs = ((count, count_64, 0xFFFF), (size, size_64, 0xFFFFFFFF), (start, start_64, 0xFFFFFFFF))
@@ -210,19 +210,19 @@ class ZipFile:
         if mark != b"PK\x03\x04" or rest[:name_length] != name or local_flags != flags or method:
             raise DamagedZip(f"{what} differs from the central one")
         _extra_fields(rest[name_length:], what)
-        stated = (crc, packed, size)
-        real = (member.crc, member.size, member.size)
+        local = (crc, packed, size)
+        central = (member.crc, member.size, member.size)
         payload = header + _LOCAL.size + name_length + extra_length
         tail = end - payload - member.size
         if not flags & _DESCRIPTOR_FLAG:
-            matches = stated == real and not tail
-        elif stated not in (real, (0, 0, 0)) or tail not in (16, 24):
+            matches = local == central and not tail
+        elif local not in (central, (0, 0, 0)) or tail not in (16, 24):
             matches = False
         else:
             form = "<4sLLL" if tail == 16 else "<4sLQQ"
             known = tail == 24 or member.size <= 0xFFFFFFFF
             matches = known and self._read(payload + member.size, tail) == struct.pack(
-                form, b"PK\x07\x08", *real
+                form, b"PK\x07\x08", *central
             )
         if not matches:
             raise DamagedZip(f"{what} differs from the central one, or bytes lie between its members")

@@ -300,6 +300,10 @@ def parse_json_object(path: Path, text: str | bytes) -> dict[str, Any]:
     return content
 
 
+_TOO_LARGE = 2**64
+"""Larger integers are damage: floats and sizes of arrays cannot hold them."""
+
+
 class _Invalid(Exception):  # noqa: N818 - becomes an ArtifactError
     """The first value that is not valid, and where it is."""
 
@@ -460,8 +464,10 @@ def _choice(values: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> st
 
 
 def _is_integer(value: Any, smallest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
+    return isinstance(value, int) and not isinstance(value, bool) and smallest <= value < _TOO_LARGE
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < _TOO_LARGE
+    return isinstance(value, float) and math.isfinite(value)
