@@ -447,7 +447,7 @@ def with_an_encrypted_member(attack: Attack) -> Path:
 def with_an_absolute_name(attack: Attack) -> Path:
     path = attack.write()
     with zipfile.ZipFile(path, "a") as file:
-        file.writestr("/tmp/file", b"")
+        file.writestr("/etc/file", b"")
     return path
 
 

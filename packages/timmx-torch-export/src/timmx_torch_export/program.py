@@ -93,7 +93,7 @@ def clean_program(content: Any) -> Program:
         _identifier(name): clean_tensor(value)
         for name, value in _mapping(graph.get("tensor_values"), "tensor_values").items()
     }
-    signature = _Signature(tensors)
+    signature = _Signature(values=tensors)
     clean_signature = signature.clean(_mapping(module.get("signature"), "signature"))
     version = _mapping(model.get("schema_version"), "schema_version")
     return Program(
@@ -125,7 +125,7 @@ def clean_tensor(content: Any) -> Tensor:
 
     Raises:
         DamagedProgram: it does not follow the schema.
-        UnsafeProgram: its sizes are no expressions of sizes, or its memory is not strided.
+        UnsafeProgram: its sizes are not expressions of sizes, or its memory is not strided.
     """
     value = _mapping(content, "a tensor's description")
     dtype = _integer(value.get("dtype"))
@@ -152,7 +152,7 @@ def clean_tensor(content: Any) -> Tensor:
     )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Signature:
     """What the inputs and outputs of the graph are; parameters and buffers get new names, in their order."""
 
