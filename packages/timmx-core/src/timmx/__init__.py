@@ -115,6 +115,7 @@ def open(
     *,
     device: str | None = None,
     threads: int | None = None,
+    trust: bool = False,
 ) -> Runner:
     """Open an artifact in its own runtime: arrays in, arrays out.
 
@@ -123,9 +124,11 @@ def open(
         device: `cpu` or `cuda`. Default: the device that the artifact was exported for.
         threads: number of CPU threads that the runtime may use. Default: the runtime chooses. Formats that PyTorch
             runs use `torch.set_num_threads` instead.
+        trust: load the file even if loading it can run code that it contains. Only for files whose origin you trust.
 
     Raises:
-        ArtifactError: the file does not exist, or its content does not match its suffix.
+        ArtifactError: the file does not exist, its content does not match its suffix, or it can run code and is not
+            trusted.
         BackendError: no installed backend opens that suffix.
         ConfigurationError: the artifact does not run on that device, or `threads` is less than 1.
         RuntimeUnavailable: it cannot run on this machine, with the reason.
@@ -135,7 +138,8 @@ def open(
 
     if device not in (None, *Device):
         raise ConfigurationError(f"unknown device {device!r}", hint=f"use {' or '.join(Device)}")
-    return open_artifact(path, OpenSettings(device=Device(device) if device else None, threads=threads))
+    settings = OpenSettings(trust=trust, device=Device(device) if device else None, threads=threads)
+    return open_artifact(path, settings)
 
 
 def __getattr__(name: str) -> Any:

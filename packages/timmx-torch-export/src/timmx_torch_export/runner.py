@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import operator
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
-from timmx.plugin import ArtifactError, Device, Metadata, Runner, RuntimeUnavailable, TensorSpec
+from timmx.plugin import (
+    ArtifactError,
+    Device,
+    Metadata,
+    Runner,
+    RuntimeUnavailable,
+    TensorSpec,
+    reporter,
+)
 
-from timmx_torch_export.archive import read_metadata
+from timmx_torch_export.archive import open_archive, read_metadata
+from timmx_torch_export.clean import clean_file
+from timmx_torch_export.operators import is_region, is_size_function, is_tensor_operator
+from timmx_torch_export.program import DamagedProgram, UnsafeProgram
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +34,11 @@ _LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
 class Pt2Runner(Runner):
     """Runs a `.pt2` file with PyTorch, on the device that it was exported for.
 
+    torch loads a clean copy of the file (`timmx_torch_export.clean`). A file that has other parts is loaded as it is if
+    `settings.trust` says so.
+
     Raises:
-        ArtifactError: the file is not a `.pt2`, or is damaged.
+        ArtifactError: the file is not a `.pt2`, is damaged, or has parts that can run code and is not trusted.
         ConfigurationError: it was exported for another device than `settings.device`.
         RuntimeUnavailable: it was exported for CUDA, and this machine has no CUDA device.
     """
@@ -38,15 +53,14 @@ class Pt2Runner(Runner):
                 f"{path.name} was exported with --device cuda, and this machine has no CUDA device",
                 hint="export it again without --device, or run it on a machine with a CUDA device",
             )
-        try:
-            program = torch.export.load(path)
-        except RuntimeError as exc:
-            raise ArtifactError(
-                f"torch.export.load cannot read {path}: {exc}", hint="export it again"
-            ) from exc
-        self._module = program.module()
+        program, self._module = _load(path, settings.trust)
         signature = program.graph_signature
         values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
+        if len(signature.user_inputs) != 1:
+            raise ArtifactError(
+                f"{path} takes {len(signature.user_inputs)} inputs, and timmx runs programs with one",
+                hint="load it with torch.export.load",
+            )
         (user_input,) = signature.user_inputs
         self._device = values[user_input].device
         self.inputs = (_spec("input", values[user_input]),)
@@ -76,6 +90,65 @@ class Pt2Runner(Runner):
         with torch.no_grad():
             recorder.run(torch.from_numpy(feeds["input"]).to(self._device))
         return {name: recorder.values[name] for name in names}
+
+
+def _load(path: Path, trust: bool) -> tuple[torch.export.ExportedProgram, torch.fx.GraphModule]:
+    """The program of a file, and the module that runs it."""
+    try:
+        with open_archive(path) as archive:
+            file = clean_file(archive)
+            program, module = _load_with_torch(path, cast("IO[bytes]", file))
+            _require_known_targets(program.graph_module)
+            file.require_checksums()
+    except DamagedProgram as exc:
+        raise ArtifactError(f"{path} is damaged: {exc}", hint="export it again") from exc
+    except UnsafeProgram as exc:
+        if not trust:
+            raise ArtifactError(
+                f"{path} is not loaded, because it can run code, or has parts that timmx does not know: {exc}",
+                hint="if you trust where it comes from, use --trust (in Python: trust=True)",
+            ) from exc
+        reporter().warn(f"{path} is trusted: loading it can run code that it contains ({exc})")
+        return _load_with_torch(path, path)
+    return program, module
+
+
+def _load_with_torch(
+    path: Path, source: Path | IO[bytes]
+) -> tuple[torch.export.ExportedProgram, torch.fx.GraphModule]:
+    try:
+        program = torch.export.load(source)
+        module = program.module()
+        assert isinstance(module, torch.fx.GraphModule), "ExportedProgram.module makes one"
+        return program, module
+    except OSError:
+        raise
+    except Exception as exc:  # for a graph that does not fit together, torch raises any exception
+        text = " ".join(f"{type(exc).__name__}: {exc}".split())[:300]
+        raise ArtifactError(f"torch.export.load cannot read {path}: {text}", hint="export it again") from exc
+
+
+def _require_known_targets(module: torch.nn.Module) -> None:
+    """Check what torch has made of the names of operators: it looks them up with `getattr`.
+
+    Raises:
+        UnsafeProgram: one of them is something else than an operator.
+    """
+    for part in module.modules():
+        if not isinstance(part, torch.fx.GraphModule):
+            continue
+        for node in part.graph.nodes:
+            target = node.target
+            if node.op != "call_function" or target is operator.getitem:
+                continue
+            if isinstance(target, torch._ops.OpOverload):
+                known = is_tensor_operator(f"torch.ops.{target}")
+            elif isinstance(target, torch._ops.HigherOrderOperator):
+                known = is_region(f"torch.ops.higher_order.{target}")
+            else:
+                known = is_size_function(f"{target.__module__}.{target.__name__}")
+            if not known:
+                raise UnsafeProgram(f"it calls {target}")
 
 
 class _Recorder(torch.fx.Interpreter):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timmx.base import format_table
-from timmx.cli.options import DebugOption, ReportOption, VerboseOption
+from timmx.cli.options import DebugOption, ReportOption, TrustOption, VerboseOption
 from timmx.cli.output import write, write_error, write_json
 from timmx.contract import Ints, JsonOption
 
@@ -61,6 +61,7 @@ def bench(
         typer.Option("--rounds", min=1, help="Rounds to measure. Default: rounds of 0.1 s, at least 10."),
     ] = None,
     report: ReportOption = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
@@ -83,6 +84,7 @@ def bench(
             seconds=seconds,
             rounds=rounds,
             compile=compile_model,
+            trust=trust,
         )
         if report is not None:
             from timmx.report import write_report

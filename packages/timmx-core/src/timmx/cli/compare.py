@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timmx.base import format_table, size_text
-from timmx.cli.options import DebugOption, ReportOption, VerboseOption
+from timmx.cli.options import DebugOption, ReportOption, TrustOption, VerboseOption
 from timmx.cli.output import write, write_error, write_json
 from timmx.contract import JsonOption
 
@@ -41,6 +41,7 @@ def compare(
     ] = True,
     seconds: Annotated[float, typer.Option("--seconds", help="Approximate time to measure each file.")] = 3.0,
     report: ReportOption = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
@@ -61,6 +62,7 @@ def compare(
             model_options=model_options,
             measure_latency=measure_latency,
             seconds=seconds,
+            trust=trust,
         )
         if report is not None:
             _write(comparison, report)

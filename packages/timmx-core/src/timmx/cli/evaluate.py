@@ -13,6 +13,7 @@ from timmx.cli.options import (
     DebugOption,
     FileArgument,
     ReportOption,
+    TrustOption,
     VerboseOption,
     WorkersOption,
 )
@@ -72,6 +73,7 @@ def evaluate(
         ),
     ] = None,
     model_options: Any = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
@@ -106,6 +108,7 @@ def evaluate(
             resume=resume,
             against=against,
             model_options=model_options,
+            trust=trust,
         )
         if csv is not None:
             write_csv(evaluation, csv)

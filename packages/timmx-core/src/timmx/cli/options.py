@@ -43,6 +43,11 @@ ReportOption = Annotated[
     typer.Option("--report", metavar="FILE.html", help="Also write an HTML file with tables and plots."),
 ]
 
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust", help="Load files that can run code. Only for files whose origin you trust."),
+]
+
 BatchSizeOption = Annotated[
     int | None,
     typer.Option("--batch-size", help="Images per run, if the file has a dynamic batch size. Default: 8."),

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from timmx.base import format_table, printable
-from timmx.cli.options import BatchSizeOption, DebugOption, FileArgument, VerboseOption, WorkersOption
+from timmx.cli.options import (
+    BatchSizeOption,
+    DebugOption,
+    FileArgument,
+    TrustOption,
+    VerboseOption,
+    WorkersOption,
+)
 from timmx.cli.output import PlainRows, write, write_json
 from timmx.contract import JsonOption
 
@@ -31,6 +38,7 @@ def predict(
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV: path, rank, class, label, probability.")
     ] = False,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
@@ -43,7 +51,7 @@ def predict(
     if as_csv and as_json:
         raise ConfigurationError("--csv and --json both write to stdout", hint="give only one of them")
     with working(verbose):
-        predictions = run(file, images, top_k=top_k, batch_size=batch_size, workers=workers)
+        predictions = run(file, images, top_k=top_k, batch_size=batch_size, workers=workers, trust=trust)
     if as_json:
         write_json(predictions.to_dict())
     elif as_csv:

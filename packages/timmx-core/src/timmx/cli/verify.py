@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from timmx.base import size_text
-from timmx.cli.options import DebugOption, FileArgument, VerboseOption
+from timmx.cli.options import DebugOption, FileArgument, TrustOption, VerboseOption
 from timmx.cli.output import write, write_json
 from timmx.cli.results import verdict
 from timmx.contract import JsonOption
@@ -44,6 +44,7 @@ def verify(
             help="Minimum signal-to-noise ratio in dB. Default: depends on the precision (60 for fp32).",
         ),
     ] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
@@ -53,7 +54,9 @@ def verify(
     from timmx.tools.verify import verify_file
 
     with working(verbose):
-        result = verify_file(file, against, model_options, verify_data=verify_data, min_snr=min_snr)
+        result = verify_file(
+            file, against, model_options, verify_data=verify_data, min_snr=min_snr, trust=trust
+        )
     if as_json:
         write_json(result.to_dict())
         return

@@ -22,7 +22,7 @@ class OpenSettings:
     """How to open an artifact.
 
     Attributes:
-        trust: the user trusts the file. A loader that can run code from a file may require it. Reserved: not used yet.
+        trust: the user trusts the file. A backend whose runtime can run code from a file refuses such files without it.
         device: where to run; None for the device that the artifact was exported for.
         threads: number of CPU threads that the runtime may use, 1 or more; None lets the runtime choose.
 

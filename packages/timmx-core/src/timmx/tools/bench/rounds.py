@@ -60,6 +60,7 @@ def bench(
     seconds: float = 3.0,
     rounds: int | None = None,
     compile: bool = False,
+    trust: bool = False,
 ) -> BenchResult:
     """Measure the latency, throughput and memory of files and of the PyTorch model.
 
@@ -76,6 +77,7 @@ def bench(
         seconds: approximate time to measure each case.
         rounds: number of rounds; by default rounds of 0.1 s, at least 10.
         compile: also measure the model under `torch.compile`.
+        trust: the files may run code that they contain.
 
     Returns:
         The measurements of each case. A failed case has an `error`; the others are still measured.
@@ -116,7 +118,7 @@ def bench(
             reporter().advance(subject.name, index / len(subjects))
             for count in counts:
                 cases += _start(
-                    subject, count, sizes_of_base if subject.is_model else sizes, workers, warnings
+                    subject, count, sizes_of_base if subject.is_model else sizes, workers, warnings, trust
                 )
         measured, turns = _take_turns(cases, seconds, rounds)
         results = _with_ratios(_results(measured), subjects[0].name)
@@ -139,6 +141,7 @@ def _start(
     batch_sizes: Sequence[int],
     workers: ExitStack,
     warnings: list[str],
+    trust: bool,
 ) -> list[BenchCase | _Measurement]:
     """Open a subject in a worker and warm it up at each batch size, smaller ones first."""
     path = None if subject.is_model else subject.path
@@ -158,7 +161,9 @@ def _start(
     worker = workers.enter_context(WorkerProcess(threads))
     reporter().detail(f"{subject.name}{_by(threads)}: process {worker.pid}")
     try:
-        opened = worker.ask("open", path=str(subject.path.absolute()), threads=threads, **subject.opening)
+        opened = worker.ask(
+            "open", path=str(subject.path.absolute()), threads=threads, trust=trust, **subject.opening
+        )
     except WorkerFailure as exc:
         if subject.is_model and not exc.died:
             raise _as_raised(exc, subject.name) from exc

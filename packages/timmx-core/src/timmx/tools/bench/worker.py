@@ -51,6 +51,7 @@ class Worker:
         model_options: Mapping[str, Any] | None = None,
         compile: bool = False,
         is_model: bool = False,
+        trust: bool = False,
     ) -> dict[str, Any]:
         """Open the file, or the model instead of it.
 
@@ -61,6 +62,7 @@ class Worker:
             model_options: its options.
             compile: compile the model with torch.compile.
             is_model: open the model, not the file.
+            trust: the file may run code that it contains.
         """
         start = memory()
         if is_model:
@@ -68,7 +70,7 @@ class Worker:
         else:
             from timmx.tools.subject import open_subject
 
-            self._subject = open_subject(Path(path), threads=threads)
+            self._subject = open_subject(Path(path), threads=threads, trust=trust)
         if "torch" in sys.modules:
             import torch
 

@@ -134,6 +134,7 @@ def compare(
     model_options: Mapping[str, Any] | None = None,
     measure_latency: bool = True,
     seconds: float = 3.0,
+    trust: bool = False,
 ) -> FolderComparison:
     """Compare all artifacts in a folder.
 
@@ -144,6 +145,7 @@ def compare(
         model_options: which weights and shape it has; see `timmx.contract.MODEL_OPTIONS`.
         measure_latency: run `timmx.tools.bench` on the files.
         seconds: approximate time to measure each file.
+        trust: the files may run code that they contain.
 
     Raises:
         ArtifactError: the folder does not exist, or has no artifact.
@@ -173,9 +175,9 @@ def compare(
     if against is not None:
         model = Row(name=f"{default_name(ExportRequest(model=against))} (PyTorch)", precision="fp32")
     if data is not None:
-        rows, model, evaluations = _with_accuracy(rows, model, data, against, model_options)
+        rows, model, evaluations = _with_accuracy(rows, model, data, against, model_options, trust)
     if measure_latency:
-        rows, model, bench = _with_latency(rows, model, against, model_options, seconds)
+        rows, model, bench = _with_latency(rows, model, against, model_options, seconds, trust)
     return FolderComparison(
         folder=folder,
         rows=(*([model] if model is not None else []), *rows),
@@ -247,6 +249,7 @@ def _with_accuracy(
     data: Path,
     against: str | None,
     model_options: Mapping[str, Any] | None,
+    trust: bool,
 ) -> tuple[list[Row], Row | None, dict[str, Evaluation]]:
     """Add accuracies; the model is run once, with the first file that can be evaluated."""
     from timmx.tools.eval import evaluate
@@ -259,7 +262,11 @@ def _with_accuracy(
         assert row.path is not None
         try:
             result = evaluate(
-                row.path, data, against=pending, model_options=(model_options or {}) if pending else None
+                row.path,
+                data,
+                against=pending,
+                model_options=(model_options or {}) if pending else None,
+                trust=trust,
             )
         except TimmxError as exc:
             first = first or exc
@@ -282,6 +289,7 @@ def _with_latency(
     against: str | None,
     model_options: Mapping[str, Any] | None,
     seconds: float,
+    trust: bool,
 ) -> tuple[list[Row], Row | None, BenchResult]:
     from timmx.tools.bench import bench
 
@@ -290,6 +298,7 @@ def _with_latency(
         against=against,
         model_options=model_options,
         seconds=seconds,
+        trust=trust,
     )
     measured = []
     for row in (*([model] if model is not None else []), *rows):

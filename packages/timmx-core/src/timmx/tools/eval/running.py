@@ -47,6 +47,7 @@ def evaluate(
     resume: Path | None = None,
     against: Any = None,
     model_options: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> Evaluation:
     """Measure the accuracy of an artifact on labelled images.
 
@@ -60,6 +61,7 @@ def evaluate(
         resume: a journal in which each answer is recorded, and from which an interrupted run continues.
         against: the PyTorch model to compare with, as for an export, or another artifact.
             model_options: which weights and shape the model has; see `timmx.contract.MODEL_OPTIONS`.
+        trust: the artifacts may run code that they contain.
 
     Raises:
         ConfigurationError: the data does not match the artifact, or none of the images can be read.
@@ -67,7 +69,7 @@ def evaluate(
     """
     path, data, say = Path(path), Path(data).expanduser(), reporter()
     say.step(f"Opening {path.name}")
-    file = describe(path)
+    file = describe(path, trust)
     dataset = dataset_for(file, data, class_map).limited(limit)
     with ExitStack() as stack:
         subject = stack.enter_context(open_for_stream(file, batch_size))
@@ -182,7 +184,7 @@ def _open_other(subject: Subject, against: Any, options: Mapping[str, Any] | Non
     file = file_named(against)
     if file is not None:
         refuse_model_options(options, f"and --against {against} is a file")
-        other = describe(file)
+        other = describe(file, subject.trust)
         _check_classes(subject, other)
         return open_for_stream(other)
     request = request_for(subject.metadata, against, options)

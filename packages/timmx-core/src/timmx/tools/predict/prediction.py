@@ -88,6 +88,7 @@ def predict(
     top_k: int = 5,
     batch_size: int | None = None,
     workers: int | None = None,
+    trust: bool = False,
 ) -> Predictions:
     """Classify images with a file that timmx wrote.
 
@@ -97,6 +98,7 @@ def predict(
         top_k: number of classes per image, at most all.
         batch_size: images per run; see `open_subject`.
         workers: threads that decode images; see `answers`.
+        trust: the file may run code that it contains.
 
     Raises:
         ConfigurationError: a name without an image, no image that can be read and has a finite output, or an option
@@ -113,7 +115,7 @@ def predict(
     predictions: list[Prediction] = []
     unreadable: list[tuple[Path, str]] = []
     not_finite = 0
-    with open_for_stream(describe(file), batch_size) as subject:
+    with open_for_stream(describe(file, trust), batch_size) as subject:
         stream = answers(subject, paths, workers=workers)
         say.step(f"Running {file.name}")
         start = time.perf_counter()

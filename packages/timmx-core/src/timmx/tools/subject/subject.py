@@ -37,6 +37,7 @@ class Described:
         metadata: of the file; for a model, of the file that it is compared with.
         path: of the file; None for a model.
         backend: that opens the file; None for a model.
+        trust: the file may run code that it contains; see `OpenSettings`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Described:
     metadata: Metadata
     path: Path | None = None
     backend: ExportBackend | None = None
+    trust: bool = False
 
     @property
     def ranks_classes(self) -> bool:
@@ -82,7 +84,7 @@ class Described:
                 f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}",
                 hint="leave --batch-size out, or export it again with --dynamic-batch",
             )
-        runner = self.backend.open(path, OpenSettings(threads=threads))
+        runner = self.backend.open(path, OpenSettings(trust=self.trust, threads=threads))
         try:
             check_interface(path, runner, self.metadata)
             size = fixed or batch_size or _batch_of(runner)
@@ -139,8 +141,12 @@ class Subject(Described):
         return answers if self.kind is OutputKind.PROBABILITIES else _softmax(answers)
 
 
-def describe(path: Path) -> Described:
+def describe(path: Path, trust: bool = False) -> Described:
     """Describe a file that timmx wrote, without running it.
+
+    Args:
+        path: a file of any installed backend.
+        trust: when it is opened, it may run code that it contains.
 
     Raises:
         ArtifactError: the file does not exist, is damaged, or was not written by timmx.
@@ -157,16 +163,20 @@ def describe(path: Path) -> Described:
         metadata=metadata,
         path=path,
         backend=backend,
+        trust=trust,
     )
 
 
-def open_subject(path: Path, batch_size: int | None = None, threads: int | None = None) -> Subject:
+def open_subject(
+    path: Path, batch_size: int | None = None, threads: int | None = None, trust: bool = False
+) -> Subject:
     """Open a file that timmx wrote.
 
     Args:
         path: a file of any installed backend.
         batch_size: images per run; by default the file's batch size, or up to 8 if that is dynamic.
         threads: of the runtime; None for its default.
+        trust: the file may run code that it contains.
 
     Raises:
         ArtifactError: the file does not exist, is damaged, or was not written by timmx.
@@ -174,7 +184,7 @@ def open_subject(path: Path, batch_size: int | None = None, threads: int | None 
         ConfigurationError: the file has another fixed batch size.
         RuntimeUnavailable: it cannot run here.
     """
-    return describe(path).open(batch_size, threads)
+    return describe(path, trust).open(batch_size, threads)
 
 
 def check_batch_size(batch_size: int, size: Sequence[int], what: str) -> None:

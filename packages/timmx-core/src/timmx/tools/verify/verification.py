@@ -74,6 +74,7 @@ def verify_file(
     *,
     verify_data: Path | None = None,
     min_snr: float | None = None,
+    trust: bool = False,
 ) -> FileVerification:
     """Compare a file with the model that it was exported from, as the export did, and record the results.
 
@@ -84,6 +85,7 @@ def verify_file(
         model_options: values for `timmx.contract.MODEL_OPTIONS`.
         verify_data: a folder of images; by default the samples of a `local-dir:` model, else synthetic inputs.
         min_snr: the minimum ratio in dB; by default the floor of the file's precision.
+        trust: the files may run code that they contain.
 
     Raises:
         ArtifactError: the file does not exist, is damaged, or was not written by timmx.
@@ -96,14 +98,14 @@ def verify_file(
     other = file_named(against)
     if other is not None:
         refuse_model_options(model_options, f"and --against {other} is a file")
-        baseline = _file_baseline(other, path, metadata, verify_data)
+        baseline = _file_baseline(other, path, metadata, verify_data, OpenSettings(trust=trust))
     else:
         request = request_for(metadata, against, model_options)
         baseline = _model_baseline(replace(request, verify_data=verify_data), metadata)
     from timmx.verification import Status, verify
 
     reporter().step("Verifying")
-    with backend.open(path, OpenSettings()) as runner:
+    with backend.open(path, OpenSettings(trust=trust)) as runner:
         report = verify(
             runner,
             baseline.reference,
@@ -158,7 +160,9 @@ def _model_baseline(request: ExportRequest, metadata: Metadata) -> _Baseline:
     return _Baseline(request.source, session.reference, trained, same)
 
 
-def _file_baseline(other: Path, path: Path, metadata: Metadata, verify_data: Path | None) -> _Baseline:
+def _file_baseline(
+    other: Path, path: Path, metadata: Metadata, verify_data: Path | None, settings: OpenSettings
+) -> _Baseline:
     """Another file's outputs for the same images, each file with its own input format."""
     from timmx.exporting import ArtifactSession
     from timmx.inputs import ImageSamples, choose_samples
@@ -172,7 +176,7 @@ def _file_baseline(other: Path, path: Path, metadata: Metadata, verify_data: Pat
             hint="compare files where these are the same; timmx inspect FILE shows them",
         )
     request = build(ExportRequest, {"model": None, "verify_data": verify_data})
-    session = ArtifactSession(request, other, other_metadata, lambda: backend.open(other, OpenSettings()))
+    session = ArtifactSession(request, other, other_metadata, lambda: backend.open(other, settings))
     samples = choose_samples(verify_data, None, preprocessor.data_config, preprocessor.in_graph)
     labels, truth = session.loaded.labels, None
     if session.reference.classes and labels and isinstance(samples, ImageSamples):
