@@ -25,7 +25,7 @@ from timmx.testing import BackendConformance
 class TestBackend(BackendConformance):
     backend = "{name}"
 """
-ENVIRONMENT = {name: value for name, value in CLEAN.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
+ENVIRONMENT = CLEAN | {
     "OMP_NUM_THREADS": "1",  # tiny models: threads only wait for each other
     "UV_PYTHON": sys.executable,
 }

@@ -7,7 +7,6 @@ import email
 import os
 import re
 import shutil
-import subprocess
 import tomllib
 import zipfile
 from pathlib import Path
@@ -25,13 +24,16 @@ REPOSITORY = "https://github.com/timmx/timmx"
 
 
 @pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dist(process, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheels: that of TIMMX_WHEELS if they were built already."""
+    if "TIMMX_WHEELS" in os.environ:
+        return Path(os.environ["TIMMX_WHEELS"])
     uv = os.environ.get("UV") or shutil.which("uv")  # set by `uv run`
     if uv is None:
         pytest.skip("uv is not on PATH")
     folder = tmp_path_factory.mktemp("dist")
     command = [uv, "build", "--all-packages", "--wheel", "--out-dir", folder]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    process(command, cwd=ROOT, check=True)
     return folder
 
 

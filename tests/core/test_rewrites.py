@@ -94,7 +94,7 @@ def test_a_graph_without_unfold_and_a_scalar_are_not_changed():
     assert torch.equal(graph_module(x), torch.tensor([6.0]))
 
 
-def test_halo_attention_is_correct_in_onnx_runtime_with_and_without_the_rewrite(tmp_path):
+def test_halo_attention_is_correct_in_onnx_runtime_with_and_without_the_rewrite(export, tmp_path):
     """The exporter's own translation of unfold is correct in torch 2.14.1 with onnxscript 0.7.2.
 
     A whole halonet can say otherwise: with random weights whose attention runs away, PyTorch's own float32 output
