@@ -55,11 +55,7 @@ def _tiers(item: pytest.Item) -> set[str]:
 
 
 def _refuse_undeclared_processes(event: str, arguments: tuple) -> None:
-    if (
-        event == "subprocess.Popen"
-        and _requested is not None
-        and not {"process", "fresh_python"} & _requested
-    ):
+    if event == "subprocess.Popen" and _requested is not None and not {*TIERS, "fresh_python"} & _requested:
         command = [str(part) for part in arguments[1]]
         assert sys.executable not in command, f"request the fixture `process` to run {' '.join(command)}"
 
