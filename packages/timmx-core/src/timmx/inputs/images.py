@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from contextlib import contextmanager
 from functools import cache
@@ -154,12 +155,25 @@ def _decoded_bytes(image: Image.Image, file: BinaryIO) -> int:
     decoder = _DECODER_BYTES.get(image.format or "", 0)
     if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
         file.seek(0)
-        scans = file.read().count(b"\xff\xda")
+        scans = _scans(file.read())
         if scans > _MOST_SCANS:
             raise ValueError(f"it has {scans:,} scans, and at most {_MOST_SCANS} are decoded")
         decoder = 6  # coefficients of 16 bits for three channels
     decoded = 1 if image.mode in ("1", "L", "P") else 4
     return pixels * (decoder + decoded + (0 if image.mode == "RGB" else 4))
+
+
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+"""In a JPEG: the beginning of a segment. In the data of a scan, FF is followed by 00, or by D0 to D7."""
+
+
+def _scans(content: bytes) -> int:
+    """The number of scans of a JPEG, without those of embedded thumbnails and of what follows the image."""
+    scans, position = 0, 2
+    while (marker := _MARKER.search(content, position)) and marker[1] != b"\xd9":
+        scans += marker[1] == b"\xda"
+        position = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2]))
+    return scans
 
 
 _DECODER_BYTES = {"WEBP": 8, "AVIF": 4, "JPEG2000": 12, "TIFF": 4}
