@@ -163,15 +163,15 @@ _SAVE_AGAIN = "save model.state_dict() with torch.save or safetensors"
 
 
 def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if use_ema:
         raise ModelError(
             f"{path} has no averaged weights: a safetensors file holds one set of weights",
             hint="leave --use-ema out",
         )
     _check_size(path, ModelError)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as exc:
@@ -221,10 +221,10 @@ def read_pickle(path: Path, hint: str, error: type[TimmxError]) -> Any:
     Raises:
         TimmxError: `error`; the file is damaged, is not from torch.save, or would run code.
     """
-    import torch
-
     _check_size(path, error)
     is_zip = _check_archive(path, hint, error)
+    import torch
+
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
