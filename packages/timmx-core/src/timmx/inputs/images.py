@@ -176,7 +176,7 @@ def _scans(content: bytes) -> int:
     return scans
 
 
-_DECODER_BYTES = {"WEBP": 8, "AVIF": 4, "JPEG2000": 12, "TIFF": 4}
+_DECODER_BYTES = {"WEBP": 8, "AVIF": 6, "JPEG2000": 16, "TIFF": 4}
 """Memory per pixel that a decoder takes in addition to the image, rounded up from measurements with Pillow 12."""
 
 
