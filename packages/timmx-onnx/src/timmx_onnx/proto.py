@@ -79,7 +79,7 @@ def check_data(path: Path, proto: onnx.ModelProto, expected: str | None = None) 
 
 
 def require_files(path: Path, proto: onnx.ModelProto) -> None:
-    """Check that files with external weights are no pipes or devices, for which ONNX Runtime would wait.
+    """Check that files with external weights are not pipes or devices: ONNX Runtime would wait for them.
 
     Raises:
         ArtifactError: one of them is.
