@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from timmx.registry import discovery, probe
@@ -101,7 +101,7 @@ def test_a_child_of_a_plugin_imports_nothing_from_the_current_folder(planted, mo
         "Popen",
         lambda command, **more: (
             commands.append(more["env"])
-            or SimpleNamespace(returncode=0, communicate=lambda timeout: ("{}", ""))
+            or mock.Mock(returncode=0, **{"communicate.return_value": ("{}", "")})
         ),
     )
     probe._run_child(discovery.entries()[0], 1, set())
