@@ -11,6 +11,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from timmx.plugin import open_file
+
 from timmx_coreml.errors import damaged
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def check_end(folder: Path | None, name: str, offset: int, where: str) -> None:
     """
     path = blob_path(folder, name, where)
     length = path.stat().st_size
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         stream.seek(offset)
         record = stream.read(RECORD.size)
     if len(record) == RECORD.size:

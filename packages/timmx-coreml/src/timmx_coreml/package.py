@@ -10,13 +10,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from timmx.plugin import ArtifactError, parse_json_object
+from timmx.plugin import ArtifactError, parse_json_object, read_file
 
 from timmx_coreml.errors import damaged
 from timmx_coreml.schema import schema
 
 METADATA_KEY = "timmx"
 """The key in the model description's `userDefined` metadata."""
+
+_LARGEST_MODEL = 2**31 - 1
+"""Of a protobuf message, in bytes."""
+_LARGEST_MANIFEST = 10**6
 
 _ITEMS = {
     "com.apple.CoreML/model.mlmodel": ("model.mlmodel", "CoreML Model Specification"),
@@ -61,9 +65,10 @@ def read(path: Path) -> CoreMLFile:
     specification = _root_model(path) if path.is_dir() else path
     model = schema("Model_pb2").Model()
     try:
-        model.ParseFromString(specification.read_bytes())
+        model.ParseFromString(read_file(specification, _LARGEST_MODEL))
     except (DecodeError, OSError) as exc:
-        raise damaged(f"{path} is not a Core ML model, or is damaged: {exc}") from exc
+        reason = getattr(exc, "strerror", None) or exc
+        raise damaged(f"{path} is not a Core ML model, or is damaged: {reason}") from exc
     kind = model.WhichOneof("Type")
     if kind is None or not model.specificationVersion or not model.description.input:
         raise damaged(f"{path} is not a Core ML model, or is damaged: it does not describe a model")
@@ -131,7 +136,7 @@ def _manifest() -> dict[str, Any]:
 def _root_model(package: Path) -> Path:
     """Return the path of a package's specification; check that all items of its manifest exist."""
     try:
-        manifest = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(read_file(package / "Manifest.json", _LARGEST_MANIFEST))
         entries = {key: str(entry["path"]) for key, entry in manifest["itemInfoEntries"].items()}
         root = entries[manifest["rootModelIdentifier"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:

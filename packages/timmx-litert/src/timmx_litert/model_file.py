@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ArtifactError, Quantization, parse_json_object, require_file
+from timmx.plugin import ArtifactError, Quantization, open_file, parse_json_object, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ def check(path: Path) -> None:
         ArtifactError: there is no such file, or it is something else.
     """
     require_file(path, "a LiteRT model")
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(8)
     if head[4:8] != IDENTIFIER:
         raise ArtifactError(
@@ -52,7 +52,7 @@ def reading(path: Path) -> Iterator[Any]:
 
     check(path)
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             yield schema.Model.GetRootAs(content, 0)
     except _DAMAGE as exc:
         raise ArtifactError(

@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from timmx.plugin import ArtifactError
+from timmx.plugin import ArtifactError, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -219,7 +219,7 @@ def associated_files(path: Path) -> tuple[str, ...]:
     Raises:
         ArtifactError: the archive, or a file in it, is damaged.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(-min(_ARCHIVE_END_SIZE, path.stat().st_size), os.SEEK_END)
         if file.read(4) != _ARCHIVE_END:  # not searched for further up, where weights may look like it
             return ()

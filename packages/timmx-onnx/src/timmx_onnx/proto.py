@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from timmx.plugin import ArtifactError, check_companion, parse_json_object
+from timmx.plugin import (
+    ArtifactError,
+    NotRegularFile,
+    check_companion,
+    open_file,
+    parse_json_object,
+    read_file,
+)
 
 from timmx_onnx.keys import DATA_KEY, METADATA_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+_LARGEST = 2**31 - 1
+"""Of a protobuf message, in bytes."""
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
@@ -24,10 +34,11 @@ def read_proto(path: Path) -> onnx.ModelProto:
         ArtifactError: the file is not an ONNX model.
     """
     try:
-        proto = onnx.load(path, load_external_data=False)
+        proto = onnx.load_model_from_string(read_file(path, _LARGEST))
     except (DecodeError, OSError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
         raise ArtifactError(
-            f"{path} is not an ONNX file, or is damaged: {exc}", hint="export it again"
+            f"{path} is not an ONNX file, or is damaged: {reason}", hint="export it again"
         ) from exc
     if not proto.ir_version or not proto.graph.node:
         raise ArtifactError(f"{path} is not an ONNX model: it has no graph", hint="export it again")
@@ -60,10 +71,29 @@ def check_data(path: Path, proto: onnx.ModelProto, expected: str | None = None) 
     Raises:
         ArtifactError: it is missing, or has another content.
     """
+    require_files(path, proto)
     expected = expected or _property(proto, DATA_KEY)
     for name in set(_locations(proto)) if expected else ():
         if expected and not {"/", "\\"}.intersection(name):  # runtimes refuse other folders
             check_companion(path, path.with_name(name), expected)
+
+
+def require_files(path: Path, proto: onnx.ModelProto) -> None:
+    """Check that files with external weights are not pipes or devices: ONNX Runtime would wait for them.
+
+    Raises:
+        ArtifactError: one of them is.
+    """
+    for name in set(_locations(proto)):
+        try:
+            open_file(path.parent / name).close()
+        except NotRegularFile as exc:
+            raise ArtifactError(
+                f"the weights of {path} cannot be read: {name}: {exc.strerror}",
+                hint="copy both files again, or export it again",
+            ) from exc
+        except (OSError, ValueError):  # ONNX Runtime reports it
+            continue
 
 
 def _property(proto: onnx.ModelProto, key: str) -> str | None:

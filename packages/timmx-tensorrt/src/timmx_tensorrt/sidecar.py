@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ArtifactError, parse_json_object, require_file, sha256
+from timmx.plugin import ArtifactError, open_file, parse_json_object, read_file, require_file, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _ENGINE = "engine"
 _HEAD = 4096
+_LARGEST = 16 * 10**6
+"""Size of a sidecar in bytes."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,13 @@ def read(path: Path) -> Sidecar:
     """
     require_file(path, "an engine")
     try:
-        content = parse_json_object(sidecar_path(path), sidecar_path(path).read_bytes())
+        content = parse_json_object(sidecar_path(path), read_file(sidecar_path(path), _LARGEST))
     except FileNotFoundError:
         return Sidecar()
+    except OSError as exc:
+        raise ArtifactError(
+            f"{sidecar_path(path)} cannot be read: {exc.strerror or exc}", hint="build the engine again"
+        ) from exc
     return Sidecar({key: value for key, value in content.items() if key != _ENGINE}, content.get(_ENGINE, {}))
 
 
@@ -78,7 +84,8 @@ def check_plan(path: Path, engine: Mapping[str, Any]) -> None:
         ArtifactError: the file is empty or has another format, or is not the one that the sidecar describes.
     """
     command = rebuild_hint(engine)
-    with path.open("rb") as file:
+    require_file(path, "an engine")
+    with open_file(path) as file:
         head = file.read(_HEAD)
     if engine and sha256(path) != engine.get("plan_sha256"):
         raise ArtifactError(
@@ -112,7 +119,7 @@ def concatenated_sha256(*paths: Path) -> str:
     """The SHA-256 of the concatenated files, in hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             while part := file.read(2**20):
                 digest.update(part)
     return digest.hexdigest()

@@ -1,8 +1,11 @@
 from timmx.base import (
+    NotRegularFile as NotRegularFile,
     Reporter as Reporter,
     atomic_write as atomic_write,
     check_companion as check_companion,
     door as door,
+    open_file as open_file,
+    read_file as read_file,
     reporter as reporter,
     require_file as require_file,
     sha256 as sha256,
