@@ -88,7 +88,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Export timm models to deployment formats and verify each file against PyTorch.",
-    epilog="Run timmx FORMAT --help for the options of a format, timmx doctor to check this machine.",
+    epilog="Run timmx FORMAT --help for the options of a format, and timmx doctor to check the installation.",
 )
 
 
