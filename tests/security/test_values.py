@@ -25,7 +25,7 @@ from timmx.model.load import load_model
 MODEL = Path(__file__).resolve().parents[2] / "examples" / "digits"
 
 ODD: tuple[Any, ...] = (
-    *(True, 0, -1, 10**9, 10**30, 10**400, -0.5, 1e-300, 1e308, float("nan"), float("inf")),
+    *(None, True, 0, -1, 10**9, 10**30, 10**400, -0.5, 1e-300, 1e308, float("nan"), float("inf")),
     *("", "x", "\ud800", "\x1b[31m", "\0", "a" * 20_000),
     *([], [None], [0], [10**400] * 3, [float("nan")] * 3, [0, 0, 0], [3, 10**9, 10**9], ["a", "b", "c"]),
     *({}, {"a": 1}, {"a": {"b": [1]}}),

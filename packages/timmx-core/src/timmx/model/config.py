@@ -86,7 +86,7 @@ def check_keys(values: Mapping[str, Any], rules: Mapping[str, Rule], where: str,
     """
     for key, rule in rules.items():
         value = values.get(key)
-        if value is not None and not rule.accepts(value):
+        if (value is not None or (key in values and rule is _OBJECT)) and not rule.accepts(value):
             raise ConfigurationError(
                 f"{where}: {prefix}{key} is {brief(value)}", hint=f"{prefix}{key} must be {rule.allowed}"
             )
