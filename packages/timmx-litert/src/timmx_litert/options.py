@@ -51,9 +51,9 @@ class LiteRTOptions:
         typer.Option(
             "--mode",
             help="fp16: 16-bit weights, half the size. weight-int8: 8-bit weights, a quarter of the size, float "
-            "arithmetic; recommended for MobileNetV3 and EfficientNet, which lose most accuracy with "
-            "dynamic-int8. dynamic-int8: same size, faster on transformers. int8, int16x8: integer arithmetic, requires "
-            "calibration; norms, softmax and GELU stay in float. int16x8 is slow on CPUs.",
+            "arithmetic; recommended for MobileNetV3 and EfficientNet, which lose the most accuracy with "
+            "dynamic-int8. dynamic-int8: same size, faster on transformers. int8, int16x8: integer arithmetic, "
+            "requires calibration; norms, softmax and GELU stay in float. int16x8 is slow on CPUs.",
             rich_help_panel=_ARITHMETIC,
         ),
     ] = LiteRTMode.FP32

@@ -156,7 +156,8 @@ class TensorRTOptions:
         bool,
         typer.Option(
             "--version-compatible",
-            help="Allow later TensorRT versions to run the engine. It then contains code: run only engines that you trust.",
+            help="Allow later TensorRT versions to run the engine. It then contains code: run only engines that "
+            "you trust.",
             rich_help_panel=_BUILD,
         ),
     ] = False
