@@ -184,7 +184,7 @@ def versions(metadata: str) -> set[str]:
 
 @cache
 def help_of(command: str) -> str:
-    """`timmx COMMAND --help`, without colours and in one long line each."""
+    """`timmx COMMAND --help`, without colors and in one long line each."""
     from timmx.cli.application import app
     from typer.testing import CliRunner
 

@@ -87,11 +87,14 @@ def test_suffix_name_and_companions_are_in_the_project(run_timmx, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--suffix", "xml"], "--suffix 'xml' is not a dot and lower-case letters or digits"),
+        (
+            ["--suffix", "xml"],
+            "--suffix 'xml' is invalid: a suffix is a dot and lower-case letters or digits",
+        ),
         (["--suffix", ".XML"], "--suffix '.XML' is not"),
-        (["--suffix", ".onnx"], "timmx opens such files with a backend of its own"),
+        (["--suffix", ".onnx"], "one of timmx's own backends opens such files"),
         (["--companion", "bin"], "--companion 'bin' is not"),
-        (["--suffix", ".xml", "--companion", ".xml"], "the suffixes .xml, .xml are not all different"),
+        (["--suffix", ".xml", "--companion", ".xml"], "the suffixes .xml, .xml are not unique"),
         (["--name", 'a"b'], "hint: write it as the format's users do"),
     ],
 )

@@ -31,8 +31,8 @@ from typer.testing import CliRunner
         ({"normalize": True, "std": (0.0,)}, "--std"),
         ({"use_ema": True}, "--checkpoint"),
         ({"checkpoint": "no/such/file.safetensors"}, "No such file"),
-        ({"softmax": True, "num_classes": 0}, "--softmax is about classes"),
-        ({"labels": ["a", "b"], "features": True}, "--labels is about classes"),
+        ({"softmax": True, "num_classes": 0}, "--softmax requires classes"),
+        ({"labels": ["a", "b"], "features": True}, "--labels requires classes"),
         ({"labels": ["a", "b"], "num_classes": 3}, "2 names"),
         ({"out_indices": (1, 2)}, "--features"),
         ({"verify": False, "min_snr": 30.0}, "--no-verify"),
@@ -44,7 +44,7 @@ from typer.testing import CliRunner
         ({"model_kwargs": ["drop_rate"]}, "not KEY=VALUE"),
         ({"features": True, "out_indices": (2, 0)}, "ascending order"),
         ({"features": True, "out_indices": (1, 1)}, "each level once"),
-        ({"min_snr": float("nan")}, "not a finite number\nhint: give decibels"),
+        ({"min_snr": float("nan")}, "not a finite number\nhint: give a value in dB"),
         ({"seed": 10**30}, "at most"),
         ({"output": "model.bin"}, r"must end in \.onnx"),
     ],
@@ -197,7 +197,7 @@ def test_python_values_reach_the_model(process, export, tmp_path):
 
 
 def test_options_that_build_a_model_are_refused_for_a_module():
-    with pytest.raises(ConfigurationError, match="already built"):
+    with pytest.raises(ConfigurationError, match="existing module"):
         timmx.export("onnx", torch.nn.Identity(), num_classes=3)
 
 

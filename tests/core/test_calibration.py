@@ -91,7 +91,8 @@ def test_options_that_exclude_or_require_each_other(photos):
     with pytest.raises(ConfigurationError, match="give one of them"):
         check_calibration(photos, None, random=True)
     with pytest.raises(
-        ConfigurationError, match=r"(?s)--calibration-samples is the number .* give --calibration-data"
+        ConfigurationError,
+        match=r"(?s)--calibration-samples requires --calibration-data.* give --calibration-data",
     ):
         check_calibration(None, 64, random=False)
     check_calibration(photos, 64, random=False)
@@ -321,7 +322,7 @@ def with_one(value: float) -> torch.Tensor:
     [
         (
             (255 * pixels()).byte(),
-            r"(?s)uint8 numbers.*normalised pixels.*\(tensor.float\(\) / 255 - mean\) / std.*--normalize",
+            r"(?s)uint8 numbers.*normalized pixels.*\(tensor.float\(\) / 255 - mean\) / std.*--normalize",
         ),
         ((255 * pixels()).long(), "int64 numbers"),
         (pixels().bool(), "bool numbers"),
@@ -336,7 +337,7 @@ def with_one(value: float) -> torch.Tensor:
         (with_one(float("nan")), r"input 3 holds .* not a number"),
         (with_one(float("inf")), "input 3 holds .* infinite"),
         (normalised().double() * 1e300, "infinite"),
-        (255 * pixels(), r"(?s)from 3 to 255.*normalised pixels from -2.118 to 2.64.*/ 255 - mean"),
+        (255 * pixels(), r"(?s)from 3 to 255.*normalized pixels from -2.118 to 2.64.*/ 255 - mean"),
         (normalised().to_sparse(), "is sparse or without data"),
         (
             {"input": normalised(), "label": torch.ones(6)},
@@ -365,16 +366,16 @@ def test_with_normalize_pixels_must_be_between_0_and_1(tmp_path, warnings):
         choose_calibration(saved(tmp_path, 255 * pixels()), None, CONFIG, True)
     with pytest.raises(ConfigurationError, match=r"(?s)uint8.*save tensor.float\(\) / 255$"):
         choose_calibration(saved(tmp_path, (255 * pixels()).byte()), None, CONFIG, True)
-    with pytest.raises(ConfigurationError, match="before they are normalised, or leave --normalize out"):
+    with pytest.raises(ConfigurationError, match="before they are normalized, or leave --normalize out"):
         choose_calibration(saved(tmp_path, normalised()), None, CONFIG, True)
 
 
 def test_unusual_values_are_accepted_with_a_warning(tmp_path, warnings):
     choose_calibration(saved(tmp_path, pixels()), 6, CONFIG, False)
-    assert warnings.pop().endswith("Are they normalised?")
+    assert warnings.pop().endswith("Are they normalized?")
     wide = 5 * normalised()
     assert len(choose_calibration(saved(tmp_path, wide), 6, CONFIG, False)) == 6
-    assert "takes normalised pixels from -2.118 to 2.64" in warnings.pop()
+    assert "takes normalized pixels from -2.118 to 2.64" in warnings.pop()
     reflectance = 9 * pixels(6, SATELLITE)
     assert len(choose_calibration(saved(tmp_path, reflectance), 6, SATELLITE, True)) == 6
     assert "takes pixels in [0, 1] from 0 to 1" in warnings.pop()
@@ -424,5 +425,8 @@ def test_synthetic_images_are_repeatable_and_differ_from_those_of_verification(w
     assert len({array.tobytes() for array in first}) == 10
     seen = {array.tobytes() for array in SyntheticSamples(CONFIG, True).take(range(6))}
     assert not seen & {array.tobytes() for array in first}
-    assert "Calibrated on 10 synthetic images: their ranges do not fit real images" in warnings[0]
+    assert (
+        "Calibrated on 10 synthetic images: their value ranges differ from those of real images"
+        in warnings[0]
+    )
     assert len(choose_calibration(None, None, CONFIG, True)) == 128

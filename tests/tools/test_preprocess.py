@@ -234,7 +234,7 @@ def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path) -> None:
         crop_pct=1.0,
         crop_mode="center",
     )
-    with pytest.raises(ArtifactError, match="8 channels, which are not an image"):
+    with pytest.raises(ArtifactError, match="8 channels, so its input is not an image"):
         ImagePreprocessor(eight, False, None).check()
     with pytest.raises(ConfigurationError, match="'cubic' is unknown"):
         ImagePreprocessor(config(interpolation="cubic"), False, "RGB").check()

@@ -75,7 +75,7 @@ def validate(request: ExportRequest, options: CoreMLOptions) -> None:
             )
         if sys.platform != "darwin":
             raise ConfigurationError(
-                "--compute-units selects where Core ML runs the file, and Core ML runs only on macOS",
+                "--compute-units selects where Core ML runs the file, but Core ML requires macOS",
                 hint="leave out --compute-units: here timmx's own evaluator runs the file",
             )
 
@@ -148,7 +148,7 @@ def _check_ml_program(options: CoreMLOptions) -> None:
     needed = _NEEDS[options.quantize]
     if options.target.specification < needed.specification:
         raise ConfigurationError(
-            f"--quantize {options.quantize} needs --target {needed} or later, and --target is {options.target}",
+            f"--quantize {options.quantize} requires --target {needed} or later, but --target is {options.target}",
             hint=f"use --target {needed}, or "
             + (
                 "another --quantize (int8 and palettes need ios16)"
@@ -165,7 +165,7 @@ def _check_batch(request: ExportRequest, options: CoreMLOptions) -> None:
     ):
         if value is not None and not request.dynamic_batch:
             raise ConfigurationError(
-                f"{flag} sets the batch sizes of --dynamic-batch, which is not set",
+                f"{flag} requires --dynamic-batch",
                 hint=f"add --dynamic-batch, or use --batch-size instead of {flag}",
             )
     sizes = options.batch_sizes

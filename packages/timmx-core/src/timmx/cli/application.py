@@ -142,13 +142,13 @@ def _check_process() -> None:
     """
     if stdout_is_closed():
         raise ConfigurationError(
-            "stdout is closed, and results are written to it", hint="redirect it, with >/dev/null"
+            "stdout is closed, but results are written to it", hint="redirect it, for example with >/dev/null"
         )
     try:
         Path.cwd()
     except OSError as exc:
         raise ConfigurationError(
-            f"the current folder cannot be used: {exc.strerror}", hint="change to another folder, with cd"
+            f"the current folder cannot be used: {exc.strerror}", hint="change to another folder"
         ) from exc
 
 

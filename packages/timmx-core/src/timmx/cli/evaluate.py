@@ -143,7 +143,7 @@ def summary(evaluation: Evaluation) -> str:
     )
     lines += [speed] if speed else []
     if evaluation.resumed:
-        lines.append(f"{evaluation.resumed:,} answers are from the journal")
+        lines.append(f"{evaluation.resumed:,} predictions are from the journal")
     if evaluation.unreadable:
         lines.append(f"{counted(len(evaluation.unreadable), 'image')} cannot be read (not counted):")
         lines += [f"  {shown(name)}" for name, _ in evaluation.unreadable[:_FIRST]]

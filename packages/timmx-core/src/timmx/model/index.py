@@ -159,14 +159,15 @@ def check_model_name(request: ExportRequest) -> None:
     elif name.startswith("hf-hub:"):
         if not _is_hub_id(name.removeprefix("hf-hub:")):
             raise ConfigurationError(
-                f"{brief(name)} is not a hub id",
+                f"{brief(name)} is not a Hugging Face model id",
                 hint="use hf-hub:OWNER/NAME, such as hf-hub:timm/resnet18.a1_in1k",
             )
         return
     elif any(character in name for character in ":/\\") or not name:
         raise ConfigurationError(
             f"{brief(name)} is not a timm model name",
-            hint="use hf-hub:OWNER/NAME for a model on the hub, local-dir:FOLDER for a folder with a config.json, "
+            hint="use hf-hub:OWNER/NAME for a model on the Hugging Face Hub, local-dir:FOLDER for a folder with a "
+            "config.json, "
             "or the model's name and --checkpoint FILE for a weights file",
         )
     check_name(name)

@@ -83,7 +83,7 @@ def load_model(request: ExportRequest) -> LoadedModel:
 
     if request.device.torch_name == "cuda" and not torch.cuda.is_available():
         raise MissingRequirementError(
-            "--device cuda: torch finds no CUDA device here", hint="leave --device out"
+            "--device cuda: PyTorch finds no CUDA device on this machine", hint="leave --device out"
         )
     loaded = _from_timm(request, probe) if isinstance(request.model, str) else _from_module(request)
     if request.labels is not None:
