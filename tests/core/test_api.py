@@ -38,7 +38,7 @@ from typer.testing import CliRunner
         ({"verify": False, "min_snr": 30.0}, "--no-verify"),
         ({"verify": False, "verify_data": "."}, "--no-verify"),
         ({"verify_data": "no/such/folder"}, "the folder no/such/folder does not exist"),
-        ({"pretrained": True, "checkpoint": "x.pth"}, "give one of them"),
+        ({"pretrained": True, "checkpoint": "x.pth"}, "use only one of them"),
         ({"pretrained": True, "seed": 1}, "--seed"),
         ({"in_chans": 1, "input_size": (3, 32, 32)}, "different numbers of channels"),
         ({"model_kwargs": ["drop_rate"]}, "not KEY=VALUE"),

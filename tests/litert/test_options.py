@@ -58,7 +58,7 @@ def test_help_names_every_option():
         ({"mode": "int16x8", "random_calibration": True, "io": "int8"}, "--mode int8"),
         ({"io": "uint8"}, "--normalize"),
         ({"mode": "int8", "calibration_data": "absent"}, "absent does not exist"),
-        ({"mode": "int8", "calibration_data": ".", "random_calibration": True}, "give one of them"),
+        ({"mode": "int8", "calibration_data": ".", "random_calibration": True}, "use only one of them"),
         ({"mode": "int8", "calibration_data": "."}, "0 images"),
         ({"dynamic_batch": True}, "--batch-size N"),
         ({"output": "model.onnx"}, "tflite"),

@@ -186,7 +186,7 @@ def _check_batch(request: ExportRequest, options: CoreMLOptions) -> None:
 def _check_image_input(request: ExportRequest) -> None:
     if not request.normalize:
         raise ConfigurationError(
-            "--image-input takes pixels, which the file must normalize", hint="add --normalize"
+            "--image-input requires --normalize, because its input is pixels", hint="add --normalize"
         )
     _check_one_at_a_time(request, "--image-input takes one image")
     channels = request.input_size[0] if request.input_size else request.in_chans

@@ -346,7 +346,8 @@ class ExportRequest:
                 raise ConfigurationError(f"--model-kwargs {key} is given twice", hint="give it once")
             if not equals or not key.isidentifier():
                 raise ConfigurationError(
-                    f"--model-kwargs {pair!r} is not KEY=VALUE", hint="write it as drop_rate=0.1"
+                    f"--model-kwargs {pair!r} is not KEY=VALUE",
+                    hint="write it as KEY=VALUE, such as drop_rate=0.1",
                 )
             try:
                 parsed[key] = ast.literal_eval(text)

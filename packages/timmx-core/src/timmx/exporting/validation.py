@@ -103,7 +103,7 @@ def _weights(request: ExportRequest) -> None:
         if request.pretrained:
             raise ConfigurationError(
                 "--pretrained and --checkpoint cannot be combined: both select the weights",
-                hint="give one of them",
+                hint="use only one of them",
             )
     elif request.use_ema:
         raise ConfigurationError(

@@ -44,12 +44,12 @@ def check_calibration(data: Path | None, samples: int | None, random: bool) -> N
     if data is not None and random:
         raise ConfigurationError(
             f"{_FLAG} and --random-calibration cannot be combined: both select the calibration inputs",
-            hint="give one of them",
+            hint="use only one of them",
         )
     if samples is not None and data is None and not random:
         raise ConfigurationError(
-            "--calibration-samples requires {_FLAG}",
-            hint=f"give {_FLAG} too",
+            f"--calibration-samples requires {_FLAG}",
+            hint=f"add {_FLAG} PATH",
         )
     if data is None:
         return

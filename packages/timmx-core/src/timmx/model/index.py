@@ -148,7 +148,7 @@ def check_model_name(request: ExportRequest) -> None:
     in the cached index if there is one; `load_model` checks it again.
 
     Raises:
-        ConfigurationError: a `local-dir:` without a usable config.json, or a malformed hub id or name.
+        ConfigurationError: a `local-dir:` without a usable config.json, or a malformed Hugging Face model id or name.
         ModelError: unknown architecture or tag, with similar ones.
     """
     name = request.model
@@ -174,7 +174,7 @@ def check_model_name(request: ExportRequest) -> None:
 
 
 def _is_hub_id(text: str) -> bool:
-    """Whether a text has the form of a hub id with an optional revision, by the rules of huggingface_hub 1."""
+    """Whether a text is a valid Hugging Face model id with an optional revision, by the rules of huggingface_hub 1."""
     repo, at, revision = text.partition("@")
     parts = repo.split("/")
     return (

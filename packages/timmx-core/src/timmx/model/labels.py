@@ -165,7 +165,7 @@ def _in_order(names: Any, where: str) -> Iterable[Any]:
         by_number = {int(key): value for key, value in names.items()}
     except (TypeError, ValueError) as exc:
         raise ConfigurationError(
-            f"{where}: a key is not a class index ({exc})",
+            f"{where}: a key is not a class index: {exc}",
             hint='write a map of class index to name: {"0": "cat", ...}',
         ) from exc
     mismatch = sorted(set(range(len(names))) ^ set(by_number))

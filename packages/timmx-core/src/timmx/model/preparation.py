@@ -1,4 +1,4 @@
-"""Prepares a loaded model for export: exact rewrites, each proven equal to the original model."""
+"""Prepares a loaded model for export: exact rewrites, each verified against the original model."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def _run_child(entry: BackendEntry, timeout_s: float) -> dict[str, Any]:
             text=True,
             timeout=timeout_s,
             stdin=subprocess.DEVNULL,
-            # The current folder may come from a stranger, and is not searched for modules.
+            # The current folder may be untrusted, and is not searched for modules.
             env=os.environ | {"PYTHONSAFEPATH": "1"},
             check=False,
         )
