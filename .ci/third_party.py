@@ -1,6 +1,6 @@
 """Use backends that are not ours with the built wheels, outside the checkout: python .ci/third_party.py dist
 
-The example backend, built and installed as a stranger's wheel; a project of `timmx new-backend`, by the commands
+The example backend, built and installed as a third-party wheel; a project of `timmx new-backend`, by the commands
 that it prints; and whatever published-backends.txt names. Each runs the conformance kit. Standard library only.
 """
 

@@ -86,7 +86,7 @@ def check(backend: str | None, dist: Path, folder: Path) -> None:
 
 
 def export(backend: str, timmx, empty: Path) -> None:
-    """The example model goes through, is proven, and lies where it was said to lie."""
+    """The example model is exported and verified, and its file is where `--output` says."""
     exported = timmx(
         backend, f"local-dir:{ROOT / 'examples' / 'digits'}", "--json", *ARGUMENTS.get(backend, ())
     )

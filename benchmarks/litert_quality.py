@@ -113,7 +113,7 @@ def settled_model(name: str, calibration: Path) -> nn.Module:
 
 
 def read(module: nn.Module, paths: list[Path], normalize: bool = False) -> np.ndarray:
-    """(N, C, H, W) as a file takes it that does or does not normalise."""
+    """(N, C, H, W) as a file takes it that does or does not normalize."""
     config, _ = resolve_data_config(module.pretrained_cfg, module.pretrained_cfg["input_size"])
     preprocessor = ImagePreprocessor.for_model(config, normalize)
     return np.stack([preprocessor.read(path) for path in paths])

@@ -1,4 +1,4 @@
-"""The documents are true: what they tell to type exists, what they show is what comes out."""
+"""The documents are correct: commands and options exist, and examples print what is shown."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_gates_run_what_the_readme_says():
     (first_steps,) = [block for block in blocks(README, "") if "pip install uv" in block]
     assert first_steps.splitlines()[1:] == [
         "uv run timmx onnx local-dir:examples/digits -o digits.onnx",
-        "uv run pytest -n 2 --dist loadfile",
+        "uv run pytest",
     ]
     assert re.search(r"^uv run pytest\b", gates, re.MULTILINE)
     contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
@@ -184,7 +184,7 @@ def versions(metadata: str) -> set[str]:
 
 @cache
 def help_of(command: str) -> str:
-    """`timmx COMMAND --help`, without colours and in one long line each."""
+    """`timmx COMMAND --help`, without colors and in one long line each."""
     from timmx.cli.application import app
     from typer.testing import CliRunner
 

@@ -48,6 +48,14 @@ EVERYWHERE = {
     r"end what else runs": "stop other processes",
     r"nobody (knows|says|asks|could|needs)": "unknown, not stated",
     r"the likeliest": "the most likely",
+    r"averaged weights": "EMA weights",
+    r"class numbers?": "class index",
+    r"hub ids?": "Hugging Face model id",
+    r"(is|are) in the way": "exists",
+    r"and was given": "but got",
+    r"proven equal": "verified against",
+    r"(labell|normalis|organis|optimis|quantis)(e[ds]?|ing|ation)": "American spelling",
+    r"colours?|behaviours?|centres?|grey": "American spelling",
 }
 """Exact phrases, as regular expressions of whole words, and what is written instead."""
 

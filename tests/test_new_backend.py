@@ -87,11 +87,14 @@ def test_suffix_name_and_companions_are_in_the_project(run_timmx, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--suffix", "xml"], "--suffix 'xml' is not a dot and lower-case letters or digits"),
-        (["--suffix", ".XML"], "--suffix '.XML' is not"),
-        (["--suffix", ".onnx"], "timmx opens such files with a backend of its own"),
-        (["--companion", "bin"], "--companion 'bin' is not"),
-        (["--suffix", ".xml", "--companion", ".xml"], "the suffixes .xml, .xml are not all different"),
+        (
+            ["--suffix", "xml"],
+            "--suffix 'xml' is invalid: a suffix is a dot and lower-case letters or digits",
+        ),
+        (["--suffix", ".XML"], "--suffix '.XML' is invalid"),
+        (["--suffix", ".onnx"], "one of timmx's own backends opens such files"),
+        (["--companion", "bin"], "--companion 'bin' is invalid"),
+        (["--suffix", ".xml", "--companion", ".xml"], "the suffixes .xml, .xml are not unique"),
         (["--name", 'a"b'], "hint: write it as the format's users do"),
     ],
 )
@@ -112,11 +115,11 @@ def test_generated_files_are_within_88_columns(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("My_Format", "not made of lower-case words joined by hyphens\nhint: try my-format"),
+        ("My_Format", "not consist of lower-case words joined by hyphens\nhint: try my-format"),
         ("a--b", "hint: try a-b"),
-        ("3d", "not made of lower-case words"),
-        ("", "not made of lower-case words"),
-        ("List", "not made of lower-case words joined by hyphens\nhint: choose another name"),
+        ("3d", "not consist of lower-case words"),
+        ("", "not consist of lower-case words"),
+        ("List", "not consist of lower-case words joined by hyphens\nhint: choose another name"),
         ("verify", "is a command of timmx itself"),
         ("demo", "is a command of timmx itself"),
         ("card", "is a command of timmx itself"),

@@ -37,7 +37,7 @@ PRETRAINED_CFG = {
     "pool_size": (2, 2),
     "interpolation": "bicubic",
     "crop_pct": 1.0,
-    "mean": (0.309, 0.309, 0.309),  # over the training images, once enlarged; grey, so the same thrice
+    "mean": (0.309, 0.309, 0.309),  # over the training images, once enlarged; gray, so the same thrice
     "std": (0.349, 0.349, 0.349),
     "license": "apache-2.0",
     "description": "Handwritten digits. Trained on the Optical Recognition of Handwritten Digits data set "
@@ -117,7 +117,7 @@ def shift_and_rotate(batch: torch.Tensor) -> torch.Tensor:
 
 
 def to_pil(image: np.ndarray) -> Image.Image:
-    """An 8x8 array of ink from 0 to 16 as a grey image, ink white."""
+    """An 8x8 array of ink from 0 to 16 as a gray image, ink white."""
     return Image.fromarray(np.round(image * 255 / 16).astype(np.uint8))
 
 

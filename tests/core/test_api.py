@@ -30,20 +30,20 @@ from typer.testing import CliRunner
         ({"normalize": True, "std": (0.0,)}, "--std"),
         ({"use_ema": True}, "--checkpoint"),
         ({"checkpoint": "no/such/file.safetensors"}, "No such file"),
-        ({"softmax": True, "num_classes": 0}, "--softmax is about classes"),
-        ({"labels": ["a", "b"], "features": True}, "--labels is about classes"),
+        ({"softmax": True, "num_classes": 0}, "--softmax requires classes"),
+        ({"labels": ["a", "b"], "features": True}, "--labels requires classes"),
         ({"labels": ["a", "b"], "num_classes": 3}, "2 names"),
         ({"out_indices": (1, 2)}, "--features"),
         ({"verify": False, "min_snr": 30.0}, "--no-verify"),
         ({"verify": False, "verify_data": "."}, "--no-verify"),
         ({"verify_data": "no/such/folder"}, "the folder no/such/folder does not exist"),
-        ({"pretrained": True, "checkpoint": "x.pth"}, "give one of them"),
+        ({"pretrained": True, "checkpoint": "x.pth"}, "use only one of them"),
         ({"pretrained": True, "seed": 1}, "--seed"),
         ({"in_chans": 1, "input_size": (3, 32, 32)}, "different numbers of channels"),
         ({"model_kwargs": ["drop_rate"]}, "not KEY=VALUE"),
         ({"features": True, "out_indices": (2, 0)}, "ascending order"),
         ({"features": True, "out_indices": (1, 1)}, "each level once"),
-        ({"min_snr": float("nan")}, "not a finite number\nhint: give decibels"),
+        ({"min_snr": float("nan")}, "not a finite number\nhint: give a value in dB"),
         ({"seed": 10**30}, "at most"),
         ({"output": "model.bin"}, r"must end in \.onnx"),
     ],
@@ -196,7 +196,7 @@ def test_python_values_reach_the_model(process, export, tmp_path):
 
 
 def test_options_that_build_a_model_are_refused_for_a_module():
-    with pytest.raises(ConfigurationError, match="already built"):
+    with pytest.raises(ConfigurationError, match="existing module"):
         timmx.export("onnx", torch.nn.Identity(), num_classes=3)
 
 

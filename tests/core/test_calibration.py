@@ -74,7 +74,7 @@ def pixels(count=6, config=CONFIG):
     return torch.from_numpy(SyntheticSamples(config, True, count).take(range(count)))
 
 
-def normalised(count=6, config=CONFIG):
+def normalized(count=6, config=CONFIG):
     return torch.from_numpy(SyntheticSamples(config, False, count).take(range(count)))
 
 
@@ -88,10 +88,11 @@ def saved(tmp_path, value) -> Path:
 
 
 def test_options_that_exclude_or_require_each_other(photos):
-    with pytest.raises(ConfigurationError, match="give one of them"):
+    with pytest.raises(ConfigurationError, match="use only one of them"):
         check_calibration(photos, None, random=True)
     with pytest.raises(
-        ConfigurationError, match=r"(?s)--calibration-samples is the number .* give --calibration-data"
+        ConfigurationError,
+        match=r"(?s)--calibration-samples requires --calibration-data.*add --calibration-data",
     ):
         check_calibration(None, 64, random=False)
     check_calibration(photos, 64, random=False)
@@ -266,7 +267,7 @@ def test_too_few_readable_images_are_refused(photos, tmp_path, warnings):
 def test_models_of_other_channels_take_tensors_and_no_images(photos, tmp_path, warnings):
     with pytest.raises(ConfigurationError, match=r"(?s)this model takes 5.*torch.save"):
         choose_calibration(photos, None, SATELLITE, True)
-    inputs = normalised(8, SATELLITE)
+    inputs = normalized(8, SATELLITE)
     calibration = choose_calibration(saved(tmp_path, inputs), 8, SATELLITE, False)
     np.testing.assert_array_equal(np.concatenate(list(calibration)), inputs.numpy())
 
@@ -276,12 +277,12 @@ def test_models_of_other_channels_take_tensors_and_no_images(photos, tmp_path, w
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_tensors_of_any_float_type_are_read_as_float32(tmp_path, warnings, dtype):
-    path = saved(tmp_path, normalised().to(dtype))
+    path = saved(tmp_path, normalized().to(dtype))
     calibration = choose_calibration(path, 6, CONFIG, False)
     for _ in range(2):
         arrays = list(calibration)
         assert all(array.shape == (1, 3, 48, 64) and array.dtype == np.float32 for array in arrays)
-        np.testing.assert_allclose(np.concatenate(arrays), normalised().numpy(), rtol=1e-2)
+        np.testing.assert_allclose(np.concatenate(arrays), normalized().numpy(), rtol=1e-2)
         arrays[0][:] = 0  # a consumer may work in place
     assert calibration.origin == f"6 inputs of {path}"
     assert warnings == []
@@ -297,7 +298,7 @@ def test_a_long_tensor_is_sampled_evenly_and_a_short_one_is_reported(tmp_path, w
 
 
 def test_a_parameter_a_transposed_tensor_and_the_old_file_format_are_read(tmp_path, warnings):
-    inputs = normalised()
+    inputs = normalized()
     turned = inputs.movedim(1, -1).contiguous().movedim(-1, 1)
     torch.save(turned, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     for path in (saved(tmp_path, torch.nn.Parameter(inputs)), tmp_path / "old.pth"):
@@ -311,7 +312,7 @@ class Anything:
 
 
 def with_one(value: float) -> torch.Tensor:
-    inputs = normalised()
+    inputs = normalized()
     inputs[3, 1, 2, 2] = value
     return inputs
 
@@ -321,28 +322,28 @@ def with_one(value: float) -> torch.Tensor:
     [
         (
             (255 * pixels()).byte(),
-            r"(?s)uint8 numbers.*normalised pixels.*\(tensor.float\(\) / 255 - mean\) / std.*--normalize",
+            r"(?s)uint8 numbers.*normalized pixels.*\(tensor.float\(\) / 255 - mean\) / std.*--normalize",
         ),
         ((255 * pixels()).long(), "int64 numbers"),
         (pixels().bool(), "bool numbers"),
         (pixels().cfloat(), "complex64 numbers"),
-        (normalised()[0], r"shape \(3, 48, 64\); this model takes \(N, 3, 48, 64\)"),
-        (normalised().movedim(1, -1), r"(?s)shape \(6, 48, 64, 3\).*movedim\(-1, -3\)"),
-        (normalised()[..., :32], r"takes \(N, 3, 48, 64\)\nhint: save inputs of that size"),
-        (normalised(6, GRAY), r"shape \(6, 1, 48, 64\)"),
+        (normalized()[0], r"shape \(3, 48, 64\); this model takes \(N, 3, 48, 64\)"),
+        (normalized().movedim(1, -1), r"(?s)shape \(6, 48, 64, 3\).*movedim\(-1, -3\)"),
+        (normalized()[..., :32], r"takes \(N, 3, 48, 64\)\nhint: save inputs of that size"),
+        (normalized(6, GRAY), r"shape \(6, 1, 48, 64\)"),
         (torch.empty(0, 3, 48, 64), "holds 0 inputs; at least 4"),
-        (normalised()[:3], "holds 3 inputs; at least 4"),
+        (normalized()[:3], "holds 3 inputs; at least 4"),
         (torch.tensor(1.0), r"shape \(\)"),
         (with_one(float("nan")), r"input 3 holds .* not a number"),
         (with_one(float("inf")), "input 3 holds .* infinite"),
-        (normalised().double() * 1e300, "infinite"),
-        (255 * pixels(), r"(?s)from 3 to 255.*normalised pixels from -2.118 to 2.64.*/ 255 - mean"),
-        (normalised().to_sparse(), "is sparse or without data"),
+        (normalized().double() * 1e300, "infinite"),
+        (255 * pixels(), r"(?s)from 3 to 255.*normalized pixels from -2.118 to 2.64.*/ 255 - mean"),
+        (normalized().to_sparse(), "is sparse or without data"),
         (
-            {"input": normalised(), "label": torch.ones(6)},
+            {"input": normalized(), "label": torch.ones(6)},
             r"(?s)holds a dict \(input, label, \.\.\.\), not a tensor.*torch.save",
         ),
-        ([normalised()[:1]] * 6, r"(?s)holds a list, not a tensor.*torch\.stack"),
+        ([normalized()[:1]] * 6, r"(?s)holds a list, not a tensor.*torch\.stack"),
         (torch.nn.Conv2d(3, 8, 3).state_dict(), r"OrderedDict \(weight, bias, \.\.\.\), not a tensor"),
         (torch.nn.Conv2d(3, 8, 3), r"(?s)would run code.*Conv2d.*save one float tensor"),
         (Anything(), r"would run code.*Anything"),
@@ -365,16 +366,16 @@ def test_with_normalize_pixels_must_be_between_0_and_1(tmp_path, warnings):
         choose_calibration(saved(tmp_path, 255 * pixels()), None, CONFIG, True)
     with pytest.raises(ConfigurationError, match=r"(?s)uint8.*save tensor.float\(\) / 255$"):
         choose_calibration(saved(tmp_path, (255 * pixels()).byte()), None, CONFIG, True)
-    with pytest.raises(ConfigurationError, match="before they are normalised, or leave --normalize out"):
-        choose_calibration(saved(tmp_path, normalised()), None, CONFIG, True)
+    with pytest.raises(ConfigurationError, match="before they are normalized, or leave --normalize out"):
+        choose_calibration(saved(tmp_path, normalized()), None, CONFIG, True)
 
 
 def test_unusual_values_are_accepted_with_a_warning(tmp_path, warnings):
     choose_calibration(saved(tmp_path, pixels()), 6, CONFIG, False)
-    assert warnings.pop().endswith("Are they normalised?")
-    wide = 5 * normalised()
+    assert warnings.pop().endswith("Are they normalized?")
+    wide = 5 * normalized()
     assert len(choose_calibration(saved(tmp_path, wide), 6, CONFIG, False)) == 6
-    assert "takes normalised pixels from -2.118 to 2.64" in warnings.pop()
+    assert "takes normalized pixels from -2.118 to 2.64" in warnings.pop()
     reflectance = 9 * pixels(6, SATELLITE)
     assert len(choose_calibration(saved(tmp_path, reflectance), 6, SATELLITE, True)) == 6
     assert "takes pixels in [0, 1] from 0 to 1" in warnings.pop()
@@ -386,7 +387,7 @@ def test_a_damaged_file_is_reported(tmp_path, warnings, content):
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"is damaged or not a file of torch\.save"):
         choose_calibration(path, None, CONFIG, False)
-    whole = saved(tmp_path, normalised()).read_bytes()
+    whole = saved(tmp_path, normalized()).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigurationError, match=r"is damaged or not a file of torch\.save"):
         choose_calibration(path, None, CONFIG, False)
@@ -424,5 +425,8 @@ def test_synthetic_images_are_repeatable_and_differ_from_those_of_verification(w
     assert len({array.tobytes() for array in first}) == 10
     seen = {array.tobytes() for array in SyntheticSamples(CONFIG, True).take(range(6))}
     assert not seen & {array.tobytes() for array in first}
-    assert "Calibrated on 10 synthetic images: their ranges do not fit real images" in warnings[0]
+    assert (
+        "Calibrated on 10 synthetic images: their value ranges differ from those of real images"
+        in warnings[0]
+    )
     assert len(choose_calibration(None, None, CONFIG, True)) == 128

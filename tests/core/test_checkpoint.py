@@ -117,7 +117,7 @@ def test_missing_averaged_weights_are_reported(tmp_path, trained):
         with pytest.raises(ModelError, match="leave --use-ema out"):
             load(tmp_path / name, use_ema=True)
     torch.save({"state_dict_ema": trained.state_dict()}, tmp_path / "only.pth")
-    with pytest.raises(ModelError, match="use --use-ema to take them"):
+    with pytest.raises(ModelError, match="add --use-ema to load them"):
         load(tmp_path / "only.pth")
 
 

@@ -91,7 +91,7 @@ NOT_FOLDABLE = {
     "output changed in place": Net(lambda net, x: net.norm(net.act(net.conv(x)))),
     "output returned": Net(lambda net, x: (y := net.conv(x), {"raw": y, "normed": net.norm(y)})[1]),
     "output seen through a view": Net(lambda net, x: (y := net.conv(x), net.norm(y) + y.mT.mT)[1]),
-    "view normalised": Net(lambda net, x: net.norm(net.conv(x).transpose(2, 3))),
+    "view normalized": Net(lambda net, x: net.norm(net.conv(x).transpose(2, 3))),
     "layer used twice": Net(lambda net, x: net.norm(net.conv(net.conv(x)))),
     "norm used twice": Net(lambda net, x: net.norm(net.conv(x)) + net.norm(net.other(x))),
     "weight shared": shared(Net(lambda net, x: net.norm(net.conv(x)) + net.other(x))),

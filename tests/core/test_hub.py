@@ -161,7 +161,7 @@ def test_offline_mode_without_a_cached_file_is_reported(tmp_path):
 def test_missing_repositories_and_files_are_reported(tmp_path, digits):
     with hub({"me/digits": Path(digits.removeprefix("local-dir:"))}) as endpoint:
         for arguments, words in (
-            (("me/other", "config.json"), "no model 'me/other', or it is private"),
+            (("me/other", "config.json"), "'me/other' does not exist on the Hugging Face Hub, or is private"),
             (("me/digits@v9", "config.json"), "no revision 'v9'"),
             (("me/digits", "a.bin", "b.bin"), "has no a.bin or b.bin"),
         ):

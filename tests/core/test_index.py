@@ -141,8 +141,8 @@ def test_unknown_names_are_refused_with_suggestions(cache):
         ("resnet18.zzz", ModelError, "use one of its tags: a1_in1k"),
         ("qqqqqqqqqq", ModelError, "timmx list PATTERN"),
         ("timm/resnet18", ConfigurationError, "hf-hub:OWNER/NAME"),
-        ("hf-hub:", ConfigurationError, "not a hub id"),
-        ("hf-hub:a/b/c", ConfigurationError, "not a hub id"),
+        ("hf-hub:", ConfigurationError, "not a Hugging Face model id"),
+        ("hf-hub:a/b/c", ConfigurationError, "not a Hugging Face model id"),
         ("ftp:resnet18", ConfigurationError, "not a timm model name"),
     ):
         with pytest.raises(error, match=words):

@@ -39,9 +39,9 @@ def test_the_model_is_built_for_a_size_that_works(model, height, width):
 @pytest.mark.parametrize(
     ("model", "height", "width", "reason"),
     [
-        ("vit_tiny_patch16_224", 200, 200, "patches are 16 x 16 pixels"),
+        ("vit_tiny_patch16_224", 200, 200, "patches of 16 x 16 pixels"),
         ("test_vit", 100, 96, "divisible by patch size"),
-        ("swin_tiny_patch4_window7_224", 62, 62, "patches are 4 x 4"),
+        ("swin_tiny_patch4_window7_224", 62, 62, "patches of 4 x 4"),
         ("test_maxvit", 100, 100, "divisible by window|not a multiple"),
         ("levit_128s", 100, 96, "not a multiple"),
         ("xcit_nano_12_p8_224", 60, 60, "divide image dimensions evenly"),
@@ -59,7 +59,7 @@ def test_a_size_that_fails_is_refused_with_sizes_that_work(model, height, width,
 
 
 def test_a_model_with_a_fixed_size_suggests_that_size():
-    with pytest.raises(ConfigurationError, match=r"nearest that works: --input-size 3 224 224$"):
+    with pytest.raises(ConfigurationError, match=r"nearest valid size: --input-size 3 224 224$"):
         load("efficientformer_l1", 3, 256, 256)
 
 

@@ -21,7 +21,7 @@ def test_noise_is_measured_against_the_variation_between_inputs() -> None:
     assert snr.signal == pytest.approx(2.0)
     assert snr.noise == pytest.approx(0.01)
     assert snr.snr_db == pytest.approx(10 * math.log10(200))
-    assert snr.cosine_min > 0.999999  # so a cosine proves nothing here
+    assert snr.cosine_min > 0.999999  # so the cosine does not show the difference
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 64])

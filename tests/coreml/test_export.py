@@ -361,5 +361,5 @@ def test_a_neuralnetwork_gives_no_inner_tensors(export):
     result = export(convert_to="neuralnetwork")
     with timmx.open(result.path) as runner:
         assert runner.intermediates == ()
-        with pytest.raises(UnsupportedError, match="gives outputs only"):
+        with pytest.raises(UnsupportedError, match="returns only outputs"):
             runner.run_intermediates({"input": np.zeros((1, 3, 64, 64), np.float32)}, ("x",))

@@ -28,15 +28,15 @@ from timmx.errors import ArtifactError, ConfigurationError
         ({"target": "macos11"}, "mlprogram"),
         (
             {"target": "ios15", "quantize": "int8"},
-            "needs --target ios16 or later.*\nhint: use --target ios16",
+            "requires --target ios16 or later.*\nhint: use --target ios16",
         ),
         (
             {"target": "macos14", "quantize": "int4"},
-            "needs --target ios18 or later.*\nhint: use --target ios18",
+            "requires --target ios18 or later.*\nhint: use --target ios18",
         ),
         (
             {"target": "ios15", "quantize": "palette6"},
-            "needs --target ios16 or later.*\nhint: .*leave out --quantize",
+            "requires --target ios16 or later.*\nhint: .*leave out --quantize",
         ),
         ({"target": "ios12"}, "ios18"),
         ({"quantize": "int2"}, "did you mean int8 or int4"),
@@ -73,7 +73,7 @@ def test_invalid_options_are_refused_with_a_hint(tmp_path, monkeypatch, options,
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="the option is valid on macOS")
 def test_compute_units_are_refused_without_core_ml():
-    with pytest.raises(ConfigurationError, match="only on macOS\nhint: leave out --compute-units"):
+    with pytest.raises(ConfigurationError, match="requires macOS\nhint: leave out --compute-units"):
         timmx.export("coreml", "test_resnet", compute_units="cpu-ne")
 
 

@@ -42,17 +42,23 @@ def test_help_names_every_option():
         ({"mode": "fp16", "per_channel": True}, "--per-channel"),
         ({"per_channel": False}, "--no-per-channel"),
         ({"calibration_method": "mse"}, "--calibration-method"),
-        ({"mode": "weight-int8", "random_calibration": True}, "--random-calibration is for the ranges"),
-        ({"mode": "dynamic-int8", "calibration_method": "mse"}, "--calibration-method is for the ranges"),
+        (
+            {"mode": "weight-int8", "random_calibration": True},
+            "--random-calibration applies to activation ranges",
+        ),
+        (
+            {"mode": "dynamic-int8", "calibration_method": "mse"},
+            "--calibration-method applies to activation ranges",
+        ),
         (
             {"mode": "weight-int8", "calibration_data": ".", "calibration_samples": 8},
-            "--calibration-samples is for the ranges",
+            "--calibration-samples applies to activation ranges",
         ),
         ({"io": "int8"}, "--mode int8"),
         ({"mode": "int16x8", "random_calibration": True, "io": "int8"}, "--mode int8"),
         ({"io": "uint8"}, "--normalize"),
         ({"mode": "int8", "calibration_data": "absent"}, "absent does not exist"),
-        ({"mode": "int8", "calibration_data": ".", "random_calibration": True}, "give one of them"),
+        ({"mode": "int8", "calibration_data": ".", "random_calibration": True}, "use only one of them"),
         ({"mode": "int8", "calibration_data": "."}, "0 images"),
         ({"dynamic_batch": True}, "--batch-size N"),
         ({"output": "model.onnx"}, "tflite"),
@@ -120,7 +126,7 @@ def test_wrong_feeds_devices_and_thread_counts_are_refused(export, tmp_path):
         for shape in ((1, 3, 80, 80), (2, 3, 160, 160), (1, 160, 160, 3), (3, 160, 160)):
             with pytest.raises(ConfigurationError, match=r"\(1, 3, 160, 160\)"):
                 runner.run({"input": np.zeros(shape, np.float32)})
-        with pytest.raises(ConfigurationError, match="takes input, and was given image"):
+        with pytest.raises(ConfigurationError, match="takes input, but got image"):
             runner.run({"image": np.zeros((1, 3, 160, 160), np.float32)})
         assert runner.run({"input": np.zeros((1, 3, 160, 160), np.float32)})["output"].shape == (1, 1000)
 

@@ -1,4 +1,4 @@
-"""Modules in the current folder, which may come from a stranger, are not imported by timmx or its children."""
+"""Modules in the current folder, which may be untrusted, are not imported by timmx or its children."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODULES = (
 @pytest.fixture
 def planted(tmp_path, monkeypatch) -> Path:
     """The current folder, with modules that say that they ran, and a plugin."""
-    folder = tmp_path / "from a stranger"
+    folder = tmp_path / "untrusted"
     folder.mkdir()
     for name in (*MODULES, "evil"):
         (folder / f"{name}.py").write_text(

@@ -392,7 +392,7 @@ def test_a_number_of_classes_that_is_text_is_an_error(size):
     metadata = metadata_of(Names.plain(3))
     (output,) = metadata.outputs
     metadata = replace(metadata, labels=None, outputs=(replace(output, shape=(1, size)),))
-    with pytest.raises(ArtifactError, match="its output holds classes, and its shape is"):
+    with pytest.raises(ArtifactError, match="its output is classes, but its shape is"):
         Facts.of(Path("a.onnx"), metadata)
 
 

@@ -1,4 +1,4 @@
-"""Odd values of files from strangers are errors that name the value; none is published that a command cannot read."""
+"""Invalid values in untrusted files are errors that name the value; none is published that a command cannot read."""
 
 from __future__ import annotations
 

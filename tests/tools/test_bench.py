@@ -190,7 +190,7 @@ def test_every_format_respects_the_number_of_threads(result):
 
 def test_a_fixed_batch_size_is_measured_with_a_note(result):
     (case,) = (case for case in result.cases if case.name == "digits.tflite")
-    assert any("1 image at once" in note and "not measured at 4" in note for note in case.notes)
+    assert any("batch size is fixed at 1" in note and "not measured at 4" in note for note in case.notes)
 
 
 def test_latency_of_an_evaluator_says_nothing_about_a_device(run_timmx, files):

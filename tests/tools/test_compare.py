@@ -210,7 +210,7 @@ def test_files_missing_from_the_plot_are_named():
     notes = summarize(
         row, replace(row, name="same.pt2", snr_db=float("inf")), replace(row, name="b.x", snr_db=None)
     )[1]
-    assert "Not shown: same.pt2 (same numbers as the model, infinite SNR); b.x (no SNR)." in notes
+    assert "Not shown: same.pt2 (identical to the model, infinite SNR); b.x (no SNR)." in notes
 
 
 def test_data_that_does_not_fit_is_refused(made, few, tmp_path):

@@ -1,4 +1,4 @@
-"""Labelled images: folders and CSVs that match an artifact, and one clear error for those that do not."""
+"""Labeled images: folders and CSVs that match an artifact, and one clear error for those that do not."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_numbers_that_are_names_are_read_as_names_with_a_warning(tmp_path, folde
     folder(cat=1)
     file = table(tmp_path, "path,label", "data/cat/0.png,0")
     assert read_dataset(file, "f.onnx", ("1", "0"), 2).images[0].truth == 1
-    assert "read as class names, not as class numbers: 0 is class 1." in heard[0]
+    assert "read as class names, not as class indices: 0 is class 1." in heard[0]
     read_dataset(file, "f.onnx", ("0", "1"), 2)
     assert len(heard) == 1
 
@@ -200,12 +200,12 @@ def test_a_mixture_of_names_and_numbers_is_refused(tmp_path, folder):
     file, labels = table(tmp_path, "path,label", *lines), tuple(map(str, range(1, 11)))
     said = refusal(file, "f.onnx", labels, 10)
     assert "names of classes in f.onnx (1, 2, 3, 4, 5 and 4 more)" in said
-    assert "can only be class numbers (0); the 10 names are 1, 2, 3, 4, 5 and 5 more\n" in said
+    assert "can only be class indices (0); the 10 names are 1, 2, 3, 4, 5 and 5 more\n" in said
     assert "or give --class-map FILE" in said.partition("hint: ")[2]
     (tmp_path / "map.txt").write_text("\n".join(map(str, range(10))), "utf-8")
     found = read_dataset(file, "f.onnx", labels, 10, tmp_path / "map.txt")
     assert [image.truth for image in found.images] == list(range(10))
-    assert "(cat) and labels that can only be class numbers (1)" in refusal(
+    assert "(cat) and labels that can only be class indices (1)" in refusal(
         table(tmp_path, "path,label", "data/cat/0.png,cat", "data/cat/1.png,1"), "f.onnx", ("cat", "dog"), 2
     )
 

@@ -408,7 +408,7 @@ def test_a_changed_image_is_reported_even_with_the_same_size_and_time(file, some
     stat = image.stat()
     image.write_bytes(bytes(reversed(image.read_bytes())))
     os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(ConfigurationError, match=f"answer to 3/{image.name}, which has changed since"):
+    with pytest.raises(ConfigurationError, match=f"prediction for 3/{image.name}, which has changed since"):
         evaluate(file, some, resume=journal)
     assert journal.read_bytes() == before
 

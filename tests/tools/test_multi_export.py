@@ -153,7 +153,7 @@ def test_the_table_shows_full_file_names(export, run_timmx, digits):
         (("onnx:mode=fp61",), "did you mean fp16"),
         (("onnx:mode",), "mode needs a value"),
         (("onnx:opset=18,opset=19",), "twice"),
-        (("onnx:external_data=maybe",), "neither true nor false"),
+        (("onnx:external_data=maybe",), "not a boolean"),
         (("onnx:softmax=true",), "applies to all targets"),
         (("onnx:output=../x.onnx",), "is not the name of a file"),
         (("onnx:output=",), "output needs a value"),

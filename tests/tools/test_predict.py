@@ -227,7 +227,7 @@ def test_nan_outputs_are_not_predictions(export, run_timmx, folder: Path, tmp_pa
         (["*.png"], "no image matches '*.png'"),
         (["photos", "--top-k", "0"], "--top-k 0"),
         (["photos", "--batch-size", "0"], "--batch-size 0"),
-        (["photos", "--batch-size", "4"], "takes 1 image at once, not 4"),
+        (["photos", "--batch-size", "4"], "has a fixed batch size of 1, not 4"),
         (["photos", "--workers", "0"], "--workers 0 leaves no thread"),
         (["photos", "--csv", "--json"], "hint: give only one of them"),
     ],
@@ -264,7 +264,7 @@ def test_a_file_that_takes_no_images_is_refused(export, run_timmx, folder: Path,
     )
     result = run_timmx("predict", "five.onnx", "photos")
     assert result.exit_code == 2
-    assert "5 channels, which are" in result.stderr
+    assert "5 channels, so its input is" in result.stderr
 
 
 def test_classes_without_names_are_shown_as_numbers(export, run_timmx, folder: Path, tmp_path: Path) -> None:

@@ -120,20 +120,20 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One photograph in the modes and formats of cameras, scanners and the web."""
     folder = tmp_path_factory.mktemp("sources")
     photograph = Image.fromarray(data.astronaut()).resize((150, 110))
-    grey = photograph.convert("L")
+    gray = photograph.convert("L")
     clear = photograph.copy()
-    clear.putalpha(grey)
+    clear.putalpha(gray)
     palette = photograph.quantize(64)
-    deep = np.asarray(grey).astype(np.uint16) * 257
+    deep = np.asarray(gray).astype(np.uint16) * 257
     written = {
         "plain.png": photograph,
         "plain.jpg": photograph,
         "plain.webp": photograph,
         "plain.bmp": photograph,
-        "grey.jpg": grey,
+        "gray.jpg": gray,
         "clear.png": clear,
         "clear.webp": clear,
-        "grey_clear.png": clear.convert("LA"),
+        "gray_clear.png": clear.convert("LA"),
         "palette.png": palette,
         "palette.gif": palette,
         "bits.png": photograph.convert("1"),
@@ -143,7 +143,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         "deep.png": Image.fromarray(deep),
         "deep.tif": Image.fromarray(deep),
         "wide.tif": Image.fromarray(deep.astype(np.int32)),
-        "real.tif": Image.fromarray(np.asarray(grey, np.float32)),
+        "real.tif": Image.fromarray(np.asarray(gray, np.float32)),
     }
     for name, image in written.items():
         image.save(folder / name)
@@ -234,7 +234,7 @@ def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path) -> None:
         crop_pct=1.0,
         crop_mode="center",
     )
-    with pytest.raises(ArtifactError, match="8 channels, which are not an image"):
+    with pytest.raises(ArtifactError, match="8 channels, so its input is not an image"):
         ImagePreprocessor(eight, False, None).check()
     with pytest.raises(ConfigurationError, match="'cubic' is unknown"):
         ImagePreprocessor(config(interpolation="cubic"), False, "RGB").check()

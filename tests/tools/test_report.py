@@ -324,9 +324,9 @@ def test_light_and_dark_follow_the_system_and_the_button(show):
     page.emulate_media(color_scheme="dark")
     dark = seen()
     assert dark != "rgb(255, 255, 255)"
-    page.get_by_role("button", name="Show in light colours").click()
+    page.get_by_role("button", name="Show in light colors").click()
     assert seen() == "rgb(255, 255, 255)"
-    page.get_by_role("button", name="Show in dark colours").click()
+    page.get_by_role("button", name="Show in dark colors").click()
     assert seen() == dark
 
 

@@ -86,21 +86,21 @@ def test_files_that_prepare_images_differently_are_not_compared(
     timmx.export("onnx", digits, output=tmp_path / "large.onnx", input_size=(3, 96, 96), verify=False)
     done = run_timmx("verify", exported.path, "--against", tmp_path / "large.onnx")
     assert done.exit_code == 2
-    assert "prepare images differently" in done.stderr
+    assert "preprocess images differently" in done.stderr
     assert "hint: compare files where these are the same; timmx inspect FILE shows them" in done.stderr
 
 
 def test_a_model_with_other_weights_is_reported_and_fails(exported, run_timmx):
     done = run_timmx("verify", exported.path, "--against", "test_efficientnet", "--num-classes", 10)
     assert done.exit_code == 2
-    assert "has other weights than this file was made from" in done.stderr
+    assert "has other weights than those that this file was exported from" in done.stderr
     assert records.recall(exported.path, (exported.path,)) is None
 
 
 def test_the_model_is_found_from_the_metadata_if_possible(exported, run_timmx):
     done = run_timmx("verify", exported.path)
     assert done.exit_code == 2
-    assert "hint: name it with --against" in done.stderr
+    assert "hint: give it with --against" in done.stderr
     assert run_timmx("torch-export", "test_resnet", "--seed", 3, "-o", "seeded.pt2").exit_code == 0
     done = run_timmx("verify", "seeded.pt2")
     assert done.exit_code == 0

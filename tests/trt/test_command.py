@@ -218,11 +218,11 @@ def test_engine_is_built_from_the_typed_onnx(build, typed):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"normalize": True}, "--normalize belongs to the export of a model"),
-        ({"mode": "fp16"}, "--mode was decided"),
-        ({"mode": "fp32"}, "--mode was decided"),
-        ({"batch_size": 3}, "fixed batch size of 1, and --batch-size is 3"),
-        ({"batch_max": 3}, "and here it is fixed"),
+        ({"normalize": True}, "--normalize applies to a model"),
+        ({"mode": "fp16"}, "--mode was set"),
+        ({"mode": "fp32"}, "--mode was set"),
+        ({"batch_size": 3}, "fixed batch size of 1, but --batch-size is 3"),
+        ({"batch_max": 3}, "but it is fixed"),
     ],
 )
 def test_options_fixed_by_the_typed_onnx_are_refused(build, tmp_path, options, words):
@@ -232,7 +232,7 @@ def test_options_fixed_by_the_typed_onnx_are_refused(build, tmp_path, options, w
 
 
 FALSE_METADATA = [
-    ({"precision": "fp32"}, "says that it is fp32, and its types are fp16"),
+    ({"precision": "fp32"}, "says fp32, but its types are fp16"),
     ({"precision": "int99"}, "int99"),
     ({"input": None}, "metadata is not what timmx writes"),
     ({"batch": {}}, "batch is {}"),
@@ -303,7 +303,7 @@ FAILURES = [
     ("context", "out of memory", ArtifactError, "cannot prepare to run the engine: out of memory"),
     ("execute", "illegal address", VerificationError, "illegal address"),
     ("wrong_numbers", True, VerificationError, "the floor is 22"),
-    ("corrupt_rows", True, VerificationError, "equal rows of one batch|the floor is 22"),
+    ("corrupt_rows", True, VerificationError, "identical rows of one batch|the floor is 22"),
     ("not_finite", True, VerificationError, "dB"),
     ("no_device", "CUDA initialization failure with error: 35", RuntimeUnavailable, "error: 35"),
 ]
@@ -335,7 +335,7 @@ def test_error_for_too_little_workspace_names_the_option(build, tensorrt):
 
 def test_engine_with_different_outputs_for_equal_rows_is_refused(build, tensorrt):
     tensorrt.trouble.corrupt_rows = True
-    with pytest.raises(VerificationError, match="different outputs for 4 equal rows of one batch"):
+    with pytest.raises(VerificationError, match="different outputs for 4 identical rows of one batch"):
         build("four", min_snr=-100)
 
 
@@ -485,10 +485,10 @@ def test_wrong_inputs_are_refused(build):
     with timmx.open(path) as runner:
         assert np.isfinite(runner.run({"input": inputs})["output"]).all()
         for dtype in (np.float64, np.float16, np.uint8):
-            with pytest.raises(ConfigurationError, match=f"as float32, and was given {np.dtype(dtype).name}"):
+            with pytest.raises(ConfigurationError, match=f"as float32, but got {np.dtype(dtype).name}"):
                 runner.run({"input": inputs.astype(dtype)})
         for feeds in ({}, {"x": inputs}, {"input": inputs, "x": inputs}):
-            with pytest.raises(ConfigurationError, match="takes input, and was given"):
+            with pytest.raises(ConfigurationError, match="takes input, but got"):
                 runner.run(feeds)
     with pytest.raises(ConfigurationError, match="closed"):
         runner.run({"input": inputs})

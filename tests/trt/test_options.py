@@ -38,13 +38,13 @@ def test_backend_is_available_without_tensorrt():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "hint: add --device cuda, or --onnx-only"),
+        ({}, "hint: add --device cuda; or write the typed ONNX with --onnx-only"),
         ({"dynamic_batch": True, **BUILD}, "--batch-size N with N of 2 or more"),
         ({"dynamic_batch": True, "batch_size": 1, **BUILD}, "2 or more with a dynamic batch size"),
         ({"dynamic_batch": True, "batch_size": 4, "batch_max": 2, **BUILD}, "not in ascending order"),
         ({"dynamic_batch": True, "batch_size": 4, "batch_min": 5, **BUILD}, "not in ascending order"),
-        ({"batch_min": 2, **BUILD}, "--batch-min is for a dynamic batch size"),
-        ({"batch_max": 2, **ONNX}, "--batch-max is for a dynamic batch size"),
+        ({"batch_min": 2, **BUILD}, "--batch-min requires a dynamic batch size"),
+        ({"batch_max": 2, **ONNX}, "--batch-max requires a dynamic batch size"),
         ({"mode": "int8", **ONNX}, "--calibration-data.*--random-calibration.*--mode fp16"),
         ({"mode": "fp16", "calibration_samples": 8, **ONNX}, "--mode fp16 is not one"),
         ({"calibration_method": "mse", **ONNX}, "--mode fp32 is not one"),
@@ -52,7 +52,7 @@ def test_backend_is_available_without_tensorrt():
         ({"mode": "bf16", "opset": 21, **ONNX}, "--opset 22 or later"),
         ({"mode": "int8", "opset": 18, "random_calibration": True, **ONNX}, "--opset 19 or later"),
         ({"mode": "fp8", **ONNX}, "hint: .*--calibration-data.*--random-calibration.*--mode fp16"),
-        ({"mode": "fp8", "calibration_samples": 8, **ONNX}, "--mode fp8 needs typical inputs"),
+        ({"mode": "fp8", "calibration_samples": 8, **ONNX}, "--mode fp8 requires calibration inputs"),
         ({"mode": "fp8", "opset": 18, "random_calibration": True, **ONNX}, "--opset 19 or later"),
         (
             {"mode": "bf16", "random_calibration": True, **ONNX},
@@ -61,9 +61,9 @@ def test_backend_is_available_without_tensorrt():
         ({"mode": "fp4", **ONNX}, "not among the choices"),
         ({"workspace": 0.0, **BUILD}, "not a valid amount of memory"),
         ({"workspace": 1e300, **BUILD}, "not a valid amount of memory"),
-        ({"workspace": 2.0, **ONNX}, "--workspace is for an engine"),
-        ({"triton": "repository", **ONNX}, "--triton is for an engine"),
-        ({"version_compatible": True, **ONNX}, "--version-compatible is for an engine"),
+        ({"workspace": 2.0, **ONNX}, "--workspace applies to an engine"),
+        ({"triton": "repository", **ONNX}, "--triton applies to an engine"),
+        ({"version_compatible": True, **ONNX}, "--version-compatible applies to an engine"),
         ({"mode": "int8", "calibration_data": "nowhere", **ONNX}, "nowhere does not exist"),
         ({"keep_onnx": "kept.txt", **BUILD}, "does not end in .onnx"),
         ({"output": "model.onnx", **BUILD}, "must end in .engine"),
@@ -86,9 +86,9 @@ def test_wrong_options_are_refused_with_a_hint(tmp_path, monkeypatch, options, w
         (
             "test_resnet",
             {"from_onnx": "notes.txt"},
-            "holds its own model, and test_resnet is given too\nhint: leave test_resnet out",
+            "takes the place of MODEL, but test_resnet is given too\nhint: leave test_resnet out",
         ),
-        (None, {"from_onnx": "notes.txt", "softmax": True}, "--softmax belongs to the export"),
+        (None, {"from_onnx": "notes.txt", "softmax": True}, "--softmax applies to a model"),
     ],
 )
 def test_wrong_source_files_are_refused(tmp_path, monkeypatch, model, options, words):

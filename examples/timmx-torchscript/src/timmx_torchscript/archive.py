@@ -1,4 +1,4 @@
-"""A TorchScript file as the zip archive that it is: read without torch."""
+"""Reads a TorchScript file as a zip archive, without torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METADATA_NAME = "timmx.json"
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata inside a TorchScript file, {} where timmx did not write it.
+    """The metadata inside a TorchScript file, {} if timmx did not write it.
 
     Raises:
         ArtifactError: the file is not TorchScript, or is damaged.

@@ -42,7 +42,7 @@ def export(job: ExportJob, options: TorchScriptOptions) -> Exported:
                 f"torch.jit cannot trace this model: {reason}", hint="export it to another format"
             ) from exc
         job.progress("Writing TorchScript")
-        # Into a file object: given a path, torch 2.14 aborts the process where the disk is full.
+        # Into a file object: given a path, torch 2.14 aborts the process if the disk is full.
         with job.path.open("wb") as file:
             torch.jit.save(module, file, _extra_files={METADATA_NAME: metadata.dumps()})
     return Exported(Precision.FP32)

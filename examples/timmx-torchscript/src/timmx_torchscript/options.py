@@ -10,7 +10,7 @@ import typer
 
 @dataclass(frozen=True)
 class TorchScriptOptions:
-    """Options of `timmx torchscript` alone."""
+    """Options specific to `timmx torchscript`."""
 
     freeze: Annotated[
         bool,
@@ -18,5 +18,8 @@ class TorchScriptOptions:
     ] = True
     optimize_numerics: Annotated[
         bool,
-        typer.Option("--optimize-numerics", help="Let freezing fold operations, which changes last digits."),
+        typer.Option(
+            "--optimize-numerics",
+            help="Let freezing fold operations, which changes results by rounding errors.",
+        ),
     ] = False

@@ -1,4 +1,4 @@
-"""The `torchscript` backend: what it is. Light: the work is imported inside methods."""
+"""The `torchscript` backend. Its methods import the modules that do the work."""
 
 from __future__ import annotations
 

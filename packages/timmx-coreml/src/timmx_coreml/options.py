@@ -46,7 +46,7 @@ class ComputeUnits(StrEnum):
     CPU_NE = "cpu-ne"
 
 
-_WEIGHTS, _INPUT, _KIND = "Weights", "Input and output tensors", "Kind of Core ML model"
+_WEIGHTS, _INPUT, _KIND = "Weights", "Input and output tensors", "Core ML model type"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class CoreMLOptions:
         bool,
         typer.Option(
             "--image-input",
-            help="Take an image (RGB or grayscale) instead of an array; requires --normalize and batch size 1.",
+            help="Use an image (RGB or grayscale) as input instead of an array; requires --normalize and batch size 1.",
             rich_help_panel=_INPUT,
         ),
     ] = False

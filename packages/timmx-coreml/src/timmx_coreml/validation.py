@@ -75,7 +75,7 @@ def validate(request: ExportRequest, options: CoreMLOptions) -> None:
             )
         if sys.platform != "darwin":
             raise ConfigurationError(
-                "--compute-units selects where Core ML runs the file, and Core ML runs only on macOS",
+                "--compute-units selects where Core ML runs the file, but Core ML requires macOS",
                 hint="leave out --compute-units: here timmx's own evaluator runs the file",
             )
 
@@ -148,7 +148,7 @@ def _check_ml_program(options: CoreMLOptions) -> None:
     needed = _NEEDS[options.quantize]
     if options.target.specification < needed.specification:
         raise ConfigurationError(
-            f"--quantize {options.quantize} needs --target {needed} or later, and --target is {options.target}",
+            f"--quantize {options.quantize} requires --target {needed} or later, but --target is {options.target}",
             hint=f"use --target {needed}, or "
             + (
                 "another --quantize (int8 and palettes need ios16)"
@@ -165,7 +165,7 @@ def _check_batch(request: ExportRequest, options: CoreMLOptions) -> None:
     ):
         if value is not None and not request.dynamic_batch:
             raise ConfigurationError(
-                f"{flag} sets the batch sizes of --dynamic-batch, which is not set",
+                f"{flag} requires --dynamic-batch",
                 hint=f"add --dynamic-batch, or use --batch-size instead of {flag}",
             )
     sizes = options.batch_sizes
@@ -186,7 +186,7 @@ def _check_batch(request: ExportRequest, options: CoreMLOptions) -> None:
 def _check_image_input(request: ExportRequest) -> None:
     if not request.normalize:
         raise ConfigurationError(
-            "--image-input takes pixels, which the file must normalize", hint="add --normalize"
+            "--image-input requires --normalize, because its input is pixels", hint="add --normalize"
         )
     _check_one_at_a_time(request, "--image-input takes one image")
     channels = request.input_size[0] if request.input_size else request.in_chans

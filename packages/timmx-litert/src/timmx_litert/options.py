@@ -51,9 +51,9 @@ class LiteRTOptions:
         typer.Option(
             "--mode",
             help="fp16: 16-bit weights, half the size. weight-int8: 8-bit weights, a quarter of the size, float "
-            "arithmetic; recommended for MobileNetV3 and EfficientNet, which lose most with dynamic-int8. "
-            "dynamic-int8: same size, faster on transformers. int8, int16x8: integer arithmetic, requires "
-            "calibration; norms, softmax and GELU stay in float. int16x8 is slow on CPUs.",
+            "arithmetic; recommended for MobileNetV3 and EfficientNet, which lose the most accuracy with "
+            "dynamic-int8. dynamic-int8: same size, faster on transformers. int8, int16x8: integer arithmetic, "
+            "requires calibration; norms, softmax and GELU stay in float. int16x8 is slow on CPUs.",
             rich_help_panel=_ARITHMETIC,
         ),
     ] = LiteRTMode.FP32
@@ -61,7 +61,7 @@ class LiteRTOptions:
         bool | None,
         typer.Option(
             "--per-channel/--no-per-channel",
-            help="8-bit weights with one scale per output channel, or one per tensor. Default: per channel.",
+            help="Use one scale per output channel for 8-bit weights, or one per tensor. Default: per channel.",
             show_default=False,
             rich_help_panel=_ARITHMETIC,
         ),
@@ -70,8 +70,8 @@ class LiteRTOptions:
         IoType,
         typer.Option(
             "--io",
-            help="Type of input and output. With --normalize, uint8 takes the bytes of an image as they are (NHWC). "
-            "int8, and uint8 for input and output, require --mode int8.",
+            help="Input and output type. uint8 with --normalize: the input is the bytes of an image (NHWC), the output "
+            "float32. With --mode int8: int8 or uint8 for input and output.",
             rich_help_panel=_INPUT,
         ),
     ] = IoType.FLOAT32
@@ -79,8 +79,8 @@ class LiteRTOptions:
         bool,
         typer.Option(
             "--nhwc-input",
-            help="Take (N, H, W, C), as cameras and Android's task libraries provide it. The task libraries also "
-            "need --normalize if mean and std differ between channels.",
+            help="Use (N, H, W, C) input, as cameras and Android's task libraries provide it. The task libraries also "
+            "require --normalize if mean and std differ between channels.",
             rich_help_panel=_INPUT,
         ),
     ] = False

@@ -32,9 +32,9 @@ class LiteRTBackend(ExportBackend):
     toolchain = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")
     options = LiteRTOptions
     capabilities = Capabilities(
-        dynamic_batch="litert-torch cannot lower a graph with a dynamic batch size, and files resized at run time are "
-        "correct only for some models. Use --batch-size N for a fixed batch size, or timmx onnx or timmx torch-export, "
-        "which have --dynamic-batch"
+        dynamic_batch="litert-torch cannot lower a graph with a dynamic batch size, and "
+        "resizing the input at run time gives correct outputs only for some models. Use --batch-size N for a fixed "
+        "batch size, or timmx onnx or timmx torch-export for a dynamic one"
     )
 
     def check_environment(

@@ -70,7 +70,7 @@ class LiteRTRunner(Runner):
         names = [spec.name for spec in self.inputs]
         if sorted(feeds) != sorted(names):
             raise ConfigurationError(
-                f"the file takes {', '.join(names)}, and was given {', '.join(feeds) or 'nothing'}",
+                f"the file takes {', '.join(names)}, but got {', '.join(feeds) or 'nothing'}",
                 hint=f"pass one array for each of: {', '.join(names)}",
             )
         for spec in self.inputs:  # the runtime would resize the model, and succeed or fail at random
@@ -79,7 +79,7 @@ class LiteRTRunner(Runner):
                 size not in ("batch", got) for size, got in zip(spec.shape, shape, strict=True)
             ):
                 raise ConfigurationError(
-                    f"the file takes {spec.name} of shape {spec.shape}, and was given shape {tuple(shape)}",
+                    f"the file takes {spec.name} of shape {spec.shape}, but got shape {tuple(shape)}",
                     hint=f"pass an array of shape {spec.shape}",
                 )
         try:

@@ -33,9 +33,9 @@ def validate(request: ExportRequest, options: LiteRTOptions) -> None:
     _check_unused(options)
     if options.mode.calibrated and options.calibration_data is None and not options.random_calibration:
         raise ConfigurationError(
-            f"--mode {options.mode} needs typical inputs for calibration, and none were given",
-            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration to do without and "
-            "lose accuracy, or --mode weight-int8, which needs none",
+            f"--mode {options.mode} requires calibration inputs, and none are given",
+            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration (lowers "
+            "accuracy), or --mode weight-int8, which requires none",
         )
     check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
 
@@ -43,7 +43,7 @@ def validate(request: ExportRequest, options: LiteRTOptions) -> None:
 def _check_io(request: ExportRequest, options: LiteRTOptions) -> None:
     if options.io is IoType.INT8 and options.mode is not LiteRTMode.INT8:
         raise ConfigurationError(
-            f"--io int8 needs --mode int8, and --mode is {options.mode}",
+            f"--io int8 requires --mode int8, but --mode is {options.mode}",
             hint="leave --io int8 out, or use --mode int8",
         )
     if options.io is IoType.UINT8 and options.mode is not LiteRTMode.INT8 and not request.normalize:
@@ -65,14 +65,14 @@ def _check_unused(options: LiteRTOptions) -> None:
         channels = {True: ["--per-channel"], False: ["--no-per-channel"], None: []}[options.per_channel]
         for flag in (*channels, *calibration):
             raise ConfigurationError(
-                f"{flag} is for quantization, and --mode {mode} does not quantize",
+                f"{flag} applies to quantization, but --mode {mode} does not quantize",
                 hint=f"leave {flag} out, or use a quantized --mode, such as int8",
             )
     if not mode.calibrated:
         for flag in calibration:
             if flag != "--calibration-data":  # accepted, with a note
                 raise ConfigurationError(
-                    f"{flag} is for the ranges of activations, and --mode {mode} has none",
+                    f"{flag} applies to activation ranges, but --mode {mode} has none",
                     hint=f"leave {flag} out, or use --mode int8 or int16x8",
                 )
 

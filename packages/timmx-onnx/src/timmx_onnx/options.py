@@ -35,7 +35,7 @@ class OnnxOptions:
         bool | None,
         typer.Option(
             "--external-data/--no-external-data",
-            help="Store the weights in a second file. Default: only above 2 GB, the limit of ONNX.",
+            help="Store the weights in a second file. Default: only above 2 GB, the limit of one file.",
             show_default=False,
         ),
     ] = None

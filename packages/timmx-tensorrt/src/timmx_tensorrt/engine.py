@@ -183,7 +183,7 @@ class Engine:
                 smallest, _, largest = self.batches(name)
                 raise ConfigurationError(
                     f"the engine takes {name} of shape {self.shape(name)} with batches from {smallest} to {largest}, "
-                    f"and was given shape {tuple(tensor.shape)}",
+                    f"but got shape {tuple(tensor.shape)}",
                     hint="pass an array of that shape, or build an engine for other sizes",
                 )
         if missing := self._context.infer_shapes():
@@ -210,13 +210,13 @@ class Engine:
             raise ConfigurationError("the engine is closed", hint="open it again")
         if sorted(feeds) != sorted(self.inputs):
             raise ConfigurationError(
-                f"the engine takes {', '.join(self.inputs)}, and was given {', '.join(feeds) or 'nothing'}",
+                f"the engine takes {', '.join(self.inputs)}, but got {', '.join(feeds) or 'nothing'}",
                 hint=f"pass one array for each of: {', '.join(self.inputs)}",
             )
         for name, array in feeds.items():
             if array.dtype.name != self.dtype(name):
                 raise ConfigurationError(
-                    f"the engine takes {name} as {self.dtype(name)}, and was given {array.dtype.name}",
+                    f"the engine takes {name} as {self.dtype(name)}, but got {array.dtype.name}",
                     hint=f"convert it with .astype({self.dtype(name)!r})",
                 )
 

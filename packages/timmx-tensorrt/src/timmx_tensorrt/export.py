@@ -79,7 +79,7 @@ def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> TypedOn
     precision = precision_of(ir.load(path))
     if metadata.precision != precision:
         raise ArtifactError(
-            f"{path} says that it is {metadata.precision}, and its types are {precision}",
+            f"the metadata of {path} says {metadata.precision}, but its types are {precision}",
             hint="export the model again with timmx tensorrt --onnx-only",
         )
     _check_gpu(precision)
@@ -87,7 +87,7 @@ def _read_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> TypedOn
     profile = choose_profile(options, dynamic, size, source_profile)
     if not dynamic and size != metadata.batch_size:
         raise ArtifactError(
-            f"{path} has a fixed batch size of {metadata.batch_size}, and --batch-size is {size}",
+            f"{path} has a fixed batch size of {metadata.batch_size}, but --batch-size is {size}",
             hint="leave --batch-size out, or export the model again",
         )
     check_valid(path)

@@ -82,7 +82,7 @@ class TensorRTOptions:
         typer.Option(
             "--batch-max",
             min=1,
-            help="Largest batch size of the engine; determines its memory. Default: --batch-size.",
+            help="Largest batch size of the engine; determines its memory use. Default: --batch-size.",
             show_default=False,
             rich_help_panel=_BATCH,
         ),
@@ -91,7 +91,7 @@ class TensorRTOptions:
         bool,
         typer.Option(
             "--onnx-only",
-            help="Write the typed ONNX only, verified on this machine; needs no GPU and no TensorRT.",
+            help="Write only the typed ONNX, verified on this machine; requires no GPU and no TensorRT.",
             rich_help_panel=_FURTHER,
         ),
     ] = False
@@ -100,7 +100,7 @@ class TensorRTOptions:
         typer.Option(
             "--from-onnx",
             metavar="FILE",
-            help="Build from a file written with --onnx-only instead of MODEL.",
+            help="Build from a file written with --onnx-only or --keep-onnx, instead of MODEL.",
             rich_help_panel=_FURTHER,
         ),
     ] = None
@@ -109,7 +109,7 @@ class TensorRTOptions:
         typer.Option(
             "--keep-onnx",
             metavar="FILE",
-            help="Also write the typed ONNX, to build engines for other GPUs from.",
+            help="Also write the typed ONNX, to build engines on other GPUs with --from-onnx.",
             rich_help_panel=_FURTHER,
         ),
     ] = None
@@ -148,7 +148,7 @@ class TensorRTOptions:
         typer.Option(
             "--timing-cache",
             metavar="FILE",
-            help="Timing cache file, which makes later builds faster. Builds may share it.",
+            help="Timing cache file; makes later builds faster, and can be shared by several builds.",
             rich_help_panel=_BUILD,
         ),
     ] = None
@@ -156,7 +156,8 @@ class TensorRTOptions:
         bool,
         typer.Option(
             "--version-compatible",
-            help="Let later TensorRT versions run the engine. It then contains code: run only engines that you trust.",
+            help="Allow later TensorRT versions to run the engine. It then contains code: run only engines that "
+            "you trust.",
             rich_help_panel=_BUILD,
         ),
     ] = False
@@ -164,7 +165,7 @@ class TensorRTOptions:
         HardwareCompat,
         typer.Option(
             "--hardware-compat",
-            help="Let other GPUs run the engine: Ampere and later, or the same compute capability.",
+            help="Allow other GPUs to run the engine: Ampere and later, or the same compute capability.",
             rich_help_panel=_BUILD,
         ),
     ] = HardwareCompat.NONE

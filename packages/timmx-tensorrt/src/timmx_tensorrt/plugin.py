@@ -40,7 +40,7 @@ class TensorRTBackend(ExportBackend):
         reproducible="an engine depends on timings that are measured while it is built.",
     )
     caveat = (
-        "Its typed ONNX is proven on CPUs. Engines have not been built on real hardware yet: the calls are checked "
+        "Typed ONNX is verified on CPUs. Engines have not been built on a GPU yet: the calls are checked "
         "against NVIDIA's bindings of TensorRT 10.16 and 11.4, and every engine is verified where it is built."
     )
 

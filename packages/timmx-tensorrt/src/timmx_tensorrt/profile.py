@@ -64,7 +64,7 @@ def choose_profile(
         for flag, value in (("--batch-min", options.batch_min), ("--batch-max", options.batch_max)):
             if value is not None:
                 raise ConfigurationError(
-                    f"{flag} is for a dynamic batch size, and here it is fixed",
+                    f"{flag} requires a dynamic batch size, but it is fixed",
                     hint=f"leave {flag} out, or export with --dynamic-batch",
                 )
         return Profile(*[batch_size or 1] * 3)

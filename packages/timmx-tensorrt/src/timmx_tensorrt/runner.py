@@ -91,7 +91,7 @@ class EngineRunner(Runner):
 class NewEngineRunner(EngineRunner):
     """Runs a new engine, and each batch size once more with equal rows, whose outputs must be equal.
 
-    TensorRT 11.1 can give different outputs for equal rows of one batch (NVIDIA/TensorRT#4813).
+    TensorRT 11.1 can give different outputs for identical rows of one batch (NVIDIA/TensorRT#4813).
 
     Raises:
         VerificationError: in `run`, if outputs for equal rows differ.

@@ -48,7 +48,7 @@ def validate(request: ExportRequest, options: TensorRTOptions) -> None:
     least = _LEAST_OPSETS.get(options.chosen_mode, 0)
     if options.chosen_opset < least:
         raise ConfigurationError(
-            f"--mode {options.chosen_mode} needs --opset {least} or later, and --opset is {options.chosen_opset}",
+            f"--mode {options.chosen_mode} requires --opset {least} or later, but --opset is {options.chosen_opset}",
             hint="leave --opset out",
         )
     if options.workspace is not None and not 0.001 <= options.workspace <= 10_000:
@@ -58,9 +58,9 @@ def validate(request: ExportRequest, options: TensorRTOptions) -> None:
         )
     if not options.onnx_only and request.device != "cuda":
         raise ConfigurationError(
-            f"an engine is built and run on an NVIDIA GPU, and --device is {request.device}",
-            hint="add --device cuda, or --onnx-only to stop at the typed ONNX, from which --from-onnx builds the "
-            "engine on a GPU later",
+            f"an engine is built and run on an NVIDIA GPU, but --device is {request.device}",
+            hint="add --device cuda; or write the typed ONNX with --onnx-only, and later build the engine with "
+            "--from-onnx on a GPU",
         )
 
 
@@ -78,7 +78,7 @@ def _check_files(options: TensorRTOptions) -> None:
         ):
             if is_set:
                 raise ConfigurationError(
-                    f"{flag} is for an engine, and --onnx-only does not build one",
+                    f"{flag} applies to an engine, but --onnx-only does not build one",
                     hint=f"leave out {flag} or --onnx-only",
                 )
     if options.from_onnx is not None:
@@ -90,7 +90,7 @@ def _check_files(options: TensorRTOptions) -> None:
         ):
             if is_set:
                 raise ConfigurationError(
-                    f"{flag} was decided when {options.from_onnx} was written",
+                    f"{flag} was set when {options.from_onnx} was written",
                     hint=f"leave {flag} out, or export the model again",
                 )
         if options.from_onnx.suffix != ".onnx":
@@ -162,19 +162,19 @@ def _check_calibration(options: TensorRTOptions) -> None:
     if not options.chosen_mode.calibrated:
         for flag in _calibration_flags(options):
             raise ConfigurationError(
-                f"{flag} is for 8-bit modes, and --mode {options.chosen_mode} is not one",
+                f"{flag} applies to 8-bit modes, but --mode {options.chosen_mode} is not one",
                 hint=f"leave {flag} out, or use --mode int8 or fp8",
             )
         return
     if options.calibration_data is None and not options.random_calibration:
         raise ConfigurationError(
-            f"--mode {options.chosen_mode} needs typical inputs for calibration, and none were given",
-            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration to do without and "
-            "lose accuracy, or --mode fp16, which needs none",
+            f"--mode {options.chosen_mode} requires calibration inputs, and none are given",
+            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration (lowers "
+            "accuracy), or --mode fp16, which requires none",
         )
     if options.chosen_mode is TensorRTMode.FP8 and options.calibration_method is CalibrationMethod.MSE:
         raise ConfigurationError(
-            "--calibration-method mse is for evenly spaced numbers, and float8 is not evenly spaced",
+            "--calibration-method mse does not support float8, whose values are not evenly spaced",
             hint="leave --calibration-method out",
         )
     check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
@@ -217,8 +217,8 @@ def missing_requirements() -> tuple[Problem, ...]:
     if not gpu.is_available():
         problems.append(
             Problem(
-                "no NVIDIA driver with a GPU responds",
-                "run it on a machine where nvidia-smi shows one; --onnx-only works without it",
+                "no NVIDIA GPU is available",
+                "use a machine where nvidia-smi lists a GPU; --onnx-only works without it",
             )
         )
     return tuple(problems)

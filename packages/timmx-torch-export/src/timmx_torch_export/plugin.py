@@ -19,7 +19,7 @@ class TorchExportBackend(ExportBackend):
 
     contract = 1
     name = "torch-export"
-    help = "Export to PyTorch's own .pt2 (torch.export) for AOTInductor, ExecuTorch and plain PyTorch."
+    help = "Export to .pt2 (torch.export) for PyTorch, AOTInductor and ExecuTorch."
     suffixes = (".pt2",)
     snippet_languages = ("python",)
     options = TorchExportOptions

@@ -106,7 +106,7 @@ def _load(path: Path, trust: bool) -> tuple[torch.export.ExportedProgram, torch.
         if not trust:
             raise ArtifactError(
                 f"{path} is not loaded, because it can run code, or has parts that timmx does not know: {exc}",
-                hint="if you trust where it comes from, use --trust (in Python: trust=True)",
+                hint="if you trust the file, use --trust (in Python: trust=True)",
             ) from exc
         reporter().warn(f"{path} is trusted: loading it can run code that it contains ({exc})")
         return _load_with_torch(path, path)

@@ -90,12 +90,12 @@ def backend_for(path: Path) -> ExportBackend:
         )
     if suffix != suffix.lower():
         raise BackendError(
-            f"no installed backend opens {suffix}, such as {path.name}: suffixes are lower-case",
+            f"no installed backend opens {suffix} files, such as {path.name}: suffixes are lower-case",
             hint=f"rename it to {path.with_suffix(suffix.lower()).name}",
         )
     installed = ", ".join(entry.name for entry in registry.entries()) or "none"
     raise BackendError(
-        f"no installed backend opens {suffix or 'files without a suffix'}, such as {path.name} "
+        f"no installed backend opens {f'{suffix} files' if suffix else 'files without a suffix'}, such as {path.name} "
         f"(installed: {installed})",
         hint="install the backend that wrote it",
     )

@@ -118,7 +118,7 @@ class Staging:
                     )
                 if name not in old_names and name != self.path.name and os.path.lexists(folder / name):
                     raise ArtifactError(
-                        f"{self.output.parent / name} is in the way: it is not part of the artifact that is replaced",
+                        f"{self.output.parent / name} exists and is not part of the artifact that is replaced",
                         hint="move it, or choose another --output",
                     )
                 _make_durable(new / name, folder / name)
@@ -133,7 +133,7 @@ class Staging:
         if os.path.realpath(path) == str(self._target):
             return self._target.name
         if path.name in ("", "..") or os.path.realpath(path.parent) != str(self._target.parent):
-            raise ArtifactError(f"{path} is in another folder than {self.output}, so it is not removed")
+            raise ArtifactError(f"{path} is not in the folder of {self.output}, so it is not removed")
         return path.name
 
     def _replace(self) -> bool:
@@ -234,7 +234,7 @@ def _acquire(lock: BaseFileLock, private: Path, new_folders: list[Path], output:
 
 
 def _foreign(path: Path) -> ArtifactError:
-    return ArtifactError(f"{path} is in the way, and was not created by timmx", hint="remove it")
+    return ArtifactError(f"{path} exists and was not created by timmx", hint="remove it")
 
 
 def _clear(private: Path) -> None:

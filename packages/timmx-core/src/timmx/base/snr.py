@@ -89,7 +89,7 @@ class SignalToNoise:
 
     @property
     def vacuous(self) -> bool:
-        """True when the reference does not depend on the input, so that `snr_db` proves nothing."""
+        """True when the reference does not depend on the input, so that `snr_db` has no signal."""
         return self.signal <= _VACUOUS * self.energy
 
     @property

@@ -56,7 +56,7 @@ def size_text(size_bytes: float) -> str:
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Characters that end a line, move the cursor, change colours or reverse the direction of text."""
+"""Characters that end a line, move the cursor, change colors or reverse the direction of text."""
 
 
 def shown(name: object) -> str:

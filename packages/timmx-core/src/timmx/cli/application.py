@@ -88,7 +88,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Export timm models to deployment formats and verify each file against PyTorch.",
-    epilog="Run timmx FORMAT --help for the options of a format, timmx doctor to check this machine.",
+    epilog="Run timmx FORMAT --help for the options of a format, and timmx doctor to check the installation.",
 )
 
 
@@ -142,13 +142,13 @@ def _check_process() -> None:
     """
     if stdout_is_closed():
         raise ConfigurationError(
-            "stdout is closed, and results are written to it", hint="redirect it, with >/dev/null"
+            "stdout is closed, but results are written to it", hint="redirect it, for example with >/dev/null"
         )
     try:
         Path.cwd()
     except OSError as exc:
         raise ConfigurationError(
-            f"the current folder cannot be used: {exc.strerror}", hint="change to another folder, with cd"
+            f"the current folder cannot be used: {exc.strerror}", hint="change to another folder"
         ) from exc
 
 

@@ -28,12 +28,15 @@ def bench(
         typer.Option(
             "--against",
             metavar="MODEL",
-            help="PyTorch model as the base of the ratios: a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER. "
-            "Default: the first file.",
+            help="PyTorch model to compare with: a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER. Default: the "
+            "first file.",
         ),
     ] = None,
     compile_model: Annotated[
-        bool, typer.Option("--compile", help="Also measure the model under torch.compile; needs --against.")
+        bool,
+        typer.Option(
+            "--compile", help="Also measure the PyTorch model with torch.compile; requires --against."
+        ),
     ] = False,
     batch_sizes: Annotated[
         Ints | None,
@@ -41,7 +44,7 @@ def bench(
             "--batch-sizes",
             parser=Ints.parse,
             metavar="N,M,...",
-            help="Images per run, if the file has a dynamic batch size. Default: 1.",
+            help="Batch sizes, if the file has a dynamic one. Default: 1.",
         ),
     ] = None,
     threads: Annotated[
@@ -50,15 +53,15 @@ def bench(
             "--threads",
             parser=Ints.parse,
             metavar="N,M,...",
-            help="Threads that the runtimes may use. Default: all cores.",
+            help="Numbers of threads for the runtimes. Default: all cores.",
         ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", help="Approximate time to measure each case, without warm-up.")
+        float, typer.Option("--seconds", help="Approximate time per case in seconds, without warm-up.")
     ] = 3.0,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", min=1, help="Rounds to measure. Default: rounds of 0.1 s, at least 10."),
+        typer.Option("--rounds", min=1, help="Number of rounds. Default: rounds of 0.1 s each, at least 10."),
     ] = None,
     report: ReportOption = None,
     trust: TrustOption = False,

@@ -43,7 +43,7 @@ def list_models(
         str | None, typer.Argument(help="Part of a model name, or a glob such as 'vit_*_224'.")
     ] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="List only models with pretrained weights, with tags.")
+        bool, typer.Option("--pretrained", help="List only models with pretrained weights, with their tags.")
     ] = False,
     family: Annotated[
         str | None, typer.Option("--family", help="List only models of this timm module, such as resnet.")
@@ -52,7 +52,7 @@ def list_models(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List the models of timm."""
+    """List timm models."""
     from dataclasses import asdict
 
     from timmx.cli.terminal import working
@@ -100,7 +100,7 @@ def info(
 
 
 def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug: DebugOption = False) -> None:
-    """List installed backends and their state; each is checked in its own process."""
+    """List installed backends and their state. Each is checked in a separate process."""
     from dataclasses import asdict
 
     from timmx.cli.terminal import working
@@ -126,7 +126,7 @@ def backends(as_json: JsonOption = False, verbose: VerboseOption = False, debug:
 
 
 def doctor(as_json: JsonOption = False, verbose: VerboseOption = False, debug: DebugOption = False) -> None:
-    """Check this machine and say how to fix problems. Exits with 2 if there are any."""
+    """Check the installation and suggest fixes. Exits with 2 if there are problems."""
     from timmx.cli.terminal import working
     from timmx.registry import examine
 
@@ -152,18 +152,20 @@ def new_backend(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]",
-            help="Name of the new command: lower-case words joined by hyphens. Default: from --name.",
+            metavar="NAME",
+            help="Command name: lower-case words joined by hyphens. Default: derived from --name.",
             show_default=False,
         ),
     ] = None,
     suffix: Annotated[
-        str, typer.Option("--suffix", metavar="SUFFIX", help="Suffix of the format's files. Default: .NAME.")
+        str, typer.Option("--suffix", metavar="SUFFIX", help="File suffix of the format. Default: .NAME.")
     ] = "",
     title: Annotated[
         str,
         typer.Option(
-            "--name", metavar="TEXT", help="Name of the format in help and classes, such as OpenVINO."
+            "--name",
+            metavar="TEXT",
+            help="Format name in help, class names and README, such as OpenVINO. Default: NAME.",
         ),
     ] = "",
     companions: Annotated[
@@ -178,7 +180,7 @@ def new_backend(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Create the project of a backend for another format, ready to test."""
+    """Create a project for a new backend, ready to test."""
     from timmx.cli.new_backend import NewBackend, command_name, write_project
 
     name = command_name(title) if name is None else name

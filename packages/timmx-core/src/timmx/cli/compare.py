@@ -24,7 +24,8 @@ def compare(
         typer.Option(
             "--data",
             metavar="PATH",
-            help="Measure accuracy on these images: a folder with one folder per class, or a CSV of path,label.",
+            help="Labeled images for accuracy: a folder with one subfolder per class, or a CSV with the columns path "
+            "and label.",
         ),
     ] = None,
     against: Annotated[
@@ -37,16 +38,16 @@ def compare(
     ] = None,
     measure_latency: Annotated[
         bool,
-        typer.Option("--bench/--no-bench", help="Measure latency, at batch size 1 if the file allows it."),
+        typer.Option("--bench/--no-bench", help="Measure latency, at batch size 1 if the file supports it."),
     ] = True,
-    seconds: Annotated[float, typer.Option("--seconds", help="Approximate time to measure each file.")] = 3.0,
+    seconds: Annotated[float, typer.Option("--seconds", help="Approximate time per file in seconds.")] = 3.0,
     report: ReportOption = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Compare the files in a folder: size, precision, verification, accuracy, latency."""
+    """Compare the files in a folder: size, precision, verification, accuracy and latency."""
     from timmx.cli.terminal import working
     from timmx.tools.compare import compare as run
 

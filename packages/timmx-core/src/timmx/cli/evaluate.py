@@ -1,4 +1,4 @@
-"""`timmx eval FILE --data DIR`: the accuracy of an exported file on labelled images."""
+"""`timmx eval FILE --data DIR`: the accuracy of an exported file on labeled images."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="DIR|CSV",
-            help="Labelled images: a folder with one folder per class, named after it, or a CSV with the columns path "
-            "and label.",
+            help="Labeled images: a folder with one subfolder per class, named after it, or a CSV with the columns "
+            "path and label.",
         ),
     ],
     class_map: Annotated[
@@ -47,19 +47,19 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", help="Maximum number of images, taken evenly from the classes."),
+        typer.Option("--limit", help="Maximum number of images, taken evenly from all classes."),
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
             "--resume",
             metavar="JOURNAL",
-            help="Record each answer in this file; if it exists, continue from it, as after Ctrl-C or a kill.",
+            help="Record each prediction in this file. If it exists, resume an interrupted run from it.",
         ),
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option("--csv", metavar="FILE", help="Write a CSV with one line per image."),
+        typer.Option("--csv", metavar="FILE", help="Also write a CSV with one line per image."),
     ] = None,
     report: ReportOption = None,
     batch_size: BatchSizeOption = None,
@@ -69,7 +69,7 @@ def evaluate(
         typer.Option(
             "--against",
             metavar="MODEL",
-            help="Compare image by image with this PyTorch model, named as for an export, or another file.",
+            help="PyTorch model to compare with, named as for the export, or another file.",
         ),
     ] = None,
     model_options: Any = None,
@@ -78,7 +78,7 @@ def evaluate(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure the accuracy of an exported file on labelled images."""
+    """Measure the accuracy of an exported file on labeled images."""
     from timmx.artifact import keep_inputs
     from timmx.cli.terminal import working
     from timmx.report import check_report_path
@@ -143,7 +143,7 @@ def summary(evaluation: Evaluation) -> str:
     )
     lines += [speed] if speed else []
     if evaluation.resumed:
-        lines.append(f"{evaluation.resumed:,} answers are from the journal")
+        lines.append(f"{evaluation.resumed:,} predictions are from the journal")
     if evaluation.unreadable:
         lines.append(f"{counted(len(evaluation.unreadable), 'image')} cannot be read (not counted):")
         lines += [f"  {shown(name)}" for name, _ in evaluation.unreadable[:_FIRST]]

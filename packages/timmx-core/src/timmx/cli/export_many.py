@@ -31,9 +31,9 @@ class ManyOptions:
         typer.Option(
             "--to",
             metavar="FORMAT[:KEY=VALUE,...]",
-            help="Export to this format, with options for it only: those that timmx FORMAT --help shows, and of the "
-            "shared ones batch-size, dynamic-batch, min-snr and output (the file name). KEY without a value is a "
-            "switch; values may contain commas (batch-sizes=1,2,4). Repeatable.",
+            help="Format to export to, with options for this target only: the format's own (see timmx FORMAT --help), "
+            "batch-size, dynamic-batch, min-snr and output (the file name). KEY without a value turns a flag on; "
+            "values may contain commas (batch-sizes=1,2,4). Repeatable.",
             rich_help_panel=_TARGETS,
         ),
     ] = None
@@ -43,8 +43,8 @@ class ManyOptions:
             "--output",
             "-o",
             metavar="DIR",
-            help="Output folder; files in it are replaced after success. Default: the current folder, in which nothing "
-            "is overwritten.",
+            help="Output folder; its files are replaced only on success. Default: the current folder, whose files are "
+            "kept unless --force.",
             rich_help_panel=_TARGETS,
         ),
     ] = None
@@ -53,7 +53,7 @@ class ManyOptions:
         typer.Option(
             "--recipe",
             metavar="FILE.toml",
-            help="Read model, options and targets from a file; options on the command line override it.",
+            help="Read the model, options and targets from a file; command-line options override it.",
             rich_help_panel=_TARGETS,
         ),
     ] = None
@@ -61,7 +61,7 @@ class ManyOptions:
         bool,
         typer.Option(
             "--recipe-schema",
-            help="Print the JSON schema of recipes for the installed formats, and exit.",
+            help="Print the JSON schema of recipes for the installed formats and exit.",
             rich_help_panel=_TARGETS,
         ),
     ] = False
@@ -106,7 +106,7 @@ def export_many_command() -> Callable[..., None]:
         for name in specs
         if name != "model" and name not in option_specs(ManyOptions)
     ]
-    export.__doc__ = "Export a model to several formats; it is loaded, prepared and traced once."
+    export.__doc__ = "Export a model to several formats, loading and tracing it only once."
     set_signature(
         export,
         [

@@ -66,25 +66,25 @@ class NewBackend:
             raise ConfigurationError(f"a new backend cannot be called {self.name}: {reason}", hint=hint)
         if self.title and not _TITLE.fullmatch(self.title):
             raise ConfigurationError(
-                f"--name {self.title!r} is not a name of up to 40 letters, digits, spaces, dots, + and -",
+                f"--name {self.title!r} is invalid: a name has up to 40 letters, digits, spaces, dots, + and -",
                 hint="write it as the format's users do, such as --name OpenVINO",
             )
         for flag, suffix in (("--suffix", self.suffix), *(("--companion", item) for item in self.companions)):
             if suffix and not _SUFFIX.fullmatch(suffix):
                 raise ConfigurationError(
-                    f"{flag} {suffix!r} is not a dot and lower-case letters or digits",
+                    f"{flag} {suffix!r} is invalid: a suffix is a dot and lower-case letters or digits",
                     hint=f"write it as {flag} .xml",
                 )
         if self.suffix in _our_suffixes():
             raise ConfigurationError(
-                f"--suffix {self.suffix} is taken: timmx opens such files with a backend of its own",
+                f"--suffix {self.suffix} is taken: one of timmx's own backends opens such files",
                 hint="choose another suffix",
             )
         all_suffixes = (self.artifact_suffix, *self.companions)
         if len(set(all_suffixes)) < len(all_suffixes):
             raise ConfigurationError(
-                f"the suffixes {', '.join(all_suffixes)} are not all different",
-                hint="give the artifact and each --companion a suffix of its own",
+                f"the suffixes {', '.join(all_suffixes)} are not unique",
+                hint="use a different suffix for the artifact and for each --companion",
             )
 
     @property

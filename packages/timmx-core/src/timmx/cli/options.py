@@ -40,22 +40,22 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A file that 
 
 ReportOption = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FILE.html", help="Also write an HTML file with tables and plots."),
+    typer.Option("--report", metavar="FILE.html", help="Also write an HTML report with tables and plots."),
 ]
 
 TrustOption = Annotated[
     bool,
-    typer.Option("--trust", help="Load files that can run code. Only for files whose origin you trust."),
+    typer.Option("--trust", help="Also load files that can run code. Use only for files that you trust."),
 ]
 
 BatchSizeOption = Annotated[
     int | None,
-    typer.Option("--batch-size", help="Images per run, if the file has a dynamic batch size. Default: 8."),
+    typer.Option("--batch-size", help="Batch size, if the file has a dynamic one. Default: 8."),
 ]
 
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", help="Threads that decode images. Default: one per core, up to 16."),
+    typer.Option("--workers", help="Number of threads that decode images. Default: one per core, up to 16."),
 ]
 
 

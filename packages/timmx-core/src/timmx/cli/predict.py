@@ -32,7 +32,7 @@ def predict(
             help="Image files, folders (searched recursively), or quoted globs such as 'photos/**/*.jpg'.",
         ),
     ],
-    top_k: Annotated[int, typer.Option("--top-k", help="Number of classes to show for each image.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", help="Number of classes to show per image.")] = 5,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
     as_csv: Annotated[
@@ -43,7 +43,7 @@ def predict(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Classify images with an exported file, preprocessed as its metadata says."""
+    """Classify images with an exported file, using the preprocessing in its metadata."""
     from timmx.cli.terminal import working
     from timmx.errors import ConfigurationError
     from timmx.tools.predict import predict as run

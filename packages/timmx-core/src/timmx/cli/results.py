@@ -33,16 +33,17 @@ def verdict(report: VerificationReport) -> list[str]:
     sizes = ", ".join(map(str, report.batch_sizes))
     engine = f"; run by {report.engine}" if report.engine else ""
     lines = [
-        f"{status}: {report.snr_db:.1f} dB{floor} on {report.inputs} inputs, {report.origin}; batch {sizes}{engine}"
+        f"{status}: {report.snr_db:.1f} dB{floor} on {report.inputs} inputs ({report.origin}), "
+        f"batch size {sizes}{engine}"
     ]
     cosine = min(figures.cosine_min for figures in report.outputs)
     largest = max(figures.max_abs_diff for figures in report.outputs)
-    worst = f"  cosine at least {cosine:.6f}, largest difference {largest:.2g}"
+    worst = f"  minimum cosine {cosine:.6f}, maximum difference {largest:.2g}"
     if report.top1_agreement is not None:
         worst += f", top-1 agreement {100 * report.top1_agreement:.1f} %"
     lines.append(worst)
     if report.accuracy is not None and report.model_accuracy is not None:
         lines.append(
-            f"  accuracy {100 * report.accuracy:.1f} %, the model's {100 * report.model_accuracy:.1f} %"
+            f"  accuracy {100 * report.accuracy:.1f} % (PyTorch model: {100 * report.model_accuracy:.1f} %)"
         )
     return lines

@@ -23,8 +23,8 @@ def verify(
         typer.Option(
             "--against",
             metavar="MODEL",
-            help="Model that the file was exported from, named as for the export, or another file. Default: the model "
-            "in the file's metadata.",
+            help="PyTorch model to compare with, named as for the export, or another file. Default: the model in "
+            "the file's metadata.",
         ),
     ] = None,
     verify_data: Annotated[
@@ -32,8 +32,8 @@ def verify(
         typer.Option(
             "--verify-data",
             metavar="DIR",
-            help="Folder of images to verify on, searched recursively. Default: samples/ of a local-dir: model, else "
-            "synthetic images.",
+            help="Images for verification, searched recursively. Default: the samples/ folder of a local-dir: model, "
+            "otherwise synthetic images.",
         ),
     ] = None,
     min_snr: Annotated[
@@ -49,7 +49,7 @@ def verify(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Compare a file with its PyTorch model again. Exits with 2 if they differ."""
+    """Repeat the verification of an export. Exits with 2 if it fails."""
     from timmx.cli.terminal import working
     from timmx.tools.verify import verify_file
 

@@ -126,7 +126,7 @@ class ExportJob(Protocol):
         Args:
             precision: the arithmetic of the artifact.
             input_dtype: element type of the input. `uint8` without a quantization means pixel values from 0 to
-                255, for a graph that normalises (`request.normalize`).
+                255, for a graph that normalizes (`request.normalize`).
             input_layout: the order of the input's axes.
             input_quantization: scale and zero point of an integer input.
             output_dtypes: element type by output name, where it is not float32.

@@ -55,7 +55,7 @@ class ModelMetadata:
     """Which model and which weights.
 
     Attributes:
-        name: `architecture.tag`, the hub id, the folder's name, or the module's class.
+        name: `architecture.tag`, the Hugging Face model id, the folder's name, or the module's class.
         architecture: timm's name of the architecture.
         source: `timm`, `hf-hub`, `local-dir`, `checkpoint` or `module`.
         trained: False if the weights are known to be random.

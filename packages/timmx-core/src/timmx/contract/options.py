@@ -104,8 +104,8 @@ CalibrationChoice = Annotated[
     CalibrationMethod | None,
     typer.Option(
         "--calibration-method",
-        help="Range of an activation: all observed values (minmax), without the outermost 0.01 % (percentile), or "
-        "with the smallest squared error (mse). Default: minmax.",
+        help="Range of an activation: all observed values (minmax), all but the outermost 0.01 % (percentile), or the "
+        "range with the smallest squared error (mse). Default: minmax.",
         show_default=False,
         rich_help_panel=_CALIBRATION,
     ),
@@ -216,7 +216,7 @@ class ExportRequest:
         typer.Option(
             "--input-size",
             metavar="C H W",
-            help="Input size; the model is created for it. Default: the model's own.",
+            help="Input size to create the model with. Default: the model's own.",
             rich_help_panel=_INPUT,
         ),
     ] = None
@@ -226,7 +226,7 @@ class ExportRequest:
             "--batch-size",
             min=1,
             max=MOST_IMAGES,
-            help="Batch size of the artifact. Default: 1.",
+            help="Batch size. Default: 1.",
             rich_help_panel=_INPUT,
         ),
     ] = None
@@ -285,7 +285,7 @@ class ExportRequest:
         bool,
         typer.Option(
             "--verify/--no-verify",
-            help="Compare the artifact with the PyTorch model before publishing it.",
+            help="Compare the file with the PyTorch model before writing the output.",
             rich_help_panel=_VERIFY,
         ),
     ] = True
@@ -304,7 +304,7 @@ class ExportRequest:
         typer.Option(
             "--min-snr",
             metavar="DB",
-            help="Minimum signal-to-noise ratio in dB. Default: by precision (60 for fp32).",
+            help="Minimum signal-to-noise ratio in dB. Default: depends on the precision (60 for fp32).",
             rich_help_panel=_VERIFY,
         ),
     ] = None
@@ -346,7 +346,8 @@ class ExportRequest:
                 raise ConfigurationError(f"--model-kwargs {key} is given twice", hint="give it once")
             if not equals or not key.isidentifier():
                 raise ConfigurationError(
-                    f"--model-kwargs {pair!r} is not KEY=VALUE", hint="write it as drop_rate=0.1"
+                    f"--model-kwargs {pair!r} is not KEY=VALUE",
+                    hint="write it as KEY=VALUE, such as drop_rate=0.1",
                 )
             try:
                 parsed[key] = ast.literal_eval(text)

@@ -37,7 +37,7 @@ class OpenSettings:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise ConfigurationError(
-                f"threads is {self.threads}, and must be 1 or more",
+                f"threads is {self.threads}, but must be 1 or more",
                 hint="use 1 or more, or None for all cores",
             )
 
@@ -127,7 +127,7 @@ class Runner(ABC):
             UnsupportedError: the runtime does not expose intermediate tensors.
         """
         raise UnsupportedError(
-            f"{type(self).__name__} gives outputs only, no intermediate values", hint="use run"
+            f"{type(self).__name__} returns only outputs, no intermediate values", hint="use run"
         )
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ def quote_string(text: str, language: str) -> str:
     text, and everything else that is not visible is escaped.
 
     Args:
-        text: any text; it may come from a file of a stranger.
+        text: any text; it may come from an untrusted file.
         language: `python`, `swift`, `kotlin` or `js`. A string of Swift cannot hold a lone surrogate, so there U+FFFD
             takes its place.
     """

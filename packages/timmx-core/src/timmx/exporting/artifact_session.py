@@ -37,7 +37,7 @@ class ArtifactSession(Session):
     """A session without a PyTorch model.
 
     Args:
-        request: the request; batch size and normalisation are taken from the file.
+        request: the request; batch size and normalization are taken from the file.
         path: the file.
         metadata: the file's metadata.
         open_file: opens the file in its runtime.
@@ -81,7 +81,7 @@ class ArtifactSession(Session):
         )
 
     def _no_model(self) -> ArtifactError:
-        return ArtifactError(f"{self._path} is an exported file: it has no PyTorch model in it")
+        return ArtifactError(f"{self._path} is an exported file, without a PyTorch model")
 
     def _run(self, runner: Runner, samples: Samples) -> Reference:
         import numpy as np
@@ -108,7 +108,7 @@ class ArtifactSession(Session):
 
 
 def _with_settings_of(request: ExportRequest, metadata: Metadata) -> ExportRequest:
-    """The request with the file's normalisation and batch size."""
+    """The request with the file's normalization and batch size."""
     return replace(
         request,
         normalize=metadata.input.normalized_in_graph,

@@ -46,12 +46,12 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
         raise ArtifactError(f"--output {output}: {problem}", hint="choose another --output")
     if request.output is None and output.exists() and not request.force:
         raise ArtifactError(
-            f"{output} already exists", hint="use --force to overwrite it, or name another --output"
+            f"{output} already exists", hint="use --force to overwrite it, or choose another --output"
         )
     if output.is_dir() and not _is_own_folder(backend, output):
         raise ArtifactError(
-            f"{output} is a folder, and not an artifact that timmx {backend.name} wrote",
-            hint="name another --output",
+            f"{output} is a folder that timmx {backend.name} did not write",
+            hint="choose another --output",
         )
     return output
 

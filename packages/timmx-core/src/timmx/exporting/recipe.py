@@ -55,9 +55,11 @@ def read_recipe(path: Path) -> Recipe:
             f"--recipe {path} cannot be read: {exc.strerror or exc}", hint="name a TOML file that can be read"
         ) from exc
     except RecursionError as exc:
-        raise ConfigurationError(f"--recipe {path} is nested too deeply", hint="correct it") from exc
+        raise ConfigurationError(f"--recipe {path} is nested too deeply", hint="reduce the nesting") from exc
     except ValueError as exc:  # TOML, UTF-8, or an integer of thousands of digits
-        raise ConfigurationError(f"--recipe {path} is not valid TOML: {exc}", hint="correct it") from exc
+        raise ConfigurationError(
+            f"--recipe {path} is not valid TOML: {exc}", hint="correct the file"
+        ) from exc
     folder = path.expanduser().parent
     tables = content.pop("target", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):

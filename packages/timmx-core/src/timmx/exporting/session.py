@@ -82,7 +82,7 @@ class ModelSession(Session):
 
     Attributes:
         loaded: the loaded model.
-        module_as_loaded: the model with normalisation and softmax; it is the original until it is prepared in place.
+        module_as_loaded: the model with normalization and softmax; it is the original until it is prepared in place.
         module: the prepared `ExportModule`, in eval mode on the requested device.
         reference: the original model's outputs for the verification inputs.
         rewrites: the rewrites of the preparation.

@@ -148,7 +148,7 @@ def plan_exports(
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(
             f"--output {folder} is a file, not a folder",
-            hint="name a folder, into which all targets are written",
+            hint="name a folder for the files of all targets",
         )
     problem = why_not_in(folder)
     if problem:

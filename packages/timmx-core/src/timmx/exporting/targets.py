@@ -330,7 +330,7 @@ def _reject_unknown(backend: ExportBackend, target: str, names: Sequence[str] | 
         if name not in own and name not in OF_A_TARGET and name in option_specs(ExportRequest):
             raise ConfigurationError(
                 f"{target}: {name} applies to all targets, since they share one model",
-                hint=f"give {name} once for all targets, not in one of them",
+                hint=f"give {name} outside the targets, once for all of them",
             )
     reject_unknown(names, _specs(backend), f"timmx {backend.name}")
 
@@ -342,7 +342,7 @@ def _from_text(target: str, spec: OptionSpec, text: str | None) -> Any:
         word = "true" if text is None else text.strip().lower()
         if word not in _YES + _NO:
             raise ConfigurationError(
-                f"--to {target}: {name}={text} is neither true nor false", hint=f"use {name}=yes or {name}=no"
+                f"--to {target}: {name}={text} is not a boolean", hint=f"use {name}=yes or {name}=no"
             )
         return word in _YES
     if text is None or not text:

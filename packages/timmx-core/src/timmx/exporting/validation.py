@@ -45,7 +45,7 @@ def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Pa
     if problems:
         reasons = "; ".join(problem.message.rstrip(".") for problem in problems)
         fixes = "; ".join(problem.fix.rstrip(".") for problem in problems)
-        raise MissingRequirementError(f"{backend.name} cannot export here: {reasons}", hint=fixes)
+        raise MissingRequirementError(f"{backend.name} cannot export on this machine: {reasons}", hint=fixes)
     return output
 
 
@@ -72,8 +72,8 @@ def _model(request: ExportRequest) -> None:
     ]
     if names:
         raise ConfigurationError(
-            f"{', '.join(names)} cannot be applied to a module that is already built",
-            hint="build the module that way",
+            f"{', '.join(names)} cannot be applied to an existing module",
+            hint="create the module with these settings",
         )
 
 
@@ -93,7 +93,7 @@ def _source_artifact(request: ExportRequest, path: Path) -> None:
     ]
     if flags:
         raise ConfigurationError(
-            f"{', '.join(flags)} belongs to the export of a model, and {path} is already exported",
+            f"{', '.join(flags)} applies to a model, but {path} is an exported file",
             hint=f"leave {', '.join(flags)} out",
         )
 
@@ -102,16 +102,17 @@ def _weights(request: ExportRequest) -> None:
     if request.checkpoint is not None:
         if request.pretrained:
             raise ConfigurationError(
-                "--pretrained and --checkpoint both choose weights", hint="give one of them"
+                "--pretrained and --checkpoint cannot be combined: both select the weights",
+                hint="use only one of them",
             )
     elif request.use_ema:
         raise ConfigurationError(
-            "--use-ema chooses among a checkpoint's weights, and --checkpoint is not given",
-            hint="give --checkpoint FILE too",
+            "--use-ema requires --checkpoint",
+            hint="add --checkpoint FILE",
         )
     if request.seed is not None and request.brings_weights and request.num_classes is None:
         raise ConfigurationError(
-            "--seed is for untrained weights, and these are trained", hint="leave --seed out"
+            "--seed is for untrained weights, but the weights are trained", hint="leave --seed out"
         )
 
 
@@ -120,8 +121,8 @@ def _outputs(request: ExportRequest) -> None:
 
     if request.out_indices is not None and not request.features:
         raise ConfigurationError(
-            "--out-indices chooses levels of a feature pyramid, and --features is not given",
-            hint="give --features too",
+            "--out-indices requires --features",
+            hint="add --features",
         )
     levels = request.out_indices or ()
     front, back = [level for level in levels if level >= 0], [level for level in levels if level < 0]
@@ -140,14 +141,14 @@ def _outputs(request: ExportRequest) -> None:
     ):
         if is_set and without_classes:
             raise ConfigurationError(
-                f"{flag} is about classes, and with {without_classes} there are none",
+                f"{flag} requires classes, but with {without_classes} the model has none",
                 hint="leave one of them out",
             )
     if request.labels is not None:
         labels = read_labels(request.labels)
         if request.num_classes is not None and len(labels) != request.num_classes:
             raise ConfigurationError(
-                f"--labels has {len(labels)} names, and --num-classes is {request.num_classes}",
+                f"--labels has {len(labels)} names, but --num-classes is {request.num_classes}",
                 hint="make them equal",
             )
 
@@ -169,8 +170,8 @@ def check_batch(request: ExportRequest, size: Sequence[int]) -> None:
         if per_image <= MOST_ELEMENTS:
             fix = f"a batch of at most {MOST_ELEMENTS // per_image}"
         raise ConfigurationError(
-            f"{flag}: {request.trace_batch} x {' x '.join(map(str, size))} are more than 2**31 - 1 numbers, the most "
-            "that an input can hold",
+            f"{flag}: {request.trace_batch} x {' x '.join(map(str, size))} are more than 2**31 - 1 elements, the "
+            "maximum for an input",
             hint=f"use {fix}",
         )
 
@@ -189,7 +190,8 @@ def _tensors(request: ExportRequest) -> None:
         check_batch(request, size)
         if channels is not None and channels != size[0]:
             raise ConfigurationError(
-                f"--in-chans {channels} and --input-size {' '.join(map(str, size))} name different numbers of channels",
+                f"--in-chans {channels} and --input-size {' '.join(map(str, size))} state different numbers of "
+                "channels",
                 hint="make --in-chans and the first number of --input-size equal",
             )
         channels = size[0]
@@ -197,14 +199,15 @@ def _tensors(request: ExportRequest) -> None:
         if values is None:
             continue
         if not request.normalize:
-            raise ConfigurationError(f"{flag} is used only with --normalize", hint="give --normalize too")
+            raise ConfigurationError(f"{flag} requires --normalize", hint="add --normalize")
         check_statistics(flag.removeprefix("--"), values, channels)
 
 
 def _verification(request: ExportRequest) -> None:
     if request.min_snr is not None and not math.isfinite(request.min_snr):
         raise ConfigurationError(
-            f"--min-snr {request.min_snr} is not a finite number", hint="give decibels, such as --min-snr 60"
+            f"--min-snr {request.min_snr} is not a finite number",
+            hint="give a value in dB, such as --min-snr 60",
         )
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if epoch is not None and not (epoch.isdecimal() and len(epoch) < 12):  # 12 digits are after the year 5000
@@ -215,7 +218,7 @@ def _verification(request: ExportRequest) -> None:
     for flag, value in (("--verify-data", request.verify_data), ("--min-snr", request.min_snr)):
         if value is not None and not request.verify:
             raise ConfigurationError(
-                f"{flag} is for verification, which --no-verify turns off", hint="leave one of them out"
+                f"{flag} applies to verification, which --no-verify turns off", hint="leave one of them out"
             )
     if request.verify_data is not None:
         image_paths(request.verify_data, least=4)

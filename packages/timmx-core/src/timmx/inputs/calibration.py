@@ -43,12 +43,13 @@ def check_calibration(data: Path | None, samples: int | None, random: bool) -> N
     """
     if data is not None and random:
         raise ConfigurationError(
-            f"{_FLAG} and --random-calibration both choose calibration inputs", hint="give one of them"
+            f"{_FLAG} and --random-calibration cannot be combined: both select the calibration inputs",
+            hint="use only one of them",
         )
     if samples is not None and data is None and not random:
         raise ConfigurationError(
-            "--calibration-samples is the number of calibration inputs, and none are named",
-            hint=f"give {_FLAG} too",
+            f"--calibration-samples requires {_FLAG}",
+            hint=f"add {_FLAG} PATH",
         )
     if data is None:
         return
@@ -89,7 +90,7 @@ def choose_calibration(
         data: a folder of images or a file of tensors; None for synthetic images.
         samples: maximum number; None for `DEFAULT_CALIBRATION_SAMPLES`.
         config: the model's data config.
-        in_graph: the artifact normalises, so inputs are pixels in [0, 1].
+        in_graph: the artifact normalizes, so inputs are pixels in [0, 1].
 
     Raises:
         ConfigurationError: the data does not fit this model.
@@ -277,12 +278,12 @@ class TensorCalibration(CalibrationInputs):
             if config.input_size[0] in (1, 3) and in_graph:
                 raise ConfigurationError(
                     f"{actual}; {expected}",
-                    hint="save the pixels before they are normalised, or leave --normalize out",
+                    hint="save the pixels before they are normalized, or leave --normalize out",
                 )
             # Inputs that are not images, or have other statistics than the model's own, may be correct.
             self.warn(f"{actual}; {expected}.")
         elif not in_graph and low < 0 <= least and greatest <= 1 < high:
-            self.warn(f"{actual}, as pixels before normalisation do; {expected}. Are they normalised?")
+            self.warn(f"{actual}, as pixels before normalization do; {expected}. Are they normalized?")
 
 
 class SyntheticCalibration(CalibrationInputs):
@@ -292,8 +293,8 @@ class SyntheticCalibration(CalibrationInputs):
         super().__init__()
         self._count, self._config, self._in_graph = count, config, in_graph
         self.warn(
-            f"Calibrated on {self.origin}: their ranges do not fit real images, which lowers accuracy. "
-            f"{_FLAG} takes a folder of typical images."
+            f"Calibrated on {self.origin}: their value ranges differ from those of real images, which lowers "
+            f"accuracy. Use {_FLAG} with typical images."
         )
 
     @property
@@ -316,8 +317,8 @@ def _image_paths(folder: Path) -> list[Path]:
     paths = list_images(folder)
     if len(paths) < LEAST_CALIBRATION_SAMPLES:
         raise ConfigurationError(
-            f"{_FLAG} {folder} and its subfolders hold {len(paths)} images; at least {LEAST_CALIBRATION_SAMPLES} are "
-            f"needed, {DEFAULT_CALIBRATION_SAMPLES} are usual",
+            f"{_FLAG} {folder} and its subfolders hold {len(paths)} images; at least {LEAST_CALIBRATION_SAMPLES} "
+            f"are required, {DEFAULT_CALIBRATION_SAMPLES} are recommended",
             hint="name a folder with more images",
         )
     return paths
@@ -357,15 +358,15 @@ def _read_tensor(path: Path, size: tuple[int, int, int], in_graph: bool) -> torc
         )
     if len(tensor) < LEAST_CALIBRATION_SAMPLES:
         raise ConfigurationError(
-            f"{where} holds {len(tensor)} inputs; at least {LEAST_CALIBRATION_SAMPLES} are needed, "
-            f"{DEFAULT_CALIBRATION_SAMPLES} are usual",
+            f"{where} holds {len(tensor)} inputs; at least {LEAST_CALIBRATION_SAMPLES} are required, "
+            f"{DEFAULT_CALIBRATION_SAMPLES} are recommended",
             hint="save more of them",
         )
     return tensor.detach()
 
 
 def _form(in_graph: bool) -> str:
-    return "pixels in [0, 1]" if in_graph else "normalised pixels"
+    return "pixels in [0, 1]" if in_graph else "normalized pixels"
 
 
 def _convert(in_graph: bool) -> str:

@@ -42,7 +42,7 @@ def image_paths(folder: Path, least: int = 1) -> list[Path]:
     paths = list_images(folder)
     if len(paths) < least:
         raise ConfigurationError(
-            f"{folder} holds {counted(len(paths), 'image')}; at least {least} are needed",
+            f"{folder} holds {counted(len(paths), 'image')}; at least {least} are required",
             hint="name a folder with more images",
         )
     return paths

@@ -37,7 +37,7 @@ class ImagePreprocessor:
 
     Attributes:
         data_config: timm's data config.
-        in_graph: the artifact normalises, so its input is pixels in [0, 1].
+        in_graph: the artifact normalizes, so its input is pixels in [0, 1].
         color_order: `RGB`, `BGR`, `L`, or None if the input is not an image.
     """
 
@@ -84,7 +84,7 @@ class ImagePreprocessor:
         return open_image(path, self.apply, self._working_bytes)
 
     def apply(self, image: Image.Image) -> np.ndarray:
-        """Preprocess an image, (C, H, W) float32: normalised, or pixels in [0, 1] if the artifact normalises.
+        """Preprocess an image, (C, H, W) float32: normalized, or pixels in [0, 1] if the artifact normalizes.
 
         Raises:
             ArtifactError: this artifact does not take images.
@@ -106,15 +106,15 @@ class ImagePreprocessor:
         """Check that the artifact takes images and that Pillow has its interpolation.
 
         Raises:
-            ArtifactError: its channels are not colours.
+            ArtifactError: its channels are not colors.
             ConfigurationError: its interpolation is unknown.
         """
         from PIL import Image
 
         if self.color_order not in _MODES:
             raise ArtifactError(
-                f"this file takes {self.data_config.input_size[0]} channels, which are not an image",
-                hint="feed it with timmx.open",
+                f"this file takes {self.data_config.input_size[0]} channels, so its input is not an image",
+                hint="run it with timmx.open, on an array",
             )
         if self.data_config.interpolation.upper() not in Image.Resampling.__members__:
             names = ", ".join(item.name.lower() for item in Image.Resampling)
@@ -125,7 +125,7 @@ class ImagePreprocessor:
 
     @property
     def border_color(self) -> tuple[float, ...]:
-        """The colour outside the image in crop mode `border`: the mean, 0 to 1, always in RGB order."""
+        """The color outside the image in crop mode `border`: the mean, 0 to 1, always in RGB order."""
         return self.data_config.mean[::-1] if self.color_order == "BGR" else self.data_config.mean
 
     def _cut(self, image: Image.Image) -> Image.Image:
@@ -192,7 +192,7 @@ def _keeping_ratio(image: Image.Image, target: tuple[int, int], choose: Any) -> 
 
 
 def _center_crop(image: Image.Image, size: tuple[int, int], fill: int | tuple[int, ...]) -> Image.Image:
-    """The centre of an image; the area outside the image is filled with `fill`."""
+    """The center of an image; the area outside the image is filled with `fill`."""
     from PIL import Image
 
     height, width = size

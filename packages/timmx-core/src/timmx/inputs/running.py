@@ -57,7 +57,7 @@ def run_batches(
         except (TimmxError, PluginError):
             raise
         except Exception as exc:  # a runtime may raise anything
-            raise ArtifactError(f"{what} fails at a batch of {size}: {one_line(exc)}") from exc
+            raise ArtifactError(f"{what} fails at batch size {size}: {one_line(exc)}") from exc
         missing = [name for name in outputs if name not in results]
         if missing:
             raise ArtifactError(f"{what} has no output {missing[0]!r}; it has {', '.join(results)}")

@@ -112,7 +112,7 @@ def choose_samples(
         verify_data: the folder of `--verify-data`.
         own_samples: the `samples/` folder of a `local-dir:` model, if it has one.
         config: the model's data config.
-        in_graph: the artifact normalises, so inputs are pixels in [0, 1].
+        in_graph: the artifact normalizes, so inputs are pixels in [0, 1].
 
     Raises:
         ConfigurationError: `verify_data` does not fit this model, or has too few readable images.
@@ -137,7 +137,7 @@ def choose_samples(
         reporter().warn(left_out(samples.unreadable))
     if len(samples) < LEAST_INPUTS:
         raise ConfigurationError(
-            f"{folder} holds {len(samples)} readable images; verification needs at least {LEAST_INPUTS}",
+            f"{folder} holds {len(samples)} readable images; verification requires at least {LEAST_INPUTS}",
             hint="replace the damaged images, or name another folder with --verify-data",
         )
     return samples

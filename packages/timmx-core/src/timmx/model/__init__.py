@@ -1,4 +1,4 @@
-"""From a name, hub id, checkpoint or module to a loaded model, and to a prepared one that is proven equal."""
+"""From a name, Hugging Face model id, checkpoint or module to a loaded model, and to a prepared one, verified equal."""
 
 from timmx.base import door
 

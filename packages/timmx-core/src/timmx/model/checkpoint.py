@@ -133,13 +133,11 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
     plain = next((key for key in _PLAIN if isinstance(content.get(key), dict)), None)
     notes = []
     if use_ema and averaged is None:
-        raise ModelError(f"{path} has no averaged weights (state_dict_ema)", hint="leave --use-ema out")
+        raise ModelError(f"{path} has no EMA weights (state_dict_ema)", hint="leave --use-ema out")
     if averaged and not use_ema:
         if plain is None:
-            raise ModelError(
-                f"{path} has only averaged weights ({averaged})", hint="use --use-ema to take them"
-            )
-        notes.append(f"{path.name} also holds averaged weights ({averaged}): --use-ema takes them.")
+            raise ModelError(f"{path} has only EMA weights ({averaged})", hint="add --use-ema to load them")
+        notes.append(f"{path.name} also has EMA weights ({averaged}): --use-ema loads them.")
     key = averaged if use_ema else plain
     tensors = tensors_of(content[key] if key else content)
     _check_tensors(tensors, path)
@@ -165,7 +163,7 @@ _SAVE_AGAIN = "save model.state_dict() with torch.save or safetensors"
 def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
     if use_ema:
         raise ModelError(
-            f"{path} has no averaged weights: a safetensors file holds one set of weights",
+            f"{path} has no EMA weights: a safetensors file holds one set of weights",
             hint="leave --use-ema out",
         )
     _check_size(path, ModelError)

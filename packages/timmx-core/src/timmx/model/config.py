@@ -152,7 +152,7 @@ def _is_grid(value: Any) -> bool:
 _TEXT = Rule("text", _is_text)
 _TEXTS = Rule("text, or a list of texts", _is_texts)
 _FLAG = Rule("true or false", lambda value: isinstance(value, bool))
-_NAMES = Rule("a list of names, or an object of class number to name", _is_names)
+_NAMES = Rule("a list of names, or an object of class index to name", _is_names)
 _CLASSES = Rule("an integer from 0 to 2**31 - 1", lambda value: is_integer(value, 0, _MOST_CLASSES))
 _OBJECT = Rule("an object", lambda value: isinstance(value, Mapping))
 _GRID = Rule("an integer, or a list of them", _is_grid)

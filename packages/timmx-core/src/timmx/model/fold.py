@@ -228,7 +228,7 @@ def _fold(layer: Any, norm: Any) -> None:
 
 
 def _rest_of(norm: nn.Module) -> nn.Module:
-    """The steps of a norm after normalisation: its drop and activation, or an identity."""
+    """The steps of a norm after normalization: its drop and activation, or an identity."""
     modules = [getattr(norm, name, None) for name in ("drop", "act")]
     steps = [step for step in modules if step is not None and not isinstance(step, nn.Identity)]
     if len(steps) == 1:

@@ -149,7 +149,7 @@ def check_model_name(request: ExportRequest) -> None:
     in the cached index if there is one; `load_model` checks it again.
 
     Raises:
-        ConfigurationError: a `local-dir:` without a usable config.json, or a malformed hub id or name.
+        ConfigurationError: a `local-dir:` without a usable config.json, or a malformed Hugging Face model id or name.
         ModelError: unknown architecture or tag, with similar ones.
     """
     name = request.model
@@ -160,21 +160,22 @@ def check_model_name(request: ExportRequest) -> None:
     elif name.startswith("hf-hub:"):
         if not _is_hub_id(name.removeprefix("hf-hub:")):
             raise ConfigurationError(
-                f"{brief(name)} is not a hub id",
+                f"{brief(name)} is not a Hugging Face model id",
                 hint="use hf-hub:OWNER/NAME, such as hf-hub:timm/resnet18.a1_in1k",
             )
         return
     elif any(character in name for character in ":/\\") or not name:
         raise ConfigurationError(
             f"{brief(name)} is not a timm model name",
-            hint="use hf-hub:OWNER/NAME for a model on the hub, local-dir:FOLDER for a folder with a config.json, "
+            hint="use hf-hub:OWNER/NAME for a model on the Hugging Face Hub, local-dir:FOLDER for a folder with a "
+            "config.json, "
             "or the model's name and --checkpoint FILE for a weights file",
         )
     check_name(name)
 
 
 def _is_hub_id(text: str) -> bool:
-    """Whether a text has the form of a hub id with an optional revision, by the rules of huggingface_hub 1."""
+    """Whether a text is a valid Hugging Face model id with an optional revision, by the rules of huggingface_hub 1."""
     repo, at, revision = text.partition("@")
     parts = repo.split("/")
     return (

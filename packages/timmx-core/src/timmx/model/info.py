@@ -84,7 +84,7 @@ class ModelInfo:
             rows.append(("labels", ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")))
         rows += [
             ("license", self.license or "not stated"),
-            ("hub id", self.hub_id or "none"),
+            ("Hugging Face id", self.hub_id or "none"),
             ("pretrained tags", ", ".join(self.tags) or "none"),
         ]
         return rows + [("note", note) for note in self.notes]

@@ -38,13 +38,13 @@ def size_arguments(
     trial = _Trial(build, channels)
     reason = trial.refusal(size)
     if not reason or trial.failure(native):
-        # If the meta device cannot run the model's own size either, its failure proves nothing.
+        # If the meta device cannot run the model's own size either, its failure says nothing about the size.
         return trial.arguments(size)
     near = _nearest(trial, size) or [native]
     sizes = " or ".join(f"--input-size {channels} {height} {width}" for height, width in near)
     raise ConfigurationError(
         f"{name} cannot take {size[0]} x {size[1]} pixels: {reason}",
-        hint=f"use the nearest that works: {sizes}",
+        hint=f"use the nearest valid size: {sizes}",
     )
 
 
@@ -103,7 +103,7 @@ class _Trial:
         kernel, stride = self._patch
         if all((length - k) % s == 0 for length, k, s in zip(size, kernel, stride, strict=True)):
             return ""
-        return f"its patches are {kernel[0]} x {kernel[1]} pixels, and those left over would be ignored"
+        return f"patches of {kernel[0]} x {kernel[1]} pixels do not cover it, and timm would ignore the rest"
 
 
 def _patch(model: nn.Module, channels: int) -> tuple[Size, Size] | None:

@@ -91,7 +91,7 @@ def check_names(names: Iterable[Any], where: str) -> tuple[str, ...]:
     repeated = {name for name, count in Counter(checked).items() if count > 1}
     if repeated:
         named = ", ".join(repr(name) for name in sorted(repeated)[:3])
-        reporter().warn(f"{where}: several classes are called {named}; their class numbers are appended.")
+        reporter().warn(f"{where}: several classes are called {named}; their class indices are appended.")
     return tuple(f"{name} ({number})" if name in repeated else name for number, name in enumerate(checked))
 
 
@@ -149,7 +149,7 @@ def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any]
         ) from exc
     if not isinstance(parsed, (list, dict)):
         raise ConfigurationError(
-            f"{where} holds neither a JSON list of names nor a JSON map of class number to name",
+            f"{where} holds neither a JSON list of names nor a JSON map of class index to name",
             hint='write a list such as ["cat", ...], or a map such as {"0": "cat", ...}',
         )
     return parsed
@@ -162,19 +162,19 @@ def _in_order(names: Any, where: str) -> Iterable[Any]:
     if any(isinstance(value, int) for value in names.values()):
         raise ConfigurationError(
             f"{where} maps names to numbers",
-            hint='write a map of class number to name: {"0": "cat", ...}',
+            hint='write a map of class index to name: {"0": "cat", ...}',
         )
     try:
         by_number = {int(key): value for key, value in names.items()}
     except (TypeError, ValueError) as exc:
         raise ConfigurationError(
-            f"{where}: a key is not a class number ({exc})",
-            hint='write a map of class number to name: {"0": "cat", ...}',
+            f"{where}: a key is not a class index: {exc}",
+            hint='write a map of class index to name: {"0": "cat", ...}',
         ) from exc
     mismatch = sorted(set(range(len(names))) ^ set(by_number))
     if mismatch:
         raise ConfigurationError(
-            f"{where}: the class numbers must be 0 to {len(names) - 1}, each once",
-            hint=f"check class number {mismatch[0]}",
+            f"{where}: the class indices must be 0 to {len(names) - 1}, each once",
+            hint=f"check class index {mismatch[0]}",
         )
     return [by_number[number] for number in range(len(names))]

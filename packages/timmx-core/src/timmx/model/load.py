@@ -1,4 +1,4 @@
-"""Loads the model of a request: a timm name, a hub id, a local folder, a checkpoint or a caller's module."""
+"""Loads the model of a request: a timm name, Hugging Face model id, local folder, checkpoint or a caller's module."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LoadedModel:
     Attributes:
         model: takes (N, C, H, W); in eval mode on the request's device, unless it is a caller's module.
         owned: False for a caller's module, which must not be changed.
-        name: `architecture.tag`, the hub id, the folder's name, or a module's architecture or class.
+        name: `architecture.tag`, the Hugging Face model id, the folder's name, or a module's architecture or class.
         architecture: timm's name of the architecture; a module's class if it has no such name.
         source: `timm`, `hf-hub`, `local-dir`, `checkpoint` or `module`.
         trained: False if the weights are known to be random.
@@ -83,7 +83,7 @@ def load_model(request: ExportRequest) -> LoadedModel:
 
     if request.device.torch_name == "cuda" and not torch.cuda.is_available():
         raise MissingRequirementError(
-            "--device cuda: torch finds no CUDA device here", hint="leave --device out"
+            "--device cuda: PyTorch finds no CUDA device on this machine", hint="leave --device out"
         )
     loaded = _from_timm(request, probe) if isinstance(request.model, str) else _from_module(request)
     if request.labels is not None:

@@ -1,4 +1,4 @@
-"""Prepares a loaded model for export: exact rewrites, each proven equal to the original model."""
+"""Prepares a loaded model for export: exact rewrites, each verified against the original model."""
 
 from __future__ import annotations
 
@@ -187,11 +187,12 @@ def _proven_db(name: str, model: nn.Module, inputs: torch.Tensor, true: list[np.
         outputs = [_array(tensor) for tensor in output_tensors(model(inputs))]
     except Exception as exc:
         raise UnsupportedError(
-            f"{who} no longer runs after '{name}': {first_line(exc)}; nothing was exported", hint=report
+            f"{who} no longer runs after the rewrite '{name}': {first_line(exc)}; nothing was exported",
+            hint=report,
         ) from exc
     if [array.shape for array in outputs] != [array.shape for array in true]:
         raise UnsupportedError(
-            f"{who} has outputs of other shapes after '{name}'; nothing was exported", hint=report
+            f"{who} has outputs of other shapes after the rewrite '{name}'; nothing was exported", hint=report
         )
     snr_db = worst_db(true, outputs)
     if snr_db < FLOOR_DB and not _rounding_explains(model, inputs, true, outputs):

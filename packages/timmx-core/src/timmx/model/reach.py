@@ -119,7 +119,7 @@ def url_file(url: str) -> Path:
         return _watched(lambda: _fetch(url, path), folder, what=path.name, url=url)
     except urllib.error.HTTPError as exc:
         raise ModelError(
-            f"{path.name} cannot be fetched: {_host(url)} answers {exc.code} {exc.reason}",
+            f"{path.name} cannot be downloaded: {_host(url)} answers {exc.code} {exc.reason}",
             hint="give the weights with --checkpoint FILE",
         ) from exc
     except (OSError, http.client.HTTPException) as exc:
@@ -129,8 +129,9 @@ def url_file(url: str) -> Path:
 def unreachable(what: str, url: str, reason: str) -> ModelError:
     """The error for a file that cannot be downloaded from a host."""
     return ModelError(
-        f"{what} cannot be fetched: {_host(url)} cannot be reached ({reason})",
-        hint=f"{_GIVE_WEIGHTS}; or fill the cache on a machine with a network and set HF_HUB_OFFLINE=1 here; or set "
+        f"{what} cannot be downloaded: {_host(url)} cannot be reached ({reason})",
+        hint=f"{_GIVE_WEIGHTS}; or fill the cache on a machine with network access and set HF_HUB_OFFLINE=1 here; "
+        "or set "
         "HTTPS_PROXY, or HF_ENDPOINT to a mirror",
     )
 
@@ -165,8 +166,8 @@ def _download_from_hub(hub_id: str, names: Sequence[str]) -> Path:
             ) from exc
         except RepositoryNotFoundError as exc:
             raise ModelError(
-                f"the hub has no model {repo!r}, or it is private",
-                hint=f"look at {_endpoint()}/{repo}; for a private one, run hf auth login or set HF_TOKEN",
+                f"{repo!r} does not exist on the Hugging Face Hub, or is private",
+                hint=f"check {_endpoint()}/{repo}; for a private model, run hf auth login or set HF_TOKEN",
             ) from exc
         except RevisionNotFoundError as exc:
             raise ModelError(
@@ -178,14 +179,16 @@ def _download_from_hub(hub_id: str, names: Sequence[str]) -> Path:
         except EntryNotFoundError:
             continue
         except HfHubHTTPError as exc:
-            raise ModelError(f"the hub refused {hub_id}: {_reason(exc)}", hint=_GIVE_WEIGHTS) from exc
+            raise ModelError(
+                f"the Hugging Face Hub refused {hub_id}: {_reason(exc)}", hint=_GIVE_WEIGHTS
+            ) from exc
         except ModelError:
             raise
         except Exception as exc:  # from several HTTP libraries, or a full disk
-            raise ModelError(f"{hub_id} cannot be fetched: {_reason(exc)}", hint=_GIVE_WEIGHTS) from exc
+            raise ModelError(f"{hub_id} cannot be downloaded: {_reason(exc)}", hint=_GIVE_WEIGHTS) from exc
     raise ModelError(
         f"{hub_id} on the hub has no {' or '.join(names)}, so it is not a timm model",
-        hint=f"look at its files at {_endpoint()}/{repo}",
+        hint=f"check its files at {_endpoint()}/{repo}",
     )
 
 

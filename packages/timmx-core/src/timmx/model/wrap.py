@@ -1,4 +1,4 @@
-"""The module that is exported: a model with optional normalisation before it and optional softmax after it."""
+"""The module that is exported: a model with optional normalization before it and optional softmax after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one door for backends, ours included: everything that a plugin may import besides `timmx.testing`."""
+"""The interface for all backends, ours included: everything that a plugin may import, except `timmx.testing`."""
 
 from timmx.base import door
 

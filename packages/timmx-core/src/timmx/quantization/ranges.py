@@ -58,26 +58,26 @@ class Observed:
 
 
 def _least_error(
-    low: float, high: float, centres: np.ndarray, counts: np.ndarray, levels: int
+    low: float, high: float, centers: np.ndarray, counts: np.ndarray, levels: int
 ) -> tuple[float, float]:
     """Narrow the larger end, then the other one, to the range with the smallest squared error for this many levels."""
     occupied = counts > 0
-    centres, counts = centres[occupied], counts[occupied]
+    centers, counts = centers[occupied], counts[occupied]
     for _ in range(2):
         for moves_high in (high >= -low, high < -low):
             end = high if moves_high else low
             candidates = end * np.linspace(1, 1 / _CANDIDATES, _CANDIDATES)
             lows = np.full(_CANDIDATES, low) if moves_high else candidates
             highs = candidates if moves_high else np.full(_CANDIDATES, high)
-            best = int(np.argmin(_errors(lows, highs, centres, counts, levels)))
+            best = int(np.argmin(_errors(lows, highs, centers, counts, levels)))
             low, high = float(lows[best]), float(highs[best])
     return low, high
 
 
 def _errors(
-    lows: np.ndarray, highs: np.ndarray, centres: np.ndarray, counts: np.ndarray, levels: int
+    lows: np.ndarray, highs: np.ndarray, centers: np.ndarray, counts: np.ndarray, levels: int
 ) -> np.ndarray:
-    """Weighted squared error of rounding `centres` to this many levels, for each range."""
+    """Weighted squared error of rounding `centers` to this many levels, for each range."""
     scales = np.maximum((highs - lows) / (levels - 1), np.finfo(np.float32).tiny)[:, None]
-    rounded = np.rint(np.clip(centres, lows[:, None], highs[:, None]) / scales) * scales
-    return np.asarray(((rounded - centres) ** 2 * counts).sum(axis=1))
+    rounded = np.rint(np.clip(centers, lows[:, None], highs[:, None]) / scales) * scales
+    return np.asarray(((rounded - centers) ** 2 * counts).sum(axis=1))

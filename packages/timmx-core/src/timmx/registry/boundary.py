@@ -1,6 +1,6 @@
 """The boundary to plugins: each call of a backend's or a runner's method passes it, and what comes back is checked.
 
-A plugin is the code of somebody else. If it raises what is not a TimmxError, ends the process, or returns what the
+A plugin is third-party code. If it raises what is not a TimmxError, ends the process, or returns what the
 contract does not allow, the cause is that plugin, not timmx: a PluginError names it and the method.
 """
 

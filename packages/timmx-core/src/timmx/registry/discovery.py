@@ -282,7 +282,7 @@ def distribution_of(backend: ExportBackend) -> str | None:
 def name_trouble(name: str) -> str:
     """The reason why a backend may not have this name; empty if it may."""
     if not _NAME.fullmatch(name):
-        return f"{name!r} is not made of lower-case words joined by hyphens."
+        return f"{name!r} does not consist of lower-case words joined by hyphens."
     if name in RESERVED:
         return f"{name!r} is a command of timmx itself."
     return ""

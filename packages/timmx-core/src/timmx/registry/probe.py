@@ -57,7 +57,7 @@ def _run_child(entry: BackendEntry, timeout_s: float, children: set[subprocess.P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # The current folder may come from a stranger, and is not searched for modules.
+        # The current folder may be untrusted, and is not searched for modules.
         env=os.environ | {"PYTHONSAFEPATH": "1"},
     )
     children.add(child)

@@ -66,21 +66,21 @@ class Shown:
 
 def sections(content: Sequence[Section]) -> list[Shown]:
     """Prepare all sections; a name has the same color in all of them."""
-    colours = _colours(content)
-    return [_shown(section, colours) for section in content]
+    colors = _colors(content)
+    return [_shown(section, colors) for section in content]
 
 
-def _shown(section: Section, colours: Mapping[str, int]) -> Shown:
+def _shown(section: Section, colors: Mapping[str, int]) -> Shown:
     if isinstance(section, Table):
         return _table(section)
     if isinstance(section, Scatter):
-        return _scatter(section, colours)
+        return _scatter(section, colors)
     if isinstance(section, Distributions):
-        return _distributions(section, colours)
+        return _distributions(section, colors)
     return _bars(section) if isinstance(section, Bars) else _matrix(section)
 
 
-def _colours(content: Iterable[Section]) -> dict[str, int]:
+def _colors(content: Iterable[Section]) -> dict[str, int]:
     """The color index of each name, in order of appearance."""
     names: dict[str, int] = {}
     for section in content:
@@ -126,7 +126,7 @@ def _cell(value: Any, column: Column) -> Cell:
     return Cell(text, order, missing=text == MISSING)
 
 
-def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
+def _scatter(scatter: Scatter, colors: Mapping[str, int]) -> Shown:
     drawn = [point for point in scatter.points if _finite(point.x) and _finite(point.y)]
     largest = max((point.size for point in drawn if _finite(point.size) and point.size), default=0.0)
     columns = [
@@ -154,7 +154,7 @@ def _scatter(scatter: Scatter, colours: Mapping[str, int]) -> Shown:
                 "high": high,
                 "diameter": _diameter(point.size, largest),
                 "hollow": bool(largest) and not _finite(point.size),
-                "colour": colours[point.name],
+                "color": colors[point.name],
                 "lines": lines,
             }
         )
@@ -219,7 +219,7 @@ def _round_down(value: float) -> float:
     return next(step * power for step in (5, 2, 1) if step * power <= value * 1.0001)
 
 
-def _distributions(distributions: Distributions, colours: Mapping[str, int]) -> Shown:
+def _distributions(distributions: Distributions, colors: Mapping[str, int]) -> Shown:
     boxes = {
         name: [value for value in values if _finite(value)] for name, values in distributions.values.items()
     }
@@ -229,7 +229,7 @@ def _distributions(distributions: Distributions, colours: Mapping[str, int]) -> 
         for title in ("lowest", "p25", "median", "p75", "p90", "p99", "highest")
     ]
     drawn = [
-        {"name": name, "colour": colours[name], "values": [_shortened(value) for value in values]}
+        {"name": name, "color": colors[name], "values": [_shortened(value) for value in values]}
         for name, values in boxes.items()
         if values
     ]

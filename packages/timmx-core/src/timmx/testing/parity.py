@@ -194,8 +194,8 @@ class ParityChecks(ConformanceBase):
 
         seeds = range(max(1, -(-4 // batch)))
         with torch.inference_mode():
-            normalised = np.concatenate([_inputs(result, batch, seed, in_graph=False) for seed in seeds])
-            expected = awakened_model(model)(torch.from_numpy(normalised)).numpy()
+            normalized = np.concatenate([_inputs(result, batch, seed, in_graph=False) for seed in seeds])
+            expected = awakened_model(model)(torch.from_numpy(normalized)).numpy()
         measure = SignalToNoise()
         found = [_run(runner, _inputs(result, batch, seed)) for seed in seeds]
         measure.update(expected, np.concatenate(found))

@@ -1,1 +1,1 @@
-"""What one does with an artifact: each tool is a room of its own."""
+"""The commands on exported files, one room per tool."""

@@ -61,7 +61,7 @@ class OutputFigures:
         cosine_min: the smallest cosine similarity over the inputs.
         max_abs_diff: the largest absolute difference.
         top1_agreement: the share of inputs with the same top-1 class; None for outputs without classes.
-        vacuous: the model's output does not depend on its input, so the comparison proves nothing.
+        vacuous: the model's output does not depend on its input, so the comparison has no signal.
     """
 
     name: str
@@ -180,7 +180,7 @@ def verify(
         reference: the original model's outputs.
         precision: the artifact's precision, which sets the floor.
         batch_size: the artifact's batch size; None if it is dynamic, to use the runner's `batch_sizes`.
-        trained: whether the weights are trained. Untrained weights prove little, so the precision's floor is not
+        trained: whether the weights are trained. Untrained weights are not sufficient, so the precision's floor is not
             applied to them.
         min_snr_db: a floor in dB that always applies.
 
@@ -274,7 +274,7 @@ def _judge(figures: tuple[OutputFigures, ...], floor: float | None) -> tuple[Sta
         return Status.UNPROVEN, f"untrained weights{note}"
     if vacuous:
         return Status.FAILED, (
-            f"vacuous: {', '.join(vacuous)} does not depend on the input, so nothing can be proven (untrained "
+            f"vacuous: {', '.join(vacuous)} does not depend on the input, so nothing can be verified (untrained "
             "weights or identical images in --verify-data can cause this)"
         )
     if not worst.snr_db >= floor:

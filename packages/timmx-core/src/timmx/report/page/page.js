@@ -66,7 +66,7 @@ function isDark() {
 function themeChanged() {
   const other = isDark() ? "light" : "dark";
   toggle.textContent = `◐ ${other}`;
-  toggle.setAttribute("aria-label", `Show in ${other} colours`);
+  toggle.setAttribute("aria-label", `Show in ${other} colors`);
   dispatchEvent(new Event("themechange"));
 }
 

@@ -115,15 +115,15 @@ function scatter(data, theme, room) {
     ...p, label: short(p.name, room < 500 ? 18 : 34), at: data.x.log ? Math.log10(p.x) : p.x,
     left: across(data.x.log ? Math.log10(p.x) : p.x), top: down(p.y), whisker: [down(high(p)), down(low(p))],
   }));
-  const colour = (p) => theme.marks[p.colour % theme.marks.length];
+  const color = (p) => theme.marks[p.color % theme.marks.length];
   const traces = placed.map((p) => ({
     type: "scatter", mode: "markers", x: [p.x], y: [p.y], cliponaxis: false, // a mark at 100 % is not cut off
     error_y: p.low === null ? undefined : {
-      type: "data", symmetric: false, array: [p.high - p.y], arrayminus: [p.y - p.low], thickness: 1, width: 4, color: colour(p),
+      type: "data", symmetric: false, array: [p.high - p.y], arrayminus: [p.y - p.low], thickness: 1, width: 4, color: color(p),
     },
     marker: {
-      size: p.diameter, color: colour(p), opacity: 0.8, line: { width: p.hollow ? 2 : 1.5, color: p.hollow ? colour(p) : theme.paper },
-      symbol: SYMBOLS[Math.floor(p.colour / theme.marks.length) % SYMBOLS.length] + (p.hollow ? "-open" : ""),
+      size: p.diameter, color: color(p), opacity: 0.8, line: { width: p.hollow ? 2 : 1.5, color: p.hollow ? color(p) : theme.paper },
+      symbol: SYMBOLS[Math.floor(p.color / theme.marks.length) % SYMBOLS.length] + (p.hollow ? "-open" : ""),
     },
     hovertemplate: `<b>${plain(p.name)}</b><br>` + p.lines.map(([a, b]) => `${plain(a)}: ${plain(b)}`).join("<br>") + "<extra></extra>",
   }));
@@ -200,10 +200,10 @@ function boxes(data, theme, room) {
   const all = data.boxes.flatMap((b) => b.values);
   const ends = range([all.reduce((a, b) => Math.min(a, b))], [all.reduce((a, b) => Math.max(a, b))], data.x.log, 0.04);
   const traces = data.boxes.map((b, i) => {
-    const colour = theme.marks[b.colour % theme.marks.length];
+    const color = theme.marks[b.color % theme.marks.length];
     return {
       type: "box", orientation: "h", name: plain(b.name), x: b.values, y0: i, boxpoints: "outliers", width: height > ROW ? 0.36 : 0.55,
-      line: { color: colour, width: 1.6 }, fillcolor: colour + "40", marker: { color: colour, size: 4, opacity: 0.6 },
+      line: { color: color, width: 1.6 }, fillcolor: color + "40", marker: { color: color, size: 4, opacity: 0.6 },
       hoverinfo: "x+name", hoverlabel: { namelength: -1 },
     };
   });

@@ -88,7 +88,7 @@ def bench(
     """
     if not paths:
         raise ConfigurationError(
-            "no file to measure is named", hint="name one or more files that timmx wrote"
+            "no file to measure is given", hint="name one or more files that timmx wrote"
         )
     counts = list(dict.fromkeys(usable_cores() if count is None else count for count in threads))
     sizes = sorted(set(batch_sizes))
@@ -148,9 +148,7 @@ def _start(
     sizes = list(batch_sizes) if subject.batch is None else [subject.batch]
     left_out = [] if subject.batch is None else [size for size in batch_sizes if size != subject.batch]
     notes: tuple[str, ...] = (
-        (
-            f"it takes {counted(sizes[0], 'image')} at once, so it was not measured at {', '.join(map(str, left_out))}",
-        )
+        (f"its batch size is fixed at {sizes[0]}, so it was not measured at {', '.join(map(str, left_out))}",)
         if left_out
         else ()
     )

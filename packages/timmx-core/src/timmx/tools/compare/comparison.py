@@ -140,7 +140,7 @@ def compare(
 
     Args:
         folder: with files that timmx wrote, of any installed backend.
-            data: labelled images, as for `timmx.tools.eval.evaluate`.
+            data: labeled images, as for `timmx.tools.eval.evaluate`.
         against: the PyTorch model, which gets its own row.
         model_options: which weights and shape it has; see `timmx.contract.MODEL_OPTIONS`.
         measure_latency: run `timmx.tools.bench` on the files.

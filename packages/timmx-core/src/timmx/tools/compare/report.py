@@ -143,7 +143,7 @@ def _scatter(comparison: FolderComparison) -> Scatter | None:
         elif y is None:
             why = "no accuracy" if by_accuracy else "no SNR"
         elif abs(y) == float("inf"):
-            why = "same numbers as the model, infinite SNR" if y > 0 else "infinite SNR"
+            why = "identical to the model, infinite SNR" if y > 0 else "infinite SNR"
         else:
             interval = row.top1_interval if by_accuracy else None
             points.append(Point(name=row.name, x=row.p50_ms, y=y, size=row.size_bytes, interval=interval))

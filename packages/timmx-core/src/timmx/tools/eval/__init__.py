@@ -1,4 +1,4 @@
-"""`timmx eval`: accuracy on labelled images."""
+"""`timmx eval`: accuracy on labeled images."""
 
 from timmx.base import door
 

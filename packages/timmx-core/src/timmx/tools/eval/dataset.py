@@ -1,4 +1,4 @@
-"""Reads labelled images, from class folders or a CSV, and matches their labels with the artifact's classes."""
+"""Reads labeled images, from class folders or a CSV, and matches their labels with the artifact's classes."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def read_dataset(
     elif class_map is None and len(numbers) == len(truths) and numbers != truths:
         label, number = next(item for item in truths.items() if numbers[item[0]] != item[1])
         reporter().warn(
-            f"The labels of {data} are read as class names, not as class numbers: {label} is class {number}."
+            f"The labels of {data} are read as class names, not as class indices: {label} is class {number}."
         )
     images = tuple(LabelledImage(path, shown, truths[label]) for path, shown, label in rows)
     if not data.is_dir():
@@ -175,7 +175,7 @@ def _folder_rows(folder: Path) -> list[Row]:
         )
     if loose:
         reporter().warn(
-            f"Left out, because not in the folder of a class: {counted(loose, 'image')} directly in {folder}."
+            f"{counted(loose, 'image')} directly in {folder}, outside the class folders, left out."
         )
     return rows
 
@@ -194,7 +194,7 @@ def _by_order(folder: Path, name: str, num_classes: int) -> list[str]:
         raise ConfigurationError(
             f"{name} does not name its {num_classes} classes, and {folder} has {len(plain)} folders "
             f"({_some(plain)})",
-            hint="give --class-map FILE, which names the folders in the order of the classes, one per line",
+            hint="give --class-map FILE, which names the folders in class order, one per line",
         )
     natural = sorted(plain, key=_natural_key)
     order = "" if natural == plain else " (numbers by value, as in timm, unlike torchvision)"
@@ -346,10 +346,10 @@ def _mismatch(
     classes = (
         f"its {num_classes} classes are {_some(names)}" if names else f"{name} does not name its classes"
     )
-    numbers = "" if data.is_dir() else f", or use class numbers from 0 to {num_classes - 1} in the CSV"
+    numbers = "" if data.is_dir() else f", or use class indices from 0 to {num_classes - 1} in the CSV"
     return ConfigurationError(
         f"{what}; {classes}",
-        hint=f"give --class-map FILE, with the data's names in the order of the classes, one per line{numbers}",
+        hint=f"give --class-map FILE, with the data's names in class order, one per line{numbers}",
     )
 
 
@@ -371,7 +371,7 @@ def _mixed(
     )
     return ConfigurationError(
         f"{data} has labels that are names of classes in {owner} ({_some(named)}) and labels that can only be class "
-        f"numbers ({_some(unnamed)}); the {len(names)} names are {_some(names)}",
+        f"indices ({_some(unnamed)}); the {len(names)} names are {_some(names)}",
         hint=f"write a name in every line, or only numbers that are not names, or {fix}",
     )
 

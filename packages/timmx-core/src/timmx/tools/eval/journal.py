@@ -1,4 +1,4 @@
-"""Records the answers of an evaluation in a file, from which an interrupted run can continue.
+"""Records the predictions of an evaluation in a file, from which an interrupted run can continue.
 
 The file has JSON lines. The first names the artifact and the data; each further line is an answer, with a hash of the
 image file, or names the second classifier, whose answers follow. An image that could not be read is tried again, and
@@ -258,7 +258,7 @@ class Journal:
                 if hashes[number] != entry.content:
                     what = "has changed since" if hashes[number] else "cannot be opened now"
                     raise ConfigurationError(
-                        f"--resume {self._path} has an answer to {self._images[number].name}, which {what}",
+                        f"--resume {self._path} has a prediction for {self._images[number].name}, which {what}",
                         hint="restore that image, name another file, or delete this one",
                     )
 

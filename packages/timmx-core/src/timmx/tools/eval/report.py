@@ -86,9 +86,10 @@ def _readers(evaluation: Evaluation) -> Table:
         "Accuracy",
         columns,
         rows,
-        "Intervals are by Wilson's method. Images/s includes decoding."
+        "Intervals are Wilson score intervals. Images/s includes decoding."
         + (
-            " The interval of the drop is by Newcombe's method 10 for pairs (1998); McNemar's exact test gives p = "
+            " The interval of the drop is Newcombe's method 10 for paired proportions (1998); McNemar's exact "
+            "test: p = "
             f"{evaluation.against.p_value:.2g}."
             if evaluation.against
             else ""
@@ -117,7 +118,7 @@ def _bars(classes: Sequence[ClassFigures]) -> Bars:
     shown = worst_first(classes)[:_MOST_BARS] if len(classes) > _MOST_BARS else classes
     note = f"The {len(shown)} worst of {len(classes)} classes. " if len(shown) < len(classes) else ""
     return Bars(
-        title="Accuracy by class",
+        title="Accuracy per class",
         y_title="accuracy",
         values={item.name: item.accuracy for item in shown},
         intervals={item.name: item.interval for item in shown},

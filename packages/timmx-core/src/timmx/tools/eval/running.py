@@ -1,4 +1,4 @@
-"""`timmx eval`: the accuracy of an artifact on labelled images, compared with a model or another artifact."""
+"""`timmx eval`: the accuracy of an artifact on labeled images, compared with a model or another artifact."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def evaluate(
     model_options: Mapping[str, Any] | None = None,
     trust: bool = False,
 ) -> Evaluation:
-    """Measure the accuracy of an artifact on labelled images.
+    """Measure the accuracy of an artifact on labeled images.
 
     Args:
         path: the artifact, of any installed backend.
@@ -92,7 +92,7 @@ def evaluate(
 
 
 def dataset_for(file: Described, data: Path, class_map: Path | None = None) -> Dataset:
-    """The images of `data`, labelled with the classes of an artifact.
+    """The images of `data`, labeled with the classes of an artifact.
 
     Raises:
         ArtifactError: the artifact ranks no classes, or takes no images.
@@ -126,7 +126,7 @@ def read_all(
     readings, total = list(recorded), len(dataset.images)
     again = [number for number, reading in enumerate(recorded) if reading.unreadable]
     if recorded:
-        say.detail(f"{len(recorded) - len(again):,} of {total:,} answers are from the journal.")
+        say.detail(f"{len(recorded) - len(again):,} of {total:,} predictions are from the journal.")
     remaining = range(
         len(recorded), total
     )  # a separate stream: batches have the same images as in a single run
@@ -147,7 +147,7 @@ def read_all(
     except (KeyboardInterrupt, SystemExit):
         if journal:
             say.warn(
-                f"{len(readings):,} of {total:,} answers are recorded: run the same command to continue."
+                f"{len(readings):,} of {total:,} predictions are recorded: run the same command to continue."
             )
         raise
     seconds = time.perf_counter() - start

@@ -154,7 +154,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     """
     if not names:
         raise ConfigurationError(
-            "no image is named", hint="give image files, folders or globs such as 'photos/**/*.jpg'"
+            "no image is given", hint="give image files, folders or globs such as 'photos/**/*.jpg'"
         )
     return list(dict.fromkeys(path for name in names for path in _expand(name)))
 

@@ -67,7 +67,7 @@ class Facts:
         preprocessor, entry, output = ImagePreprocessor.of(metadata), metadata.input, metadata.outputs[0]
         if output.kind.ranks_classes and (len(output.shape) < 2 or not isinstance(output.shape[1], int)):
             raise ArtifactError(
-                f"{path} is damaged: its output holds classes, and its shape is {list(output.shape)}",
+                f"{path} is damaged: its output is classes, but its shape is {list(output.shape)}",
                 hint="export it again",
             )
         if entry.quantization and entry.dtype not in STORED_RANGES:

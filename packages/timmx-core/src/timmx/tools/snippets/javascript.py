@@ -204,7 +204,7 @@ def _stacked(facts: Facts, piece: Snippet) -> Iterator[str]:
     if count == 1:
         yield "const x = await read(process.argv[2]);"
         return
-    yield f"const one = await read(process.argv[2]); // the file takes {count} images at once: copies of one"
+    yield f"const one = await read(process.argv[2]); // the file has a fixed batch size of {count}: copies of one image"
     yield f"const x = new {_ARRAYS[facts.dtype]}({count} * one.length);"
     yield f"for (let n = 0; n < {count}; n++) x.set(one, n * one.length);"
 

@@ -61,8 +61,8 @@ def _labels(facts: Facts) -> Iterator[str]:
 
 def _read(facts: Facts) -> Iterator[str]:
     config, (height, width), (tall, wide) = facts.preprocessor.data_config, facts.size, facts.scaled
-    yield f"// timm resizes with {config.interpolation} and antialiasing, Android only with bilinear and without it:"
-    yield "// pass bitmaps of about the size below, or accept small differences in the probabilities."
+    yield f"// timm resizes with {config.interpolation} and antialiasing, Android with bilinear without antialiasing."
+    yield "// Pass bitmaps of about the size below, or expect small differences in the probabilities."
     yield f"private fun read(bitmap: Bitmap): {_ARRAYS[facts.dtype]} {{"
     if config.crop_mode == "squash":
         yield f"    val w = {wide}f"
@@ -126,7 +126,7 @@ def _stacked(facts: Facts, piece: Snippet) -> Iterator[str]:
     if count == 1:
         yield "val x = read(bitmap)"
     else:
-        yield f"val one = read(bitmap) // the file takes {count} images at once: copies of one"
+        yield f"val one = read(bitmap) // the file has a fixed batch size of {count}: copies of one image"
         yield f"val x = {_ARRAYS[facts.dtype]}({count} * one.size) {{ one[it % one.size] }}"
 
 

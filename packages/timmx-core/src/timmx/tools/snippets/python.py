@@ -133,7 +133,7 @@ def _stacked(facts: Facts, piece: Snippet) -> Iterator[str]:
     yield "x = read(sys.argv[1])"
     count = facts.batch or piece.least_batch
     if count > 1 and not piece.takes_image:
-        yield f"x = np.repeat(x, {count}, axis=0)  # this file takes {count} images at once: copies of one"
+        yield f"x = np.repeat(x, {count}, axis=0)  # the file has a fixed batch size of {count}: copies of one image"
 
 
 def _answer(facts: Facts) -> Iterator[str]:

@@ -91,7 +91,8 @@ def check_weights(session_sha256: str, metadata: Metadata, model: str) -> None:
     own = metadata.model.weights_sha256
     if session_sha256 != own:
         reporter().warn(
-            f"{model} has other weights than this file was made from ({session_sha256[:12]}, {own[:12]} in the file)."
+            f"{model} has other weights than those that this file was exported from ({session_sha256[:12]}, "
+            f"{own[:12]} in the file)."
         )
 
 
@@ -174,7 +175,7 @@ def _source(model: ModelMetadata) -> tuple[str, dict[str, Any]]:
         return name, {"seed": model.seed, "num_classes": model.num_classes}
     raise ConfigurationError(
         f"this file was made from {name} ({source}), and its metadata does not say where to find that model",
-        hint="name it with --against, as it was named for the export",
+        hint="give it with --against, as for the export",
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from timmx.artifact import read_artifact
-from timmx.base import counted, memory_bytes
+from timmx.base import memory_bytes
 from timmx.contract import MOST_ELEMENTS, OpenSettings, OutputKind, Runner
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.inputs import ImagePreprocessor, check_interface, run_batches
@@ -81,7 +81,7 @@ class Described:
             raise ConfigurationError(f"--batch-size {batch_size} is less than 1", hint="give 1 or more")
         if fixed is not None and batch_size not in (None, fixed):
             raise ConfigurationError(
-                f"{path} takes {counted(fixed, 'image')} at once, not {batch_size}",
+                f"{path} has a fixed batch size of {fixed}, not {batch_size}",
                 hint="leave --batch-size out, or export it again with --dynamic-batch",
             )
         runner = self.backend.open(path, OpenSettings(trust=self.trust, threads=threads))

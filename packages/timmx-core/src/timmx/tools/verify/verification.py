@@ -120,7 +120,7 @@ def verify_file(
     if report.status is Status.FAILED:
         shown = "".join(f". {note.rstrip('.')}" for note in report.notes)
         raise VerificationError(
-            f"{path} does not compute what {baseline.name} computes: {report.reason}{shown}",
+            f"the outputs of {path} do not match those of {baseline.name}: {report.reason}{shown}",
             report,
             hint="export it again, name the model that it was made from with --against, or set another floor with "
             "--min-snr",
@@ -172,7 +172,7 @@ def _file_baseline(
     preprocessor = ImagePreprocessor.of(metadata)
     if ImagePreprocessor.of(other_metadata).data_config != preprocessor.data_config:
         raise ConfigurationError(
-            f"{other} and {path} prepare images differently: in size, crop, interpolation, mean or std",
+            f"{other} and {path} preprocess images differently: size, crop, interpolation, mean or std",
             hint="compare files where these are the same; timmx inspect FILE shows them",
         )
     request = build(ExportRequest, {"model": None, "verify_data": verify_data})
