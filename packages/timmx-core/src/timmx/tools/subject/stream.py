@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -106,12 +106,19 @@ def _answers(subject: Subject, paths: Sequence[Path], workers: int) -> Iterator[
             batch = paths[start : start + subject.batch_size]
             inputs = []
             for _ in batch:
-                inputs.append(coming.popleft().result())
+                inputs.append(_result(coming.popleft()))
                 for path in islice(left, 1):
                     coming.append(decoders.submit(path))
             yield from _answer(subject, batch, inputs)
     finally:  # reached when the iterator is closed early and after Ctrl-C too
         decoders.close()
+
+
+def _result(future: Future[np.ndarray | str]) -> np.ndarray | str:
+    """Wait in short steps: a signal just before a wait without a timeout would be handled after it only."""
+    while not future.done():
+        wait([future], timeout=0.2)
+    return future.result()
 
 
 _CLOSING_S = 0.5
