@@ -11,7 +11,7 @@ from timmx.plugin import ArtifactError, Metadata, Runner, TensorSpec, Unsupporte
 
 from timmx_coreml.features import ARRAY_DTYPES, Feature, read_input
 from timmx_coreml.options import ComputeUnits
-from timmx_coreml.package import CoreMLFile, class_labels, metadata_of, read
+from timmx_coreml.package import CoreMLFile, class_labels, metadata_of, read, refuse_custom_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +60,7 @@ def open_runner(path: Path, units: ComputeUnits = ComputeUnits.ALL) -> Runner:
         UnsupportedError: timmx's evaluator does not support something in it.
     """
     file = read(path)
+    refuse_custom_layers(file)
     if sys.platform != "darwin":
         return CoreMLRunner(file, Evaluator(file))
     from timmx_coreml.core_ml import CoreML

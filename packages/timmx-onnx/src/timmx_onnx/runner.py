@@ -16,6 +16,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, TensorSpec
 
 from timmx_onnx.keys import DATA_KEY
+from timmx_onnx.proto import check_data, check_external_data, read_proto
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +69,7 @@ class OnnxRunner(Runner):
     """
 
     def __init__(self, path: Path, threads: int | None = None, *, integer_kernels: bool = True) -> None:
+        check_external_data(path)
         try:
             self._session = open_session(path, threads, integer_kernels=integer_kernels)
         except (InvalidProtobuf, InvalidArgument) as exc:
@@ -87,8 +89,6 @@ class OnnxRunner(Runner):
         # After loading, and with the hash in the graph that was loaded: both files may be replaced at any time.
         expected = self._session.get_modelmeta().custom_metadata_map.get(DATA_KEY)
         if expected:
-            from timmx_onnx.proto import check_data, read_proto
-
             check_data(path, read_proto(path), expected)
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
