@@ -1,24 +1,42 @@
 """Damages the files of each format for fuzz tests: at random, but the same for the same seed.
 
-A mutation changes raw bytes (cut, flipped, replaced by extreme numbers), or one field of a parsed file (protobuf, flatbuffer,
-JSON, members of a zip archive) to a value that a reader may not expect. Most bytes of a file are weights, where a
-change is only another number; raw changes prefer the bytes between them.
+A mutation changes raw bytes (cut, flipped, replaced by extreme numbers), or one field of a parsed file (protobuf,
+flatbuffer, JSON, members of a zip archive) to a value that a reader may not expect. Most bytes of a file are weights,
+where a change is only another number; raw changes prefer the bytes between them.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import random
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+    from pathlib import Path
 
 INTEGERS = (0, 1, -1, 2, 127, 255, 256, 2**15, 2**16, 2**31 - 1, -(2**31), 2**32 - 1, 2**40, 2**62, 2**63 - 1)
-TEXTS = ("", "x", "../x", "/etc/passwd", "a" * 5000, "\0", "\x1b[2J", "\u2028", "%s%n", "@model_path/../x", "é" * 300)
+MARKER = "timmx-marker"
+"""The name of a file that no command may create."""
+TEXTS = (
+    f"__import__('pathlib').Path('{MARKER}').touch()",
+    f"$(touch {MARKER})",
+    "",
+    "x",
+    "../x",
+    "/etc/passwd",
+    "a" * 5000,
+    "\0",
+    "\x1b[2J",
+    "\u2028",
+    "%s%n",
+    "@model_path/../x",
+    "é" * 300,
+)
 NUMBERS = (0, -1, 1e308, 2**63, 2**70, 1.5, 10**30)
 
 
@@ -230,6 +248,8 @@ def _change_table(table: Any, rng: random.Random, np: Any) -> None:
         if below and rng.random() < 0.85:
             table = rng.choice(below)
             continue
+        if not values:
+            return
         name = rng.choice(sorted(values))
         value = values[name]
         if isinstance(value, list):
@@ -242,7 +262,9 @@ def _change_table(table: Any, rng: random.Random, np: Any) -> None:
             if changed.size and rng.random() < 0.7:
                 limits = np.iinfo(value.dtype) if value.dtype.kind in "iu" else None
                 new = rng.choice(INTEGERS)
-                changed[rng.randrange(changed.size)] = max(limits.min, min(limits.max, new)) if limits else new
+                changed[rng.randrange(changed.size)] = (
+                    max(limits.min, min(limits.max, new)) if limits else new
+                )
             else:
                 changed = changed[: changed.size // 2]
             setattr(table, name, changed)

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 SECONDS, RESIDENT_BYTES = 20.0, 2_000_000_000
-MARKER = "timmx-marker"
-"""In the name of a file that no command may create."""
 
 _IMPORTS = (
     "timmx.cli.application",
@@ -74,8 +73,12 @@ class Server:
         )
 
     def run(self, folder: Path, *arguments: object) -> dict[str, Any]:
-        """Run a command in a folder: `exit` (negative for a signal), `signal`, `stdout`, `stderr`, `seconds`,
-        `resident` (bytes) and `limit`, the limit that ended it, if one did."""
+        """Run a command in a folder.
+
+        Returns:
+            `exit` (negative for a signal), `stdout`, `stderr`, `seconds`, `cpu_seconds`, `resident` (bytes), `limit`
+            (the limit that ended it, or ""), and `crash`, what `timmx` says if it watches such a process.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {"folder": str(folder), "arguments": [str(argument) for argument in arguments]}
@@ -96,29 +99,33 @@ def _serve() -> None:
     for name in _IMPORTS:
         importlib.import_module(name)
     from timmx.cli.application import app
+    from typer.main import get_command
 
+    command = get_command(app)
     stderr = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for arguments in _FIRST:
         with contextlib.suppress(SystemExit):
-            app(arguments)
+            command(arguments)
     os.dup2(stderr, 2)
     gc.collect()
     gc.freeze()  # children do not copy the pages of all objects when they collect garbage
-    threads = len(os.listdir("/proc/self/task")) if Path("/proc/self/task").is_dir() else 1
+    threads = len(list(Path("/proc/self/task").iterdir())) if Path("/proc/self/task").is_dir() else 1
     assert threads == 1, f"an import has started {threads - 1} threads"
     for line in sys.stdin:
-        print(json.dumps(_watch(json.loads(line))), file=answers, flush=True)
+        print(json.dumps(_watch(json.loads(line), command)), file=answers, flush=True)
 
 
-def _watch(request: dict[str, Any]) -> dict[str, Any]:
+def _watch(request: dict[str, Any], command: Any) -> dict[str, Any]:
     import psutil
+    from timmx.cli.start import crash, last_runtime
 
-    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         start = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            _child(request, stdout.fileno(), stderr.fileno())
+            _child(request, stdout.fileno(), stderr.fileno(), theirs.fileno(), command)
         limit, resident, pause = "", 0, 0.002
         process = psutil.Process(pid)
         while True:
@@ -135,12 +142,16 @@ def _watch(request: dict[str, Any]) -> dict[str, Any]:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(pause)
             pause = min(0.02, pause * 1.3)
+        theirs.close()
+        code = os.waitstatus_to_exitcode(status)
+        opened = last_runtime(ours)
         texts = []
         for file in (stdout, stderr):
             file.seek(0)
             texts.append(file.read().decode("utf-8", "replace"))
     return {
-        "exit": os.waitstatus_to_exitcode(status),
+        "exit": code,
+        "crash": crash(-code, opened) if code < 0 else "",
         "stdout": texts[0],
         "stderr": texts[1],
         "seconds": round(time.monotonic() - start, 2),
@@ -150,19 +161,19 @@ def _watch(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _child(request: dict[str, Any], stdout: int, stderr: int) -> None:
+def _child(request: dict[str, Any], stdout: int, stderr: int, watcher: int, command: Any) -> None:
     code = 99
     try:
         for number, file in ((0, os.open(os.devnull, os.O_RDONLY)), (1, stdout), (2, stderr)):
             os.dup2(file, number)
         os.setpgid(0, 0)
         os.chdir(request["folder"])
+        os.environ |= {"TIMMX_WATCHER": f"{watcher}:{os.getppid()}", "HOME": request["folder"]}
+        os.environ["XDG_CACHE_HOME"] = request["folder"]
         sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        from timmx.cli.application import app
-
         try:
-            app(request["arguments"])
+            command(request["arguments"])
             code = 0
         except SystemExit as exc:
             code = exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 98

@@ -17,7 +17,7 @@ from plugins import install_plugin, on_path, timmx
 
 pytestmark = pytest.mark.usefixtures("process")
 
-_PLUGIN = '''
+_PLUGIN = """
 import json, os, signal, time
 from timmx.plugin import ExportBackend, parse_json_object
 
@@ -42,7 +42,7 @@ class Backend(ExportBackend):
             time.sleep(60)
         os.kill(os.getpid(), getattr(signal, do))
         time.sleep(5)
-'''
+"""
 
 _METADATA = {
     "schema": 1,

@@ -39,7 +39,9 @@ def blob_path(folder: Path | None, name: str, where: str) -> Path:
     """
     parts = name.removeprefix(_PREFIX).split("/")
     if not name.startswith(_PREFIX) or not {"", ".", ".."}.isdisjoint(parts):
-        raise damaged(f"the weights of {where} are stored in {name[:200]!r}, which is not a path inside the model")
+        raise damaged(
+            f"the weights of {where} are stored in {name[:200]!r}, which is not a path inside the model"
+        )
     path = None if folder is None else folder.joinpath(*parts)
     if path is None or path_problem(path) or not path.is_file():
         raise damaged(f"the weights of {where} are missing: {shown(name[:200])} does not exist")

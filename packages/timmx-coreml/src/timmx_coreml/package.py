@@ -69,7 +69,12 @@ def read(path: Path) -> CoreMLFile:
     except (DecodeError, OSError) as exc:
         raise damaged(f"{path} is not a Core ML model, or is damaged: {exc}") from exc
     kind = model.WhichOneof("Type")
-    if kind is None or not model.specificationVersion or not model.description.input:
+    if (
+        kind is None
+        or not model.specificationVersion
+        or not model.description.input
+        or not model.description.output
+    ):
         raise damaged(f"{path} is not a Core ML model, or is damaged: it does not describe a model")
     if kind not in _KINDS:
         raise ArtifactError(
@@ -140,7 +145,7 @@ def _refuse_links_outside(package: Path) -> None:
             path = Path(folder, name)
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
                 raise damaged(
-                    f"{package} is not opened: {path.relative_to(package)} in it is a link to a file outside the package"
+                    f"{package} is not opened: {path.relative_to(package)} is a link to a file outside the package"
                 )
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ArtifactError, Quantization, parse_json_object, require_file
+from timmx.plugin import ArtifactError, Quantization, parse_json_object, require_file, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -88,6 +88,20 @@ def require_own_weights(path: Path) -> None:
             f"{path} has weights in other files, which timmx does not open: {', '.join(names)[:200] or 'unnamed'}",
             hint="write the model into one file",
         )
+
+
+def custom_operations(path: Path) -> list[str]:
+    """The names of the operations that are not part of LiteRT, such as `FlexErf`.
+
+    Raises:
+        ArtifactError: the file is not a LiteRT model.
+    """
+    with reading(path) as model:
+        codes = (
+            model.OperatorCodes(index) for index in range(at_most(model.OperatorCodesLength(), 1000, "codes"))
+        )
+        names = [code.CustomCode() for code in codes]
+    return [shown(name.decode(errors="replace")) for name in names if name]
 
 
 def at_most(count: int, most: int, what: str) -> int:

@@ -18,7 +18,7 @@ from timmx.plugin import (
     usable_cores,
 )
 
-from timmx_litert.model_file import read_metadata, require_own_weights
+from timmx_litert.model_file import custom_operations, read_metadata, require_own_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +58,12 @@ class LiteRTRunner(Runner):
             )
         except (RuntimeError, ValueError) as exc:
             reason = _one_line(exc)
+            if "Flex delegate" in reason:
+                raise RuntimeUnavailable(
+                    f"{path} has operations of TensorFlow, which this LiteRT runtime does not have: "
+                    f"{', '.join(custom_operations(path))[:200]}",
+                    hint="convert it without TensorFlow's operations",
+                ) from exc
             if "unresolved" in reason or "custom op" in reason.lower():
                 raise RuntimeUnavailable(
                     f"{path} has operations for which this LiteRT runtime has no kernel: {reason}",

@@ -70,7 +70,12 @@ def _require_inside(path: Path, location: str) -> None:
     """
     parts = location.split("/")
     problem = path_problem(location)
-    if not problem and not PurePosixPath(location).is_absolute() and ".." not in parts and "\\" not in location:
+    if (
+        not problem
+        and not PurePosixPath(location).is_absolute()
+        and ".." not in parts
+        and "\\" not in location
+    ):
         target = Path(os.path.realpath(path.parent / location))
         folders = (Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent)
         if any(target.is_relative_to(folder) for folder in folders):

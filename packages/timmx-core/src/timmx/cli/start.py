@@ -1,7 +1,8 @@
 """The console script. Commands that open a file run in a child, so that a crash of a runtime has an error message.
 
-A runtime is native code: given a damaged file, it can end the whole process by a signal, where Python cannot say anything.
-The parent imports next to nothing, and waits. A fork would be faster, but on macOS a forked process cannot use Core ML.
+A runtime is native code: given a damaged file, it can end the whole process by a signal, and Python cannot say
+anything. The parent imports next to nothing, and waits. A fork would be faster, but on macOS a forked process cannot
+use Core ML.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def _is_watchable() -> bool:
     arguments = sys.argv[1:]
     if os.name != "posix" or WATCHER in os.environ or not arguments or arguments[0] not in _WATCHED:
         return False
-    if sys.orig_argv[len(sys.orig_argv) - len(arguments) :] != arguments:  # main() was called by another program
+    if (
+        sys.orig_argv[len(sys.orig_argv) - len(arguments) :] != arguments
+    ):  # main() was called by another program
         return False
     try:
         for descriptor in range(3):
@@ -83,7 +86,11 @@ def _watch() -> int:
         return 128 - code
     from timmx.cli.output import write_error, write_json
 
-    hint = "" if -code == signal.SIGKILL else "export it again; if it is a valid file, report it to the runtime's authors"
+    hint = (
+        ""
+        if -code == signal.SIGKILL
+        else "export it again; if it is a valid file, report it to the runtime's authors"
+    )
     write_error(message, hint)
     if "--json" in sys.argv:
         write_json({"error": {"type": "RuntimeCrash", "message": message, "hint": hint}})
