@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 SECONDS, RESIDENT_BYTES = 20.0, 2_000_000_000
+"""Limits of a command: processor time, and resident memory."""
+_WAIT_SECONDS = 300.0
+"""Limit of a command that waits, on a machine with other work."""
 
 _IMPORTS = (
     "timmx.cli.application",
@@ -112,11 +115,12 @@ def _serve() -> None:
     gc.freeze()  # children do not copy the pages of all objects when they collect garbage
     threads = len(list(Path("/proc/self/task").iterdir())) if Path("/proc/self/task").is_dir() else 1
     assert threads == 1, f"an import has started {threads - 1} threads"
-    for line in sys.stdin:
-        print(json.dumps(_watch(json.loads(line), command)), file=answers, flush=True)
+    with tempfile.TemporaryDirectory() as home:  # runtimes write caches there
+        for line in sys.stdin:
+            print(json.dumps(_watch(json.loads(line), command, home)), file=answers, flush=True)
 
 
-def _watch(request: dict[str, Any], command: Any) -> dict[str, Any]:
+def _watch(request: dict[str, Any], command: Any, home: str) -> dict[str, Any]:
     import psutil
     from timmx.cli.start import crash, last_runtime
 
@@ -125,7 +129,8 @@ def _watch(request: dict[str, Any], command: Any) -> dict[str, Any]:
         start = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            _child(request, stdout.fileno(), stderr.fileno(), theirs.fileno(), command)
+            _child(request, home, stdout.fileno(), stderr.fileno(), theirs.fileno(), command)
+        seconds = 0.0
         limit, resident, pause = "", 0, 0.002
         process = psutil.Process(pid)
         while True:
@@ -134,9 +139,11 @@ def _watch(request: dict[str, Any], command: Any) -> dict[str, Any]:
                 break
             with contextlib.suppress(psutil.Error):
                 resident = max(resident, process.memory_info().rss)
+                used = process.cpu_times()
+                seconds = used.user + used.system
             if resident > RESIDENT_BYTES:
                 limit = "memory"
-            elif time.monotonic() - start > SECONDS:
+            elif seconds > SECONDS or time.monotonic() - start > _WAIT_SECONDS:
                 limit = "time"
             if limit:
                 os.kill(pid, signal.SIGKILL)
@@ -161,15 +168,14 @@ def _watch(request: dict[str, Any], command: Any) -> dict[str, Any]:
     }
 
 
-def _child(request: dict[str, Any], stdout: int, stderr: int, watcher: int, command: Any) -> None:
+def _child(request: dict[str, Any], home: str, stdout: int, stderr: int, watcher: int, command: Any) -> None:
     code = 99
     try:
         for number, file in ((0, os.open(os.devnull, os.O_RDONLY)), (1, stdout), (2, stderr)):
             os.dup2(file, number)
         os.setpgid(0, 0)
         os.chdir(request["folder"])
-        os.environ |= {"TIMMX_WATCHER": f"{watcher}:{os.getppid()}", "HOME": request["folder"]}
-        os.environ["XDG_CACHE_HOME"] = request["folder"]
+        os.environ |= {"TIMMX_WATCHER": f"{watcher}:{os.getppid()}", "HOME": home, "XDG_CACHE_HOME": home}
         sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         try:

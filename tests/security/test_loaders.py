@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 
@@ -10,45 +9,10 @@ import numpy as np
 import pytest
 import timmx
 import timmx_coreml.package
+from security_files import core_ml_network, core_ml_package, litert_file, onnx_file
 from timmx.errors import ArtifactError, RuntimeUnavailable, UnsupportedError
 
 # ONNX: weights in other files, operations of other domains
-
-
-def _onnx(path, location, *, where="initializer", domain=""):
-    """Write `y = x @ w` with w, (4, 4), in another file."""
-    from onnx import AttributeProto, TensorProto, helper
-
-    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4, 4])
-    weights.data_location = TensorProto.EXTERNAL
-    weights.external_data.add(key="location", value=location)
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], domain=domain)]
-    constants = [weights]
-    if where == "constant":
-        constant = helper.make_node("Constant", [], ["w"])
-        constant.attribute.add(name="value", type=AttributeProto.TENSOR).t.CopyFrom(weights)
-        nodes.insert(0, constant)
-        constants = []
-    elif where == "subgraph":
-        branch = helper.make_graph(
-            [helper.make_node("MatMul", ["x", "w"], ["s"])],
-            "branch",
-            [],
-            [helper.make_tensor_value_info("s", TensorProto.FLOAT, [1, 4])],
-            [weights],
-        )
-        constants = [helper.make_tensor("c", TensorProto.BOOL, [], [True])]
-        nodes = [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)]
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
-        constants,
-    )
-    opsets = [helper.make_opsetid("", 18), *([helper.make_opsetid(domain, 1)] if domain else [])]
-    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
-    return path
 
 
 @pytest.fixture
@@ -79,21 +43,21 @@ OUTSIDE = (
 @pytest.mark.parametrize("where", ["initializer", "constant", "subgraph"])
 @pytest.mark.parametrize("location", OUTSIDE)
 def test_onnx_weights_outside_the_folder_are_refused(folder, location, where):
-    path = _onnx(folder / "m.onnx", location.replace("{outside}", str(folder.parent)), where=where)
+    path = onnx_file(folder / "m.onnx", location.replace("{outside}", str(folder.parent)), where=where)
     with pytest.raises(ArtifactError, match="is not loaded: it names weights in"):
         timmx.open(path)
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])
 def test_commands_refuse_onnx_weights_outside_the_folder(folder, run_timmx, command):
-    result = run_timmx(command, _onnx(folder / "m.onnx", "../secret"))
+    result = run_timmx(command, onnx_file(folder / "m.onnx", "../secret"))
     assert result.exit_code == 2
     assert "it names weights in '../secret', which is not a file in its folder" in result.stderr
 
 
 @pytest.mark.parametrize("location", ["own.data", "below/own.data"])
 def test_onnx_weights_inside_the_folder_are_read(folder, location):
-    with timmx.open(_onnx(folder / "m.onnx", location)) as runner:
+    with timmx.open(onnx_file(folder / "m.onnx", location)) as runner:
         assert runner.run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[4.0] * 4]
 
 
@@ -102,7 +66,7 @@ def test_onnx_in_a_cache_of_the_hub_is_opened(folder):
     blobs, snapshot = folder / "blobs", folder / "snapshot"
     blobs.mkdir()
     snapshot.mkdir()
-    _onnx(blobs / "1", "m.onnx.data")
+    onnx_file(blobs / "1", "m.onnx.data")
     shutil.copy(folder / "own.data", blobs / "2")
     (snapshot / "m.onnx").symlink_to(os.path.join("..", "blobs", "1"))  # noqa: PTH118 - the text of a link
     (snapshot / "m.onnx.data").symlink_to(os.path.join("..", "blobs", "2"))  # noqa: PTH118
@@ -112,45 +76,16 @@ def test_onnx_in_a_cache_of_the_hub_is_opened(folder):
 
 def test_onnx_operations_of_unknown_domains_are_refused(folder):
     with pytest.raises(ArtifactError, match=r"my\.domain:MatMul"):
-        timmx.open(_onnx(folder / "m.onnx", "own.data", domain="my.domain"))
+        timmx.open(onnx_file(folder / "m.onnx", "own.data", domain="my.domain"))
 
 
 # LiteRT: custom operations, weights in other files
 
 
-def _tflite(path, custom, change=lambda model: None):
-    """Write a model of one custom operation."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT()
-    model.version = 3
-    model.buffers = [schema.BufferT()]
-    code = schema.OperatorCodeT()
-    code.builtinCode, code.customCode = schema.BuiltinOperator.CUSTOM, custom
-    code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
-    model.operatorCodes = [code]
-    graph = schema.SubGraphT()
-    graph.tensors = []
-    for name in ("input", "output"):
-        tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type = name, [1, 4], schema.TensorType.FLOAT32
-        graph.tensors.append(tensor)
-    operator = schema.OperatorT()
-    operator.opcodeIndex, operator.inputs, operator.outputs = 0, [0], [1]
-    graph.operators, graph.inputs, graph.outputs = [operator], [0], [1]
-    model.subgraphs = [graph]
-    change(model)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
-    return path
-
-
 @pytest.mark.parametrize("name", ["MyOperation", "FlexErf"])
 def test_custom_and_flex_operations_are_refused_by_name(tmp_path, name):
     with pytest.raises(RuntimeUnavailable, match="Erf" if name.startswith("Flex") else name):
-        timmx.open(_tflite(tmp_path / "m.tflite", name))
+        timmx.open(litert_file(tmp_path / "m.tflite", name))
 
 
 def test_litert_weights_in_other_files_are_refused(tmp_path):
@@ -162,25 +97,10 @@ def test_litert_weights_in_other_files_are_refused(tmp_path):
         model.externalBufferGroups, model.externalBuffers = [group], [buffer]
 
     with pytest.raises(ArtifactError, match="weights in other files, which timmx does not open: /etc/passwd"):
-        timmx.open(_tflite(tmp_path / "m.tflite", "MyOperation", outside))
+        timmx.open(litert_file(tmp_path / "m.tflite", "MyOperation", outside))
 
 
 # Core ML: links in a package, custom layers
-
-
-def _network(add):
-    from timmx_coreml.schema import schema
-
-    model = schema("Model_pb2").Model()
-    model.specificationVersion = 4
-    for side in (model.description.input, model.description.output):
-        feature = side.add()
-        feature.name = "input" if side is model.description.input else "output"
-        feature.type.multiArrayType.shape.extend([1, 4])
-        feature.type.multiArrayType.dataType = 65568
-    layer = model.neuralNetwork.layers.add(name="first", input=["input"], output=["output"])
-    add(layer)
-    return model
 
 
 def _nested(layer):
@@ -195,7 +115,7 @@ def _direct(layer):
 @pytest.mark.parametrize("add", [_direct, _nested])
 def test_custom_layer_is_refused_by_the_name_of_its_class(tmp_path, add):
     path = tmp_path / "m.mlmodel"
-    path.write_bytes(_network(add).SerializeToString())
+    path.write_bytes(core_ml_network(add).SerializeToString())
     with pytest.raises(UnsupportedError, match="a custom layer, the class 'AppLayer' of an app"):
         timmx.open(path)
 
@@ -203,15 +123,7 @@ def test_custom_layer_is_refused_by_the_name_of_its_class(tmp_path, add):
 @pytest.fixture
 def package(tmp_path):
     """A package with a neural network of one layer."""
-    path = tmp_path / "m.mlpackage"
-    data = path / "Data" / "com.apple.CoreML"
-    data.mkdir(parents=True)
-    model = _network(lambda layer: layer.activation.ReLU.SetInParent())
-    (data / "model.mlmodel").write_bytes(model.SerializeToString())
-    item = {"path": "com.apple.CoreML/model.mlmodel"}
-    manifest = {"itemInfoEntries": {"1": item}, "rootModelIdentifier": "1"}
-    (path / "Manifest.json").write_text(json.dumps(manifest))
-    return path
+    return core_ml_package(tmp_path, core_ml_network(lambda layer: layer.activation.ReLU.SetInParent()))
 
 
 @pytest.mark.parametrize("what", ["model", "weights", "manifest", "unused"])

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from timmx_coreml.blob_layout import check_end
-from timmx_coreml.errors import damaged
+from timmx_coreml.errors import DAMAGE, damaged, not_readable
 from timmx_coreml.features import ARRAY_DTYPES, read_input
 from timmx_coreml.package import CoreMLFile, main_block, messages, read
 from timmx_coreml.schema import schema
@@ -25,6 +25,13 @@ def inspect(path: Path) -> dict[str, Any]:
         ArtifactError: it is not a Core ML model, or its weights are missing or truncated.
     """
     file = read(path)
+    try:
+        return _report(file)
+    except DAMAGE as exc:
+        raise not_readable(path, exc) from exc
+
+
+def _report(file: CoreMLFile) -> dict[str, Any]:
     report = {
         "kind": file.kind,
         "specification_version": file.model.specificationVersion,

@@ -56,7 +56,7 @@ class LiteRTRunner(Runner):
             self.outputs = tuple(
                 _spec(name, details, "") for name, details in self._signature.get_output_details().items()
             )
-        except (RuntimeError, ValueError) as exc:
+        except (RuntimeError, ValueError, TypeError, LookupError, OverflowError) as exc:
             reason = _one_line(exc)
             if "Flex delegate" in reason:
                 raise RuntimeUnavailable(
