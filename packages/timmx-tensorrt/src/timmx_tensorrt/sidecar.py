@@ -66,7 +66,30 @@ def read(path: Path) -> Sidecar:
         raise ArtifactError(
             f"{sidecar_path(path)} cannot be read: {exc.strerror or exc}", hint="build the engine again"
         ) from exc
-    return Sidecar({key: value for key, value in content.items() if key != _ENGINE}, content.get(_ENGINE, {}))
+    engine = content.pop(_ENGINE, {})
+    return Sidecar(content, _check_facts(sidecar_path(path), engine))
+
+
+_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
+_FACTS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("plan_sha256", "onnx_sha256", "tensorrt", "cuda", "driver", "gpu"), _TEXT),
+    **dict.fromkeys(("compute_capability", "platform", "hardware_compat", "rebuild"), _TEXT),
+    **dict.fromkeys(("workspace_bytes", "opt_level"), _NUMBER),
+    "float32_nodes": (list,),
+    "version_compatible": (bool,),
+}
+"""The types of the facts about an engine; others are ignored."""
+
+
+def _check_facts(path: Path, engine: Any) -> dict[str, Any]:
+    if not isinstance(engine, dict):
+        raise ArtifactError(f"{path} is damaged: its `{_ENGINE}` is not a JSON object", hint="copy it again")
+    for key, value in engine.items():
+        if not isinstance(value, _FACTS.get(key, (object,))):
+            raise ArtifactError(
+                f"{path} is damaged: its `{_ENGINE}.{key}` is not valid", hint="copy it again"
+            )
+    return {key: value for key, value in engine.items() if key in _FACTS}
 
 
 def rebuild_hint(engine: Mapping[str, Any]) -> str:

@@ -27,8 +27,10 @@ from timmx.base.tables import format_table as format_table
 from timmx.base.text import (
     counted as counted,
     is_utf8 as is_utf8,
+    path_problem as path_problem,
     printable as printable,
     shown as shown,
     size_text as size_text,
 )
 from timmx.base.threads import usable_cores as usable_cores
+from timmx.base.watcher import WATCHER as WATCHER, announce as announce, watcher as watcher

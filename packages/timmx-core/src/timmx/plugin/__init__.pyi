@@ -1,3 +1,4 @@
+from timmx.artifact import is_own as is_own, remember_own as remember_own
 from timmx.base import (
     NotRegularFile as NotRegularFile,
     Reporter as Reporter,
@@ -5,6 +6,8 @@ from timmx.base import (
     check_companion as check_companion,
     door as door,
     open_file as open_file,
+    parse_json as parse_json,
+    path_problem as path_problem,
     read_file as read_file,
     reporter as reporter,
     require_file as require_file,
