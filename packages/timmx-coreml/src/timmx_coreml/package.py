@@ -82,18 +82,16 @@ def read(path: Path) -> CoreMLFile:
         reason = getattr(exc, "strerror", None) or exc
         raise damaged(f"{path} is not a Core ML model, or is damaged: {reason}") from exc
     kind = model.WhichOneof("Type")
-    if (
-        kind is None
-        or not model.specificationVersion
-        or not model.description.input
-        or not model.description.output
-    ):
+    description = model.description
+    if kind is None or not model.specificationVersion or not description.input:
         raise damaged(f"{path} is not a Core ML model, or is damaged: it does not describe a model")
     if kind not in _KINDS:
         raise ArtifactError(
             f"{path} is a Core ML model of the type {kind}; timmx opens ML programs and neural networks",
             hint="open it with coremltools",
         )
+    if not description.output:
+        raise damaged(f"{path} is damaged: it describes no output")
     return CoreMLFile(path, model, _KINDS[kind], specification.parent if path.is_dir() else None)
 
 
