@@ -1,4 +1,4 @@
-"""What a file can make a loader do: read other files, run code, call operations that are not known."""
+"""What a file can make a loader do: read other files, run code, call operations of unknown domains."""
 
 from __future__ import annotations
 

@@ -33,4 +33,4 @@ from timmx.base.text import (
     size_text as size_text,
 )
 from timmx.base.threads import usable_cores as usable_cores
-from timmx.base.watcher import WATCHER as WATCHER, announce as announce, watcher as watcher
+from timmx.base.watching import WATCHER as WATCHER, announce as announce, watcher as watcher

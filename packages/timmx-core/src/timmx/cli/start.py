@@ -16,7 +16,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from timmx.base.watcher import WATCHER, watcher
+from timmx.base import WATCHER, watcher
 
 _WATCHED = ("predict", "eval", "verify", "compare")
 """`bench` has its own child processes, `inspect` loads no runtime, and an export opens only what it has written."""
