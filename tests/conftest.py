@@ -2,12 +2,13 @@
 
 `uv run pytest` runs the first tier: tests that request none of the fixtures `export`, `process` and `browser`, directly
 or through another fixture. A test that does is marked with that name, and `pytest -m "not slow"` runs it too. A test
-that exports or starts a Python process without requesting the fixture fails.
+of the first tier that exports a model or starts a Python process fails.
 """
 
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny models, more threads only wait for each other
@@ -53,11 +55,7 @@ def _tiers(item: pytest.Item) -> set[str]:
 
 
 def _refuse_undeclared_processes(event: str, arguments: tuple) -> None:
-    if (
-        event == "subprocess.Popen"
-        and _requested is not None
-        and not {"process", "fresh_python"} & _requested
-    ):
+    if event == "subprocess.Popen" and _requested is not None and not {*TIERS, "fresh_python"} & _requested:
         command = [str(part) for part in arguments[1]]
         assert sys.executable not in command, f"request the fixture `process` to run {' '.join(command)}"
 
@@ -119,35 +117,55 @@ def _nothing_left_over():
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+def shared(tmp_path_factory: pytest.TempPathFactory):
+    """Make a folder once for all workers: (name, fill) -> path, where `fill` writes into the empty folder."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str, fill) -> Path:
+        folder = root / name
+        with FileLock(root / f"{name}.lock"):
+            if not folder.is_dir():
+                unfinished = root / f"{name}.unfinished"
+                unfinished.mkdir()
+                fill(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits(shared) -> str:
     """The committed model, trained on handwritten digits, as `local-dir:`, with two samples of each class.
 
     Verification on all 500 samples takes seconds in each export; `tests/examples/test_digits.py` uses them all.
     """
-    folder = tmp_path_factory.mktemp("model") / "digits"
-    folder.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(DIGITS / name, folder)
-    for path in sorted((DIGITS / "samples").glob("*")):
-        (folder / "samples" / path.name).mkdir(parents=True)
-        for image in sorted(path.iterdir())[:2]:
-            shutil.copy(image, folder / "samples" / path.name)
-    return f"local-dir:{folder}"
+
+    def fill(folder: Path) -> None:
+        (folder / "digits").mkdir()
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(DIGITS / name, folder / "digits")
+        for path in sorted((DIGITS / "samples").glob("*")):
+            (folder / "digits" / "samples" / path.name).mkdir(parents=True)
+            for image in sorted(path.iterdir())[:2]:
+                shutil.copy(image, folder / "digits" / "samples" / path.name)
+
+    return f"local-dir:{shared('model', fill) / 'digits'}"
 
 
 @pytest.fixture(scope="session")
-def exported_digits(export, digits: str, tmp_path_factory: pytest.TempPathFactory):
+def exported_digits(export, digits: str, shared):
     """The digits model as a verified file: (backend, **options) -> path. All tests share it, and must not change it."""
-    paths: dict[tuple, Path] = {}
+    from timmx.registry import load
 
     def make(backend: str, **options) -> Path:
-        from timmx.registry import load
-
-        key = (backend, *sorted(options.items()))
-        if key not in paths:
-            output = tmp_path_factory.mktemp("digits") / f"digits{load(backend).suffixes[0]}"
-            paths[key] = export(backend, digits, output, **options).path
-        return paths[key]
+        name = f"digits{load(backend).suffixes[0]}"
+        key = hashlib.sha256(repr((backend, sorted(options.items()))).encode()).hexdigest()[:16]
+        return (
+            shared(f"digits-{key}", lambda folder: export(backend, digits, folder / name, **options)) / name
+        )
 
     return make
 

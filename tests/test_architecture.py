@@ -18,6 +18,7 @@ import importlib_metadata
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from timmx.registry import entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -416,32 +417,43 @@ def test_the_core_names_no_format(path: Path):
         assert not format_name.search(text), f"{path}:{node.lineno} names a format: {text!r}"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_help_and_refusals_import_nothing_heavy(process, tmp_path: Path):
+    """One process runs all commands, in the order in which each would be the first to import something."""
+    commands = [
         ["--help"],
         ["--version"],
-        ["onnx", "--help"],
-        ["torch-export", "--help"],
+        ["backends", "--help"],
         ["list", "--help"],
+        *([entry.name, "--help"] for entry in entries()),
+        ["no-such-format", "resnet18"],
         ["onnx", "resnet18", "--no-such-option"],
         ["onnx", "resnet18", "--opset", "3"],
         ["onnx", "resnet18", "--mean", "0.5"],
         ["onnx", "resnet18", "-o", "resnet18.txt"],
         ["torch-export", "resnet18", "--dynamic-batch", "--batch-size", "1"],
-        ["no-such-format", "resnet18"],
-    ],
-    ids=" ".join,
-)
-def test_help_and_refusals_import_nothing_heavy(process, arguments: list[str], tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "timmx", *arguments],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == (0 if arguments[-1] in ("--help", "--version") else 2)
+        ["coreml", "resnet18", "--half"],
+        ["tensorrt", "resnet18", "--onnx-only", "--mode", "none"],
+    ]
+    code = """
+import json, sys
+from timmx.cli.application import app
+for arguments in json.loads(sys.argv[1]):
+    try:
+        app(arguments)
+    except SystemExit as exc:
+        status = exc.code
+    print(json.dumps([arguments, status, sorted({name.split(".")[0] for name in sys.modules})]), file=sys.stderr)
+"""
+    done = process([sys.executable, "-c", code, json.dumps(commands)], cwd=tmp_path)
+    results = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[[")]
+    assert [arguments for arguments, _, _ in results] == commands
+    for arguments, status, imported in results:
+        assert status == (0 if arguments[-1] in ("--help", "--version") else 2), arguments
+        assert not {*HEAVY, "numpy"} & set(imported), arguments
+
+
+def test_the_command_imports_nothing_heavy(process, tmp_path: Path):
+    done = process([sys.executable, "-X", "importtime", "-m", "timmx", "--help"], cwd=tmp_path)
     imported = set(re.findall(r"^import time:.*\| +(\w+)\S*$", done.stderr, re.MULTILINE))
     assert "typer" in imported
     assert not imported & HEAVY

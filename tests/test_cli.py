@@ -139,7 +139,7 @@ def test_a_model_without_a_name_is_a_usage_error(run_timmx):
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("onnx", "--help"), ("torch-export", "--help"), ("doctor",)]
 )
-def test_help_and_doctor_exit_with_0(export, run_timmx, arguments):
+def test_help_and_doctor_exit_with_0(process, export, run_timmx, arguments):
     assert run_timmx(*arguments).exit_code == 0
 
 

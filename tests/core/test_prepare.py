@@ -216,7 +216,7 @@ def test_a_rewrite_that_breaks_the_model_is_reported_by_name() -> None:
         def fuse(self) -> nn.Module:
             return nn.Linear(3, 3)
 
-    with pytest.raises(UnsupportedError, match="no longer runs after 'reparameterise'") as caught:
+    with pytest.raises(UnsupportedError, match="no longer runs after the rewrite 'reparameterise'") as caught:
         prepared(nn.Sequential(Broken(0.0)), inputs_for((8,)))
     assert isinstance(caught.value.__cause__, RuntimeError)
 

@@ -58,7 +58,7 @@ def test_without_a_batch_size_all_inputs_run_at_once():
 
 
 def test_a_failing_runtime_and_a_missing_output_are_reported_with_the_file():
-    with pytest.raises(ArtifactError, match=r"^m\.tflite fails at a batch of 3: KeyError: 'op'$"):
+    with pytest.raises(ArtifactError, match=r"^m\.tflite fails at batch size 3: KeyError: 'op'$"):
         run_batches(Means(KeyError("op")), INPUTS, ["rows"], 3, what="m.tflite")
     with pytest.raises(ArtifactError, match=r"^m\.tflite has no output 'logits'; it has means, rows"):
         run_batches(Means(), INPUTS, ["logits"], 3, what=Path("m.tflite"))

@@ -149,7 +149,7 @@ def test_an_artifact_that_fails_to_run_is_an_error_with_its_cause():
     def fails(x):
         raise OSError("no such kernel")
 
-    with pytest.raises(VerificationError, match="fails at a batch of 1: OSError: no such kernel"):
+    with pytest.raises(VerificationError, match="fails at batch size 1: OSError: no such kernel"):
         judge(Answers(fails))
 
 

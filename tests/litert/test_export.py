@@ -31,9 +31,11 @@ def training_digits(tmp_path_factory):
     return folder
 
 
-def export(tmp_path, **options):
+@pytest.fixture
+def export(digits, tmp_path):
+    """Export the digits model."""
     command = LiteRTBackend().create_command()
-    return command(model=f"local-dir:{DIGITS}", output=tmp_path / "digits.tflite", **options)
+    return lambda **options: command(model=digits, output=tmp_path / "digits.tflite", **options)
 
 
 def accuracy(path, **inputs):
@@ -78,9 +80,9 @@ def encode(pixels, entry):
         ("int16x8", 20, 0.01),
     ],
 )
-def test_each_mode_keeps_the_accuracy(tmp_path, training_digits, mode, least_db, max_loss):
+def test_each_mode_keeps_the_accuracy(export, training_digits, mode, least_db, max_loss):
     options = {"calibration_data": training_digits} if mode in ("int8", "int16x8") else {}
-    result = export(tmp_path, mode=mode, **options)
+    result = export(mode=mode, **options)
     assert result.verification.status == "verified"
     assert result.verification.snr_db > least_db
     assert accuracy(result.path) >= 0.996 - max_loss
@@ -98,10 +100,8 @@ def test_each_mode_keeps_the_accuracy(tmp_path, training_digits, mode, least_db,
         ({"mode": "int8", "nhwc_input": True, "batch_size": 1}, "float32", "NHWC"),
     ],
 )
-def test_metadata_describes_each_input_type(tmp_path, training_digits, options, dtype, layout):
-    result = export(
-        tmp_path, **options, calibration_data=training_digits if options.get("mode") == "int8" else None
-    )
+def test_metadata_describes_each_input_type(export, training_digits, options, dtype, layout):
+    result = export(**options, calibration_data=training_digits if options.get("mode") == "int8" else None)
     entry = result.metadata["input"]
     assert (entry["dtype"], entry["layout"]) == (dtype, layout)
     assert accuracy(result.path) >= 0.986
@@ -110,41 +110,41 @@ def test_metadata_describes_each_input_type(tmp_path, training_digits, options, 
         assert runner.inputs[0].dtype == dtype
 
 
-def test_calibration_on_a_tensor_file_equals_calibration_on_its_images(tmp_path, training_digits):
+def test_calibration_on_a_tensor_file_equals_calibration_on_its_images(export, tmp_path, training_digits):
     module = timm.create_model(f"local-dir:{DIGITS}")
     tensor, images = tmp_path / "inputs.pt", read(module, sorted(SAMPLES.glob("*/*.png"))[::50], True)
     torch.save(torch.from_numpy(read(module, sorted(training_digits.iterdir()), True)), tensor)
     outputs = []
     for data in (training_digits, tensor):
-        result = export(tmp_path, mode="int8", normalize=True, calibration_data=data)
+        result = export(mode="int8", normalize=True, calibration_data=data)
         assert str(data) in result.metadata["format"]["calibration"]
         with timmx.open(result.path) as runner:
             outputs.append(answers(runner, images))
     np.testing.assert_array_equal(*outputs)
 
 
-def test_verification_error_names_black_calibration_images(tmp_path):
+def test_verification_error_names_black_calibration_images(export, tmp_path):
     black = tmp_path / "black"
     black.mkdir()
     for number in range(4):
         Image.new("RGB", (64, 64)).save(black / f"{number}.png")
     with pytest.raises(VerificationError, match=r"calibrated on 4 images of .*black: inputs of another kind"):
-        export(tmp_path, mode="int8", calibration_data=black)
+        export(mode="int8", calibration_data=black)
 
 
-def test_unused_calibration_data_gives_a_note(tmp_path):
-    result = export(tmp_path, mode="weight-int8", calibration_data=SAMPLES)
+def test_unused_calibration_data_gives_a_note(export):
+    result = export(mode="weight-int8", calibration_data=SAMPLES)
     assert any("needs no ranges" in note for note in result.notes)
 
 
-def test_same_export_gives_the_same_bytes(tmp_path, training_digits):
+def test_same_export_gives_the_same_bytes(export, training_digits):
     options = {"mode": "int8", "nhwc_input": True, "calibration_data": training_digits}
-    first = export(tmp_path, **options).path.read_bytes()
-    assert export(tmp_path, **options).path.read_bytes() == first
+    first = export(**options).path.read_bytes()
+    assert export(**options).path.read_bytes() == first
 
 
-def test_inspect_reports_operations_parameters_and_task_metadata(tmp_path):
-    result = export(tmp_path, nhwc_input=True)
+def test_inspect_reports_operations_parameters_and_task_metadata(export):
+    result = export(nhwc_input=True)
     report = json.loads(json.dumps(LiteRTBackend().inspect(result.path)))
     assert report["operations"]["CONV_2D"] > 3
     assert report["parameters"] == pytest.approx(sum(report["constants_by_type"].values()), rel=0.01)
@@ -157,7 +157,7 @@ def test_inspect_reports_operations_parameters_and_task_metadata(tmp_path):
     )
 
 
-def test_a_transformer_in_integers_keeps_its_norms_and_softmax_float(tmp_path):
+def test_a_transformer_in_integers_keeps_its_norms_and_softmax_float(export, tmp_path):
     result = timmx.export(
         "litert",
         awakened_model("test_vit"),
@@ -182,7 +182,7 @@ def test_a_transformer_in_integers_keeps_its_norms_and_softmax_float(tmp_path):
         ({"in_chans": 1, "io": "uint8", "normalize": True, "batch_size": 2}, ["1 channels", "batch size"]),
     ],
 )
-def test_note_says_why_media_pipe_cannot_use_a_file(tmp_path, options, reasons):
+def test_note_says_why_media_pipe_cannot_use_a_file(export, tmp_path, options, reasons):
     result = timmx.export("litert", "lcnet_035", output=tmp_path / "m.tflite", verify=False, **options)
     notes = [note for note in result.notes if "MediaPipe" in note]
     assert len(notes) == bool(reasons)
@@ -193,8 +193,8 @@ def test_backend_is_found():
     assert load("litert").suffixes == (".tflite",)
 
 
-def test_media_pipe_classifies_the_digits_by_name(tmp_path, classify):
-    path = export(tmp_path, io="uint8", normalize=True, softmax=True).path
+def test_media_pipe_classifies_the_digits_by_name(export, classify):
+    path = export(io="uint8", normalize=True, softmax=True).path
     files = sorted(SAMPLES.glob("*/*.png"))[::25]
     images = []
     for file in files:

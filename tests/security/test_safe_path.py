@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from timmx.registry import discovery, probe
@@ -97,12 +98,13 @@ def test_a_child_of_a_plugin_imports_nothing_from_the_current_folder(planted, mo
     commands = []
     monkeypatch.setattr(
         probe.subprocess,
-        "run",
+        "Popen",
         lambda command, **more: (
-            commands.append(more["env"]) or subprocess.CompletedProcess(command, 0, "{}", "")
+            commands.append(more["env"])
+            or mock.Mock(returncode=0, **{"communicate.return_value": ("{}", "")})
         ),
     )
-    probe._run_child(discovery.entries()[0], 1)
+    probe._run_child(discovery.entries()[0], 1, set())
     assert [environment["PYTHONSAFEPATH"] for environment in commands] == ["1"]
 
 

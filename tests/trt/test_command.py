@@ -36,7 +36,6 @@ from trt.stand_in import VERSIONS
 from typer.testing import CliRunner
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
-SOURCE = f"local-dir:{DIGITS}"
 DYNAMIC_BATCH = {"dynamic_batch": True, "batch_size": 4, "batch_max": 8}
 
 
@@ -44,10 +43,10 @@ BOTH = pytest.mark.parametrize("tensorrt", VERSIONS, indirect=True)
 
 
 @pytest.fixture
-def export(tensorrt, tmp_path, monkeypatch):
+def export_engine(export, tensorrt, tmp_path, monkeypatch, digits):
     monkeypatch.chdir(tmp_path)
 
-    def run(model=SOURCE, **options):
+    def run(model=digits, **options):
         command = TensorRTBackend().create_command()
         return command(model, **{"output": tmp_path / "digits.engine", "device": "cuda"} | options)
 
@@ -55,7 +54,7 @@ def export(tensorrt, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def typed(export, tmp_path_factory):
+def typed(export, tmp_path_factory, digits):
     """The digits' typed ONNX with a fixed batch size of 1, one of 4, and a dynamic one."""
     folder = tmp_path_factory.mktemp("typed")
     files = {}
@@ -63,7 +62,7 @@ def typed(export, tmp_path_factory):
         files[name] = folder / f"{name}.onnx"
         timmx.export(
             "tensorrt",
-            SOURCE,
+            digits,
             output=files[name],
             onnx_only=True,
             mode="fp16",
@@ -75,9 +74,9 @@ def typed(export, tmp_path_factory):
 
 
 @pytest.fixture
-def build(export, typed):
+def build(export_engine, typed):
     """Build from a typed ONNX, which takes a second; from a model it takes several."""
-    return lambda name="one", **options: export(None, **{"from_onnx": typed[name]} | options)
+    return lambda name="one", **options: export_engine(None, **{"from_onnx": typed[name]} | options)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +89,8 @@ def build(export, typed):
         ({"mode": "fp16", **DYNAMIC_BATCH}, 45),
     ],
 )
-def test_engine_is_built_and_verified(export, tensorrt, options, least_db):
-    result = export(**options)
+def test_engine_is_built_and_verified(export_engine, tensorrt, options, least_db):
+    result = export_engine(**options)
     assert result.verification.status == "verified"
     assert result.verification.snr_db > least_db
     assert result.files == (result.path, sidecar_path(result.path))
@@ -102,8 +101,8 @@ def test_engine_is_built_and_verified(export, tensorrt, options, least_db):
 
 
 @BOTH
-def test_engine_is_the_plan_and_the_sidecar_has_the_metadata(export, tensorrt, tmp_path):
-    result = export(keep_onnx=tmp_path / "digits.onnx", **DYNAMIC_BATCH)
+def test_engine_is_the_plan_and_the_sidecar_has_the_metadata(export_engine, tensorrt, tmp_path):
+    result = export_engine(keep_onnx=tmp_path / "digits.onnx", **DYNAMIC_BATCH)
     runtime = tensorrt.Runtime(tensorrt.Logger())
     assert runtime.deserialize_cuda_engine(result.path.read_bytes()).num_io_tensors == 2
     sidecar = read(result.path)
@@ -188,8 +187,8 @@ def test_build_reports_progress(build, tensorrt):
     assert 0 < shares[-1] <= 1
 
 
-def test_rebuild_command_in_the_sidecar_builds_the_same_engine(export, tmp_path):
-    result = export(mode="fp16", keep_onnx=tmp_path / "digits.onnx", opt_level=2, **DYNAMIC_BATCH)
+def test_rebuild_command_in_the_sidecar_builds_the_same_engine(export_engine, tmp_path):
+    result = export_engine(mode="fp16", keep_onnx=tmp_path / "digits.onnx", opt_level=2, **DYNAMIC_BATCH)
     words = shlex.split(read(result.path).engine["rebuild"])
     assert words[:2] == ["timmx", "tensorrt"]
     before = result.path.read_bytes()
@@ -199,8 +198,8 @@ def test_rebuild_command_in_the_sidecar_builds_the_same_engine(export, tmp_path)
     assert "verified" in done.stdout
 
 
-def test_rebuild_command_of_a_model_gives_the_same_metadata(export):
-    result = export(mode="fp16", normalize=True, softmax=True)
+def test_rebuild_command_of_a_model_gives_the_same_metadata(export_engine):
+    result = export_engine(mode="fp16", normalize=True, softmax=True)
     words = shlex.split(read(result.path).engine["rebuild"])
     assert CliRunner().invoke(app, words[1:]).exit_code == 0
     assert read(result.path).metadata == result.metadata
@@ -249,28 +248,28 @@ FALSE_METADATA = [
 
 
 @pytest.mark.parametrize(("change", "words"), FALSE_METADATA)
-def test_metadata_that_contradicts_the_graph_is_refused(export, typed, tmp_path, change, words):
+def test_metadata_that_contradicts_the_graph_is_refused(export_engine, typed, tmp_path, change, words):
     model = onnx.load(typed["dynamic"])
     (entry,) = (entry for entry in model.metadata_props if entry.key == "timmx")
     entry.value = json.dumps(json.loads(entry.value) | change)
     onnx.save(model, tmp_path / "edited.onnx")
     with pytest.raises(TimmxError, match=words):
-        export(None, from_onnx=tmp_path / "edited.onnx")
+        export_engine(None, from_onnx=tmp_path / "edited.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["edited.onnx"]
 
 
-def test_metadata_that_is_not_json_is_refused(export, typed, tmp_path):
+def test_metadata_that_is_not_json_is_refused(export_engine, typed, tmp_path):
     model = onnx.load(typed["one"])
     model.metadata_props[0].value = "{"
     onnx.save(model, tmp_path / "edited.onnx")
     with pytest.raises(ArtifactError, match="not JSON"):
-        export(None, from_onnx=tmp_path / "edited.onnx")
+        export_engine(None, from_onnx=tmp_path / "edited.onnx")
 
 
-def test_folder_as_keep_onnx_is_refused_and_nothing_is_written(export, tmp_path):
+def test_folder_as_keep_onnx_is_refused_and_nothing_is_written(export_engine, tmp_path):
     (tmp_path / "kept.onnx").mkdir()
     with pytest.raises(ConfigurationError, match=r"--keep-onnx .* is a folder"):
-        export(keep_onnx=tmp_path / "kept.onnx")
+        export_engine(keep_onnx=tmp_path / "kept.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["kept.onnx"]
 
 
@@ -290,10 +289,10 @@ def test_timing_cache_never_replaces_another_kind_of_file(build, tensorrt, tmp_p
     assert tensorrt.builds == []
 
 
-def test_onnx_of_another_command_is_refused(export, tmp_path):
-    timmx.export("onnx", SOURCE, output=tmp_path / "other.onnx", verify=False)
+def test_onnx_of_another_command_is_refused(export_engine, tmp_path, digits):
+    timmx.export("onnx", digits, output=tmp_path / "other.onnx", verify=False)
     with pytest.raises(ArtifactError, match="--onnx-only"):
-        export(None, from_onnx=tmp_path / "other.onnx")
+        export_engine(None, from_onnx=tmp_path / "other.onnx")
 
 
 FAILURES = [
@@ -321,10 +320,10 @@ def test_failure_is_reported_and_existing_files_stay(build, tensorrt, tmp_path, 
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
 
 
-def test_failure_leaves_no_typed_onnx(export, tensorrt, tmp_path):
+def test_failure_leaves_no_typed_onnx(export_engine, tensorrt, tmp_path):
     tensorrt.trouble.build = "no tactic found"
     with pytest.raises(UnsupportedError):
-        export(keep_onnx=tmp_path / "kept.onnx")
+        export_engine(keep_onnx=tmp_path / "kept.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -365,21 +364,23 @@ def test_error_says_why_an_engine_does_not_run_on_another_gpu(build, put_in):
     assert "hint:" not in error.value.message
 
 
-def test_float8_is_refused_on_a_gpu_without_it(export, tensorrt, put_in, tmp_path):
+def test_float8_is_refused_on_a_gpu_without_it(export_engine, tensorrt, put_in, tmp_path, digits):
     onnx = tmp_path / "typed.onnx"
-    export(output=onnx, device="cpu", onnx_only=True, mode="fp8", random_calibration=True, verify=False)
+    export_engine(
+        output=onnx, device="cpu", onnx_only=True, mode="fp8", random_calibration=True, verify=False
+    )
     put_in(gpu="NVIDIA A10", compute_capability="8.6")
     for model, options in (
-        (SOURCE, {"mode": "fp8", "random_calibration": True}),
+        (digits, {"mode": "fp8", "random_calibration": True}),
         (None, {"from_onnx": onnx}),
     ):
         with pytest.raises(ConfigurationError, match=r"8\.9 or later, and NVIDIA A10 has 8\.6") as error:
-            export(model, **options)
+            export_engine(model, **options)
         assert "--mode int8 or fp16" in error.value.hint
     assert tensorrt.builds == []
     assert list(tmp_path.iterdir()) == [onnx]
     put_in(gpu="NVIDIA B200", compute_capability="10.0")
-    assert export(None, from_onnx=onnx).metadata["precision"] == "fp8"
+    assert export_engine(None, from_onnx=onnx).metadata["precision"] == "fp8"
 
 
 def test_engine_on_another_platform_has_a_note(build, put_in):
@@ -390,7 +391,7 @@ def test_engine_on_another_platform_has_a_note(build, put_in):
         assert "platform Linux x86_64, here Windows AMD64" in runner.notes[0]
 
 
-def test_engine_that_differs_from_its_sidecar_is_refused(build):
+def test_engine_that_differs_from_its_sidecar_is_refused(build, digits):
     path = build().path
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(ArtifactError, match=r"not the engine that digits\.engine\.json describes"):
@@ -458,7 +459,7 @@ def test_version_of_others_in_a_repository_is_not_replaced(build, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["output", "from_onnx", "keep_onnx", "timing_cache"])
-def test_paths_inside_the_replaced_folder_are_refused(export, typed, tmp_path, flag):
+def test_paths_inside_the_replaced_folder_are_refused(export_engine, typed, tmp_path, flag, digits):
     inside = tmp_path / "repository" / "digits"
     inside.mkdir(parents=True)
     (inside / "timmx.json").write_text("{}")
@@ -471,9 +472,9 @@ def test_paths_inside_the_replaced_folder_are_refused(export, typed, tmp_path, f
     }[flag]
     if flag == "from_onnx":
         shutil.copyfile(typed["one"], options["from_onnx"])
-    model = SOURCE if flag == "keep_onnx" else None
+    model = digits if flag == "keep_onnx" else None
     with pytest.raises(ConfigurationError, match=f"--{flag.replace('_', '-')} .* is in"):
-        export(model, triton=tmp_path / "repository", **options)
+        export_engine(model, triton=tmp_path / "repository", **options)
     assert (inside / "timmx.json").read_text() == "{}"
     assert (inside / "1" / "model.onnx").exists() is (flag == "from_onnx")
 
@@ -493,8 +494,8 @@ def test_wrong_inputs_are_refused(build):
         runner.run({"input": inputs})
 
 
-def test_engine_of_a_module_has_no_rebuild_command(export):
-    result = export(awakened_model("test_resnet"), mode="fp16", verify=False)
+def test_engine_of_a_module_has_no_rebuild_command(export_engine):
+    result = export_engine(awakened_model("test_resnet"), mode="fp16", verify=False)
     assert read(result.path).engine["rebuild"] is None
 
 
@@ -553,9 +554,9 @@ def parse_config(path, model_config):
     return text_format.Parse(path.read_text(), model_config())
 
 
-def test_json_has_verification_and_files(export, tmp_path, capsys):
+def test_json_has_verification_and_files(export_engine, tmp_path, capsys, digits):
     done = CliRunner().invoke(
-        app, ["tensorrt", SOURCE, "--device", "cuda", "-o", str(tmp_path / "a.engine"), "--json"]
+        app, ["tensorrt", digits, "--device", "cuda", "-o", str(tmp_path / "a.engine"), "--json"]
     )
     report = json.loads(done.stdout)
     assert report["verification"]["status"] == "verified"

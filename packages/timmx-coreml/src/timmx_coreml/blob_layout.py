@@ -11,6 +11,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from timmx.plugin import open_file, path_problem, shown
+
 from timmx_coreml.errors import damaged
 
 if TYPE_CHECKING:
@@ -37,10 +39,12 @@ def blob_path(folder: Path | None, name: str, where: str) -> Path:
     """
     parts = name.removeprefix(_PREFIX).split("/")
     if not name.startswith(_PREFIX) or not {"", ".", ".."}.isdisjoint(parts):
-        raise damaged(f"the weights of {where} are stored in {name!r}, which is not a path inside the model")
+        raise damaged(
+            f"the weights of {where} are stored in {name[:200]!r}, which is not a path inside the model"
+        )
     path = None if folder is None else folder.joinpath(*parts)
-    if path is None or not path.is_file():
-        raise damaged(f"the weights of {where} are missing: {path or name} does not exist")
+    if path is None or path_problem(path) or not path.is_file():
+        raise damaged(f"the weights of {where} are missing: {shown(name[:200])} does not exist")
     if path.stat().st_size < ALIGNMENT:
         raise damaged(f"{path} is truncated: it has {path.stat().st_size} bytes")
     return path
@@ -54,9 +58,11 @@ def check_end(folder: Path | None, name: str, offset: int, where: str) -> None:
     """
     path = blob_path(folder, name, where)
     length = path.stat().st_size
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        record = stream.read(RECORD.size)
+    record = b""
+    if offset < length:
+        with open_file(path) as stream:
+            stream.seek(offset)
+            record = stream.read(RECORD.size)
     if len(record) == RECORD.size:
         _, _, size, start, _ = RECORD.unpack(record)
         if start + size <= length:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from timmx.plugin import ArtifactError, UnsupportedError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 OTHER_FORMATS = "use timmx onnx or timmx torch-export, which support most models"
+
+
+DAMAGE = (LookupError, ValueError, TypeError, ArithmeticError, RuntimeError)
+"""What numpy, torch and protobuf raise for numbers, names and shapes that do not fit each other."""
+
+
+def not_readable(path: Path, exc: Exception) -> ArtifactError:
+    """Return the error for a file in which something does not fit, from `DAMAGE`."""
+    return damaged(f"{path} is damaged ({type(exc).__name__}: {' '.join(str(exc).split())[:300]})")
 
 
 def damaged(message: str) -> ArtifactError:

@@ -7,8 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from timmx_coreml.blob_layout import check_end
+from timmx_coreml.errors import DAMAGE, damaged, not_readable
 from timmx_coreml.features import ARRAY_DTYPES, read_input
-from timmx_coreml.package import CoreMLFile, main_block, read
+from timmx_coreml.package import CoreMLFile, main_block, messages, read
 from timmx_coreml.schema import schema
 from timmx_coreml.targets import systems_of
 
@@ -24,6 +25,13 @@ def inspect(path: Path) -> dict[str, Any]:
         ArtifactError: it is not a Core ML model, or its weights are missing or truncated.
     """
     file = read(path)
+    try:
+        return _report(file)
+    except DAMAGE as exc:
+        raise not_readable(path, exc) from exc
+
+
+def _report(file: CoreMLFile) -> dict[str, Any]:
     report = {
         "kind": file.kind,
         "specification_version": file.model.specificationVersion,
@@ -58,6 +66,9 @@ def _feature(described: Any) -> dict[str, Any]:
 
 def _ml_program(file: CoreMLFile) -> dict[str, Any]:
     block = main_block(file.model)
+    for operation in block.operations:
+        if not operation.outputs:
+            raise damaged(f"{file.path} is damaged: its operation {operation.type} has no outputs")
     constants = {
         operation.outputs[0].name: operation
         for operation in block.operations
@@ -143,24 +154,12 @@ def _operation_kind(operation: Any) -> str:
 
 def _neural_network(file: CoreMLFile) -> dict[str, Any]:
     network = getattr(file.model, file.model.WhichOneof("Type"))
-    weights = list(_weight_messages(network))
+    weights = list(messages(network, "CoreML.Specification.WeightParams"))
     return {
         "operations": _sorted(Counter(layer.WhichOneof("layer") for layer in network.layers)),
         "parameters": sum(map(_weight_count, weights)),
         "precision": _sorted(Counter(_weight_form(message) for message in weights)),
     }
-
-
-def _weight_messages(message: Any) -> Iterator[Any]:
-    """Yield every `WeightParams` in a message."""
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for item in value if field.is_repeated else (value,):
-            if field.message_type.full_name == "CoreML.Specification.WeightParams":
-                yield item
-            elif hasattr(item, "ListFields"):
-                yield from _weight_messages(item)
 
 
 def _weight_form(message: Any) -> str:

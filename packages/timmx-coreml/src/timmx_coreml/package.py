@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
-from timmx.plugin import ArtifactError, parse_json_object
+from timmx.plugin import (
+    ArtifactError,
+    UnsupportedError,
+    parse_json,
+    parse_json_object,
+    path_problem,
+    read_file,
+    shown,
+)
 
 from timmx_coreml.errors import damaged
 from timmx_coreml.schema import schema
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 METADATA_KEY = "timmx"
 """The key in the model description's `userDefined` metadata."""
+
+_LARGEST_MODEL = 2**31 - 1
+"""Of a protobuf message, in bytes."""
+_LARGEST_MANIFEST = 10**6
 
 _ITEMS = {
     "com.apple.CoreML/model.mlmodel": ("model.mlmodel", "CoreML Model Specification"),
@@ -61,17 +77,21 @@ def read(path: Path) -> CoreMLFile:
     specification = _root_model(path) if path.is_dir() else path
     model = schema("Model_pb2").Model()
     try:
-        model.ParseFromString(specification.read_bytes())
+        model.ParseFromString(read_file(specification, _LARGEST_MODEL))
     except (DecodeError, OSError) as exc:
-        raise damaged(f"{path} is not a Core ML model, or is damaged: {exc}") from exc
+        reason = getattr(exc, "strerror", None) or exc
+        raise damaged(f"{path} is not a Core ML model, or is damaged: {reason}") from exc
     kind = model.WhichOneof("Type")
-    if kind is None or not model.specificationVersion or not model.description.input:
+    description = model.description
+    if kind is None or not model.specificationVersion or not description.input:
         raise damaged(f"{path} is not a Core ML model, or is damaged: it does not describe a model")
     if kind not in _KINDS:
         raise ArtifactError(
             f"{path} is a Core ML model of the type {kind}; timmx opens ML programs and neural networks",
             hint="open it with coremltools",
         )
+    if not description.output:
+        raise damaged(f"{path} is damaged: it describes no output")
     return CoreMLFile(path, model, _KINDS[kind], specification.parent if path.is_dir() else None)
 
 
@@ -128,10 +148,23 @@ def _manifest() -> dict[str, Any]:
     }
 
 
+def _refuse_links_outside(package: Path) -> None:
+    """Refuse links to files outside the package, which would be read as weights."""
+    inside = Path(os.path.realpath(package))
+    for folder, folders, files in os.walk(package):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
+                raise damaged(
+                    f"{package} is not opened: {path.relative_to(package)} is a link to a file outside the package"
+                )
+
+
 def _root_model(package: Path) -> Path:
     """Return the path of a package's specification; check that all items of its manifest exist."""
+    _refuse_links_outside(package)
     try:
-        manifest = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
+        manifest = parse_json(read_file(package / "Manifest.json", _LARGEST_MANIFEST))
         entries = {key: str(entry["path"]) for key, entry in manifest["itemInfoEntries"].items()}
         root = entries[manifest["rootModelIdentifier"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
@@ -144,8 +177,8 @@ def _root_model(package: Path) -> Path:
             raise damaged(
                 f"{package} is damaged: its Manifest.json lists {item}, which is outside the package"
             )
-        if not (package / "Data" / item).exists():
-            raise damaged(f"{package} is damaged: {item} is missing")
+        if path_problem(package / "Data" / item) or not (package / "Data" / item).exists():
+            raise damaged(f"{package} is damaged: {shown(item[:200])} is missing")
     return package / "Data" / root
 
 
@@ -160,12 +193,15 @@ def class_labels(file: CoreMLFile) -> tuple[str, ...] | None:
     if file.kind == "neuralnetwork":
         labels = tuple(file.model.neuralNetworkClassifier.stringClassLabels.vector)
     else:
-        labels = tuple(
-            value.immediateValue.tensor.strings.values[0]
-            for operation in main_block(file.model).operations
-            if operation.type == "classify"
-            for value in operation.inputs["classes"].arguments[0].value.immediateValue.list.values
-        )
+        try:
+            labels = tuple(
+                value.immediateValue.tensor.strings.values[0]
+                for operation in main_block(file.model).operations
+                if operation.type == "classify"
+                for value in operation.inputs["classes"].arguments[0].value.immediateValue.list.values
+            )
+        except IndexError as exc:
+            raise damaged(f"{file.path} is damaged: a class has no name") from exc
     if len(set(labels)) < len(labels):
         raise damaged(f"{file.path} is damaged: two of its classes have the same name")
     if not labels:
@@ -174,6 +210,37 @@ def class_labels(file: CoreMLFile) -> tuple[str, ...] | None:
             hint="export the model again with --classifier and --labels FILE",
         )
     return labels
+
+
+def refuse_custom_layers(file: CoreMLFile) -> None:
+    """Refuse a neural network that runs a class of an app: Core ML would look for it in this process.
+
+    Raises:
+        UnsupportedError: with the name of the class.
+    """
+    if file.kind == "neuralnetwork":
+        network = getattr(file.model, file.model.WhichOneof("Type"))
+        for message in messages(network, "CoreML.Specification.CustomLayerParams"):
+            raise UnsupportedError(
+                f"timmx does not run {file.path}: it has a custom layer, the class "
+                f"{shown(message.className[:100])!r} of an app"
+            )
+
+
+def messages(message: Any, kind: str) -> Iterator[Any]:
+    """Yield every message of one type in a message.
+
+    Args:
+        kind: the type's full name.
+    """
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for item in value if field.is_repeated else (value,):
+            if field.message_type.full_name == kind:
+                yield item
+            elif hasattr(item, "ListFields"):
+                yield from messages(item, kind)
 
 
 def main_block(model: Any) -> Any:

@@ -23,6 +23,7 @@ class CoreMLBackend(ExportBackend):
     help = "Export to Core ML for iPhone, iPad, Mac, Watch, TV and Vision Pro."
     suffixes = (".mlpackage", ".mlmodel")
     snippet_languages = ("python", "swift")
+    runtime = "Core ML, or timmx's evaluator of its files"
     toolchain = ("coremltools",)
     options = CoreMLOptions
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from timmx.plugin import ArtifactError, Metadata, Runner, TensorSpec, UnsupportedError
 
+from timmx_coreml.errors import DAMAGE, not_readable
 from timmx_coreml.features import ARRAY_DTYPES, Feature, read_input
 from timmx_coreml.options import ComputeUnits
-from timmx_coreml.package import CoreMLFile, class_labels, metadata_of, read
+from timmx_coreml.package import CoreMLFile, class_labels, metadata_of, read, refuse_custom_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,8 +61,12 @@ def open_runner(path: Path, units: ComputeUnits = ComputeUnits.ALL) -> Runner:
         UnsupportedError: timmx's evaluator does not support something in it.
     """
     file = read(path)
+    refuse_custom_layers(file)
     if sys.platform != "darwin":
-        return CoreMLRunner(file, Evaluator(file))
+        try:
+            return CoreMLRunner(file, Evaluator(file))
+        except DAMAGE as exc:
+            raise not_readable(path, exc) from exc
     from timmx_coreml.core_ml import CoreML
 
     return CoreMLRunner(file, CoreML(file, units))

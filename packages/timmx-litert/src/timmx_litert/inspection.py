@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx_litert import task_metadata
 from timmx_litert.interface import read_interface
-from timmx_litert.model_file import metadata_buffer, names_of, reading
+from timmx_litert.model_file import at_most, metadata_buffer, names_of, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,8 @@ def inspect(path: Path) -> dict[str, Any]:
         ArtifactError: the file is not a LiteRT model, or is damaged.
     """
     with reading(path) as model:
-        graphs = [_graph(model, model.Subgraphs(number)) for number in range(model.SubgraphsLength())]
+        count = at_most(model.SubgraphsLength(), _MOST_GRAPHS, "graphs")
+        graphs = [_graph(model, model.Subgraphs(number)) for number in range(count)]
         constants = _constants_by_type(tensor for graph in graphs for tensor in graph.tensors)
         operations = Counter(operation.kind for graph in graphs for operation in graph.operations)
         off_gpu = _off_gpu_delegate(graphs)  # needs the open file, since it reads options
@@ -40,6 +41,10 @@ def inspect(path: Path) -> dict[str, Any]:
         "associated_files": list(task_metadata.associated_files(path)),
         **interface,
     }
+
+
+_MOST_GRAPHS, _MOST_ENTRIES, _MOST_ARGUMENTS, _MOST_AXES = 64, 100_000, 1000, 64
+"""Far above those of any image model, and below what takes seconds to read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +90,13 @@ def _tensors(model: Any, graph: Any) -> list[_Tensor]:
     from ai_edge_litert import schema_py_generated as schema
 
     types = names_of(schema.TensorType)
-    filled = [_is_filled(model.Buffers(index)) for index in range(model.BuffersLength())]
+    count = at_most(model.BuffersLength(), _MOST_ENTRIES, "buffers")
+    filled = [_is_filled(model.Buffers(index)) for index in range(count)]
     tensors = []
-    for tensor in (graph.Tensors(index) for index in range(graph.TensorsLength())):
-        shape = tuple(tensor.Shape(axis) for axis in range(tensor.ShapeLength()))
+    count = at_most(graph.TensorsLength(), _MOST_ENTRIES, "tensors")
+    for tensor in (graph.Tensors(index) for index in range(count)):
+        axes = at_most(tensor.ShapeLength(), _MOST_AXES, "axes of a tensor")
+        shape = tuple(tensor.Shape(axis) for axis in range(axes))
         dtype = types.get(tensor.Type(), f"type_{tensor.Type()}").lower()
         tensors.append(_Tensor(shape, dtype, filled[tensor.Buffer()]))
     return tensors
@@ -100,12 +108,16 @@ def _is_filled(buffer: Any) -> bool:
 
 
 def _operations(model: Any, graph: Any, tensors: Sequence[_Tensor]) -> list[_Operation]:
-    kinds = [_kind(model.OperatorCodes(index)) for index in range(model.OperatorCodesLength())]
+    count = at_most(model.OperatorCodesLength(), _MOST_ARGUMENTS, "kinds of operations")
+    kinds = [_kind(model.OperatorCodes(index)) for index in range(count)]
     operations = []
-    for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
+    count = at_most(graph.OperatorsLength(), _MOST_ENTRIES, "operations")
+    for operator in (graph.Operators(index) for index in range(count)):
         kind, version = kinds[operator.OpcodeIndex()]
-        inputs = [operator.Inputs(index) for index in range(operator.InputsLength())]
-        outputs = [operator.Outputs(index) for index in range(operator.OutputsLength())]
+        count = at_most(operator.InputsLength(), _MOST_ARGUMENTS, "inputs of an operation")
+        inputs = [operator.Inputs(index) for index in range(count)]
+        count = at_most(operator.OutputsLength(), _MOST_ARGUMENTS, "outputs of an operation")
+        outputs = [operator.Outputs(index) for index in range(count)]
         operations.append(
             _Operation(
                 kind=kind,

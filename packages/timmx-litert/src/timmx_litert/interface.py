@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timmx_litert.model_file import names_of
+from timmx_litert.model_file import at_most, names_of
 
 
 def read_interface(model: Any) -> dict[str, list[dict[str, Any]]]:
@@ -15,21 +15,29 @@ def read_interface(model: Any) -> dict[str, list[dict[str, Any]]]:
     """
     graph = model.Subgraphs(0)
     sides = {
-        "inputs": [(graph.Inputs(index), "") for index in range(graph.InputsLength())],
-        "outputs": [(graph.Outputs(index), "") for index in range(graph.OutputsLength())],
+        "inputs": [(graph.Inputs(index), "") for index in range(_inputs_or_outputs(graph.InputsLength()))],
+        "outputs": [(graph.Outputs(index), "") for index in range(_inputs_or_outputs(graph.OutputsLength()))],
     }
     if model.SignatureDefsLength() == 1 and model.SignatureDefs(0).SubgraphIndex() == 0:
         signature = model.SignatureDefs(0)
         sides = {
-            "inputs": [_index_and_name(signature.Inputs(index)) for index in range(signature.InputsLength())],
+            "inputs": [
+                _index_and_name(signature.Inputs(index))
+                for index in range(_inputs_or_outputs(signature.InputsLength()))
+            ],
             "outputs": [
-                _index_and_name(signature.Outputs(index)) for index in range(signature.OutputsLength())
+                _index_and_name(signature.Outputs(index))
+                for index in range(_inputs_or_outputs(signature.OutputsLength()))
             ],
         }
     return {
         side: [_describe(graph.Tensors(index), name) for index, name in tensors]
         for side, tensors in sides.items()
     }
+
+
+def _inputs_or_outputs(count: int) -> int:
+    return at_most(count, 1000, "inputs or outputs")
 
 
 def _index_and_name(entry: Any) -> tuple[int, str]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ArtifactError, Quantization, parse_json_object, require_file
+from timmx.plugin import ArtifactError, Quantization, open_file, parse_json_object, require_file, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ def check(path: Path) -> None:
         ArtifactError: there is no such file, or it is something else.
     """
     require_file(path, "a LiteRT model")
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(8)
     if head[4:8] != IDENTIFIER:
         raise ArtifactError(
@@ -52,7 +52,7 @@ def reading(path: Path) -> Iterator[Any]:
 
     check(path)
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             yield schema.Model.GetRootAs(content, 0)
     except _DAMAGE as exc:
         raise ArtifactError(
@@ -71,6 +71,50 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return {} if content is None else parse_json_object(path, content)
 
 
+def require_own_weights(path: Path) -> None:
+    """Refuse a model whose weights are in other files, which LiteRT would look for by the paths in the model.
+
+    Raises:
+        ArtifactError: the file is not a LiteRT model, or names other files.
+    """
+    with reading(path) as model:
+        names = [
+            (model.ExternalBufferGroups(index).Name() or b"").decode(errors="replace")
+            for index in range(at_most(model.ExternalBufferGroupsLength(), 1000, "external files"))
+        ]
+        external = bool(names) or model.ExternalBuffersLength() > 0
+    if external:
+        raise ArtifactError(
+            f"{path} has weights in other files, which timmx does not open: {', '.join(names)[:200] or 'unnamed'}",
+            hint="write the model into one file",
+        )
+
+
+def custom_operations(path: Path) -> list[str]:
+    """The names of the operations that are not part of LiteRT, such as `FlexErf`.
+
+    Raises:
+        ArtifactError: the file is not a LiteRT model.
+    """
+    with reading(path) as model:
+        codes = (
+            model.OperatorCodes(index) for index in range(at_most(model.OperatorCodesLength(), 1000, "codes"))
+        )
+        names = [code.CustomCode() for code in codes]
+    return [shown(name.decode(errors="replace")) for name in names if name]
+
+
+def at_most(count: int, most: int, what: str) -> int:
+    """A number of entries that a file states. A flatbuffer can state a long list of one small entry.
+
+    Raises:
+        ValueError: there are more than `most`.
+    """
+    if count > most:
+        raise ValueError(f"{count} {what}, and at most {most} are possible")
+    return count
+
+
 def names_of(enumeration: type) -> dict[int, str]:
     """Code to name of one of the schema's enumerations, which are plain classes in Python."""
     return {code: name for name, code in vars(enumeration).items() if not name.startswith("_")}
@@ -78,7 +122,7 @@ def names_of(enumeration: type) -> dict[int, str]:
 
 def metadata_buffer(model: Any, name: str) -> bytes | None:
     """The bytes of an entry in a model's metadata list, None if there is no such entry."""
-    for index in range(model.MetadataLength()):
+    for index in range(at_most(model.MetadataLength(), 10_000, "entries of metadata")):
         entry = model.Metadata(index)
         if entry.Name() == name.encode():
             buffer = model.Buffers(entry.Buffer())

@@ -29,6 +29,7 @@ class LiteRTBackend(ExportBackend):
     help = "Export to LiteRT (.tflite) for Android, iOS, embedded Linux and the browser."
     suffixes = (".tflite",)
     snippet_languages = ("python", "kotlin")
+    runtime = "the LiteRT runtime"
     toolchain = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")
     options = LiteRTOptions
     capabilities = Capabilities(

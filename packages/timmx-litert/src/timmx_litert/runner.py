@@ -18,7 +18,7 @@ from timmx.plugin import (
     usable_cores,
 )
 
-from timmx_litert.model_file import read_metadata
+from timmx_litert.model_file import custom_operations, read_metadata, require_own_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,14 +43,27 @@ class LiteRTRunner(Runner):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self._path = path
         count = threads or usable_cores()
+        require_own_weights(path)
         content = read_metadata(path)
         layout = Metadata.parse(path, content).input.layout if content else ""
         try:
             self._interpreter: Any = Interpreter(model_path=str(path), num_threads=count)
             self._interpreter.allocate_tensors()  # checks more of the file
             self._signature: Any = self._interpreter.get_signature_runner()
-        except (RuntimeError, ValueError) as exc:
+            self.inputs = tuple(
+                _spec(name, details, layout) for name, details in self._signature.get_input_details().items()
+            )
+            self.outputs = tuple(
+                _spec(name, details, "") for name, details in self._signature.get_output_details().items()
+            )
+        except (RuntimeError, ValueError, TypeError, LookupError, OverflowError) as exc:
             reason = _one_line(exc)
+            if "Flex delegate" in reason:
+                raise RuntimeUnavailable(
+                    f"{path} has operations of TensorFlow, which this LiteRT runtime does not have: "
+                    f"{', '.join(custom_operations(path))[:200]}",
+                    hint="convert it without TensorFlow's operations",
+                ) from exc
             if "unresolved" in reason or "custom op" in reason.lower():
                 raise RuntimeUnavailable(
                     f"{path} has operations for which this LiteRT runtime has no kernel: {reason}",
@@ -59,12 +72,6 @@ class LiteRTRunner(Runner):
             raise ArtifactError(
                 f"the LiteRT runtime cannot load {path}: {reason}", hint="export it again"
             ) from exc
-        self.inputs = tuple(
-            _spec(name, details, layout) for name, details in self._signature.get_input_details().items()
-        )
-        self.outputs = tuple(
-            _spec(name, details, "") for name, details in self._signature.get_output_details().items()
-        )
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [spec.name for spec in self.inputs]
@@ -84,7 +91,7 @@ class LiteRTRunner(Runner):
                 )
         try:
             return dict(self._signature(**feeds))
-        except RuntimeError as exc:
+        except (RuntimeError, ValueError) as exc:
             raise ArtifactError(
                 f"the LiteRT runtime failed to run {self._path}: {_one_line(exc)}",
                 hint="export it again, or copy it again",

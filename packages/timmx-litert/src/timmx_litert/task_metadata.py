@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from timmx.plugin import ArtifactError
+from timmx.plugin import ArtifactError, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -72,6 +72,8 @@ _COLOR_SPACES = {1: "GRAYSCALE", 3: "RGB"}
 _ARCHIVE_END, _ARCHIVE_END_SIZE = b"PK\5\6", 22
 _DAMAGE = (struct.error, IndexError, ValueError, TypeError, OverflowError)
 """What flatbuffers' accessors raise on bytes that are not a flatbuffer."""
+_LARGEST_FILES = 2**28
+"""Maximum size of the attached files in bytes, uncompressed: lists of labels."""
 
 
 @dataclass(frozen=True)
@@ -219,15 +221,18 @@ def associated_files(path: Path) -> tuple[str, ...]:
     Raises:
         ArtifactError: the archive, or a file in it, is damaged.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(-min(_ARCHIVE_END_SIZE, path.stat().st_size), os.SEEK_END)
         if file.read(4) != _ARCHIVE_END:  # not searched for further up, where weights may look like it
             return ()
     try:
         with zipfile.ZipFile(path) as archive:
+            sizes = sum(info.file_size for info in archive.infolist())
+            if sizes > _LARGEST_FILES:
+                raise ValueError(f"they have {sizes:,} bytes, and may have {_LARGEST_FILES:,}")
             damaged = archive.testzip()
             names = tuple(archive.namelist())
-    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, *_DAMAGE) as exc:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, *_DAMAGE) as exc:
         raise ArtifactError(
             f"{path} is damaged: the files attached to the model cannot be read ({exc})",
             hint="export it again",

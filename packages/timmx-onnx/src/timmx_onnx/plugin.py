@@ -22,6 +22,7 @@ class OnnxBackend(ExportBackend):
     help = "Export to ONNX for ONNX Runtime, browsers, OpenVINO and TensorRT."
     suffixes = (".onnx",)
     snippet_languages = ("python", "kotlin", "js")
+    runtime = "ONNX Runtime"
     toolchain = ("onnx", "onnxscript", "onnx-ir", "onnxruntime")
     options = OnnxOptions
 

@@ -3,35 +3,106 @@
 from __future__ import annotations
 
 import math
+import mmap
+import os
 from collections import Counter
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from timmx.plugin import ArtifactError, check_companion, parse_json_object
+from timmx.plugin import (
+    ArtifactError,
+    NotRegularFile,
+    check_companion,
+    open_file,
+    parse_json_object,
+    path_problem,
+    read_file,
+    require_file,
+    shown,
+)
 
 from timmx_onnx.keys import DATA_KEY, METADATA_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+_LARGEST = 2**31 - 1
+"""Of a protobuf message, in bytes."""
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
     """The graph of an `.onnx` file, without external data.
 
     Raises:
-        ArtifactError: the file is not an ONNX model.
+        ArtifactError: the file is not an ONNX model, or names weights outside its folder.
     """
     try:
-        proto = onnx.load(path, load_external_data=False)
+        proto = onnx.load_model_from_string(read_file(path, _LARGEST))
     except (DecodeError, OSError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
         raise ArtifactError(
-            f"{path} is not an ONNX file, or is damaged: {exc}", hint="export it again"
+            f"{path} is not an ONNX file, or is damaged: {reason}", hint="export it again"
         ) from exc
     if not proto.ir_version or not proto.graph.node:
         raise ArtifactError(f"{path} is not an ONNX model: it has no graph", hint="export it again")
+    for location in _all_locations(proto):
+        _require_inside(path, location)
     return proto
+
+
+def check_external_data(path: Path) -> None:
+    """Refuse a file whose weights are outside its folder or are not files. Files without external data are not parsed.
+
+    ONNX Runtime 1.32 refuses them too; earlier versions follow links.
+
+    Raises:
+        ArtifactError: it does, or it is not an ONNX model.
+    """
+    require_file(path, "an ONNX model")
+    with open_file(path) as file:
+        if not file.read(1):
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(b"location") < 0:  # the key of a path, in every tensor with external data
+                return
+    require_files(path, read_proto(path))
+
+
+def _require_inside(path: Path, location: str) -> None:
+    """Refuse a location that is not a path inside the folder of the file, links followed.
+
+    Both files may be links to another folder, as in a cache of the Hugging Face Hub.
+    """
+    parts = location.split("/")
+    problem = path_problem(location)
+    if (
+        not problem
+        and not PurePosixPath(location).is_absolute()
+        and ".." not in parts
+        and "\\" not in location
+    ):
+        target = Path(os.path.realpath(path.parent / location))
+        folders = (Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent)
+        if any(target.is_relative_to(folder) for folder in folders):
+            return
+    raise ArtifactError(
+        f"{path} is not loaded: it names weights in {shown(location[:200])!r}, which is not a file in its folder",
+        hint="copy the weights next to it, or export it again",
+    )
+
+
+def _all_locations(message: Any) -> Iterator[str]:
+    """The paths of external data in all tensors of a message: weights, attributes, subgraphs, functions."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for item in value if field.is_repeated else (value,):
+            if field.message_type.full_name == "onnx.TensorProto":
+                yield from (entry.value for entry in item.external_data if entry.key == "location")
+            elif hasattr(item, "ListFields"):
+                yield from _all_locations(item)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -60,10 +131,29 @@ def check_data(path: Path, proto: onnx.ModelProto, expected: str | None = None) 
     Raises:
         ArtifactError: it is missing, or has another content.
     """
+    require_files(path, proto)
     expected = expected or _property(proto, DATA_KEY)
     for name in set(_locations(proto)) if expected else ():
         if expected and not {"/", "\\"}.intersection(name):  # runtimes refuse other folders
             check_companion(path, path.with_name(name), expected)
+
+
+def require_files(path: Path, proto: onnx.ModelProto) -> None:
+    """Check that files with external weights are not pipes or devices: ONNX Runtime would wait for them.
+
+    Raises:
+        ArtifactError: one of them is.
+    """
+    for name in set(_locations(proto)):
+        try:
+            open_file(path.parent / name).close()
+        except NotRegularFile as exc:
+            raise ArtifactError(
+                f"the weights of {path} cannot be read: {name}: {exc.strerror}",
+                hint="copy both files again, or export it again",
+            ) from exc
+        except (OSError, ValueError):  # ONNX Runtime reports it
+            continue
 
 
 def _property(proto: onnx.ModelProto, key: str) -> str | None:

@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING
 
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import (
+    EPFail,
     Fail,
     InvalidArgument,
     InvalidGraph,
     InvalidProtobuf,
     NoSuchFile,
     NotImplemented as NotImplementedByRuntime,
+    RuntimeException,
 )
 from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, TensorSpec
 
 from timmx_onnx.keys import DATA_KEY
+from timmx_onnx.proto import check_data, check_external_data, read_proto
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,13 +71,17 @@ class OnnxRunner(Runner):
     """
 
     def __init__(self, path: Path, threads: int | None = None, *, integer_kernels: bool = True) -> None:
+        check_external_data(path)
         try:
             self._session = open_session(path, threads, integer_kernels=integer_kernels)
-        except (InvalidProtobuf, InvalidArgument) as exc:
+            self.inputs = tuple(map(_spec, self._session.get_inputs()))
+            self.outputs = tuple(map(_spec, self._session.get_outputs()))
+            properties = self._session.get_modelmeta().custom_metadata_map
+        except (InvalidProtobuf, InvalidArgument, UnicodeDecodeError) as exc:
             raise ArtifactError(
                 f"{path} is not an ONNX file, or is damaged: {exc}", hint="export it again"
             ) from exc
-        except (Fail, InvalidGraph, NoSuchFile) as exc:
+        except (Fail, EPFail, InvalidGraph, NoSuchFile, RuntimeException) as exc:
             raise ArtifactError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {exc}",
                 hint="export it again; weights in a separate .data file must be next to it",
@@ -85,13 +92,9 @@ class OnnxRunner(Runner):
                 hint="try a newer onnxruntime, or export it with another --opset or --mode",
             ) from exc
         # After loading, and with the hash in the graph that was loaded: both files may be replaced at any time.
-        expected = self._session.get_modelmeta().custom_metadata_map.get(DATA_KEY)
+        expected = properties.get(DATA_KEY)
         if expected:
-            from timmx_onnx.proto import check_data, read_proto
-
             check_data(path, read_proto(path), expected)
-        self.inputs = tuple(map(_spec, self._session.get_inputs()))
-        self.outputs = tuple(map(_spec, self._session.get_outputs()))
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [spec.name for spec in self.outputs]

@@ -17,6 +17,7 @@ from timmx.plugin import (
     Metadata,
     Precision,
     command_words,
+    remember_own,
     sha256,
 )
 from timmx_onnx import external_files, read_metadata
@@ -130,8 +131,10 @@ def _write_engine(job: ExportJob, options: TensorRTOptions, typed: TypedOnnx, on
     )
     result = build(onnx, settings)
     job.path.write_bytes(result.plan)
+    plan_sha256 = sha256(job.path)
+    remember_own(plan_sha256)
     engine = {
-        "plan_sha256": sha256(job.path),
+        "plan_sha256": plan_sha256,
         "onnx_sha256": onnx_sha256,
         "float32_nodes": float32_nodes(ir.load(onnx)),
         "tensorrt": version(),

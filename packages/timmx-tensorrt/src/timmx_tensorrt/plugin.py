@@ -32,6 +32,7 @@ class TensorRTBackend(ExportBackend):
     name = "tensorrt"
     help = "Export to a TensorRT engine (.engine) for NVIDIA GPUs, or to the ONNX that it is built from."
     suffixes = (".engine", ".plan")
+    runtime = "TensorRT, or ONNX Runtime"
     toolchain = (*OnnxBackend.toolchain, "tensorrt", "tensorrt-cu13", "tensorrt-cu12")
     options = TensorRTOptions
     capabilities = Capabilities(
@@ -82,7 +83,7 @@ class TensorRTBackend(ExportBackend):
         from timmx_tensorrt.runner import EngineRunner
 
         settings.require_device(Device.CUDA, path)
-        return EngineRunner(path)
+        return EngineRunner(path, trust=settings.trust)
 
     def open_exported(self, path: Path, options: TensorRTOptions, settings: OpenSettings) -> Runner:
         if options.onnx_only:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from timmx.plugin import (
     RuntimeUnavailable,
     TensorSpec,
     VerificationError,
+    is_own,
     reporter,
     worst_db,
 )
@@ -31,12 +33,21 @@ _LEAST_ROW_DB = 40.0
 class EngineRunner(Runner):
     """Runs an engine on the GPU.
 
+    An engine is machine code for the GPU, and can contain code for the CPU: TensorRT's runtime in version-compatible
+    engines, and libraries of plugins. TensorRT cannot check it. So only engines that this user built are loaded, and
+    those that the user trusts.
+
+    Args:
+        path: the engine.
+        trust: the user trusts the engine; None if this process has just built it.
+
     Raises:
         RuntimeUnavailable: TensorRT or a GPU is missing, or the engine was built for other ones, which it names.
-        ArtifactError: the file is not an engine, or the JSON next to it describes another one.
+        ArtifactError: the file is not an engine, the JSON next to it describes another one, or it was not built by
+            this user on this machine and is not trusted.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, trust: bool | None = False) -> None:
         sidecar = read(path)
         if problems := missing_requirements():
             reasons = "; ".join(problem.message for problem in problems)
@@ -44,12 +55,15 @@ class EngineRunner(Runner):
             raise RuntimeUnavailable(f"{path} cannot be run here: {reasons}", hint=fixes)
         facts = sidecar.engine
         check_plan(path, facts)
+        plan = path.read_bytes()
+        if trust is not None:
+            _require_trust(path, plan, trust)
         command = rebuild_hint(facts)
         from timmx_tensorrt.engine import Engine, version
 
         changes = "; ".join(differences(facts, gpu.facts() | {"tensorrt": version()}))
         try:
-            self._engine = Engine(path.read_bytes(), contains_code=bool(facts.get("version_compatible")))
+            self._engine = Engine(plan, contains_code=bool(facts.get("version_compatible")))
         except ArtifactError as exc:
             if changes:
                 raise RuntimeUnavailable(
@@ -88,6 +102,17 @@ class EngineRunner(Runner):
         )
 
 
+def _require_trust(path: Path, plan: bytes, trust: bool) -> None:
+    if is_own(hashlib.sha256(plan).hexdigest()):
+        return
+    if not trust:
+        raise ArtifactError(
+            f"{path} is not loaded: an engine is code that TensorRT runs, and it was not built by you on this machine",
+            hint="if you trust where it comes from, use --trust (in Python: trust=True)",
+        )
+    reporter().warn(f"{path} is trusted: running it runs code that it contains")
+
+
 class NewEngineRunner(EngineRunner):
     """Runs a new engine, and each batch size once more with equal rows, whose outputs must be equal.
 
@@ -98,7 +123,7 @@ class NewEngineRunner(EngineRunner):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        super().__init__(path, trust=None)
         self._checked_sizes: set[int] = set()
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import ArtifactError, parse_json_object, require_file, sha256
+from timmx.plugin import ArtifactError, open_file, parse_json_object, read_file, require_file, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _ENGINE = "engine"
 _HEAD = 4096
+_LARGEST = 16 * 10**6
+"""Size of a sidecar in bytes."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,37 @@ def read(path: Path) -> Sidecar:
     """
     require_file(path, "an engine")
     try:
-        content = parse_json_object(sidecar_path(path), sidecar_path(path).read_bytes())
+        content = parse_json_object(sidecar_path(path), read_file(sidecar_path(path), _LARGEST))
     except FileNotFoundError:
         return Sidecar()
-    return Sidecar({key: value for key, value in content.items() if key != _ENGINE}, content.get(_ENGINE, {}))
+    except OSError as exc:
+        raise ArtifactError(
+            f"{sidecar_path(path)} cannot be read: {exc.strerror or exc}", hint="build the engine again"
+        ) from exc
+    engine = content.pop(_ENGINE, {})
+    return Sidecar(content, _check_facts(sidecar_path(path), engine))
+
+
+_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
+_FACTS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("plan_sha256", "onnx_sha256", "tensorrt", "cuda", "driver", "gpu"), _TEXT),
+    **dict.fromkeys(("compute_capability", "platform", "hardware_compat", "rebuild"), _TEXT),
+    **dict.fromkeys(("workspace_bytes", "opt_level"), _NUMBER),
+    "float32_nodes": (list,),
+    "version_compatible": (bool,),
+}
+"""The types of the facts about an engine; others are ignored."""
+
+
+def _check_facts(path: Path, engine: Any) -> dict[str, Any]:
+    if not isinstance(engine, dict):
+        raise ArtifactError(f"{path} is damaged: its `{_ENGINE}` is not a JSON object", hint="copy it again")
+    for key, value in engine.items():
+        if not isinstance(value, _FACTS.get(key, (object,))):
+            raise ArtifactError(
+                f"{path} is damaged: its `{_ENGINE}.{key}` is not valid", hint="copy it again"
+            )
+    return {key: value for key, value in engine.items() if key in _FACTS}
 
 
 def rebuild_hint(engine: Mapping[str, Any]) -> str:
@@ -78,7 +107,8 @@ def check_plan(path: Path, engine: Mapping[str, Any]) -> None:
         ArtifactError: the file is empty or has another format, or is not the one that the sidecar describes.
     """
     command = rebuild_hint(engine)
-    with path.open("rb") as file:
+    require_file(path, "an engine")
+    with open_file(path) as file:
         head = file.read(_HEAD)
     if engine and sha256(path) != engine.get("plan_sha256"):
         raise ArtifactError(
@@ -112,7 +142,7 @@ def concatenated_sha256(*paths: Path) -> str:
     """The SHA-256 of the concatenated files, in hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             while part := file.read(2**20):
                 digest.update(part)
     return digest.hexdigest()

@@ -22,6 +22,7 @@ class TorchExportBackend(ExportBackend):
     help = "Export to .pt2 (torch.export) for PyTorch, AOTInductor and ExecuTorch."
     suffixes = (".pt2",)
     snippet_languages = ("python",)
+    runtime = "PyTorch"
     options = TorchExportOptions
     capabilities = Capabilities(
         dynamic_batch_from_one=(

@@ -7,11 +7,12 @@ central ones. The file is opened once.
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from timmx.plugin import NotRegularFile, open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,15 +66,12 @@ class ZipFile:
     """
 
     def __init__(self, path: Path) -> None:
-        # Opening a pipe does not wait for its other end.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags)
-        self._file = os.fdopen(descriptor, "rb", buffering=0)
         try:
-            info = os.fstat(descriptor)
-            if not stat.S_ISREG(info.st_mode):
-                raise DamagedZip("it is not a regular file")
-            self._size = info.st_size
+            self._file = open_file(path)
+        except NotRegularFile as exc:
+            raise DamagedZip(exc.strerror) from exc
+        try:
+            self._size = os.fstat(self._file.fileno()).st_size
             self.members = self._read_members()
         except BaseException:
             self._file.close()

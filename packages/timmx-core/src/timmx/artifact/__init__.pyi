@@ -5,6 +5,7 @@ from timmx.artifact.opening import (
     open_artifact as open_artifact,
     read_artifact as read_artifact,
 )
+from timmx.artifact.own_files import is_own as is_own, remember_own as remember_own
 from timmx.artifact.publishing import Staging as Staging, staging as staging, writing as writing
 from timmx.artifact.records import (
     MANIFEST_NAME as MANIFEST_NAME,

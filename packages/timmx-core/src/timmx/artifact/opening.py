@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmx import registry
-from timmx.base import check_path, is_utf8, printable
+from timmx.base import check_path, is_utf8, printable, require_artifact
 from timmx.contract import Metadata
 from timmx.errors import ArtifactError, BackendError
 
@@ -36,7 +36,7 @@ def backend_of(path: Path) -> ExportBackend:
     """The installed backend of an existing file.
 
     Raises:
-        ArtifactError: the file does not exist, or its path is not UTF-8.
+        ArtifactError: the file does not exist, is not a file or a folder of files, or its path is not UTF-8.
         BackendError: see `backend_for`.
     """
     check_path(path)
@@ -46,7 +46,9 @@ def backend_of(path: Path) -> ExportBackend:
         raise ArtifactError(
             f"{printable(str(path))}: this path is not UTF-8, and runtimes cannot open it", hint="rename it"
         )
-    return backend_for(path)
+    backend = backend_for(path)
+    require_artifact(path)
+    return backend
 
 
 def backend_for(path: Path) -> ExportBackend:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from timmx.base import atomic_write, parse_json, reporter, sha256
+from timmx.base import atomic_write, parse_json, read_file, reporter, sha256
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ MANIFEST_NAME = "timmx.json"
 
 _MOST = 1000
 """Maximum number of records; the oldest are deleted first."""
+
+_LARGEST = 16 * 10**6
+"""Size of a record or manifest in bytes."""
 
 
 def digest(files: Sequence[Path]) -> str:
@@ -132,7 +135,7 @@ def _digest(path: Path) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """The JSON object in a file; {} if it is missing, damaged or not an object."""
     try:
-        content = parse_json(path.read_bytes(), any_name=True)
+        content = parse_json(read_file(path, _LARGEST), any_name=True)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -15,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from timmx.artifact.exchange import exchange
+from timmx.base import NotRegularFile, open_file
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -162,17 +162,10 @@ def read_file(path: Path) -> bytes | None:
 
 def _open_file(path: Path) -> BufferedReader | None:
     """A file opened for reading; None for a link, a pipe, a device or a folder."""
-    if not stat.S_ISREG(path.lstat().st_mode):
+    try:
+        return open_file(path, follow_links=False)
+    except (NotRegularFile, IsADirectoryError):
         return None
-    # If it is replaced meanwhile: a link is refused, and a pipe does not wait for its other end.
-    flags = (
-        os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    )
-    file = os.fdopen(os.open(path, flags), "rb")
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
-    return None
 
 
 def _read(target: Path, private: Path) -> _Journal | None:

@@ -7,6 +7,7 @@ from timmx.base.files import (
     check_companion as check_companion,
     check_path as check_path,
     may_replace as may_replace,
+    require_artifact as require_artifact,
     require_file as require_file,
     same_file as same_file,
     sha256 as sha256,
@@ -14,14 +15,22 @@ from timmx.base.files import (
 )
 from timmx.base.memory import memory_bytes as memory_bytes
 from timmx.base.progress import Reporter as Reporter, reporter as reporter, reporting as reporting
+from timmx.base.reading import (
+    NotRegularFile as NotRegularFile,
+    open_file as open_file,
+    read_file as read_file,
+    special_kind as special_kind,
+)
 from timmx.base.snr import SignalToNoise as SignalToNoise, worst_db as worst_db
 from timmx.base.strict_json import brief as brief, parse_json as parse_json
 from timmx.base.tables import format_table as format_table
 from timmx.base.text import (
     counted as counted,
     is_utf8 as is_utf8,
+    path_problem as path_problem,
     printable as printable,
     shown as shown,
     size_text as size_text,
 )
 from timmx.base.threads import usable_cores as usable_cores
+from timmx.base.watcher import WATCHER as WATCHER, announce as announce, watcher as watcher

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from timmx.base.reading import open_file, special_kind
 from timmx.base.strict_json import brief
 from timmx.base.text import path_problem
 from timmx.errors import ArtifactError, ConfigurationError
@@ -84,7 +85,7 @@ def may_replace(path: Path, flag: str, *starts: bytes) -> bool:
     if not path.is_file():
         return True
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             head = stream.read(256).lstrip().lower()
     except OSError as exc:
         raise ConfigurationError(
@@ -126,12 +127,35 @@ def require_file(path: Path, what: str) -> None:
         what: what it should be, such as `an engine`.
 
     Raises:
-        ArtifactError: the path does not exist or is a folder.
+        ArtifactError: the path does not exist, or is a folder, a pipe, a socket or a device.
     """
     if path.is_dir():
         raise ArtifactError(f"{path} is a folder, and {what} is a file", hint="name a file")
-    if not path.is_file():
+    if not path.exists():
         raise ArtifactError(f"{path} does not exist", hint="check the path")
+    if kind := special_kind(path):
+        raise ArtifactError(f"{path} is {kind}, and {what} is a file", hint="name a file")
+
+
+def require_artifact(path: Path) -> None:
+    """Check that an artifact is a file, or a folder of files, before a runtime opens it by its name.
+
+    A runtime would wait for the other end of a pipe, and read a device until memory is exhausted.
+
+    Raises:
+        ArtifactError: it does not exist, or it is or contains a pipe, a socket or a device.
+    """
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist", hint="check the path")
+    for item in (path, *(path.rglob("*") if path.is_dir() else ())):
+        try:
+            kind = special_kind(item)
+        except OSError:  # a link to nothing
+            continue
+        if kind:
+            raise ArtifactError(
+                f"{item} is {kind}, not a file", hint="copy the artifact again, as files, or export it again"
+            )
 
 
 def sha256(path: Path) -> str:
@@ -161,7 +185,7 @@ def _sha256_of_state(path: Path, *state: int) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

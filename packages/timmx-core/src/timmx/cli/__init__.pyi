@@ -1,1 +1,2 @@
-from timmx.cli.application import app as app, main as main
+from timmx.cli.application import app as app
+from timmx.cli.start import main as main

@@ -114,7 +114,7 @@ commands.register(app)
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command in this process."""
     open_standard_streams()
     signal.signal(signal.SIGTERM, _terminate)  # clean up, as after Ctrl-C
     keep_interrupts()

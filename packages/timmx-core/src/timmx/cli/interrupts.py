@@ -6,9 +6,12 @@ import _thread
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 _pressed = threading.Event()
+_last = -1.0
+_AT_ONCE_S = 0.2
 
 
 def keep_interrupts() -> None:
@@ -34,8 +37,12 @@ def stop_if_pressed() -> None:
 
 
 def _on_interrupt(signum: int, frame: object) -> None:
-    _pressed.set()
-    raise KeyboardInterrupt
+    global _last
+    now = time.monotonic()
+    twice, _last = now - _last < _AT_ONCE_S, now
+    if not twice:  # the parent of a watched command repeats the signal that the terminal has sent to both
+        _pressed.set()
+        raise KeyboardInterrupt
 
 
 def _again(unraisable: Any) -> None:

@@ -56,6 +56,7 @@ class ExportBackend(ABC):
         capabilities: what the format does not support, with reasons.
         caveat: a limitation that users should know, such as hardware that was not tested; `timmx doctor` shows it.
         snippet_languages: languages that `snippet` supports, of python, swift, kotlin and js.
+        runtime: what opens its files, such as `ONNX Runtime`; for the message if that crashes.
         toolchain: distributions that convert, write or run the file, such as `("onnx", "onnxruntime")`. The metadata
             records the versions of the installed ones.
     """
@@ -68,6 +69,7 @@ class ExportBackend(ABC):
     capabilities: ClassVar[Capabilities] = Capabilities()
     caveat: ClassVar[str] = ""
     snippet_languages: ClassVar[tuple[str, ...]] = ("python",)
+    runtime: ClassVar[str] = ""
     toolchain: ClassVar[tuple[str, ...]] = ()
 
     def create_command(self) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import remember, staging, writing
-from timmx.base import artifact_size, exact_cuda, reporter, without_progress_bars
+from timmx.base import artifact_size, exact_cuda, reporter, require_artifact, without_progress_bars
 from timmx.contract import Metadata, OpenSettings
 from timmx.errors import (
     ArtifactError,
@@ -102,6 +102,7 @@ def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> Mo
     if source is not None:
         from timmx.exporting.artifact_session import ArtifactSession
 
+        require_artifact(source)
         metadata = Metadata.parse(source, backend.read_metadata(source))
         return ArtifactSession(request, source, metadata, lambda: backend.open(source, OpenSettings()))
     from timmx.exporting.session import ModelSession

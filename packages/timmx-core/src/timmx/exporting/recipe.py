@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
+from timmx.base import read_file
 from timmx.contract import ExportRequest, Floats, Ints
 from timmx.errors import ConfigurationError
 from timmx.exporting.targets import OF_A_TARGET
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _NOT_IN_A_RECIPE = ("json",)
 _LOCAL = "local-dir:"
+_LARGEST_RECIPE = 10**6
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def read_recipe(path: Path) -> Recipe:
         ConfigurationError: the file cannot be read, is not TOML, or has an unknown key.
     """
     try:
-        content = tomllib.loads(path.expanduser().read_text("utf-8"))
+        content = tomllib.loads(read_file(path.expanduser(), _LARGEST_RECIPE).decode("utf-8"))
     except OSError as exc:
         raise ConfigurationError(
             f"--recipe {path} cannot be read: {exc.strerror or exc}", hint="name a TOML file that can be read"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import MANIFEST_NAME, digest, staging
-from timmx.base import brief, parse_json, reporter, why_not_in
+from timmx.base import brief, parse_json, read_file, reporter, why_not_in
 from timmx.contract import ExportRequest
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError, error_dict
 from timmx.exporting.pipeline import ONE_AT_A_TIME, ExportResult, export_session
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from timmx.exporting.session import ModelSession
 
 _LOCK_TIMEOUT_S = 10.0
+_LARGEST_MANIFEST = 16 * 10**6
 
 SCHEMA = 1
 """The schema version of `timmx.json`."""
@@ -249,7 +250,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        manifest = parse_json(path.read_bytes(), any_name=True)
+        manifest = parse_json(read_file(path, _LARGEST_MANIFEST), any_name=True)
         if not isinstance(manifest["artifacts"], dict):
             raise TypeError
     except (OSError, ValueError, TypeError, LookupError) as exc:

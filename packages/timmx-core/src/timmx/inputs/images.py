@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
+import threading
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
-from timmx.base import counted
+from timmx.base import counted, memory_bytes, open_file, size_text
 from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     import numpy as np
     from PIL import Image
@@ -54,38 +60,178 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     return [items[index * (len(items) - 1) // max(1, most - 1)] for index in range(most)]
 
 
-def open_image(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def open_image(
+    path: Path,
+    read: Callable[[Image.Image], np.ndarray],
+    working_bytes: Callable[[Image.Image], int] = lambda image: 0,
+) -> np.ndarray:
     """Open an image file and return the result of `read`, which decodes it.
 
+    Threads wait here until the images that are being decoded leave enough memory: see `DECODING_BYTES`.
+
+    Args:
+        path: the file.
+        read: decodes the image and computes the result.
+        working_bytes: the memory that `read` needs in addition to the decoded image, by the header; it refuses an
+            image that needs too much work with a ValueError.
+
     Raises:
-        ConfigurationError: the file is not an image, or is damaged.
+        ConfigurationError: the file is not an image, is damaged, or is too large.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
+    budget = decoding_budget()
+    with _readable(path), open_file(path) as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        with budget.reserve(size_bytes), _opened(file) as image:  # headers can be as large as the file
+            needed = size_bytes + _decoded_bytes(image, file) + working_bytes(image)
+        with budget.reserve(needed), _opened(file) as image:
             return read(image)
-    except (*_DAMAGED, Image.DecompressionBombError) as exc:
-        raise _unreadable(path, exc) from exc
-
-
-_DAMAGED = (OSError, ValueError, SyntaxError)
-"""Errors of Pillow 12 for damaged files of the suffixes above, in addition to DecompressionBombError."""
 
 
 def check_image(path: Path) -> None:
     """Check that a file is an image without decoding it; a truncated file may pass.
 
     Raises:
-        ConfigurationError: the file is not an image, or is damaged.
+        ConfigurationError: the file is not an image, is damaged, or is too large.
     """
-    from PIL import Image
+    budget = decoding_budget()
+    with _readable(path), open_file(path) as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        with budget.reserve(size_bytes), _opened(file) as image:
+            budget.check(size_bytes + _decoded_bytes(image, file))
+            image.verify()
+
+
+_FORMATS = (
+    *("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM"),  # JPEG includes MPO
+    *("JPEG2000", "AVIF", "DIB", "TGA", "PCX", "QOI", "SGI"),
+)
+"""Formats of pixels that Pillow decodes itself. Of the others, EPS starts Ghostscript, WMF calls Windows, and icons
+contain images of other sizes than their header says."""
+
+_MOST_PIXELS = 2 * 89_478_485
+"""Pillow's default limit, which a program can change."""
+
+_MOST_SCANS = 100
+"""Of a progressive JPEG, each of which takes as long as an image. Encoders write about 10."""
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises for damaged files, and what is refused here, into errors that name the file."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
-            image.verify()
+        yield
+    except UnidentifiedImageError as exc:
+        raise _unreadable(path, "it has no format that timmx reads") from exc
     except (*_DAMAGED, Image.DecompressionBombError) as exc:
-        raise _unreadable(path, exc) from exc
+        raise _unreadable(path, getattr(exc, "strerror", None) or str(exc)) from exc
+
+
+_DAMAGED = (OSError, ValueError, SyntaxError)
+"""Errors of Pillow 12 for damaged files of the suffixes above, in addition to DecompressionBombError."""
+
+
+@contextmanager
+def _opened(file: BinaryIO) -> Iterator[Image.Image]:
+    from PIL import Image
+
+    file.seek(0)
+    with Image.open(file, formats=_FORMATS) as image:
+        yield image
+
+
+def _decoded_bytes(image: Image.Image, file: BinaryIO) -> int:
+    """The memory of the decoded image, of its decoder, and of a copy in another mode.
+
+    Raises:
+        ValueError: it has too many pixels, or too many scans.
+    """
+    pixels = image.width * image.height
+    if pixels > _MOST_PIXELS:
+        raise ValueError(
+            f"it has {image.width:,} x {image.height:,} pixels, and at most {_MOST_PIXELS:,} are decoded"
+        )
+    decoder = _DECODER_BYTES.get(image.format or "", 0)
+    if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+        file.seek(0)
+        scans = _scans(file.read())
+        if scans > _MOST_SCANS:
+            raise ValueError(f"it has {scans:,} scans, and at most {_MOST_SCANS} are decoded")
+        decoder = 6  # coefficients of 16 bits for three channels
+    decoded = 1 if image.mode in ("1", "L", "P") else 4
+    return pixels * (decoder + decoded + (0 if image.mode == "RGB" else 4))
+
+
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+"""In a JPEG: the beginning of a segment. In the data of a scan, FF is followed by 00, or by D0 to D7."""
+
+
+def _scans(content: bytes) -> int:
+    """The number of scans of a JPEG, without those of embedded thumbnails and of what follows the image."""
+    scans, position = 0, 2
+    while (marker := _MARKER.search(content, position)) and marker[1] != b"\xd9":
+        scans += marker[1] == b"\xda"
+        position = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2]))
+    return scans
+
+
+_DECODER_BYTES = {"WEBP": 8, "AVIF": 6, "JPEG2000": 16, "TIFF": 4}
+"""Memory per pixel that a decoder takes in addition to the image, rounded up from measurements with Pillow 12."""
+
+
+DECODING_BYTES = 1_500_000_000
+"""Memory for all images that this process decodes at once; a quarter of the machine's, if that is less.
+
+An image of Pillow's maximum size takes 1.4 GB while it is converted to RGB, a photograph of 12 megapixels 100 MB.
+"""
+
+
+class DecodingBudget:
+    """Memory for decoding, shared by all threads.
+
+    Args:
+        total: in bytes.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = self._free = total
+        self._changed = threading.Condition()
+
+    def check(self, needed: int) -> None:
+        """Check that an image fits.
+
+        Raises:
+            ValueError: it needs more than all images may have together.
+        """
+        if needed > self._total:
+            raise ValueError(
+                f"decoding it takes {size_text(needed)} of memory, and images may take {size_text(self._total)}"
+            )
+
+    @contextmanager
+    def reserve(self, needed: int) -> Iterator[None]:
+        """Wait until the memory is free, and keep it during the block. A thread must not reserve twice.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        self.check(needed)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= needed)
+            self._free -= needed
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += needed
+                self._changed.notify_all()
+
+
+@cache
+def decoding_budget() -> DecodingBudget:
+    """The budget of this process."""
+    return DecodingBudget(min(DECODING_BYTES, (memory_bytes() or 4 * DECODING_BYTES) // 4))
 
 
 def left_out(paths: Sequence[Path]) -> str:
@@ -98,8 +244,7 @@ def left_out(paths: Sequence[Path]) -> str:
     return f"{what} left out: {named}{more}."
 
 
-def _unreadable(path: Path, exc: BaseException) -> ConfigurationError:
-    reason = " ".join(str(exc).split())
+def _unreadable(path: Path, reason: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{path} cannot be read as an image: {reason}", hint="leave it out, or convert it"
+        f"{path} cannot be read as an image: {' '.join(reason.split())}", hint="leave it out, or convert it"
     )

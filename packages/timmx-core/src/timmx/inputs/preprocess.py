@@ -6,6 +6,7 @@ and torchvision 0.29 is implemented here with Pillow, which they use too, and nu
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from timmx.contract import Metadata
+
+_SMALL_PIXELS = 2**24
+_MOST_GROWTH = 64
+"""A resized image has at most as many pixels as the original, 64 times the size that it is cropped from, or 16.7
+million, which take 67 MB: with an input of 224 x 224, sides can have a ratio of 256. timm has no limit: it enlarges
+1 x 330,000 pixels to 224 x 73,920,000 and then crops 224 of the rows."""
+_PIXEL_BYTES = 4
 
 _MODES = {"RGB": "RGB", "BGR": "RGB", "L": "L"}
 
@@ -71,9 +79,9 @@ class ImagePreprocessor:
 
         Raises:
             ArtifactError: this artifact does not take images.
-            ConfigurationError: the file is not an image, or is damaged.
+            ConfigurationError: the file is not an image, is damaged, or is too large.
         """
-        return open_image(path, self.apply)
+        return open_image(path, self.apply, self._working_bytes)
 
     def apply(self, image: Image.Image) -> np.ndarray:
         """Preprocess an image, (C, H, W) float32: normalized, or pixels in [0, 1] if the artifact normalizes.
@@ -81,7 +89,9 @@ class ImagePreprocessor:
         Raises:
             ArtifactError: this artifact does not take images.
         """
-        pixels = np.asarray(self._cut(image.convert(self._mode)), np.float32) / np.float32(255)
+        mode = self._mode
+        converted = image if image.mode == mode else image.convert(mode)  # a copy takes as much memory again
+        pixels = np.asarray(self._cut(converted), np.float32) / np.float32(255)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if self.color_order == "BGR":
             pixels = pixels[::-1]
@@ -120,17 +130,43 @@ class ImagePreprocessor:
 
     def _cut(self, image: Image.Image) -> Image.Image:
         """The image resized and cropped to the input size by timm's crop mode."""
-        size = self.data_config.input_size[1:]
-        scaled = self.data_config.scaled_size
-        if self.data_config.crop_mode == "squash":
-            return _center_crop(self._resize(image, scaled), size, 0)
+        fill: int | tuple[int, ...] = 0
         if self.data_config.crop_mode == "border":
             fill = tuple(round(255 * value) for value in self.border_color)
-            return _center_crop(self._resize(image, _keeping_ratio(image, scaled, max)), size, fill)
-        target = (
-            _shortest_edge(image, scaled[0]) if scaled[0] == scaled[1] else _keeping_ratio(image, scaled, min)
+        resized = self._resize(image, self._resized_size(image))
+        return _center_crop(resized, self.data_config.input_size[1:], fill)
+
+    def _resized_size(self, image: Image.Image) -> tuple[int, int]:
+        """(height, width) of the image before it is cropped, by timm's crop mode."""
+        scaled = self.data_config.scaled_size
+        if self.data_config.crop_mode == "squash":
+            return scaled
+        if self.data_config.crop_mode == "border":
+            return _keeping_ratio(image, scaled, max)
+        if scaled[0] == scaled[1]:
+            return _shortest_edge(image, scaled[0])
+        return _keeping_ratio(image, scaled, min)
+
+    def _working_bytes(self, image: Image.Image) -> int:
+        """The memory for resizing an image and converting the result to floats.
+
+        Raises:
+            ValueError: its shape is so extreme that it grows far beyond the input size when it is resized.
+        """
+        height, width = self._resized_size(image)
+        # Pillow resizes the rows first.
+        between = width * image.height if (width != image.width and height != image.height) else 0
+        most = max(
+            _SMALL_PIXELS, image.width * image.height, _MOST_GROWTH * math.prod(self.data_config.scaled_size)
         )
-        return _center_crop(self._resize(image, target), size, 0)
+        pixels = max(width * height, between)
+        if pixels > most:
+            size = " x ".join(map(str, self.data_config.input_size[1:]))
+            raise ValueError(
+                f"its {image.width:,} x {image.height:,} pixels are resized to {pixels:,} before they are cropped to "
+                f"{size}, and at most {most:,} are computed"
+            )
+        return _PIXEL_BYTES * (width * height + between) + 16 * math.prod(self.data_config.input_size)
 
     def _resize(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
         from PIL import Image

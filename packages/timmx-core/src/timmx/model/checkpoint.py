@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import pickletools
 import re
+import struct
 import zipfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import brief
+from timmx.base import brief, memory_bytes, open_file, size_text
 from timmx.errors import ConfigurationError, ModelError, TimmxError
 from timmx.model.build import first_line
 
@@ -99,7 +101,7 @@ def check_content(path: Path, where: str, what: str) -> None:
         ConfigurationError: the file is missing, empty, or a Git LFS pointer.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(64)
     except OSError as exc:
         raise ConfigurationError(
@@ -159,14 +161,15 @@ _SAVE_AGAIN = "save model.state_dict() with torch.save or safetensors"
 
 
 def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if use_ema:
         raise ModelError(
             f"{path} has no EMA weights: a safetensors file holds one set of weights",
             hint="leave --use-ema out",
         )
+    _check_size(path, ModelError)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as exc:
@@ -216,11 +219,13 @@ def read_pickle(path: Path, hint: str, error: type[TimmxError]) -> Any:
     Raises:
         TimmxError: `error`; the file is damaged, is not from torch.save, or would run code.
     """
+    _check_size(path, error)
+    is_zip = _check_archive(path, hint, error)
     import torch
 
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as exc:
         named = re.search(r"GLOBAL ([\w.]+)", str(exc))
         culprit = named[1] if named else _first_global(path)
@@ -241,11 +246,67 @@ def read_pickle(path: Path, hint: str, error: type[TimmxError]) -> Any:
         raise error(f"{path} is damaged or not a file of torch.save{reason}", hint=hint) from exc
 
 
+def _check_size(path: Path, error: type[TimmxError]) -> None:
+    """Check that a file of tensors fits into this machine's memory, before its header or pickle allocates them.
+
+    A file of a few blocks on disk can have any size.
+
+    Raises:
+        TimmxError: `error`; it does not fit.
+    """
+    size, memory = path.stat().st_size, memory_bytes()
+    if memory is not None and size > memory:
+        raise error(
+            f"{path} has {size_text(size)}, and this machine has {size_text(memory)} of memory",
+            hint="use a machine with more memory, or save only the weights of the model",
+        )
+
+
+_LARGEST_PICKLE = 2**28
+_MOST_MEMBERS = 200_000
+"""Limits of an archive of torch.save: bytes of the member that describes its tensors, and the number of members."""
+
+
+def _check_archive(path: Path, hint: str, error: type[TimmxError]) -> bool:
+    """Check the sizes that a ZIP archive states before PyTorch allocates them; whether it is one.
+
+    torch.save compresses nothing. A compressed member of a few MB can have any size.
+
+    Raises:
+        TimmxError: `error`; the archive is damaged, or a member is compressed or too large.
+    """
+    with open_file(path) as file:
+        if not zipfile.is_zipfile(file):
+            return False
+        try:
+            members = zipfile.ZipFile(file).infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as exc:
+            raise error(
+                f"{path} is damaged or not a file of torch.save: {first_line(exc)}", hint=hint
+            ) from exc
+        size = os.fstat(file.fileno()).st_size
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise error(f"{path} is a TorchScript program, not tensors", hint=hint)
+    for member in members:
+        name = brief(member.filename)
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            raise error(f"{path} is not a file of torch.save: its member {name} is compressed", hint=hint)
+        if member.file_size > (_LARGEST_PICKLE if member.filename.endswith(".pkl") else size):
+            raise error(
+                f"{path} is damaged or not a file of torch.save: its member {name} has "
+                f"{size_text(member.file_size)}",
+                hint=hint,
+            )
+    if len(members) > _MOST_MEMBERS or sum(member.file_size for member in members) > size:
+        raise error(f"{path} is damaged or not a file of torch.save: its members overlap", hint=hint)
+    return True
+
+
 def _first_global(path: Path) -> str:
     """The first import of a pickle, found without running it; empty if it imports nothing."""
     words: list[str] = []
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             for operation, argument, _ in pickletools.genops(file):
                 if operation.name == "GLOBAL":
                     return str(argument).replace(" ", ".")

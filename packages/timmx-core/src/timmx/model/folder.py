@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from timmx.base import check_path, parse_json, size_text
+from timmx.base import check_path, parse_json, read_file
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model.config import ModelConfig
 
@@ -47,13 +47,7 @@ def read_local_config(folder: Path, where: str | None = None) -> ModelConfig:
         raise ConfigurationError(f"{where}: {folder} {what}", hint="name a folder with a config.json")
     path = folder / "config.json"
     try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            raise ConfigurationError(
-                f"{path} has {size_text(path.stat().st_size)}, and a config.json at most "
-                f"{size_text(_LARGEST_CONFIG)}",
-                hint=_WRITE_FOLDER,
-            )
-        config = parse_json(path.read_text(encoding="utf-8-sig"))
+        config = parse_json(read_file(path, _LARGEST_CONFIG).decode("utf-8-sig"))
     except FileNotFoundError as exc:
         raise ConfigurationError(
             f"{where} has no config.json",
@@ -61,7 +55,8 @@ def read_local_config(folder: Path, where: str | None = None) -> ModelConfig:
         ) from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(
-            f"{path} cannot be read: {exc}", hint="check its permissions, and that it is UTF-8 text"
+            f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}",
+            hint="check its permissions, and that it is UTF-8 text",
         ) from exc
     except json.JSONDecodeError as exc:
         raise ConfigurationError(

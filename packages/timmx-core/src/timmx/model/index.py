@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import importlib_metadata
 import platformdirs
 
-from timmx.base import atomic_write, brief, parse_json
+from timmx.base import atomic_write, brief, parse_json, read_file
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model.folder import read_local_config
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from timmx.contract import ExportRequest
 
 _SCHEMA = 1
+_LARGEST_INDEX = 16 * 10**6
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def _cache_path() -> Path | None:
 
 def _read(path: Path) -> Index | None:
     try:
-        data = parse_json(path.read_bytes())
+        data = parse_json(read_file(path, _LARGEST_INDEX))
         if data["schema"] != _SCHEMA:
             return None
         models = {

@@ -9,11 +9,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import brief, check_path, counted, is_utf8, parse_json, reporter
+from timmx.base import brief, check_path, counted, is_utf8, parse_json, read_file, reporter
 from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+_LARGEST_LABELS = 16 * 10**6
+"""In bytes. The names and descriptions of ImageNet-22k's classes have 3 MB."""
 
 
 def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ...]:
@@ -37,7 +40,7 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
     where = f"--labels {path}"
     check_path(path, "--labels")
     try:
-        data = path.read_bytes()
+        data = read_file(path, _LARGEST_LABELS)
     except OSError as exc:
         raise ConfigurationError(
             f"{where} cannot be read: {exc.strerror or exc}", hint="check the path and its permissions"

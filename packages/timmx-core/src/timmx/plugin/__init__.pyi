@@ -1,8 +1,14 @@
+from timmx.artifact import is_own as is_own, remember_own as remember_own
 from timmx.base import (
+    NotRegularFile as NotRegularFile,
     Reporter as Reporter,
     atomic_write as atomic_write,
     check_companion as check_companion,
     door as door,
+    open_file as open_file,
+    parse_json as parse_json,
+    path_problem as path_problem,
+    read_file as read_file,
     reporter as reporter,
     require_file as require_file,
     sha256 as sha256,

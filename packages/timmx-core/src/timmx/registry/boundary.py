@@ -18,7 +18,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
-from timmx.base import shown
+from timmx.base import announce, shown
 from timmx.contract import Capabilities, ExportBackend, Exported, Problem, Runner, Snippet, TensorSpec
 from timmx.errors import PluginError, Terminated, TimmxError, one_line
 from timmx.registry.options import option_specs
@@ -140,6 +140,8 @@ def _watch(value: Any, contract: type, checks: Mapping[str, Check], plugin: str)
         @functools.wraps(inherited)
         def call(self: Any, *arguments: Any, **options: Any) -> Any:
             function = getattr(super(watched, self), name)
+            if name in _OPENS and not _thread.in_method:
+                announce(self.runtime or f"the runtime of {plugin}", Path(*arguments[:1]).name)
             return _call(plugin, name, checks[name], function, *arguments, **options)
 
         return call
@@ -180,6 +182,7 @@ def _ended(plugin: str, name: str, exc: SystemExit) -> PluginError:
     return PluginError(plugin, f"{name} called {call}({status})")
 
 
+_OPENS = ("open", "open_exported")
 _RUNS = ("run", "run_intermediates")
 """A runtime raises any exception for a file that it cannot run, which says nothing about the plugin: the callers turn
 it into an ArtifactError. They watch exits too: it takes 5 us, which `timmx bench` would measure."""
@@ -352,6 +355,7 @@ _ATTRIBUTES: dict[str, Check] = {
     "options": _options,
     "capabilities": _is(Capabilities, expected="a Capabilities"),
     "caveat": _is(str, expected="a text"),
+    "runtime": _is(str, expected="a text"),
     "snippet_languages": _all(str, "a tuple of texts"),
     "toolchain": _all(str, "a tuple of texts"),
 }

@@ -28,41 +28,53 @@ def probe_backends(timeout_s: float = TIMEOUT_S) -> list[BackendEntry]:
         timeout_s: seconds after which a backend that still loads is stopped.
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
-        backends = list(pool.map(lambda entry: _probe(entry, timeout_s), entries()))
+        children: set[subprocess.Popen[str]] = set()
+        try:
+            backends = list(pool.map(lambda entry: _probe(entry, timeout_s, children), entries()))
+        except BaseException:  # Ctrl-C or SIGTERM does not wait for a backend that hangs
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in tuple(children):
+                child.kill()
+            raise
     return [*backends, *unreadable()]
 
 
-def _probe(entry: BackendEntry, timeout_s: float) -> BackendEntry:
+def _probe(entry: BackendEntry, timeout_s: float, children: set[subprocess.Popen[str]]) -> BackendEntry:
     if entry.state not in (State.AVAILABLE, State.DUPLICATE):
         return entry
-    result = _run_child(entry, timeout_s)
+    result = _run_child(entry, timeout_s, children)
     if entry.state is State.DUPLICATE:  # the name stays ambiguous, even if the backend loads
         return replace(entry, contract=result.get("contract"))
     return replace(entry, **(result | {"state": State(result["state"])}))
 
 
-def _run_child(entry: BackendEntry, timeout_s: float) -> dict[str, Any]:
+def _run_child(entry: BackendEntry, timeout_s: float, children: set[subprocess.Popen[str]]) -> dict[str, Any]:
     fix = f"reinstall it (uv pip install --reinstall {entry.distribution}), or report it to its authors"
     command = [sys.executable, "-m", "timmx.registry.probe", entry.selector]
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # The current folder may be untrusted, and is not searched for modules.
+        env=os.environ | {"PYTHONSAFEPATH": "1"},
+    )
+    children.add(child)
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            stdin=subprocess.DEVNULL,
-            # The current folder may be untrusted, and is not searched for modules.
-            env=os.environ | {"PYTHONSAFEPATH": "1"},
-            check=False,
-        )
+        output, errors = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
         reason = f"loading it took more than {timeout_s:g} s, so it was stopped."
         return {"state": State.BROKEN, "reason": reason, "fix": fix}
+    finally:
+        children.discard(child)
     try:
-        return json.loads(done.stdout)
+        return json.loads(output)
     except json.JSONDecodeError:
-        last = done.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+        last = errors.strip().splitlines()[-1:] or ["it printed nothing"]
+        how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit status {child.returncode}"
         reason = f"loading it ended the process with {how}: {last[0]}."
         return {"state": State.BROKEN, "reason": reason, "fix": fix}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from timmx.plugin import open_file
 
 from timmx_coreml.blob_layout import ALIGNMENT, HEADER, RECORD, SENTINEL, VERSION, blob_path
 from timmx_coreml.errors import damaged
@@ -98,7 +99,7 @@ class WeightFiles:
 
     def _open(self, name: str, where: str) -> mmap.mmap:
         path = blob_path(self._folder, name, where)
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             # Copy-on-write because torch warns about read-only buffers; nothing is written.
             file = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         version = HEADER.unpack_from(file)[1]

@@ -243,6 +243,10 @@ def _immediate(value: Any, shape: tuple[int, ...], kind: DataType, where: str) -
     return torch.tensor(list(elements), dtype=kind.torch).reshape(shape)
 
 
+_LARGEST = 2**40
+"""Number of elements; torch overflows at 2**63."""
+
+
 def _tensor_type(message: Any, where: str) -> TensorType:
     kind = data_type(message.dataType, where)
     shape: list[int | None] = []
@@ -253,6 +257,8 @@ def _tensor_type(message: Any, where: str) -> TensorType:
             return TensorType(kind, None)
         else:
             shape.append(None)
+    if math.prod(size or 1 for size in shape) > _LARGEST:
+        raise damaged(f"{where} declares a tensor of {' x '.join(str(size or '?') for size in shape)}")
     if message.rank not in (len(shape), -1):
         raise damaged(f"{where} declares rank {message.rank} and {len(shape)} dimensions")
     return TensorType(kind, tuple(shape))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import MANIFEST_NAME, backend_for, recall
-from timmx.base import artifact_size
+from timmx.base import artifact_size, require_artifact
 from timmx.contract import ExportRequest, Metadata
 from timmx.errors import ArtifactError, BackendError, ConfigurationError, TimmxError
 from timmx.exporting import default_name
@@ -211,6 +211,7 @@ def _recorded(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
                 left_out.append((path.name, exc))
             continue
         try:
+            require_artifact(path)
             content = backend.read_metadata(path)
             if not content:
                 raise ArtifactError("timmx did not write it", hint="export the model again with timmx")

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
-from timmx.base import check_path, counted, reporter
+from timmx.base import check_path, counted, open_file, read_file, reporter, size_text
 from timmx.errors import ConfigurationError
 from timmx.inputs import IMAGE_SUFFIXES, list_images, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
 _COLUMNS = ("path", "label")
+_LARGEST_CLASS_MAP = 16 * 10**6
 _NAMED = 5
 """Maximum number of names from each side in an error."""
 
@@ -207,8 +212,8 @@ def _natural_key(text: str) -> list[tuple[bool, int, str]]:
 
 def _csv_rows(file: Path) -> list[Row]:
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream)
+        with open_file(file) as stream:
+            reader = csv.reader(_lines(stream))
             lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         reason = getattr(exc, "strerror", None) or exc
@@ -248,8 +253,35 @@ def _csv_rows(file: Path) -> list[Row]:
     return rows
 
 
+_LARGEST_CSV = 10**9
+_MOST_LINES = 10**7
+_LONGEST_LINE = 2**17
+"""Limits of a CSV: its size in bytes, its lines, which take about 400 bytes each, and their lengths."""
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    """The lines of a CSV in UTF-8.
+
+    Raises:
+        csv.Error: the file is too large, or a line is too long.
+    """
+    size = os.fstat(stream.fileno()).st_size
+    if size > _LARGEST_CSV:
+        raise csv.Error(f"it has {size_text(size)}, and at most {size_text(_LARGEST_CSV)} are read")
+    text = io.TextIOWrapper(stream, newline="", encoding="utf-8-sig")
+    for number in count(1):
+        line = text.readline(_LONGEST_LINE + 1)
+        if not line:
+            return
+        if len(line) > _LONGEST_LINE:
+            raise csv.Error(f"line {number} has more than {_LONGEST_LINE:,} characters")
+        if number > _MOST_LINES:
+            raise csv.Error(f"it has more than {_MOST_LINES:,} lines")
+        yield line
+
+
 def _check_exist(file: Path, images: Sequence[LabelledImage]) -> None:
-    missing = [image.name for image in images if not _is_file(image.path)]
+    missing = [image.name for image in images if not _may_be_image(image.path)]
     if missing:
         raise ConfigurationError(
             f"--data {file} names {counted(len(images), 'image')}, of which {len(missing)} do not exist: "
@@ -258,9 +290,10 @@ def _check_exist(file: Path, images: Sequence[LabelledImage]) -> None:
         )
 
 
-def _is_file(path: Path) -> bool:
+def _may_be_image(path: Path) -> bool:
+    """Whether something other than a folder exists there; what is not a file is reported as an unreadable image."""
     try:
-        return path.is_file()
+        return path.exists() and not path.is_dir()
     except OSError:  # such as a name that is too long
         return False
 
@@ -268,7 +301,8 @@ def _is_file(path: Path) -> bool:
 def _read_class_map(file: Path, num_classes: int) -> list[str]:
     """The data's class names in class order, in the format of `--class-map` of timm's validate.py."""
     try:
-        names = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+        text = read_file(file, _LARGEST_CLASS_MAP).decode("utf-8-sig")
+        names = [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as exc:
         reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
         raise ConfigurationError(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout, UnixFileLock
 
-from timmx.base import brief, check_path, parse_json, reporter
+from timmx.base import brief, check_path, open_file, parse_json, reporter, size_text, special_kind
 from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from timmx.tools.eval.dataset import Dataset, LabelledImage
 
 _KIND, _SCHEMA = "timmx eval", 2
+_LEAST_LIMIT = 2**26
+"""Bytes that a journal may have, and 4096 for each image; an answer takes about 150."""
 _READERS = ("subject", "second")
 
 
@@ -77,13 +79,15 @@ class Journal:
         target = Path(os.path.realpath(path))
         self._lock = FileLock(target.with_name(f".{target.name}.timmx-lock"))
         try:
+            if path.exists() and (kind := special_kind(path)):
+                raise ConfigurationError(f"--resume {path} is {kind}", hint="name a file")
             self._stream: IO[bytes] = path.open("a+b", buffering=0)
         except OSError as exc:
             raise self._failing(exc) from exc
         try:
             self._acquire_lock()
             self._stream.seek(0)
-            content = self._stream.read()
+            content = self._content()
             if first.startswith(content):  # new, or interrupted in the first line
                 self._stream.truncate(0)
                 self._stream.write(first)
@@ -122,6 +126,20 @@ class Journal:
             ) from exc
         except (OSError, NotImplementedError):  # a file system without locks
             return
+
+    def _content(self) -> bytes:
+        """The content of the file.
+
+        Raises:
+            ConfigurationError: it is larger than a journal of these images can be.
+        """
+        size, most = os.fstat(self._stream.fileno()).st_size, _LEAST_LIMIT + 4096 * len(self._images)
+        if size > most:
+            raise ConfigurationError(
+                f"--resume {self._path} has {size_text(size)}, and is not a journal of this evaluation",
+                hint="name another file",
+            )
+        return self._stream.read()
 
     def _close(self) -> None:
         self._stream.close()
@@ -295,7 +313,7 @@ def _is_index(value: Any, below: int) -> bool:
 def _content(image: LabelledImage) -> str:
     """A hash of the file; empty if it cannot be opened, which equals no hash."""
     try:
-        with image.path.open("rb") as stream:
+        with open_file(image.path) as stream:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError:
         return ""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +19,6 @@ from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from concurrent.futures import Future
     from pathlib import Path
 
     from timmx.tools.subject.subject import Described, Subject
@@ -93,22 +96,67 @@ def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = No
 
 
 def _answers(subject: Subject, paths: Sequence[Path], workers: int) -> Iterator[Answer]:
-    pool = ThreadPoolExecutor(min(workers, max(len(paths), 1)), thread_name_prefix="timmx-decode")
+    decoders = _Decoders(subject, min(workers, max(len(paths), 1)))
     try:
         coming: deque[Future[np.ndarray | str]] = deque()
         left = iter(paths)
         for path in islice(left, subject.batch_size + workers):
-            coming.append(pool.submit(_read, subject, path))
+            coming.append(decoders.submit(path))
         for start in range(0, len(paths), subject.batch_size):
             batch = paths[start : start + subject.batch_size]
             inputs = []
             for _ in batch:
-                inputs.append(coming.popleft().result())
+                inputs.append(_result(coming.popleft()))
                 for path in islice(left, 1):
-                    coming.append(pool.submit(_read, subject, path))
+                    coming.append(decoders.submit(path))
             yield from _answer(subject, batch, inputs)
     finally:  # reached when the iterator is closed early and after Ctrl-C too
-        pool.shutdown(wait=True, cancel_futures=True)
+        decoders.close()
+
+
+def _result(future: Future[np.ndarray | str]) -> np.ndarray | str:
+    """Wait in short steps: a signal just before a wait without a timeout would be handled after it only."""
+    while not future.done():
+        wait([future], timeout=0.2)
+    return future.result()
+
+
+_CLOSING_S = 0.5
+"""How long closing waits for images that are being decoded. A large one takes seconds, and Ctrl-C does not wait."""
+
+
+class _Decoders:
+    """Threads that decode images, in order. Unlike those of ThreadPoolExecutor, they do not keep the process alive."""
+
+    def __init__(self, subject: Subject, count: int) -> None:
+        self._subject = subject
+        self._queue: SimpleQueue[tuple[Path, Future[np.ndarray | str]] | None] = SimpleQueue()
+        self._threads = [
+            Thread(target=self._decode, name=f"timmx-decode-{number}", daemon=True) for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, path: Path) -> Future[np.ndarray | str]:
+        future: Future[np.ndarray | str] = Future()
+        self._queue.put((path, future))
+        return future
+
+    def close(self) -> None:
+        """Drop the images that wait, and end the threads."""
+        with suppress(Empty):
+            while True:
+                self._queue.get_nowait()
+        for _ in self._threads:
+            self._queue.put(None)
+        deadline = time.monotonic() + _CLOSING_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _decode(self) -> None:
+        while (item := self._queue.get()) is not None:
+            path, future = item
+            future.set_result(_read(self._subject, path))
 
 
 def _read(subject: Subject, path: Path) -> np.ndarray | str:
