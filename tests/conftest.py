@@ -140,7 +140,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory):
 def digits(shared) -> str:
     """The committed model, trained on handwritten digits, as `local-dir:`, with two samples of each class.
 
-    Verification on all 500 samples takes seconds in each export; `tests/examples/test_digits.py` uses them all.
+    Verification on all 500 samples takes seconds in each export; `tests/trt/test_typed.py` uses them all.
     """
 
     def fill(folder: Path) -> None:

@@ -48,6 +48,7 @@ EVERYWHERE = {
     r"end what else runs": "stop other processes",
     r"nobody (knows|says|asks|could|needs)": "unknown, not stated",
     r"the likeliest": "the most likely",
+    r"strangers?": "untrusted file, untrusted folder",
     r"averaged weights": "EMA weights",
     r"class numbers?": "class index",
     r"hub ids?": "Hugging Face model id",
@@ -98,7 +99,9 @@ def tracked(*patterns: str) -> tuple[Path, ...]:
 
 
 def documents() -> list[Path]:
-    return [path for path in tracked("*.md") if path.name != "AGENTS.md"]
+    """Texts, and settings and pages with comments."""
+    patterns = ("*.md", "*.toml", "*.yml", "*.yaml", "*.txt", "*.css", "*.js", "*.html", "*.template", ".ci/run")
+    return [path for path in tracked(*patterns) if path.name != "AGENTS.md"]
 
 
 def sources() -> list[Path]:

@@ -95,7 +95,7 @@ def test_suffix_name_and_companions_are_in_the_project(run_timmx, tmp_path: Path
         (["--suffix", ".onnx"], "one of timmx's own backends opens such files"),
         (["--companion", "bin"], "--companion 'bin' is invalid"),
         (["--suffix", ".xml", "--companion", ".xml"], "the suffixes .xml, .xml are not unique"),
-        (["--name", 'a"b'], "hint: write it as the format's users do"),
+        (["--name", 'a"b'], "hint: use the format's usual spelling"),
     ],
 )
 def test_suffixes_and_names_that_are_refused(run_timmx, tmp_path: Path, words: list[str], reason: str):

@@ -246,7 +246,7 @@ def test_an_invalid_device_or_thread_count_is_refused(export, tmp_path):
         timmx.open(path, device="tpu")
     with pytest.raises(ConfigurationError, match="runs on the device cpu here, not on cuda"):
         timmx.open(path, device="cuda")
-    with pytest.raises(ConfigurationError, match="threads is 0, and must be 1 or more"):
+    with pytest.raises(ConfigurationError, match="threads is 0, but must be 1 or more"):
         timmx.open(path, threads=0)
     with timmx.open(path, device="cpu", threads=1) as runner:
         assert runner.outputs

@@ -82,6 +82,7 @@ def test_permission_bits_are_those_of_the_old_file_or_of_the_umask(tmp_path):
         os.umask(before)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no /dev")
 def test_a_device_and_a_pipe_are_written_directly(process, tmp_path):
     write(Path(os.devnull), "gone")
     assert Path(os.devnull).is_char_device()

@@ -188,7 +188,7 @@ def test_a_runtime_that_raises_is_an_error_of_the_file(run):
     """Runtimes raise any exception for a file that they cannot run."""
     done, _ = run("run", "raise RuntimeError('inside out')")
     assert done.exit_code == 2
-    assert "model.fake fails at a batch of 1: RuntimeError: inside out" in done.stderr
+    assert "model.fake fails at batch size 1: RuntimeError: inside out" in done.stderr
 
 
 WRONG = [
@@ -464,7 +464,7 @@ def test_backends_shows_damaged_distributions(tmp_path, monkeypatch, run_timmx):
     for name in DAMAGE:
         install_damaged(tmp_path / "site", name)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setattr(probe, "_probe", lambda entry, timeout_s: entry)
+    monkeypatch.setattr(probe, "_probe", lambda entry, *_: entry)
     shown = run_timmx("backends")
     assert shown.exit_code == 0
     for name, (file, _) in DAMAGE.items():

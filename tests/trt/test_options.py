@@ -86,7 +86,7 @@ def test_wrong_options_are_refused_with_a_hint(tmp_path, monkeypatch, options, w
         (
             "test_resnet",
             {"from_onnx": "notes.txt"},
-            "takes the place of MODEL, but test_resnet is given too\nhint: leave test_resnet out",
+            "is used instead of MODEL, but test_resnet is given too\nhint: leave test_resnet out",
         ),
         (None, {"from_onnx": "notes.txt", "softmax": True}, "--softmax applies to a model"),
     ],

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
 _LEAST_ROW_DB = 40.0
-"""The lowest ratio between the outputs for equal rows of one batch, which the same kernels compute."""
+"""The lowest ratio between the outputs for identical rows of one batch, which the same kernels compute."""
 
 
 class EngineRunner(Runner):
@@ -140,7 +140,7 @@ class NewEngineRunner(EngineRunner):
             ratio = worst_db([first], [output.astype(np.float32)])
             if not ratio >= _LEAST_ROW_DB:
                 raise VerificationError(
-                    f"the engine gives different outputs for {len(output)} equal rows of one batch "
+                    f"the engine gives different outputs for {len(output)} identical rows of one batch "
                     f"({name}: {ratio:.1f} dB), which is a bug in this TensorRT",
                     hint="try another TensorRT version, --opt-level or --mode",
                 )

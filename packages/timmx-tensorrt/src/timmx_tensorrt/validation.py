@@ -130,7 +130,7 @@ def check_repository(output: Path, options: TensorRTOptions) -> None:
         if path is not None and path.resolve().is_relative_to(folder.resolve()):
             raise ConfigurationError(
                 f"{flag} {path} is in {folder}, which --triton replaces as a whole",
-                hint="choose another place",
+                hint="choose another path",
             )
     if name := triton.foreign_entry(folder):
         raise ConfigurationError(
@@ -152,7 +152,7 @@ def _check_timing_cache(path: Path) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigurationError(
             f"--timing-cache {path} cannot be written: {folder} is not a writable folder",
-            hint="choose another place",
+            hint="choose another path",
         )
 
 

@@ -184,7 +184,7 @@ def _against_lines(evaluation: Evaluation, other: Comparison) -> list[str]:
         "  ".join(("agree", _share(other.agreement, other.agreement_interval))),
     ]
     if not other.disagreements:
-        return [*lines, "All images are classified alike."]
+        return [*lines, "Both classify all images the same way."]
     rows = [
         (
             item.image,

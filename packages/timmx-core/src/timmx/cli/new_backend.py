@@ -67,7 +67,7 @@ class NewBackend:
         if self.title and not _TITLE.fullmatch(self.title):
             raise ConfigurationError(
                 f"--name {self.title!r} is invalid: a name has up to 40 letters, digits, spaces, dots, + and -",
-                hint="write it as the format's users do, such as --name OpenVINO",
+                hint="use the format's usual spelling, such as --name OpenVINO",
             )
         for flag, suffix in (("--suffix", self.suffix), *(("--companion", item) for item in self.companions)):
             if suffix and not _SUFFIX.fullmatch(suffix):
@@ -77,7 +77,7 @@ class NewBackend:
                 )
         if self.suffix in _our_suffixes():
             raise ConfigurationError(
-                f"--suffix {self.suffix} is taken: one of timmx's own backends opens such files",
+                f"--suffix {self.suffix} is already used by one of timmx's own backends",
                 hint="choose another suffix",
             )
         all_suffixes = (self.artifact_suffix, *self.companions)

@@ -51,7 +51,7 @@ def create_command(backend: ExportBackend) -> Callable[..., ExportResult]:
             )
         if request.model is not None and source is not None:
             raise ConfigurationError(
-                f"{source} takes the place of MODEL, but {request.source} is given too",
+                f"{source} is used instead of MODEL, but {request.source} is given too",
                 hint=f"leave {request.source} out, or leave out the option that names the file",
             )
         result = export(backend, request, options)

@@ -229,7 +229,9 @@ def _verify(
         reasons = [report.reason, *(note.rstrip(".") for note in report.notes)]
         if calibrated_on:
             reasons.append(f"It was calibrated on {calibrated_on}: inputs of another kind can cause this")
-        hint = "try another precision, set another floor with --min-snr, or publish without proof with --no-verify"
+        hint = (
+            "try another precision, set another floor with --min-snr, or skip verification with --no-verify"
+        )
         if any(output.vacuous for output in report.outputs):
             hint = f"check that the weights are trained and the images of --verify-data differ; or {hint}"
         raise VerificationError(

@@ -164,7 +164,7 @@ class ImagePreprocessor:
             size = " x ".join(map(str, self.data_config.input_size[1:]))
             raise ValueError(
                 f"its {image.width:,} x {image.height:,} pixels are resized to {pixels:,} before they are cropped to "
-                f"{size}, and at most {most:,} are computed"
+                f"{size}; the limit is {most:,}"
             )
         return _PIXEL_BYTES * (width * height + between) + 16 * math.prod(self.data_config.input_size)
 

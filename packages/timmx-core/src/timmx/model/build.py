@@ -50,7 +50,7 @@ def check_model_kwargs(kwargs: Mapping[str, Any]) -> None:
     for key in kwargs:
         if key in FLAGS:
             raise ConfigurationError(
-                f"--model-kwargs {key}=... has an option of its own", hint=f"use {FLAGS[key]} instead"
+                f"--model-kwargs {key}=... is set by another option", hint=f"use {FLAGS[key]}"
             )
         if key in _INTERNAL:
             raise ConfigurationError(

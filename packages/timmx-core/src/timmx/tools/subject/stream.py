@@ -60,7 +60,7 @@ def open_for_stream(file: Described, batch_size: int | None = None) -> Subject:
         TimmxError: see `open_subject`.
     """
     assert file.path is not None, "a model is opened by open_model"
-    assert file.backend is not None, "whoever read the metadata is the backend"
+    assert file.backend is not None, "the backend that read the metadata"
     small = artifact_size(file.backend.files(file.path)) < _SMALL_BYTES
     return file.open(batch_size, threads=max(1, usable_cores() // 2) if small else None)
 
