@@ -100,7 +100,18 @@ def tracked(*patterns: str) -> tuple[Path, ...]:
 
 def documents() -> list[Path]:
     """Texts, and settings and pages with comments."""
-    patterns = ("*.md", "*.toml", "*.yml", "*.yaml", "*.txt", "*.css", "*.js", "*.html", "*.template", ".ci/run")
+    patterns = (
+        "*.md",
+        "*.toml",
+        "*.yml",
+        "*.yaml",
+        "*.txt",
+        "*.css",
+        "*.js",
+        "*.html",
+        "*.template",
+        ".ci/run",
+    )
     return [path for path in tracked(*patterns) if path.name != "AGENTS.md"]
 
 

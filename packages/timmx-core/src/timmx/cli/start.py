@@ -72,7 +72,7 @@ def _watch() -> int:
             signal.signal(getattr(signal, name), forward)
     child = subprocess.Popen(
         [sys.executable, *sys.orig_argv[1:]],
-        env=os.environ | {WATCHER: f"{theirs.fileno()}:{os.getpid()}"},
+        env=os.environ | {"PYTHONSAFEPATH": "1", WATCHER: f"{theirs.fileno()}:{os.getpid()}"},
         pass_fds=(theirs.fileno(),),
     )
     theirs.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.base import is_utf8, printable, why_not_in
-from timmx.errors import ArtifactError, ConfigurationError
+from timmx.errors import ArtifactError, ConfigurationError, PluginError
 from timmx.registry import known_backends
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _is_own_folder(backend: ExportBackend, folder: Path) -> bool:
     """Whether a folder holds timmx's metadata; in doubt it belongs to the user and is kept."""
     try:
         return bool(backend.read_metadata(folder))
-    except (ArtifactError, OSError, ValueError, LookupError):
+    except (ArtifactError, PluginError):  # a backend of files may not expect a folder
         return False
 
 
