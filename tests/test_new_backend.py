@@ -92,7 +92,7 @@ def test_suffix_name_and_companions_are_in_the_project(run_timmx, tmp_path: Path
             "--suffix 'xml' is invalid: a suffix is a dot and lower-case letters or digits",
         ),
         (["--suffix", ".XML"], "--suffix '.XML' is invalid"),
-        (["--suffix", ".onnx"], "one of timmx's own backends opens such files"),
+        (["--suffix", ".onnx"], "is already used by one of timmx's own backends"),
         (["--companion", "bin"], "--companion 'bin' is invalid"),
         (["--suffix", ".xml", "--companion", ".xml"], "the suffixes .xml, .xml are not unique"),
         (["--name", 'a"b'], "hint: use the format's usual spelling"),

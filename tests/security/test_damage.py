@@ -60,7 +60,7 @@ def test_manifests(tmp_path, refused, name):
 def test_model_without_outputs(tmp_path, refused):
     model = core_ml_network(lambda layer: layer.activation.ReLU.SetInParent())
     del model.description.output[:]
-    refused(core_ml_package(tmp_path, model), "does not describe a model")
+    refused(core_ml_package(tmp_path, model), "describes no output")
 
 
 def _weights(block, *, offset=64, name="@model_path/weights/weight.bin", sizes=(4,)):
