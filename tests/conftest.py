@@ -158,12 +158,11 @@ def digits(shared) -> str:
 @pytest.fixture(scope="session")
 def exported_digits(export, digits: str, shared):
     """The digits model as a verified file: (backend, **options) -> path. All tests share it, and must not change it."""
-    from timmx.registry import build, load, option_specs
+    from timmx.registry import load
+    from timmx.testing.base import output_suffix
 
     def make(backend: str, **options) -> Path:
-        subject = load(backend)
-        own = {name: value for name, value in options.items() if name in option_specs(subject.options)}
-        name = f"digits{subject.output_suffix(build(subject.options, own))}"
+        name = f"digits{output_suffix(load(backend), options)}"
         key = hashlib.sha256(repr((backend, sorted(options.items()))).encode()).hexdigest()[:16]
         return (
             shared(f"digits-{key}", lambda folder: export(backend, digits, folder / name, **options)) / name

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from timmx.artifact.exchange import exchange
-from timmx.base import NotRegularFile, open_file
+from timmx.base import NotRegularFile, open_file, parse_json
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -181,10 +181,10 @@ def _read(target: Path, private: Path) -> _Journal | None:
     if content is None:
         raise _refusal(target, private, "it is not a file")
     try:
-        journal = _Journal(**json.loads(content))
+        journal = _Journal(**parse_json(content, any_name=True))
         names = [*journal.old, *journal.new]
         hashes = [*journal.old.values(), *journal.new.values()]
-    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
+    except (ValueError, TypeError, AttributeError) as exc:
         raise _refusal(target, private, "it is damaged") from exc
     if target.name not in journal.new or not all(isinstance(value, str) for value in hashes):
         raise _refusal(target, private, "it is damaged")

@@ -19,7 +19,7 @@ from typing import Any
 from timmx.base import WATCHER, watcher
 
 _WATCHED = ("predict", "eval", "verify", "compare")
-"""`bench` has its own child processes, `inspect` loads no runtime, and an export opens only what it has written."""
+"""`bench` has its own child processes, `inspect` and `--help` load no runtime, and an export is not run in a child."""
 
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
 
@@ -40,11 +40,11 @@ def main() -> None:
 def _is_watchable() -> bool:
     """Whether this process can be started once more, by the command line that started it."""
     arguments = sys.argv[1:]
-    if os.name != "posix" or WATCHER in os.environ or not arguments or arguments[0] not in _WATCHED:
+    if os.name != "posix" or WATCHER in os.environ:
         return False
-    if (
-        sys.orig_argv[len(sys.orig_argv) - len(arguments) :] != arguments
-    ):  # main() was called by another program
+    if not arguments or arguments[0] not in _WATCHED or "--help" in arguments:
+        return False
+    if sys.orig_argv[-len(arguments) :] != arguments:  # main() was called by another program
         return False
     try:
         for descriptor in range(3):

@@ -159,7 +159,7 @@ class ConformanceBase:
             further = self.dynamic_batch_options if options.get("dynamic_batch") else {}
             chosen = dict(self.export_options) | further | options
             if "output" not in chosen:
-                chosen["output"] = folder / f"{name}{self.suffix(subject, chosen)}"
+                chosen["output"] = folder / f"{name}{output_suffix(subject, chosen)}"
             return subject.create_command()(model=model, **chosen)
 
         return run
@@ -244,12 +244,13 @@ class ConformanceBase:
         repeated: Repeated = _kept["repeated"]
         return repeated
 
-    def suffix(self, subject: ExportBackend, options: dict[str, Any]) -> str:
-        """The suffix of the file that these options write."""
-        from timmx.registry import build, option_specs
 
-        own = {name: value for name, value in options.items() if name in option_specs(subject.options)}
-        return subject.output_suffix(build(subject.options, own))
+def output_suffix(subject: ExportBackend, options: dict[str, Any]) -> str:
+    """The suffix of the file that a backend writes with these options, shared ones among them."""
+    from timmx.registry import build, option_specs
+
+    own = {name: value for name, value in options.items() if name in option_specs(subject.options)}
+    return subject.output_suffix(build(subject.options, own))
 
 
 def metadata_of(result: ExportResult) -> Metadata:

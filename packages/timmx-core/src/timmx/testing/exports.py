@@ -11,7 +11,15 @@ from timmx.contract import ExportRequest, OutputKind
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.exporting import export as run_export
 from timmx.registry import build, option_specs
-from timmx.testing.base import LABELS, ConformanceBase, Repeated, export_check, metadata_of, requires
+from timmx.testing.base import (
+    LABELS,
+    ConformanceBase,
+    Repeated,
+    export_check,
+    metadata_of,
+    output_suffix,
+    requires,
+)
 from timmx.testing.models import awakened_model
 
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ class ExportChecks(ConformanceBase):
     def test_a_folder_of_the_users_is_refused_and_stays(
         self, export: Export, subject: ExportBackend, tmp_path: Path
     ) -> None:
-        folder = tmp_path / f"mine{self.suffix(subject, dict(self.export_options))}"
+        folder = tmp_path / f"mine{output_suffix(subject, dict(self.export_options))}"
         folder.mkdir()
         (folder / "thesis.txt").touch()
         with pytest.raises(ArtifactError):

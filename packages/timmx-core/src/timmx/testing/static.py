@@ -16,7 +16,7 @@ from timmx import registry
 from timmx.contract import SUPPORTED_CONTRACTS, Capabilities, ExportRequest, Problem
 from timmx.errors import ConfigurationError
 from timmx.registry import REQUIRED, option_specs
-from timmx.testing.base import ConformanceBase
+from timmx.testing.base import ConformanceBase, output_suffix
 
 if TYPE_CHECKING:
     from timmx.contract import ExportBackend
@@ -51,7 +51,7 @@ class StaticChecks(ConformanceBase):
             assert suffix.startswith(".")
             assert len(suffix) > 1
         assert len(set(subject.suffixes)) == len(subject.suffixes)
-        assert self.suffix(subject, {}) in subject.suffixes
+        assert output_suffix(subject, {}) in subject.suffixes
 
     def test_options_are_explicit_and_documented(self, subject: ExportBackend) -> None:
         options = subject.options

@@ -29,23 +29,22 @@ class ToolChecks(ConformanceBase):
     def test_tools_take_the_artifact(
         self, classifier: ExportResult, subject: ExportBackend, tmp_path: Path
     ) -> None:
-        result = classifier
-        inspection = _json("inspect", result.path)
+        inspection = _json("inspect", classifier.path)
         assert inspection["model"]["architecture"] == "test_resnet"
         try:
-            subject.open(result.path, OpenSettings()).close()
+            subject.open(classifier.path, OpenSettings()).close()
         except RuntimeUnavailable as exc:
             pytest.skip(f"the artifact cannot be run here: {exc.message}")
-        images = _images(result, tmp_path / "images")
-        expected = self._predictions(subject, result, images)
-        predictions = _json("predict", result.path, tmp_path / "images")
+        images = _images(classifier, tmp_path / "images")
+        expected = self._predictions(subject, classifier, images)
+        predictions = _json("predict", classifier.path, tmp_path / "images")
         first = {item["path"]: item["predictions"][0] for item in predictions["images"]}
         assert {path: LABELS.index(entry["label"]) for path, entry in first.items()} == expected
         correct = sum(LABELS[number] in path for path, number in expected.items())
-        evaluation = _json("eval", result.path, "--data", tmp_path / "images")
+        evaluation = _json("eval", classifier.path, "--data", tmp_path / "images")
         accuracy = evaluation["count"], round(evaluation["top1"] * len(expected))
         assert accuracy == (len(expected), correct)
-        (case,) = _json("bench", result.path, "--seconds", "0.2")["cases"]
+        (case,) = _json("bench", classifier.path, "--seconds", "0.2")["cases"]
         assert case["error"] is None or not case["error"]
         assert case["p50_ms"] > 0
 
