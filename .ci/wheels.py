@@ -28,7 +28,7 @@ CLEAN = {
     for name, value in os.environ.items()
     if name not in ("PYTHONPATH", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONDONTWRITEBYTECODE")
 }
-"""Nothing of the checkout's environment may reach the one under test. Modules are compiled once per environment."""
+"""Nothing of the checkout's environment may reach the one under test."""
 checked = threading.local()
 """What this thread checks, for its lines."""
 LEFT_OUT = {"tensorrt": "tensorrt"}
@@ -40,29 +40,44 @@ ARGUMENTS = {"tensorrt": ["--onnx-only"]}
 def main(dist: Path) -> None:
     packages = sorted(path.name for path in (ROOT / "packages").iterdir() if path.name.startswith("timmx-"))
     backends = [name.removeprefix("timmx-") for name in packages if name != "timmx-core"]
-    with ThreadPoolExecutor(2) as pool:  # an export uses one core for most of its time
-        list(pool.map(partial(check_in_new_environment, dist), (None, *backends)))
+    with (
+        tempfile.TemporaryDirectory(prefix="timmx-wheels-") as folder,
+        ThreadPoolExecutor(
+            2, thread_name_prefix="lane"
+        ) as pool,  # an export uses one core for most of its time
+    ):
+        list(pool.map(partial(check_in_new_environment, dist, Path(folder)), (None, *backends)))
 
 
-def check_in_new_environment(dist: Path, backend: str | None) -> None:
+def check_in_new_environment(dist: Path, folder: Path, backend: str | None) -> None:
+    """Check a backend in an empty environment, in this thread's folder.
+
+    The environments of a thread have one path, so torch, for example, is compiled once for them and not once in each.
+    """
     began = time.monotonic()
     checked.name = backend or "the core alone"
-    with tempfile.TemporaryDirectory(prefix="timmx-wheels-") as folder:
-        check(backend, dist, Path(folder))
+    lane = folder / threading.current_thread().name
+    check(backend, dist, lane / "check", CLEAN | {"PYTHONPYCACHEPREFIX": str(lane / "bytecode")})
+    shutil.rmtree(lane / "check")
     print(f"{checked.name}: {time.monotonic() - began:.0f} s", flush=True)
 
 
-def check(backend: str | None, dist: Path, folder: Path) -> None:
+def check(backend: str | None, dist: Path, folder: Path, variables: dict[str, str]) -> None:
     """One environment with the core and at most one backend."""
     environment, empty = folder / "environment", folder / "empty"
-    empty.mkdir()
+    empty.mkdir(parents=True)
     packages = ["timmx-core", *([f"timmx-{backend}"] if backend else [])]
     install(environment, dist, *packages, leave_out=LEFT_OUT.get(backend or ""))
     scripts = environment / ("Scripts" if os.name == "nt" else "bin")
 
     def timmx(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [scripts / "timmx", *arguments], cwd=empty, env=CLEAN, text=True, capture_output=True, check=False
+            [scripts / "timmx", *arguments],
+            cwd=empty,
+            env=variables,
+            text=True,
+            capture_output=True,
+            check=False,
         )
 
     installed = installed_backends(timmx("backends", "--json"))
