@@ -107,7 +107,8 @@ def test_a_timm_training_checkpoint_sets_the_data_config(tmp_path, trained):
     assert not any("--use-ema" in note for note in ema.notes)
     assert plain.data_config.mean == (0.1, 0.2, 0.3)
     assert plain.data_config.crop_pct == 0.8
-    assert any("96 x 96" in note and "--input-size 3 96 96" in note for note in plain.notes)
+    assert plain.data_config.input_size == (3, 96, 96)
+    assert any("input size 96 x 96, mean (0.1, 0.2, 0.3), crop_pct 0.8" in note for note in plain.notes)
 
 
 def test_missing_averaged_weights_are_reported(tmp_path, trained):

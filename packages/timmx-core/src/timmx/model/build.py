@@ -58,6 +58,11 @@ def check_model_kwargs(kwargs: Mapping[str, Any]) -> None:
             )
 
 
+def can_be_trained_with(key: str) -> bool:
+    """Whether an argument of create_model may come from the options of a checkpoint's training."""
+    return key in ("num_classes", "in_chans", "img_size") or not (key in FLAGS or key in _INTERNAL)
+
+
 def create(name: str, arguments: Mapping[str, Any], meta: bool = False) -> nn.Module:
     """Create a timm model in eval mode.
 

@@ -24,8 +24,16 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
-_PLAIN = ("state_dict", "model", "model_state_dict")
+_PLAIN = ("state_dict", "model_state_dict")
+"""Names that say what they hold: other tensors next to them are not weights."""
 _AVERAGED = ("state_dict_ema", "model_ema")
+_MODEL_ARGUMENTS = {
+    "gp": "global_pool",
+    "bn_eps": "bn_eps",
+    "num_classes": "num_classes",
+    "in_chans": "in_chans",
+}
+"""Options of timm's train.py that it passes to create_model under these names, besides `model_kwargs`."""
 _WRAPPERS = ("module.", "_orig_mod.")
 """Left by DistributedDataParallel and by torch.compile, in either order."""
 
@@ -47,6 +55,20 @@ class Checkpoint:
     architecture: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """The arguments of create_model in `args` that change what the model computes."""
+        own = self.args.get("model_kwargs")
+        arguments = dict(own) if isinstance(own, dict) else {}
+        for key, argument in _MODEL_ARGUMENTS.items():
+            value = self.args.get(key)
+            if value is not None and value != "":
+                arguments[argument] = value
+        size = self.args.get("input_size")
+        if "in_chans" not in arguments and isinstance(size, (list, tuple)) and len(size) == 3:
+            arguments["in_chans"] = size[0]
+        return {key: value for key, value in arguments.items() if value is not None}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -116,8 +138,9 @@ def check_content(path: Path, where: str, what: str) -> None:
 def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
     """Read weights from a safetensors file, or from a pickle with `weights_only`, which runs no code.
 
-    Weights are under `state_dict`, `model` or `model_state_dict`, with `use_ema` under `state_dict_ema` or
-    `model_ema`; a file without these keys is read as a plain state dict.
+    Weights are under `state_dict` or `model_state_dict`, with `use_ema` under `state_dict_ema` or `model_ema`. In a
+    file without these keys they are under any key, such as `model` or `net`; if several keys hold tensors, each name
+    begins with its key. A file without such keys is a plain state dict.
 
     Raises:
         ConfigurationError: the file does not exist or cannot be a checkpoint.
@@ -131,15 +154,24 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
         raise ModelError(f"{path} holds a {type(content).__name__}, not a state dict", hint=_SAVE_AGAIN)
     averaged = next((key for key in _AVERAGED if isinstance(content.get(key), dict)), None)
     plain = next((key for key in _PLAIN if isinstance(content.get(key), dict)), None)
+    nested = {} if plain else {key: value for key, value in content.items() if _holds_tensors(key, value)}
     notes = []
     if use_ema and averaged is None:
         raise ModelError(f"{path} has no EMA weights (state_dict_ema)", hint="leave --use-ema out")
     if averaged and not use_ema:
-        if plain is None:
+        if plain is None and not nested:
             raise ModelError(f"{path} has only EMA weights ({averaged})", hint="add --use-ema to load them")
         notes.append(f"{path.name} also has EMA weights ({averaged}): --use-ema loads them.")
-    key = averaged if use_ema else plain
-    tensors = tensors_of(content[key] if key else content)
+    key = averaged if use_ema else plain or (next(iter(nested)) if len(nested) == 1 else None)
+    if key is None and nested:
+        held: Mapping[Any, Any] = {
+            f"{name}.{inner}": value for name, state in nested.items() for inner, value in state.items()
+        }
+    else:
+        held = content[key] if key else content
+    if quantized := next((name for name in held if "_packed_params" in str(name)), None):
+        raise ModelError(f"{path} is of a quantized model ({brief(quantized)})", hint=FLOATS_NEEDED)
+    tensors = tensors_of(held)
     _check_tensors(tensors, path)
     if not tensors:
         keys = ", ".join(
@@ -184,7 +216,7 @@ def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
 
 
 def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """Check that weights are dense real numbers.
+    """Check that weights are dense real numbers, and no integers.
 
     Raises:
         ModelError: the first tensor that is not.
@@ -201,8 +233,16 @@ def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
         kind = next((kind for kind, applies in kinds.items() if applies), None)
         if kind:
             raise ModelError(f"{path}: the tensor {brief(name)} is {kind}", hint=_SAVE_DENSE)
+        if not tensor.is_floating_point() and name.rpartition(".")[2] in _FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(f"{path}: the tensor {brief(name)} is {kind}, not float", hint=FLOATS_NEEDED)
 
 
+_FLOATS = ("weight", "bias", "running_mean", "running_var")
+"""Last parts of names of weights and statistics."""
+FLOATS_NEEDED = (
+    "export the float weights; the integers of a quantized model have scales, which timm's model lacks"
+)
 _SAVE_DENSE = "save dense float32 weights, with torch.save or safetensors"
 
 
@@ -328,6 +368,12 @@ def tensors_of(state: Mapping[Any, Any]) -> dict[str, Tensor]:
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, torch.Tensor)
     }
+
+
+def _holds_tensors(key: Any, value: Any) -> bool:
+    return (
+        isinstance(key, str) and key not in _AVERAGED and isinstance(value, dict) and bool(tensors_of(value))
+    )
 
 
 def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

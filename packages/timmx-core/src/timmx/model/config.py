@@ -34,10 +34,14 @@ class ModelConfig:
     Attributes:
         architecture: timm's name of the model.
         weights_name: the name of its weights file on the hub; None for timm's usual names.
+        arguments: of create_model.
+        rewritten: the content as timm can read it; None if it can read the file itself.
     """
 
     architecture: str
     weights_name: str | None
+    arguments: Mapping[str, Any]
+    rewritten: Mapping[str, Any] | None
 
     @classmethod
     def parse(cls, content: Any, where: str, hint: str) -> ModelConfig:
@@ -56,13 +60,33 @@ class ModelConfig:
             raise ConfigurationError(
                 f'{where}: its config.json does not name a timm "architecture", such as "resnet18"', hint=hint
             )
+        known = _for_timm(content)
+        rewritten = None if known.keys() == content.keys() else known
+        content = known
         check_keys(content, _TOP, f"{where}: config.json")
         model_args = content.get("model_args") or {}
         check_keys(model_args, _ARGUMENTS, f"{where}: config.json", "model_args.")
         check_arguments(model_args, f"{where}: config.json: model_args.")
         own = content.get("pretrained_cfg", content)
         check_keys(own, TIMM_CONFIG, f"{where}: config.json", "" if own is content else "pretrained_cfg.")
-        return cls(architecture=architecture, weights_name=own.get("hf_hub_filename"))
+        return cls(
+            architecture=architecture,
+            weights_name=own.get("hf_hub_filename"),
+            arguments=model_args,
+            rewritten=rewritten,
+        )
+
+
+def _for_timm(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json of transformers with timm's keys: without empty values, and with its class names."""
+    content = {key: value for key, value in content.items() if value is not None}
+    names = content.get("id2label")
+    if isinstance(names, Mapping) and "label_names" not in content and "model_type" in content:
+        names = {str(index): name for index, name in names.items()}
+        listed = [names.get(str(index)) for index in range(len(names))]
+        if all(isinstance(name, str) and name != f"LABEL_{index}" for index, name in enumerate(listed)):
+            content["label_names"] = listed
+    return content
 
 
 def check_timm_config(config: Mapping[str, Any], where: str) -> None:
@@ -86,7 +110,7 @@ def check_keys(values: Mapping[str, Any], rules: Mapping[str, Rule], where: str,
     """
     for key, rule in rules.items():
         value = values.get(key)
-        if (value is not None or (key in values and rule is _OBJECT)) and not rule.accepts(value):
+        if value is not None and not rule.accepts(value):
             raise ConfigurationError(
                 f"{where}: {prefix}{key} is {brief(value)}", hint=f"{prefix}{key} must be {rule.allowed}"
             )

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from timmx.errors import ModelError
-from timmx.model.build import cfg_of, create, create_features, seeded
+from timmx.base import brief
+from timmx.errors import ConfigurationError, ModelError
+from timmx.model.build import (
+    UnknownArgumentError,
+    can_be_trained_with,
+    cfg_of,
+    create,
+    create_features,
+    seeded,
+)
 from timmx.model.checkpoint import Checkpoint, read_checkpoint
-from timmx.model.fit import fit_state_dict
+from timmx.model.config import check_arguments, check_timm_config
+from timmx.model.fit import check_finite, check_types, fit_state_dict
 from timmx.model.input_size import size_arguments
 
 if TYPE_CHECKING:
@@ -30,6 +39,8 @@ class FilledModel:
         model: in eval mode on the CPU.
         in_chans: number of channels of its input.
         checkpoint: the user's weights file; None for other weights.
+        training_options: create_model's arguments that come from the options of the checkpoint's training.
+        trained_size: (channels, height, width) from there; None if the request states the size.
         seed: seed of random weights; None if there are none.
         notes: notes for the user.
     """
@@ -37,6 +48,8 @@ class FilledModel:
     model: nn.Module
     in_chans: int
     checkpoint: Checkpoint | None
+    training_options: Mapping[str, Any] = field(default_factory=dict)
+    trained_size: tuple[int, int, int] | None = None
     seed: int | None
     notes: tuple[str, ...]
 
@@ -53,16 +66,22 @@ def build_and_fill(request: ExportRequest, source: Source) -> FilledModel:
     with seeded(seed):
         if request.checkpoint is not None:
             checkpoint = read_checkpoint(request.checkpoint, request.use_ema)
+            plan = _as_trained(plan, checkpoint, request, source)
             model, notes = plan.fill_from_checkpoint(checkpoint)
+            check_finite(model, checkpoint.path)
             return FilledModel(
                 model=model,
                 in_chans=plan.channels(model),
                 checkpoint=checkpoint,
+                training_options=plan.training_options,
+                trained_size=plan.trained_size,
                 seed=None,
                 notes=(*checkpoint.notes, *notes),
             )
         if source.weights is not None:
-            model, notes = plan.fill_from_file(source.weights())
+            path = source.weights()
+            model, notes = plan.fill_from_file(path)
+            check_finite(model, path)
             adaptations = plan.adaptations(model)
             notes += tuple(adaptations.values())
             return FilledModel(
@@ -76,6 +95,40 @@ def build_and_fill(request: ExportRequest, source: Source) -> FilledModel:
         return FilledModel(model=model, in_chans=plan.channels(model), checkpoint=None, seed=seed, notes=())
 
 
+def _as_trained(plan: Plan, checkpoint: Checkpoint, request: ExportRequest, source: Source) -> Plan:
+    """The plan with the arguments that the checkpoint's model was built with, except those that the request sets.
+
+    Raises:
+        ConfigurationError: the model does not take one of them.
+    """
+    arguments, size = checkpoint.model_arguments, checkpoint.options.get("input_size")
+    where = f"{checkpoint.path} was trained with "
+    check_timm_config(checkpoint.options, f"the options that {checkpoint.path} was trained with")
+    check_arguments(arguments, where)
+    if request.features:  # which have neither
+        arguments = {key: arguments[key] for key in arguments if key not in ("global_pool", "num_classes")}
+    foreign = next((key for key in arguments if not can_be_trained_with(key)), None)
+    if foreign is not None:
+        raise ConfigurationError(
+            f"{where}{foreign}={brief(arguments[foreign])}, which an export cannot have",
+            hint=f"remove {foreign} from the checkpoint's args.model_kwargs",
+        )
+    if not arguments and size is None:
+        return plan
+    try:
+        return Plan(request, source, arguments, size)
+    except (ConfigurationError, ModelError) as exc:
+        unknown = [exc.argument] if isinstance(exc, UnknownArgumentError) else arguments
+        settings = [f"{key}={brief(arguments[key])}" for key in unknown]
+        if size and not isinstance(exc, UnknownArgumentError):
+            settings.append(f"input size {size[-2]} x {size[-1]}")
+        raise ConfigurationError(
+            f"{where}{', '.join(settings)}: {exc.message}",
+            hint="name the model that it was trained as; --model-kwargs, --num-classes, --in-chans and --input-size "
+            "override these options",
+        ) from exc
+
+
 def native_size(model: nn.Module, cfg: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width) that a timm model was built for; for a model that takes any size, that of its weights."""
     traits = getattr(model, "_traits", {})  # since timm 1.0.30
@@ -87,10 +140,33 @@ def native_size(model: nn.Module, cfg: Mapping[str, Any]) -> tuple[int, int]:
 class Plan:
     """The arguments of create_model for a request, tried on the meta device if any differ from the defaults."""
 
-    def __init__(self, request: ExportRequest, source: Source) -> None:
+    def __init__(
+        self,
+        request: ExportRequest,
+        source: Source,
+        trained: Mapping[str, Any] | None = None,
+        trained_size: tuple[int, ...] | None = None,
+    ) -> None:
+        """Plan a model.
+
+        Args:
+            request: its options override those of training.
+            source: the model.
+            trained: arguments from the options of a checkpoint's training.
+            trained_size: (..., height, width) from there.
+        """
         self._request = request
-        self._name = source.timm_name
-        self._arguments = request.parsed_model_kwargs()
+        self._source = source  # which keeps the folder that its name may refer to
+        own = request.parsed_model_kwargs()
+        requested = {"num_classes": request.num_classes, "in_chans": request.in_chans}
+        set_by_request = {*own, *(key for key, value in requested.items() if value is not None)}
+        if request.input_size is not None:
+            set_by_request |= {"in_chans", "img_size"}
+        self.training_options = {
+            key: value for key, value in (trained or {}).items() if key not in set_by_request
+        }
+        self.trained_size: tuple[int, int, int] | None = None
+        self._arguments = {**self.training_options, **own}
         self._size: dict[str, Any] = {}
         if request.num_classes is not None:
             self._arguments["num_classes"] = request.num_classes
@@ -100,6 +176,10 @@ class Plan:
             self._arguments["out_indices"] = tuple(request.out_indices)
         if request.input_size is not None:
             self._set_size(source, request.input_size)
+        elif trained_size is not None:
+            channels = self.channels(self.build(meta=True))
+            self.trained_size = (channels, int(trained_size[-2]), int(trained_size[-1]))
+            self._set_size(source, self.trained_size)
         elif self._arguments or request.features:
             self.build(meta=True)
         elif source.described_by_file:  # its arguments may be of any size
@@ -120,7 +200,7 @@ class Plan:
     def build(self, extra: dict[str, Any] | None = None, meta: bool = False) -> nn.Module:
         """Build the model with the size's arguments and `extra`."""
         create_model = create_features if self._request.features else create
-        return create_model(self._name, {**self._arguments, **self._size, **(extra or {})}, meta)
+        return create_model(self._source.timm_name, {**self._arguments, **self._size, **(extra or {})}, meta)
 
     def channels(self, model: nn.Module) -> int:
         """Number of input channels; timm before 1.0.30 does not store it on a feature pyramid."""
@@ -130,18 +210,23 @@ class Plan:
     def fill_from_file(self, path: Path) -> tuple[nn.Module, tuple[str, ...]]:
         """Load timm's pretrained weights: timm adapts stem and classifier and resamples position embeddings."""
         overlay = {"file": str(path), "source": "", "custom_load": path.suffix == ".npz"}
-        loading = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+        loading: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+        if "pretrained_strict" in self._source.arguments:  # a config.json must not leave weights random
+            loading["pretrained_strict"] = True
+        checkpoint = None if path.suffix == ".npz" else read_checkpoint(path)
         try:
             model = self.build(loading)
         except ModelError as exc:
-            if path.suffix == ".npz":
+            if checkpoint is None:
                 raise
-            return self._fill_at_own_size(path, loading, exc)
+            return self._fill_at_own_size(checkpoint, loading, exc)
         _forget_source(model)
+        if checkpoint is not None:
+            check_types(checkpoint, checkpoint.state_dict, model.state_dict())
         return model, ()
 
     def _fill_at_own_size(
-        self, path: Path, loading: dict[str, Any], failure: ModelError
+        self, checkpoint: Checkpoint, loading: dict[str, Any], failure: ModelError
     ) -> tuple[nn.Module, tuple[str, ...]]:
         """Load the weights at their own size and resize the model; if that fails, load them as a checkpoint."""
         if self._size:
@@ -153,9 +238,7 @@ class Plan:
             else:
                 _forget_source(model)
                 return self._resized(model, size, failure), ()
-        checkpoint = read_checkpoint(path)
-        model, notes = self.fill_from_checkpoint(checkpoint)
-        return model, notes
+        return self.fill_from_checkpoint(checkpoint)
 
     def fill_from_checkpoint(self, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[str, ...]]:
         """Load every weight from a checkpoint, or raise an error."""
@@ -189,7 +272,7 @@ class Plan:
         own = {
             key: self._arguments[key] for key in self._arguments if key not in ("num_classes", "out_indices")
         }
-        return create(self._name, {**own, **self._size, **extra}, meta=True)
+        return create(self._source.timm_name, {**own, **self._size, **extra}, meta=True)
 
     def _resized(self, model: nn.Module, size: dict[str, Any], failure: ModelError) -> nn.Module:
         resize = getattr(model, "set_input_size", None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ModelError
 from timmx.model.build import cfg_of
-from timmx.model.checkpoint import tensors_of
+from timmx.model.checkpoint import FLOATS_NEEDED, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -37,10 +37,13 @@ def fit_state_dict(
     """
     target = model.state_dict()
     spare = set(spare) | {name for name, _ in model.named_buffers()}
-    plain = _without_common_prefix(checkpoint.state_dict, target)
+    state, note = _under_prefix(checkpoint, target, spare)
+    notes = (note,) if note else ()
+    plain = _without_common_prefix(state, target)
     misfit = _Misfit.between(plain, target, spare)
     if misfit.fits:
-        return _complete(plain, target), ()
+        check_types(checkpoint, plain, target)
+        return _complete(plain, target), notes
     converted = _converted(plain, model)
     remaining = misfit if converted is None else _Misfit.between(converted, target, spare)
     if converted is not None and remaining.fits:
@@ -48,7 +51,8 @@ def fit_state_dict(
         resized = [name for name, *_ in misfit.reshaped]
         if resized:
             note += f"; resized from another input size: {_some(resized)}"
-        return _complete(converted, target), (note + ".",)
+        check_types(checkpoint, converted, target)
+        return _complete(converted, target), (*notes, note + ".")
     raise _misfit_error(checkpoint, model, min(misfit, remaining, key=_Misfit.count))
 
 
@@ -94,6 +98,99 @@ def _complete(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict
         name: state[name] if name in state else torch.zeros(tensor.shape, dtype=tensor.dtype)
         for name, tensor in target.items()
     }
+
+
+def _under_prefix(
+    checkpoint: Checkpoint, target: Mapping[str, Tensor], spare: Collection[str]
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors under the prefix that has all names of the model, and a note on the others.
+
+    Lightning stores the model as an attribute of a module, next to losses and metrics; others store several models in
+    one file. Without such a prefix, all tensors.
+
+    Raises:
+        ModelError: several prefixes have all names of the model.
+    """
+    state = checkpoint.state_dict
+    needed = {name for name in target if name not in spare or name in state}
+    matching: dict[str, set[str]] = {}
+    for name in state:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            own = ".".join(parts[start:])
+            if own in target:
+                matching.setdefault(".".join(parts[:start]), set()).add(own)
+    complete = [prefix for prefix, names in matching.items() if needed <= names]
+    if "" in complete or not complete:
+        return state, ""
+    if len(complete) > 1:
+        complete = [prefix for prefix in complete if "ema" not in prefix.lower()] or complete
+    if len(complete) > 1:
+        raise ModelError(
+            f"{checkpoint.path} holds several models with these names: {', '.join(sorted(complete))}",
+            hint="save the state dict of one of them",
+        )
+    prefix = complete[0] + "."
+    others = [name for name in state if not name.startswith(prefix)]
+    note = ""
+    if others:
+        note = (
+            f"{checkpoint.path.name}: the weights are the tensors under {prefix.removesuffix('.')}; not loaded: "
+            f"{_keys(len(others))} ({_some(others)})."
+        )
+    return {
+        name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
+    }, note
+
+
+def check_types(checkpoint: Checkpoint, state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Check that no integers stand for the model's floats.
+
+    Args:
+        checkpoint: the file, for the message.
+        state: tensors by the model's names.
+        target: the model's state dict.
+
+    Raises:
+        ModelError: the first such tensor.
+    """
+    for name, own in target.items():
+        tensor = state.get(name)
+        if tensor is not None and own.is_floating_point() and not tensor.is_floating_point():
+            raise ModelError(
+                f"{checkpoint.path}: the tensor {name} is {_type(tensor)}, where the model has {_type(own)}",
+                hint=FLOATS_NEEDED,
+            )
+
+
+def check_finite(model: nn.Module, where: object) -> None:
+    """Check that the weights and statistics of a model are finite numbers.
+
+    A buffer, such as a mask, may hold infinity.
+
+    Args:
+        model: on any device.
+        where: the source of the weights, for the message.
+
+    Raises:
+        ModelError: the first tensor that has NaN or infinity.
+    """
+    import torch
+
+    weights = {name for name, _ in model.named_parameters()}
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        infinite = name not in weights and "running_" not in name
+        if torch.isnan(tensor).any() or not (infinite or torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"{where}: the tensor {name} has NaN or infinity",
+                hint="training diverged, or float16 overflowed: use an earlier checkpoint",
+            )
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _without_common_prefix(state: dict[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from timmx.model.build import cfg_of, check_model_kwargs
 from timmx.model.checkpoint import Checkpoint, check_checkpoint
 from timmx.model.config import check_timm_config
 from timmx.model.data_config import DataConfig, resolve_data_config
-from timmx.model.fill import build_and_fill, native_size
+from timmx.model.fill import FilledModel, build_and_fill, native_size
 from timmx.model.index import check_model_name
 from timmx.model.input_size import failure_on_meta
 from timmx.model.labels import check_count, labels_of_config, read_labels
@@ -143,9 +143,9 @@ def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
     model, checkpoint = filled.model, filled.checkpoint
     cfg = dict(cfg_of(model))
     notes = [*source.notes, *filled.notes]
-    size = request.input_size or (filled.in_chans, *native_size(model, cfg))
+    size = request.input_size or filled.trained_size or (filled.in_chans, *native_size(model, cfg))
     if checkpoint is not None:
-        notes += _take_training_options(checkpoint, cfg, size)
+        notes += _take_training_options(filled, checkpoint, cfg)
     config, config_notes = resolve_data_config(cfg, size, request.mean, request.std, source.name)
     num_classes = 0 if request.features else int(getattr(model, "num_classes", 0))
     labels, label_note = labels_of_config(cfg, num_classes) if request.labels is None else (None, None)
@@ -168,27 +168,23 @@ def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
     )
 
 
-def _take_training_options(
-    checkpoint: Checkpoint, cfg: dict[str, Any], size: tuple[int, int, int]
-) -> list[str]:
-    """Override the data config in `cfg` with the arguments of timm's train.py; returns notes for the user."""
-    check_timm_config(checkpoint.options, f"the options that {checkpoint.path} was trained with")
-    settings = []
+def _take_training_options(filled: FilledModel, checkpoint: Checkpoint, cfg: dict[str, Any]) -> list[str]:
+    """Override the data config in `cfg` with the options of timm's train.py.
+
+    Returns:
+        A note on all of these options that were used.
+    """
+    settings = [f"{key} {value}" for key, value in filled.training_options.items() if value != cfg.get(key)]
+    if filled.trained_size and filled.trained_size[1:] != tuple(cfg["input_size"][1:]):
+        settings.append(f"input size {filled.trained_size[1]} x {filled.trained_size[2]}")
     for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode"):
         value = checkpoint.options.get(key)
         if value and value != cfg.get(key):
             cfg[key] = value
             settings.append(f"{key} {value}")
-    notes = []
-    if settings:
-        notes.append(f"From the options that {checkpoint.path.name} was trained with: {', '.join(settings)}.")
-    height, width = checkpoint.options.get("input_size", size)[-2:]
-    if (height, width) != size[1:]:
-        notes.append(
-            f"{checkpoint.path.name} was trained at {height} x {width} pixels and is exported at {size[1]} x "
-            f"{size[2]}: --input-size {size[0]} {height} {width} keeps its own size."
-        )
-    return notes
+    if not settings:
+        return []
+    return [f"From the options that {checkpoint.path.name} was trained with: {', '.join(settings)}."]
 
 
 def _from_module(request: ExportRequest) -> LoadedModel:

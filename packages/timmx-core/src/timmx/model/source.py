@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ModelError
@@ -13,9 +15,10 @@ from timmx.model.index import build_index, check_name
 from timmx.model.reach import Probe, hub_file, url_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from timmx.contract import ExportRequest
+    from timmx.model.config import ModelConfig
 
 _HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """timm's names for the weights on the hub, the preferred first."""
@@ -30,16 +33,20 @@ class Source:
         name: the name of the loaded model.
         kind: `timm`, `hf-hub`, `local-dir` or `checkpoint`.
         weights: returns the file that timm loads; None for a checkpoint or untrained weights.
+        arguments: the `model_args` of its config.json.
         samples: a folder of example images that came with the model.
         notes: notes for the user.
+        config_folder: the temporary folder that `timm_name` names, if timm cannot read the model's own config.json.
     """
 
     timm_name: str
     name: str
     kind: str
     weights: Callable[[], Path] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     samples: Path | None = None
     notes: tuple[str, ...] = ()
+    config_folder: TemporaryDirectory[str] | None = None
 
     @property
     def described_by_file(self) -> bool:
@@ -85,12 +92,15 @@ def find_source(request: ExportRequest, probe: Probe | None = None, weights: boo
         if file:
             check_checkpoint(file, "the weights ")
         samples = folder / "samples"
+        rewritten = _config_folder(config)
         return Source(
-            timm_name=f"local-dir:{folder}",
+            timm_name=f"local-dir:{rewritten.name if rewritten else folder}",
             name=folder.resolve().name,
             kind="checkpoint" if request.checkpoint else "local-dir",
             weights=(lambda: file) if file else None,
+            arguments=config.arguments,
             samples=samples if samples.is_dir() else None,
+            config_folder=rewritten,
         )
     if request.model.startswith("hf-hub:"):
         return _on_hub(request, probe, weights)
@@ -105,13 +115,25 @@ def _on_hub(request: ExportRequest, probe: Probe | None, weights: bool) -> Sourc
     config = read_local_config(folder, f"hf-hub:{hub_id}")
     check_name(config.architecture)
     names = (config.weights_name,) if config.weights_name is not None else _HUB_WEIGHTS
+    rewritten = _config_folder(config)
     return Source(
-        timm_name=f"local-dir:{folder}",
+        timm_name=f"local-dir:{rewritten.name if rewritten else folder}",
         name=repo,
         kind="checkpoint" if request.checkpoint else "hf-hub",
         # by commit, so that config and weights have the same version, and the cache needs no request
         weights=(lambda: hub_file(f"{repo}@{folder.name}", names, probe=probe)) if weights else None,
+        arguments=config.arguments,
+        config_folder=rewritten,
     )
+
+
+def _config_folder(config: ModelConfig) -> TemporaryDirectory[str] | None:
+    """A folder with a config.json that timm can read, which lasts as long as the object; None if none is needed."""
+    if config.rewritten is None:
+        return None
+    folder = TemporaryDirectory(prefix="timmx-config-")
+    Path(folder.name, "config.json").write_text(json.dumps(config.rewritten), "utf-8")
+    return folder
 
 
 def _in_registry(request: ExportRequest, probe: Probe | None, weights: bool) -> Source:
