@@ -60,7 +60,7 @@ def test_names_in_other_scripts_and_with_special_characters(tmp_path):
         ("a.json", b'{"1": "cat", "2": "dog"}', "must be 0 to 1"),
         ("a.json", b'{"0": "cat", "0": "dog"}', "'0' is given twice"),
         ("a.json", b'{"first": "cat"}', "not a class index"),
-        ("a.json", b'{"cat": 0, "dog": 1}', "maps names to numbers"),
+        ("a.json", b'{"cat": 0, "dog": 2}', "maps names to numbers"),
     ],
 )
 def test_invalid_labels_are_refused(tmp_path, name, data, words):

@@ -10,6 +10,7 @@ from timmx.inputs.images import (
     image_paths as image_paths,
     left_out as left_out,
     list_images as list_images,
+    other_files as other_files,
     spread as spread,
 )
 from timmx.inputs.preprocess import ImagePreprocessor as ImagePreprocessor

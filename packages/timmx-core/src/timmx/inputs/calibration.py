@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from timmx.base import reporter
 from timmx.contract import DEFAULT_CALIBRATION_SAMPLES, LEAST_CALIBRATION_SAMPLES
 from timmx.errors import ConfigurationError
-from timmx.inputs.images import check_image, left_out, list_images, spread
+from timmx.inputs.images import check_image, left_out, list_images, other_files, spread
 from timmx.model import check_content, read_pickle, value_range
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ class ImageCalibration(CalibrationInputs):
         self._folder, self._most = folder, most
         self._preprocessor = ImagePreprocessor.for_model(config, in_graph)
         paths = _image_paths(folder)
+        if others := other_files(folder):
+            self.warn(others)
         self._paths = spread(paths, most)
         chosen = set(self._paths)
         self._spare = [path for path in paths if path not in chosen]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from timmx.base import counted, memory_bytes, open_file, size_text
@@ -14,7 +16,6 @@ from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
     from typing import BinaryIO
 
     import numpy as np
@@ -23,8 +24,26 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+    (
+        *(
+            ".png",
+            ".apng",
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".mpo",
+            ".bmp",
+            ".dib",
+            ".webp",
+            ".tif",
+            ".tiff",
+            ".gif",
+        ),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".tga", ".pcx", ".qoi", ".sgi"),
+    )
 )
+"""Of the formats that `open_image` reads."""
 
 
 def image_paths(folder: Path, least: int = 1) -> list[Path]:
@@ -49,8 +68,54 @@ def image_paths(folder: Path, least: int = 1) -> list[Path]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files below `folder`, sorted; empty if the folder does not exist."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    """The image files below `folder`, sorted; empty if the folder does not exist. Links to folders are followed."""
+    return sorted(path for path in _files(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def other_files(folder: Path) -> str:
+    """A warning about the files below `folder` that are not searched for images; empty if there are none.
+
+    Hidden files, text and tables are not counted: they describe the images.
+    """
+    suffixes = Counter(
+        path.suffix.lower()
+        for path in _files(folder)
+        if path.suffix.lower() not in _DESCRIPTIONS
+        and path.name != "Thumbs.db"
+        and not path.name.startswith(".")
+    )
+    for suffix in IMAGE_SUFFIXES:
+        del suffixes[suffix]
+    if not suffixes:
+        return ""
+    named = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in suffixes.most_common(3))
+    more = f" and {len(suffixes) - 3} other kinds" if len(suffixes) > 3 else ""
+    files = counted(suffixes.total(), "file")
+    return f"{files} in {folder} left out, by {'its' if suffixes.total() == 1 else 'their'} suffix: {named}{more}."
+
+
+_DESCRIPTIONS = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".log"}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, also through links to folders, which are not followed into themselves."""
+
+    def visit(path: str, parents: frozenset[tuple[int, int]]) -> Iterator[Path]:
+        try:
+            info = Path(path).stat()
+            entries = list(os.scandir(path))
+        except OSError:  # it does not exist, or must not be read
+            return
+        identity = (info.st_dev, info.st_ino)
+        if identity in parents:
+            return
+        for entry in entries:
+            if entry.is_dir():
+                yield from visit(entry.path, parents | {identity})
+            else:
+                yield Path(entry.path)
+
+    return visit(str(folder), frozenset())
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
@@ -99,6 +164,37 @@ def check_image(path: Path) -> None:
         with budget.reserve(size_bytes), _opened(file) as image:
             budget.check(size_bytes + _decoded_bytes(image, file))
             image.verify()
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """An image in the mode `L` or `RGB`.
+
+    16-bit gray is scaled to 8 bits: divided by 257 and rounded. (Pillow's `convert` clips it at 255.)
+
+    Raises:
+        ValueError: its values have no known scale: floats, 32-bit integers, or 16-bit values that use 12 bits or less.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, whose scale is unknown; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if image.mode == "I" and image.format != "PPM":
+            raise ValueError(
+                "its pixels are 32-bit integers, whose scale is unknown; save it with 8 or 16 bits"
+            )
+        if 0 < int(values.max()) < _BITS_12:
+            raise ValueError(
+                f"its 16-bit pixels are at most {int(values.max())}, as from a camera of 12 bits or less, so their "
+                "scale is unknown; save it with 8 bits"
+            )
+        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8), "L")
+    return image if image.mode == mode else image.convert(mode)  # a copy takes as much memory again
+
+
+_BITS_12 = 2**12
 
 
 _FORMATS = (

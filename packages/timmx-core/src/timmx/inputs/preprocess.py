@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.inputs.images import open_image
+from timmx.inputs.images import in_mode, open_image
 from timmx.model import DataConfig
 
 if TYPE_CHECKING:
@@ -88,10 +88,9 @@ class ImagePreprocessor:
 
         Raises:
             ArtifactError: this artifact does not take images.
+            ValueError: the scale of the image's values is unknown; see `in_mode`.
         """
-        mode = self._mode
-        converted = image if image.mode == mode else image.convert(mode)  # a copy takes as much memory again
-        pixels = np.asarray(self._cut(converted), np.float32) / np.float32(255)
+        pixels = np.asarray(self._cut(in_mode(image, self._mode)), np.float32) / np.float32(255)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if self.color_order == "BGR":
             pixels = pixels[::-1]

@@ -8,7 +8,7 @@ import numpy as np
 
 from timmx.base import reporter
 from timmx.errors import ConfigurationError
-from timmx.inputs.images import image_paths, left_out, list_images, spread
+from timmx.inputs.images import image_paths, left_out, list_images, other_files, spread
 from timmx.inputs.preprocess import ImagePreprocessor
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ def choose_samples(
     if len(paths) < LEAST_INPUTS:
         reporter().warn(f"{folder} holds fewer than {LEAST_INPUTS} images: synthetic images are used.")
         return SyntheticSamples(config, in_graph)
+    if others := other_files(folder):
+        reporter().warn(others)
     samples = ImageSamples(spread(paths, MOST_IMAGES), folder, config, in_graph)
     if samples.unreadable:
         reporter().warn(left_out(samples.unreadable))

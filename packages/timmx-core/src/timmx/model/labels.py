@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.base import brief, check_path, counted, is_utf8, parse_json, read_file, reporter
+from timmx.contract import is_integer
 from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,8 +24,12 @@ _LARGEST_LABELS = 16 * 10**6
 def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ...]:
     """Class names in the order of the classes.
 
-    A file holds one name per line, a JSON list, or a JSON map of class index to name (`{"0": "cat", ...}`).
-    It is UTF-8, with or without a byte order mark (UTF-16 with one), with any line ends. Spaces around a name
+    A file holds one name per line, a JSON list, or a JSON map of class index to name (`{"0": "cat", ...}`). These are
+    read too, with a warning that says so: a map of name to class index; ImageNet's `imagenet_class_index.json`; the
+    config.json of transformers or timm; a Python list or dict; lines or CSV rows of class index and name in any order,
+    with or without a header; lines of WordNet ID and name.
+
+    The file is UTF-8, with or without a byte order mark (UTF-16 with one), with any line ends. Spaces around a name
     and blank lines are ignored. If several classes have the same name, such as "crane" in lists of ImageNet, the
     class index is appended to it, with a warning, so that names are unique.
 
@@ -31,8 +37,8 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
         source: a path, or the names themselves.
 
     Raises:
-        ConfigurationError: the file cannot be read or is empty, a name in JSON is blank, or class indices are not
-            0 to n-1.
+        ConfigurationError: the file cannot be read or is empty, a name in JSON is blank, class indices are not 0 to
+            n-1, or the lines begin with numbers from 1 to n, which could be class indices or not.
     """
     if not isinstance(source, (str, os.PathLike)):
         return check_names(source, "labels")
@@ -54,8 +60,79 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
         ) from exc
     parsed = _parse_json(text, path, where)
     if parsed is None:
-        parsed = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
+        parsed = _names_in_lines([line for line in re.split(r"\r\n|\n|\r", text) if line.strip()], where)
+    elif isinstance(parsed, dict):
+        parsed = _map_of_names(parsed, where)
     return check_names(_in_order(parsed, where), where)
+
+
+def _taken(where: str, what: str) -> None:
+    reporter().warn(f"{where}: read as {what}.")
+
+
+def _map_of_names(content: dict[Any, Any], where: str) -> Any:
+    """The map of class index to name in a JSON object, whatever it was written for."""
+    for key in ("id2label", "label_names", "pretrained_cfg"):
+        inner = content.get(key)
+        if isinstance(inner, dict) and key == "pretrained_cfg":
+            inner = inner.get("label_names")
+        if isinstance(inner, (dict, list)):
+            _taken(
+                where,
+                f"a model's configuration, whose {key.replace('pretrained_cfg', 'label_names')} are the names",
+            )
+            return inner
+    values = list(content.values())
+    if (
+        values
+        and all(is_integer(value, 0, len(values) - 1) for value in values)
+        and len(set(values)) == len(values)
+    ):
+        _taken(where, "a map of name to class index")
+        return {str(number): name for name, number in content.items()}
+    pairs = [
+        value
+        for value in values
+        if isinstance(value, list) and len(value) == 2 and _WORDNET.match(str(value[0]))
+    ]
+    if values and len(pairs) == len(values):
+        _taken(where, "ImageNet's list of WordNet IDs and names")
+        return {key: name for key, (_, name) in content.items()}
+    return content
+
+
+_WORDNET = re.compile(r"n\d+$")
+_NUMBERED = re.compile(r"\s*(\d{1,9})(?:\s*[,;:\t]\s*|\s+)(\S.*)$")
+_NUMBER_LAST = re.compile(r"\s*(\S.*?)\s*[,;\t]\s*(\d{1,9})\s*$")
+
+
+def _names_in_lines(lines: list[str], where: str) -> list[str] | dict[str, str]:
+    """The names in lines, which may also hold class indices or WordNet IDs, and may have a header.
+
+    Raises:
+        ConfigurationError: the lines begin with the numbers 1 to n.
+    """
+    wordnet = [line.strip().split(maxsplit=1) for line in lines]
+    if all(len(parts) == 2 and _WORDNET.match(parts[0]) for parts in wordnet):
+        _taken(where, "lines of WordNet ID and name")
+        return [name for _, name in wordnet]
+    for pattern, number, name in ((_NUMBERED, 1, 2), (_NUMBER_LAST, 2, 1)):
+        matches = [pattern.match(line) for line in lines]
+        header = matches[0] is None and len(lines) > 1
+        found = [match for match in matches[header:] if match is not None]
+        if len(found) < len(lines) - header:
+            continue
+        numbers = [int(match[number]) for match in found]
+        if sorted(numbers) == list(range(len(numbers))):
+            names = {str(int(match[number])): match[name].strip().strip('"') for match in found}
+            _taken(where, "lines of class index and name" + (" with a header" if header else ""))
+            return names
+        if len(numbers) > 1 and sorted(numbers) == list(range(1, len(numbers) + 1)):
+            raise ConfigurationError(
+                f"{where}: its lines are numbered from 1 to {len(numbers)}, and class indices begin at 0",
+                hint="write the names only, one per line, in the order of the classes",
+            )
+    return lines
 
 
 def check_names(names: Iterable[Any], where: str) -> tuple[str, ...]:
@@ -139,6 +216,9 @@ def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any]
     except json.JSONDecodeError as exc:
         if not is_json and "\n" in text.strip() and not text.rstrip().endswith(("]", "}")):
             return None  # a plain list whose first name starts with a bracket
+        if not is_json and (parsed := _python_literal(text)) is not None:
+            _taken(where, "a Python literal")
+            return parsed
         raise ConfigurationError(
             f"{where} is not valid JSON: {exc.msg} in line {exc.lineno}, column {exc.colno}",
             hint="write a JSON list of names, or one name per line in a .txt file",
@@ -153,6 +233,17 @@ def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any]
             hint='write a list such as ["cat", ...], or a map such as {"0": "cat", ...}',
         )
     return parsed
+
+
+def _python_literal(text: str) -> list[Any] | dict[str, Any] | None:
+    """A list or a dict of names in Python's notation; None if it is neither. No code is run."""
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    if isinstance(value, dict):
+        return {str(key): name for key, name in value.items()}
+    return value if isinstance(value, list) else None
 
 
 def _in_order(names: Any, where: str) -> Iterable[Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from timmx.base import check_path, counted, open_file, read_file, reporter, size_text
 from timmx.errors import ConfigurationError
-from timmx.inputs import IMAGE_SUFFIXES, list_images, spread
+from timmx.inputs import IMAGE_SUFFIXES, list_images, other_files, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -173,6 +173,8 @@ def _folder_rows(folder: Path) -> list[Row]:
             f"--data {folder} has {content}, so no image has a known class",
             hint="put the images of each class into a folder with the name of the class, or name a CSV of path,label",
         )
+    if others := other_files(folder):
+        reporter().warn(others)
     if loose:
         reporter().warn(
             f"{counted(loose, 'image')} directly in {folder}, outside the class folders, left out."
@@ -231,6 +233,11 @@ def _csv_rows(file: Path) -> list[Row]:
         del lines[0]
     elif len(header) == 2 and header[0].endswith(tuple(IMAGE_SUFFIXES)):  # no header
         columns = 0, 1
+    elif separator := next((each for each in _SEPARATORS if each in header[0]), None):
+        raise ConfigurationError(
+            f"--data {file} is separated by {_SEPARATORS[separator]}, not by commas",
+            hint="save it with commas: path,label",
+        )
     else:
         raise ConfigurationError(
             f"--data {file} needs the columns path and label, but has {_some(header)}",
@@ -252,6 +259,8 @@ def _csv_rows(file: Path) -> list[Row]:
         rows.append((file.parent / values[0], values[0], values[1]))
     return rows
 
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 _LARGEST_CSV = 10**9
 _MOST_LINES = 10**7
@@ -286,7 +295,9 @@ def _check_exist(file: Path, images: Sequence[LabelledImage]) -> None:
         raise ConfigurationError(
             f"--data {file} names {counted(len(images), 'image')}, of which {len(missing)} do not exist: "
             f"{_some(missing, 3)}",
-            hint=f"give paths relative to the folder of the CSV ({file.parent.resolve()})",
+            hint="write / instead of \\ in its paths, as this system does"
+            if os.sep == "/" and "\\" in missing[0]
+            else f"give paths relative to the folder of the CSV ({file.parent.resolve()})",
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from timmx.base import check_path, counted, reporter
 from timmx.errors import ConfigurationError
-from timmx.inputs import IMAGE_SUFFIXES, list_images
+from timmx.inputs import IMAGE_SUFFIXES, list_images, other_files
 from timmx.tools.subject import Answer, answers, describe, open_for_stream
 
 if TYPE_CHECKING:
@@ -166,6 +166,8 @@ def _expand(name: str) -> list[Path]:
         images = list_images(path)
         if not images:
             raise ConfigurationError(f"{path} has no images", hint=_suffix_hint())
+        if others := other_files(path):
+            reporter().warn(others)
         return images
     if path.exists():
         return [path]

@@ -1,0 +1,168 @@
+"""Images, folders, label files and tables as people have them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from timmx.base import reporting
+from timmx.errors import ConfigurationError
+from timmx.inputs.images import list_images, open_image, other_files
+from timmx.inputs.preprocess import ImagePreprocessor
+from timmx.model.data_config import DataConfig
+from timmx.model.labels import read_labels
+
+CONFIG = DataConfig(
+    input_size=(3, 16, 16),
+    mean=(0, 0, 0),
+    std=(1, 1, 1),
+    interpolation="nearest",
+    crop_pct=1.0,
+    crop_mode="center",
+)
+GRAY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.fixture
+def warnings():
+    class Warnings(list):
+        def __getattr__(self, name):
+            return self.append if name == "warn" else lambda *args, **kwargs: None
+
+    collected = Warnings()
+    with reporting(collected):
+        yield collected
+
+
+def read(path):
+    return ImagePreprocessor.for_model(CONFIG, in_graph=True).read(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "values"), [("png", GRAY.astype(np.uint16) * 257), ("pgm", GRAY.astype(np.uint16) * 257)]
+)
+def test_16_bit_gray_equals_8_bit_gray(tmp_path, suffix, values):
+    Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
+    Image.fromarray(GRAY).save(tmp_path / "plain.png")
+    np.testing.assert_array_equal(read(tmp_path / f"deep.{suffix}"), read(tmp_path / "plain.png"))
+
+
+def test_16_bit_gray_is_rounded(tmp_path):
+    Image.fromarray(np.full((16, 16), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    assert read(tmp_path / "deep.png")[0, 0, 0] == np.float32(round(40_000 / 257)) / np.float32(255)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (GRAY.astype(np.float32) / 255, "floats, whose scale is unknown"),
+        (GRAY.astype(np.int32) * 70_000, "32-bit integers, whose scale is unknown"),
+        (GRAY.astype(np.uint16) * 16, "at most 4080, as from a camera of 12 bits"),
+    ],
+)
+def test_pixels_without_a_known_scale_are_refused(tmp_path, values, reason):
+    Image.fromarray(values).save(tmp_path / "image.tif")
+    with pytest.raises(ConfigurationError, match=reason):
+        read(tmp_path / "image.tif")
+
+
+def test_linked_class_folders_are_searched_once_and_without_loops(tmp_path):
+    real = tmp_path / "real" / "cat"
+    real.mkdir(parents=True)
+    Image.fromarray(GRAY).save(real / "a.png")
+    data = tmp_path / "data"
+    data.mkdir()
+    try:
+        (data / "cat").symlink_to(real, target_is_directory=True)
+        (real / "loop").symlink_to(data, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system does not permit symbolic links")
+    assert list_images(data) == [data / "cat" / "a.png"]
+
+
+@pytest.mark.parametrize(
+    "suffix", ["jfif", "jpe", "JPG", "avif", "jp2", "tga", "qoi", "sgi", "pcx", "dib", "pbm"]
+)
+def test_what_pillow_opens_is_listed_and_read(tmp_path, suffix):
+    path = tmp_path / f"image.{suffix}"
+    formats = {"jfif": "JPEG", "jpe": "JPEG", "pbm": "PPM"}
+    Image.fromarray(GRAY).convert("RGB").save(path, format=formats.get(suffix))
+    assert list_images(tmp_path) == [path]
+    assert open_image(path, np.asarray).shape[:2] == (16, 16)
+
+
+def test_files_that_are_not_searched_are_counted_and_named(tmp_path):
+    for name in ("a.heic", "b.heic", "c", "labels.csv", "d.png", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"x")
+    assert other_files(tmp_path) == (
+        f"3 files in {tmp_path} left out, by their suffix: 2 .heic, 1 without a suffix."
+    )
+    for name in ("a.heic", "b.heic", "c"):
+        (tmp_path / name).unlink()
+    assert other_files(tmp_path) == ""
+
+
+NAMES = ("cat", "dog", "elk")
+LABELS = {
+    "c2i.json": ('{"cat":0,"dog":1,"elk":2}', "a map of name to class index"),
+    "mixed.json": ('{"elk":2,"cat":0,"dog":1}', "a map of name to class index"),
+    "cfg.json": ('{"id2label":{"0":"cat","1":"dog","2":"elk"}}', "a model's configuration, whose id2label"),
+    "timm.json": ('{"architecture":"x","label_names":["cat","dog","elk"]}', "a model's configuration"),
+    "timm2.json": ('{"pretrained_cfg":{"label_names":["cat","dog","elk"]}}', "a model's configuration"),
+    "class_idx.txt": ("2 elk\n0 cat\n1 dog\n", "lines of class index and name."),
+    "colon.txt": ("0: cat\n1: dog\n2: elk\n", "lines of class index and name."),
+    "gist.txt": ("{0: 'cat',\n 1: 'dog',\n 2: 'elk'}\n", "a Python literal"),
+    "list.txt": ("['cat', 'dog', 'elk']", "a Python literal"),
+    "imagenet_class_index.json": (
+        '{"0": ["n01440764", "cat"], "1": ["n01443537", "dog"], "2": ["n2", "elk"]}',
+        "ImageNet's list of WordNet IDs and names",
+    ),
+    "l.csv": ("0,cat\n1,dog\n2,elk\n", "lines of class index and name."),
+    "header.csv": ("index,name\n0,cat\n2,elk\n1,dog\n", "lines of class index and name with a header"),
+    "last.csv": ("name,index\ncat,0\ndog,1\nelk,2\n", "lines of class index and name with a header"),
+    "tab.tsv": ("cat\t0\nelk\t2\ndog\t1\n", "lines of class index and name."),
+    "synset_words.txt": ("n01440764 cat\nn01443537 dog\nn01484850 elk\n", "lines of WordNet ID and name"),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_label_files_are_read_by_their_content(tmp_path, warnings, name):
+    content, note = LABELS[name]
+    (tmp_path / name).write_text(content)
+    assert read_labels(tmp_path / name) == NAMES
+    assert len(warnings) == 1
+    assert f"{name}: read as {note}" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ("2007 Audi TT\n2012 BMW X3\n", ("2007 Audi TT", "2012 BMW X3")),
+        ("cat\ndog\n", ("cat", "dog")),
+        ("3\n1\n2\n", ("3", "1", "2")),
+        ("n01440764\nn01443537\n", ("n01440764", "n01443537")),
+        ("tench, Tinca tinca\ngoldfish\n", ("tench, Tinca tinca", "goldfish")),
+        (json.dumps(["0 cat", "1 dog"]), ("0 cat", "1 dog")),
+    ],
+)
+def test_names_that_only_look_numbered_stay_names(tmp_path, warnings, content, names):
+    (tmp_path / "labels.txt").write_text(content)
+    assert read_labels(tmp_path / "labels.txt") == names
+    assert not warnings
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("1 cat\n2 dog\n3 elk\n", "numbered from 1 to 3"),
+        ("id,name\n1,cat\n2,dog\n", "numbered from 1 to 2"),
+        ('{"cat": 1, "dog": 2}', "maps names to numbers"),
+        ('{"cat": 0, "dog": 0}', "maps names to numbers"),
+    ],
+)
+def test_ambiguous_label_files_are_refused(tmp_path, content, reason):
+    (tmp_path / "labels.txt").write_text(content)
+    with pytest.raises(ConfigurationError, match=reason):
+        read_labels(tmp_path / "labels.txt")
