@@ -10,7 +10,10 @@ from timmx.testing.awaken import awaken
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["awaken", "awakened_model"]
+__all__ = ["awaken", "awakened_model", "small_model"]
+
+_FEWER_BLOCKS: dict[str, dict[str, Any]] = {"test_vit": {"depth": 1}}
+"""The blocks of these models are equal, and each takes as long to convert as a small network."""
 
 
 @cache
@@ -27,3 +30,8 @@ def awakened_model(name: str, **options: Any) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return awaken(timm.create_model(name, **options))
+
+
+def small_model(name: str) -> nn.Module:
+    """`awakened_model` with as few blocks as keep every kind of layer."""
+    return awakened_model(name, **_FEWER_BLOCKS.get(name, {}))
