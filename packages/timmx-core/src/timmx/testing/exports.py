@@ -20,7 +20,7 @@ from timmx.testing.base import (
     output_suffix,
     requires,
 )
-from timmx.testing.models import awakened_model
+from timmx.testing.models import awakened_model, tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,9 +126,9 @@ class ExportChecks(ConformanceBase):
         from safetensors.torch import save_model
 
         weights = tmp_path / "weights.safetensors"
-        stages = {"out_indices": (0, 1, 2)}  # without the last two, which the other checks convert
-        save_model(awakened_model("test_resnet", features_only=True, **stages), str(weights))
-        result = export("test_resnet", checkpoint=weights, features=True, model_kwargs=stages)
+        save_model(awakened_model("test_resnet", features_only=True), str(weights))
+        # without the last two levels, whose layers the other checks convert
+        result = export("test_resnet", checkpoint=weights, features=True, out_indices=(0, 1, 2))
         names = [output.name for output in metadata_of(result).outputs]
         assert names == [f"features_{index}" for index in range(len(names))]
         assert len(names) > 1
@@ -161,9 +161,7 @@ class ExportChecks(ConformanceBase):
         options = dict(self.export_options)
         own = {name: options.pop(name) for name in list(options) if name in option_specs(subject.options)}
         output = folder / exported().path.name
-        request = build(
-            ExportRequest, options | {"model": awakened_model("test_efficientnet"), "output": output}
-        )
+        request = build(ExportRequest, options | {"model": tiny_model(), "output": output})
         with pytest.raises(RuntimeError, match="induced"):
             run_export(Failing(), request, build(subject.options, own))
         assert {path: _content(path) for path in folder.iterdir()} == old
