@@ -7,37 +7,23 @@ import struct
 
 import numpy as np
 import pytest
-import timmx
 from timmx.errors import ArtifactError
 from timmx_litert.plugin import LiteRTBackend
 
 pytestmark = pytest.mark.usefixtures("export")
 
-NO_DATA = {"random_calibration": True, "verify": False}
+
+def inspect(result):
+    return json.loads(json.dumps(LiteRTBackend().inspect(result.path)))
 
 
-@pytest.fixture(scope="module")
-def inspected(digits, tmp_path_factory):
-    """Exports a model, the digits by default, and returns the result of `inspect`."""
-    folder = tmp_path_factory.mktemp("inspected")
-
-    def call(model=digits, **options):
-        path = folder / f"{len(list(folder.iterdir()))}.tflite"
-        result = timmx.export("litert", model, output=path, **{"verify": False, **options})
-        return json.loads(json.dumps(LiteRTBackend().inspect(result.path)))
-
-    return call
+@pytest.mark.parametrize("mode", ["fp32", "fp16", "dynamic-int8", "int8"])
+def test_a_gpu_runs_all_of_a_convolutional_network(digits_files, mode):
+    assert inspect(digits_files.results[mode])["off_gpu_delegate"] == {}
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"mode": "fp16"}, {"mode": "dynamic-int8"}, {"mode": "int8", **NO_DATA}]
-)
-def test_a_gpu_runs_all_of_a_convolutional_network(inspected, options):
-    assert inspected(**options)["off_gpu_delegate"] == {}
-
-
-def test_a_gpu_leaves_integers_of_16_bits_to_the_cpu(inspected):
-    report = inspected(mode="int16x8", **NO_DATA)
+def test_a_gpu_leaves_integers_of_16_bits_to_the_cpu(digits_files):
+    report = inspect(digits_files.results["int16x8"])
     off = report["off_gpu_delegate"]
     assert off["DEPTHWISE_CONV_2D"] == {
         "count": report["operations"]["DEPTHWISE_CONV_2D"],
@@ -46,13 +32,13 @@ def test_a_gpu_leaves_integers_of_16_bits_to_the_cpu(inspected):
     assert {entry["reason"] for entry in off.values()} == {"computes in int16"}
 
 
-def test_a_gpu_leaves_the_cast_of_image_bytes_to_the_cpu(inspected):
-    off = inspected(io="uint8", normalize=True)["off_gpu_delegate"]
+def test_a_gpu_leaves_the_cast_of_image_bytes_to_the_cpu(pixel_files):
+    off = inspect(pixel_files.results["fp32"])["off_gpu_delegate"]
     assert off == {"CAST": {"count": 1, "reason": "does not convert uint8 to float32"}}
 
 
-def test_a_gpu_refuses_a_classifier_with_8_bit_weights_and_float_arithmetic(inspected):
-    report = inspected(mode="weight-int8")
+def test_a_gpu_refuses_a_classifier_with_8_bit_weights_and_float_arithmetic(digits_files):
+    report = inspect(digits_files.results["weight-int8"])
     assert report["operations"]["DEQUANTIZE"] > 1
     assert report["off_gpu_delegate"] == {
         "DEQUANTIZE": {
@@ -62,8 +48,8 @@ def test_a_gpu_refuses_a_classifier_with_8_bit_weights_and_float_arithmetic(insp
     }
 
 
-def test_a_gpu_refuses_a_class_token_concatenated_with_the_patches(inspected):
-    off = inspected("test_vit")["off_gpu_delegate"]
+def test_a_gpu_refuses_a_class_token_concatenated_with_the_patches(transformer_files):
+    off = inspect(transformer_files.results["fp32"])["off_gpu_delegate"]
     assert off == {
         "CONCATENATION": {
             "count": 1,
@@ -88,10 +74,8 @@ def damaged(whole: bytes, seed: int) -> bytes:
     return bytes(content)
 
 
-def test_damaged_file_is_reported(digits, tmp_path):
-    path = tmp_path / "out.tflite"
-    timmx.export("litert", digits, output=path, nhwc_input=True, verify=False)
-    whole = path.read_bytes()
+def test_damaged_file_is_reported(digits_files, tmp_path):
+    path, whole = tmp_path / "out.tflite", digits_files.results["nhwc"].path.read_bytes()
     refused = 0
     for seed in range(300):
         path.write_bytes(damaged(whole, seed))
@@ -103,13 +87,13 @@ def test_damaged_file_is_reported(digits, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def edited(digits, tmp_path_factory):
+def edited(digits_files, tmp_path_factory):
     """Writes the digits model after a function has changed the objects of its flatbuffer."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     folder = tmp_path_factory.mktemp("edited")
-    whole = timmx.export("litert", digits, output=folder / "whole.tflite", verify=False).path.read_bytes()
+    whole = digits_files.results["fp32"].path.read_bytes()
 
     def write(change):
         model, builder = schema.ModelT.InitFromPackedBuf(whole, 0), flatbuffers.Builder(len(whole) * 2)

@@ -1,11 +1,15 @@
 """`lower` closes each gap of litert-torch 0.10 exactly, and the gap is still there without the rewrite.
 
 A test `..._is_needed` fails when a later litert-torch no longer needs the rewrite: then remove the rewrite.
+Functions of one input shape are converted together, as outputs of one module: 2 s of each conversion do not depend on
+the module. If that fails, each is converted separately, so that the failure names its function.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -29,14 +33,27 @@ class Rotated(nn.Module):
     def __init__(self):
         super().__init__()
         for index in range(8):
-            both = torch.randn(16, 64, generator=torch.Generator().manual_seed(index))
-            self.register_buffer(f"first{index}", both[:, :32])
-            self.register_buffer(f"second{index}", both[:, 32:])
+            both = torch.randn(6, 16, generator=torch.Generator().manual_seed(index))
+            self.register_buffer(f"first{index}", both[:, :8])
+            self.register_buffer(f"second{index}", both[:, 8:])
 
     def forward(self, input):
         for index in range(8):
             input = (input * getattr(self, f"first{index}")).sin() + getattr(self, f"second{index}")
         return input
+
+
+class Masked(nn.Module):
+    """Adds infinities to scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer(
+            "mask", torch.zeros(6, 6).masked_fill(torch.ones(6, 6).triu(1).bool(), -math.inf)
+        )
+
+    def forward(self, input):
+        return (input[:, :, :1] + self.mask).softmax(-1)
 
 
 class WithNorm(nn.Module):
@@ -136,7 +153,61 @@ ALSO_REWRITTEN = {
 }
 """Also rewritten, because the rewrite matches them too."""
 
+MODULES = {
+    "views of one tensor": (Rotated(), TOKENS),
+    "infinities": (Masked(), TOKENS),
+    "batch norm of maps": (WithNorm(nn.BatchNorm2d, PIXELS[0]), PIXELS),
+    "batch norm of tokens": (WithNorm(nn.BatchNorm1d, TOKENS[0]), TOKENS),
+    "fold with different strides": (
+        Does(lambda x: F.fold(F.unfold(x, (3, 2), stride=(2, 1)), (6, 8), (3, 2), stride=(2, 1))),
+        PIXELS,
+    ),
+    "patches by view": (
+        Does(lambda x: x.view(1, 4, 3, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 12, 16)),
+        PIXELS,
+    ),
+}
+
+UNLOWERED = (*WRONG, *COSTLY, "views of one tensor")
+"""Cases that litert-torch converts without `lower` too."""
+
 FUNCTIONS = REFUSED | WRONG | COSTLY | ALSO_REWRITTEN
+CASES = {name: (Does(function), shape) for name, (function, shape) in FUNCTIONS.items()} | MODULES
+CASES = {name: (module.eval(), shape) for name, (module, shape) in CASES.items()}
+
+
+REFUSALS = (RuntimeError, ValueError, NotImplementedError)
+"""What litert-torch and the runtime raise."""
+
+
+class Together(nn.Module):
+    """Several modules with one input, as outputs."""
+
+    def __init__(self, modules):
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+
+    def forward(self, input):
+        return tuple(part(input) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """One case in a converted file.
+
+    Attributes:
+        reference: the module's output for the inputs.
+        lowered: the output after `lower`; None if the file was converted without it.
+        answer: the output of the LiteRT runtime.
+        operations: the kinds of the operations that lead to this output.
+        rank: the highest rank of their tensors.
+    """
+
+    reference: np.ndarray
+    lowered: np.ndarray | None
+    answer: np.ndarray
+    operations: list[str]
+    rank: int
 
 
 def random(shape, count=3):
@@ -149,128 +220,146 @@ def snr_db(reference, answer):
     return ratio.snr_db
 
 
-def convert(module, inputs, nhwc=False):
+def convert(module, inputs, nhwc=False, names=("output",)):
     with quiet():
         import litert_torch
 
         example = inputs[:1].permute(0, 2, 3, 1).contiguous() if nhwc else inputs[:1]
-        adapter = IOAdapter(module, ("output",), nhwc=nhwc, pixel_bytes=False)
+        adapter = IOAdapter(module, names, nhwc=nhwc, pixel_bytes=False)
         return litert_torch.convert(adapter, sample_kwargs={"input": example}).model_content()
 
 
 def run(content, inputs, nhwc=False):
+    """Each output by name, for the inputs one by one."""
     signature = open_interpreter(content).get_signature_runner()
     if nhwc:
         inputs = inputs.permute(0, 2, 3, 1).contiguous()
-    return np.concatenate([signature(input=one.numpy())["output"] for one in inputs.split(1)])
+    parts = [signature(input=one.numpy()) for one in inputs.split(1)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def operations(content):
-    """The kinds of the operations, and the highest rank of a tensor."""
+    """By output name: the kinds of the operations that lead to it, and the highest rank of their tensors."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
-    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
-    (graph,) = model.subgraphs
+    kinds = {number: name for name, number in vars(schema.BuiltinOperator).items()}
+    (graph,), (signature,) = model.subgraphs, model.signatureDefs
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    return [names[codes[one.opcodeIndex]] for one in graph.operators], max(
-        len(tensor.shape) for tensor in graph.tensors if tensor.shape is not None
-    )
+    result = {}
+    for output in signature.outputs:
+        needed, found = {output.tensorIndex}, []
+        for operation in reversed(graph.operators):
+            if needed.intersection(operation.outputs):
+                needed.update(operation.inputs)
+                needed.update(operation.outputs)
+                found.append(kinds[codes[operation.opcodeIndex]])
+        shapes = [graph.tensors[index].shape for index in needed if index >= 0]
+        result[output.name.decode()] = found[::-1], max(len(shape) for shape in shapes if shape is not None)
+    return result
 
 
 @torch.no_grad()
-def check(module, shape, nhwc=False):
-    """Check that `lower` keeps the function, and litert-torch after it; return the file."""
-    inputs = random(shape)
-    module.eval()
-    reference = torch.cat([module(one) for one in inputs.split(1)]).numpy()
-    lowered = lower(capture(module, inputs[:1], dynamic=False))
-    assert snr_db(reference, torch.cat([lowered(one) for one in inputs.split(1)]).numpy()) >= 110
-    content = convert(lowered, inputs, nhwc)
-    assert snr_db(reference, run(content, inputs, nhwc)) >= 100
-    return content
+def convert_together(names, lowered, nhwc=False):
+    """The cases, which have one input shape, in one file."""
+    inputs = random(CASES[names[0]][1])
+    module = Together([CASES[name][0] for name in names])
+    program = capture(module, inputs[:1], dynamic=False)
+    graph = lower(program) if lowered else program.module()
+    keys = tuple(f"output{number}" for number in range(len(names)))
+    content = convert(graph, inputs, nhwc, keys)
+    reference, after = ([one(part) for part in inputs.split(1)] for one in (module, graph))
+    answers, kinds = run(content, inputs, nhwc), operations(content)
+    return {
+        name: Converted(
+            torch.cat([part[number] for part in reference]).numpy(),
+            torch.cat([part[number] for part in after]).numpy() if lowered else None,
+            answers[key],
+            *kinds[key],
+        )
+        for number, (name, key) in enumerate(zip(names, keys, strict=True))
+    }
+
+
+@cache
+def convert_shape(shape, lowered):
+    """All cases of this input shape that can be converted; none if they cannot be converted together."""
+    names = [name for name, case in CASES.items() if case[1] == shape and (lowered or name in UNLOWERED)]
+    try:
+        return convert_together(names, lowered)
+    except REFUSALS:  # `converted` finds out of which case
+        return {}
+
+
+@cache
+def converted(name, lowered=True):
+    together = convert_shape(CASES[name][1], lowered)
+    return together[name] if name in together else convert_together([name], lowered)[name]
+
+
+def check(case):
+    """Check that `lower` keeps the function, and litert-torch after it."""
+    assert snr_db(case.reference, case.lowered) >= 110
+    assert snr_db(case.reference, case.answer) >= 100
 
 
 @pytest.mark.parametrize("gap", FUNCTIONS)
 def test_rewrite_is_exact(gap):
-    function, shape = FUNCTIONS[gap]
-    kinds, rank = operations(check(Does(function), shape))
-    assert rank <= 4
-    assert "GATHER_ND" not in kinds
+    case = converted(gap)
+    check(case)
+    assert case.rank <= 4
+    assert "GATHER_ND" not in case.operations
 
 
 @pytest.mark.parametrize("gap", REFUSED)
 def test_rewrite_of_refused_function_is_needed(gap):
-    function, shape = REFUSED[gap]
-    inputs = random(shape)
-    module = capture(Does(function), inputs[:1], dynamic=False).module()
-    with pytest.raises((RuntimeError, ValueError, NotImplementedError)):
-        run(convert(module, inputs), inputs)
+    with pytest.raises(REFUSALS):
+        convert_together([gap], lowered=False)
 
 
 @pytest.mark.parametrize("gap", WRONG)
 def test_rewrite_of_wrongly_converted_function_is_needed(gap):
-    function, shape = WRONG[gap]
-    inputs = random(shape)
-    content = convert(capture(Does(function), inputs[:1], dynamic=False).module(), inputs)
-    reference = torch.cat([function(one) for one in inputs.split(1)]).numpy()
-    assert snr_db(reference, run(content, inputs)) < 60
+    case = converted(gap, lowered=False)
+    assert snr_db(case.reference, case.answer) < 60
 
 
 @pytest.mark.parametrize("gap", COSTLY)
 def test_rewrite_of_costly_function_is_needed(gap):
-    function, shape = COSTLY[gap]
-    inputs = random(shape)
-    program = capture(Does(function), inputs[:1], dynamic=False)
-    kinds, rank = operations(convert(program.module(), inputs))
-    fewer, _ = operations(convert(lower(program), inputs))
-    assert rank > 4 or {"GATHER_ND", "BROADCAST_TO"} & set(kinds) or len(fewer) < len(kinds)
+    case = converted(gap, lowered=False)
+    assert (
+        case.rank > 4
+        or {"GATHER_ND", "BROADCAST_TO"} & set(case.operations)
+        or len(converted(gap).operations) < len(case.operations)
+    )
 
 
 def test_views_of_one_tensor_are_converted_as_separate_constants():
-    check(Rotated(), (16, 32))
+    check(converted("views of one tensor"))
 
 
 def test_copies_of_constants_are_needed():
-    inputs = random((16, 32))
-    program = capture(Rotated(), inputs[:1], dynamic=False)
-    content = convert(program.module(), inputs)
-    assert snr_db(Rotated()(inputs).numpy(), run(content, inputs)) < 60
+    case = converted("views of one tensor", lowered=False)
+    assert snr_db(case.reference, case.answer) < 60
 
 
 def test_infinities_in_the_model_are_not_changed():
-    class Masked(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer(
-                "mask", torch.zeros(8, 8).masked_fill(torch.ones(8, 8).triu(1).bool(), -math.inf)
-            )
-
-        def forward(self, input):
-            return (input[:, :, :1] + self.mask).softmax(-1)
-
-    module = Masked().eval()
-    before = module.mask.clone()
-    check(module, (8, 8))
-    assert torch.equal(module.mask, before)
+    check(converted("infinities"))
+    assert torch.equal(CASES["infinities"][0].mask, Masked().mask)
 
 
-@pytest.mark.parametrize(("norm", "shape"), [(nn.BatchNorm2d, PIXELS), (nn.BatchNorm1d, TOKENS)])
-def test_batch_norm_is_a_factor_and_a_term(norm, shape):
-    kinds, _ = operations(check(WithNorm(norm, shape[0]), shape))
-    arithmetic = [kind for kind in kinds if kind not in ("TRANSPOSE", "RESHAPE", "RELU")]
-    assert arithmetic == (["DEPTHWISE_CONV_2D"] if len(shape) == 3 else ["MUL", "ADD"])
+@pytest.mark.parametrize("of", ["maps", "tokens"])
+def test_batch_norm_is_a_factor_and_a_term(of):
+    case = converted(f"batch norm of {of}")
+    check(case)
+    arithmetic = [kind for kind in case.operations if kind not in ("TRANSPOSE", "RESHAPE", "RELU")]
+    assert arithmetic == (["DEPTHWISE_CONV_2D"] if of == "maps" else ["MUL", "ADD"])
 
 
 def test_view_is_valid_in_both_layouts():
     """gemma4_vit cuts patches with `view`, whose strides a transposed input does not have."""
-    check(
-        Does(lambda x: x.view(1, 4, 3, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 12, 16)),
-        PIXELS,
-        nhwc=True,
-    )
+    check(convert_together(["patches by view"], lowered=True, nhwc=True)["patches by view"])
 
 
 def test_fold_with_different_strides():
-    check(Does(lambda x: F.fold(F.unfold(x, (3, 2), stride=(2, 1)), (6, 8), (3, 2), stride=(2, 1))), PIXELS)
+    check(converted("fold with different strides"))
 
 
 def test_program_is_not_changed():

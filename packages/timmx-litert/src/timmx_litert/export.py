@@ -68,7 +68,10 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
     # In --mode int8 the quantizer changes the I/O types; in the others the graph converts bytes to floats.
     integer_io = options.mode is LiteRTMode.INT8 and options.io is not IoType.FLOAT32
     pixel_bytes = options.io is IoType.UINT8 and not integer_io
-    content = convert(job, nhwc=options.takes_nhwc, pixel_bytes=pixel_bytes)
+    nhwc = options.takes_nhwc
+    content = job.shared(  # all modes start from it
+        ("float file", nhwc, pixel_bytes), lambda: convert(job, nhwc=nhwc, pixel_bytes=pixel_bytes)
+    )
     if options.mode.quantized:
         facts["per_channel"] = options.per_channel is not False
     if calibration is not None:

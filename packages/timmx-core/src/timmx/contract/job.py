@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from timmx.contract.capabilities import Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from timmx.contract.metadata import Metadata
     from timmx.contract.options import ExportRequest
     from timmx.contract.runner import Quantization
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,17 @@ class ExportJob(Protocol):
 
         Raises:
             UnsupportedError: torch.export cannot trace this model.
+        """
+
+    def shared(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """What several exports of one command have in common, such as a float file that each mode quantizes.
+
+        `make` is called once per model, batch size and key; its result stays in memory until the last of these
+        exports is done. Other backends do not see it.
+
+        Args:
+            key: stands for the options that the value depends on.
+            make: computes the value from this job's model. What it returns must not be changed.
         """
 
     def calibration(self, data: Path | None, samples: int | None = None) -> Calibration:

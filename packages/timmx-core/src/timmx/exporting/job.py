@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from timmx.artifact import staging
 from timmx.base import reporter
 from timmx.exporting.metadata import IoTypes, check_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Hashable, Mapping
     from pathlib import Path
 
     import torch
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from timmx.exporting.artifact_session import ArtifactSession
     from timmx.exporting.session import ModelSession
     from timmx.inputs import CalibrationInputs
+
+Value = TypeVar("Value")
 
 
 class Job:
@@ -60,6 +62,9 @@ class Job:
 
     def capture(self, *, strict: bool = False) -> torch.export.ExportedProgram:
         return self._session.capture(strict)
+
+    def shared(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        return self._session.shared((self._backend.name, key), make)
 
     def calibration(self, data: Path | None, samples: int | None = None) -> CalibrationInputs:
         from timmx.inputs import choose_calibration

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from timmx.base import exact_cuda, reporter
 from timmx.capture import capture
@@ -26,7 +26,7 @@ from timmx.model import check_count, check_memory, load_model
 from timmx.verification import Reference, run_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
     import torch
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from timmx.exporting.metadata import IoTypes
     from timmx.model import ExportModule, LoadedModel, Rewrite
 
+Value = TypeVar("Value")
 
 _CHECK_ARGUMENTS = (
     "check --input-size and --model-kwargs; of a local-dir: or hf-hub: model, model_args and input_size in its "
@@ -54,6 +55,7 @@ class Session:
         self.request = request
         self.reference: Reference
         self.seconds: dict[str, float] = {}
+        self._shared: dict[tuple[Hashable, bool, int], Any] = {}
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[None]:
@@ -72,6 +74,13 @@ class Session:
         count = self.request.trace_batch
         inputs = self.reference.samples.take([index % len(self.reference) for index in range(count)])
         return torch.from_numpy(inputs).to(self.request.device.torch_name)
+
+    def shared(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The result of `make`, computed once per key and shape; see `ExportJob.shared`."""
+        full = (key, self.request.dynamic_batch, self.request.trace_batch)
+        if full not in self._shared:
+            self._shared[full] = make()
+        return cast("Value", self._shared[full])
 
 
 class ModelSession(Session):
@@ -119,8 +128,8 @@ class ModelSession(Session):
         self._prepare_once()
 
     def with_batch(self, request: ExportRequest) -> ModelSession:
-        """The same loaded model, reference and captures, with a request that differs only in the batch size, the
-        output path or the floor of verification.
+        """The same loaded model, reference, captures and shared values, with a request that differs only in the
+        batch size, the output path or the floor of verification.
 
         Raises:
             ConfigurationError: the batch is too large for the input size.

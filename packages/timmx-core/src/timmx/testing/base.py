@@ -15,7 +15,7 @@ import pytest
 from timmx import registry
 from timmx.contract import Capabilities, Metadata, OpenSettings
 from timmx.errors import RuntimeUnavailable
-from timmx.testing.models import awakened_model
+from timmx.testing.models import awakened_model, small_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,7 +152,7 @@ class ConformanceBase:
             model: Any = "test_resnet", name: str = "model", folder: Path | None = None, **options: Any
         ) -> ExportResult:
             if isinstance(model, str) and "checkpoint" not in options:
-                model = awakened_model(model)
+                model = small_model(model)
             if folder is None:
                 folder = tmp_path / "out"
                 folder.mkdir(exist_ok=True)

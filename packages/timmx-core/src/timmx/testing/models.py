@@ -10,7 +10,10 @@ from timmx.testing.awaken import awaken
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["awaken", "awakened_model"]
+__all__ = ["awaken", "awakened_model", "small_model", "tiny_model"]
+
+_FEWER_BLOCKS: dict[str, dict[str, Any]] = {"test_vit": {"depth": 1}}
+"""The blocks of these models are equal, and each takes as long to convert as a small network."""
 
 
 @cache
@@ -27,3 +30,21 @@ def awakened_model(name: str, **options: Any) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return awaken(timm.create_model(name, **options))
+
+
+def small_model(name: str) -> nn.Module:
+    """`awakened_model` with as few blocks as keep every kind of layer."""
+    return awakened_model(name, **_FEWER_BLOCKS.get(name, {}))
+
+
+def tiny_model() -> nn.Module:
+    """One convolution and a head, for a check that needs any model."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+        model = nn.Sequential(*layers).eval()
+    model.pretrained_cfg = {"input_size": (3, 32, 32), "num_classes": 10}  # type: ignore[assignment]
+    return model

@@ -16,7 +16,7 @@ from timmx.errors import ArtifactError, RuntimeUnavailable
 from timmx.inputs import ImagePreprocessor, SyntheticSamples, feed, fetch, run_batches
 from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
 from timmx.testing.exports import MODELS, dynamic_batch
-from timmx.testing.models import awakened_model
+from timmx.testing.models import small_model
 from timmx.verification import FLOORS_DB
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class ParityChecks(ConformanceBase):
 
     @export_check
     def test_rows_do_not_touch_each_other(self, exported: Export, subject: ExportBackend) -> None:
-        result = exported("test_efficientnet", batch_size=3, verify=False)
+        result = exported("test_vit", batch_size=4)
         with open_or_skip(subject, result.path) as runner:
-            inputs = _inputs(result, 3)
+            inputs = _inputs(result, 4)
             inputs[2] = inputs[0]
             first = _run(runner, inputs)
             np.testing.assert_allclose(first[0], first[2], rtol=1e-3, atol=1e-4 * np.abs(first).max())
@@ -93,7 +93,7 @@ class ParityChecks(ConformanceBase):
 
     @export_check
     def test_runner_describes_the_artifact(self, exported: Export, subject: ExportBackend) -> None:
-        result = exported("test_efficientnet", batch_size=3, verify=False)
+        result = exported("test_vit", batch_size=4)
         with open_or_skip(subject, result.path) as runner:
             for spec in (*runner.inputs, *runner.outputs):
                 assert isinstance(spec, TensorSpec)
@@ -101,7 +101,7 @@ class ParityChecks(ConformanceBase):
             assert [spec.name for spec in runner.inputs] == ["input"]
             metadata = metadata_of(result)
             (taken,), stated = runner.inputs, metadata.input
-            assert taken.shape == (3, *stated.shape), "in the stated layout"
+            assert taken.shape == (4, *stated.shape), "in the stated layout"
             assert taken.layout in ("", stated.layout)
             assert (taken.dtype, taken.quantization) == (stated.dtype, stated.quantization)
             given = {output.name: output for output in metadata.outputs}
@@ -195,7 +195,7 @@ class ParityChecks(ConformanceBase):
         seeds = range(max(1, -(-4 // batch)))
         with torch.inference_mode():
             normalized = np.concatenate([_inputs(result, batch, seed, in_graph=False) for seed in seeds])
-            expected = awakened_model(model)(torch.from_numpy(normalized)).numpy()
+            expected = small_model(model)(torch.from_numpy(normalized)).numpy()
         measure = SignalToNoise()
         found = [_run(runner, _inputs(result, batch, seed)) for seed in seeds]
         measure.update(expected, np.concatenate(found))
