@@ -518,15 +518,14 @@ def small(family):
         "convit": lambda: convit.ConVit(
             img_size=32, embed_dim=16, depth=2, num_heads=2, local_up_to_layer=1, num_classes=5
         ),
-        "csatv2": lambda: csatv2.CSATv2(
-            dims=(8, 16), depths=(1, 1), transformer_depths=(0, 1), num_classes=5
-        ),
+        # one convolutional and one transformer block
+        "csatv2": lambda: csatv2.CSATv2(dims=(8,), depths=(2,), transformer_depths=(1,), num_classes=5),
         "hiera": lambda: hiera.Hiera(
             img_size=(64, 64),
             embed_dim=16,
-            stages=(1, 1, 1),
-            q_pool=2,
-            mask_unit_attn=(True, False, False),
+            stages=(1, 1),
+            q_pool=1,
+            mask_unit_attn=(True, False),
             num_classes=5,
         ),
         "nest": lambda: nest.Nest(
