@@ -31,16 +31,78 @@ def few_digits(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def export(tmp_path, digits, few_digits):
+@pytest.fixture(scope="module")
+def export(tmp_path_factory, digits, few_digits):
     def run(model=digits, name="digits", **options):
         suffix = ".mlmodel" if options.get("convert_to") == "neuralnetwork" else ".mlpackage"
         options = {"verify_data": few_digits} | options
-        result = timmx.export("coreml", model, output=tmp_path / f"{name}{suffix}", **options)
+        output = tmp_path_factory.mktemp("export") / f"{name}{suffix}"
+        result = timmx.export("coreml", model, output=output, **options)
         assert result.verification.status == "verified", result.verification.reason
         return result
 
     return run
+
+
+class Tiny(nn.Module):
+    """For tests of options: it converts in half a second. Its weight is too small to be compressed."""
+
+    def __init__(self, channels=3):
+        super().__init__()
+        self.pretrained_cfg = {
+            "input_size": (channels, 16, 16),
+            "architecture": "tiny",
+            "mean": (0,) * channels,
+            "std": (1,) * channels,
+        }
+        self.conv = nn.Conv2d(channels, 4, 3)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            nn.init.normal_(self.conv.weight)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+
+
+FORMS = {
+    "float16": ({}, "fp16", None),
+    "float32": ({"compute_precision": "float32"}, "fp32", None),
+    "int8": ({"quantize": "int8"}, "int8-weights", "constexpr_affine_dequantize"),
+    "int8 ios18": (
+        {"quantize": "int8", "target": "ios18"},
+        "int8-weights",
+        "constexpr_blockwise_shift_scale",
+    ),
+    "int4": ({"quantize": "int4"}, "int4-weights", "constexpr_blockwise_shift_scale"),
+    "palette8": ({"quantize": "palette8"}, "int8-weights", "constexpr_lut_to_dense"),
+    "palette6": ({"quantize": "palette6"}, "int6-weights", "constexpr_lut_to_dense"),
+    "palette4": ({"quantize": "palette4"}, "int4-weights", "constexpr_lut_to_dense"),
+    "palette4 macos15": (
+        {"quantize": "palette4", "target": "macos15"},
+        "int4-weights",
+        "constexpr_lut_to_dense",
+    ),
+    "int8 float32": (
+        {"quantize": "int8", "compute_precision": "float32"},
+        "int8-weights",
+        "constexpr_affine_dequantize",
+    ),
+}
+"""Options, the precision that the result states, and the operation that decompresses weights."""
+
+
+@pytest.fixture(scope="module")
+def forms(export, digits, few_digits, tmp_path_factory):
+    """The digits model in each weight form, from one capture: name -> result."""
+    folder = tmp_path_factory.mktemp("forms")
+    targets = [
+        {"format": "coreml", "output": f"{name.replace(' ', '-')}.mlpackage"} | options
+        for name, (options, _, _) in FORMS.items()
+    ]
+    many = timmx.export_many(digits, targets, folder, verify_data=few_digits)
+    results = {result.path.stem.replace("-", " "): result for result in many.results}
+    assert results.keys() == FORMS.keys(), many.failures
+    return results
 
 
 def spec(path):
@@ -49,23 +111,11 @@ def spec(path):
     return ct.utils.load_spec(str(path))
 
 
-@pytest.mark.parametrize(
-    ("options", "precision", "constexpr"),
-    [
-        ({}, "fp16", None),
-        ({"compute_precision": "float32"}, "fp32", None),
-        ({"quantize": "int8"}, "int8-weights", "constexpr_affine_dequantize"),
-        ({"quantize": "int8", "target": "ios18"}, "int8-weights", "constexpr_blockwise_shift_scale"),
-        ({"quantize": "int4"}, "int4-weights", "constexpr_blockwise_shift_scale"),
-        ({"quantize": "palette8"}, "int8-weights", "constexpr_lut_to_dense"),
-        ({"quantize": "palette6"}, "int6-weights", "constexpr_lut_to_dense"),
-        ({"quantize": "palette4"}, "int4-weights", "constexpr_lut_to_dense"),
-        ({"quantize": "palette4", "target": "macos15"}, "int4-weights", "constexpr_lut_to_dense"),
-        ({"quantize": "int8", "compute_precision": "float32"}, "int8-weights", "constexpr_affine_dequantize"),
-    ],
-)
-def test_weight_forms_keep_the_accuracy_of_digits(export, options, precision, constexpr):
-    result = export(**options)
+@pytest.mark.parametrize("form", FORMS)
+def test_weight_forms_keep_the_accuracy_of_digits(forms, form):
+    options, precision, constexpr = FORMS[form]
+    result = forms[form]
+    assert result.verification.status == "verified"
     assert result.precision == precision
     assert result.verification.top1_agreement >= 0.95
     assert "evaluator" in result.verification.engine or sys.platform == "darwin"
@@ -79,8 +129,8 @@ def test_weight_forms_keep_the_accuracy_of_digits(export, options, precision, co
         assert report["weights_bytes"] < 0.65 * uncompressed_bytes
 
 
-def test_fewer_bits_make_smaller_files_and_more_noise(export):
-    results = [export(name=form, quantize=form) for form in ("none", "palette8", "palette6", "palette4")]
+def test_fewer_bits_make_smaller_files_and_more_noise(forms):
+    results = [forms[form] for form in ("float16", "palette8", "palette6", "palette4")]
     sizes = [result.size_bytes for result in results]
     ratios = [result.verification.snr_db for result in results]
     assert sizes == sorted(sizes, reverse=True)
@@ -88,22 +138,6 @@ def test_fewer_bits_make_smaller_files_and_more_noise(export):
 
 
 def test_model_with_only_small_weights_stays_uncompressed_with_a_note(export):
-    class Tiny(nn.Module):
-        pretrained_cfg: ClassVar = {
-            "input_size": (3, 16, 16),
-            "architecture": "tiny",
-            "mean": (0, 0, 0),
-            "std": (1, 1, 1),
-        }
-
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-
-        def forward(self, x):
-            return self.conv(x).mean((2, 3))
-
-    torch.manual_seed(0)
     result = export(Tiny(), quantize="int8", verify_data=None)
     assert result.precision == "fp16"
     assert any("No weight is large enough" in note for note in result.notes)
@@ -148,13 +182,12 @@ def test_neuralnetwork_takes_an_image(export):
     assert result.verification.top1_agreement == 1.0
 
 
-def test_grayscale_image_input(export, awakened):
-    checkpoint = awakened("test_resnet", in_chans=1)
-    result = export("test_resnet", checkpoint=checkpoint, in_chans=1, image_input=True, normalize=True)
+def test_grayscale_image_input(export):
+    result = export(Tiny(channels=1), image_input=True, normalize=True, verify_data=None)
     image = spec(result.path).description.input[0].type.imageType
     assert image.colorSpace == image.ColorSpace.Value("GRAYSCALE")
     with timmx.open(result.path) as runner:
-        assert runner.inputs[0].shape == (1, 1, 160, 160)
+        assert runner.inputs[0].shape == (1, 1, 16, 16)
 
 
 def test_image_input_of_other_channels_is_refused_after_loading_the_model(export, tmp_path, digits):
@@ -167,7 +200,7 @@ def test_image_input_of_other_channels_is_refused_after_loading_the_model(export
 
 
 def test_classifier_of_logits_has_a_note(export):
-    result = export(classifier=True)
+    result = export(Tiny(), classifier=True, labels=list("abcd"), verify_data=None)
     assert any("logits" in note for note in result.notes)
 
 
@@ -189,29 +222,29 @@ def test_labels_of_a_classifier_are_counted_before_the_conversion(tmp_path, digi
 
 @pytest.mark.parametrize("kind", ["mlprogram", "neuralnetwork"])
 def test_dynamic_batch_size_has_a_range(export, kind):
-    result = export(dynamic_batch=True, convert_to=kind, batch_upper_bound=5)
+    result = export(Tiny(), dynamic_batch=True, convert_to=kind, batch_upper_bound=5, verify_data=None)
     assert result.verification.batch_sizes == (1, 2, 5)
     assert result.metadata["batch"] == {"dynamic": True}
     assert result.metadata["format"]["batch_range"] == [1, 5]
     (first, *_) = spec(result.path).description.input[0].type.multiArrayType.shapeRange.sizeRanges
     assert (first.lowerBound, first.upperBound) == (1, 5)
     with timmx.open(result.path) as runner:
-        assert runner.inputs[0].shape == ("batch", 3, 64, 64)
-        assert runner.run({"input": np.zeros((4, 3, 64, 64), np.float32)})["output"].shape == (4, 10)
+        assert runner.inputs[0].shape == ("batch", 3, 16, 16)
+        assert runner.run({"input": np.zeros((4, 3, 16, 16), np.float32)})["output"].shape == (4, 4)
         with pytest.raises(ValueError, match="input"):
-            runner.run({"input": np.zeros((6, 3, 64, 64), np.float32)})
+            runner.run({"input": np.zeros((6, 3, 16, 16), np.float32)})
 
 
 @pytest.mark.parametrize("kind", ["mlprogram", "neuralnetwork"])
 def test_enumerated_batch_sizes(export, kind):
-    result = export(dynamic_batch=True, convert_to=kind, batch_sizes=(4, 1, 8))
+    result = export(Tiny(), dynamic_batch=True, convert_to=kind, batch_sizes=(4, 1, 8), verify_data=None)
     assert result.verification.batch_sizes == (1, 4, 8)
     assert result.metadata["format"]["batch_sizes"] == [4, 1, 8]
     array = spec(result.path).description.input[0].type.multiArrayType
     assert sorted(shape.shape[0] for shape in array.enumeratedShapes.shapes) == [1, 4, 8]
     assert array.shape[0] == 4
     with timmx.open(result.path) as runner, pytest.raises(ValueError, match="input"):
-        runner.run({"input": np.zeros((2, 3, 64, 64), np.float32)})
+        runner.run({"input": np.zeros((2, 3, 16, 16), np.float32)})
 
 
 def test_description_for_xcode_has_license_author_and_preprocessing(export):
@@ -232,15 +265,23 @@ def test_description_for_xcode_has_license_author_and_preprocessing(export):
 
 
 def test_inputs_and_outputs_are_float32_for_late_targets_too(export):
-    description = spec(export(target="ios18").path).description
+    description = spec(export(Tiny(), target="ios18", verify_data=None).path).description
     for feature in (*description.input, *description.output):
         kind = feature.type.multiArrayType
         assert kind.dataType == kind.ArrayDataType.Value("FLOAT32")
 
 
-def test_file_contains_no_trace_of_the_exporting_machine(export, awakened):
-    result = export("test_vit", checkpoint=awakened("test_vit"))
-    files = [path for path in result.path.rglob("*") if path.is_file()]
+def small_vit():
+    return awakened_model("test_vit", img_size=64, depth=2)
+
+
+@pytest.fixture(scope="module")
+def vit(export):
+    return export(small_vit(), input_size=(3, 64, 64), target="ios18", verify_data=None)
+
+
+def test_file_contains_no_trace_of_the_exporting_machine(vit):
+    files = [path for path in vit.path.rglob("*") if path.is_file()]
     assert sorted(path.name for path in files) == ["Manifest.json", "model.mlmodel", "weight.bin"]
     for path in files:
         content = path.read_bytes()
@@ -249,17 +290,17 @@ def test_file_contains_no_trace_of_the_exporting_machine(export, awakened):
         assert b"conversion_date" not in content
 
 
-def test_coremltools_reads_the_package(export):
+def test_coremltools_reads_the_package(forms):
     import coremltools as ct
 
-    result = export()
+    result = forms["float16"]
     model = ct.models.MLModel(str(result.path), skip_model_load=True)
     assert json.loads(model.user_defined_metadata["timmx"]) == result.metadata
     assert model.short_description
 
 
-def test_metadata_is_read_without_torch_or_coremltools(export):
-    result = export()
+def test_metadata_is_read_without_torch_or_coremltools(forms):
+    result = forms["float16"]
     code = (
         "import sys, json\nfrom pathlib import Path\nfrom timmx import registry\n"
         "backend = registry.load('coreml')\n"
@@ -273,22 +314,22 @@ def test_metadata_is_read_without_torch_or_coremltools(export):
     assert done.stdout.splitlines()[1] == "[]"
 
 
-def test_float32_attention_of_ios18_stays_one_operation(export, awakened):
-    result = export("test_vit", checkpoint=awakened("test_vit"), target="ios18", verify_data=None)
-    assert registry.load("coreml").inspect(result.path)["operations"]["scaled_dot_product_attention"] > 0
+def test_attention_of_ios18_stays_one_operation(vit):
+    assert registry.load("coreml").inspect(vit.path)["operations"]["scaled_dot_product_attention"] > 0
 
 
-def test_inspect_reports_what_keeps_a_file_off_the_neural_engine(export):
+def test_inspect_reports_what_keeps_a_file_off_the_neural_engine(export, forms):
     backend = registry.load("coreml")
-    report = backend.inspect(export().path)
+    report = backend.inspect(forms["float16"].path)
     assert report["runs_on"] == "iOS 15, macOS 12"
     assert report["precision"]["float16"] > 30
     assert report["off_neural_engine"] == []
-    float32 = backend.inspect(export(name="float32", compute_precision="float32", dynamic_batch=True).path)
+    options = {"compute_precision": "float32", "dynamic_batch": True, "verify_data": None}
+    float32 = backend.inspect(export(Tiny(), **options).path)
     assert len(float32["off_neural_engine"]) == 2
     assert "float32" in float32["off_neural_engine"][0]
     assert "--batch-sizes" in float32["off_neural_engine"][1]
-    picture = backend.inspect(export(name="picture", image_input=True, normalize=True).path)
+    picture = backend.inspect(export(Tiny(), image_input=True, normalize=True, verify_data=None).path)
     assert picture["off_neural_engine"] == []
 
 
@@ -344,9 +385,9 @@ def test_unsupported_operation_is_reported(export, tmp_path):
 
 
 def test_inner_tensors_are_those_of_the_program(export):
-    model = awakened_model("test_vit")
-    result = export(model, "vit", compute_precision="float32", verify_data=None)
-    inputs = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    model = small_vit()
+    result = export(model, compute_precision="float32", input_size=(3, 64, 64), verify_data=None)
+    inputs = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with timmx.open(result.path) as runner, torch.inference_mode():
         names = runner.intermediates
         values = runner.run_intermediates({"input": inputs.numpy()}, names)
@@ -358,8 +399,8 @@ def test_inner_tensors_are_those_of_the_program(export):
 
 
 def test_a_neuralnetwork_gives_no_inner_tensors(export):
-    result = export(convert_to="neuralnetwork")
+    result = export(Tiny(), convert_to="neuralnetwork", verify_data=None)
     with timmx.open(result.path) as runner:
         assert runner.intermediates == ()
         with pytest.raises(UnsupportedError, match="returns only outputs"):
-            runner.run_intermediates({"input": np.zeros((1, 3, 64, 64), np.float32)}, ("x",))
+            runner.run_intermediates({"input": np.zeros((1, 3, 16, 16), np.float32)}, ("x",))

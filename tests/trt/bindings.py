@@ -61,8 +61,6 @@ USED = tuple(
     ICudaEngine.num_io_tensors ICudaEngine.get_tensor_name ICudaEngine.get_tensor_mode
     ICudaEngine.get_tensor_shape ICudaEngine.get_tensor_dtype ICudaEngine.get_tensor_profile_shape
     ICudaEngine.create_execution_context ICudaEngine.num_optimization_profiles ICudaEngine.name
-    ICudaEngine.create_engine_inspector
-    EngineInspector.get_engine_information LayerInformationFormat.JSON
     IExecutionContext.set_input_shape IExecutionContext.get_tensor_shape IExecutionContext.set_tensor_address
     IExecutionContext.execute_async_v3 IExecutionContext.infer_shapes
     ILogger.log ILogger.Severity IProgressMonitor.phase_start IProgressMonitor.step_complete

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from timmx.contract.options import Device
+from timmx.testing import awakened_model
 from timmx_tensorrt import gpu
 from trt.stand_in import VERSIONS, load
 
@@ -33,6 +34,26 @@ def tensorrt(request, monkeypatch):
     sys.modules.pop("timmx_tensorrt.engine", None)  # its classes derive from the module's
     yield module
     sys.modules.pop("timmx_tensorrt.engine", None)
+
+
+@pytest.fixture(scope="session")
+def small_model():
+    """A timm model for 64 x 64 pixels: name -> module."""
+    return lambda name: awakened_model(name, **({"img_size": 64, "depth": 2} if name == "test_vit" else {}))
+
+
+@pytest.fixture(scope="session")
+def float32_onnx(export, small_model, shared):
+    """A small model as float32 ONNX with a dynamic batch size: name -> file. All tests share it."""
+
+    def make(name):
+        options = {"opset": 22, "verify": False, "dynamic_batch": True, "input_size": (3, 64, 64)}
+        folder = shared(
+            f"onnx-{name}", lambda folder: export("onnx", small_model(name), folder / "model.onnx", **options)
+        )
+        return folder / "model.onnx"
+
+    return make
 
 
 CARD = {

@@ -29,14 +29,15 @@ from timmx.errors import (
     UnsupportedError,
     VerificationError,
 )
-from timmx.testing import awakened_model
 from timmx_tensorrt.plugin import TensorRTBackend
 from timmx_tensorrt.sidecar import read, sidecar_path
+from torch import nn
 from trt.stand_in import VERSIONS
 from typer.testing import CliRunner
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 DYNAMIC_BATCH = {"dynamic_batch": True, "batch_size": 4, "batch_max": 8}
+CALIBRATION = {"calibration_data": DIGITS / "samples", "calibration_samples": 32}
 
 
 BOTH = pytest.mark.parametrize("tensorrt", VERSIONS, indirect=True)
@@ -53,12 +54,25 @@ def export_engine(export, tensorrt, tmp_path, monkeypatch, digits):
     return run
 
 
+class Tiny(nn.Module):
+    """A model for tests in which its numbers do not matter."""
+
+    pretrained_cfg: ClassVar = {"input_size": (3, 16, 16), "architecture": "tiny"}
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+
+
 @pytest.fixture(scope="module")
 def typed(export, tmp_path_factory, digits):
-    """The digits' typed ONNX with a fixed batch size of 1, one of 4, and a dynamic one."""
+    """The digits' typed ONNX with a fixed batch size of 1, and with a dynamic one."""
     folder = tmp_path_factory.mktemp("typed")
     files = {}
-    for name, options in (("one", {}), ("four", {"batch_size": 4}), ("dynamic", DYNAMIC_BATCH)):
+    for name, options in (("one", {}), ("dynamic", DYNAMIC_BATCH)):
         files[name] = folder / f"{name}.onnx"
         timmx.export(
             "tensorrt",
@@ -79,39 +93,46 @@ def build(export_engine, typed):
     return lambda name="one", **options: export_engine(None, **{"from_onnx": typed[name]} | options)
 
 
-@pytest.mark.parametrize(
-    ("options", "least_db"),
-    [
-        ({}, 100),
-        ({"mode": "fp16"}, 45),
-        ({"mode": "int8", "calibration_data": DIGITS / "samples", "calibration_samples": 32}, 20),
-        ({"mode": "fp8", "calibration_data": DIGITS / "samples", "calibration_samples": 32}, 20),
-        ({"mode": "fp16", **DYNAMIC_BATCH}, 45),
-    ],
-)
-def test_engine_is_built_and_verified(export_engine, tensorrt, options, least_db):
-    result = export_engine(**options)
+def check_verified(result, tensorrt, least_db, batch_sizes=(1,), more_files=()):
+    """Check the result of the only build."""
     assert result.verification.status == "verified"
     assert result.verification.snr_db > least_db
-    assert result.files == (result.path, sidecar_path(result.path))
-    assert result.verification.batch_sizes == ((1, 4, 8) if options.get("dynamic_batch") else (1,))
+    assert result.files == (result.path, sidecar_path(result.path), *more_files)
+    assert result.verification.batch_sizes == batch_sizes
     (build,) = tensorrt.builds
     assert build.strongly_typed
-    assert ("TF32" in build.flags) is (options.get("mode", "fp32") != "fp32")
+    assert ("TF32" in build.flags) is (result.metadata["precision"] != "fp32")
+
+
+def test_float32_engine_is_built_verified_and_reported_as_json(export_engine, tensorrt, tmp_path, digits):
+    arguments = ["tensorrt", digits, "--device", "cuda", "-o", str(tmp_path / "a.engine"), "--json"]
+    report = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert report["verification"]["status"] == "verified"
+    assert report["verification"]["snr_db"] > 100
+    assert report["verification"]["batch_sizes"] == [1]
+    assert report["files"] == [str(tmp_path / name) for name in ("a.engine", "a.engine.json")]
+    (build,) = tensorrt.builds
+    assert build.strongly_typed
+    assert "TF32" not in build.flags
+    assert read(tmp_path / "a.engine").engine["float32_nodes"] == []
+
+
+def test_int8_engine_is_built_and_verified(export_engine, tensorrt):
+    result = export_engine(mode="int8", **CALIBRATION)
+    check_verified(result, tensorrt, 20)
 
 
 @BOTH
-def test_engine_is_the_plan_and_the_sidecar_has_the_metadata(export_engine, tensorrt, tmp_path):
-    result = export_engine(keep_onnx=tmp_path / "digits.onnx", **DYNAMIC_BATCH)
+def test_engine_is_the_plan_and_the_sidecar_has_the_metadata(build, typed, tensorrt):
+    result = build("dynamic")
     runtime = tensorrt.Runtime(tensorrt.Logger())
     assert runtime.deserialize_cuda_engine(result.path.read_bytes()).num_io_tensors == 2
     sidecar = read(result.path)
     assert sidecar.metadata == result.metadata
     assert sidecar.engine["plan_sha256"] == sha256(result.path)
-    assert sidecar.engine["onnx_sha256"] == sha256(tmp_path / "digits.onnx")
+    assert sidecar.engine["onnx_sha256"] == sha256(typed["dynamic"])
     assert sidecar.engine["tensorrt"] == tensorrt.__version__
     assert sidecar.engine["gpu"] == "NVIDIA L4"
-    assert sidecar.engine["float32_nodes"] == []
     assert sidecar.metadata["format"]["profile"] == {"min": 1, "opt": 4, "max": 8}
 
 
@@ -143,7 +164,7 @@ def test_second_build_uses_the_timings_of_the_first(build, tensorrt, tmp_path):
 
 
 def test_concurrent_builds_keep_the_timings_of_both(build, tensorrt, tmp_path):
-    build("four", timing_cache=tmp_path / "other")
+    build("dynamic", timing_cache=tmp_path / "other")
     cache = tmp_path / "cache"
 
     def another_build_ends():
@@ -152,7 +173,7 @@ def test_concurrent_builds_keep_the_timings_of_both(build, tensorrt, tmp_path):
     tensorrt.trouble.during_build = another_build_ends
     build(timing_cache=cache)
     tensorrt.trouble.during_build = None
-    for name in ("one", "four"):
+    for name in ("one", "dynamic"):
         build(name, timing_cache=cache)
         assert tensorrt.builds[-1].timing_cache_hits > 0
 
@@ -187,9 +208,14 @@ def test_build_reports_progress(build, tensorrt):
     assert 0 < shares[-1] <= 1
 
 
-def test_rebuild_command_in_the_sidecar_builds_the_same_engine(export_engine, tmp_path):
-    result = export_engine(mode="fp16", keep_onnx=tmp_path / "digits.onnx", opt_level=2, **DYNAMIC_BATCH)
-    words = shlex.split(read(result.path).engine["rebuild"])
+def test_rebuild_command_in_the_sidecar_builds_the_same_engine(export_engine, tensorrt, tmp_path):
+    kept = tmp_path / "digits.onnx"
+    result = export_engine(mode="fp16", keep_onnx=kept, opt_level=2, **DYNAMIC_BATCH)
+    check_verified(result, tensorrt, 45, batch_sizes=(1, 4, 8), more_files=[kept])
+    sidecar = read(result.path)
+    assert sidecar.metadata == result.metadata
+    assert sidecar.engine["onnx_sha256"] == sha256(kept)
+    words = shlex.split(sidecar.engine["rebuild"])
     assert words[:2] == ["timmx", "tensorrt"]
     before = result.path.read_bytes()
     done = CliRunner().invoke(app, words[1:])
@@ -198,8 +224,9 @@ def test_rebuild_command_in_the_sidecar_builds_the_same_engine(export_engine, tm
     assert "verified" in done.stdout
 
 
-def test_rebuild_command_of_a_model_gives_the_same_metadata(export_engine):
+def test_rebuild_command_of_a_model_gives_the_same_metadata(export_engine, tensorrt):
     result = export_engine(mode="fp16", normalize=True, softmax=True)
+    check_verified(result, tensorrt, 45)
     words = shlex.split(read(result.path).engine["rebuild"])
     assert CliRunner().invoke(app, words[1:]).exit_code == 0
     assert read(result.path).metadata == result.metadata
@@ -289,8 +316,8 @@ def test_timing_cache_never_replaces_another_kind_of_file(build, tensorrt, tmp_p
     assert tensorrt.builds == []
 
 
-def test_onnx_of_another_command_is_refused(export_engine, tmp_path, digits):
-    timmx.export("onnx", digits, output=tmp_path / "other.onnx", verify=False)
+def test_onnx_of_another_command_is_refused(export_engine, tmp_path):
+    timmx.export("onnx", Tiny(), output=tmp_path / "other.onnx", verify=False)
     with pytest.raises(ArtifactError, match="--onnx-only"):
         export_engine(None, from_onnx=tmp_path / "other.onnx")
 
@@ -312,8 +339,9 @@ FAILURES = [
 @BOTH
 @pytest.mark.parametrize(("trouble", "value", "error", "words"), FAILURES)
 def test_failure_is_reported_and_existing_files_stay(build, tensorrt, tmp_path, trouble, value, error, words):
-    before = build()
-    old = {path: path.read_bytes() for path in before.files}
+    old = {tmp_path / name: b"old" for name in ("digits.engine", "digits.engine.json")}
+    for path, content in old.items():
+        path.write_bytes(content)
     setattr(tensorrt.trouble, trouble, value)
     with pytest.raises(error, match=words):
         build("dynamic", triton=tmp_path / "repository")
@@ -322,8 +350,8 @@ def test_failure_is_reported_and_existing_files_stay(build, tensorrt, tmp_path, 
 
 def test_failure_leaves_no_typed_onnx(export_engine, tensorrt, tmp_path):
     tensorrt.trouble.build = "no tactic found"
-    with pytest.raises(UnsupportedError):
-        export_engine(keep_onnx=tmp_path / "kept.onnx")
+    with pytest.raises(UnsupportedError, match="no tactic found"):
+        export_engine(Tiny(), keep_onnx=tmp_path / "kept.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -336,7 +364,7 @@ def test_error_for_too_little_workspace_names_the_option(build, tensorrt):
 def test_engine_with_different_outputs_for_equal_rows_is_refused(build, tensorrt):
     tensorrt.trouble.corrupt_rows = True
     with pytest.raises(VerificationError, match="different outputs for 4 identical rows of one batch"):
-        build("four", min_snr=-100)
+        build("dynamic", min_snr=-100)
 
 
 @BOTH
@@ -364,11 +392,13 @@ def test_error_says_why_an_engine_does_not_run_on_another_gpu(build, put_in):
     assert "hint:" not in error.value.message
 
 
-def test_float8_is_refused_on_a_gpu_without_it(export_engine, tensorrt, put_in, tmp_path, digits):
+def test_float8_needs_a_gpu_with_it(export_engine, tensorrt, put_in, tmp_path, digits):
     onnx = tmp_path / "typed.onnx"
-    export_engine(
-        output=onnx, device="cpu", onnx_only=True, mode="fp8", random_calibration=True, verify=False
-    )
+    result = export_engine(mode="fp8", keep_onnx=onnx, **CALIBRATION)
+    check_verified(result, tensorrt, 20, more_files=[onnx])
+    for path in result.files[:2]:
+        path.unlink()
+    tensorrt.builds.clear()
     put_in(gpu="NVIDIA A10", compute_capability="8.6")
     for model, options in (
         (digits, {"mode": "fp8", "random_calibration": True}),
@@ -495,7 +525,7 @@ def test_wrong_inputs_are_refused(build):
 
 
 def test_engine_of_a_module_has_no_rebuild_command(export_engine):
-    result = export_engine(awakened_model("test_resnet"), mode="fp16", verify=False)
+    result = export_engine(Tiny(), mode="fp16", verify=False)
     assert read(result.path).engine["rebuild"] is None
 
 
@@ -552,12 +582,3 @@ def model_config(tmp_path_factory):
 
 def parse_config(path, model_config):
     return text_format.Parse(path.read_text(), model_config())
-
-
-def test_json_has_verification_and_files(export_engine, tmp_path, capsys, digits):
-    done = CliRunner().invoke(
-        app, ["tensorrt", digits, "--device", "cuda", "-o", str(tmp_path / "a.engine"), "--json"]
-    )
-    report = json.loads(done.stdout)
-    assert report["verification"]["status"] == "verified"
-    assert [Path(name).name for name in report["files"]] == ["a.engine", "a.engine.json"]

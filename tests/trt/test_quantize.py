@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import SimpleNamespace
 
 import ml_dtypes
@@ -36,33 +37,45 @@ def photograph_folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def quantized(photograph_folders, tmp_path_factory):
-    """Exports, calibrates and quantizes a model: name, grid -> graph, path, report, ranges and SNR in dB."""
-    folder = tmp_path_factory.mktemp("quantized")
-    models = {}
+def exported(photograph_folders, tmp_path_factory):
+    """Exports a model with float32 numbers: name -> path, module, inputs of both kinds, and the expected outputs."""
+    folder = tmp_path_factory.mktemp("exported")
 
-    def make(name, grid=INT8):
-        if (name, grid) not in models:
-            path = folder / f"{name}_{grid.name}.onnx"
-            module = settled_model(name, photograph_folders[0])
-            timmx.export("onnx", module, output=path, opset=OPSET, verify=False)
-            calibration, held_out = (read(module, sorted(part.iterdir())) for part in photograph_folders)
-            with torch.inference_mode():
-                expected = module(torch.from_numpy(held_out)).numpy()
-            model = ir.load(path)
-            ranges = observe(path, observed_values(model, grid), calibration)
-            report = insert(model, ranges, grid)
-            ir.save(model, path)
-            onnx.checker.check_model(str(path), full_check=True)
-            with TypedRunner(path) as runner:
-                outputs = [runner.run({"input": array[None]})["output"] for array in held_out]
-            snr_db = worst_db([expected], [np.concatenate(outputs)])
-            models[name, grid] = SimpleNamespace(
-                graph=model.graph, path=path, report=report, ranges=ranges, snr_db=snr_db
-            )
-        return models[name, grid]
+    @cache
+    def make(name):
+        path = folder / f"{name}.onnx"
+        module = settled_model(name, photograph_folders[0])
+        timmx.export("onnx", module, output=path, opset=OPSET, verify=False)
+        calibration, held_out = (read(module, sorted(part.iterdir())) for part in photograph_folders)
+        with torch.inference_mode():
+            expected = module(torch.from_numpy(held_out)).numpy()
+        return SimpleNamespace(
+            path=path, module=module, calibration=calibration, held_out=held_out, expected=expected
+        )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def quantized(exported, tmp_path_factory):
+    """Calibrates and quantizes a model: name, grid -> graph, path, report, ranges and SNR in dB."""
+    folder = tmp_path_factory.mktemp("quantized")
+
+    @cache
+    def make(name, grid):
+        source = exported(name)
+        path = folder / f"{name}_{grid.name}.onnx"
+        model = ir.load(source.path)
+        ranges = observe(source.path, observed_values(model, grid), source.calibration)
+        report = insert(model, ranges, grid)
+        ir.save(model, path)
+        onnx.checker.check_model(str(path), full_check=True)
+        with TypedRunner(path) as runner:
+            outputs = [runner.run({"input": array[None]})["output"] for array in source.held_out]
+        snr_db = worst_db([source.expected], [np.concatenate(outputs)])
+        return SimpleNamespace(graph=model.graph, path=path, report=report, ranges=ranges, snr_db=snr_db)
+
+    return lambda name, grid=INT8: make(name, grid)
 
 
 def observe(path, names, inputs):
@@ -257,12 +270,12 @@ def weight_shape(node):
     return node.inputs[1].shape if source is None else source.inputs[0].shape
 
 
-def test_dynamic_batch_stays_symbolic_and_selects_the_same_layers(quantized, photograph_folders, tmp_path):
+def test_dynamic_batch_stays_symbolic_and_selects_the_same_layers(exported, quantized, tmp_path):
     path = tmp_path / "dynamic.onnx"
-    module = settled_model("test_resnet", photograph_folders[0])
-    timmx.export("onnx", module, output=path, opset=OPSET, dynamic_batch=True, verify=False)
+    source = exported("test_resnet")
+    timmx.export("onnx", source.module, output=path, opset=OPSET, dynamic_batch=True, verify=False)
     model = ir.load(path)
-    ranges = observe(path, observed_values(model), read(module, sorted(photograph_folders[0].iterdir())[:2]))
+    ranges = observe(path, observed_values(model), source.calibration[:2])
     static = quantized("test_resnet").report
     assert insert(model, ranges) == static
     assert lint(ir.to_proto(model), dynamic_batch=True).errors == ()

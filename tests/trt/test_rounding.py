@@ -10,10 +10,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-import timmx
 from onnx.reference import ReferenceEvaluator
 from timmx.errors import UnsupportedError
-from timmx.testing import awakened_model
 from timmx_onnx.precision import lower_precision
 from timmx_tensorrt.rounding import emulate_rounding, half_types
 
@@ -29,24 +27,12 @@ ROUNDED_ONCE = frozenset("Add Cast Concat Gather MaxPool Mul Relu Reshape Slice 
 
 
 @pytest.fixture(scope="module")
-def typed(tmp_path_factory):
-    """The graph of a timm model with 64 x 64 pixels, in one of the half precisions."""
-    folder = tmp_path_factory.mktemp("typed")
+def typed(float32_onnx):
+    """The graph of a timm model in one of the half precisions: name, half -> model."""
 
     @cache
     def make(name, half):
-        path = folder / f"{name}.onnx"
-        if not path.exists():
-            options = {"img_size": 64} if name == "test_vit" else {}
-            timmx.export(
-                "onnx",
-                awakened_model(name, **options),
-                output=path,
-                opset=22,
-                verify=False,
-                input_size=(3, 64, 64),
-            )
-        model = ir.load(path)
+        model = ir.load(float32_onnx(name))
         lower_precision(model, HALVES[half])
         return ir.to_proto(model)
 

@@ -10,12 +10,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-import timmx
 import torch
 from onnx.reference import ReferenceEvaluator
 from timmx.base.snr import SignalToNoise
 from timmx.errors import ArtifactError, RuntimeUnavailable
-from timmx.testing import awakened_model
 from timmx_onnx.precision import lower_precision
 from timmx_onnx.runner import OnnxRunner
 from timmx_tensorrt.typed_runner import TypedRunner
@@ -26,34 +24,21 @@ HALVES = {"fp16": (ir.DataType.FLOAT16, torch.float16), "bf16": (ir.DataType.BFL
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(float32_onnx, tmp_path_factory):
     """Files of a timm model with 64 x 64 pixels and a dynamic batch size: float32, fp16 or bf16."""
     folder = tmp_path_factory.mktemp("exported")
 
     @cache
     def make(name, precision):
-        path = folder / f"{name}-{precision}.onnx"
         if precision == "fp32":
-            timmx.export(
-                "onnx",
-                model_of(name),
-                output=path,
-                opset=22,
-                verify=False,
-                dynamic_batch=True,
-                input_size=(3, 64, 64),
-            )
-        else:
-            model = ir.load(make(name, "fp32"))
-            lower_precision(model, HALVES[precision][0])
-            ir.save(model, path)
+            return float32_onnx(name)
+        path = folder / f"{name}-{precision}.onnx"
+        model = ir.load(float32_onnx(name))
+        lower_precision(model, HALVES[precision][0])
+        ir.save(model, path)
         return path
 
     return make
-
-
-def model_of(name):
-    return awakened_model(name, **({"img_size": 64} if name == "test_vit" else {}))
 
 
 def images(count=4):
@@ -76,13 +61,13 @@ def snr_db(reference, outputs):
 
 @pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
-def test_noise_of_a_timm_model_equals_that_of_half_precision(exported, name, half):
+def test_noise_of_a_timm_model_equals_that_of_half_precision(exported, small_model, name, half):
     """Compared with ONNX's reference and with PyTorch. test_rounding compares single nodes."""
     inputs = images(16)  # the noise of few images depends on how a processor sums
     with torch.no_grad():
-        exact = model_of(name)(inputs).numpy()
+        exact = small_model(name)(inputs).numpy()
         kind = HALVES[half][1]
-        torch_half = copy.deepcopy(model_of(name)).to(kind)(inputs.to(kind)).float().numpy()
+        torch_half = copy.deepcopy(small_model(name)).to(kind)(inputs.to(kind)).float().numpy()
     path = exported(name, half)
     with TypedRunner(path) as runner:
         outputs = runner.run({"input": inputs.numpy()})["output"]

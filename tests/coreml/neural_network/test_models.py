@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from functools import partial
 
 import coremltools as ct
 import numpy as np
@@ -12,13 +13,16 @@ import pytest
 import torch
 from coremltools.models.neural_network.quantization_utils import _dequantize_nn_spec, quantize_weights
 from neural_networks import convert, evaluate, input_size, random, snr_db, tensor
-from timmx.testing import awakened_model
+from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.mobilenetv3 import MobileNetV3
+from timmx.testing import awaken, awakened_model
 from timmx_coreml.neural_network import NeuralNetworkEvaluator
 
 pytestmark = pytest.mark.usefixtures("export")
 
-MODELS = "test_resnet", "test_vit", "test_efficientnet", "mobilenetv3_small_050"
 SLOW = (
+    "mobilenetv3_small_050",
     "resnet18",
     "convnext_atto",
     "swin_tiny_patch4_window7_224",
@@ -54,12 +58,48 @@ def small():
     return model.eval()
 
 
-@pytest.mark.parametrize("name", [*MODELS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def test_float32_is_exact(name, tmp_path):
-    model = awakened_model(name).eval()
-    path = tmp_path / "model.mlmodel"
-    convert(model).save(str(path))
-    assert snr_db(model, ct.utils.load_spec(str(path))) > 90
+@pytest.fixture(scope="module")
+def mobilenet():
+    """MobileNetV3's blocks, one of each: depthwise, inverted residual, and the last convolution."""
+    blocks = [["ds_r1_k3_s2_e1_c16_se0.25_nre"], ["ir_r1_k5_s2_e4_c24_se0.25"], ["cn_r1_k1_s1_c32"]]
+    squeeze = partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=torch.nn.ReLU)
+    torch.manual_seed(0)
+    model = MobileNetV3(
+        decode_arch_def(blocks),
+        num_classes=10,
+        num_features=64,
+        act_layer=torch.nn.Hardswish,
+        se_layer=squeeze,
+    )
+    model.pretrained_cfg = {"input_size": (3, 64, 64)}
+    return awaken(model, input_size=(3, 64, 64))
+
+
+def is_exact(model, converted, folder):
+    path = folder / "model.mlmodel"
+    converted.save(str(path))
+    return snr_db(model, ct.utils.load_spec(str(path))) > 90
+
+
+def test_float32_resnet_is_exact(resnet, converted, tmp_path):
+    assert is_exact(resnet, converted, tmp_path)
+
+
+def test_float32_mobilenet_is_exact(mobilenet, tmp_path):
+    assert is_exact(mobilenet, convert(mobilenet), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test_vit", {"img_size": 64, "depth": 2}),
+        ("test_efficientnet", {}),
+        *(pytest.param(name, {}, marks=pytest.mark.slow) for name in SLOW),
+    ],
+)
+def test_float32_is_exact(name, options, tmp_path):
+    model = awakened_model(name, **options).eval()
+    assert is_exact(model, convert(model), tmp_path)
 
 
 def test_half_weights_are_close(resnet, converted):

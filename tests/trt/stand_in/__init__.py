@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.machinery
 import types
-from typing import TYPE_CHECKING
 
 from . import building, running
 from .pybind import Object, make_class, make_enum
@@ -22,21 +21,11 @@ from .surface import read_surface
 from .trouble import Trouble
 from .values import HostMemory, make_dims
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    import onnx
-
 VERSIONS = ("10.16", "11.4")
 
 
-def load(version: str, lint: Callable[[onnx.ModelProto], Iterable[str]] | None = None) -> types.ModuleType:
-    """A new module in place of this version of TensorRT.
-
-    Args:
-        version: one of `VERSIONS`.
-        lint: further checks of the parser after ONNX's checker: each string that it returns is an error.
-    """
+def load(version: str) -> types.ModuleType:
+    """A new module in place of this version of TensorRT, one of `VERSIONS`."""
     surface = read_surface(version)
     trt = types.ModuleType("tensorrt", __doc__)
     trt.__version__, trt.__spec__ = surface.version, importlib.machinery.ModuleSpec("tensorrt", None)
@@ -59,7 +48,6 @@ def load(version: str, lint: Callable[[onnx.ModelProto], Iterable[str]] | None =
         setattr(trt, name, make_class(trt, surface.classes[name], parents, behaviours.get(name)))
     add_functions(trt)
     trt.trouble, trt.builds = Trouble(), []
-    trt.lint = lint or (lambda model: ())
     return trt
 
 

@@ -168,8 +168,6 @@ class Parser(Flagged, Inner):
             place, node = named_node(graph, str(error))
             code = "INVALID_GRAPH" if node is None else "INVALID_NODE"
             yield code, str(error), node, place
-        for text in self.trt.lint(graph):
-            yield "INVALID_GRAPH", text, None, -1
 
     def refuse(self, code: str, text: str, node=None, place: int = -1) -> bool:
         self.errors.append(ParserError(self.trt, code, text, node, place))

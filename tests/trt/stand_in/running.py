@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import json
 import math
 
 from .building import refuse_without_device
@@ -113,9 +112,6 @@ class Engine(Inner):
             self.log("ERROR", self.trt.trouble.context)
             return None
         return Context(self.trt, self)
-
-    def create_engine_inspector(self):
-        return Inspector(self.trt, self)
 
     def serialize(self):
         return host_memory(self.trt, self.plan.to_bytes())
@@ -273,38 +269,6 @@ def corrupt(value, trouble):
     return value
 
 
-class Inspector(Inner):
-    shown = "EngineInspector"
-
-    def __init__(self, trt, engine: Engine):
-        super().__init__(trt)
-        self.engine, self.execution_context = engine, None
-
-    def get_engine_information(self, format) -> str:
-        """Layers by name, or in full if the build's profiling verbosity was DETAILED."""
-        layers = [self.layer(node) for node in self.engine.network.model.graph.node]
-        if self.engine.plan.profiling_verbosity == "NONE":
-            layers = []
-        if format == self.trt.LayerInformationFormat.ONELINE:
-            return "\n".join(str(layer) for layer in layers)
-        ends = "Bindings" if major(self.trt.__version__) < 11 else "I/O Tensors"
-        return json.dumps({"Layers": layers, ends: list(self.engine.tensors)})
-
-    def get_layer_information(self, layer_index, format) -> str:
-        layer = self.layer(self.engine.network.model.graph.node[int(layer_index)])
-        return str(layer) if format == self.trt.LayerInformationFormat.ONELINE else json.dumps(layer)
-
-    def layer(self, node):
-        if self.engine.plan.profiling_verbosity != "DETAILED":
-            return node.name
-        return {
-            "Name": node.name,
-            "LayerType": node.op_type,
-            "Inputs": [{"Name": name} for name in node.input],
-            "Outputs": [{"Name": name} for name in node.output],
-        }
-
-
 class PluginRegistry(Inner):
     shown = "IPluginRegistry"
 
@@ -313,4 +277,4 @@ class PluginRegistry(Inner):
         self.all_creators, self.all_creators_recursive, self.plugin_creator_list = [], [], []
 
 
-BEHAVIOURS = (Runtime, Engine, Context, Inspector, PluginRegistry)
+BEHAVIOURS = (Runtime, Engine, Context, PluginRegistry)
