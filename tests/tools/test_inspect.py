@@ -86,9 +86,15 @@ def test_torch_is_not_imported(process, files):
     assert done.stdout.count("license apache-2.0") == len(files)
 
 
-def test_byte_and_integer_inputs_and_outputs_are_shown(exported_digits, inspected):
+@pytest.fixture(scope="module")
+def bytes_file(exported_digits) -> Path:
+    """The digits model in LiteRT with the bytes of an image as input; not verified with the cache of these tests."""
     options = {"mode": "int8", "io": "uint8", "normalize": True, "calibration_data": SAMPLES}
-    found = inspected(exported_digits("litert", **options))
+    return exported_digits("litert", **options)
+
+
+def test_byte_and_integer_inputs_and_outputs_are_shown(bytes_file, inspected):
+    found = inspected(bytes_file)
     (entry,), (output,) = found["inputs"], found["outputs"]
     assert (entry["dtype"], entry["layout"], entry["shape"]) == ("uint8", "NHWC", [1, 64, 64, 3])
     assert "quantization" in output
