@@ -50,7 +50,7 @@ def blurred(export, folder):
                 0.05 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=generator)
             )
     model.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if "label" not in key}
-    return timmx.export("torch-export", model, output=folder / "blurred.pt2", verify=False).path
+    return timmx.export("onnx", model, output=folder / "blurred.onnx", verify=False).path
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +185,7 @@ def test_few_classes_have_no_top5(export, folder, some, awakened):
         "test_resnet",
         checkpoint=awakened("test_resnet", num_classes=2),
         num_classes=2,
+        input_size=(3, 64, 64),
         labels=["3", "8"],
         output=folder / "two.pt2",
         verify=False,
@@ -380,7 +381,7 @@ def test_a_journal_records_both_classifiers(file, blurred, tmp_path):
         first.against, seconds=0, images_per_s=0
     )
     with pytest.raises(
-        ConfigurationError, match=r"of an evaluation against digits.onnx \(.*, not against blurred.pt2 \("
+        ConfigurationError, match=r"of an evaluation against digits.onnx \(.*, not against blurred.onnx \("
     ):
         evaluate(blurred, SAMPLES, against=blurred, resume=journal, limit=50)
 
@@ -389,7 +390,7 @@ def test_a_journal_of_another_evaluation_is_refused_and_left_unchanged(file, blu
     journal = tmp_path / "journal.jsonl"
     evaluate(file, some, resume=journal)
     before = journal.read_bytes()
-    with pytest.raises(ConfigurationError, match=r"of digits.onnx \(sha256 .*, not of blurred.pt2"):
+    with pytest.raises(ConfigurationError, match=r"of digits.onnx \(sha256 .*, not of blurred.onnx"):
         evaluate(blurred, SAMPLES, resume=journal)
     with pytest.raises(ConfigurationError, match=r"on some \(images 99, .*, not on samples \(images 500"):
         evaluate(file, SAMPLES, resume=journal)
