@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -157,16 +158,22 @@ def digits(shared) -> str:
 
 @pytest.fixture(scope="session")
 def exported_digits(export, digits: str, shared):
-    """The digits model as a verified file: (backend, **options) -> path. All tests share it, and must not change it."""
+    """The digits model as a verified file: (backend, **options) -> path. All tests share it, and must not change it.
+
+    Next to it, `verification.json` has the report of its verification.
+    """
     from timmx.registry import load
     from timmx.testing.base import output_suffix
 
     def make(backend: str, **options) -> Path:
         name = f"digits{output_suffix(load(backend), options)}"
         key = hashlib.sha256(repr((backend, sorted(options.items()))).encode()).hexdigest()[:16]
-        return (
-            shared(f"digits-{key}", lambda folder: export(backend, digits, folder / name, **options)) / name
-        )
+
+        def fill(folder: Path) -> None:
+            result = export(backend, digits, folder / name, **options)
+            (folder / "verification.json").write_text(json.dumps(result.verification.to_dict()))
+
+        return shared(f"digits-{key}", fill) / name
 
     return make
 

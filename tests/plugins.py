@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 GOOD = """
@@ -57,6 +61,31 @@ def install_plugin(
 def on_path(site: Path) -> str:
     """`PYTHONPATH` with a folder added at the front."""
     return os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
+
+
+@contextmanager
+def installed(site: Path) -> Iterator[None]:
+    """Install the plugins of `site` in this process and in those that it starts."""
+    from timmx.cli import application
+    from timmx.registry import discovery
+
+    def forget() -> None:
+        discovery.entries.cache_clear()
+        application._backend_rows.cache_clear()
+
+    modules = {path.stem for path in site.glob("*.py")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        patch.setenv("PYTHONPATH", on_path(site))
+        patch.setenv("COLUMNS", "200")
+        patch.setenv("NO_COLOR", "1")
+        forget()
+        try:
+            yield
+        finally:
+            for name in modules & sys.modules.keys():
+                del sys.modules[name]
+    forget()
 
 
 def timmx(

@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from plugins import timmx
 
 
-def test_an_export_prints_its_verification(process, tmp_path, digits):
-    done = timmx("onnx", digits, "-o", "digits.onnx", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_an_export_prints_its_verification(export, run_timmx, capfd, tmp_path, digits):
+    """`tests/core/test_registry.py` exports in a new process, and reads its stdout and stderr."""
+    done = run_timmx("onnx", digits, "-o", "digits.onnx")
+    assert done.exit_code == 0, done.stderr
     assert done.stderr == ""
+    assert capfd.readouterr() == ("", "")
     assert "digits.onnx" in done.stdout
     assert "verified" in done.stdout
     assert "20 images" in done.stdout
@@ -25,8 +26,8 @@ def test_an_export_prints_its_verification(process, tmp_path, digits):
     assert [path.name for path in tmp_path.iterdir()] == ["digits.onnx"]
 
 
-def test_json_is_one_object_on_stdout(process, tmp_path, digits):
-    done = timmx("torch-export", digits, "--json", "--dynamic-batch", cwd=tmp_path)
+def test_json_is_one_object_on_stdout(export, run_timmx, tmp_path, digits):
+    done = run_timmx("torch-export", digits, "--json", "--dynamic-batch")
     result = json.loads(done.stdout)
     assert result["path"] == "digits.pt2"
     assert result["verification"]["status"] == "verified"
@@ -36,9 +37,9 @@ def test_json_is_one_object_on_stdout(process, tmp_path, digits):
     assert {"loading", "capturing", "verifying", "publishing"} <= result["seconds"].keys()
 
 
-def test_an_error_with_json_is_an_object_too(process, tmp_path):
-    done = timmx("onnx", "resnet18", "--mean", "0.5", "--json", cwd=tmp_path)
-    assert done.returncode == 2
+def test_an_error_with_json_is_an_object_too(run_timmx):
+    done = run_timmx("onnx", "resnet18", "--mean", "0.5", "--json")
+    assert done.exit_code == 2
     assert json.loads(done.stdout)["error"]["type"] == "ConfigurationError"
     assert "--normalize" in done.stderr
 
@@ -50,11 +51,11 @@ def test_every_command_prints_an_error_as_json(run_timmx, arguments):
     assert "no-such-model" in json.loads(done.stdout)["error"]["message"]
 
 
-def test_a_failed_verification_publishes_nothing_and_shows_the_figures(process, tmp_path, digits):
+def test_a_failed_verification_publishes_nothing_and_shows_the_figures(export, run_timmx, tmp_path, digits):
     output = tmp_path / "digits.pt2"
     output.write_bytes(b"old")
-    done = timmx("torch-export", digits, "-o", output, "--min-snr", "500", "--json", cwd=tmp_path)
-    assert done.returncode == 2
+    done = run_timmx("torch-export", digits, "-o", output, "--min-snr", "500", "--json")
+    assert done.exit_code == 2
     assert "verification failed" in done.stderr
     error = json.loads(done.stdout)["error"]
     assert error["verification"]["snr_db"] > 100
@@ -63,13 +64,13 @@ def test_a_failed_verification_publishes_nothing_and_shows_the_figures(process, 
 
 
 def test_the_default_name_is_never_overwritten_without_force(export, run_timmx, tmp_path, digits):
-    (tmp_path / "digits.onnx").write_bytes(b"mine")
-    refused = run_timmx("onnx", digits)
+    (tmp_path / "digits.pt2").write_bytes(b"mine")
+    refused = run_timmx("torch-export", digits)
     assert refused.exit_code == 2
     assert "--force" in refused.stderr
-    assert (tmp_path / "digits.onnx").read_bytes() == b"mine"
-    assert run_timmx("onnx", digits, "--force", "--no-verify").exit_code == 0
-    assert (tmp_path / "digits.onnx").read_bytes() != b"mine"
+    assert (tmp_path / "digits.pt2").read_bytes() == b"mine"
+    assert run_timmx("torch-export", digits, "--force", "--no-verify").exit_code == 0
+    assert (tmp_path / "digits.pt2").read_bytes() != b"mine"
 
 
 def test_a_folder_of_the_user_is_never_replaced(run_timmx, tmp_path, digits):
@@ -124,8 +125,8 @@ def test_labels_come_from_a_file_and_their_count_is_checked(export, run_timmx, t
     assert "10" in refused.stderr
 
 
-def test_verbose_shows_steps_and_rewrites(process, tmp_path, digits):
-    done = timmx("torch-export", digits, "--verbose", "--no-verify", cwd=tmp_path)
+def test_verbose_shows_steps_and_rewrites(export, run_timmx, digits):
+    done = run_timmx("torch-export", digits, "--verbose", "--no-verify")
     assert "[Capturing]" in done.stderr
     assert "fold batch norm" in done.stderr
     assert done.stdout.startswith("digits.pt2")

@@ -185,11 +185,11 @@ def test_exports_in_threads_wait_for_each_other(export, tmp_path):
     assert sys.stdout is before
 
 
-def test_python_values_reach_the_model(process, export, tmp_path):
+def test_python_values_reach_the_model(export, tmp_path):
     result = timmx.export(
         "torch-export",
         "test_vit",
-        model_kwargs={"norm_layer": torch.nn.LayerNorm},
+        model_kwargs={"norm_layer": torch.nn.LayerNorm, "depth": 1},
         output=tmp_path / "vit.pt2",
     )
     assert result.path.exists()
@@ -220,13 +220,17 @@ def test_exports_from_python_show_no_progress_bars_and_print_nothing_at_exit(pro
     """Neither bars of converters and quantizers, nor messages of bindings when the interpreter ends."""
     code = """
 import sys, timmx
+from torch import nn
+
+model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+model.pretrained_cfg = {"input_size": (3, 16, 16)}
 sys.kept = []  # bindings report objects that are alive at the end
 for backend, output, options in (
     ("litert", "model.tflite", {"mode": "int8", "random_calibration": True}),
     ("coreml", "model.mlpackage", {"quantize": "palette6"}),
     ("onnx", "model.onnx", {}),
 ):
-    result = timmx.export(backend, "test_resnet", output=output, verify=False, **options)
+    result = timmx.export(backend, model, output=output, verify=False, **options)
     sys.kept += [timmx.open(result.path), result]
 import tqdm
 list(tqdm.tqdm(range(3), desc="the user's own"))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ pytestmark = [
 
 FOLDER = ("m.mlpackage/Manifest.json", "m.mlpackage/weights")
 PAIR = ("m.onnx", "m.onnx.data")
+COMBINATIONS = [
+    *((PAIR, True, True), (PAIR, True, False), (PAIR, False, True)),
+    *((FOLDER, True, True), (FOLDER, True, False), (FOLDER, False, True)),
+]
+"""The names, whether the file system exchanges files if it can, and whether there were old files."""
 
 
 def lay(folder: Path, names: tuple[str, ...], text: str) -> None:
@@ -40,9 +46,8 @@ def publish(folder: Path, names: tuple[str, ...]) -> None:
         stage.publish([folder / name.partition("/")[0] for name in names])
 
 
-def killed_states(folder: Path, names: tuple[str, ...], monkeypatch, *, old: bool, exchanges: bool):
+def killed_states(folder: Path, names: tuple[str, ...], *, old: bool, exchanges: bool):
     """The files after a kill at each file-system step of an export in turn, before the next run and after it."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # only needed for power cuts
     nth = 0
     while True:
         nth += 1
@@ -60,6 +65,55 @@ def killed_states(folder: Path, names: tuple[str, ...], monkeypatch, *, old: boo
         assert [path.name for path in here.iterdir() if path.name.startswith(".")] == []
         if not killed:
             return
+
+
+def _write_killed_states(folder: Path) -> None:
+    """For each combination, the states as JSON."""
+    os.fsync = lambda descriptor: None  # only needed for power cuts
+    if not exchange_works(folder):
+        (folder / "no exchange").touch()
+    for number, (names, exchanges, old) in enumerate(COMBINATIONS):
+        (folder / f"of {number}").mkdir()
+        states = list(killed_states(folder / f"of {number}", names, old=old, exchanges=exchanges))
+        (folder / f"{number}.json").write_text(json.dumps(states))
+
+
+CHILD = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+import test_publish
+
+test_publish._write_killed_states(Path(sys.argv[2]))
+"""
+
+
+@pytest.fixture(scope="module")
+def killed_exports(process, shared) -> Path:
+    """The folder that `_write_killed_states` fills, in a process without libraries: a large one forks slowly."""
+
+    def fill(folder: Path) -> None:
+        done = process([sys.executable, "-c", CHILD, Path(__file__).parent, folder])
+        assert done.returncode == 0, done.stderr
+
+    return shared("killed-exports", fill)
+
+
+@pytest.fixture(scope="module")
+def states(killed_exports):
+    """(names, exchanges, old) -> the states before and after the next run, for a kill at each step."""
+
+    def find(*combination) -> list[tuple[dict, dict]]:
+        return json.loads((killed_exports / f"{COMBINATIONS.index(combination)}.json").read_text())
+
+    return find
+
+
+@pytest.fixture
+def with_exchange(killed_exports):
+    if (killed_exports / "no exchange").exists():
+        pytest.skip("this file system has no exchange")
 
 
 def _export_until_killed(folder: Path, names: tuple[str, ...], nth: int, exchanges: bool) -> None:
@@ -98,10 +152,8 @@ def _export_until_killed(folder: Path, names: tuple[str, ...], nth: int, exchang
 
 
 @pytest.mark.parametrize("old", [True, False])
-def test_a_folder_is_never_missing_and_needs_no_next_run(tmp_path, monkeypatch, old):
-    if not exchange_works(tmp_path):
-        pytest.skip("this file system has no exchange")
-    seen = [before for before, _ in killed_states(tmp_path, FOLDER, monkeypatch, old=old, exchanges=True)]
+def test_a_folder_is_never_missing_and_needs_no_next_run(with_exchange, states, old):
+    seen = [before for before, _ in states(FOLDER, True, old)]
     complete = [dict.fromkeys(FOLDER, "old") if old else {}, dict.fromkeys(FOLDER, "new")]
     assert all(before in complete for before in seen)
     assert all(wanted in seen for wanted in complete)
@@ -121,19 +173,15 @@ def exchange_works(folder: Path) -> bool:
     ("names", "exchanges", "old"),
     [(PAIR, True, True), (PAIR, True, False), (PAIR, False, True), (FOLDER, False, True)],
 )
-def test_after_a_kill_the_next_run_finds_the_old_or_the_new_files(
-    tmp_path, monkeypatch, names, exchanges, old
-):
-    seen = [after for _, after in killed_states(tmp_path, names, monkeypatch, old=old, exchanges=exchanges)]
+def test_after_a_kill_the_next_run_finds_the_old_or_the_new_files(states, names, exchanges, old):
+    seen = [after for _, after in states(names, exchanges, old)]
     complete = [dict.fromkeys(names, "old") if old else {}, dict.fromkeys(names, "new")]
     assert all(after in complete for after in seen)
     assert all(wanted in seen for wanted in complete)
 
 
-def test_a_pair_is_never_mixed_and_its_main_file_never_missing(tmp_path, monkeypatch):
-    if not exchange_works(tmp_path):
-        pytest.skip("this file system has no exchange")
-    for before, _ in killed_states(tmp_path, PAIR, monkeypatch, old=True, exchanges=True):
+def test_a_pair_is_never_mixed_and_its_main_file_never_missing(with_exchange, states):
+    for before, _ in states(PAIR, True, True):
         assert "m.onnx" in before
         assert len(set(before.values())) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import pytest
 import timmx as api
-from plugins import install_plugin, timmx
+from plugins import install_plugin, installed
 from timmx.base.threads import usable_cores
+from timmx.cli.application import app
+from timmx.cli.bench import _text
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.tools.bench.rounds import bench
 from timmx.tools.bench.timing import pooled_quantiles, ratio_of_medians, settled, spread
+from typer.testing import CliRunner
 
 pytestmark = pytest.mark.usefixtures("process")
 
@@ -89,16 +93,24 @@ def files(exported_digits) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def result(files):
+def result(files, shared):
     """All four formats and PyTorch, on one thread."""
-    return bench(
-        list(files.values()), against=DIGITS, batch_sizes=(4, 1), threads=(1,), seconds=0.4, rounds=6
-    )
+
+    def fill(folder: Path) -> None:
+        found = bench(
+            list(files.values()), against=DIGITS, batch_sizes=(4, 1), threads=(1,), seconds=0.2, rounds=6
+        )
+        (folder / "result").write_bytes(pickle.dumps(found))
+
+    return pickle.loads((shared("bench", fill) / "result").read_bytes())
 
 
 @pytest.fixture(scope="module")
 def sleepers(tmp_path_factory):
-    """An installed backend whose files state how long a run takes: a function from name to file, and its folder."""
+    """An installed backend whose files state how long a run takes: a function from name to file, and its folder.
+
+    `timmx bench` runs in this process; only its workers are processes.
+    """
     folder = tmp_path_factory.mktemp("sleepers")
     site = folder / "site"
     install_plugin(site, "sleeper", SLEEPER)
@@ -108,7 +120,8 @@ def sleepers(tmp_path_factory):
         path.write_text(json.dumps({"seconds": 0.002} | said))
         return path
 
-    return make, site
+    with installed(site):
+        yield make, site
 
 
 @contextmanager
@@ -193,33 +206,42 @@ def test_a_fixed_batch_size_is_measured_with_a_note(result):
     assert any("batch size is fixed at 1" in note and "not measured at 4" in note for note in case.notes)
 
 
-def test_latency_of_an_evaluator_says_nothing_about_a_device(run_timmx, files):
+def test_latency_of_an_evaluator_says_nothing_about_a_device(result):
     if sys.platform == "darwin":
         pytest.skip("here Core ML itself runs the file")
-    shown = run_timmx("bench", files["coreml"], "--seconds", 0.1, "--rounds", 1, "--threads", 1)
-    assert shown.exit_code == 0, shown.stderr
-    row = shown.stdout.splitlines()[1]
-    assert row.startswith("digits.mlpackage *")
+    shown = _text(result, None)
+    (row,) = (line for line in shown.splitlines() if line.startswith("digits.mlpackage *"))
     assert row.split()[4].endswith("*")
-    assert "* digits.mlpackage: run by timmx's MIL evaluator" in shown.stdout
-    assert "nothing about a device" in " ".join(shown.stdout.split())
+    assert "* digits.mlpackage: run by timmx's MIL evaluator" in shown
+    assert "nothing about a device" in " ".join(shown.split())
 
 
-def test_an_onnx_file_is_measured_without_torch(files):
+def test_an_onnx_file_is_measured_without_torch(result):
     """The memory would be that of torch."""
-    (case,) = bench([files["onnx"]], threads=(1,), seconds=0.1, rounds=1).cases
-    assert case.memory_bytes < 250e6
+    assert all(case.memory_bytes < 250e6 for case in result.cases if case.name == "digits.onnx")
 
 
-def test_a_slower_file_has_a_larger_latency(sleepers):
-    make, site = sleepers
-    done = timmx(
-        *("bench", make("short", seconds=0.004), make("long", seconds=0.04)),
-        *("--seconds", 1, "--rounds", 8, "--json"),
-        site=site,
-    )
-    assert done.returncode == 0, done.stderr
-    short, long = json.loads(done.stdout)["cases"]
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("report") / "bench.html"
+
+
+@pytest.fixture(scope="module")
+def sleeping(sleepers, report):
+    """What `timmx bench --json` says about a short and a long sleep, at two batch sizes."""
+    make, _ = sleepers
+    files = make("short", seconds=0.004), make("long", seconds=0.04, engine="a stand-in")
+    options = {"--batch-sizes": "1,2", "--threads": 1, "--seconds": 1, "--rounds": 8, "--report": report}
+    arguments = ["bench", *files, "--json", *(word for option in options.items() for word in option)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["timmx", *map(str, arguments)])  # the report has the command
+        done = CliRunner().invoke(app, sys.argv[1:])
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_slower_file_has_a_larger_latency(sleeping):
+    short, _, long, _ = sleeping["cases"]
     assert short["p50_ms"] >= 4
     assert long["p50_ms"] >= 40
     assert 2 < long["ratio"] < 12  # 10, with room for longer sleeps on a busy machine
@@ -227,21 +249,13 @@ def test_a_slower_file_has_a_larger_latency(sleepers):
     assert long["cores_used"] < 0.5
 
 
-def test_json_is_one_object_with_all_measurements(sleepers):
-    make, site = sleepers
-    done = timmx(
-        *("bench", make("a"), make("b", engine="a stand-in"), "--json", "--batch-sizes", "1,2"),
-        *("--seconds", 0.1, "--rounds", 5, "--threads", 1),
-        site=site,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["base"] == "a.sleeper"
-    assert found["rounds"] == 5
-    assert "arrays" in found["timed"]
-    assert found["environment"]["cores"]
-    assert len(found["cases"]) == 4
-    for case in found["cases"]:
+def test_json_is_one_object_with_all_measurements(sleeping):
+    assert sleeping["base"] == "short.sleeper"
+    assert sleeping["rounds"] == 8
+    assert "arrays" in sleeping["timed"]
+    assert sleeping["environment"]["cores"]
+    assert len(sleeping["cases"]) == 4
+    for case in sleeping["cases"]:
         assert set(case) >= {
             "p50_ms",
             "p90_ms",
@@ -254,34 +268,38 @@ def test_json_is_one_object_with_all_measurements(sleepers):
         }
         assert case["percentiles_ms"]["50"] == case["p50_ms"]
         assert case["percentiles_ms"]["100"] >= case["percentiles_ms"]["0"] > 0
-        assert len(case["rounds_ms"]) == 5
-        assert case["runs"] >= 5
+        assert len(case["rounds_ms"]) == 8
+        assert case["runs"] >= 8
         assert case["warm_up"]["settled"] in (True, False)
-    assert found["cases"][2]["engine"] == "a stand-in"
+    assert sleeping["cases"][2]["engine"] == "a stand-in"
 
 
-def test_an_unsupported_batch_size_is_reported_and_the_others_are_measured(sleepers):
-    make, site = sleepers
-    done = timmx(
-        *("bench", make("small", most=2), "--batch-sizes", "1,8", "--seconds", 0.1, "--rounds", 2), site=site
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("sleeping")
+def test_a_report_is_written(report):
+    page = report.read_text("utf-8")
+    for said in ("long.sleeper, batch 2", "Memory over latency", "Throughput over batch size", "timmx bench"):
+        assert said in page
+
+
+def test_an_unsupported_batch_size_is_reported_and_the_others_are_measured(run_timmx, sleepers):
+    make, _ = sleepers
+    done = run_timmx("bench", make("small", most=2), "--batch-sizes", "1,8", "--seconds", 0.1, "--rounds", 2)
+    assert done.exit_code == 0, done.stderr
     assert "small.sleeper, batch 8: not measured: ValueError: no room for 8 images" in done.stdout
-    done = timmx("bench", make("small", most=2), "--batch-sizes", 8, "--seconds", 0.1, site=site)
-    assert done.returncode == 2
+    done = run_timmx("bench", make("small", most=2), "--batch-sizes", 8, "--seconds", 0.1)
+    assert done.exit_code == 2
     assert "no room for 8 images" in done.stderr
 
 
 @pytest.mark.parametrize("dies_at", [3, 400])
-def test_a_process_that_ends_is_reported_and_the_others_are_measured(sleepers, dies_at):
+def test_a_process_that_ends_is_reported_and_the_others_are_measured(run_timmx, sleepers, dies_at):
     """During warm-up and during measurement."""
-    make, site = sleepers
-    done = timmx(
+    make, _ = sleepers
+    done = run_timmx(
         *("bench", make("frail", dies_at=dies_at, seconds=0.001), make("sound"), "--json"),
         *("--seconds", 1, "--rounds", 5),
-        site=site,
     )
-    assert done.returncode == 2
+    assert done.exit_code == 2
     frail, sound = json.loads(done.stdout)["cases"]
     assert "exit status 7" in frail["error"]
     assert frail["p50_ms"] is None
@@ -338,97 +356,78 @@ def test_modules_in_the_current_folder_are_not_imported(sleepers, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_more_threads_than_cores_are_reported(sleepers):
-    make, site = sleepers
+def test_more_threads_than_cores_are_reported(run_timmx, sleepers):
+    make, _ = sleepers
     wide = usable_cores() + 1
-    done = timmx(
-        "bench", make("wide"), "--threads", wide, "--seconds", 0.1, "--rounds", 1, "--verbose", site=site
-    )
-    assert done.returncode == 0
+    done = run_timmx("bench", make("wide"), "--threads", wide, "--seconds", 0.1, "--rounds", 1, "--verbose")
+    assert done.exit_code == 0
     assert done.stderr.index(f"--threads {wide} is more than the") < done.stderr.index("[Measuring]")
 
 
-def test_busy_cores_are_reported(sleepers):
-    make, site = sleepers
+def test_busy_cores_are_reported(run_timmx, sleepers):
+    make, _ = sleepers
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]
     try:
-        done = timmx(
-            *("bench", make("calm"), "--threads", usable_cores(), "--seconds", 0.1, "--rounds", 1, "--json"),
-            site=site,
+        done = run_timmx(
+            *("bench", make("calm"), "--threads", usable_cores(), "--seconds", 0.1, "--rounds", 1, "--json")
         )
     finally:
         for process in spinning:
             process.kill()
             process.wait()
-    assert done.returncode == 0
+    assert done.exit_code == 0
     (before,) = (text for text in json.loads(done.stdout)["warnings"] if "before measuring began" in text)
     assert "cores busy" in before
     assert before.split()[0] == "Other"
     assert "cores busy before measuring began" in done.stderr.replace("\n", " ")
 
 
-def test_all_files_of_an_export_can_be_named_with_a_glob(sleepers, tmp_path):
+def test_all_files_of_an_export_can_be_named_with_a_glob(run_timmx, sleepers, tmp_path):
     """`out/*` also matches the manifest of the export."""
-    make, site = sleepers
+    make, _ = sleepers
     (tmp_path / "timmx.json").write_text("{}")
     short = ("--seconds", 0.1, "--rounds", 1)
-    done = timmx("bench", make("a"), tmp_path / "timmx.json", *short, "--json", site=site)
-    assert done.returncode == 0, done.stderr
+    done = run_timmx("bench", make("a"), tmp_path / "timmx.json", *short, "--json")
+    assert done.exit_code == 0, done.stderr
     assert [case["name"] for case in json.loads(done.stdout)["cases"]] == ["a.sleeper"]
     (tmp_path / "notes.txt").write_text("")
-    done = timmx("bench", make("a"), tmp_path / "notes.txt", *short, site=site)
-    assert done.returncode == 2
+    done = run_timmx("bench", make("a"), tmp_path / "notes.txt", *short)
+    assert done.exit_code == 2
     assert "notes.txt" in done.stderr
-    done = timmx("bench", tmp_path, site=site)
-    assert done.returncode == 2
+    done = run_timmx("bench", tmp_path)
+    assert done.exit_code == 2
     assert "is a folder" in done.stderr
     assert "timmx compare" in done.stderr
 
 
-def test_a_case_without_a_base_says_why_it_has_no_ratio(sleepers):
-    make, site = sleepers
-    done = timmx(
-        *("bench", make("one", batch=1), make("four", batch=4), "--seconds", 0.1, "--rounds", 1), site=site
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_case_without_a_base_says_why_it_has_no_ratio(run_timmx, sleepers):
+    make, _ = sleepers
+    done = run_timmx("bench", make("one", batch=1), make("four", batch=4), "--seconds", 0.1, "--rounds", 1)
+    assert done.exit_code == 0, done.stderr
     assert "four.sleeper: no ratio, because one.sleeper was not measured at batch size 4" in done.stdout
     assert "1 round cannot give the ratios an interval: use --rounds 5 or more." in done.stderr
 
 
-def test_remarks_name_files_and_not_each_case(sleepers):
-    make, site = sleepers
-    done = timmx(
+def test_remarks_name_files_and_not_each_case(run_timmx, sleepers):
+    make, _ = sleepers
+    done = run_timmx(
         *("bench", make("slow", seconds=0.03), make("fast", seconds=0.0001), "--batch-sizes", "1,2,3"),
         *("--threads", "1,2", "--seconds", 0.3, "--rounds", 2),
-        site=site,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "slow.sleeper: fewer than 100 runs" in done.stdout
     assert "batch 3, 2 threads" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 140
 
 
-def test_equal_file_names_are_distinguished(sleepers, tmp_path):
-    make, site = sleepers
+def test_equal_file_names_are_distinguished(run_timmx, sleepers, tmp_path):
+    make, _ = sleepers
     first = make("twin")
     other = tmp_path / "twin.sleeper"
     other.write_text(first.read_text())
-    done = timmx("bench", first, other, other, "--json", "--seconds", 0.1, "--rounds", 1, site=site)
+    done = run_timmx("bench", first, other, other, "--json", "--seconds", 0.1, "--rounds", 1)
     names = [case["name"] for case in json.loads(done.stdout)["cases"]]
     assert names == [str(first), str(other), f"{other} again"]
-
-
-def test_a_report_is_written(sleepers, tmp_path):
-    make, site = sleepers
-    done = timmx(
-        *("bench", make("a"), make("b"), "--batch-sizes", "1,2", "--seconds", 0.1, "--rounds", 5),
-        *("--report", tmp_path / "bench.html"),
-        site=site,
-    )
-    assert done.returncode == 0, done.stderr
-    page = (tmp_path / "bench.html").read_text("utf-8")
-    for said in ("a.sleeper, batch 2", "Memory over latency", "Throughput over batch size", "timmx bench"):
-        assert said in page
 
 
 @pytest.mark.parametrize(

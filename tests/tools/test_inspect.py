@@ -11,35 +11,29 @@ import sys
 from pathlib import Path
 
 import pytest
-import timmx
-from plugins import install_plugin, timmx as in_a_process
+from plugins import install_plugin, installed
 from timmx.artifact import records
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "examples" / "digits" / "samples"
-FILES = {
-    "onnx": ("digits.onnx", {}),
-    "torch-export": ("digits.pt2", {}),
-    "coreml": ("digits.mlpackage", {}),
-    "litert": ("digits.tflite", {}),
-}
+FILES = ("onnx", "torch-export", "coreml", "litert")
 
 
 @pytest.fixture(scope="module")
-def files(export, tmp_path_factory, digits) -> dict[str, Path]:
+def files(exported_digits) -> dict[str, Path]:
     """The digits model in each format, by backend."""
-    folder = tmp_path_factory.mktemp("files")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: folder / "cache")
-        for backend, (name, options) in FILES.items():
-            timmx.export(backend, digits, output=folder / name, **options)
-    return {backend: folder / name for backend, (name, _) in FILES.items()}
+    return {backend: exported_digits(backend) for backend in FILES}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """A cache folder for verification results, empty at first."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
-def inspected(run_timmx, files, monkeypatch):
+def inspected(run_timmx, cache, monkeypatch):
     """What `timmx inspect FILE --json` prints."""
-    cache = next(iter(files.values())).parent / "cache"
     monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: cache)
 
     def run(path: Path) -> dict:
@@ -51,7 +45,8 @@ def inspected(run_timmx, files, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", FILES)
-def test_each_format_reports_the_same_model(backend: str, files, inspected, run_timmx):
+def test_each_format_reports_the_same_model(backend: str, files, digits, inspected, run_timmx):
+    assert run_timmx("verify", files[backend], "--against", digits).exit_code == 0
     found = inspected(files[backend])
     assert found["backend"] == backend
     size = {"name": "input", "shape": [1, 3, 64, 64], "dtype": "float32", "layout": "NCHW"}
@@ -71,20 +66,35 @@ def test_each_format_reports_the_same_model(backend: str, files, inspected, run_
     assert "license apache-2.0" in text
 
 
-@pytest.mark.parametrize("backend", FILES)
-def test_torch_is_not_imported(backend: str, files):
-    command = [sys.executable, "-X", "importtime", "-m", "timmx", "inspect", str(files[backend])]
-    done = subprocess.run(command, text=True, capture_output=True, check=True)
-    imported = set(re.findall(r"^import time:.*\| +(\w+)\S*$", done.stderr, re.MULTILINE))
-    assert "typer" in imported
-    assert not imported & {"torch", "torchvision", "timm", "coremltools", "onnxruntime"}
+def test_torch_is_not_imported(process, files):
+    code = """if True:
+        import sys
+        from timmx.cli import main
+
+        HEAVY = {"torch", "torchvision", "timm", "coremltools", "onnxruntime"}
+        for path in sys.argv[1:]:
+            sys.argv[1:] = ["inspect", path]
+            try:
+                main()
+            except SystemExit as end:
+                assert not end.code, path
+            assert "typer" in sys.modules
+            assert not HEAVY & set(sys.modules), path
+    """
+    done = process([sys.executable, "-c", code, *map(str, files.values())])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("license apache-2.0") == len(files)
 
 
-def test_byte_and_integer_inputs_and_outputs_are_shown(export, digits, inspected, tmp_path):
-    path = tmp_path / "bytes.tflite"
+@pytest.fixture(scope="module")
+def bytes_file(exported_digits) -> Path:
+    """The digits model in LiteRT with the bytes of an image as input; not verified with the cache of these tests."""
     options = {"mode": "int8", "io": "uint8", "normalize": True, "calibration_data": SAMPLES}
-    timmx.export("litert", digits, output=path, verify=False, **options)
-    found = inspected(path)
+    return exported_digits("litert", **options)
+
+
+def test_byte_and_integer_inputs_and_outputs_are_shown(bytes_file, inspected):
+    found = inspected(bytes_file)
     (entry,), (output,) = found["inputs"], found["outputs"]
     assert (entry["dtype"], entry["layout"], entry["shape"]) == ("uint8", "NHWC", [1, 64, 64, 3])
     assert "quantization" in output
@@ -213,9 +223,11 @@ def test_a_core_ml_package_with_truncated_weights_is_refused(length, said, files
     assert said in refused(run_timmx, tmp_path / "a.mlpackage")
 
 
-def test_an_unusable_backend_says_why(files):
-    done = in_a_process("inspect", files["litert"], TIMMX_DISABLE_BACKENDS="litert")
-    assert done.returncode == 2
+def test_an_unusable_backend_says_why(files, run_timmx, tmp_path, monkeypatch):
+    monkeypatch.setenv("TIMMX_DISABLE_BACKENDS", "litert")
+    with installed(tmp_path):
+        done = run_timmx("inspect", files["litert"])
+    assert done.exit_code == 2
     assert "backend litert (timmx-litert" in done.stderr
     assert "is disabled: TIMMX_DISABLE_BACKENDS names it" in done.stderr
 
@@ -239,7 +251,8 @@ def test_damaged_and_newer_metadata_are_reported(files, run_timmx, tmp_path):
         assert said in refused(run_timmx, tmp_path / "changed.onnx")
 
 
-def test_a_third_party_format_is_inspected(process, digits, tmp_path):
+def test_a_third_party_format_is_inspected(process, export, digits, run_timmx, tmp_path, monkeypatch):
+    monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
     site = tmp_path / "site"
     install_plugin(
         site,
@@ -249,8 +262,9 @@ def test_a_third_party_format_is_inspected(process, digits, tmp_path):
     )
 
     def run(*arguments: object) -> str:
-        done = in_a_process(*arguments, site=site, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
-        assert done.returncode == 0, done.stderr
+        with installed(site):
+            done = run_timmx(*arguments)
+        assert done.exit_code == 0, done.stderr
         return done.stdout
 
     run("loopback", digits, "-o", "a.loop", "--quantized")

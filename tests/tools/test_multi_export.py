@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import timmx
-from plugins import timmx as in_a_process
+from plugins import install_plugin, installed
 from timmx.artifact.records import digest, recall
 from timmx.errors import ConfigurationError, TimmxError
 from timmx.exporting.several import export_many, plan_exports
@@ -80,13 +80,14 @@ def test_the_manifest_records_the_artifacts(four):
 
 
 def test_a_later_run_adds_to_the_manifest_and_removes_missing_files(export, run_timmx, digits, tmp_path):
-    assert run_timmx("export", digits, "--to", "torch-export", "--no-verify", "-o", "out").exit_code == 0
-    assert run_timmx("export", digits, "--to", "onnx", "--no-verify", "-o", "out").exit_code == 0
+    first, second = "torch-export", "torch-export:output=a.pt2"
+    assert run_timmx("export", digits, "--to", first, "--no-verify", "-o", "out").exit_code == 0
+    assert run_timmx("export", digits, "--to", second, "--no-verify", "-o", "out").exit_code == 0
     names = json.loads((tmp_path / "out" / "timmx.json").read_text())["artifacts"]
-    assert list(names) == ["digits.onnx", "digits.pt2"]
+    assert list(names) == ["a.pt2", "digits.pt2"]
     (tmp_path / "out" / "digits.pt2").unlink()
-    assert run_timmx("export", digits, "--to", "onnx", "--no-verify", "-o", "out").exit_code == 0
-    assert list(json.loads((tmp_path / "out" / "timmx.json").read_text())["artifacts"]) == ["digits.onnx"]
+    assert run_timmx("export", digits, "--to", second, "--no-verify", "-o", "out").exit_code == 0
+    assert list(json.loads((tmp_path / "out" / "timmx.json").read_text())["artifacts"]) == ["a.pt2"]
 
 
 def test_a_foreign_timmx_json_is_refused_before_the_export(run_timmx, digits, tmp_path):
@@ -114,22 +115,22 @@ def test_targets_of_one_format_have_their_own_options_and_names(export, run_timm
 
 
 def test_a_failed_target_does_not_stop_the_others(export, run_timmx, digits, tmp_path):
-    old = tmp_path / "out" / "digits-fp16.onnx"
+    old = tmp_path / "out" / "digits.onnx"
     old.parent.mkdir()
     old.write_bytes(b"old")
     done = run_timmx(
-        "export", digits, "--to", "onnx:mode=fp16,min_snr=300", "--to", "onnx", "--to", "torch-export", "-o", "out",
-        "--json",
+        "export", digits, "--to", "onnx:mode=fp16,min_snr=300", "--to", "torch-export:output=a.pt2", "--to",
+        "torch-export", "-o", "out", "--json",
     )  # fmt: skip
     assert done.exit_code == 2
-    assert "error: digits-fp16.onnx (onnx): verification failed, and nothing was published" in done.stderr
+    assert "error: digits.onnx (onnx): verification failed, and nothing was published" in done.stderr
     result = json.loads(done.stdout)
-    assert [Path(item["path"]).name for item in result["artifacts"]] == ["digits.onnx", "digits.pt2"]
+    assert [Path(item["path"]).name for item in result["artifacts"]] == ["a.pt2", "digits.pt2"]
     (failed,) = result["failed"]
-    assert failed["name"] == "digits-fp16.onnx"
+    assert failed["name"] == "digits.onnx"
     assert failed["error"]["verification"]["status"] == "failed"
     assert old.read_bytes() == b"old"
-    assert "digits-fp16.onnx" not in json.loads((tmp_path / "out" / "timmx.json").read_text())["artifacts"]
+    assert "digits.onnx" not in json.loads((tmp_path / "out" / "timmx.json").read_text())["artifacts"]
 
 
 def test_the_table_shows_full_file_names(export, run_timmx, digits):
@@ -269,7 +270,7 @@ def test_after_an_interrupt_finished_files_remain(process, digits, tmp_path):
     assert "digits.tflite" not in left
 
 
-def test_a_third_party_backend_can_be_a_target(process, digits, tmp_path):
+def test_a_third_party_backend_can_be_a_target(export, run_timmx, digits, tmp_path):
     source = (
         "import json\n"
         "from timmx.contract import ExportBackend, Exported, Precision\n"
@@ -286,24 +287,12 @@ def test_a_third_party_backend_can_be_a_target(process, digits, tmp_path):
         "        raise RuntimeUnavailable('Nothing runs it.')\n"
         "    def read_metadata(self, path): return json.loads(path.read_text())\n"
     )
-    from plugins import install_plugin
-
     install_plugin(tmp_path / "site", "paper", source)
-    done = in_a_process(
-        "export",
-        digits,
-        "--to",
-        "paper",
-        "--to",
-        "torch-export",
-        "-o",
-        "out",
-        site=tmp_path / "site",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "digits.paper" in done.stdout
-    assert "Nothing runs it" in done.stdout
-    side = in_a_process("compare", "out", "--no-bench", "--json", site=tmp_path / "site", cwd=tmp_path)
+    with installed(tmp_path / "site"):
+        done = run_timmx("export", digits, "--to", "paper", "--to", "torch-export", "-o", "out")
+        assert done.exit_code == 0, done.stderr
+        assert "digits.paper" in done.stdout
+        assert "Nothing runs it" in done.stdout
+        side = run_timmx("compare", "out", "--no-bench", "--json")
     assert [row["name"] for row in json.loads(side.stdout)["rows"]] == ["digits.paper", "digits.pt2"]
     shutil.rmtree(tmp_path / "site")

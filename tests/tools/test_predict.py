@@ -41,7 +41,7 @@ def many(exported_digits) -> Path:
 @pytest.fixture(scope="module")
 def three(exported_digits) -> Path:
     """A file with a batch size of 3 that returns probabilities."""
-    return exported_digits("litert", batch_size=3, softmax=True)
+    return exported_digits("torch-export", batch_size=3, softmax=True)
 
 
 @pytest.fixture
@@ -146,8 +146,10 @@ def test_labels_of_wide_characters_keep_columns_aligned(
     from rich.cells import cell_len
 
     (tmp_path / "labels.txt").write_text("零\n一\n二\n三つ\n四\nfive\n六\n七\n八\n九", "utf-8")
-    timmx.export("onnx", digits, output=tmp_path / "j.onnx", labels=tmp_path / "labels.txt", verify=False)
-    lines = run_timmx("predict", "j.onnx", "photos").stdout.splitlines()
+    timmx.export(
+        "torch-export", digits, output=tmp_path / "j.pt2", labels=tmp_path / "labels.txt", verify=False
+    )
+    lines = run_timmx("predict", "j.pt2", "photos").stdout.splitlines()
     assert "三つ" in "".join(lines)
     assert len({cell_len(line) for line in lines}) == 1
 
@@ -159,7 +161,8 @@ def test_top_k_larger_than_the_number_of_classes_shows_all(run_timmx, three: Pat
     assert sum(shares) == pytest.approx(1, abs=1e-4)
 
 
-def test_formats_agree(run_timmx, one: Path, many: Path, three: Path) -> None:
+def test_formats_agree(run_timmx, exported_digits, one: Path, many: Path, three: Path) -> None:
+    lite = exported_digits("litert")
     names = list(map(str, map(sample, (0, 1, 2, 3, 5, 6, 9))))
     found = [
         [
@@ -167,10 +170,10 @@ def test_formats_agree(run_timmx, one: Path, many: Path, three: Path) -> None:
             for image in json.loads(run_timmx("predict", file, *names, "--json").stdout)["images"]
             for guess in image["predictions"][:1]
         ]
-        for file in (one, many, three)
+        for file in (one, many, three, lite)
     ]
-    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
-    np.testing.assert_allclose(found[2], found[0], atol=1e-5)
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-5)
 
 
 def test_bad_images_are_named_and_left_out(run_timmx, many: Path, folder: Path) -> None:
@@ -206,15 +209,15 @@ def test_nan_outputs_are_not_predictions(export, run_timmx, folder: Path, tmp_pa
 
     model = timm.create_model(f"local-dir:{SAMPLES.parent}", pretrained=True).eval()
     model.classifier.bias.data[0] = np.nan
-    timmx.export("onnx", model, output=tmp_path / "nan.onnx", verify=False)
+    timmx.export("torch-export", model, output=tmp_path / "nan.pt2", verify=False)
     for extra in ((), ("--csv",)):
-        result = run_timmx("predict", "nan.onnx", "photos", *extra)
+        result = run_timmx("predict", "nan.pt2", "photos", *extra)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert "warning: nan.onnx returns NaN or infinity for photos/five.JPG" in result.stderr
+        assert "warning: nan.pt2 returns NaN or infinity for photos/five.JPG" in result.stderr
         assert (
-            "error: none of these 3 images has a finite output\nhint: timmx verify nan.onnx" in result.stderr
+            "error: none of these 3 images has a finite output\nhint: timmx verify nan.pt2" in result.stderr
         )
-    result = run_timmx("predict", "nan.onnx", "photos/five.JPG", "--json")
+    result = run_timmx("predict", "nan.pt2", "photos/five.JPG", "--json")
     assert result.exit_code == 2
     assert "returns NaN" in json.loads(result.stdout, parse_constant=pytest.fail)["error"]["message"]
 
@@ -248,11 +251,8 @@ def test_a_missing_file_is_reported(run_timmx, folder: Path) -> None:
     assert json.loads(result.stdout)["error"]["message"] == "missing.onnx does not exist"
 
 
-def test_a_file_that_does_not_rank_classes_is_refused(
-    export, run_timmx, digits: str, folder: Path, tmp_path: Path
-) -> None:
-    timmx.export("onnx", digits, output=tmp_path / "embedding.onnx", num_classes=0, verify=False)
-    result = run_timmx("predict", "embedding.onnx", "photos")
+def test_a_file_that_does_not_rank_classes_is_refused(exported_digits, run_timmx, folder: Path) -> None:
+    result = run_timmx("predict", exported_digits("torch-export", num_classes=0, verify=False), "photos")
     assert result.exit_code == 2
     assert "outputs embedding, not classes" in result.stderr
     assert "hint: use timmx.open in Python" in result.stderr
@@ -260,21 +260,31 @@ def test_a_file_that_does_not_rank_classes_is_refused(
 
 def test_a_file_that_takes_no_images_is_refused(export, run_timmx, folder: Path, tmp_path: Path) -> None:
     timmx.export(
-        "onnx", "test_resnet", output=tmp_path / "five.onnx", in_chans=5, input_size=(5, 64, 64), verify=False
+        "torch-export",
+        "test_resnet",
+        output=tmp_path / "five.pt2",
+        in_chans=5,
+        input_size=(5, 64, 64),
+        verify=False,
     )
-    result = run_timmx("predict", "five.onnx", "photos")
+    result = run_timmx("predict", "five.pt2", "photos")
     assert result.exit_code == 2
     assert "5 channels, so its input is" in result.stderr
 
 
 def test_classes_without_names_are_shown_as_numbers(export, run_timmx, folder: Path, tmp_path: Path) -> None:
     timmx.export(
-        "onnx", "test_resnet", output=tmp_path / "t.onnx", num_classes=3, input_size=(3, 64, 64), verify=False
+        "torch-export",
+        "test_resnet",
+        output=tmp_path / "t.pt2",
+        num_classes=3,
+        input_size=(3, 64, 64),
+        verify=False,
     )
-    lines = run_timmx("predict", "t.onnx", "photos/five.JPG").stdout.splitlines()
+    lines = run_timmx("predict", "t.pt2", "photos/five.JPG").stdout.splitlines()
     assert lines[0].split() == ["image", "rank", "class", "probability"]
     assert sorted(line.split()[2] for line in lines[1:]) == ["0", "1", "2"]
-    found = json.loads(run_timmx("predict", "t.onnx", "photos/five.JPG", "--json").stdout)
+    found = json.loads(run_timmx("predict", "t.pt2", "photos/five.JPG", "--json").stdout)
     assert {guess["label"] for guess in found["images"][0]["predictions"]} == {None}
 
 
@@ -364,9 +374,9 @@ def test_a_file_opened_for_many_images_gives_the_same_answers(many: Path, one: P
         assert all(answer.error for answer in answers(subject, bad))
 
 
-def test_the_stream_refuses_a_file_that_does_not_rank_classes(export, digits: str, tmp_path: Path) -> None:
-    timmx.export("onnx", digits, output=tmp_path / "e.onnx", num_classes=0, verify=False)
-    with open_subject(tmp_path / "e.onnx") as subject, pytest.raises(ArtifactError, match="not classes"):
+def test_the_stream_refuses_a_file_that_does_not_rank_classes(exported_digits) -> None:
+    path = exported_digits("torch-export", num_classes=0, verify=False)
+    with open_subject(path) as subject, pytest.raises(ArtifactError, match="not classes"):
         answers(subject, [sample(1)])
 
 

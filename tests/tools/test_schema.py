@@ -9,8 +9,10 @@ from pathlib import Path
 import onnx
 import pytest
 from timmx.artifact.opening import backend_for
+from timmx.cli.application import app
 from timmx.contract.metadata import Metadata
 from timmx.errors import ArtifactError
+from typer.testing import CliRunner
 
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples"
 REMOVED = object()
@@ -103,11 +105,18 @@ def test_metadata_is_the_same_after_parsing_and_writing(exported_digits, name: s
     assert metadata.versions.keys() == {"timmx-core", f"timmx-{backend}", "timm", "torch", *toolchain}
 
 
-def test_versions_are_those_of_the_core_the_backend_and_its_toolchain_in_this_order(
-    export, digits, run_timmx
-):
-    result = json.loads(run_timmx("onnx", digits, "--no-verify", "--json").stdout)
-    versions = result["metadata"]["versions"]
+@pytest.fixture(scope="module")
+def feature_levels(export, tmp_path_factory) -> dict:
+    """What `timmx onnx --json` prints about an export of two feature levels."""
+    output = tmp_path_factory.mktemp("features") / "f.onnx"
+    arguments = ["onnx", "test_resnet", "--features", "--out-indices", "1,3", "-o", str(output), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_versions_are_those_of_the_core_the_backend_and_its_toolchain_in_this_order(feature_levels):
+    versions = feature_levels["metadata"]["versions"]
     core = ["timmx-core", "timmx-onnx", "timm", "torch"]
     assert list(versions) == [*core, "onnx", "onnxscript", "onnx-ir", "onnxruntime"]
     assert versions["onnx"] == onnx.__version__
@@ -154,11 +163,7 @@ def test_metadata_of_another_graph_is_refused(file, tmp_path, run_timmx):
         assert "do not match its metadata" in done.stderr
 
 
-def test_selected_feature_levels_are_verified_from_the_metadata_only(export, tmp_path, run_timmx):
-    exported = run_timmx(
-        "onnx", "test_resnet", "--features", "--out-indices", "1,3", "-o", tmp_path / "f.onnx"
-    )
-    assert exported.exit_code == 0, exported.stderr
-    done = run_timmx("verify", tmp_path / "f.onnx")
+def test_selected_feature_levels_are_verified_from_the_metadata_only(feature_levels, run_timmx):
+    done = run_timmx("verify", feature_levels["path"])
     assert done.exit_code == 0, done.stderr
     assert "other weights" not in done.stderr

@@ -85,11 +85,41 @@ def with_input(metadata: Metadata, **changes: object) -> Metadata:
     return replace(metadata, input=replace(metadata.input, **changes))
 
 
-def said(command: list[str], folder: Path) -> tuple[str, float]:
-    done = subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False)
+PYTHON_RUNS = """
+import contextlib, io, json, os, runpy, sys, traceback
+
+answers = {}
+for name, (folder, script, images) in json.load(sys.stdin).items():
+    os.chdir(folder)
+    answers[name] = []
+    for image in images:
+        sys.argv = [script, image]
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            try:
+                runpy.run_path(script, run_name="__main__")
+            except Exception:
+                print(traceback.format_exc())
+        answers[name].append(shown.getvalue())
+print(json.dumps(answers))
+"""
+"""Runs scripts one after another, each as `__main__` in its own folder: converters are imported once."""
+
+
+def run_python(scripts: dict[str, tuple[Path, Path, list[Path]]], process) -> dict[str, list[str]]:
+    """Run scripts in one new interpreter: name -> (folder, script, images); returns what each prints for each image."""
+    given = {
+        name: (str(folder), str(script), list(map(str, images)))
+        for name, (folder, script, images) in scripts.items()
+    }
+    done = process([sys.executable, "-c", PYTHON_RUNS], input=json.dumps(given))
     assert done.returncode == 0, done.stderr
-    label, probability = done.stdout.split()
-    return label, float(probability)
+    return json.loads(done.stdout)
+
+
+def parsed(shown: str) -> tuple[str, float]:
+    words = shown.split()
+    assert len(words) == 2, shown
+    return words[0], float(words[1])
 
 
 def assert_parses(code: str, grammar: ModuleType) -> None:
@@ -98,14 +128,27 @@ def assert_parses(code: str, grammar: ModuleType) -> None:
     assert not tree.root_node.has_error, code
 
 
+@pytest.fixture(scope="module")
+def python_answers(process, exported, photos, shared) -> dict[str, list[str]]:
+    """What the Python code of each case prints for each photo."""
+    paths = {name: exported(name) for name in CASES}
+
+    def fill(folder: Path) -> None:
+        scripts = {}
+        for name, path in paths.items():
+            (folder / f"{name}.py").write_text(make_snippet(path, "python"))
+            scripts[name] = (path.parent, folder / f"{name}.py", photos)
+        (folder / "answers.json").write_text(json.dumps(run_python(scripts, process)))
+
+    return json.loads((shared("python-snippets", fill) / "answers.json").read_text())
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_python_code_gives_the_same_result_as_the_file(name: str, exported, photos, tmp_path: Path):
+def test_python_code_gives_the_same_result_as_the_file(name: str, exported, photos, python_answers):
     path = exported(name)
-    code = make_snippet(path, "python")
-    assert "timmx" not in code.replace(path.name, "")
-    (tmp_path / "snippet.py").write_text(code)
-    for image in photos:
-        label, probability = said([sys.executable, str(tmp_path / "snippet.py"), str(image)], path.parent)
+    assert "timmx" not in make_snippet(path, "python").replace(path.name, "")
+    for image, shown in zip(photos, python_answers[name], strict=True):
+        label, probability = parsed(shown)
         assert (label, pytest.approx(probability, abs=2e-5)) == expected(path, image)
 
 
@@ -132,7 +175,7 @@ def test_python_code_preprocesses_images_as_timmx_does(crop_mode, crop_pct, expo
             np.testing.assert_array_equal(scope["read"](image)[0], preprocessor.read(image))
 
 
-def test_python_code_for_core_ml_feeds_the_right_input(exported_digits, photos, tmp_path: Path):
+def test_python_code_for_core_ml_feeds_the_right_input(process, exported_digits, photos, tmp_path: Path):
     """The runtime exists only on macOS: elsewhere everything except the run itself is tested."""
     pictures = exported_digits("coreml", normalize=True, image_input=True, classifier=True)
     arrays = exported_digits("coreml")
@@ -141,7 +184,8 @@ def test_python_code_for_core_ml_feeds_the_right_input(exported_digits, photos, 
         compile(code, "snippet.py", "exec")
         if sys.platform == "darwin":
             (tmp_path / "snippet.py").write_text(code)
-            label, _ = said([sys.executable, "snippet.py", str(photos[0])], tmp_path)
+            scripts = {"snippet": (tmp_path, tmp_path / "snippet.py", photos[:1])}
+            label, _ = parsed(run_python(scripts, process)["snippet"][0])
             assert label == expected(path, photos[0])[0]
             continue
         scope = {"Image": Image, "np": np}
@@ -162,21 +206,69 @@ def test_python_code_for_core_ml_feeds_the_right_input(exported_digits, photos, 
 
 
 @pytest.fixture(scope="module")
-def node_folder(tmp_path_factory) -> Path:
-    """A folder with the packages that the JavaScript needs."""
+def node_packages(shared) -> Path:
+    """A folder `node_modules` with the packages that the JavaScript needs."""
     if not shutil.which("node") or not shutil.which("npm"):
         pytest.skip("Node is not installed")
-    folder = tmp_path_factory.mktemp("node")
-    (folder / "package.json").write_text("{}")
-    # Install scripts would download CUDA libraries; the packages contain what the CPU needs.
-    command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "onnxruntime-node", "sharp"]
-    try:
-        done = subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False, timeout=300)
-    except subprocess.TimeoutExpired:
-        pytest.skip("npm does not answer")
-    if done.returncode:
-        pytest.skip(f"npm has no onnxruntime-node and sharp here: {done.stderr.strip()[-200:]}")
-    return folder
+
+    def fill(folder: Path) -> None:
+        (folder / "package.json").write_text("{}")
+        # Install scripts would download CUDA libraries; the packages contain what the CPU needs.
+        command = [
+            *("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"),
+            *("onnxruntime-node", "sharp"),
+        ]
+        try:
+            done = subprocess.run(
+                command, cwd=folder, text=True, capture_output=True, check=False, timeout=300
+            )
+        except subprocess.TimeoutExpired:
+            (folder / "problem").write_text("npm does not answer")
+            return
+        if done.returncode:
+            reason = f"npm has no onnxruntime-node and sharp here: {done.stderr.strip()[-200:]}"
+            (folder / "problem").write_text(reason)
+
+    folder = shared("node-packages", fill)
+    if (folder / "problem").exists():
+        pytest.skip((folder / "problem").read_text())
+    return folder / "node_modules"
+
+
+NODE_RUNS = """
+import { readFileSync, writeFileSync } from "node:fs";
+
+const answers = [];
+for (const [script, images] of JSON.parse(readFileSync("runs.json", "utf8"))) {
+  let module;
+  for (const image of images) {
+    const number = answers.length;
+    const lines = [];
+    console.log = (...words) => lines.push(words.join(" "));
+    process.argv[2] = image;
+    try {
+      if (!module?.read) module = await import(`./${script}?${number}`); // evaluated for each image
+      if (module.read) writeFileSync(`${number}.bin`, new Uint8Array((await module.read(image)).buffer));
+    } catch (error) {
+      lines.push(error.stack);
+    }
+    answers.push(lines.join("\\n"));
+  }
+}
+writeFileSync("answers.json", JSON.stringify(answers));
+"""
+"""Runs modules one after another in one process of Node; if a module exports `read`, the arrays are saved."""
+
+
+def run_node(folder: Path, packages: Path, runs: dict[str, list[Path]]) -> None:
+    """Run modules of a folder for images: the texts are in answers.json, the arrays in NUMBER.bin."""
+    (folder / "node_modules").symlink_to(packages)
+    (folder / "runs.json").write_text(
+        json.dumps([(script, list(map(str, images))) for script, images in runs.items()])
+    )
+    (folder / "all.mjs").write_text(NODE_RUNS)
+    done = subprocess.run(["node", "all.mjs"], cwd=folder, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -202,31 +294,48 @@ def odd_photos(photos: list[Path]) -> list[Path]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [
-        ("onnx", {}),
-        ("onnx-normalize-softmax", {}),
-        ("onnx-batch-3", {}),
-        ("onnx-dynamic", {}),
-        ("onnx", {"crop_pct": 0.875}),
-        ("onnx", {"crop_mode": "border"}),
-        ("onnx", {"crop_pct": 1.125}),
-    ],
-)
-def test_javascript_code_gives_the_same_result_as_the_file(
-    name: str, changes: dict, node_folder: Path, exported, photos, odd_photos
-):
-    path = node_folder / f"{name}.onnx"
-    model = onnx.load(exported(name))
-    (entry,) = (entry for entry in model.metadata_props if entry.key == "timmx")
-    metadata = json.loads(entry.value)
-    metadata["input"] |= changes
-    entry.value = json.dumps(metadata)
-    onnx.save(model, path)
-    (node_folder / "run.mjs").write_text(make_snippet(path, "js"))
-    for image in odd_photos if changes else photos:
-        label, probability = said(["node", "run.mjs", str(image)], node_folder)
+JAVASCRIPT_CASES = {
+    "onnx": ("onnx", {}),
+    "onnx-normalize-softmax": ("onnx-normalize-softmax", {}),
+    "onnx-batch-3": ("onnx-batch-3", {}),
+    "onnx-dynamic": ("onnx-dynamic", {}),
+    "crop-0.875": ("onnx", {"crop_pct": 0.875}),
+    "border": ("onnx", {"crop_mode": "border"}),
+    "crop-1.125": ("onnx", {"crop_pct": 1.125}),
+}
+
+
+@pytest.fixture(scope="module")
+def javascript_answers(
+    node_packages: Path, exported, photos, odd_photos, shared
+) -> dict[str, tuple[Path, list[str]]]:
+    """For each case, its file, and what its JavaScript prints for each photo."""
+    images = {name: odd_photos if changes else photos for name, (_, changes) in JAVASCRIPT_CASES.items()}
+
+    def fill(folder: Path) -> None:
+        for name, (case, changes) in JAVASCRIPT_CASES.items():
+            model = onnx.load(exported(case))
+            (entry,) = (entry for entry in model.metadata_props if entry.key == "timmx")
+            metadata = json.loads(entry.value)
+            metadata["input"] |= changes
+            entry.value = json.dumps(metadata)
+            onnx.save(model, folder / f"{name}.onnx")
+            (folder / f"{name}.mjs").write_text(make_snippet(folder / f"{name}.onnx", "js"))
+        run_node(folder, node_packages, {f"{name}.mjs": images[name] for name in JAVASCRIPT_CASES})
+
+    folder = shared("javascript-snippets", fill)
+    answers = iter(json.loads((folder / "answers.json").read_text()))
+    return {
+        name: (folder / f"{name}.onnx", [next(answers) for _ in images[name]]) for name in JAVASCRIPT_CASES
+    }
+
+
+@pytest.mark.parametrize("name", JAVASCRIPT_CASES)
+def test_javascript_code_gives_the_same_result_as_the_file(name: str, javascript_answers, photos, odd_photos):
+    path, answers = javascript_answers[name]
+    _, changes = JAVASCRIPT_CASES[name]
+    for image, shown in zip(odd_photos if changes else photos, answers, strict=True):
+        label, probability = parsed(shown)
         assert (label, pytest.approx(probability, abs=2e-5)) == expected(path, image)
 
 
@@ -241,38 +350,59 @@ RECIPES = {
     "gray-border": {"color_order": "L", "crop_mode": "border"},
     "bgr-border": {"color_order": "BGR", "crop_mode": "border"},
 }
+SIZES = ((64, 64), (60, 91))
+
+
+def recipe_metadata(path: Path, recipe: str, size: tuple[int, int]) -> Metadata:
+    _, stated = read_artifact(path)
+    channels = 1 if RECIPES[recipe].get("color_order") == "L" else 3
+    return with_input(
+        stated,
+        mean=(0.5, 0.4, 0.3)[:channels],
+        std=(0.2, 0.3, 0.4)[:channels],
+        size=(channels, *size),
+        **RECIPES[recipe],
+    )
+
+
+@pytest.fixture(scope="module")
+def javascript_arrays(node_packages: Path, exported, odd_photos, shared) -> Callable[..., np.ndarray]:
+    """The array that the JavaScript of a recipe makes of each odd photo: (recipe, size) -> (photos, C, H, W)."""
+    path = exported("onnx")
+    scripts = {(recipe, size): f"{recipe}-{size[0]}.mjs" for recipe in RECIPES for size in SIZES}
+
+    def fill(folder: Path) -> None:
+        for (recipe, size), script in scripts.items():
+            facts = Facts.of(path, recipe_metadata(path, recipe, size))
+            lines = ['import sharp from "sharp";', *_read_in_javascript(facts), "export { read };"]
+            (folder / script).write_text("\n".join(lines))
+        run_node(folder, node_packages, dict.fromkeys(scripts.values(), odd_photos))
+
+    folder = shared("javascript-arrays", fill)
+    answers = json.loads((folder / "answers.json").read_text())
+
+    def found(recipe: str, size: tuple[int, int]) -> np.ndarray:
+        first = list(scripts).index((recipe, size)) * len(odd_photos)
+        numbers = range(first, first + len(odd_photos))
+        assert [answers[number] for number in numbers] == [""] * len(odd_photos)
+        channels = 1 if RECIPES[recipe].get("color_order") == "L" else 3
+        return np.stack(
+            [np.fromfile(folder / f"{number}.bin", np.float32).reshape(channels, *size) for number in numbers]
+        )
+
+    return found
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_javascript_code_preprocesses_images_as_timmx_does(
-    recipe: str, node_folder: Path, exported, odd_photos
+    recipe: str, javascript_arrays, exported, odd_photos
 ):
     """Pixels equal those of Pillow with any preprocessing."""
-    path = exported("onnx")
-    _, stated = read_artifact(path)
-    channels = 1 if RECIPES[recipe].get("color_order") == "L" else 3
     level = 1.01 / 255 / 0.2  # 1 of 255: Pillow 13 resizes some images by height first
-    for height, width in ((64, 64), (60, 91)):
-        metadata = with_input(
-            stated,
-            mean=(0.5, 0.4, 0.3)[:channels],
-            std=(0.2, 0.3, 0.4)[:channels],
-            size=(channels, height, width),
-            **RECIPES[recipe],
-        )
-        code = ['import sharp from "sharp";', *_read_in_javascript(Facts.of(path, metadata))]
-        code.append(
-            "for (const path of process.argv.slice(2)) process.stdout.write(new Uint8Array((await read(path)).buffer));"
-        )
-        (node_folder / "read.mjs").write_text("\n".join(code))
-        done = subprocess.run(
-            ["node", "read.mjs", *map(str, odd_photos)], cwd=node_folder, capture_output=True, check=False
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        found = np.frombuffer(done.stdout, np.float32).reshape(-1, channels, height, width)
-        for image, x in zip(odd_photos, found, strict=True):
-            wanted = ImagePreprocessor.of(metadata).read(image)
-            np.testing.assert_allclose(x, wanted, atol=level, err_msg=image.name)
+    for size in SIZES:
+        preprocessor = ImagePreprocessor.of(recipe_metadata(exported("onnx"), recipe, size))
+        for image, x in zip(odd_photos, javascript_arrays(recipe, size), strict=True):
+            np.testing.assert_allclose(x, preprocessor.read(image), atol=level, err_msg=image.name)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.backend != "torch-export"])
