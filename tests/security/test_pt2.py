@@ -418,7 +418,7 @@ def test_arguments_that_a_kernel_does_not_check_are_checked(attack, change):
 def test_operator_without_a_kernel_for_results_is_refused(attack, target, arguments):
     images, _ = _inputs(attack)
     _call(attack, f"torch.ops.{target}", images, *arguments)
-    with pytest.raises(ArtifactError, match="it calls|not an allowed operator"):
+    with pytest.raises(ArtifactError, match=r"it calls|not an allowed operator"):
         _run(attack.write())
 
 
@@ -808,6 +808,13 @@ def test_member_that_is_too_large_is_not_read(attack, monkeypatch):
     path = attack.write()
     with pytest.raises(ArtifactError, match="at most 1,000 are read"):
         load("torch-export").inspect(path)
+
+
+def test_program_of_many_values_is_not_parsed(attack):
+    attack.write()
+    attack.members[MODEL] = b"[" + b"{}," * 2_000_001 + b"0]"  # 6 MB of text, 170 MB of memory
+    with pytest.raises(ArtifactError, match="more than 4,000,000 values"):
+        load("torch-export").inspect(attack.write_members(attack.members))
 
 
 @pytest.mark.parametrize("key", ["mean", "crop_pct", "size"])
