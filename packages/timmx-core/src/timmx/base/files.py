@@ -147,7 +147,7 @@ def require_artifact(path: Path) -> None:
     """
     if not path.exists():
         raise ArtifactError(f"{path} does not exist", hint="check the path")
-    for item in (path, *(path.rglob("*") if path.is_dir() else ())):
+    for item in (path, *walk(path)):
         try:
             kind = special_kind(item)
         except OSError:  # a link to nothing
@@ -156,6 +156,33 @@ def require_artifact(path: Path) -> None:
             raise ArtifactError(
                 f"{item} is {kind}, not a file", hint="copy the artifact again, as files, or export it again"
             )
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Everything below a folder, links not followed; nothing if it is not a folder or cannot be read.
+
+    Raises:
+        ArtifactError: folders are nested too deeply; `Path.rglob` ends with a RecursionError then.
+    """
+    level = [folder] if folder.is_dir() else []
+    for _ in range(_MOST_LEVELS):
+        below = []
+        for parent in level:
+            with suppress(FileNotFoundError, PermissionError), os.scandir(parent) as entries:
+                for entry in entries:
+                    path = parent / entry.name
+                    yield path
+                    if entry.is_dir(follow_symlinks=False):
+                        below.append(path)
+        level = below
+    if level:
+        raise ArtifactError(
+            f"{folder} has folders that are nested more than {_MOST_LEVELS} levels deep",
+            hint="remove them, or name another folder",
+        )
+
+
+_MOST_LEVELS = 100
 
 
 def sha256(path: Path) -> str:

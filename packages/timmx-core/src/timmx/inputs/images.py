@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
-from timmx.base import counted, memory_bytes, open_file, size_text
+from timmx.base import counted, memory_bytes, open_file, size_text, walk
 from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -49,8 +49,12 @@ def image_paths(folder: Path, least: int = 1) -> list[Path]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files below `folder`, sorted; empty if the folder does not exist."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    """The image files below `folder`, sorted; empty if the folder does not exist.
+
+    Raises:
+        ArtifactError: see `timmx.base.walk`.
+    """
+    return sorted(path for path in walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
