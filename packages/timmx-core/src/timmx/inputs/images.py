@@ -85,7 +85,7 @@ def open_image(
     budget = decoding_budget()
     with _readable(path), open_file(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        with budget.reserve(size_bytes), _opened(file) as image:  # headers can be as large as the file
+        with budget.reserve(_opening_bytes(file)), _opened(file) as image:
             needed = size_bytes + _decoded_bytes(image, file) + working_bytes(image)
         with budget.reserve(needed), _opened(file) as image:
             return read(image)
@@ -100,7 +100,7 @@ def check_image(path: Path) -> None:
     budget = decoding_budget()
     with _readable(path), open_file(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        with budget.reserve(size_bytes), _opened(file) as image:
+        with budget.reserve(_opening_bytes(file)), _opened(file) as image:
             budget.check(size_bytes + _decoded_bytes(image, file))
             image.verify()
 
@@ -143,6 +143,16 @@ def _opened(file: BinaryIO) -> Iterator[Image.Image]:
     file.seek(0)
     with Image.open(file, formats=_FORMATS) as image:
         yield image
+
+
+def _opening_bytes(file: BinaryIO) -> int:
+    """The memory that opening an image takes at most: headers can be as large as the file.
+
+    Pillow 12 keeps the tags of a TIFF three times.
+    """
+    size_bytes = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    return 3 * size_bytes if file.read(2) in (b"II", b"MM") else size_bytes
 
 
 def _decoded_bytes(image: Image.Image, file: BinaryIO) -> int:
