@@ -203,6 +203,25 @@ def awakened(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
+def nest():
+    """Make a chain of 1,200 folders in a folder, too deep for recursive functions: returns the folder."""
+    chains: list[list[Path]] = []
+
+    def make(folder: Path) -> Path:
+        chain = [folder / "/".join("d" * count) for count in range(1, 1201)]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in chain:
+            path.mkdir()
+        chains.append(chain)
+        return folder
+
+    yield make
+    for chain in chains:  # `shutil.rmtree`, which pytest uses, calls itself
+        for path in reversed(chain):
+            path.rmdir()
+
+
+@pytest.fixture
 def run_timmx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """`timmx ARGS` in this process, in an empty folder: returns exit_code, stdout, stderr."""
     from timmx.cli.application import app

@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def onnx_file(path: Path, location: str, *, where: str = "initializer", domain: str = "") -> Path:
+def onnx_file(
+    path: Path,
+    location: str,
+    *,
+    where: str = "initializer",
+    domain: str = "",
+    change: Callable[[Any], object] = lambda model: None,
+) -> Path:
     """Write `y = x @ w` with w, (4, 4), in another file."""
     from onnx import AttributeProto, TensorProto, helper
 
@@ -42,7 +49,9 @@ def onnx_file(path: Path, location: str, *, where: str = "initializer", domain: 
         constants,
     )
     opsets = [helper.make_opsetid("", 18), *([helper.make_opsetid(domain, 1)] if domain else [])]
-    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    change(model)
+    path.write_bytes(model.SerializeToString())
     return path
 
 

@@ -336,7 +336,7 @@ def string_keys_of_metadata(source: Source) -> list[str]:
     return lines
 
 
-_ONLY_IN_METADATA = {"weights_sha256", "value_range", "normalization", "color_order"}
+_ONLY_IN_METADATA = {"weights_sha256", "value_range", "color_order"}
 
 
 def _is_metadata(node: ast.expr) -> bool:

@@ -183,7 +183,9 @@ def test_weights_that_are_not_finite_floats_are_refused(tmp_path, trained, name,
 
 
 @pytest.mark.parametrize(("name", "change", "words"), CHANGES)
-def test_a_local_dir_with_weights_that_are_not_finite_floats_is_refused(tmp_path, trained, name, change, words):
+def test_a_local_dir_with_weights_that_are_not_finite_floats_is_refused(
+    tmp_path, trained, name, change, words
+):
     timm.models.save_for_hf(trained, tmp_path / "m", model_config={"num_classes": 7})
     for file in (tmp_path / "m").glob("*.bin"):
         file.unlink()

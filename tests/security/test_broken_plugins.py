@@ -13,7 +13,7 @@ import textwrap
 
 import pytest
 from PIL import Image
-from plugins import install_plugin, timmx
+from plugins import install_plugin, on_path, timmx
 from timmx.cli.application import _terminate
 from timmx.errors import BackendError, PluginError
 from timmx.registry import discovery as registry, probe
@@ -504,3 +504,13 @@ def test_doctor_reports_a_damaged_distribution(tmp_path, monkeypatch):
         message.startswith("distribution lines is broken: entry_points.txt in") for message in messages
     )
     assert any(message.startswith("distribution metadata is broken: METADATA in") for message in messages)
+
+
+def test_a_backend_that_prints_bytes_that_are_not_utf8_is_reported(tmp_path, monkeypatch):
+    source = "import os\nos.write(2, b'\\xff\\xfe last words\\n')\nos.kill(os.getpid(), 9)\n"
+    install_plugin(tmp_path, "noisy", source)
+    monkeypatch.setenv("PYTHONPATH", on_path(tmp_path))
+    facts = {"name": "noisy", "distribution": "timmx-noisy", "version": "1.2.3", "summary": "", "target": ""}
+    row = probe._run_child(registry.BackendEntry(**facts), 60, set())
+    assert row["state"] == registry.State.BROKEN
+    assert row["reason"] == "loading it ended the process with signal 9: \ufffd\ufffd last words."

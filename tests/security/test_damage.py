@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import timmx
 from PIL import Image
-from security_files import core_ml_constant, core_ml_network, core_ml_package, core_ml_program, litert_file
+from security_files import (
+    core_ml_constant,
+    core_ml_network,
+    core_ml_package,
+    core_ml_program,
+    litert_file,
+    onnx_file,
+)
 from timmx.errors import TimmxError
 
 INT16, FLOAT16, FLOAT32 = 22, 10, 11
@@ -86,6 +93,18 @@ def test_programs(tmp_path, refused, name):
     refused(path, message)
 
 
+def test_constant_with_too_many_dimensions(tmp_path, refused):
+    def add(block):
+        value = core_ml_constant(block, FLOAT16, *[2**62] * 10_000)
+        value.blobFileValue.fileName = "@model_path/weights/weight.bin"
+        value.blobFileValue.offset = 64
+
+    path = core_ml_package(tmp_path, core_ml_program(add))
+    (path / "Data" / "com.apple.CoreML" / "weights").mkdir()
+    (path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin").write_bytes(bytes(256))
+    refused(path, "has 10,000 dimensions")
+
+
 def _odd_numbers(block):
     core_ml_constant(block, INT16, 1).immediateValue.tensor.ints.values.append(2**31 - 1)
 
@@ -114,6 +133,31 @@ def test_class_without_a_name(tmp_path):
     model.description.predictedFeatureName = "label"
     with pytest.raises(TimmxError):
         timmx.open(core_ml_package(tmp_path, model))
+
+
+# ONNX
+
+
+def _unknown_type(model):
+    model.graph.input[0].type.tensor_type.elem_type = 999
+
+
+def test_onnx_element_type_of_a_later_version(tmp_path, run_timmx):
+    path = onnx_file(tmp_path / "m.onnx", "own.data", change=_unknown_type)
+    (tmp_path / "own.data").write_bytes(bytes(64))
+    result = run_timmx("inspect", path)
+    assert result.exit_code == 0
+    assert "type 999" in result.stdout
+
+
+@pytest.mark.parametrize("sizes", [[2**62] * 300_000, [-5]])
+def test_onnx_weight_with_an_impossible_shape(tmp_path, refused, sizes):
+    def change(model):
+        model.graph.initializer[0].dims.extend(sizes)
+
+    path = onnx_file(tmp_path / "m.onnx", "own.data", change=change)
+    (tmp_path / "own.data").write_bytes(bytes(64))
+    refused(path, "has an impossible shape")
 
 
 # LiteRT

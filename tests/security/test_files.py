@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from timmx.artifact.opening import backend_of
-from timmx.artifact.records import MANIFEST_NAME, _read as read_record
-from timmx.base.files import require_artifact, require_file, sha256
+from timmx.artifact.records import MANIFEST_NAME, _read as read_record, digest
+from timmx.base.files import require_artifact, require_file, sha256, walk
 from timmx.base.reading import NotRegularFile, open_file, read_file
-from timmx.errors import ArtifactError, TimmxError
+from timmx.errors import ArtifactError, ConfigurationError, TimmxError
 from timmx.exporting.recipe import read_recipe
 from timmx.exporting.several import _read_manifest
 from timmx.inputs.calibration import ImageCalibration, check_calibration
-from timmx.inputs.images import check_image
+from timmx.inputs.images import check_image, list_images
 from timmx.inputs.preprocess import ImagePreprocessor
 from timmx.inputs.samples import choose_samples
 from timmx.model.checkpoint import check_checkpoint, read_checkpoint
@@ -457,3 +457,24 @@ def end_by(number: signal.Signals, folder: Path, *arguments: str) -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_folders_that_are_nested_too_deeply_are_reported(tmp_path, nest, run_timmx):
+    package = nest(tmp_path / "m.mlpackage")
+    for arguments in (["inspect", package], ["predict", package, package]):
+        result = run_timmx(*arguments)
+        assert result.exit_code == 2
+        assert "nested more than 100 levels deep" in result.stderr
+    for walking in (list_images, lambda folder: digest([folder])):
+        with pytest.raises(ArtifactError, match="nested more than 100 levels deep"):
+            walking(package)
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        find_images([f"{package}/**/*.png"])
+
+
+def test_walk_finds_everything_and_follows_no_links(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").touch()
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert sorted(walk(tmp_path)) == sorted(tmp_path.rglob("*"))
+    assert list(walk(tmp_path / "missing")) == []

@@ -207,3 +207,17 @@ def test_rarer_formats_of_pixels_are_read(tmp_path, suffix):
     path = tmp_path / f"image.{suffix}"
     Image.new("RGB", (64, 64), "red").save(path)
     np.testing.assert_allclose(preprocessor(size=64).read(path).mean((1, 2)), [1, -1, -1], atol=0.03)
+
+
+@pytest.mark.parametrize(("suffix", "fits"), [("tiff", False), ("bmp", True)])
+def test_tags_of_a_tiff_are_counted_three_times(tmp_path, monkeypatch, suffix, fits):
+    path = tmp_path / f"image.{suffix}"
+    Image.new("RGB", (8, 8)).save(path)
+    with path.open("ab") as file:
+        file.write(bytes(1_000_000))
+    monkeypatch.setattr(images, "decoding_budget", lambda: images.DecodingBudget(2_500_000))
+    if fits:
+        check_image(path)
+    else:
+        with pytest.raises(ConfigurationError, match="decoding it takes 3 MB of memory"):
+            check_image(path)

@@ -20,6 +20,7 @@ from timmx.base import Reporter, reporting
 from timmx.errors import ArtifactError
 from timmx.registry import load
 from timmx_torch_export import archive as archive_module, runner as runner_module
+from timmx_torch_export.checks import check_arguments
 from timmx_torch_export.expressions import InvalidExpression, clean_expression
 
 if TYPE_CHECKING:
@@ -284,6 +285,172 @@ def test_part_that_is_not_needed_is_left_out(attack, change, tmp_path, monkeypat
     assert not attack.marker.exists()
 
 
+# Operators that read or write outside the memory of a tensor
+
+
+def _call(attack: Attack, target: str, *arguments: dict[str, Any], results: int = 1) -> None:
+    """Call an operator before the first node."""
+    value = deepcopy(next(iter(attack.graph["tensor_values"].values())))
+    names = [f"extra_{index}" for index in range(results)]
+    packet, overload = target.split(".")[-2:]
+    operator = getattr(getattr(torch.ops.aten, packet), overload)
+    schema = getattr(operator, "_schema", None)
+    named = [item.name for item in schema.arguments] if schema else [""] * len(arguments)
+    attack.graph["tensor_values"] |= dict.fromkeys(names, value)
+    attack.graph["nodes"].insert(
+        0,
+        {
+            "target": target,
+            "inputs": [
+                {"name": name, "arg": argument, "kind": 1}
+                for name, argument in zip(named, arguments, strict=False)
+            ],
+            "outputs": [{"as_tensor": {"name": name}} for name in names],
+            "metadata": {},
+            "is_hop_single_tensor_return": None,
+            "name": names[0] if results == 1 else None,
+        },
+    )
+
+
+def _inputs(attack: Attack) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The input, which has 3 channels, and a weight of another size."""
+    (vector, *_) = [
+        name
+        for item in attack.graph["inputs"]
+        if len(attack.graph["tensor_values"][name := item["as_tensor"]["name"]]["sizes"]) == 1
+    ]
+    return attack.graph["inputs"][-1], {"as_tensor": {"name": vector}}
+
+
+def batch_norm_of_another_size(attack: Attack) -> None:
+    images, vector = _inputs(attack)
+    target = "torch.ops.aten._native_batch_norm_legit_no_training.default"
+    _call(attack, target, images, *[vector] * 4, {"as_float": 0.1}, {"as_float": 1e-5}, results=3)
+
+
+def batch_norm_that_writes_to_another_size(attack: Attack) -> None:
+    images, vector = _inputs(attack)
+    options = ({"as_bool": True}, {"as_float": 0.1}, {"as_float": 1e-5})
+    _call(
+        attack,
+        "torch.ops.aten._native_batch_norm_legit.default",
+        images,
+        *[vector] * 4,
+        *options,
+        results=3,
+    )
+
+
+def weight_norm_of_another_size(attack: Attack) -> None:
+    images, vector = _inputs(attack)
+    _call(attack, "torch.ops.aten._weight_norm_interface.default", images, vector, {"as_int": 0}, results=2)
+
+
+def transform_of_a_missing_dimension(attack: Attack) -> None:
+    images, _ = _inputs(attack)
+    numbers = ({"as_ints": [100_000]}, {"as_int": 0}, {"as_bool": True})
+    _call(attack, "torch.ops.aten._fft_r2c.default", images, *numbers)
+
+
+def attention_of_another_length(attack: Attack) -> None:
+    images, _ = _inputs(attack)
+    weight = next(
+        {"as_tensor": {"name": name}}
+        for item in attack.graph["inputs"][:-1]
+        if len(attack.graph["tensor_values"][name := item["as_tensor"]["name"]]["sizes"]) == 4
+    )
+    target = "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default"
+    _call(attack, target, images, weight, weight, results=2)
+
+
+def recurrent_layer_of_another_size(attack: Attack) -> None:
+    images, vector = _inputs(attack)
+    vectors = {"as_tensors": [vector["as_tensor"]] * 4}
+    _call(attack, "torch.ops.aten.select.int", images, {"as_int": 1}, {"as_int": 0})
+    _call(
+        attack,
+        "torch.ops.aten.lstm.input",
+        {"as_tensor": {"name": "extra_0"}},
+        {"as_tensors": [vector["as_tensor"]] * 2},
+        vectors,
+        *[{"as_bool": True}, {"as_int": 1}, {"as_float": 0.0}, *[{"as_bool": False}] * 3],
+        results=3,
+    )
+    attack.graph["nodes"][:2] = attack.graph["nodes"][1::-1]
+    attack.graph["nodes"][1]["outputs"] = [
+        {"as_tensor": {"name": f"recurrent_{index}"}} for index in range(3)
+    ]
+    for output in attack.graph["nodes"][1]["outputs"]:
+        values = attack.graph["tensor_values"]
+        values[output["as_tensor"]["name"]] = values["extra_0"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        batch_norm_of_another_size,
+        batch_norm_that_writes_to_another_size,
+        weight_norm_of_another_size,
+        transform_of_a_missing_dimension,
+        attention_of_another_length,
+        recurrent_layer_of_another_size,
+    ],
+    ids=lambda change: change.__name__,
+)
+def test_arguments_that_a_kernel_does_not_check_are_checked(attack, change):
+    change(attack)
+    with pytest.raises(ValueError, match="do not fit each other"):
+        _run(attack.write())
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments"),
+    [
+        ("aten.to.prim_Device", [{"as_none": True}, {"as_none": True}]),
+        ("aten.sort.any", []),
+        ("aten.max.dim_max", [{"as_int": 0}]),
+        ("aten.topk.values", [{"as_int": 1}]),
+        ("aten.lstm.data", []),
+        ("aten.add.overloads", []),
+    ],
+)
+def test_operator_without_a_kernel_for_results_is_refused(attack, target, arguments):
+    images, _ = _inputs(attack)
+    _call(attack, f"torch.ops.{target}", images, *arguments)
+    with pytest.raises(ArtifactError, match=r"it calls|not an allowed operator"):
+        _run(attack.write())
+
+
+def test_tensor_with_a_sparse_layout_is_refused(attack):
+    _call(attack, "torch.ops.aten.zeros.default", {"as_ints": [2, 2]}, {"as_layout": 2})
+    with pytest.raises(ArtifactError, match="not stored by strides"):
+        _run(attack.write())
+
+
+def test_operators_with_checked_arguments_answer_as_before():
+    class Parts(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm2d(3)
+            self.linear = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(8, 8))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            values = torch.fft.irfft2(torch.fft.rfft2(self.norm(images)))
+            attended = torch.nn.functional.scaled_dot_product_attention(values, values, values)
+            return self.linear(attended)
+
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        program = torch.export.export(Parts().eval(), (images,)).run_decompositions()
+        module = program.module()
+        expected = module(images)
+        before = {node.target for node in module.graph.nodes}
+        check_arguments(module)
+        assert len({node.target for node in module.graph.nodes} - before) >= 3
+        torch.testing.assert_close(module(images), expected)
+
+
 def test_older_archive_inside_the_current_one_is_refused(attack):
     """torch.export.load reads the layout of torch 2.7 if the current one fails with a RuntimeError."""
     path = attack.write()
@@ -327,6 +494,33 @@ def test_commands_refuse_a_hostile_file_and_name_trust(attack, run_timmx, digits
         assert result.exit_code == 2
         assert "--trust" in result.stderr
     assert not attack.marker.exists()
+
+
+@pytest.fixture
+def refused_but_loadable(attack) -> Path:
+    """A file that is refused, and runs code when torch loads it."""
+    attack.members["data/unknown"] = b""  # torch ignores it
+    attack.model["guards_code"] = [f"{attack.code} is None"]
+    return attack.write()
+
+
+@pytest.mark.parametrize("command", ["eval", "verify", "verify a file", "bench", "compare"])
+def test_commands_load_a_refused_file_with_trust_only(
+    attack, refused_but_loadable, run_timmx, digits, command
+):
+    path, folder = refused_but_loadable, digits.removeprefix("local-dir:")
+    arguments = {
+        "eval": ["eval", path, "--data", f"{folder}/samples", "--limit", "2"],
+        "verify": ["verify", path, "--against", digits],
+        "verify a file": ["verify", path, "--against", path],
+        "bench": ["bench", path, "--seconds", "0.1", "--rounds", "1"],
+        "compare": ["compare", path.parent, "--no-bench", "--data", f"{folder}/samples"],
+    }[command]
+    assert run_timmx(*arguments).exit_code == 2
+    assert not attack.marker.exists()
+    result = run_timmx(*arguments, "--trust")
+    assert result.exit_code == 0, result.stderr
+    assert attack.marker.exists()
 
 
 def test_bench_refuses_a_hostile_file_and_names_trust(attack, run_timmx):
@@ -614,6 +808,13 @@ def test_member_that_is_too_large_is_not_read(attack, monkeypatch):
     path = attack.write()
     with pytest.raises(ArtifactError, match="at most 1,000 are read"):
         load("torch-export").inspect(path)
+
+
+def test_program_of_many_values_is_not_parsed(attack):
+    attack.write()
+    attack.members[MODEL] = b"[" + b"{}," * 2_000_001 + b"0]"  # 6 MB of text, 170 MB of memory
+    with pytest.raises(ArtifactError, match="more than 4,000,000 values"):
+        load("torch-export").inspect(attack.write_members(attack.members))
 
 
 @pytest.mark.parametrize("key", ["mean", "crop_pct", "size"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -399,6 +400,26 @@ def test_a_private_folder_that_is_not_a_folder_is_reported(tmp_path, what):
     else:
         path.touch()
     refuse(tmp_path)
+
+
+@pytest.mark.parametrize("where", [".m.onnx.timmx/new", "m.onnx"])
+def test_folders_that_are_nested_too_deeply_are_reported(tmp_path, nest, where):
+    plant(tmp_path, {"old": {"m.onnx": HASH}, "new": {"m.onnx": HASH}})
+    (tmp_path / ".m.onnx.timmx" / "new" / "m.onnx").unlink(missing_ok=True)
+    if where != "m.onnx":
+        (tmp_path / ".m.onnx.timmx" / "journal").unlink()
+    nest(tmp_path / where)
+    with pytest.raises(ArtifactError, match="nested too deeply"), staging(tmp_path / "m.onnx"):
+        pytest.fail("the work began")
+
+
+def test_a_journal_without_its_folders_is_closed(tmp_path):
+    private = plant(tmp_path, {"old": {}, "new": {"m.onnx": HASH}})
+    for name in ("new", "old"):
+        shutil.rmtree(private / name)
+    publish(tmp_path, ("m.onnx",))
+    assert (tmp_path / "m.onnx").read_text() == "new"
+    assert not private.exists()
 
 
 def test_the_process_id_of_another_export_is_only_read_from_a_file(tmp_path):

@@ -52,6 +52,17 @@ def folder(tmp_path: Path) -> Path:
     return copied
 
 
+@pytest.mark.parametrize("text", ["[" + "{}," * 2_000_001 + "0]", '{"a": [' + "1," * 4_000_001 + "0]}"])
+def test_json_of_many_values_is_not_parsed(folder, text, monkeypatch):
+    """A list of `{}` takes 30 times the memory of its text."""
+    monkeypatch.setattr(json, "loads", None)
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ConfigurationError, match="more than 4,000,000 values"):
+        read_local_config(folder)
+    with pytest.raises(ArtifactError, match="more than 4,000,000 values"):
+        parse_json_object(folder / "config.json", text.encode())
+
+
 def set_key(folder: Path, key: str, value: Any) -> None:
     config = json.loads((MODEL / "config.json").read_text())
     *outer, last = key.split(".")

@@ -185,6 +185,10 @@ def _weights_bytes(file: CoreMLFile) -> int:
     return sum(path.stat().st_size for path in (file.folder / "weights").glob("*") if path.is_file())
 
 
+_MOST_DIMENSIONS = 64
+"""Of a tensor. The product of millions of sizes takes hours."""
+
+
 def _arguments(operation: Any) -> set[str]:
     """Return the names of the variables that an operation reads."""
     return {argument.name for parameter in operation.inputs.values() for argument in parameter.arguments}
@@ -192,6 +196,9 @@ def _arguments(operation: Any) -> set[str]:
 
 def _dimensions(output: Any) -> list[int]:
     """Return the sizes of a result; 1 for a dynamic dimension."""
+    count = len(output.type.tensorType.dimensions)
+    if count > _MOST_DIMENSIONS:
+        raise ValueError(f"{output.name[:200]!r} has {count:,} dimensions")
     return [
         int(dimension.constant.size) if dimension.HasField("constant") else 1
         for dimension in output.type.tensorType.dimensions

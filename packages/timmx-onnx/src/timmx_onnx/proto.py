@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _LARGEST = 2**31 - 1
 """Of a protobuf message, in bytes."""
 
+_MOST_DIMENSIONS = 64
+"""Of a tensor. The product of millions of sizes takes hours."""
+
 
 def read_proto(path: Path) -> onnx.ModelProto:
     """The graph of an `.onnx` file, without external data.
@@ -170,9 +173,15 @@ def inspect(path: Path) -> dict[str, Any]:
     """Operations by type, the number of parameters, the opsets by domain, inputs and outputs.
 
     Raises:
-        ArtifactError: the file is not an ONNX model.
+        ArtifactError: the file is not an ONNX model, or a weight has an impossible shape.
     """
     proto = read_proto(path)
+    for tensor in proto.graph.initializer:
+        if len(tensor.dims) > _MOST_DIMENSIONS or any(size < 0 for size in tensor.dims):
+            raise ArtifactError(
+                f"{path} is damaged: its weight {shown(tensor.name[:200])} has an impossible shape",
+                hint="export it again",
+            )
     operations = Counter(node.op_type for node in proto.graph.node)
     constants = {tensor.name for tensor in proto.graph.initializer}  # old files list them as inputs too
     return {
@@ -187,7 +196,9 @@ def inspect(path: Path) -> dict[str, Any]:
 def _describe(value: onnx.ValueInfoProto) -> dict[str, Any]:
     """An input or output of the graph; a dynamic size is shown by its name, or as `?`."""
     tensor = value.type.tensor_type
-    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    names = onnx.TensorProto.DataType
+    known = tensor.elem_type in names.values()
+    dtype = names.Name(tensor.elem_type).lower() if known else f"type {tensor.elem_type}"
     shape = [
         size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in tensor.shape.dim
     ]

@@ -24,8 +24,10 @@ METADATA_NAME = "timmx.json"
 MODEL = "models/model.json"
 _FORMAT, _FORMAT_VALUE = "archive_format", b"pt2"
 
-_LARGEST_JSON_BYTES = 128_000_000
+_LARGEST_JSON_BYTES = 64_000_000
 """The program of the largest timm models has less than 20 MB."""
+_MOST_VALUES = 4_000_000
+"""Of a program: one in 20 bytes. An empty list takes 30 times the memory of its text."""
 _LARGEST_METADATA_BYTES = 16_000_000
 _LARGEST_MARK_BYTES = 100
 _MOST_DIMENSIONS, _LARGEST_SIZE, _LONGEST_TEXT = 64, 2**63 - 1, 4096
@@ -192,6 +194,8 @@ def _text(value: Any) -> str:
 
 def _json(file: ZipFile, member: Member) -> Any:
     content = file.read(member, _LARGEST_JSON_BYTES)
+    if sum(map(content.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise DamagedZip(f"its member {member.name} has more than {_MOST_VALUES:,} values")
     try:
         return json.loads(content)
     except (

@@ -1,7 +1,8 @@
 """The operators that a `.pt2` file may call without `--trust`: arithmetic on tensors, and on sizes.
 
 Not among them: operators that open files (`aten::from_file`), resize or replace a tensor's memory (`set_`, `resize_`,
-`empty`), skip checks of indices and sparse formats, or call functions of Python.
+`empty`), skip checks of indices and sparse formats, or call functions of Python. The arguments of some are checked when
+they are called (`timmx_torch_export.checks`).
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ _REGIONS = frozenset(
 )
 """Operators that run a graph inside the graph, without gradients or in another precision."""
 
+_PACKED = ("lstm.data", "gru.data")
+"""Recurrent layers on packed sequences, which do not check the sizes of their parts."""
+
 _ATEN_TARGET = re.compile(r"torch\.ops\.aten\.([A-Za-z_]\w*)\.([A-Za-z]\w*)", re.ASCII)
 
 
@@ -89,6 +93,7 @@ def is_tensor_operator(target: str) -> bool:
         and (match[1] in _ATEN or match[1].removesuffix("_") in _ATEN)
         and match[2] != "out"
         and not match[2].endswith("_out")
+        and f"{match[1]}.{match[2]}" not in _PACKED
     )
 
 

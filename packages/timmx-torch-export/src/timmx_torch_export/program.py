@@ -377,6 +377,12 @@ def _named_size(constant: str) -> Any:
     return check
 
 
+def _layout(content: Any) -> int:
+    if _integer(content) != _STRIDED:
+        raise UnsafeProgram("it makes a tensor that is not stored by strides")
+    return _STRIDED
+
+
 def _device(content: Any) -> dict[str, Any]:
     device = _mapping(content, "a device")
     kind, index = device.get("type"), device.get("index")
@@ -498,7 +504,7 @@ _ARGUMENTS = {
     "as_sym_bools": _named_size("as_bool"),
     "as_scalar_type": _integer,
     "as_memory_format": _integer,
-    "as_layout": _integer,
+    "as_layout": _layout,
     "as_device": _device,
 }
 """The check of each kind of argument; a kind in the plural has a list of such values."""

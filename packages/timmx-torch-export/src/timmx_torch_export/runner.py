@@ -17,6 +17,7 @@ from timmx.plugin import (
 )
 
 from timmx_torch_export.archive import open_archive, read_metadata
+from timmx_torch_export.checks import check_arguments, is_kernel
 from timmx_torch_export.clean import clean_file
 from timmx_torch_export.operators import is_region, is_size_function, is_tensor_operator
 from timmx_torch_export.program import DamagedProgram, UnsafeProgram
@@ -99,6 +100,7 @@ def _load(path: Path, trust: bool) -> tuple[torch.export.ExportedProgram, torch.
             file = clean_file(archive)
             program, module = _load_with_torch(path, cast("IO[bytes]", file))
             _require_known_targets(program.graph_module)
+            check_arguments(module)
             file.require_checksums()
     except DamagedProgram as exc:
         raise ArtifactError(f"{path} is damaged: {exc}", hint="export it again") from exc
@@ -142,11 +144,13 @@ def _require_known_targets(module: torch.nn.Module) -> None:
             if node.op != "call_function" or target is operator.getitem:
                 continue
             if isinstance(target, torch._ops.OpOverload):
-                known = is_tensor_operator(f"torch.ops.{target}")
+                known = is_tensor_operator(f"torch.ops.{target}") and is_kernel(target)
             elif isinstance(target, torch._ops.HigherOrderOperator):
                 known = is_region(f"torch.ops.higher_order.{target}")
             else:
-                known = is_size_function(f"{target.__module__}.{target.__name__}")
+                known = is_size_function(
+                    f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}"
+                )
             if not known:
                 raise UnsafeProgram(f"it calls {target}")
 

@@ -185,6 +185,14 @@ def _translate_errors(output: Path, every: bool = True) -> Iterator[None]:
     """Convert every OSError to an ArtifactError, or only those that certainly come from writing the output."""
     try:
         yield
+    except RecursionError as exc:
+        if not every:
+            raise
+        private = _private_folder(Path(os.path.realpath(output)))
+        raise ArtifactError(
+            f"cannot write {output}: it or {private} has folders that are nested too deeply",
+            hint="remove them, or choose another --output",
+        ) from exc
     except OSError as exc:
         target = Path(os.path.realpath(output))
         names = (name for name in (exc.filename, exc.filename2) if not isinstance(name, int | None))
@@ -253,7 +261,7 @@ def _release(lock: BaseFileLock, target: Path, private: Path, recovered: bool) -
         recovered: a journal is this export's own, not an earlier one that could not be recovered.
     """
     try:
-        with suppress(OSError, ArtifactError):
+        with suppress(OSError, ArtifactError, RecursionError):
             if recovered:
                 undo(target, private)  # needed only if an interrupt stopped the undoing itself
             if not os.path.lexists(private / JOURNAL):

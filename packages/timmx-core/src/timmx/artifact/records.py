@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from timmx.base import atomic_write, parse_json, read_file, reporter, sha256
+from timmx.base import atomic_write, parse_json, read_file, reporter, sha256, walk
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _digest(path: Path) -> str:
     if not path.is_dir():
         return sha256(path)
     total = hashlib.sha256()
-    names = sorted(item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file())
+    names = sorted(item.relative_to(path).as_posix() for item in walk(path) if item.is_file())
     for name in names:
         total.update(f"{name}\n{sha256(path / name)}\n".encode())
     return total.hexdigest()

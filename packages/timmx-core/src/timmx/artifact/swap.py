@@ -210,6 +210,7 @@ def _refusal(target: Path, private: Path, reason: str) -> ArtifactError:
 def _close(private: Path) -> None:
     """Sync all folders, remove the journal, and sync its removal."""
     for folder in (private / "new", private / "old", private.parent):
-        sync(folder)
+        if is_folder(folder):  # someone else's journal may come without them
+            sync(folder)
     (private / JOURNAL).unlink()
     sync(private)

@@ -11,6 +11,7 @@ from timmx.base.files import (
     require_file as require_file,
     same_file as same_file,
     sha256 as sha256,
+    walk as walk,
     why_not_in as why_not_in,
 )
 from timmx.base.memory import memory_bytes as memory_bytes

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections import Counter
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -147,7 +148,7 @@ def require_artifact(path: Path) -> None:
     """
     if not path.exists():
         raise ArtifactError(f"{path} does not exist", hint="check the path")
-    for item in (path, *(path.rglob("*") if path.is_dir() else ())):
+    for item in (path, *walk(path)):
         try:
             kind = special_kind(item)
         except OSError:  # a link to nothing
@@ -156,6 +157,46 @@ def require_artifact(path: Path) -> None:
             raise ArtifactError(
                 f"{item} is {kind}, not a file", hint="copy the artifact again, as files, or export it again"
             )
+
+
+def walk(folder: Path, *, follow_links: bool = False) -> Iterator[Path]:
+    """Everything below a folder; nothing if it is not a folder or cannot be read.
+
+    Args:
+        folder: the folder.
+        follow_links: search folders that links lead to, but not inside themselves, and each at most 100 times.
+
+    Raises:
+        ArtifactError: folders are nested too deeply; `Path.rglob` ends with a RecursionError then.
+    """
+    level: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())] if folder.is_dir() else []
+    visits: Counter[tuple[int, int]] = Counter()
+    for _ in range(_MOST_LEVELS):
+        below = []
+        for parent, outer in level:
+            with suppress(FileNotFoundError, PermissionError), os.scandir(parent) as entries:
+                if follow_links:
+                    info = parent.stat()
+                    identity = info.st_dev, info.st_ino
+                    visits[identity] += 1
+                    if identity in outer or visits[identity] > _MOST_VISITS:
+                        continue
+                    outer |= {identity}
+                for entry in entries:
+                    path = parent / entry.name
+                    yield path
+                    if entry.is_dir(follow_symlinks=follow_links):
+                        below.append((path, outer))
+        level = below
+    if level:
+        raise ArtifactError(
+            f"{folder} has folders that are nested more than {_MOST_LEVELS} levels deep",
+            hint="remove them, or name another folder",
+        )
+
+
+_MOST_VISITS = 100
+_MOST_LEVELS = 100
 
 
 def sha256(path: Path) -> str:

@@ -21,9 +21,10 @@ def parse_json(text: str | bytes, *, any_name: bool = False) -> Any:
 
     Raises:
         ValueError: the text is not JSON (`json.JSONDecodeError`, with the position); or it has a repeated key, an
-            infinite or undefined number, an integer of more than 64 bits, half of a surrogate pair, or more than
-            64 levels of lists and objects.
+            infinite or undefined number, an integer of more than 64 bits, half of a surrogate pair, more than
+            64 levels of lists and objects, or too many values.
     """
+    require_few_values(text)
     try:
         value = json.loads(
             text,
@@ -37,6 +38,22 @@ def parse_json(text: str | bytes, *, any_name: bool = False) -> Any:
     _check(value, any_name)
     return value
 
+
+def require_few_values(text: str | bytes) -> None:
+    """Check the number of values in a JSON text before it is parsed: `{}` takes 30 times the memory of its text.
+
+    Raises:
+        ValueError: there may be more than 4 million; commas and brackets in texts count too.
+    """
+    if isinstance(text, bytes):
+        count = sum(map(text.count, (b",", b"[", b"{")))
+    else:
+        count = sum(map(text.count, (",", "[", "{")))
+    if count > _MOST_VALUES:
+        raise ValueError(f"more than {_MOST_VALUES:,} values")
+
+
+_MOST_VALUES = 4_000_000
 
 _TOO_DEEP = f"more than {_DEPTH} levels of lists and objects"
 

@@ -8,14 +8,14 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from timmx.base import counted, memory_bytes, open_file, size_text
+from timmx.base import counted, memory_bytes, open_file, size_text, walk
 from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
     from typing import BinaryIO
 
     import numpy as np
@@ -68,8 +68,12 @@ def image_paths(folder: Path, least: int = 1) -> list[Path]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files below `folder`, sorted; empty if the folder does not exist. Links to folders are followed."""
-    return sorted(path for path in _files(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+    """The image files below `folder`, sorted; empty if the folder does not exist. Links to folders are followed.
+
+    Raises:
+        ArtifactError: see `timmx.base.walk`.
+    """
+    return sorted(path for path in walk(folder, follow_links=True) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def other_files(folder: Path) -> str:
@@ -79,10 +83,11 @@ def other_files(folder: Path) -> str:
     """
     suffixes = Counter(
         path.suffix.lower()
-        for path in _files(folder)
+        for path in walk(folder, follow_links=True)
         if path.suffix.lower() not in _DESCRIPTIONS
         and path.name != "Thumbs.db"
         and not path.name.startswith(".")
+        and not path.is_dir()
     )
     for suffix in IMAGE_SUFFIXES:
         del suffixes[suffix]
@@ -95,27 +100,6 @@ def other_files(folder: Path) -> str:
 
 
 _DESCRIPTIONS = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".log"}
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """The files below a folder, also through links to folders, which are not followed into themselves."""
-
-    def visit(path: str, parents: frozenset[tuple[int, int]]) -> Iterator[Path]:
-        try:
-            info = Path(path).stat()
-            entries = list(os.scandir(path))
-        except OSError:  # it does not exist, or must not be read
-            return
-        identity = (info.st_dev, info.st_ino)
-        if identity in parents:
-            return
-        for entry in entries:
-            if entry.is_dir():
-                yield from visit(entry.path, parents | {identity})
-            else:
-                yield Path(entry.path)
-
-    return visit(str(folder), frozenset())
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
@@ -146,7 +130,7 @@ def open_image(
     budget = decoding_budget()
     with _readable(path), open_file(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        with budget.reserve(size_bytes), _opened(file) as image:  # headers can be as large as the file
+        with budget.reserve(_opening_bytes(file)), _opened(file) as image:
             needed = size_bytes + _decoded_bytes(image, file) + working_bytes(image)
         with budget.reserve(needed), _opened(file) as image:
             return read(image)
@@ -161,7 +145,7 @@ def check_image(path: Path) -> None:
     budget = decoding_budget()
     with _readable(path), open_file(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        with budget.reserve(size_bytes), _opened(file) as image:
+        with budget.reserve(_opening_bytes(file)), _opened(file) as image:
             budget.check(size_bytes + _decoded_bytes(image, file))
             image.verify()
 
@@ -235,6 +219,16 @@ def _opened(file: BinaryIO) -> Iterator[Image.Image]:
     file.seek(0)
     with Image.open(file, formats=_FORMATS) as image:
         yield image
+
+
+def _opening_bytes(file: BinaryIO) -> int:
+    """The memory that opening an image takes at most: headers can be as large as the file.
+
+    Pillow 12 keeps the tags of a TIFF three times.
+    """
+    size_bytes = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    return 3 * size_bytes if file.read(2) in (b"II", b"MM") else size_bytes
 
 
 def _decoded_bytes(image: Image.Image, file: BinaryIO) -> int:

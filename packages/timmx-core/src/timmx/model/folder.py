@@ -24,7 +24,7 @@ _USUAL_WEIGHTS = (
 )
 """timm's names, in its order of preference."""
 
-_LARGEST_CONFIG = 100 * 10**6
+_LARGEST_CONFIG = 16 * 10**6
 """A config.json with the names and descriptions of ImageNet-22k's classes has 3 MB."""
 
 _WRITE_FOLDER = "write the folder with timm.models.save_for_hf(model, folder)"

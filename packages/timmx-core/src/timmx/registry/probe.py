@@ -56,7 +56,8 @@ def _run_child(entry: BackendEntry, timeout_s: float, children: set[subprocess.P
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",  # a plugin can print anything
         # The current folder may be untrusted, and is not searched for modules.
         env=os.environ | {"PYTHONSAFEPATH": "1"},
     )

@@ -186,7 +186,13 @@ def _matches(pattern: str) -> Iterator[Path]:
     """The images that a glob matches, and those in folders that it matches, as if a shell had expanded it."""
     suffix = Path(pattern).suffix.lower()
     suffixes = IMAGE_SUFFIXES if glob.has_magic(suffix) else {*IMAGE_SUFFIXES, suffix} - {""}
-    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207 - takes absolute patterns too
+    try:
+        found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - takes absolute patterns too
+    except RecursionError as exc:
+        raise ConfigurationError(
+            f"{pattern!r} matches folders that are nested too deeply", hint="name another folder"
+        ) from exc
+    for path in map(Path, found):
         if path.is_dir():
             yield from list_images(path)
         elif path.suffix.lower() in suffixes:
