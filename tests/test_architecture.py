@@ -367,7 +367,7 @@ def test_metadata_is_read_by_attributes(tmp_path: Path):
         'metadata.input["size"]',
         'metadata.outputs[0].get("name")',
         'metadata.versions["torch"] + metadata["versions"]',
-        'entry["normalization"]',
+        'entry["color_order"]',
     ],
 )
 def test_a_planted_string_key_of_metadata_is_found(text: str):
