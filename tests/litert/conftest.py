@@ -129,9 +129,8 @@ def pixel_files(export_together, digits):
 @pytest.fixture(scope="session")
 def transformer_files(export_together):
     """A transformer of one block."""
-    targets = {"fp32": {}, "int8": {"mode": "int8", "random_calibration": True}}
-    model = awakened_model("test_vit", depth=1, img_size=64)
-    return export_together("transformer", model, targets, min_snr=10)
+    targets = {"int8": {"mode": "int8", "random_calibration": True}}
+    return export_together("transformer", awakened_model("test_vit", depth=1), targets, min_snr=10)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ import struct
 
 import numpy as np
 import pytest
+import timm
+import timmx
 from timmx.errors import ArtifactError
 from timmx_litert.plugin import LiteRTBackend
 
@@ -48,8 +50,11 @@ def test_a_gpu_refuses_a_classifier_with_8_bit_weights_and_float_arithmetic(digi
     }
 
 
-def test_a_gpu_refuses_a_class_token_concatenated_with_the_patches(transformer_files):
-    off = inspect(transformer_files.results["fp32"])["off_gpu_delegate"]
+def test_a_gpu_refuses_a_class_token_concatenated_with_the_patches(tmp_path):
+    model = timm.create_model("test_vit", depth=1)  # not awakened: its biases would be additions
+    off = inspect(timmx.export("litert", model, output=tmp_path / "vit.tflite", verify=False))[
+        "off_gpu_delegate"
+    ]
     assert off == {
         "CONCATENATION": {
             "count": 1,

@@ -10,14 +10,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timmx
 from plugins import install_plugin, installed
 from timmx.artifact.records import digest, recall
+from timmx.contract import ExportRequest
 from timmx.errors import ConfigurationError, TimmxError
+from timmx.exporting.job import Job
+from timmx.exporting.session import ModelSession
 from timmx.exporting.several import export_many, plan_exports
+from timmx.registry import load
 
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "coreml": ".mlpackage", "litert": ".tflite"}
 
@@ -61,6 +66,25 @@ def test_the_model_is_loaded_and_traced_once(four):
     captured = ["capturing" in result.seconds for result in four.results]
     assert captured.count(True) == 1
     assert not any(shared & result.seconds.keys() for result in four.results)
+
+
+def test_a_shared_value_is_made_once_for_each_backend_key_and_batch_size(export, digits):
+    session = ModelSession(ExportRequest(model=digits, verify=False))
+    made = []
+
+    def value(backend, key, **options):
+        job = Job(session.with_batch(replace(session.request, **options)), Path("out"), load(backend))
+        return job.shared(key, lambda: made.append((backend, key)) or object())
+
+    first = value("onnx", "float")
+    assert value("onnx", "float", batch_size=1) is first
+    others = [
+        value("onnx", "integer"),
+        value("litert", "float"),
+        value("onnx", "float", batch_size=2),
+        value("onnx", "float", dynamic_batch=True),
+    ]
+    assert len({first, *others}) == len(made) == 5
 
 
 def test_the_manifest_records_the_artifacts(four):
