@@ -125,7 +125,8 @@ def test_target_is_the_oldest_that_the_options_allow(export, tmp_path, awakened,
 def test_neuralnetwork_target_is_the_oldest_with_its_layers(
     export, tmp_path, awakened, dynamic, specification
 ):
-    options = {"checkpoint": awakened("test_vit"), "convert_to": "neuralnetwork", "dynamic_batch": dynamic}
+    options = {"checkpoint": awakened("test_vit", depth=1), "model_kwargs": ("depth=1",)}
+    options |= {"convert_to": "neuralnetwork", "dynamic_batch": dynamic}
     result = timmx.export("coreml", "test_vit", output=tmp_path / "model.mlmodel", **options)
     assert result.metadata["format"]["specification_version"] == specification
     assert result.metadata["format"]["target"] == "ios14"

@@ -79,7 +79,11 @@ def test_all_measurements_are_shown(run_timmx, made, few, digits, tmp_path):
 
 
 def test_without_data_the_report_shows_snr_over_latency(run_timmx, made, tmp_path):
-    done = run_timmx("compare", made, "--seconds", "0.2", "--report", "side.html")
+    folder = tmp_path / "one"
+    folder.mkdir()
+    for name in ("digits.onnx", "timmx.json"):
+        shutil.copy(made / name, folder)
+    done = run_timmx("compare", folder, "--seconds", "0.2", "--report", "side.html")
     assert done.exit_code == 0, done.stderr
     assert "accuracy" not in done.stdout
     assert "SNR over latency" in (tmp_path / "side.html").read_text()
