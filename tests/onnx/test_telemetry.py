@@ -1,4 +1,4 @@
-"""ONNX Runtime 1.32 sends events to Microsoft unless it is told not to; timmx tells it."""
+"""ONNX Runtime 1.32 sends events to Microsoft by default; timmx turns that off."""
 
 from __future__ import annotations
 

@@ -1,3 +1,6 @@
 """The TensorRT backend of timmx."""
 
-import timmx_onnx  # noqa: F401 - before ONNX Runtime is imported: turns its telemetry off
+import os
+
+# As in timmx-onnx, which may be imported after ONNX Runtime.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
