@@ -218,7 +218,7 @@ def _verify(
                 session.reference,
                 precision=exported.precision,
                 batch_size=None if request.dynamic_batch else request.batch_size or 1,
-                trained=session.loaded.trained,
+                conclusive=session.loaded.conclusive,
                 min_snr_db=request.min_snr,
             )
     except RuntimeUnavailable as exc:

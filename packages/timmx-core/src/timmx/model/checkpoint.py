@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
 _PLAIN = ("state_dict", "model", "model_state_dict")
 _AVERAGED = ("state_dict_ema", "model_ema")
@@ -82,9 +82,9 @@ def check_checkpoint(path: Path, where: str = "--checkpoint ") -> None:
         is_model = (path / "config.json").is_file()
         hint = f"export local-dir:{path} instead" if is_model else "name a weights file in it"
         raise ConfigurationError(f"{where} is a folder, not a file", hint=hint)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
         raise ConfigurationError(
-            f"{where}: weights are read from {', '.join(SUFFIXES)} files", hint=_SAVE_AGAIN
+            f"{where}: weights are read from {', '.join(CHECKPOINT_SUFFIXES)} files", hint=_SAVE_AGAIN
         )
     check_content(path, where, "the weights")
 
