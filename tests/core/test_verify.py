@@ -52,7 +52,9 @@ def reference(compute=model):
     )
 
 
-def judge(runner, *, compute=model, batch_size=None, conclusive=True, min_snr_db=None, precision=Precision.FP32):
+def judge(
+    runner, *, compute=model, batch_size=None, conclusive=True, min_snr_db=None, precision=Precision.FP32
+):
     return verify(
         runner,
         reference(compute),
