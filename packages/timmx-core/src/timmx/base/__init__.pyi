@@ -16,6 +16,8 @@ from timmx.base.files import (
 from timmx.base.memory import (
     can_measure_processes as can_measure_processes,
     memory_bytes as memory_bytes,
+    peak_resident_bytes as peak_resident_bytes,
+    reset_peak as reset_peak,
     resident_bytes as resident_bytes,
 )
 from timmx.base.progress import Reporter as Reporter, reporter as reporter, reporting as reporting

@@ -42,15 +42,15 @@ def resident_bytes(pid: int) -> int | None:
     if sys.platform == "darwin":
         return _resident_of_group(pid)
     page = os.sysconf("SC_PAGE_SIZE")
-    total, ahead = None, [pid]
+    total, ahead = 0, [pid]
     while ahead:
         number = ahead.pop()
         with suppress(OSError, ValueError, IndexError):  # it has ended meanwhile
             pages = int(Path(f"/proc/{number}/statm").read_text().split()[1])
-            total = (total or 0) + page * pages
+            total += page * pages
             for task in Path(f"/proc/{number}/task").iterdir():
                 ahead += map(int, (task / "children").read_text().split())
-    return total
+    return total or None  # 0 of one that has ended, and is not reaped yet
 
 
 def _resident_of_group(group: int) -> int | None:
@@ -60,3 +60,30 @@ def _resident_of_group(group: int) -> int | None:
     sizes = [line.split() for line in listing.splitlines()]
     own = [int(size) for number, size in sizes if number == str(group)]
     return 1024 * sum(own) if own else None
+
+
+def peak_resident_bytes() -> int | None:
+    """The peak resident set size of this process in bytes; None if it is not available."""
+    try:
+        status = Path("/proc/self/status").read_text("utf-8")
+    except OSError:
+        return _peak_by_resource()
+    # Not getrusage: on Linux its value survives exec, so it may be the parent's.
+    return next(
+        (1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), None
+    )
+
+
+def reset_peak() -> None:
+    """Start a new peak, on systems that can do that."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_by_resource() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

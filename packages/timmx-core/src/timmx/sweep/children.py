@@ -98,7 +98,7 @@ class ProcessLauncher:
             context.set_forkserver_preload(["timmx.sweep.preload"])
         ours, theirs = context.Pipe()
         process = context.Process(target=child_main, args=(theirs, task, scratch))
-        with _environment(self._preload if self._forks else ()):
+        with _environment(self._preload if self._forks else None):
             process.start()
         theirs.close()
         return process, ours
@@ -115,15 +115,12 @@ class ProcessLauncher:
 
 
 @contextmanager
-def _environment(preload: Sequence[str]) -> Iterator[None]:
+def _environment(preload: Sequence[str] | None) -> Iterator[None]:
     """Environment variables for the processes that multiprocessing starts with the first child."""
     # its resource tracker would warn about locks of libraries in children that were killed
-    variables = {
-        PRELOAD: ",".join(preload),
-        "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
-    }
-    if not preload:
-        del variables[PRELOAD]
+    variables = {"PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
+    if preload is not None:
+        variables[PRELOAD] = ",".join(preload)
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

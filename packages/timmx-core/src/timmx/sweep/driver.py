@@ -298,9 +298,14 @@ class Driver:
             target=self._columns[number],
             backend=self._backends[number],
             key=job.keys[number],
-            **{**job.facts, **values, "status": status, "notes": tuple(values.get("notes", ()))},
+            **{
+                **job.facts,
+                **values,
+                "status": status,
+                "notes": tuple(values.get("notes", ())),
+                "memory_bytes": max(values.get("memory_bytes") or 0, job.peak_bytes or 0) or None,
+            },
             command="" if status.passed else self._plan.command(job.model, number),
-            memory_bytes=job.peak_bytes,
             versions=self._versions[number],
             ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )

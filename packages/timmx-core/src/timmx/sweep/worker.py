@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import staging
-from timmx.base import Reporter, reporter, reporting
+from timmx.base import Reporter, peak_resident_bytes, reporter, reporting, reset_peak
 from timmx.errors import TimmxError, VerificationError, error_dict
 from timmx.exporting import (
     ModelSession,
@@ -119,6 +119,7 @@ def run_task(task: Task, send: Callable[[Event, Mapping[str, Any]], None]) -> No
         measure = _Accuracy(task)
         for number, target in exports:
             send(Event.STARTED, {"cell": number})
+            reset_peak()
             start = time.perf_counter()
             try:
                 result = _export(session, target, task)
@@ -127,7 +128,8 @@ def run_task(task: Task, send: Callable[[Event, Mapping[str, Any]], None]) -> No
             except Exception as exc:  # a converter may raise anything
                 values = failure(exc)
             seconds = round(time.perf_counter() - start, 3)
-            send(Event.ENDED, {"cell": number, **values, "seconds": seconds})
+            memory = {"memory_bytes": peak_resident_bytes()}
+            send(Event.ENDED, {"cell": number, **values, "seconds": seconds, **memory})
 
 
 def failure(exc: Exception) -> dict[str, Any]:
