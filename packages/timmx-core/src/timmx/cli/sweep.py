@@ -45,7 +45,7 @@ class SweepOptions:
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...",
+            metavar="MODEL",
             help="Timm names, patterns such as 'resnet*', hf-hub:OWNER/NAME, local-dir:FOLDER, and folders of "
             "checkpoints such as runs/.",
             autocompletion=complete_model_name,

@@ -131,7 +131,7 @@ def _origin(summary: Summary) -> Iterator[str]:
     if not summary.runs:
         return
     run = summary.runs[-1]
-    ended = max((cell.ended for cell in summary.cells.values()), default=run.started)
+    ended = max((cell.ended for cell in summary.cells.values()), default="") or run.started
     facts = ", ".join(f"{name} {value}" for name, value in run.machine.items())
     first = summary.runs[0].started[:10]
     dates = first if first == ended[:10] else f"{first} to {ended[:10]}"
