@@ -16,6 +16,7 @@ from timmx.model.fill import build_and_fill, native_size
 from timmx.model.index import check_model_name
 from timmx.model.input_size import failure_on_meta
 from timmx.model.labels import check_count, labels_of_config, read_labels
+from timmx.model.patches import check_patches
 from timmx.model.reach import Probe
 from timmx.model.source import find_source, may_download
 
@@ -120,6 +121,7 @@ def check_load_options(request: ExportRequest) -> None:
         )
     check_model_name(request)
     check_model_kwargs(request.parsed_model_kwargs())
+    check_patches(request)
     if request.checkpoint is not None:
         check_checkpoint(request.checkpoint)
 
