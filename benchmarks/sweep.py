@@ -5,7 +5,7 @@
 
 For each format, and for all together: the time of one sweep of the families (the cheapest member of each, from
 tests/families.json), imports included, divided by that of separate `timmx FORMAT` commands; the goal is at most 0.6.
-The overhead per cell over `export_many` in a warm process, with the same models and formats, is at most 10 %. The driver
+The overhead per cell over `export_many` in a warm process, with the same models and formats, is at most 10 %. It
 runs 100,000 cells of scripted children that export nothing, in bounded memory. The peer is the package `timmx` 0.10.1
 from the package index, in PYTHON's environment, with its extras; its commands are `timmx export FORMAT MODEL`.
 

@@ -18,6 +18,7 @@ from timmx.sweep.driver import Limits
 from timmx.sweep.journal import JOURNAL_NAME
 from timmx.sweep.models import find_models
 from timmx.sweep.start import run_sweep
+from timmx.sweep.summary import summarize
 
 pytestmark = pytest.mark.usefixtures("process", "export", "fake")
 
@@ -116,6 +117,44 @@ def test_files_are_kept_as_requested(tmp_path, keep, names):
     kept = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert kept == names
     assert folder.exists() == bool(names)
+
+
+def test_a_folder_that_cannot_be_written_fails_its_cells_only(tmp_path):
+    tmp_path.joinpath("out").mkdir()
+    (tmp_path / "out" / "test_vit").write_text("a file of the user")
+    summary = sweep(tmp_path / "out", "fake", models=("test_resnet", "test_vit"))
+    good, bad = summary.cells.values()
+    assert good.status is CellStatus.UNPROVEN
+    assert (bad.status, bad.kind) == (CellStatus.REFUSED, "ArtifactError")
+    assert (tmp_path / "out" / "test_vit").read_text() == "a file of the user"
+
+
+@pytest.mark.slow
+def test_a_preload_that_starts_a_thread_is_not_forked(tmp_path):
+    """The children are spawned instead, as on macOS and Windows."""
+    site, out = tmp_path / "site", tmp_path / "out"
+    (site / "starts_a_thread.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    )
+    plugin = site / "timmx_fake.py"
+    plugin.write_text(
+        plugin.read_text().replace("toolchain =", 'preload = ("starts_a_thread",)\n    toolchain =')
+    )
+    done = timmx(
+        "sweep", "test_resnet", "--to", "fake", "--to", "fake:do=crash", "-o", out, site=site, timeout=300
+    )
+    assert done.returncode == 1, done.stderr
+    summary = summarize(out / JOURNAL_NAME)
+    assert [cell.status for cell in summary.cells.values()] == [CellStatus.UNPROVEN, CellStatus.CRASHED]
+
+
+def test_accuracy_is_measured_on_labeled_images(tmp_path, digits):
+    samples = f"{digits.removeprefix('local-dir:')}/samples"
+    summary = run_sweep(find_models([digits]), ["torch-export", "fake"], tmp_path, data=Path(samples))
+    program, other = summary.cells.values()
+    assert program.status is CellStatus.VERIFIED
+    assert program.accuracy == program.model_accuracy == 1.0
+    assert other.accuracy is None
 
 
 def run_command(site: Path, *arguments: object, cwd: Path, **variables: str) -> subprocess.Popen[str]:

@@ -148,6 +148,7 @@ def test_the_report_does_not_import_torch(process, folder, tmp_path):
         (["test_vit", "--to", "onnx", "-o", "out", "--retry"], "--retry requires --resume"),
         (["-o", "out", "--resume"], "out is not a folder"),
         (["-o", "out", "--resume", "--normalize"], "--normalize is given without models"),
+        (["-o", "out", "--resume", "--keep", "none"], "--keep is given without models"),
     ],
 )
 def test_bad_command_lines_are_refused(run_timmx, tmp_path, arguments, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ import typer
 
 from timmx.cli.completion import complete_model_name
 from timmx.cli.options import DebugOption, MessageOptions, VerboseOption
-from timmx.cli.output import write, write_json
+from timmx.cli.output import PlainRows, write, write_json
 from timmx.contract import ExportRequest
 from timmx.errors import ConfigurationError
 from timmx.registry import option_specs, set_signature
@@ -192,13 +193,13 @@ def sweep_report(
     debug: DebugOption = False,
 ) -> None:
     """Print the results of a sweep."""
-    from timmx.sweep import csv_report, journal_of, markdown_report, summarize, text_report
+    from timmx.sweep import csv_rows, journal_of, markdown_report, summarize, text_report
 
     summary = summarize(journal_of(folder.expanduser()))
     if as_json:
         write_json(summary.to_dict())
     elif report_format is ReportFormat.CSV:
-        sys.stdout.write(csv_report(summary))
+        csv.writer(PlainRows(), lineterminator="\n").writerows(csv_rows(summary))
     elif report_format is ReportFormat.MARKDOWN:
         write("\n".join(markdown_report(summary)))
     else:
@@ -217,8 +218,12 @@ def _run(own: Mapping[str, Any], options: dict[str, Any], verbose: bool) -> Summ
     if own["retry"] and not own["resume"]:
         raise ConfigurationError("--retry requires --resume", hint="add --resume")
     continues = own["resume"] and not (words or files or targets)
-    if continues and options:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+    changed = [
+        *options,
+        *(name for name in ("data", "keep") if own[name] != option_specs(SweepOptions)[name].default),
+    ]
+    if continues and changed:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
         raise ConfigurationError(
             f"{flags} is given without models: --resume alone continues the last run with its options",
             hint="give the models and --to too, or leave it out",

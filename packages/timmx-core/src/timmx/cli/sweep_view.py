@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from timmx.sweep import Job
 
+_REDRAW_S = 0.1
+
 
 class SweepView(ClosingReporter, Watcher):
     """Shows progress if stderr is a terminal, and always warnings.
@@ -35,6 +37,7 @@ class SweepView(ClosingReporter, Watcher):
         self._total = self._kept = self._ended = self._failed = 0
         self._start = time.monotonic()
         self._live: Live | None = None
+        self._drawn = 0.0
 
     def started(self, total: int, kept: int) -> None:
         self._total, self._kept, self._start = total, kept, time.monotonic()
@@ -49,7 +52,9 @@ class SweepView(ClosingReporter, Watcher):
 
     def running(self, jobs: Sequence[Job]) -> None:
         stop_if_pressed()
-        if self._live is not None:
+        now = time.monotonic()
+        if self._live is not None and now - self._drawn >= _REDRAW_S:
+            self._drawn = now
             self._live.update(self._table(jobs), refresh=True)
 
     def ended(self, cell: Cell) -> None:

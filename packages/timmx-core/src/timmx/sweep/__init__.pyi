@@ -4,7 +4,7 @@ from timmx.sweep.driver import Job as Job, Limits as Limits, Watcher as Watcher
 from timmx.sweep.journal import journal_of as journal_of
 from timmx.sweep.models import find_models as find_models
 from timmx.sweep.report import (
-    csv_report as csv_report,
+    csv_rows as csv_rows,
     markdown_report as markdown_report,
     text_report as text_report,
 )

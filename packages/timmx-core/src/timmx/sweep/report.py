@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -49,16 +47,12 @@ def text_report(summary: Summary) -> list[str]:
     return lines
 
 
-def csv_report(summary: Summary) -> str:
-    """One row per cell."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
+def csv_rows(summary: Summary) -> Iterator[list[str]]:
+    """The names of the columns, then one row per cell."""
+    yield list(_CSV_COLUMNS)
     for cell in summary.cells.values():
-        writer.writerow(
-            "" if (value := getattr(cell, name)) is None else _one_line(value) for name in _CSV_COLUMNS
-        )
-    return text.getvalue()
+        values = (getattr(cell, name) for name in _CSV_COLUMNS)
+        yield ["" if value is None else _one_line(value) for value in values]
 
 
 def markdown_report(summary: Summary) -> list[str]:
