@@ -141,7 +141,7 @@ def test_a_preload_that_starts_a_thread_is_not_forked(tmp_path):
         plugin.read_text().replace("toolchain =", 'preload = ("starts_a_thread",)\n    toolchain =')
     )
     done = timmx(
-        "sweep", "test_resnet", "--to", "fake", "--to", "fake:do=crash", "-o", out, site=site, timeout=300
+        "sweep", "test_resnet", "--to", "fake", "--to", "fake:do=crash", "-o", out, site=site, timeout=900
     )
     assert done.returncode == 1, done.stderr
     summary = summarize(out / JOURNAL_NAME)
