@@ -29,9 +29,9 @@ PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml")
 SOURCES = sorted(path for package in PACKAGES for path in package.glob("src/**/*.py"))
 
 ROOMS = (
-    "plugin testing cli tools.compare tools.bench tools.eval tools.predict tools.verify tools.snippets tools.inspect "
-    "tools.subject report exporting verification artifact quantization capture inputs model registry contract base "
-    "errors"
+    "plugin testing cli sweep tools.compare tools.bench tools.eval tools.predict tools.verify tools.snippets "
+    "tools.inspect tools.subject report exporting verification artifact quantization capture inputs model registry "
+    "contract base errors"
 ).split()
 """The core's rooms from the roof down: each imports from those behind it only."""
 

@@ -48,6 +48,8 @@ COMMANDS = sorted(
 @pytest.mark.parametrize("command", COMMANDS)
 def test_documented_commands_and_their_options_exist(command: str):
     _, name, *arguments = shlex.split(command)
+    if arguments[:1] == ["report"]:
+        name, arguments = f"{name} report", arguments[1:]
     shown = help_of(name)
     for argument in arguments:
         if argument.startswith("-"):
@@ -71,7 +73,7 @@ def test_options_that_the_documents_name_exist():
                 "doctor",
                 "new-backend",
             ),
-            *("bench", "compare", "eval", "export", "inspect", "predict", "verify"),
+            *("bench", "compare", "eval", "export", "inspect", "predict", "sweep", "sweep report", "verify"),
         )
     )
     for document in DOCUMENTS:
@@ -190,7 +192,7 @@ def help_of(command: str) -> str:
     from timmx.cli.application import app
     from typer.testing import CliRunner
 
-    arguments = [command, "--help"] if command else ["--help"]
+    arguments = [*command.split(), "--help"]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     assert result.exit_code == 0, f"timmx {command} does not exist"
     return result.stdout

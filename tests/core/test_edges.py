@@ -57,7 +57,7 @@ def judge(runner):
     reference = Reference(
         samples=samples, outputs=(model(samples.take(range(len(samples)))),), names=("output",), classes=True
     )
-    return verify(runner, reference, precision=Precision.INT8, batch_size=1, trained=True, min_snr_db=None)
+    return verify(runner, reference, precision=Precision.INT8, batch_size=1, conclusive=True, min_snr_db=None)
 
 
 def test_a_quantized_channels_last_artifact_is_compared_in_real_numbers():

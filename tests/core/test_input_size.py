@@ -58,6 +58,67 @@ def test_a_size_that_fails_is_refused_with_sizes_that_work(model, height, width,
         assert info.multiply_adds
 
 
+PATCHES = [
+    *(
+        "vit_tiny_patch16_224",
+        "vit_small_patch14_dinov2",
+        "vit_small_patch16_dinov3",
+        "deit_tiny_patch16_224",
+    ),
+    *("beit_base_patch16_224", "eva02_tiny_patch14_224", "vit_relpos_small_patch16_224"),
+    *("swin_tiny_patch4_window7_224", "flexivit_small", "test_vit", "resnet18", "samvit_base_patch16_224"),
+]
+
+
+def patch_rule_agrees_with_timm(model: str) -> bool:
+    """Whether a size that the rule refuses is refused by timm too, and a multiple is not refused by the rule."""
+    from timmx.model.fill import Plan
+    from timmx.model.index import load_index
+    from timmx.model.patches import check_patches, patch_of
+    from timmx.model.source import find_source
+
+    assert load_index()
+    patch = patch_of(model)
+    if patch is None:
+        return True
+    check_patches(ExportRequest(model=model, input_size=(3, 8 * patch, 16 * patch)))
+    request = ExportRequest(model=model, input_size=(3, 14 * patch + 1, 14 * patch + 1))
+    with pytest.raises(ConfigurationError, match=f"patches of {patch} x {patch} pixels"):
+        check_patches(request)
+    with pytest.raises(ConfigurationError, match="cannot take"):
+        Plan(request, find_source(request, weights=False))
+    return True
+
+
+@pytest.mark.parametrize("model", PATCHES)
+def test_sizes_that_names_rule_out_are_those_that_timm_refuses(model):
+    assert patch_rule_agrees_with_timm(model)
+
+
+@pytest.mark.slow
+def test_the_rule_of_patches_holds_for_all_models():
+    from timmx.model import load_index
+
+    index = load_index()
+    assert index is not None
+    assert all(patch_rule_agrees_with_timm(name) for name in index.models)
+
+
+def test_a_size_that_a_name_rules_out_is_refused_without_torch(process, tmp_path):
+    from plugins import timmx
+    from timmx.model import load_index
+
+    assert load_index()  # it is cached now
+    for name in ("torch", "timm"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    done = timmx(
+        "onnx", "vit_tiny_patch16_224", "--input-size", "3", "200", "201", site=tmp_path, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "patches of 16 x 16 pixels do not cover it" in done.stderr
+    assert "--input-size 3 192 192 or --input-size 3 208 208" in done.stderr
+
+
 def test_a_model_with_a_fixed_size_suggests_that_size():
     with pytest.raises(ConfigurationError, match=r"nearest valid size: --input-size 3 224 224$"):
         load("efficientformer_l1", 3, 256, 256)

@@ -32,6 +32,22 @@ def folder(tmp_path: Path, digits: str) -> Path:
     return copy
 
 
+def test_awaken_gives_the_weights_of_the_conformance_kit():
+    from timmx.model import hash_weights
+    from timmx.testing import awakened_model
+
+    loaded = load("test_resnet", awaken=True)
+    assert loaded.weights_sha256 == hash_weights(awakened_model("test_resnet"))
+    assert (loaded.trained, loaded.awakened, loaded.conclusive) == (False, True, True)
+    assert any("--awaken" in note for note in loaded.notes)
+    assert not load("test_resnet").conclusive
+
+
+def test_trained_weights_are_not_awakened(folder: Path):
+    with pytest.raises(ConfigurationError, match="--awaken is for untrained weights"):
+        load(f"local-dir:{folder}", awaken=True)
+
+
 def edit_config(folder: Path, **changes) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())

@@ -52,13 +52,15 @@ def reference(compute=model):
     )
 
 
-def judge(runner, *, compute=model, batch_size=None, trained=True, min_snr_db=None, precision=Precision.FP32):
+def judge(
+    runner, *, compute=model, batch_size=None, conclusive=True, min_snr_db=None, precision=Precision.FP32
+):
     return verify(
         runner,
         reference(compute),
         precision=precision,
         batch_size=batch_size,
-        trained=trained,
+        conclusive=conclusive,
         min_snr_db=min_snr_db,
     )
 
@@ -120,9 +122,9 @@ def test_untrained_weights_are_unproven_unless_a_floor_is_given():
     def noisy(x):
         return model(x) * 1.1
 
-    assert judge(Answers(noisy), trained=False).status is Status.UNPROVEN
-    assert judge(Answers(noisy), trained=False, min_snr_db=60).status is Status.FAILED
-    assert judge(Answers(noisy), trained=False, min_snr_db=10).status is Status.VERIFIED
+    assert judge(Answers(noisy), conclusive=False).status is Status.UNPROVEN
+    assert judge(Answers(noisy), conclusive=False, min_snr_db=60).status is Status.FAILED
+    assert judge(Answers(noisy), conclusive=False, min_snr_db=10).status is Status.VERIFIED
 
 
 def test_every_row_of_a_large_static_batch_is_compared():

@@ -321,7 +321,8 @@ def test_odd_recipes_are_errors(tmp_path: Path, content: str) -> None:
 
     def export() -> None:
         recipe = read_recipe(tmp_path / "a.toml")
-        export_many(recipe.model, ["torch-export"], recipe.output, **recipe.options)
+        (model,) = recipe.models or (None,)
+        export_many(model, ["torch-export"], recipe.output, **recipe.options)
 
     with pytest.raises(TimmxError):
         export()

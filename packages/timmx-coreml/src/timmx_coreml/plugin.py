@@ -25,6 +25,7 @@ class CoreMLBackend(ExportBackend):
     snippet_languages = ("python", "swift")
     runtime = "Core ML, or timmx's evaluator of its files"
     toolchain = ("coremltools",)
+    preload = ("coremltools", "timmx_coreml.export", "timmx_coreml.runner")
     options = CoreMLOptions
 
     def output_suffix(self, options: CoreMLOptions) -> str:

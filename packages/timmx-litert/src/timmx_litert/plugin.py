@@ -31,6 +31,7 @@ class LiteRTBackend(ExportBackend):
     snippet_languages = ("python", "kotlin")
     runtime = "the LiteRT runtime"
     toolchain = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert")
+    preload = ("litert_torch", "timmx_litert.export", "timmx_litert.runner")
     options = LiteRTOptions
     capabilities = Capabilities(
         dynamic_batch="litert-torch cannot lower a graph with a dynamic batch size, and "

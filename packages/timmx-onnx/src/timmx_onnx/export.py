@@ -10,6 +10,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from timmx.plugin import Exported, Precision, UnsupportedError, sha256
 
+from timmx_onnx.attention import with_four_axes
 from timmx_onnx.keys import DATA_KEY, METADATA_KEY
 from timmx_onnx.options import OnnxMode
 from timmx_onnx.proto import external_name, read_proto
@@ -56,7 +57,7 @@ def translate(job: ExportJob, opset: int, *, optimize: bool = True) -> ir.Model:
     Raises:
         UnsupportedError: PyTorch's exporter cannot translate an operation.
     """
-    program = job.capture()
+    program = with_four_axes(job.capture())
     job.progress("Translating to ONNX")
     shapes = ({0: "batch"},) if job.request.dynamic_batch else None
     try:

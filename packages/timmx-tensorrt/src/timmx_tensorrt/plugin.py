@@ -34,6 +34,7 @@ class TensorRTBackend(ExportBackend):
     suffixes = (".engine", ".plan")
     runtime = "TensorRT, or ONNX Runtime"
     toolchain = (*OnnxBackend.toolchain, "tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+    preload = OnnxBackend.preload
     options = TensorRTOptions
     capabilities = Capabilities(
         dynamic_batch_from_one="an engine is tuned for --batch-size, which must be 2 or more with a dynamic batch "

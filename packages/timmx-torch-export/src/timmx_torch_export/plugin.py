@@ -23,6 +23,7 @@ class TorchExportBackend(ExportBackend):
     suffixes = (".pt2",)
     snippet_languages = ("python",)
     runtime = "PyTorch"
+    preload = ("timmx_torch_export.export", "timmx_torch_export.runner")
     options = TorchExportOptions
     capabilities = Capabilities(
         dynamic_batch_from_one=(

@@ -14,7 +14,13 @@ from timmx.base.files import (
     walk as walk,
     why_not_in as why_not_in,
 )
-from timmx.base.memory import memory_bytes as memory_bytes
+from timmx.base.memory import (
+    can_measure_processes as can_measure_processes,
+    memory_bytes as memory_bytes,
+    peak_resident_bytes as peak_resident_bytes,
+    reset_peak as reset_peak,
+    resident_bytes as resident_bytes,
+)
 from timmx.base.progress import Reporter as Reporter, reporter as reporter, reporting as reporting
 from timmx.base.reading import (
     NotRegularFile as NotRegularFile,

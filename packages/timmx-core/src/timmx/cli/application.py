@@ -51,6 +51,8 @@ class TimmxGroup(TyperGroup):
         return self.commands.get(cmd_name) or _backend_rows().get(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if " ".join(args[:2]) == commands.SWEEP_REPORT:  # a command below one that takes names of models
+            return commands.SWEEP_REPORT, self.commands[commands.SWEEP_REPORT], args[2:]
         if args[0] not in self.commands and _is_backend(args[0]):  # reached for shell completion
             return args[0], _backend_command(args[0]), args[1:]
         return super().resolve_command(ctx, args)

@@ -17,9 +17,12 @@ from timmx.cli.inspect import inspect
 from timmx.cli.options import DebugOption, VerboseOption, with_model_options
 from timmx.cli.output import write, write_error, write_json
 from timmx.cli.predict import predict
+from timmx.cli.sweep import sweep_command, sweep_report
 from timmx.cli.verify import verify
 from timmx.contract import JsonOption
 from timmx.errors import BackendError
+
+SWEEP_REPORT = "sweep report"
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +30,8 @@ def register(app: typer.Typer) -> None:
     app.command("list")(list_models)
     app.command("info")(info)
     app.command("export")(export_many_command())
+    app.command("sweep")(sweep_command())
+    app.command(SWEEP_REPORT, hidden=True)(sweep_report)
     app.command("inspect")(inspect)
     app.command("verify")(with_model_options(verify))
     app.command("predict")(predict)

@@ -12,6 +12,7 @@ from timmx.cli.completion import completing_models
 from timmx.cli.options import MessageOptions
 from timmx.cli.output import write, write_error, write_json, write_traceback
 from timmx.contract import ExportRequest
+from timmx.errors import ConfigurationError
 from timmx.registry import option_specs, set_signature
 
 if TYPE_CHECKING:
@@ -128,7 +129,13 @@ def _run(options: dict[str, Any], recipe: Path | None, command: str) -> ManyResu
 
         content = read_recipe(recipe)
         to = to or list(content.targets)
-        options = {**content.options, "model": content.model, "output": content.output, **options}
+        if len(content.models) > 1 and "model" not in options:
+            raise ConfigurationError(
+                f"--recipe {recipe} has {len(content.models)} models, and timmx export takes one",
+                hint=f"use timmx sweep --recipe {recipe}, or name one of them",
+            )
+        model_of_recipe = content.models[0] if content.models else None
+        options = {**content.options, "model": model_of_recipe, "output": content.output, **options}
     model, output = options.pop("model", None), options.pop("output", None)
     return export_many(model, to, output, command=command, **options)
 

@@ -106,7 +106,8 @@ def _rows(inspection: Inspection) -> Iterator[tuple[str, list[str]]]:
 def _model(model: ModelMetadata) -> str:
     name, architecture = model.name, model.architecture
     what = name if name.split(".")[0] == architecture else f"{name} ({architecture})"
-    weights = f"{'' if model.trained else 'untrained '}weights sha256 {model.weights_sha256[:12]}"
+    kind = "" if model.trained else "awakened random " if model.awakened else "untrained "
+    weights = f"{kind}weights sha256 {model.weights_sha256[:12]}"
     return f"{what}, {model.source}; {weights}; license {model.license or 'not stated'}"
 
 

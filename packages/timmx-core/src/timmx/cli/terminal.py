@@ -12,7 +12,7 @@ from timmx.base import Reporter, reporting, shown
 from timmx.cli.interrupts import stop_if_pressed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
@@ -21,7 +21,14 @@ _NOT_YET = 0.999
 """The largest progress of a step that is still running: a step ends when the next one begins."""
 
 
-class TerminalReporter(Reporter):
+class ClosingReporter(Reporter):
+    """A reporter that ends what it shows."""
+
+    def close(self) -> None:
+        """End what it shows."""
+
+
+class TerminalReporter(ClosingReporter):
     """Shows progress if stderr is a terminal, and always warnings."""
 
     def __init__(self, stream: IO[str], verbose: bool) -> None:
@@ -150,16 +157,27 @@ def _plain(text: str) -> str:
 
 @contextlib.contextmanager
 def working(verbose: bool) -> Iterator[None]:
-    """Report on stderr, and keep the output of libraries off the screen.
+    """Report on stderr, and keep the output of libraries off the screen; see `reporting_by`."""
+    with reporting_by(TerminalReporter, verbose):
+        yield
+
+
+@contextlib.contextmanager
+def reporting_by(make: Callable[[IO[str], bool], ClosingReporter], verbose: bool) -> Iterator[None]:
+    """Report on stderr by a reporter, and keep the output of libraries off the screen.
 
     Converters print to both streams, some of them from native code, so the file descriptors are redirected too:
     to a log that is discarded, or to stderr with `verbose`.
+
+    Args:
+        make: returns the reporter for a stream and `verbose`; it is closed at the end.
+        verbose: show the output of libraries.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(_own_stderr())
-        reporter = TerminalReporter(stream, verbose)
+        stream = stack.enter_context(own_stream(sys.stderr, 2))
+        reporter = make(stream, verbose)
         stack.callback(reporter.close)
         stack.enter_context(_library_output_to(stream if verbose else None))
         stack.enter_context(reporting(reporter))
@@ -167,13 +185,15 @@ def working(verbose: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_stderr() -> Iterator[IO[str]]:
-    """A handle of stderr that stays valid while descriptor 2 is redirected."""
-    if not _is_descriptor(sys.stderr, 2):  # captured by a test or an embedding program
-        yield sys.stderr
-        return
-    with os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="backslashreplace") as stream:
+def own_stream(stream: IO[str], number: int) -> Iterator[IO[str]]:
+    """A handle of stdout (1) or stderr (2) that stays valid while the descriptor is redirected."""
+    if not _is_descriptor(stream, number):  # captured by a test or an embedding program
         yield stream
+        return
+    with os.fdopen(
+        os.dup(number), "w", encoding=getattr(stream, "encoding", None), errors="backslashreplace"
+    ) as own:
+        yield own
 
 
 @contextlib.contextmanager

@@ -59,6 +59,8 @@ class ExportBackend(ABC):
         runtime: what opens its files, such as `ONNX Runtime`; for the message if that crashes.
         toolchain: distributions that convert, write or run the file, such as `("onnx", "onnxruntime")`. The metadata
             records the versions of the installed ones.
+        preload: modules that take long to import, such as `("onnxscript", "timmx_onnx.export")`: a sweep imports them
+            once for all models, and forks. Importing them must not start threads.
     """
 
     contract: ClassVar[int]
@@ -71,6 +73,7 @@ class ExportBackend(ABC):
     snippet_languages: ClassVar[tuple[str, ...]] = ("python",)
     runtime: ClassVar[str] = ""
     toolchain: ClassVar[tuple[str, ...]] = ()
+    preload: ClassVar[tuple[str, ...]] = ()
 
     def create_command(self) -> Callable[..., Any]:
         """A function with Annotated parameters that Typer can register and Python can call.

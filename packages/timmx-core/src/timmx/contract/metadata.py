@@ -60,6 +60,7 @@ class ModelMetadata:
         source: `timm`, `hf-hub`, `local-dir`, `checkpoint` or `module`.
         trained: False if the weights are known to be random.
         seed: seed of random weights.
+        awakened: True for random weights that `--awaken` has changed.
         weights_sha256: hash of the state dict as loaded, before any rewrite.
         num_classes: 0 for an embedding or a feature pyramid.
         license: license of the weights; None if it is unknown.
@@ -74,7 +75,13 @@ class ModelMetadata:
     weights_sha256: str
     num_classes: int
     license: str | None
+    awakened: bool = False
     out_indices: tuple[int, ...] | None = None
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether the weights are sufficient for verification; random ones are not, unless they are awakened."""
+        return self.trained or self.awakened
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, with keys in the order of docs/metadata.md."""
@@ -85,6 +92,7 @@ class ModelMetadata:
             "source": self.source,
             "trained": self.trained,
             "seed": self.seed,
+            **({"awakened": True} if self.awakened else {}),
             "weights_sha256": self.weights_sha256,
             "num_classes": self.num_classes,
             "license": self.license,
@@ -329,6 +337,8 @@ def _model(values: Mapping[str, Any]) -> ModelMetadata:
         raise InvalidMetadata("model.license, model.seed or model.num_classes is missing")
     if not isinstance(values.get("trained"), bool):
         raise InvalidMetadata(f"model.trained is {brief(values.get('trained'))}")
+    if not isinstance(values.get("awakened", False), bool):
+        raise InvalidMetadata(f"model.awakened is {brief(values['awakened'])}")
     if values["seed"] is not None and not is_integer(values["seed"], 0):
         raise InvalidMetadata(f"model.seed is {brief(values['seed'])}")
     if values["license"] is not None:
@@ -344,6 +354,7 @@ def _model(values: Mapping[str, Any]) -> ModelMetadata:
         source=_text(values, "source", "model."),
         trained=values["trained"],
         seed=values["seed"],
+        awakened=values.get("awakened", False),
         weights_sha256=_text(values, "weights_sha256", "model."),
         num_classes=values["num_classes"],
         license=values["license"],

@@ -211,6 +211,14 @@ class ExportRequest:
             rich_help_panel=_MODEL,
         ),
     ] = None
+    awaken: Annotated[
+        bool,
+        typer.Option(
+            "--awaken",
+            help="Change untrained weights so that every layer contributes and verification is conclusive.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = False
     input_size: Annotated[
         tuple[int, int, int] | None,
         typer.Option(
@@ -361,5 +369,14 @@ class ExportRequest:
         return parsed
 
 
-MODEL_OPTIONS = ("pretrained", "checkpoint", "use_ema", "num_classes", "in_chans", "model_kwargs", "seed")
+MODEL_OPTIONS = (
+    "pretrained",
+    "checkpoint",
+    "use_ema",
+    "num_classes",
+    "in_chans",
+    "model_kwargs",
+    "seed",
+    "awaken",
+)
 """Options that choose a model's weights and shape; `--against MODEL` takes them too."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ArtifactModel:
     """Facts about the model in the file, with the names of `timmx.model.LoadedModel`."""
 
-    trained: bool
+    conclusive: bool
     data_config: DataConfig
     labels: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
@@ -118,4 +118,6 @@ def _with_settings_of(request: ExportRequest, metadata: Metadata) -> ExportReque
 
 
 def _model_inside(metadata: Metadata) -> ArtifactModel:
-    return ArtifactModel(metadata.model.trained, ImagePreprocessor.of(metadata).data_config, metadata.labels)
+    return ArtifactModel(
+        metadata.model.conclusive, ImagePreprocessor.of(metadata).data_config, metadata.labels
+    )

@@ -105,6 +105,7 @@ def build_metadata(
             source=loaded.source,
             trained=loaded.trained,
             seed=loaded.seed,
+            awakened=loaded.awakened,
             weights_sha256=loaded.weights_sha256,
             num_classes=loaded.num_classes,
             license=loaded.license,

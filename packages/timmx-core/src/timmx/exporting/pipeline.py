@@ -113,9 +113,21 @@ def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> Mo
 
 
 def export_session(
-    backend: ExportBackend, session: ModelSession | ArtifactSession, options: Any, stage: Staging
+    backend: ExportBackend,
+    session: ModelSession | ArtifactSession,
+    options: Any,
+    stage: Staging,
+    *,
+    record: bool = True,
 ) -> ExportResult:
     """Write, verify and publish one format of a loaded and prepared model.
+
+    Args:
+        backend: the backend that writes it.
+        session: the model.
+        options: the backend's own options.
+        stage: where it is written.
+        record: store the verification result for `timmx inspect`.
 
     Raises:
         TimmxError: see `export`.
@@ -143,7 +155,8 @@ def export_session(
             for extra in job.extra_outputs:
                 others += extra.publish((extra.output,) if extra.output.exists() else ())
             files = (*stage.publish(_old_files(backend, stage.output)), *others)
-            remember(backend.files(files[0]), verification.to_dict(), exported.notes)
+            if record:
+                remember(backend.files(files[0]), verification.to_dict(), exported.notes)
     return ExportResult(
         path=files[0],
         files=files,
@@ -218,7 +231,7 @@ def _verify(
                 session.reference,
                 precision=exported.precision,
                 batch_size=None if request.dynamic_batch else request.batch_size or 1,
-                trained=session.loaded.trained,
+                conclusive=session.loaded.conclusive,
                 min_snr_db=request.min_snr,
             )
     except RuntimeUnavailable as exc:

@@ -29,13 +29,13 @@ class Recipe:
     """The content of a recipe; relative paths are resolved against its folder.
 
     Attributes:
-        model: the model; None if the recipe has none.
+        models: the models; `timmx export` takes one, `timmx sweep` several.
         output: the output folder; None if the recipe has none.
         options: shared options by name.
         targets: tables with `format` and the options of one target.
     """
 
-    model: str | None
+    models: tuple[str, ...]
     output: Path | None
     options: Mapping[str, Any]
     targets: tuple[Mapping[str, Any], ...]
@@ -70,19 +70,24 @@ def read_recipe(path: Path) -> Recipe:
     specs = {name: spec for name, spec in option_specs(ExportRequest).items() if name not in _NOT_IN_A_RECIPE}
     reject_unknown(content, [*specs, "target"], f"--recipe {path}")
     values = {name: _resolve(folder, specs[name], value) for name, value in content.items()}
-    model, output = values.pop("model", None), values.pop("output", None)
-    if model is not None and not isinstance(model, str):
+    model, output = values.pop("model", []), values.pop("output", None)
+    models = [model] if isinstance(model, str) else model
+    if not isinstance(models, list) or not all(isinstance(item, str) for item in models):
         raise ConfigurationError(
-            f"--recipe {path}: model is {model!r}, not a name in quotes", hint='write it as model = "NAME"'
+            f"--recipe {path}: model is {model!r}, not a name in quotes",
+            hint='write it as model = "NAME", or for timmx sweep as model = ["NAME", "NAME"]',
         )
     if output is not None and not isinstance(output, Path):
         raise ConfigurationError(
             f"--recipe {path}: output is {output!r}, not a folder in quotes",
             hint='write it as output = "FOLDER"',
         )
-    if model is not None and model.startswith(_LOCAL):
-        model = _LOCAL + str(folder / Path(model.removeprefix(_LOCAL)).expanduser())
-    return Recipe(model, output, values, tuple(_target(path, folder, table) for table in tables))
+    return Recipe(
+        tuple(_resolve_model(folder, item) for item in models),
+        output,
+        values,
+        tuple(_target(path, folder, table) for table in tables),
+    )
 
 
 def recipe_schema(backends: Iterable[ExportBackend] = ()) -> dict[str, Any]:
@@ -96,6 +101,8 @@ def recipe_schema(backends: Iterable[ExportBackend] = ()) -> dict[str, Any]:
     properties["labels"] |= {"type": ["string", "array"], "items": {"type": "string"}}
     properties["labels"]["description"] += " Or a list of names."
     properties["output"]["description"] = "The folder to write into, relative to the recipe."
+    properties["model"] |= {"type": ["string", "array"], "items": {"type": "string"}}
+    properties["model"]["description"] += " Or, for timmx sweep, a list of them."
     own = {name: _property(replace(shared[name], default=None)) for name in OF_A_TARGET}
     own["output"]["description"] = "The file's name in the output folder. Default: the model's name."
     targets = [_target_schema(backend, own) for backend in backends]
@@ -117,7 +124,8 @@ def recipe_schema(backends: Iterable[ExportBackend] = ()) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Recipe of timmx export",
-        "description": "A recipe for `timmx export --recipe FILE.toml`. Paths are relative to its folder.",
+        "description": "A recipe for `timmx export --recipe FILE.toml`, or `timmx sweep`. Paths are relative to its "
+        "folder.",
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
@@ -131,6 +139,13 @@ def _target(path: Path, folder: Path, table: Mapping[str, Any]) -> dict[str, Any
     return {
         key: _resolve(folder, specs[key], value) if key in specs else value for key, value in table.items()
     }
+
+
+def _resolve_model(folder: Path, model: str) -> str:
+    """A model; the folder of a `local-dir:` is resolved against the recipe's folder."""
+    if not model.startswith(_LOCAL):
+        return model
+    return _LOCAL + str(folder / Path(model.removeprefix(_LOCAL)).expanduser())
 
 
 def _resolve(folder: Path, spec: OptionSpec, value: Any) -> Any:

@@ -14,7 +14,7 @@ from timmx.base import brief, parse_json, read_file, reporter, why_not_in
 from timmx.contract import ExportRequest
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError, error_dict
 from timmx.exporting.pipeline import ONE_AT_A_TIME, ExportResult, export_session
-from timmx.exporting.targets import Target, TargetOptions, parse_target, plan, target_of
+from timmx.exporting.targets import Target, TargetOptions, parse_target, plan, plan_each, target_of
 from timmx.registry import build, option_specs, reject_unknown
 
 if TYPE_CHECKING:
@@ -138,12 +138,7 @@ def plan_exports(
     Raises:
         TimmxError: see `export_many`.
     """
-    reject_unknown(options, [name for name in option_specs(ExportRequest) if name != "json"], "timmx export")
-    if model is None:
-        raise ConfigurationError(
-            "no model is given", hint="give a timm name, hf-hub:OWNER/NAME, local-dir:FOLDER or a module"
-        )
-    shared = build(ExportRequest, {"model": model, "output": output, **options})
+    shared = _shared_options(model, output, options)
     folder = shared.output or Path()
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(
@@ -153,8 +148,7 @@ def plan_exports(
     problem = why_not_in(folder)
     if problem:
         raise ConfigurationError(f"--output {folder}: {problem}", hint="choose another folder")
-    items = [parse_target(item) if isinstance(item, str) else _target_options(item) for item in to]
-    targets = plan(items, shared, folder)
+    targets = plan(parse_targets(to), shared, folder)
     if any(target.label.lower() == MANIFEST_NAME for target in targets):
         raise ConfigurationError(
             f"no target can be named {MANIFEST_NAME}, the name of timmx's own record",
@@ -162,6 +156,36 @@ def plan_exports(
         )
     _read_manifest(folder / MANIFEST_NAME)  # a foreign file is refused before the work, not after it
     return targets
+
+
+def parse_targets(to: Sequence[str | Mapping[str, Any] | TargetOptions]) -> list[TargetOptions]:
+    """Targets as `export_many` takes them; their values are not checked yet.
+
+    Raises:
+        BackendError: a backend is not installed.
+        ConfigurationError: a backend has no such option, or a value has the wrong type.
+    """
+    return [parse_target(item) if isinstance(item, str) else _target_options(item) for item in to]
+
+
+def plan_separately(
+    model: Any, to: Sequence[str | Mapping[str, Any]], output: Path, **options: Any
+) -> list[Target | TimmxError]:
+    """For each target of `export_many` its export, or the reason why it cannot be exported.
+
+    Raises:
+        TimmxError: the options are invalid, whatever the target is.
+    """
+    return plan_each(parse_targets(to), _shared_options(model, output, options), output)
+
+
+def _shared_options(model: Any, output: str | Path | None, options: Mapping[str, Any]) -> ExportRequest:
+    reject_unknown(options, [name for name in option_specs(ExportRequest) if name != "json"], "timmx export")
+    if model is None:
+        raise ConfigurationError(
+            "no model is given", hint="give a timm name, hf-hub:OWNER/NAME, local-dir:FOLDER or a module"
+        )
+    return build(ExportRequest, {"model": model, "output": output, **options})
 
 
 def export_targets(targets: Sequence[Target], folder: Path, command: str | None = None) -> ManyResult:
@@ -189,7 +213,7 @@ def export_targets(targets: Sequence[Target], folder: Path, command: str | None 
                 to.row_done("failed", failed=True)
                 continue
             results.append(result)
-            _record(folder, target, result, command)
+            record_result(folder, target, result, command)
             to.row_done(f"done in {result.seconds['total']:.1f} s")
     seconds = session.seconds | {"total": round(time.perf_counter() - start, 3)}
     return ManyResult(
@@ -214,7 +238,7 @@ def _export(session: ModelSession, target: Target) -> ExportResult:
     return result
 
 
-def _record(folder: Path, target: Target, result: ExportResult, command: str | None) -> None:
+def record_result(folder: Path, target: Target, result: ExportResult, command: str | None) -> None:
     """Add an artifact to `timmx.json`; other entries are kept if their files still exist."""
     path = folder / MANIFEST_NAME
     entry = {

@@ -170,6 +170,29 @@ def plan(items: Sequence[TargetOptions], shared: ExportRequest, folder: Path) ->
     return tuple(targets)
 
 
+def plan_each(
+    items: Sequence[TargetOptions], shared: ExportRequest, folder: Path
+) -> list[Target | TimmxError]:
+    """For each target its export, or the reason why it cannot be exported; see `plan`."""
+    planned: list[Target | TimmxError] = []
+    for item in items:
+        try:
+            planned.append(_target(item, shared, folder))
+        except TimmxError as exc:
+            planned.append(exc)
+    renamed = iter(_with_unique_names([item for item in planned if isinstance(item, Target)], folder))
+    planned = [next(renamed) if isinstance(item, Target) else item for item in planned]
+    return [_validated(item) if isinstance(item, Target) else item for item in planned]
+
+
+def _validated(target: Target) -> Target | TimmxError:
+    try:
+        validate(target.backend, target.request, target.options)
+    except TimmxError as exc:
+        return exc
+    return target
+
+
 def _target(item: TargetOptions, shared: ExportRequest, folder: Path) -> Target:
     backend = item.backend
     own = option_specs(backend.options)

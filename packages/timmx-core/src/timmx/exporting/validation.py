@@ -67,6 +67,7 @@ def _model(request: ExportRequest) -> None:
             "model_kwargs",
             "features",
             "seed",
+            "awaken",
         )
         if getattr(request, name) not in (None, False)
     ]

@@ -1,10 +1,21 @@
-from timmx.model.checkpoint import check_content as check_content, read_pickle as read_pickle
+from timmx.model.awakening import awaken as awaken
+from timmx.model.checkpoint import (
+    CHECKPOINT_SUFFIXES as CHECKPOINT_SUFFIXES,
+    check_content as check_content,
+    read_pickle as read_pickle,
+)
 from timmx.model.data_config import (
     DataConfig as DataConfig,
     check_statistics as check_statistics,
     value_range as value_range,
 )
-from timmx.model.index import completions as completions, search as search
+from timmx.model.index import (
+    Index as Index,
+    check_model_name as check_model_name,
+    completions as completions,
+    load_index as load_index,
+    search as search,
+)
 from timmx.model.info import model_info as model_info
 from timmx.model.labels import check_count as check_count, read_labels as read_labels
 from timmx.model.load import (

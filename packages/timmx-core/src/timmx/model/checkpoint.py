@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
 _PLAIN = ("state_dict", "model_state_dict")
 """Names that say what they hold: other tensors next to them are not weights."""
@@ -104,9 +104,9 @@ def check_checkpoint(path: Path, where: str = "--checkpoint ") -> None:
         is_model = (path / "config.json").is_file()
         hint = f"export local-dir:{path} instead" if is_model else "name a weights file in it"
         raise ConfigurationError(f"{where} is a folder, not a file", hint=hint)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
         raise ConfigurationError(
-            f"{where}: weights are read from {', '.join(SUFFIXES)} files", hint=_SAVE_AGAIN
+            f"{where}: weights are read from {', '.join(CHECKPOINT_SUFFIXES)} files", hint=_SAVE_AGAIN
         )
     check_content(path, where, "the weights")
 

@@ -142,11 +142,15 @@ def completions(incomplete: str) -> list[str]:
     return [name for name in index.models if name.startswith(incomplete)] + schemes
 
 
-def check_model_name(request: ExportRequest) -> None:
+def check_model_name(request: ExportRequest, index: Index | None = None) -> None:
     """Check the name of a model as far as possible without importing timm.
 
     The config.json of a `local-dir:` is read. A plain name is looked up in timm if it is already imported, otherwise
     in the cached index if there is one; `load_model` checks it again.
+
+    Args:
+        request: the request.
+        index: the index to use, if it has been read already.
 
     Raises:
         ConfigurationError: a `local-dir:` without a usable config.json, or a malformed Hugging Face model id or name.
@@ -171,7 +175,7 @@ def check_model_name(request: ExportRequest) -> None:
             "config.json, "
             "or the model's name and --checkpoint FILE for a weights file",
         )
-    check_name(name)
+    check_name(name, index)
 
 
 def _is_hub_id(text: str) -> bool:
@@ -187,8 +191,12 @@ def _is_hub_id(text: str) -> bool:
     )
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, index: Index | None = None) -> None:
     """Check that timm has a model of this name; if timm is imported, models registered later are included.
+
+    Args:
+        name: with or without a tag.
+        index: the index to use, if it has been read already.
 
     Raises:
         ModelError: unknown architecture (with similar names) or unknown tag (with the existing tags).
@@ -197,7 +205,7 @@ def check_name(name: str) -> None:
     timm = sys.modules.get("timm")
     if timm is not None and timm.is_model(architecture) and not tag:
         return
-    index = build_index() if timm is not None else load_index(build=False)
+    index = index or (build_index() if timm is not None else load_index(build=False))
     if index is None:
         return
     if architecture in index.deprecated:

@@ -16,6 +16,7 @@ from timmx.model.fill import FilledModel, build_and_fill, native_size
 from timmx.model.index import check_model_name
 from timmx.model.input_size import failure_on_meta
 from timmx.model.labels import check_count, labels_of_config, read_labels
+from timmx.model.patches import check_patches
 from timmx.model.reach import Probe
 from timmx.model.source import find_source, may_download
 
@@ -39,6 +40,7 @@ class LoadedModel:
         source: `timm`, `hf-hub`, `local-dir`, `checkpoint` or `module`.
         trained: False if the weights are known to be random.
         seed: seed of random weights (all, or a new classifier); None if there are none.
+        awakened: True for random weights that were changed by `awaken`.
         data_config: how an image is converted to its input.
         num_classes: 0 for an embedding or a feature pyramid; None if a caller's module does not state it.
         labels: class names by class index, or None if they are unknown.
@@ -56,10 +58,16 @@ class LoadedModel:
     seed: int | None
     data_config: DataConfig
     num_classes: int | None
+    awakened: bool = False
     labels: tuple[str, ...] | None = None
     license: str | None = None
     samples: Path | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def conclusive(self) -> bool:
+        """See `timmx.contract.ModelMetadata.conclusive`."""
+        return self.trained or self.awakened
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -107,8 +115,13 @@ def check_load_options(request: ExportRequest) -> None:
             f"the model is a {kind}, not a name or a torch.nn.Module",
             hint="give a model's name or a torch.nn.Module",
         )
+    if request.awaken and request.brings_weights:
+        raise ConfigurationError(
+            "--awaken is for untrained weights, but the weights are trained", hint="leave --awaken out"
+        )
     check_model_name(request)
     check_model_kwargs(request.parsed_model_kwargs())
+    check_patches(request)
     if request.checkpoint is not None:
         check_checkpoint(request.checkpoint)
 
@@ -136,6 +149,10 @@ UNTRAINED = (
     "and hf-hub: models include theirs."
 )
 
+AWAKENED = (
+    "The weights are random, changed by --awaken: the file is verified, but its predictions have no meaning."
+)
+
 
 def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
     source = find_source(request, probe)
@@ -150,7 +167,12 @@ def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
     num_classes = 0 if request.features else int(getattr(model, "num_classes", 0))
     labels, label_note = labels_of_config(cfg, num_classes) if request.labels is None else (None, None)
     trained = source.weights is not None or checkpoint is not None
-    notes += [*config_notes, *([label_note] if label_note else []), *([] if trained else [UNTRAINED])]
+    if request.awaken:
+        from timmx.model.awakening import awaken
+
+        model = awaken(model, request.seed or 0, request.input_size)
+    weights_note = AWAKENED if request.awaken else "" if trained else UNTRAINED
+    notes += [*config_notes, *filter(None, [label_note, weights_note])]
     return LoadedModel(
         model=model.to(request.device.torch_name),
         owned=True,
@@ -159,6 +181,7 @@ def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
         source=source.kind,
         trained=trained,
         seed=filled.seed,
+        awakened=request.awaken,
         data_config=config,
         num_classes=num_classes,
         labels=labels,

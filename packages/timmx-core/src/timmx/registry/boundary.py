@@ -358,6 +358,7 @@ _ATTRIBUTES: dict[str, Check] = {
     "runtime": _is(str, expected="a text"),
     "snippet_languages": _all(str, "a tuple of texts"),
     "toolchain": _all(str, "a tuple of texts"),
+    "preload": _all(str, "a tuple of texts"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from timmx.testing.awaken import awaken
+from timmx.model import awaken
 
 if TYPE_CHECKING:
     from torch import nn

@@ -170,7 +170,7 @@ def verify(
     *,
     precision: Precision,
     batch_size: int | None,
-    trained: bool,
+    conclusive: bool,
     min_snr_db: float | None = None,
 ) -> VerificationReport:
     """Run the artifact on the reference's inputs and compare the outputs.
@@ -180,8 +180,8 @@ def verify(
         reference: the original model's outputs.
         precision: the artifact's precision, which sets the floor.
         batch_size: the artifact's batch size; None if it is dynamic, to use the runner's `batch_sizes`.
-        trained: whether the weights are trained. Untrained weights are not sufficient, so the precision's floor is not
-            applied to them.
+        conclusive: whether the weights are sufficient for verification. The precision's floor is not applied to others,
+            such as untrained ones.
         min_snr_db: a floor in dB that always applies.
 
     Raises:
@@ -210,7 +210,7 @@ def verify(
         )
         for name, measure in zip(reference.names, measures, strict=True)
     )
-    floor = min_snr_db if min_snr_db is not None else FLOORS_DB[precision] if trained else None
+    floor = min_snr_db if min_snr_db is not None else FLOORS_DB[precision] if conclusive else None
     status, reason = _judge(figures, floor)
     return VerificationReport(
         status=status,

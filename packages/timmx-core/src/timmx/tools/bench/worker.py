@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import Reporter, reporting
+from timmx.base import Reporter, peak_resident_bytes, reporting
 from timmx.errors import TimmxError, one_line
 from timmx.registry import skip_unreadable_entry_points
 
@@ -64,7 +64,7 @@ class Worker:
             is_model: open the model, not the file.
             trust: the file may run code that it contains.
         """
-        start = memory()
+        start = peak_resident_bytes()
         if is_model:
             self._subject = _open_model(Path(path), against, model_options, compile)
         else:
@@ -81,7 +81,7 @@ class Worker:
             "batch": runner.inputs[0].shape[0] if not is_model else "batch",
             "warnings": self.warnings,
             "start_bytes": start,
-            "loaded_bytes": memory(),
+            "loaded_bytes": peak_resident_bytes(),
         }
 
     def warm(self, batch: int) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Worker:
             "seconds": round(elapsed, 3),
             "variation": round(variation(blocks[-SETTLED_BLOCKS:]), 4),
             "latency_s": blocks[-1],
-            "warm_bytes": memory(),
+            "warm_bytes": peak_resident_bytes(),
         }
 
     def slice(self, batch: int, seconds: float) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Worker:
 
     def end(self) -> dict[str, Any]:
         """Close it."""
-        peak = memory()
+        peak = peak_resident_bytes()
         if self._subject is not None:
             self._subject.runner.close()
         return {"end_bytes": peak}
@@ -152,27 +152,6 @@ class _Collecting(Reporter):
     def warn(self, text: str) -> None:
         if text not in self._into:
             self._into.append(text)
-
-
-def memory() -> int | None:
-    """The peak resident set size of this process in bytes; None if it is not available."""
-    try:
-        status = Path("/proc/self/status").read_text("utf-8")
-    except OSError:
-        return _memory_by_resource()
-    # Not getrusage: on Linux its value survives exec, so it may be the parent's.
-    return next(
-        (1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), None
-    )
-
-
-def _memory_by_resource() -> int | None:
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _open_model(

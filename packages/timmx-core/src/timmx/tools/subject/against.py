@@ -172,7 +172,7 @@ def _source(model: ModelMetadata) -> tuple[str, dict[str, Any]]:
     if source == "timm" and model.trained:
         return name, {"pretrained": True, "num_classes": model.num_classes}
     if source == "timm" and model.seed is not None:
-        return name, {"seed": model.seed, "num_classes": model.num_classes}
+        return name, {"seed": model.seed, "awaken": model.awakened, "num_classes": model.num_classes}
     raise ConfigurationError(
         f"this file was made from {name} ({source}), and its metadata does not say where to find that model",
         hint="give it with --against, as for the export",

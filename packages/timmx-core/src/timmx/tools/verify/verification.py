@@ -62,7 +62,7 @@ class _Baseline:
 
     name: str
     reference: Reference
-    trained: bool
+    conclusive: bool
     is_origin: bool
     """It is the model that the file was exported from: the results are recorded."""
 
@@ -111,7 +111,7 @@ def verify_file(
             baseline.reference,
             precision=precision,
             batch_size=metadata.batch_size,
-            trained=baseline.trained,
+            conclusive=baseline.conclusive,
             min_snr_db=min_snr,
         )
     files = tuple(backend.files(path))
@@ -156,8 +156,10 @@ def _model_baseline(request: ExportRequest, metadata: Metadata) -> _Baseline:
     weights = session.loaded.weights_sha256
     check_weights(weights, metadata, request.source)
     same = weights == metadata.model.weights_sha256
-    trained = session.loaded.trained or metadata.model.trained  # random weights are then the wrong ones
-    return _Baseline(request.source, session.reference, trained, same)
+    conclusive = (
+        session.loaded.conclusive or metadata.model.conclusive
+    )  # random weights are then the wrong ones
+    return _Baseline(request.source, session.reference, conclusive, same)
 
 
 def _file_baseline(
@@ -182,4 +184,4 @@ def _file_baseline(
     if session.reference.classes and labels and isinstance(samples, ImageSamples):
         truth = samples.true_classes(labels)
     reference = replace(session.reference, samples=samples, truth=truth)
-    return _Baseline(str(other), reference, session.loaded.trained, False)
+    return _Baseline(str(other), reference, session.loaded.conclusive, False)

@@ -1,4 +1,4 @@
-"""Changes untrained timm models so that tests detect errors: every branch is active, norms have real statistics."""
+"""Changes untrained models so that verification finds errors: every branch is active, norms have real statistics."""
 
 from __future__ import annotations
 

@@ -1,0 +1,281 @@
+"""`timmx sweep`: many models to many formats, and `timmx sweep report`, the tables of a sweep."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from timmx.cli.completion import complete_model_name
+from timmx.cli.options import DebugOption, MessageOptions, VerboseOption
+from timmx.cli.output import PlainRows, write, write_json
+from timmx.contract import ExportRequest
+from timmx.errors import ConfigurationError
+from timmx.registry import option_specs, set_signature
+from timmx.sweep import OF_ONE_EXPORT, Keep, ReportFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from timmx.sweep import Summary
+
+_MODELS, _TARGETS, _RUN = "Models", "Targets", "Run"
+
+
+class ByteCount(int):
+    """A number of bytes, written as `12GB`."""
+
+    @classmethod
+    def parse(cls, text: str) -> ByteCount:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMG]?)B?", text.strip(), re.IGNORECASE)
+        if match is None:
+            raise typer.BadParameter(f"{text!r} is not a size such as 12GB or 800MB")
+        return cls(float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2].upper()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """Options that only `timmx sweep` has, or that have another meaning there."""
+
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Timm names, patterns such as 'resnet*', hf-hub:OWNER/NAME, local-dir:FOLDER, and folders of "
+            "checkpoints such as runs/.",
+            autocompletion=complete_model_name,
+        ),
+    ] = None
+    models_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--models",
+            metavar="FILE",
+            help="Read models from a file, one per line. Repeatable.",
+            rich_help_panel=_MODELS,
+        ),
+    ] = None
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe",
+            metavar="FILE.toml",
+            help="Read models, options and targets from a file, as timmx export does; model may be a list.",
+            rich_help_panel=_MODELS,
+        ),
+    ] = None
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--to",
+            metavar="FORMAT[:KEY=VALUE,...]",
+            help="Format to export to, with options as for timmx export. Repeatable.",
+            rich_help_panel=_TARGETS,
+        ),
+    ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for the journal, and one folder of files per model.",
+            rich_help_panel=_TARGETS,
+        ),
+    ] = None
+    keep: Annotated[
+        Keep,
+        typer.Option(
+            "--keep",
+            help="Keep no files, files that pass, or also files that fail verification.",
+            rich_help_panel=_TARGETS,
+        ),
+    ] = Keep.PASSED
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="Also measure accuracy on labeled images, as timmx eval does.",
+            rich_help_panel=_TARGETS,
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue: run only what is missing, or was run with other options or versions.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False
+    retry: Annotated[
+        bool,
+        typer.Option("--retry", help="With --resume, also repeat cells that failed.", rich_help_panel=_RUN),
+    ] = False
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Number of models to export at once.", rich_help_panel=_RUN)
+    ] = 1
+    limit_seconds: Annotated[
+        float,
+        typer.Option(
+            "--limit-seconds",
+            min=1,
+            metavar="S",
+            help="End a format that takes longer, or a model that takes longer to load.",
+            rich_help_panel=_RUN,
+        ),
+    ] = 600.0
+    limit_memory: Annotated[
+        ByteCount | None,
+        typer.Option(
+            "--limit-memory",
+            parser=ByteCount.parse,
+            metavar="SIZE",
+            help="End a format whose process takes more resident memory, such as 12GB. Default: no limit.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object per line: each cell, then the results.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False
+
+
+def sweep_command() -> Callable[..., None]:
+    """The command, with the options that all its exports share."""
+
+    def sweep(verbose: bool = False, debug: bool = False, **values: Any) -> None:
+        own = {name: values.pop(name) for name in option_specs(SweepOptions)}
+        options = {name: value for name, value in values.items() if value not in (None, [])}
+        summary = _run(own, options, verbose or debug)
+        if own["json"]:
+            write_json({"results": summary.to_dict()}, indent=None)
+        else:
+            _print(summary)
+        if summary.exit_code:
+            raise typer.Exit(summary.exit_code)
+
+    specs = option_specs(ExportRequest)
+    sweep.__doc__ = (
+        "Export many models to several formats. timmx sweep report DIR prints the results of a sweep."
+    )
+    set_signature(
+        sweep,
+        [
+            *(spec.parameter() for spec in option_specs(SweepOptions).values()),
+            *(specs[name].parameter(optional=True) for name in specs if name not in OF_ONE_EXPORT),
+            *(spec.parameter() for spec in option_specs(MessageOptions).values()),
+        ],
+    )
+    return sweep
+
+
+def sweep_report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a sweep.")],
+    report_format: Annotated[
+        ReportFormat,
+        typer.Option(
+            "--format", help="text: counts and failures; csv: all cells; markdown: one row per model."
+        ),
+    ] = ReportFormat.TEXT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Print the results of a sweep."""
+    from timmx.sweep import csv_rows, journal_of, markdown_report, summarize, text_report
+
+    summary = summarize(journal_of(folder.expanduser()))
+    if as_json:
+        write_json(summary.to_dict())
+    elif report_format is ReportFormat.CSV:
+        csv.writer(PlainRows(), lineterminator="\n").writerows(csv_rows(summary))
+    elif report_format is ReportFormat.MARKDOWN:
+        write("\n".join(markdown_report(summary)))
+    else:
+        write("\n".join(text_report(summary)))
+
+
+def _run(own: Mapping[str, Any], options: dict[str, Any], verbose: bool) -> Summary:
+    from timmx.cli.sweep_view import SweepView
+    from timmx.cli.terminal import own_stream, reporting_by
+    from timmx.report import this_command
+    from timmx.sweep import Limits, find_models, run_sweep
+
+    words, files, targets, output, options = _requested(own, options)
+    if output is None:
+        raise ConfigurationError("no output folder is given", hint="add --output DIR")
+    if own["retry"] and not own["resume"]:
+        raise ConfigurationError("--retry requires --resume", hint="add --resume")
+    continues = own["resume"] and not (words or files or targets)
+    changed = [
+        *options,
+        *(name for name in ("data", "keep") if own[name] != option_specs(SweepOptions)[name].default),
+    ]
+    if continues and changed:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+        raise ConfigurationError(
+            f"{flags} is given without models: --resume alone continues the last run with its options",
+            hint="give the models and --to too, or leave it out",
+        )
+    with ExitStack() as stack:
+        stdout = stack.enter_context(own_stream(sys.stdout, 1))
+        views: list[SweepView] = []
+
+        def make(stream: IO[str], verbose: bool) -> SweepView:
+            views.append(SweepView(stream, verbose, lines_to=stdout if own["json"] else None))
+            return views[0]
+
+        stack.enter_context(reporting_by(make, verbose))
+        models = () if continues else find_models(words, files, pretrained=bool(options.get("pretrained")))
+        return run_sweep(
+            models,
+            targets,
+            output.expanduser(),
+            options=options,
+            data=own["data"],
+            keep=own["keep"],
+            limits=Limits(own["limit_seconds"], own["limit_memory"]),
+            jobs=own["jobs"],
+            resume=own["resume"],
+            retry=own["retry"],
+            command=this_command(),
+            watcher=views[0],
+        )
+
+
+def _requested(
+    own: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[list[str], list[Path], list[Any], Path | None, dict[str, Any]]:
+    """Models, files of models, targets, output folder and options, from the command line or else the recipe."""
+    words, files, targets = list(own["models"] or ()), list(own["models_file"] or ()), list(own["to"] or ())
+    if own["recipe"] is None:
+        return words, files, targets, own["output"], dict(options)
+    from timmx.exporting import read_recipe
+
+    recipe = read_recipe(own["recipe"])
+    if not words and not files:
+        words = list(recipe.models)
+    return (
+        words,
+        files,
+        targets or list(recipe.targets),
+        own["output"] or recipe.output,
+        {**recipe.options, **options},
+    )
+
+
+def _print(summary: Summary) -> None:
+    from timmx.sweep import text_report
+
+    write("\n".join(text_report(summary)))

@@ -1,0 +1,335 @@
+"""Exports one model to its formats, in a child process; all formats share one load and one capture.
+
+The child reports what it does as JSON objects. What they mean is in `Event`.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from timmx.artifact import staging
+from timmx.base import Reporter, peak_resident_bytes, reporter, reporting, reset_peak
+from timmx.errors import TimmxError, VerificationError, error_dict
+from timmx.exporting import (
+    ModelSession,
+    Target,
+    export_session,
+    plan_separately,
+    record_result,
+)
+from timmx.registry import skip_unreadable_entry_points
+from timmx.sweep import preload
+from timmx.sweep.cell import CellStatus
+from timmx.sweep.choices import Keep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+    from timmx.exporting import ExportResult
+
+REJECTED = "failed"
+"""The folder of files that fail verification, below the model's folder; only with `--keep all`."""
+
+LOG_NAME = "log"
+
+UNSAFE_FORK = 77
+"""Exit code of a child that was forked from a process with threads: it has done nothing, and is to be spawned."""
+
+
+class Event(StrEnum):
+    """What a child reports.
+
+    LOADED: the model is loaded: `family`, `parameters`, `weights`.
+    BROKEN: the model cannot be loaded or prepared; the values of a failed cell, for all its cells.
+    STARTED: a cell has started: `cell`, its number.
+    STEP: `text`.
+    ENDED: a cell has ended: `cell`, and values of `Cell`.
+    """
+
+    LOADED = "loaded"
+    BROKEN = "broken"
+    STARTED = "started"
+    STEP = "step"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a child does.
+
+    Attributes:
+        model: the model's name.
+        options: the shared options of its cells.
+        targets: all targets of the sweep: file names depend on all of them.
+        todo: numbers of the targets to export.
+        folder: where the model's files go.
+        root: the sweep's folder; paths of files are relative to it.
+        keep: which files are kept.
+        data: labeled images; None to measure no accuracy.
+        threads: number of threads of PyTorch; 0 for its default.
+    """
+
+    model: str
+    options: Mapping[str, Any]
+    targets: tuple[str | Mapping[str, Any], ...]
+    todo: tuple[int, ...]
+    folder: Path
+    root: Path
+    keep: Keep = Keep.PASSED
+    data: Path | None = None
+    threads: int = 0
+
+
+def run_task(task: Task, send: Callable[[Event, Mapping[str, Any]], None]) -> None:
+    """Export a model to all targets of a task, and report each.
+
+    An error is reported, never raised: the next target is tried.
+    """
+    with reporting(_Steps(send)):
+        try:
+            planned = plan_separately(task.model, task.targets, task.folder, **task.options)
+            exports: list[tuple[int, Target]] = []
+            for number in task.todo:
+                item = planned[number]
+                if isinstance(item, Target):
+                    exports.append((number, item))
+                else:
+                    send(Event.ENDED, {"cell": number, **failure(item)})
+            if not exports:
+                return
+            session = _load(task, exports[0][1])
+            send(Event.LOADED, _facts(session))
+        except Exception as exc:  # a model may raise anything
+            send(Event.BROKEN, failure(exc))
+            return
+        measure = _Accuracy(task)
+        for number, target in exports:
+            send(Event.STARTED, {"cell": number})
+            reset_peak()
+            start = time.perf_counter()
+            try:
+                result = _export(session, target, task)
+                values = _values(result, task, measure)
+                _keep(result, target, task)
+            except Exception as exc:  # a converter may raise anything
+                values = failure(exc)
+            seconds = round(time.perf_counter() - start, 3)
+            memory = {"memory_bytes": peak_resident_bytes()}
+            send(Event.ENDED, {"cell": number, **values, "seconds": seconds, **memory})
+
+
+def failure(exc: Exception) -> dict[str, Any]:
+    """The values of a cell that ends with an exception."""
+    error = error_dict(exc)
+    status = (
+        CellStatus.FAILED
+        if isinstance(exc, VerificationError)
+        else CellStatus.REFUSED
+        if isinstance(exc, TimmxError)
+        else CellStatus.ERROR
+    )
+    values = {"status": status, "kind": error["type"], "message": error["message"], "hint": error["hint"]}
+    return values | _figures(error.get("verification", {}))
+
+
+def _load(task: Task, target: Target) -> ModelSession:
+    if task.threads:
+        import torch
+
+        torch.set_num_threads(task.threads)
+    session = ModelSession(replace(target.request, output=None))
+    session.prepare()
+    return session
+
+
+def _facts(session: ModelSession) -> dict[str, Any]:
+    from timmx.model import load_index
+
+    loaded = session.loaded
+    index = load_index()
+    indexed = index.models.get(loaded.architecture) if index else None
+    return {
+        "family": indexed.family if indexed else "",
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "weights": "trained" if loaded.trained else "awakened" if loaded.awakened else "untrained",
+    }
+
+
+def _export(session: ModelSession, target: Target, task: Task) -> ExportResult:
+    with staging(target.path) as stage:
+        try:
+            return export_session(
+                target.backend,
+                session.with_batch(target.request),
+                target.options,
+                stage,
+                record=task.keep is not Keep.NONE,
+            )
+        except VerificationError:
+            if task.keep is Keep.ALL:
+                _keep_rejected(stage.path.parent, task.folder / REJECTED)
+            raise
+
+
+def _keep_rejected(written: Path, folder: Path) -> None:
+    """Move what was written and fails verification out of the private folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(written.iterdir()):
+        target = folder / path.name
+        _remove(target)
+        path.replace(target)
+
+
+def _values(result: ExportResult, task: Task, measure: _Accuracy) -> dict[str, Any]:
+    report = result.verification
+    kept = task.keep is not Keep.NONE
+    return {
+        "status": CellStatus(report.status.value),
+        "message": report.reason or "",
+        "precision": str(result.precision),
+        "size_bytes": result.size_bytes,
+        "file": result.path.relative_to(task.root).as_posix() if kept else "",
+        **_figures(report.to_dict()),
+        **measure.of(result.path),
+        "notes": [*result.notes, *measure.notes],
+    }
+
+
+def _figures(report: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("snr_db", "floor_db", "top1_agreement")
+    return {name: report[name] for name in names if report.get(name) is not None}
+
+
+def _keep(result: ExportResult, target: Target, task: Task) -> None:
+    if task.keep is not Keep.NONE:
+        record_result(task.folder, target, result, None)
+        return
+    for path in result.files:
+        _remove(path)
+    with suppress(OSError):  # not empty: an earlier run has kept files
+        task.folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class _Accuracy:
+    """Measures files on labeled images; the PyTorch model once, with the first of them."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._of_model: float | None = None
+        self.notes: list[str] = []
+
+    def of(self, path: Path) -> dict[str, Any]:
+        """The accuracy of a file, and that of the model."""
+        data, options = self._task.data, self._task.options
+        self.notes = []
+        if data is None:
+            return {}
+        from timmx.contract import MODEL_OPTIONS
+        from timmx.tools.eval import evaluate
+
+        own = {name: options[name] for name in MODEL_OPTIONS if name in options}
+        compares = self._of_model is None
+        reporter().step("Measuring accuracy")
+        try:
+            evaluation = evaluate(
+                path,
+                data,
+                against=self._task.model if compares else None,
+                model_options=own if compares else None,
+            )
+        except TimmxError as exc:  # the file is verified, but these images are not for it
+            self.notes.append(f"accuracy was not measured: {exc.message}")
+            return {}
+        if evaluation.against is not None:
+            self._of_model = evaluation.against.top1
+        return {"accuracy": evaluation.top1, "model_accuracy": self._of_model}
+
+
+class _Steps(Reporter):
+    """Reports steps to the parent; warnings are in the results."""
+
+    def __init__(self, send: Callable[[Event, Mapping[str, Any]], None]) -> None:
+        self._send = send
+
+    def step(self, text: str) -> None:
+        self._send(Event.STEP, {"text": text})
+
+
+@dataclass
+class _Pipe:
+    """Sends events as JSON, from any thread."""
+
+    connection: Connection
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, event: Event, values: Mapping[str, Any]) -> None:
+        with self.lock:
+            self.connection.send_bytes(json.dumps({"event": event, **values}).encode())
+
+
+def child_main(connection: Connection, task: Task, scratch: Path) -> None:
+    """The body of the child process.
+
+    Args:
+        connection: to the parent; when its other end is closed, this process ends.
+        task: what to do.
+        scratch: a folder for temporary files, which the parent removes.
+    """
+    if os.getpid() != preload.FORKED_FROM and preload.THREADS > 1:
+        os._exit(UNSAFE_FORK)
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C in a terminal reaches the parent only, which ends this process with its children
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _redirect(scratch)
+    threading.Thread(target=_end_with_parent, args=(connection, scratch), daemon=True).start()
+    gc.set_threshold(100_000, 20, 50)  # as in the command
+    skip_unreadable_entry_points()
+    run_task(task, _Pipe(connection).send)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)  # not kept alive by a converter's threads and exit handlers
+
+
+def _redirect(scratch: Path) -> None:
+    """Write the output of libraries to a log, and temporary files to the scratch folder."""
+    with open(scratch / LOG_NAME, "ab") as log, open(os.devnull, "rb") as nothing:  # noqa: PTH123 - no file of ours
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        os.environ[name] = str(scratch)
+    tempfile.tempdir = str(scratch)
+
+
+def _end_with_parent(connection: Connection, scratch: Path) -> None:
+    """End this process when its parent has ended: nobody reads its results any more."""
+    with suppress(EOFError, OSError):
+        connection.recv_bytes()
+    shutil.rmtree(scratch, ignore_errors=True)
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
