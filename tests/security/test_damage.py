@@ -160,6 +160,34 @@ def test_onnx_weight_with_an_impossible_shape(tmp_path, refused, sizes):
     refused(path, "has an impossible shape")
 
 
+@pytest.mark.parametrize("command", ["inspect", "open"])
+@pytest.mark.parametrize(
+    "replaced", [b"MatMul", b"op_x", b"data_y"], ids=["operation", "name of a node", "text of a node"]
+)
+def test_onnx_text_that_is_not_utf_8(tmp_path, refused, replaced, command):
+    def change(model):
+        model.graph.node[0].name = "op_x"
+        model.graph.node[0].doc_string = "data_y"
+
+    path = onnx_file(tmp_path / "m.onnx", "own.data", change=change)
+    (tmp_path / "own.data").write_bytes(bytes(64))
+    content = path.read_bytes()
+    assert replaced in content
+    path.write_bytes(content.replace(replaced, b"\xff" + replaced[1:]))
+    if command == "inspect":
+        refused(path, "is not UTF-8 text")
+    else:
+        with pytest.raises(timmx.ArtifactError, match="not UTF-8|cannot load|is damaged"):
+            timmx.open(path)
+
+
+def test_onnx_graph_without_outputs(tmp_path):
+    path = onnx_file(tmp_path / "m.onnx", "own.data", change=lambda model: model.graph.ClearField("output"))
+    (tmp_path / "own.data").write_bytes(bytes(64))
+    with pytest.raises(timmx.ArtifactError, match="no inputs or no outputs"):
+        timmx.open(path)
+
+
 # LiteRT
 
 

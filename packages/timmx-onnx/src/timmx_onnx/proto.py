@@ -50,7 +50,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
         ) from exc
     if not proto.ir_version or not proto.graph.node:
         raise ArtifactError(f"{path} is not an ONNX model: it has no graph", hint="export it again")
-    for location in _all_locations(proto):
+    for location in _all_locations(path, proto):
         _require_inside(path, location)
     return proto
 
@@ -96,16 +96,23 @@ def _require_inside(path: Path, location: str) -> None:
     )
 
 
-def _all_locations(message: Any) -> Iterator[str]:
-    """The paths of external data in all tensors of a message: weights, attributes, subgraphs, functions."""
+def _all_locations(path: Path, message: Any) -> Iterator[str]:
+    """The paths of external data in all tensors of a message: weights, attributes, subgraphs, functions.
+
+    Raises:
+        ArtifactError: a text in the message is not UTF-8; protobuf gives it as bytes.
+    """
     for field, value in message.ListFields():
+        items = value if field.is_repeated else (value,)
+        if field.type == field.TYPE_STRING and not all(isinstance(item, str) for item in items):
+            raise ArtifactError(f"{path} is damaged: {field.name} is not UTF-8 text", hint="export it again")
         if field.message_type is None:
             continue
-        for item in value if field.is_repeated else (value,):
-            if field.message_type.full_name == "onnx.TensorProto":
-                yield from (entry.value for entry in item.external_data if entry.key == "location")
-            elif hasattr(item, "ListFields"):
-                yield from _all_locations(item)
+        for item in items:
+            if hasattr(item, "ListFields"):
+                yield from _all_locations(path, item)
+        if field.full_name == "onnx.TensorProto.external_data":
+            yield from (entry.value for entry in items if entry.key == "location")
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -91,6 +91,10 @@ class OnnxRunner(Runner):
                 f"ONNX Runtime {onnxruntime.__version__} has no kernel for an operation of {path}: {exc}",
                 hint="try a newer onnxruntime, or export it with another --opset or --mode",
             ) from exc
+        if not self.inputs or not self.outputs:
+            raise ArtifactError(
+                f"{path} is damaged: its graph has no inputs or no outputs", hint="export it again"
+            )
         # After loading, and with the hash in the graph that was loaded: both files may be replaced at any time.
         expected = properties.get(DATA_KEY)
         if expected:
