@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import gc
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -71,7 +70,7 @@ def _exports_are_declared():
     create = Job.__init__
 
     def create_if_declared(self, *arguments, **options):
-        keep_constant_tables()
+        list_composed_operators_once()
         assert _requested is None or {"export", "one_export"} & _requested, (
             "request the fixture `export` to export a model"
         )
@@ -83,12 +82,8 @@ def _exports_are_declared():
 
 
 @functools.cache
-def keep_constant_tables() -> None:
-    """Compute two tables of PyTorch once per process instead of in each export; they take a third of an ONNX export.
-
-    They depend on the libraries that are imported: the translations of operators to ONNX, for which the source of 500
-    functions is parsed, and the operators that PyTorch composes of others, which it lists once per namespace.
-    """
+def list_composed_operators_once() -> None:
+    """Let PyTorch list the operators that it composes of others once, instead of once per namespace in each export."""
     import torch._export.utils as composed
 
     list_all, listed = composed._materialize_cpp_cia_ops, set[int]()
@@ -99,10 +94,6 @@ def keep_constant_tables() -> None:
             list_all()
 
     composed._materialize_cpp_cia_ops = list_once
-    if importlib.util.find_spec("onnxscript"):
-        import onnxscript._framework_apis.torch_2_11 as translations
-
-        translations.get_torchlib_ops = functools.cache(translations.get_torchlib_ops)
 
 
 sys.addaudithook(_refuse_undeclared_processes)

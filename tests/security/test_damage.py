@@ -177,7 +177,7 @@ def test_onnx_text_that_is_not_utf_8(tmp_path, refused, replaced, command):
     if command == "inspect":
         refused(path, "is not UTF-8 text")
     else:
-        with pytest.raises(timmx.ArtifactError, match="not UTF-8|cannot load|is damaged"):
+        with pytest.raises(timmx.ArtifactError, match=r"not UTF-8|cannot load|is damaged"):
             timmx.open(path)
 
 

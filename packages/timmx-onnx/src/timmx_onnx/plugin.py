@@ -24,7 +24,12 @@ class OnnxBackend(ExportBackend):
     snippet_languages = ("python", "kotlin", "js")
     runtime = "ONNX Runtime"
     toolchain = ("onnx", "onnxscript", "onnx-ir", "onnxruntime")
-    preload = ("onnxscript", "torch.onnx._internal.exporter._core", "timmx_onnx.export")
+    preload = (
+        "onnxscript",
+        "torch.onnx._internal.exporter._core",
+        "timmx_onnx.export",
+        "timmx_onnx.translations",
+    )
     # not what imports onnxruntime, which starts a thread when it is imported (1.32)
     options = OnnxOptions
 

@@ -1,0 +1,11 @@
+"""The translations of operators are listed once per process, whatever the version of PyTorch calls them."""
+
+from __future__ import annotations
+
+import timmx_onnx.translations  # noqa: F401 - changes the module below
+from torch.onnx._internal._lazy_import import onnxscript_apis
+
+
+def test_pytorch_gets_the_same_list_in_each_export():
+    assert onnxscript_apis.get_torchlib_ops() is onnxscript_apis.get_torchlib_ops()
+    assert len(onnxscript_apis.get_torchlib_ops()) > 300
