@@ -40,7 +40,7 @@ def test_patterns_match_pretrained_models_only_on_request():
         (["resnet180", "vitt"], "2 models cannot be used", "did you mean"),
     ],
 )
-def test_bad_words_are_refused(words, message, hint, tmp_path, monkeypatch):
+def test_invalid_models_are_refused(words, message, hint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TimmxError) as refused:
         find_models(words)

@@ -33,7 +33,7 @@ _MODEL_ARGUMENTS = {
     "num_classes": "num_classes",
     "in_chans": "in_chans",
 }
-"""Options of timm's train.py that it passes to create_model under these names, besides `model_kwargs`."""
+"""Options of timm's train.py that it passes to create_model under these names, in addition to `model_kwargs`."""
 _WRAPPERS = ("module.", "_orig_mod.")
 """Left by DistributedDataParallel and by torch.compile, in either order."""
 
