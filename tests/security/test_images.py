@@ -178,7 +178,7 @@ def test_a_format_that_starts_a_program_is_not_opened(tmp_path):
     with Image.open(path) as image:
         assert image.format == "EPS"
     for read in (preprocessor().read, check_image):
-        with pytest.raises(ConfigurationError, match="it has no format that timmx reads"):
+        with pytest.raises(ConfigurationError, match="its format is not supported"):
             read(path)
 
 
