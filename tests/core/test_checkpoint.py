@@ -196,7 +196,7 @@ def test_weights_of_another_architecture_are_reported_with_their_keys(tmp_path):
     own = len([name for name in timm.create_model("test_resnet").state_dict() if "num_batches" not in name])
     assert f"{own} keys missing (conv1.0.weight, " in message
     assert f"{len(other.state_dict())} keys unexpected (cls_token, " in message
-    assert caught.value.hint == "export test_vit, which it was trained as"
+    assert caught.value.hint == "export test_vit, the architecture stated in the checkpoint"
 
 
 @pytest.mark.parametrize(
