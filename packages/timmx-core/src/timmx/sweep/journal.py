@@ -160,7 +160,7 @@ class Journal:
         except Timeout as exc:
             raise ConfigurationError(
                 f"another sweep is writing to {self.folder}",
-                hint="wait for its end, or choose another folder",
+                hint="wait until it ends, or choose another folder",
             ) from exc
         except NotImplementedError:  # a file system without locks
             return
