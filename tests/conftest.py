@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -56,10 +57,28 @@ def _tiers(item: pytest.Item) -> set[str]:
     return set(TIERS).intersection(getattr(item, "fixturenames", ()))
 
 
+def _may_start_processes() -> bool:
+    return _requested is None or bool({*TIERS, "fresh_python"} & _requested)
+
+
 def _refuse_undeclared_processes(event: str, arguments: tuple) -> None:
-    if event == "subprocess.Popen" and _requested is not None and not {*TIERS, "fresh_python"} & _requested:
+    if event == "subprocess.Popen" and not _may_start_processes():
         command = [str(part) for part in arguments[1]]
         assert sys.executable not in command, f"request the fixture `process` to run {' '.join(command)}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processes_are_declared():
+    """Fail a test that starts a process with multiprocessing, which has no audit event, without `process`."""
+    start = BaseProcess.start
+
+    def start_if_declared(self):
+        assert _may_start_processes(), "request the fixture `process` to start a process"
+        start(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseProcess, "start", start_if_declared)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -317,7 +317,7 @@ def metadata_keys() -> frozenset[str]:
 def string_keys_of_metadata(source: Source) -> list[str]:
     """Where a file reads metadata by string keys instead of attributes, one line each.
 
-    `metadata["input"]`, `metadata.input.get("size")` and the like. Another variable is recognised by keys that only
+    `metadata["input"]`, `metadata.input.get("size")` and the like. Another variable is recognized by keys that only
     timmx's metadata has. What a backend puts into `format` is its own: `metadata.format["device"]` is allowed.
     """
     keys = metadata_keys()

@@ -118,6 +118,18 @@ def test_the_gates_run_what_the_readme_says():
         assert re.search(rf"^(?:\w+=\S+ )*{re.escape(command)}(?!\S)", gates, re.MULTILINE), command
 
 
+def test_workflow_and_contributing_name_every_folder_of_tests():
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    (formats,) = re.findall(r"^ +tests: \[(.+)\]$", workflow, re.MULTILINE)
+    of_formats = set(formats.split(", "))
+    folders = {path.name for path in (ROOT / "tests").iterdir() if [*path.rglob("test_*.py")]}
+    shared = set(re.findall(r"tests/(\w+)(?= )", workflow))
+    assert folders == of_formats | (folders & shared)
+    for name in folders - of_formats - {"examples"}:
+        assert re.search(rf"`[^`]*tests/{name}\b[^`]*`", contributing), name
+
+
 def test_readme_names_every_package_and_format():
     for package in ROOT.glob("packages/timmx-*"):
         assert f"]({package.relative_to(ROOT)})" in README or package.name == "timmx-core"

@@ -111,7 +111,7 @@ def test_a_timm_training_checkpoint_sets_the_data_config(tmp_path, trained):
     assert any("input size 96 x 96, mean (0.1, 0.2, 0.3), crop_pct 0.8" in note for note in plain.notes)
 
 
-def test_missing_averaged_weights_are_reported(tmp_path, trained):
+def test_missing_ema_weights_are_reported(tmp_path, trained):
     torch.save({"state_dict": trained.state_dict()}, tmp_path / "a.pth")
     save_file(trained.state_dict(), tmp_path / "a.safetensors")
     for name in ("a.pth", "a.safetensors"):
@@ -196,7 +196,7 @@ def test_weights_of_another_architecture_are_reported_with_their_keys(tmp_path):
     own = len([name for name in timm.create_model("test_resnet").state_dict() if "num_batches" not in name])
     assert f"{own} keys missing (conv1.0.weight, " in message
     assert f"{len(other.state_dict())} keys unexpected (cls_token, " in message
-    assert caught.value.hint == "export test_vit, which it was trained as"
+    assert caught.value.hint == "export test_vit, the architecture stated in the checkpoint"
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_only_files_of_the_same_kind_may_be_replaced(tmp_path):
     assert may_replace(Path(os.devnull), "--report", b"<html"), "a device is not replaced"
 
 
-def test_different_paths_of_one_file_are_recognised(tmp_path):
+def test_different_paths_of_one_file_are_recognized(tmp_path):
     one, hard, link, folder = (tmp_path / name for name in ("one", "hard", "link", "folder"))
     one.touch()
     folder.mkdir()

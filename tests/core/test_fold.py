@@ -52,10 +52,10 @@ FOLDABLE = {
         lambda net, x: net.norm(net.conv(x)), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
     ),
     "SAME padding": Net(lambda net, x: net.norm(net.conv(x)), Conv2dSame(4, 4, 3, stride=2)),
-    "standardised": Net(lambda net, x: net.norm(net.conv(x)), StdConv2d(4, 4, 3)),
+    "standardized": Net(lambda net, x: net.norm(net.conv(x)), StdConv2d(4, 4, 3)),
     "without affine": Net(lambda net, x: net.norm(net.conv(x)), norm=nn.BatchNorm2d(4, affine=False)),
     "with activation": Net(lambda net, x: net.norm(net.conv(x)), norm=BatchNormAct2d(4)),
-    "synchronised": Net(lambda net, x: net.norm(net.conv(x)), norm=nn.SyncBatchNorm(4)),
+    "synchronized": Net(lambda net, x: net.norm(net.conv(x)), norm=nn.SyncBatchNorm(4)),
     "in one dimension": Net(
         lambda net, x: net.norm(net.conv(x.flatten(2))), nn.Conv1d(4, 4, 3), nn.BatchNorm1d(4)
     ),

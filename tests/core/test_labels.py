@@ -30,7 +30,7 @@ def test_every_file_format_gives_the_names_in_order(tmp_path, name, data):
     assert read_labels(tmp_path / name) == ("cat", "dog", "no bird")
 
 
-def test_names_of_several_classes_get_their_class_number(tmp_path):
+def test_names_of_several_classes_get_their_class_index(tmp_path):
     (tmp_path / "imagenet.txt").write_text("crane\nheron\ncrane\n")
     assert read_labels(tmp_path / "imagenet.txt") == ("crane (0)", "heron", "crane (2)")
 

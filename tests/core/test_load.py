@@ -223,7 +223,7 @@ def test_pretrained_without_weights_in_timm_is_refused():
 
 
 class TestFolders:
-    def test_not_there(self, tmp_path):
+    def test_missing_folder_or_config(self, tmp_path):
         with pytest.raises(ConfigurationError, match="does not exist"):
             load(f"local-dir:{tmp_path / 'nowhere'}")
         with pytest.raises(ConfigurationError, match=r"(?s)no config\.json.*--checkpoint"):
@@ -310,7 +310,7 @@ class TestModules:
             load(module, input_size=(3, 256, 256))
         assert all(not tensor.is_meta for tensor in module.state_dict().values())
 
-    def test_one_that_timm_did_not_make(self):
+    def test_module_without_timms_configuration(self):
         module = torch.nn.Sequential(
             torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
         )
@@ -321,7 +321,7 @@ class TestModules:
         assert loaded.data_config.mean == (0.5, 0.5, 0.5)
         assert loaded.labels == ("a", "b", "c", "d")
 
-    def test_something_else(self):
+    def test_neither_name_nor_module(self):
         with pytest.raises(ConfigurationError, match=r"a name or a torch\.nn\.Module"):
             load(3)
 

@@ -51,15 +51,15 @@ def counts(result: PreparedModel) -> dict[str, int]:
         ("test_resnet", 160, {"fold batch norm": 15}),
         ("test_efficientnet", 160, {"fold batch norm": 13}),
         ("tf_mobilenetv3_small_minimal_100", 96, {"fold batch norm": 34}),
-        ("test_nfnet", 160, {"standardise weights": 25}),
-        ("resnetv2_50x1_bit", 64, {"standardise weights": 53}),
+        ("test_nfnet", 160, {"standardize weights": 25}),
+        ("resnetv2_50x1_bit", 64, {"standardize weights": 53}),
         ("test_vit", 160, {}),
-        ("repvit_m1", 96, {"reparameterise": 133}),
-        ("levit_128s", 224, {"reparameterise": 52}),
-        ("efficientvit_m0", 224, {"reparameterise": 113}),
-        ("repghostnet_050", 96, {"reparameterise": 32, "fold batch norm": 48}),
-        ("fastvit_t8", 128, {"reparameterise": 40, "fold batch norm": 10}),
-        ("mobileone_s0", 64, {"reparameterise": 43}),
+        ("repvit_m1", 96, {"reparameterize": 133}),
+        ("levit_128s", 224, {"reparameterize": 52}),
+        ("efficientvit_m0", 224, {"reparameterize": 113}),
+        ("repghostnet_050", 96, {"reparameterize": 32, "fold batch norm": 48}),
+        ("fastvit_t8", 128, {"reparameterize": 40, "fold batch norm": 10}),
+        ("mobileone_s0", 64, {"reparameterize": 43}),
     ],
 )
 def test_a_prepared_model_has_the_same_outputs(name: str, size: int, expected: dict[str, int]) -> None:
@@ -82,12 +82,12 @@ def test_norms_before_their_convolution_are_kept() -> None:
     assert sum(isinstance(module, BatchNormAct2d) for module in result.model.modules()) == 9
 
 
-def test_the_root_module_is_reparameterised() -> None:
+def test_the_root_module_is_reparameterized() -> None:
     torch.manual_seed(0)
     block = MobileOneBlock(8, 8)
     result = prepared(block, inputs_for((8, 6, 6)), in_place=True)
     assert result.model.reparam_conv is not None
-    assert counts(result) == {"reparameterise": 1}
+    assert counts(result) == {"reparameterize": 1}
 
 
 def test_a_callers_module_is_not_changed() -> None:
@@ -145,7 +145,7 @@ def test_frozen_batch_norms_are_folded() -> None:
 def test_a_model_that_has_run_with_gradients_can_be_copied() -> None:
     model, inputs = awake("levit_128s", 224)
     model(inputs[:1])  # leaves attention biases with a history in its cache
-    assert counts(prepared(model, inputs)) == {"reparameterise": 52}
+    assert counts(prepared(model, inputs)) == {"reparameterize": 52}
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_byobnet", "repvit_m1"])
@@ -190,7 +190,7 @@ def test_a_rewrite_that_is_not_exact_is_reported_by_name() -> None:
     model = nn.Sequential(Fusible(error=1e-3))
     model.pretrained_cfg = {"architecture": "resnet_of_mine"}
     with pytest.raises(
-        UnsupportedError, match=r"'reparameterise' changes what resnet_of_mine .* 6\d dB[^\n]*\nhint: report"
+        UnsupportedError, match=r"'reparameterize' changes what resnet_of_mine .* 6\d dB[^\n]*\nhint: report"
     ):
         prepared(model, inputs_for((8,), count=64))
 
@@ -200,7 +200,7 @@ def test_rounding_is_not_mistaken_for_a_wrong_rewrite() -> None:
     offset = 3e4  # shared by all outputs: float32 then resolves the signal to some 50 dB
     result = prepared(nn.Sequential(Fusible(error=1e-5, offset=offset)), inputs)
     assert 40 < result.rewrites[0].snr_db < 80
-    with pytest.raises(UnsupportedError, match="reparameterise"):
+    with pytest.raises(UnsupportedError, match="reparameterize"):
         prepared(nn.Sequential(Fusible(error=1e-1, offset=offset)), inputs)
 
 
@@ -216,7 +216,7 @@ def test_a_rewrite_that_breaks_the_model_is_reported_by_name() -> None:
         def fuse(self) -> nn.Module:
             return nn.Linear(3, 3)
 
-    with pytest.raises(UnsupportedError, match="no longer runs after the rewrite 'reparameterise'") as caught:
+    with pytest.raises(UnsupportedError, match="no longer runs after the rewrite 'reparameterize'") as caught:
         prepared(nn.Sequential(Broken(0.0)), inputs_for((8,)))
     assert isinstance(caught.value.__cause__, RuntimeError)
 

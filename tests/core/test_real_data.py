@@ -97,7 +97,7 @@ def test_files_that_are_not_searched_are_counted_and_named(tmp_path):
     for name in ("a.heic", "b.heic", "c", "labels.csv", "d.png", ".DS_Store"):
         (tmp_path / name).write_bytes(b"x")
     assert other_files(tmp_path) == (
-        f"3 files in {tmp_path} left out, by their suffix: 2 .heic, 1 without a suffix."
+        f"3 files in {tmp_path} were left out because of the suffix: 2 .heic, 1 without a suffix."
     )
     for name in ("a.heic", "b.heic", "c"):
         (tmp_path / name).unlink()
@@ -108,9 +108,15 @@ NAMES = ("cat", "dog", "elk")
 LABELS = {
     "c2i.json": ('{"cat":0,"dog":1,"elk":2}', "a map of name to class index"),
     "mixed.json": ('{"elk":2,"cat":0,"dog":1}', "a map of name to class index"),
-    "cfg.json": ('{"id2label":{"0":"cat","1":"dog","2":"elk"}}', "a model's configuration, whose id2label"),
-    "timm.json": ('{"architecture":"x","label_names":["cat","dog","elk"]}', "a model's configuration"),
-    "timm2.json": ('{"pretrained_cfg":{"label_names":["cat","dog","elk"]}}', "a model's configuration"),
+    "cfg.json": ('{"id2label":{"0":"cat","1":"dog","2":"elk"}}', "the id2label of a model's configuration"),
+    "timm.json": (
+        '{"architecture":"x","label_names":["cat","dog","elk"]}',
+        "the label_names of a model's configuration",
+    ),
+    "timm2.json": (
+        '{"pretrained_cfg":{"label_names":["cat","dog","elk"]}}',
+        "the label_names of a model's configuration",
+    ),
     "class_idx.txt": ("2 elk\n0 cat\n1 dog\n", "lines of class index and name."),
     "colon.txt": ("0: cat\n1: dog\n2: elk\n", "lines of class index and name."),
     "gist.txt": ("{0: 'cat',\n 1: 'dog',\n 2: 'elk'}\n", "a Python literal"),
@@ -125,6 +131,13 @@ LABELS = {
     "tab.tsv": ("cat\t0\nelk\t2\ndog\t1\n", "lines of class index and name."),
     "synset_words.txt": ("n01440764 cat\nn01443537 dog\nn01484850 elk\n", "lines of WordNet ID and name"),
 }
+
+
+def test_an_empty_label_file_is_refused_without_a_warning(tmp_path, warnings):
+    (tmp_path / "names.txt").write_text("\n")
+    with pytest.raises(ConfigurationError, match="has no names"):
+        read_labels(tmp_path / "names.txt")
+    assert not warnings
 
 
 @pytest.mark.parametrize("name", LABELS)

@@ -376,7 +376,7 @@ def test_grouped_heads_fail_without_the_rewrite():
         convert(program, 3, target="iOS18")
 
 
-def test_norms_and_activations_stay_whole():
+def test_norms_and_activations_stay_single_operations():
     class Block(nn.Module):
         def __init__(self):
             super().__init__()

@@ -43,7 +43,7 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes], pixels: bool = Tr
 
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash"])
-def test_an_image_that_would_grow_beyond_all_measure_is_refused_with_the_number(tmp_path, crop_mode):
+def test_an_image_that_would_be_resized_to_too_many_pixels_is_refused_with_the_number(tmp_path, crop_mode):
     """Cropped from the center, 1 x 330,000 pixels took 6.6 GB and 28 s."""
     path = tmp_path / "thin.png"
     path.write_bytes(png(1, 330_000))
@@ -178,7 +178,7 @@ def test_a_format_that_starts_a_program_is_not_opened(tmp_path):
     with Image.open(path) as image:
         assert image.format == "EPS"
     for read in (preprocessor().read, check_image):
-        with pytest.raises(ConfigurationError, match="it has no format that timmx reads"):
+        with pytest.raises(ConfigurationError, match="its format is not supported"):
             read(path)
 
 

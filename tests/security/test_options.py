@@ -116,7 +116,7 @@ def test_models_and_files_with_such_names_are_errors(name: str, run_timmx) -> No
 @pytest.mark.parametrize(
     "name", ["a--b", "-a/b", "a/" + "b" * 97, "a/b.git", "a/b@" + "c" * 300, "a..b", "a/b/c"]
 )
-def test_hub_ids_that_the_hub_refuses_are_errors(name: str) -> None:
+def test_model_ids_that_the_hub_refuses_are_errors(name: str) -> None:
     with pytest.raises(ConfigurationError, match="is not a Hugging Face model id"):
         ModelSession(ExportRequest(model=f"hf-hub:{name}"))
 

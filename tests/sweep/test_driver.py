@@ -263,7 +263,7 @@ def test_accuracy_needs_data_and_trained_weights(tmp_path):
     models, targets = [SweepModel("test_vit")], ["onnx"]
     with pytest.raises(ConfigurationError, match="does not exist"):
         make_plan(models, targets, tmp_path, options={}, data=tmp_path / "none")
-    with pytest.raises(ConfigurationError, match="random weights do not have"):
+    with pytest.raises(ConfigurationError, match="means nothing for random weights"):
         make_plan(models, targets, tmp_path, options={"awaken": True}, data=tmp_path)
 
 

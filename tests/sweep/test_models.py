@@ -37,10 +37,10 @@ def test_patterns_match_pretrained_models_only_on_request():
         (["resnet18.imaginary"], "no weights tagged 'imaginary'", "a1_in1k"),
         (["./missing/"], "does not exist", "path"),
         (["hf-hub:a/b/c"], "is not a Hugging Face model id", "hf-hub:OWNER/NAME"),
-        (["resnet180", "vitt"], "2 models cannot be used", "did you mean"),
+        (["resnet180", "vitt"], "2 models cannot be used: timm ", "'vitt': did you mean"),
     ],
 )
-def test_bad_words_are_refused(words, message, hint, tmp_path, monkeypatch):
+def test_invalid_models_are_refused(words, message, hint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TimmxError) as refused:
         find_models(words)
@@ -81,7 +81,9 @@ def test_a_folder_is_searched_for_checkpoints(tmp_path: Path):
         SweepModel("resnet50.a1_in1k", runs / "resnet50.a1_in1k.safetensors"),
     }
     (runs / "c.pth").write_bytes(b"x")
-    with pytest.raises(ConfigurationError, match=r"c\.pth does not say which model") as refused:
+    with pytest.raises(
+        ConfigurationError, match=r"the model of the checkpoint \S*c\.pth is unknown"
+    ) as refused:
         find_models([f"{runs}/"])
     assert "resnet50.safetensors" in refused.value.hint
 

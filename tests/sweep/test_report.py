@@ -66,7 +66,7 @@ def test_text_has_counts_by_family_and_failures_by_reason(folder, run_timmx):
         "vision_transformer     -     0/1",
         "all                  2/2     0/3",
         "",
-        "2 of 8 cells passed, 3 failed, 3 did not run (--resume continues).",
+        "2 of 8 cells passed, 3 failed, 3 not run yet (use --resume to continue).",
         "3 models with random weights changed by --awaken.",
         "",
         "litert: refused, 2 models: resnet18 has 7 operations | that LiteRT lacks",
@@ -146,9 +146,9 @@ def test_the_report_does_not_import_torch(process, folder, tmp_path):
         (["--to", "onnx", "-o", "out"], "no model is given"),
         (["no_such_*", "--to", "onnx", "-o", "out"], "no model matches"),
         (["test_vit", "--to", "onnx", "-o", "out", "--retry"], "--retry requires --resume"),
-        (["-o", "out", "--resume"], "out is not a folder"),
-        (["-o", "out", "--resume", "--normalize"], "--normalize is given without models"),
-        (["-o", "out", "--resume", "--keep", "none"], "--keep is given without models"),
+        (["-o", "out", "--resume"], "out does not exist"),
+        (["-o", "out", "--resume", "--normalize"], "--normalize requires models"),
+        (["-o", "out", "--resume", "--keep", "none"], "--keep requires models"),
     ],
 )
 def test_bad_command_lines_are_refused(run_timmx, tmp_path, arguments, message):

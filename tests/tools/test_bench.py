@@ -446,7 +446,7 @@ def test_equal_file_names_are_distinguished(run_timmx, sleepers, tmp_path):
         (["FILE", "--against", "no_such_model"], "no_such_model"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(run_timmx, files, arguments, said):
+def test_invalid_arguments_are_refused(run_timmx, files, arguments, said):
     shown = run_timmx("bench", *(files["onnx"] if item == "FILE" else item for item in arguments))
     assert shown.exit_code != 0
     assert said in str(shown.exception or "") + shown.stderr

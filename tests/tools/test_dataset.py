@@ -186,7 +186,7 @@ def test_numbers_that_are_names_are_read_as_names_with_a_warning(tmp_path, folde
     assert len(heard) == 1
 
 
-def test_numbers_that_are_not_names_are_class_numbers(tmp_path, folder, heard):
+def test_numbers_that_are_not_names_are_class_indices(tmp_path, folder, heard):
     folder(cat=2)
     file = table(tmp_path, "path,label", "data/cat/0.png,1", "data/cat/1.png,0")
     for labels in (("cat", "dog"), None):

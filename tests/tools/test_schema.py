@@ -74,7 +74,7 @@ def stated(file: Path) -> dict:
 
 
 @pytest.mark.parametrize(("where", "value"), CASES)
-def test_what_cannot_be_is_refused(file, where, value):
+def test_invalid_values_are_refused(file, where, value):
     with pytest.raises(ArtifactError, match=where.split(".")[0]):
         Metadata.parse(file, edited(stated(file), where, value))
 

@@ -150,7 +150,7 @@ def test_version_is_that_of_the_surface(trt, version):
     assert trt.__version__.startswith(version)
 
 
-def test_unmodelled_name_raises_not_implemented_error(trt, bench):
+def test_unmodeled_name_raises_not_implemented_error(trt, bench):
     with pytest.raises(NotImplementedError, match="add_identity"):
         bench.network.add_identity(bench.network.get_input(0))
 

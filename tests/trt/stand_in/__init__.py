@@ -3,9 +3,9 @@
 Its classes, signatures, properties and enums come from a surface that `tests/trt/bindings.py` reads from NVIDIA's
 real bindings, and it refuses what they refuse (`test_bindings.py` compares the two call by call). The behavior is our
 own: the parser runs ONNX's checker, a plan contains the ONNX, and an engine runs it in ONNX Runtime on host pointers,
-such as a CPU tensor's `data_ptr()`. Tactics, fusions, speed and a GPU's rounding are not modelled.
+such as a CPU tensor's `data_ptr()`. Tactics, fusions, speed and a GPU's rounding are not modeled.
 
-Names that are not modelled raise NotImplementedError. In addition to NVIDIA's names the module has two of its own:
+Names that are not modeled raise NotImplementedError. In addition to NVIDIA's names the module has two of its own:
 `trouble`, with the failures to simulate (`trouble.py`), and `builds`, with the settings of each build.
 Tests install it with `monkeypatch.setitem(sys.modules, "tensorrt", load("11.4"))`.
 """

@@ -54,7 +54,7 @@ class Builder(Inner):
             self.log("ERROR", problem)
             return None
         if not Progress(config.progress_monitor, self.trt.trouble.during_build).run(len(timed)):
-            self.log("WARNING", "The build was cancelled by the progress monitor.")
+            self.log("WARNING", "The build was canceled by the progress monitor.")
             return None
         if use_cache:
             cache.add(timed)
@@ -202,7 +202,7 @@ class Progress:
         self.caller = threading.get_ident()
 
     def run(self, tactics: int) -> bool:
-        """False if the monitor has cancelled the build."""
+        """False if the monitor has canceled the build."""
         with self.waiting_for_ctrl_c():
             self.report("phase_start", OUTER, None, 3)
             self.step(OUTER, 0)

@@ -137,7 +137,7 @@ class Flagged:
 def make_class(
     trt: types.ModuleType, entry: Class, bases: tuple[type, ...], inner: type[Inner] | None
 ) -> type:
-    """The shell of one class. Without an `inner`, nothing of it is modelled."""
+    """The shell of one class. Without an `inner`, nothing of it is modeled."""
     namespace = {"__slots__": (), "__module__": "tensorrt"}
     for name, overloads in entry.methods.items():
         if name == "__enter__":
@@ -187,7 +187,7 @@ def make_method(trt: types.ModuleType, owner: str, name: str, overloads: tuple[S
                 if from_override
                 else self._inner.invoke(self, name, *arguments.values())
             )
-        return wrapped(modelled(self, name)(**arguments))
+        return wrapped(modeled(self, name)(**arguments))
 
     method.__name__ = name
     return method
@@ -195,7 +195,7 @@ def make_method(trt: types.ModuleType, owner: str, name: str, overloads: tuple[S
 
 def make_property(trt: types.ModuleType, name: str, entry) -> property:
     def getter(self):
-        return wrapped(modelled(self, name))
+        return wrapped(modeled(self, name))
 
     def setter(self, value):
         kind = {"int": "SupportsInt", "float": "SupportsFloat"}.get(entry.kind, entry.kind)
@@ -207,7 +207,7 @@ def make_property(trt: types.ModuleType, name: str, entry) -> property:
     return property(getter, setter if entry.writable else None)
 
 
-def modelled(shell: Object, name: str):
+def modeled(shell: Object, name: str):
     try:
         return getattr(shell._inner, name)
     except AttributeError as error:

@@ -265,7 +265,7 @@ class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._cancelled = threading.Event()
+        self._canceled = threading.Event()
         self._lock = threading.Lock()
         self._phases: dict[str, list[Any]] = {}
         self._furthest: dict[str, float] = {}
@@ -278,14 +278,14 @@ class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         with self._lock:
             if phase_name in self._phases:
                 self._phases[phase_name][2] = step + 1
-        return not self._cancelled.is_set()
+        return not self._canceled.is_set()
 
     def phase_finish(self, phase_name: str) -> None:
         with self._lock:
             self._phases.pop(phase_name, None)
 
     def cancel(self) -> None:
-        self._cancelled.set()
+        self._canceled.set()
 
     def state(self) -> tuple[str, float] | None:
         """The outermost phase and its completed share, including the phases inside it."""

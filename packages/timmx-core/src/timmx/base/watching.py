@@ -1,4 +1,4 @@
-"""Tells the process that watches this one which runtime is open, so that it can name it if this process crashes."""
+"""Names the open runtime to the process that watches this one, for the message if this process crashes."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class SweepOptions:
         bool,
         typer.Option(
             "--resume",
-            help="Continue: run only what is missing, or was run with other options or versions.",
+            help="Continue a sweep: run cells that are missing or have other options or versions.",
             rich_help_panel=_RUN,
         ),
     ] = False
@@ -127,7 +127,7 @@ class SweepOptions:
             "--limit-seconds",
             min=1,
             metavar="S",
-            help="End a format that takes longer, or a model that takes longer to load.",
+            help="Time limit in seconds for each export, and for loading each model.",
             rich_help_panel=_RUN,
         ),
     ] = 600.0
@@ -137,7 +137,7 @@ class SweepOptions:
             "--limit-memory",
             parser=ByteCount.parse,
             metavar="SIZE",
-            help="End a format whose process takes more resident memory, such as 12GB. Default: no limit.",
+            help="Limit of the resident memory of each export, such as 12GB. Default: no limit.",
             rich_help_panel=_RUN,
         ),
     ] = None
@@ -225,7 +225,7 @@ def _run(own: Mapping[str, Any], options: dict[str, Any], verbose: bool) -> Summ
     if continues and changed:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
         raise ConfigurationError(
-            f"{flags} is given without models: --resume alone continues the last run with its options",
+            f"{flags} requires models: without them, --resume continues the last run with its options",
             hint="give the models and --to too, or leave it out",
         )
     with ExitStack() as stack:

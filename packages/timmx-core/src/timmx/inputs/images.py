@@ -96,7 +96,8 @@ def other_files(folder: Path) -> str:
     named = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in suffixes.most_common(3))
     more = f" and {len(suffixes) - 3} other kinds" if len(suffixes) > 3 else ""
     files = counted(suffixes.total(), "file")
-    return f"{files} in {folder} left out, by {'its' if suffixes.total() == 1 else 'their'} suffix: {named}{more}."
+    were = "was" if suffixes.total() == 1 else "were"
+    return f"{files} in {folder} {were} left out because of the suffix: {named}{more}."
 
 
 _DESCRIPTIONS = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".log"}
@@ -203,7 +204,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as exc:
-        raise _unreadable(path, "it has no format that timmx reads") from exc
+        raise _unreadable(path, "its format is not supported") from exc
     except (*_DAMAGED, Image.DecompressionBombError) as exc:
         raise _unreadable(path, getattr(exc, "strerror", None) or str(exc)) from exc
 

@@ -98,7 +98,7 @@ _INITIALISERS = {"add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "unifo
 
 @contextlib.contextmanager
 def _on_meta() -> Iterator[None]:
-    """Create tensors on the meta device and skip their initialisation.
+    """Create tensors on the meta device and skip their initialization.
 
     On the meta device torch 2.14 spends 90 % of a ViT's construction in `clamp_`.
 
@@ -110,7 +110,7 @@ def _on_meta() -> Iterator[None]:
 
     memory = memory_bytes()
 
-    class WithoutInitialising(TorchFunctionMode):
+    class WithoutInitializing(TorchFunctionMode):
         count = size_bytes = 0
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -129,7 +129,7 @@ def _on_meta() -> Iterator[None]:
                     raise ModelTooLargeError(self.count, self.size_bytes, memory)
             return result
 
-    with torch.device("meta"), WithoutInitialising():
+    with torch.device("meta"), WithoutInitializing():
         yield
 
 

@@ -33,7 +33,7 @@ _MODEL_ARGUMENTS = {
     "num_classes": "num_classes",
     "in_chans": "in_chans",
 }
-"""Options of timm's train.py that it passes to create_model under these names, besides `model_kwargs`."""
+"""Options of timm's train.py that it passes to create_model under these names, in addition to `model_kwargs`."""
 _WRAPPERS = ("module.", "_orig_mod.")
 """Left by DistributedDataParallel and by torch.compile, in either order."""
 
@@ -170,7 +170,7 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
     else:
         held = content[key] if key else content
     if quantized := next((name for name in held if "_packed_params" in str(name)), None):
-        raise ModelError(f"{path} is of a quantized model ({brief(quantized)})", hint=FLOATS_NEEDED)
+        raise ModelError(f"{path} holds a quantized model ({brief(quantized)})", hint=FLOATS_NEEDED)
     tensors = tensors_of(held)
     _check_tensors(tensors, path)
     if not tensors:
@@ -216,7 +216,7 @@ def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
 
 
 def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """Check that weights are dense real numbers, and no integers.
+    """Check that weights are dense real numbers, not integers.
 
     Raises:
         ModelError: the first tensor that is not.
@@ -225,7 +225,7 @@ def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
 
     for name, tensor in state.items():
         kinds = {
-            "on the meta device, without numbers": tensor.is_meta,
+            "on the meta device and has no values": tensor.is_meta,
             "sparse": tensor.layout is not torch.strided or tensor.is_nested,
             "quantized": tensor.is_quantized,
             "complex": tensor.is_complex(),
@@ -240,9 +240,7 @@ def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
 
 _FLOATS = ("weight", "bias", "running_mean", "running_var")
 """Last parts of names of weights and statistics."""
-FLOATS_NEEDED = (
-    "export the float weights; the integers of a quantized model have scales, which timm's model lacks"
-)
+FLOATS_NEEDED = "export the float weights; timm's model has no scales for the integers of a quantized model"
 _SAVE_DENSE = "save dense float32 weights, with torch.save or safetensors"
 
 
@@ -271,7 +269,7 @@ def read_pickle(path: Path, hint: str, error: type[TimmxError]) -> Any:
         culprit = named[1] if named else _first_global(path)
         if culprit:
             raise error(
-                f"{path} was refused: it does not hold only tensors, loading it would run code ({culprit})",
+                f"{path} was refused: it holds more than tensors, and loading it would run code ({culprit})",
                 hint=f"if you trust its origin, {hint} there",
             ) from exc
         raise error(f"{path} is damaged or not a file of torch.save", hint=hint) from exc

@@ -110,7 +110,7 @@ def _as_trained(plan: Plan, checkpoint: Checkpoint, request: ExportRequest, sour
     foreign = next((key for key in arguments if not can_be_trained_with(key)), None)
     if foreign is not None:
         raise ConfigurationError(
-            f"{where}{foreign}={brief(arguments[foreign])}, which an export cannot have",
+            f"{where}{foreign}={brief(arguments[foreign])}, which cannot be exported",
             hint=f"remove {foreign} from the checkpoint's args.model_kwargs",
         )
     if not arguments and size is None:
@@ -124,8 +124,8 @@ def _as_trained(plan: Plan, checkpoint: Checkpoint, request: ExportRequest, sour
             settings.append(f"input size {size[-2]} x {size[-1]}")
         raise ConfigurationError(
             f"{where}{', '.join(settings)}: {exc.message}",
-            hint="name the model that it was trained as; --model-kwargs, --num-classes, --in-chans and --input-size "
-            "override these options",
+            hint="use the name of the model that was trained; --model-kwargs, --num-classes, --in-chans and "
+            "--input-size override these options",
         ) from exc
 
 

@@ -127,7 +127,7 @@ def _under_prefix(
         complete = [prefix for prefix in complete if "ema" not in prefix.lower()] or complete
     if len(complete) > 1:
         raise ModelError(
-            f"{checkpoint.path} holds several models with these names: {', '.join(sorted(complete))}",
+            f"{checkpoint.path} holds several models that match: {', '.join(sorted(complete))}",
             hint="save the state dict of one of them",
         )
     prefix = complete[0] + "."
@@ -185,7 +185,7 @@ def check_finite(model: nn.Module, where: object) -> None:
         if torch.isnan(tensor).any() or not (infinite or torch.isfinite(tensor).all()):
             raise ModelError(
                 f"{where}: the tensor {name} has NaN or infinity",
-                hint="training diverged, or float16 overflowed: use an earlier checkpoint",
+                hint="training may have diverged or float16 overflowed; use an earlier checkpoint",
             )
 
 
@@ -232,8 +232,8 @@ def _misfit_error(checkpoint: Checkpoint, model: nn.Module, misfit: _Misfit) -> 
     message = f"{checkpoint.path} does not fit {architecture}: {'; '.join(parts)}"
     hint = _flags_hint(cfg, model, misfit)
     if not hint and checkpoint.architecture and checkpoint.architecture.split(".")[0] != architecture:
-        hint = f"export {checkpoint.architecture}, which it was trained as"
-    return ModelError(message, hint=hint or "name the model that it was saved from")
+        hint = f"export {checkpoint.architecture}, the architecture stated in the checkpoint"
+    return ModelError(message, hint=hint or "use the name of the model that it was saved from")
 
 
 def _flags_hint(cfg: Mapping[str, Any], model: nn.Module, misfit: _Misfit) -> str:
@@ -270,4 +270,4 @@ def _some(names: Collection[str], most: int = 3) -> str:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "one number"
+    return " x ".join(map(str, shape)) or "scalar"

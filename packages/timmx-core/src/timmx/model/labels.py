@@ -79,7 +79,7 @@ def _map_of_names(content: dict[Any, Any], where: str) -> Any:
         if isinstance(inner, (dict, list)):
             _taken(
                 where,
-                f"a model's configuration, whose {key.replace('pretrained_cfg', 'label_names')} are the names",
+                f"the {key.replace('pretrained_cfg', 'label_names')} of a model's configuration",
             )
             return inner
     values = list(content.values())
@@ -112,6 +112,8 @@ def _names_in_lines(lines: list[str], where: str) -> list[str] | dict[str, str]:
     Raises:
         ConfigurationError: the lines begin with the numbers 1 to n.
     """
+    if not lines:
+        return lines
     wordnet = [line.strip().split(maxsplit=1) for line in lines]
     if all(len(parts) == 2 and _WORDNET.match(parts[0]) for parts in wordnet):
         _taken(where, "lines of WordNet ID and name")

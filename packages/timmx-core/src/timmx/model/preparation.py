@@ -35,7 +35,7 @@ over 10 dB on CUDA.
 _NUDGES = 4
 """Number of runs with the last bit of the inputs changed, if a rewrite does not seem to be exact."""
 
-_STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
+_STANDARDIZED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 _METHODS = ("fuse", "reparameterize", "switch_to_deploy")
 
 
@@ -84,11 +84,11 @@ def prepare(model: nn.Module, inputs: torch.Tensor, reference: Any, *, in_place:
     model.eval()
     true = [_array(tensor) for tensor in output_tensors(reference)]
     rewrites = []
-    # The order matters: timm's own methods expect the original norms and convolutions, and a standardised
+    # The order matters: timm's own methods expect the original norms and convolutions, and a standardized
     # convolution needs a plain weight before a norm can be folded into it.
     for name, rewrite in (
-        ("reparameterise", _reparameterise),
-        ("standardise weights", _standardise_weights),
+        ("reparameterize", _reparameterize),
+        ("standardize weights", _standardize_weights),
         ("fold batch norm", lambda model: (model, fold_batch_norms(model, inputs[:1]))),
     ):
         with torch.no_grad():
@@ -108,7 +108,7 @@ def copy_model(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _reparameterise(model: nn.Module) -> tuple[nn.Module, int]:
+def _reparameterize(model: nn.Module) -> tuple[nn.Module, int]:
     """Apply timm's own fusions (RepVGG, MobileOne, LeViT...), to the root module too.
 
     timm's `reparameterize_model` handles only children, so the root becomes a child. Some of its fusions build
@@ -136,19 +136,19 @@ def _reparameterise(model: nn.Module) -> tuple[nn.Module, int]:
     return model.eval(), count
 
 
-def _standardise_weights(model: nn.Module) -> tuple[nn.Module, int]:
-    """Replace convolutions that standardise their weight at each call by plain ones with that weight."""
+def _standardize_weights(model: nn.Module) -> tuple[nn.Module, int]:
+    """Replace convolutions that standardize their weight at each call by plain ones with that weight."""
     replacements: dict[int, nn.Module] = {
         id(module): _plain(module)
         for module in model.modules()
-        if type(module) in _STANDARDISED and is_replaceable(module)
+        if type(module) in _STANDARDIZED and is_replaceable(module)
     }
     replace_modules(model, replacements)
     return model, len(replacements)
 
 
 def _plain(conv: Any) -> nn.Conv2d:
-    """The same convolution with its standardised weight as a constant, computed in float64.
+    """The same convolution with its standardized weight as a constant, computed in float64.
 
     Source: timm's `ScaledStdConv2d.forward`: (w - mean) / sqrt(var + eps) * gain * scale per output channel.
     """

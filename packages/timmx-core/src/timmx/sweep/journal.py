@@ -160,7 +160,7 @@ class Journal:
         except Timeout as exc:
             raise ConfigurationError(
                 f"another sweep is writing to {self.folder}",
-                hint="wait for its end, or choose another folder",
+                hint="wait until it ends, or choose another folder",
             ) from exc
         except NotImplementedError:  # a file system without locks
             return
@@ -246,6 +246,8 @@ def journal_of(folder: Path) -> Path:
     path = folder / JOURNAL_NAME
     if not path.is_file():
         what = "has no journal of a sweep" if folder.is_dir() else "is not a folder"
+        if not folder.exists():
+            what = "does not exist"
         raise ConfigurationError(
             f"{folder} {what}", hint="name the folder that was given to timmx sweep with --output"
         )

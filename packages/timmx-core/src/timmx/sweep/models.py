@@ -159,7 +159,7 @@ def _matching(word: str, where: str, pretrained: bool, index: Index | None) -> l
         weights = " with pretrained weights" if pretrained else ""
         raise ConfigurationError(
             f"{where}no model{weights} matches {brief(word)}",
-            hint=f"show names with timmx list {word!r}, or leave the pattern out",
+            hint="search with timmx list PATTERN, or leave this pattern out",
         )
     return [SweepModel(model.name) for model in models]
 
@@ -193,14 +193,14 @@ def _in_folder(folder: Path, where: str, index: Index | None) -> list[SweepModel
                 unnamed.append(here / name)
     if unnamed:
         raise ConfigurationError(
-            f"{where}{unnamed[0]} does not say which model it is a checkpoint of",
-            hint="name it after its model, such as resnet50.safetensors, or put it into a folder with the config.json "
-            "of timm.models.save_for_hf or the args.yaml of timm's train.py",
+            f"{where}the model of the checkpoint {unnamed[0]} is unknown",
+            hint="rename it after its model, such as resnet50.safetensors, or put it into a folder with the "
+            "config.json of timm.models.save_for_hf or the args.yaml of timm's train.py",
         )
     if not models:
         raise ConfigurationError(
             f"{where}{folder} has no checkpoints",
-            hint="name a folder with config.json or args.yaml files, or files such as resnet50.safetensors, in it",
+            hint="name a folder with config.json files, args.yaml files, or checkpoints such as resnet50.safetensors",
         )
     return models
 
@@ -243,18 +243,21 @@ def _model_of_file(name: str, index: Index | None) -> str | None:
 def _check_names(models: Iterable[SweepModel], index: Index | None) -> None:
     """Check all names, as far as possible without importing timm, and report the first wrong ones together."""
     errors: list[TimmxError] = []
+    names_by_hint: dict[str, list[str]] = {}
     for model in models:
         try:
             check_model_name(ExportRequest(model=model.name), index)
         except TimmxError as exc:
             errors.append(exc)
+            if len(errors) <= _MOST_NAMED:
+                names_by_hint.setdefault(exc.hint, []).append(brief(model.name))
     if not errors:
         return
     if len(errors) == 1:
         raise errors[0]
-    lines = "".join(f"\n  {error.message}" for error in errors[:_MOST_NAMED])
-    more = f"\n  and {len(errors) - _MOST_NAMED} more" if len(errors) > _MOST_NAMED else ""
+    named = "; ".join(error.message for error in errors[:_MOST_NAMED])
+    more = f"; and {len(errors) - _MOST_NAMED} more" if len(errors) > _MOST_NAMED else ""
     raise ConfigurationError(
-        f"{len(errors)} models cannot be used:{lines}{more}",
-        hint="; ".join(dict.fromkeys(error.hint for error in errors[:_MOST_NAMED] if error.hint)),
+        f"{len(errors)} models cannot be used: {named}{more}",
+        hint="; ".join(f"{', '.join(names)}: {hint}" for hint, names in names_by_hint.items() if hint),
     ) from errors[0]

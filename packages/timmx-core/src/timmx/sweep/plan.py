@@ -203,7 +203,7 @@ def make_plan(
             raise ConfigurationError(f"--data {data} does not exist", hint="check the path")
         if options.get("awaken"):
             raise ConfigurationError(
-                "--data measures accuracy, which random weights do not have",
+                "--data measures accuracy, which means nothing for random weights",
                 hint="leave --data or --awaken out",
             )
     plan = SweepPlan(models=tuple(models), targets=tuple(targets), options=options, data=data, keep=keep)

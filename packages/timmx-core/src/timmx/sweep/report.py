@@ -37,7 +37,7 @@ _CSV_COLUMNS = (
 def text_report(summary: Summary) -> list[str]:
     """Lines: a table of families and targets, and the failures by reason, each with commands that repeat it."""
     if not summary.cells:
-        return [f"No cell of {summary.planned:,} has run yet."]
+        return [f"None of {counted(summary.planned, 'cell')} has run yet."]
     lines = format_table(_family_rows(summary))
     lines += ["", _totals(summary)]
     if weights := _weights(summary):
@@ -90,7 +90,7 @@ def _totals(summary: Summary) -> str:
     if summary.failed:
         text += f", {summary.failed:,} failed"
     if summary.missing:
-        text += f", {summary.missing:,} did not run (--resume continues)"
+        text += f", {summary.missing:,} not run yet (use --resume to continue)"
     return f"{text}."
 
 

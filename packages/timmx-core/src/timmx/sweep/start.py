@@ -64,7 +64,7 @@ def run_sweep(
     """
     if limits.memory_bytes is not None and not can_measure_processes():
         raise ConfigurationError(
-            "--limit-memory is not supported on this system: it does not say how much memory a process has",
+            "--limit-memory is not supported on this system: the memory of a process cannot be measured",
             hint="leave --limit-memory out",
         )
     if models or targets:

@@ -64,7 +64,7 @@ def widen(value: torch.Tensor) -> torch.Tensor:
 
 
 def cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Convert like MIL: floats to integers round towards zero, integers wrap around."""
+    """Convert like MIL: floats to integers round toward zero, integers wrap around."""
     if value.dtype == dtype:
         return value
     if value.is_floating_point() and not dtype.is_floating_point and dtype != torch.bool:

@@ -1,4 +1,4 @@
-"""Operations on tensors of many dimensions, computed with neighbouring dimensions merged.
+"""Operations on tensors of many dimensions, computed with neighboring dimensions merged.
 
 Each function here merges dimensions of its inputs, computes, and splits them again in its output. Between two such
 functions the reshapes follow each other and can be merged.
@@ -95,7 +95,7 @@ def _permute(limit: int) -> Callable[..., Any]:
 
 
 def permutation_steps(order: tuple[int, ...], limit: int) -> tuple[tuple[int, ...], ...]:
-    """Permutations that give `order` in sequence, each with at most `limit` groups of neighbouring dimensions."""
+    """Permutations that give `order` in sequence, each with at most `limit` groups of neighboring dimensions."""
     groups = _groups(order)
     if len(groups) <= limit:
         return (order,)
@@ -107,7 +107,7 @@ def permutation_steps(order: tuple[int, ...], limit: int) -> tuple[tuple[int, ..
 
 
 def _groups(order: Sequence[int]) -> list[tuple[int, ...]]:
-    """Runs of dimensions that remain neighbours."""
+    """Runs of dimensions that remain neighbors."""
     groups: list[tuple[int, ...]] = []
     for dim in order:
         if groups and groups[-1][-1] == dim - 1:
@@ -254,7 +254,7 @@ def _around(x: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _merged(shape: Sequence[Any], kinds: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Merge neighbouring dimensions of the same kind: the sizes, and the kind of each."""
+    """Merge neighboring dimensions of the same kind: the sizes, and the kind of each."""
     runs = [list(run) for _, run in itertools.groupby(range(len(shape)), key=lambda index: kinds[index])]
     return [math.prod(shape[index] for index in run) for run in runs], [kinds[run[0]] for run in runs]
 
