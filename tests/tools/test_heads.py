@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,9 @@ import torch
 from PIL import Image
 from timmx.contract.metadata import Metadata, OutputKind
 from timmx.errors import ArtifactError, ConfigurationError
+from timmx.tools.eval.dataset import read_dataset
+from timmx.tools.eval.multi_label import average_precision
+from timmx.tools.eval.running import evaluate
 from timmx.tools.subject.subject import describe
 from torch import nn
 
@@ -91,7 +95,9 @@ def exported(export, tmp_path_factory):
 def guesses(done) -> dict[str, dict[str, float]]:
     assert done.exit_code == 0, done.stderr
     return {
-        image["path"].rpartition("/")[2]: {item["label"]: item["probability"] for item in image["predictions"]}
+        image["path"].rpartition("/")[2]: {
+            item["label"]: item["probability"] for item in image["predictions"]
+        }
         for image in json.loads(done.stdout)["images"]
     }
 
@@ -242,3 +248,194 @@ def test_agreement_is_that_of_the_decisions_on_labels(exported, run_timmx, optio
     assert "agreement on labels at 0.5 100.0 %" in shown
     assert "top-1" not in shown
     assert "labels agree" in run_timmx("compare", path.parent, "--no-bench").stdout
+
+
+TAGS = {
+    "red.png": "red",
+    "yellow.png": "red|green",
+    "black.png": "",
+    "white.png": "red|green|blue",
+    "dim.png": "blue",
+}
+
+
+def write_rows(path: Path, rows: list[tuple[str, str]]) -> Path:
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("path", "label"), *rows])
+    return path
+
+
+@pytest.fixture
+def tags(pictures) -> Path:
+    """One row per image, with labels separated by vertical bars."""
+    return write_rows(pictures / "tags.csv", list(TAGS.items()))
+
+
+@pytest.fixture
+def rows(pictures) -> Path:
+    """One row per label."""
+    pairs = [(name, label) for name, labels in TAGS.items() for label in labels.split("|")]
+    return write_rows(pictures / "rows.csv", pairs)
+
+
+def test_average_precision_is_the_one_of_scikit_learn():
+    """Values of sklearn.metrics.average_precision_score, computed by hand: equal scores are one step."""
+    truth = np.array([0, 0, 1, 1], bool)
+    assert average_precision(truth, np.array([0.1, 0.4, 0.35, 0.8])) == pytest.approx(0.5 + 0.5 * 2 / 3)
+    assert average_precision(truth, np.full(4, 0.5)) == 0.5
+    assert average_precision(truth, np.array([1.0, 1.0, 0.0, 0.0])) == 0.5
+    assert average_precision(~truth, np.array([0.9, 0.8, 0.1, 0.2])) == 1.0
+    assert average_precision(np.zeros(4, bool), np.arange(4.0)) is None
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("form", ["tags", "rows"])
+def test_eval_gives_the_mean_average_precision(exported, request, run_timmx, head, form):
+    """blue is ranked white, dim, then three equal ones: all right. No label of dim reaches 0.5."""
+    path = exported(multi_label=True, **HEADS[head])
+    done = run_timmx("eval", path, "--data", request.getfixturevalue(form), "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["mean_average_precision"] == pytest.approx(1.0)
+    assert (found["count"], found["exact"], found["decisions"]) == (5, 0.8, pytest.approx(14 / 15))
+    assert {
+        item["name"]: (item["count"], item["precision"], item["recall"]) for item in found["per_class"]
+    } == {
+        "red": (3, 1.0, 1.0),
+        "green": (2, 1.0, 1.0),
+        "blue": (2, 1.0, 0.5),
+    }
+    labels = {item["path"]: (item["labels"], item["read"], item["right"]) for item in found["predictions"]}
+    assert labels["yellow.png"] == (["red", "green"], ["red", "green"], True)
+    assert labels["black.png"] == ([], [], True)
+    assert labels["dim.png"] == (["blue"], [], False)
+
+
+def test_wrong_labels_lower_the_average_precision_of_their_class(exported, pictures):
+    """green: yellow (0.88) is the second of white, yellow, dim, and its label is removed: 1/2 * (1 + 2/3)."""
+    labels = TAGS | {"yellow.png": "red", "dim.png": "blue|green"}
+    found = evaluate(exported(multi_label=True), write_rows(pictures / "other.csv", list(labels.items())))
+    by_name = {item.name: item.average_precision for item in found.per_class}
+    assert by_name == pytest.approx({"red": 1.0, "green": (1 + 2 / 3) / 2, "blue": 1.0})
+    assert found.mean_average_precision == pytest.approx((2 + 5 / 6) / 3)
+
+
+def test_text_csv_report_and_journal_of_multi_label_evaluations(exported, tags, run_timmx, tmp_path):
+    path, sigmoid = exported(multi_label=True), exported(multi_label=True, sigmoid=True)
+    arguments = ("eval", path, "--data", tags, "--against", sigmoid, "--resume", "journal")
+    done = run_timmx(*arguments, "--csv", "out.csv", "--report", "out.html")
+    assert done.exit_code == 0, done.stderr
+    assert "mAP      100.0 %" in done.stdout
+    assert "4 of 5 images with all labels right at 0.5" in done.stdout
+    assert "All decisions at 0.5 are the same." in done.stdout
+    with (tmp_path / "out.csv").open(newline="") as stream:
+        table = {row["path"]: row for row in csv.DictReader(stream)}
+    assert (table["yellow.png"]["label"], table["yellow.png"]["read"]) == ("red|green", "red|green")
+    assert float(table["dim.png"]["probability of green"]) == pytest.approx(probability(60), abs=1e-5)
+    assert "Average precision per class" in (tmp_path / "out.html").read_text("utf-8")
+    again = json.loads(run_timmx(*arguments, "--json").stdout)
+    assert (again["resumed"], again["mean_average_precision"]) == (5, pytest.approx(1.0))
+
+
+def test_nan_is_wrong_for_every_label(export, tmp_path, tags):
+    model = Brightness()
+    model.head.bias.data[0] = np.nan
+    path = export(
+        "torch-export", model, tmp_path / "nan.pt2", labels=COLORS, multi_label=True, verify=False
+    ).path
+    found = evaluate(path, tags)
+    assert (found.not_numbers, found.scores.exact, found.scores.decisions) == (5, 0, 0)
+    assert found.mean_average_precision < 0.5
+
+
+@pytest.mark.parametrize("data", ["0 and 1", "names", "folders"])
+def test_eval_of_one_logit(exported, pictures, run_timmx, tmp_path, data):
+    """red is in red, yellow and white: 0.5 is reached by these, and by none of the others."""
+    names = {"red.png": 1, "yellow.png": 1, "black.png": 0, "white.png": 1, "dim.png": 1}
+    if data == "0 and 1":
+        source = write_rows(pictures / "one.csv", [(name, str(value)) for name, value in names.items()])
+    elif data == "names":
+        pairs = [(name, "red" if value else "other") for name, value in names.items()]
+        source = write_rows(pictures / "one.csv", pairs)
+    else:
+        source = tmp_path / "folders"
+        for name, value in names.items():
+            (source / ("red" if value else "other")).mkdir(parents=True, exist_ok=True)
+            shutil.copy(pictures / name, source / ("red" if value else "other") / name)
+    done = run_timmx("eval", exported(1), "--data", source, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["count"], found["mean_average_precision"], found["exact"]) == (5, 1.0, 0.8)
+    assert found["classes"] == ["red"]
+    assert ("count as images without it" in done.stderr) is (data != "0 and 1")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "words"),
+    [
+        (["cat", "dog"], ["red"], "has one class, red, and .* has the labels cat, dog"),
+        (["0", "1"], ["0"], "unclear which of them"),
+        (["0", "0"], ["red"], "no image of .* has a label"),
+        (["", ""], ["red", "green"], "no image of .* has a label"),
+        (["red|pink", ""], ["red", "green"], "no class for 1 of them: pink"),
+    ],
+)
+def test_labels_that_do_not_fit_are_errors(tmp_path, labels, classes, words):
+    for number in range(len(labels)):
+        (tmp_path / f"{number}.png").touch()
+    data = write_rows(tmp_path / "x.csv", [(f"{number}.png", label) for number, label in enumerate(labels)])
+    with pytest.raises(ConfigurationError, match=words):
+        read_dataset(data, "f.onnx", classes, len(classes), exclusive=False)
+
+
+def test_several_labels_for_exclusive_classes_are_errors(tags, rows):
+    for data in (tags, rows):
+        with pytest.raises(ConfigurationError, match="has no label in line"):
+            read_dataset(data, "f.onnx", COLORS, 3)
+        data.write_text("\n".join(line for line in data.read_text().splitlines() if not line.endswith(",")))
+        with pytest.raises(ConfigurationError, match=r"classes of f\.onnx exclude each other") as caught:
+            read_dataset(data, "f.onnx", COLORS, 3)
+        assert "--multi-label" in caught.value.hint
+
+
+def test_indices_and_names_with_bars_are_labels(tmp_path):
+    for name in "ab":
+        (tmp_path / name).touch()
+    data = write_rows(tmp_path / "x.csv", [("a", "0|2"), ("b", "1")])
+    assert [image.truths for image in read_dataset(data, "f", COLORS, 3, exclusive=False).images] == [
+        (0, 2),
+        (1,),
+    ]
+    data = write_rows(tmp_path / "x.csv", [("a", "x|y"), ("b", "x|y|z")])
+    found = read_dataset(data, "f", ("x|y", "z", "x", "y"), 4, exclusive=False)
+    assert [image.truths for image in found.images] == [(0,), (1, 2, 3)]
+
+
+def test_two_folders_of_a_nameless_class_are_in_timms_order(tmp_path):
+    for name in ("9", "10"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    found = read_dataset(tmp_path, "f", None, 1, exclusive=False)
+    assert {image.name: image.truths for image in found.images} == {"9/a.png": (), "10/a.png": (0,)}
+
+
+def test_compare_shows_the_mean_average_precision(exported, tags, run_timmx, tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    shutil.copy(exported(multi_label=True), folder / "a.pt2")
+    done = run_timmx("compare", folder, "--no-bench", "--data", tags, "--report", "out.html")
+    assert done.exit_code == 0, done.stderr
+    head, row = done.stdout.splitlines()[:2]
+    assert "labels agree" in head
+    assert head.rstrip().endswith("mAP")
+    assert row.rstrip().endswith("100.0 %")
+    text = (tmp_path / "out.html").read_text("utf-8")
+    assert "Mean average precision: 100.0 %" in text
+    assert "Confusion matrix" not in text
+    found = json.loads(run_timmx("compare", folder, "--no-bench", "--data", tags, "--json").stdout)
+    assert (found["rows"][0]["mean_average_precision"], found["rows"][0]["top1"]) == (pytest.approx(1), None)
+
+
+def test_files_with_other_heads_are_not_compared(exported, tags):
+    with pytest.raises(ConfigurationError, match="exclude each other, and those of"):
+        evaluate(exported(multi_label=True), tags, against=exported())

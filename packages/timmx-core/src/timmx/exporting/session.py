@@ -212,7 +212,11 @@ class ModelSession(Session):
         finally:
             hook.remove()
         classes = names[0] == ("output",) and outputs[0].ndim == 2
-        flags = {"--softmax": request.softmax, "--sigmoid": request.sigmoid, "--multi-label": request.multi_label}
+        flags = {
+            "--softmax": request.softmax,
+            "--sigmoid": request.sigmoid,
+            "--multi-label": request.multi_label,
+        }
         for flag in (flag for flag, is_set in flags.items() if is_set and not classes):
             raise ConfigurationError(
                 f"{flag} needs a model with one output of classes (N, classes); this one has "

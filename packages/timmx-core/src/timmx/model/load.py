@@ -154,7 +154,12 @@ def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
         notes += _take_training_options(filled, checkpoint, cfg)
     config, config_notes = resolve_data_config(cfg, size, request.mean, request.std, source.name)
     num_classes = 0 if request.features else int(getattr(model, "num_classes", 0))
-    if checkpoint is not None and num_classes and checkpoint.args.get("bce_loss") is True and not request.sigmoid:
+    if (
+        checkpoint is not None
+        and num_classes
+        and checkpoint.args.get("bce_loss") is True
+        and not request.sigmoid
+    ):
         notes.append(_TRAINED_FOR_SIGMOID.format(checkpoint.path.name))
     labels, label_note = labels_of_config(cfg, num_classes) if request.labels is None else (None, None)
     trained = source.weights is not None or checkpoint is not None

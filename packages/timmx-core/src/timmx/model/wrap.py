@@ -1,4 +1,4 @@
-"""The module that is exported: a model with optional normalization before it and optional softmax or sigmoid after it."""
+"""The module that is exported: a model with normalization before it and softmax or sigmoid after it, both optional."""
 
 from __future__ import annotations
 
