@@ -5,19 +5,34 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import timm
 import timmx
 import torch
+import tree_sitter
+import tree_sitter_kotlin
+import tree_sitter_swift
 from PIL import Image
 from timmx.contract.metadata import Metadata, OutputKind
+from timmx.contract.options import ExportRequest
+from timmx.contract.snippet import Snippet
 from timmx.errors import ArtifactError, ConfigurationError
+from timmx.model.load import load_model
 from timmx.tools.eval.dataset import read_dataset
 from timmx.tools.eval.multi_label import average_precision
 from timmx.tools.eval.running import evaluate
+from timmx.tools.predict.prediction import predict
+from timmx.tools.snippets import javascript, kotlin, python, swift
+from timmx.tools.snippets.facts import Facts
+from timmx.tools.subject.against import request_for
 from timmx.tools.subject.subject import describe
+from timmx_litert import task_metadata
+from timmx_litert.export import _task_metadata
 from torch import nn
 
 if TYPE_CHECKING:
@@ -32,6 +47,8 @@ class Brightness(nn.Module):
 
     def __init__(self, classes: int = 3) -> None:
         super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.convolution.weight.data = nn.init.dirac_(self.convolution.weight.data)  # its output is its input
         self.head = nn.Linear(3, classes)
         self.head.weight.data = SCALE * torch.eye(3)[:classes]
         self.head.bias.data.fill_(BIAS)
@@ -45,7 +62,7 @@ class Brightness(nn.Module):
         }
 
     def forward(self, x):
-        return self.head(x.mean((2, 3)))
+        return self.head(self.convolution(x).mean((2, 3)))
 
 
 def sigmoid(x: float) -> float:
@@ -325,7 +342,7 @@ def test_text_csv_report_and_journal_of_multi_label_evaluations(exported, tags, 
     arguments = ("eval", path, "--data", tags, "--against", sigmoid, "--resume", "journal")
     done = run_timmx(*arguments, "--csv", "out.csv", "--report", "out.html")
     assert done.exit_code == 0, done.stderr
-    assert "mAP      100.0 %" in done.stdout
+    assert "mAP     100.0 %" in done.stdout
     assert "4 of 5 images with all labels right at 0.5" in done.stdout
     assert "All decisions at 0.5 are the same." in done.stdout
     with (tmp_path / "out.csv").open(newline="") as stream:
@@ -439,3 +456,142 @@ def test_compare_shows_the_mean_average_precision(exported, tags, run_timmx, tmp
 def test_files_with_other_heads_are_not_compared(exported, tags):
     with pytest.raises(ConfigurationError, match="exclude each other, and those of"):
         evaluate(exported(multi_label=True), tags, against=exported())
+
+
+@pytest.fixture(params=["one logit", "several", "several sigmoid", "no labels"])
+def facts(request, exported):
+    """Of a file whose classes do not exclude each other, and whether its output is logits."""
+    path = exported(
+        1 if request.param == "one logit" else 3,
+        **({} if request.param == "one logit" else {"multi_label": True}),
+        **({"sigmoid": True} if "sigmoid" in request.param else {}),
+    )
+    found = Facts.of(path, describe(path).metadata)
+    return replace(found, labels=None) if request.param == "no labels" else found
+
+
+LOGITS = np.array([2.0, -1.0, 0.5], np.float32)
+
+
+def shown_lines(facts: Facts) -> tuple[np.ndarray, list[str]]:
+    """An output of the file, and what code should print for it."""
+    logits = LOGITS[: facts.answers[0]]
+    names = facts.labels or [str(number) for number in range(len(logits))]
+    lines = [f"{name} {sigmoid(value):.6f}" for name, value in zip(names, logits, strict=True)]
+    return (logits if facts.to_probabilities == "sigmoid" else sigmoid(logits)), lines
+
+
+def test_python_code_shows_each_probability(facts, capsys):
+    output, lines = shown_lines(facts)
+    exec("\n".join(python._answer(facts)), {"np": np, "output": output[None], "labels": facts.labels})
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_javascript_code_shows_each_probability(facts):
+    output, lines = shown_lines(facts)
+    code = f"const output = {output.tolist()}; const labels = {json.dumps(facts.labels)};"
+    done = subprocess.run(
+        ["node", "-e", "\n".join([code, *javascript._answer(facts)])],
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("compose", "grammar", "result"),
+    [
+        (kotlin.compose, tree_sitter_kotlin, "List<Pair<String, Float>>"),
+        (swift.compose, tree_sitter_swift, "[(String, Float)]"),
+    ],
+)
+def test_kotlin_and_swift_code_returns_each_probability(facts, compose, grammar, result):
+    code = compose(facts, Snippet(load=("val a = 1",) if "Pair" in result else ("let a = 1",)))
+    tree = tree_sitter.Parser(tree_sitter.Language(grammar.language())).parse(code.encode())
+    assert not tree.root_node.has_error, code
+    assert result in code
+    assert "best" not in code
+    assert (("1 / (1 + exp(-" in code), "sum" in code) == (facts.to_probabilities == "sigmoid", False)
+
+
+def test_note_that_a_checkpoint_was_trained_for_sigmoid(tmp_path):
+    import argparse
+
+    model = timm.create_model("test_resnet", num_classes=4)
+
+    def notes(bce_loss: bool, **options) -> list[str]:
+        args = argparse.Namespace(bce_loss=bce_loss, num_classes=4)
+        torch.save({"arch": "x", "state_dict": model.state_dict(), "args": args}, tmp_path / "c.pth.tar")
+        request = ExportRequest(model="test_resnet", checkpoint=tmp_path / "c.pth.tar", **options)
+        return [note for note in load_model(request).notes if "bce_loss" in note]
+
+    (note,) = notes(True)
+    assert note.startswith("c.pth.tar was trained with bce_loss, for probabilities by sigmoid: --sigmoid")
+    assert notes(True, sigmoid=True) == notes(False) == []
+
+
+def test_the_model_of_a_file_is_loaded_with_its_head(exported):
+    heads = (
+        (3, {"sigmoid": True}),
+        (3, {"multi_label": True}),
+        (3, {"multi_label": True, "sigmoid": True}),
+        (3, {"softmax": True}),
+    )
+    for classes, options in heads:
+        request = request_for(describe(exported(classes, **options)).metadata, "test_resnet")
+        assert {name for name in ("softmax", "sigmoid", "multi_label") if getattr(request, name)} == {
+            *options
+        }
+
+
+@pytest.fixture(scope="module")
+def core_ml(export, tmp_path_factory):
+    """The description of a Core ML file of `Brightness`, and its result: (classes, **options)."""
+
+    def make(classes: int = 3, **options):
+        import coremltools as ct
+
+        path = tmp_path_factory.mktemp("coreml") / "colors.mlpackage"
+        result = export("coreml", Brightness(classes), path, labels=list(COLORS[:classes]), **options)
+        return ct.models.MLModel(str(path), skip_model_load=True).get_spec().description, result
+
+    return make
+
+
+def test_core_ml_classifier_of_several_labels(core_ml, pictures):
+    description, result = core_ml(classifier=True, multi_label=True, sigmoid=True)
+    assert any("classLabel is only the most likely one" in note for note in result.notes)
+    assert not any("holds logits" in note for note in result.notes)
+    assert result.verification.label_agreement == 1.0
+    texts = [output.shortDescription for output in description.output]
+    assert all("Classes do not exclude each other" in text for text in texts)
+    (image,) = predict(result.path, [str(pictures / "yellow.png")]).images
+    found = {guess.label: guess.probability for guess in image.guesses}
+    assert found == pytest.approx(
+        {label: probability(value) for label, value in zip(COLORS, (230, 200, 20), strict=True)}, abs=2e-3
+    )
+
+
+def test_core_ml_classifier_of_one_class_is_refused(core_ml):
+    with pytest.raises(ConfigurationError, match="classLabel is the same for every image"):
+        core_ml(1, classifier=True, sigmoid=True)
+
+
+def test_task_metadata_of_litert_states_the_head(exported):
+    def described(classes: int = 3, **options) -> dict:
+        metadata = describe(exported(classes, **options)).metadata
+        content = task_metadata.read(_task_metadata(metadata, metadata.labels), exported())
+        (graph,) = content["subgraph_metadata"]
+        (output,) = graph["output_tensor_metadata"]
+        return output
+
+    sigmoid = described(multi_label=True, sigmoid=True)
+    assert sigmoid["stats"] == {"max": [1.0], "min": [0.0]}
+    assert sigmoid["description"].startswith("Probabilities. Classes do not exclude each other")
+    assert described(1)["description"].startswith(
+        "Logits; sigmoid converts them to probabilities. Classes do"
+    )
+    assert "stats" not in described(1)
+    assert described()["description"] == "Logits; softmax converts them to probabilities"
