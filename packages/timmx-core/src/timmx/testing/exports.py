@@ -105,7 +105,7 @@ class ExportChecks(ConformanceBase):
     @export_check
     def test_one_class_with_sigmoid(self, export: Export) -> None:
         model = tiny_model(num_classes=1)
-        model[-1].weight.data *= 40  # type: ignore[index,operator,union-attr]
+        model[-1].weight.data *= 40  # type: ignore[index]
         result = export(model, sigmoid=True, labels=("one",))
         assert result.verification.status in GOOD, result.verification.reason
         (output,) = metadata_of(result).outputs
