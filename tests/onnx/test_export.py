@@ -51,7 +51,10 @@ def test_digits_with_a_dynamic_batch(tmp_path, digits):
     metadata = json.loads(entry.value)
     assert metadata == result.metadata
     assert metadata["schema"] == 1
-    assert metadata["outputs"] == [{"name": "output", "kind": "probabilities", "shape": ["batch", 10]}]
+    head = {"activation": "softmax", "exclusive": True}
+    assert metadata["outputs"] == [
+        {"name": "output", "kind": "probabilities", "shape": ["batch", 10], **head}
+    ]
     assert metadata["input"]["value_range"] == [0.0, 1.0]
     assert len(metadata["labels"]) == 10
     assert metadata["batch"] == {"dynamic": True}

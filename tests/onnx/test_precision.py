@@ -43,7 +43,7 @@ def translate_timm(name, opset=20, **options):
     model = awakened_model(name, **options)
     torch.manual_seed(0)
     inputs = torch.rand(4, *model.pretrained_cfg["input_size"])
-    return *translate(ExportModule(model, NORMALIZE, softmax=False), inputs, opset), inputs.numpy()
+    return *translate(ExportModule(model, NORMALIZE), inputs, opset), inputs.numpy()
 
 
 def from_text(text):

@@ -85,7 +85,7 @@ def device(path: Path) -> None:
 
 
 def journal(path: Path) -> None:
-    images = Dataset(path, (LabelledImage(path, "image", 0),), ("a",), 1)
+    images = Dataset(origin=path, images=(LabelledImage(path, "image", (0,)),), classes=("a",), total=1)
     Journal(path, {"name": "m"}, images).__exit__()
 
 

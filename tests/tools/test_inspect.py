@@ -51,7 +51,8 @@ def test_each_format_reports_the_same_model(backend: str, files, digits, inspect
     assert found["backend"] == backend
     size = {"name": "input", "shape": [1, 3, 64, 64], "dtype": "float32", "layout": "NCHW"}
     assert found["inputs"] == [size]
-    assert found["outputs"] == [{"name": "output", "shape": [1, 10], "dtype": "float32", "kind": "logits"}]
+    output = {"name": "output", "shape": [1, 10], "dtype": "float32", "kind": "logits"}
+    assert found["outputs"] == [output | {"activation": "none", "exclusive": True}]
     assert found["labels"] == [str(digit) for digit in range(10)]
     assert found["model"]["license"] == "apache-2.0"
     assert sum(found["operations"].values()) > 30

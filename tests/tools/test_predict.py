@@ -132,7 +132,13 @@ def test_odd_names_do_not_break_the_table_on_a_terminal() -> None:
 
     name = os.fsdecode(b"a\n\x1b[31m\xff.png")
     guesses = (Guess(3, "cat\x1b[2J\ud800", 0.75), Guess(4, "ネコ\n", 0.25))
-    predictions = Predictions(Path("a.onnx"), "a", (Prediction(Path(name), guesses),), ())
+    predictions = Predictions(
+        file=Path("a.onnx"),
+        model="a",
+        exclusive=True,
+        images=(Prediction(Path(name), guesses),),
+        unreadable=(),
+    )
     assert [line.split() for line in _table(predictions, name_once=True).splitlines()] == [
         ["image", "class", "label", "probability"],
         [r"a\n\x1b[31m\xff.png", "3", r"cat\x1b[2J\ud800", "0.7500"],

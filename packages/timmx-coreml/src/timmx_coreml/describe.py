@@ -9,7 +9,7 @@ from timmx.plugin import OutputKind
 from timmx_coreml.package import METADATA_KEY
 
 if TYPE_CHECKING:
-    from timmx.plugin import InputMetadata, Metadata
+    from timmx.plugin import InputMetadata, Metadata, OutputMetadata
 
 _PREVIEW = "com.apple.coreml.model.preview.type"
 _DATE = "com.github.apple.coremltools.conversion_date"
@@ -29,22 +29,31 @@ def describe(model: Any, metadata: Metadata) -> None:
     if label_output:
         info.userDefined[_PREVIEW] = "imageClassifier"
     description.input[0].shortDescription = input_text(metadata.input)
-    outputs = {output.name: output.kind for output in metadata.outputs}
+    outputs = {output.name: output for output in metadata.outputs}
     for feature in description.output:
         if label_output:
-            kind = metadata.outputs[0].kind
+            own = "" if metadata.outputs[0].exclusive else f" {_NOT_EXCLUSIVE}"
             feature.shortDescription = (
-                "The name of the most likely class."
+                f"The name of the most likely class.{own}"
                 if feature.name == label_output
-                else f"Class names and their {kind}."
+                else f"Class names and their {metadata.outputs[0].kind}.{own}"
             )
         else:
-            feature.shortDescription = _OUTPUTS[outputs[feature.name]]
+            feature.shortDescription = _output_text(outputs[feature.name])
 
+
+def _output_text(output: OutputMetadata) -> str:
+    if not output.kind.ranks_classes:
+        return _OUTPUTS[output.kind]
+    text = f"{output.kind.capitalize()}, (N, classes)"
+    if output.to_probabilities != "none":
+        text += f"; {output.to_probabilities} converts them to probabilities"
+    return f"{text}." if output.exclusive else f"{text}. {_NOT_EXCLUSIVE}"
+
+
+_NOT_EXCLUSIVE = "Classes do not exclude each other: each has its own probability."
 
 _OUTPUTS = {
-    OutputKind.LOGITS: "Logits, (N, classes); softmax converts them to probabilities.",
-    OutputKind.PROBABILITIES: "Probabilities, (N, classes).",
     OutputKind.EMBEDDING: "Embedding, (N, features).",
     OutputKind.FEATURES: "One level of the feature pyramid.",
     OutputKind.TENSOR: "Tensor.",
@@ -71,9 +80,12 @@ def input_text(entry: InputMetadata) -> str:
 
 def _summary(metadata: Metadata) -> str:
     model = metadata.model
+    classes = "1 class" if model.num_classes == 1 else f"{model.num_classes} classes"
+    if not metadata.outputs[0].exclusive and model.num_classes > 1:
+        classes += ", several per image"
     kind = {
-        OutputKind.LOGITS: f"image classifier, {model.num_classes} classes",
-        OutputKind.PROBABILITIES: f"image classifier, {model.num_classes} classes",
+        OutputKind.LOGITS: f"image classifier, {classes}",
+        OutputKind.PROBABILITIES: f"image classifier, {classes}",
         OutputKind.EMBEDDING: "image embedding",
         OutputKind.FEATURES: "feature pyramid of an image",
     }.get(metadata.outputs[0].kind, "image model")

@@ -68,8 +68,15 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
             )
         else:
             precision = _PRECISIONS[options.quantize]
-    if options.classifier and not job.request.softmax:
-        notes.append(f"{PROBABILITIES} holds logits, not probabilities. Add --softmax for probabilities.")
+    if options.classifier:
+        exclusive = job.metadata(Precision.FP32).outputs[0].exclusive
+        if not job.request.probabilities:
+            flag = "--softmax" if exclusive else "--sigmoid"
+            notes.append(f"{PROBABILITIES} holds logits, not probabilities. Add {flag} for probabilities.")
+        if not exclusive:
+            notes.append(
+                f"The classes do not exclude each other: {LABEL} is only the most likely one; {PROBABILITIES} has all."
+            )
     model = halve(converted) if options.half else converted.get_spec()
     facts: dict[str, Any] = {
         "kind": str(options.convert_to),
@@ -115,6 +122,11 @@ def _labels(job: ExportJob) -> tuple[str, ...]:
             "--classifier needs a model with one output of classes (N, classes); this one gives "
             f"{', '.join(item.name for item in (output, *more))}",
             hint="leave out --classifier",
+        )
+    if output.shape[-1] == 1:
+        raise ConfigurationError(
+            f"--classifier needs at least two classes: with one, {LABEL} is the same for every image",
+            hint="leave out --classifier, and read the probability of the class with --sigmoid",
         )
     if job.labels is None:
         raise ConfigurationError(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
-    from timmx.plugin import Calibration, ExportJob, Metadata
+    from timmx.plugin import Calibration, ExportJob, Metadata, OutputMetadata
 
     from timmx_litert.options import LiteRTOptions
     from timmx_litert.plan import Plan
@@ -84,7 +84,7 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
             method=method,
             input_range=_input_range(job),
             pixel_bytes=pixel_bytes,
-            probabilities=job.request.softmax,
+            probabilities=job.request.probabilities,
         )
         shape, layout = tuple(job.example_input.shape), "NHWC" if options.takes_nhwc else "NCHW"
         spec = TensorSpec(
@@ -190,6 +190,17 @@ def _input_range(job: ExportJob) -> tuple[float, float]:
     return job.metadata(Precision.FP32).input.value_range
 
 
+def _output_text(output: OutputMetadata) -> str:
+    text = output.kind.capitalize()
+    if output.to_probabilities != "none":
+        text += f"; {output.to_probabilities} converts them to probabilities"
+    return (
+        text
+        if output.exclusive
+        else f"{text}. Classes do not exclude each other: each has its own probability"
+    )
+
+
 def _task_metadata(metadata: Metadata, labels: tuple[str, ...] | None) -> bytes:
     """The metadata of Android's task libraries: how to fill the input, what the outputs are."""
     entry, model = metadata.input, metadata.model
@@ -216,7 +227,7 @@ def _task_metadata(metadata: Metadata, labels: tuple[str, ...] | None) -> bytes:
     outputs = [
         task_metadata.Output(
             name=output.name,
-            description=output.kind.capitalize(),
+            description=_output_text(output),
             minimum=(0.0,) if output.kind is OutputKind.PROBABILITIES else (),
             maximum=(1.0,) if output.kind is OutputKind.PROBABILITIES else (),
             labels_file=_LABELS_FILE if labels and output.kind.ranks_classes else None,

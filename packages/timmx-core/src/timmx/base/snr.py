@@ -29,6 +29,9 @@ class SignalToNoise:
     Source: batches are merged by the pairwise update of Chan, Golub, LeVeque, "Updating Formulae and a
     Pairwise Algorithm for Computing Sample Variances" (1979), which is stable for large offsets.
 
+    Args:
+        threshold: the value from which an element is a positive decision, for `label_agreement`.
+
     Attributes:
         count: number of samples.
         signal: see above; in squared units of the output.
@@ -38,7 +41,7 @@ class SignalToNoise:
         max_abs_diff: the largest absolute difference, in the output's units.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threshold: float | None = None) -> None:
         self.count = 0
         self.signal = 0.0
         self.noise = 0.0
@@ -48,6 +51,8 @@ class SignalToNoise:
         self._mean: NDArray[np.float64] | None = None
         self._shape: tuple[int, ...] = ()
         self._same_top1 = 0
+        self._threshold = threshold
+        self._same_labels = 0
 
     def update(self, reference: ArrayLike, candidate: ArrayLike) -> None:
         """Add one batch.
@@ -99,6 +104,12 @@ class SignalToNoise:
             return None
         return self._same_top1 / self.count
 
+    @property
+    def label_agreement(self) -> float | None:
+        """The share of elements on the same side of the threshold, 0 to 1; None without a threshold or elements."""
+        elements = self.count * math.prod(self._shape)
+        return None if self._threshold is None or not elements else self._same_labels / elements
+
     def _add_signal(self, true: NDArray[np.float64], mean: NDArray[np.float64]) -> None:
         """Merge a chunk (n, elements) into the running mean, which is updated in place."""
         before, added = self.count, len(true)
@@ -121,6 +132,8 @@ class SignalToNoise:
             # np.maximum and np.minimum propagate the NaN of an earlier chunk.
             self.max_abs_diff = float(np.maximum(self.max_abs_diff, np.abs(difference).max()))
             self.cosine_min = float(np.minimum(self.cosine_min, _cosines(true, judged).min()))
+        if self._threshold is not None:
+            self._same_labels += int(((true >= self._threshold) == (judged >= self._threshold)).sum())
         if true.shape[1]:
             self._same_top1 += int((true.argmax(axis=1) == judged.argmax(axis=1)).sum())
 

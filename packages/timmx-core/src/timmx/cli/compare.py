@@ -89,9 +89,10 @@ def _write(comparison: FolderComparison, report: Path) -> None:
 
 
 def _lines(comparison: FolderComparison, report: Path | None) -> list[str]:
-    titles = ["file", "size", "precision", "verdict", "SNR", "top-1 agrees"]
+    files = [row for row in comparison.rows if row.path is not None]
+    titles = ["file", "size", "precision", "verdict", "SNR", _agreement_title(files)]
     if comparison.evaluations:
-        titles.append("accuracy")
+        titles.append(_accuracy_title(files))
     if comparison.bench is not None:
         titles += ["p50", "images/s"]
     lines = format_table([titles, *(_row(row, comparison) for row in comparison.rows)], (0, 2, 3))
@@ -118,6 +119,18 @@ def _lines(comparison: FolderComparison, report: Path | None) -> list[str]:
     return [*lines, *(["", *dict.fromkeys(notes)] if notes else [])]
 
 
+def _agreement_title(files: list[Row]) -> str:
+    """What the verifications agree on: the top-1 class, or whether each label applies."""
+    kinds = {row.per_label for row in files}
+    return "agrees" if len(kinds) > 1 else "labels agree" if kinds == {True} else "top-1 agrees"
+
+
+def _accuracy_title(files: list[Row]) -> str:
+    """The measure on labeled images."""
+    kinds = {row.per_label for row in files}
+    return "accuracy, mAP" if len(kinds) > 1 else "mAP" if kinds == {True} else "accuracy"
+
+
 def _row(row: Row, comparison: FolderComparison) -> list[str]:
     cells = [
         row.name,
@@ -128,7 +141,7 @@ def _row(row: Row, comparison: FolderComparison) -> list[str]:
         "-" if row.agreement is None else f"{100 * row.agreement:.1f} %",
     ]
     if comparison.evaluations:
-        cells.append("-" if row.top1 is None else f"{100 * row.top1:.1f} %")
+        cells.append("-" if row.quality is None else f"{100 * row.quality:.1f} %")
     if comparison.bench is not None:
         cells.append("-" if row.p50_ms is None else f"{row.p50_ms:.3g} ms{'*' * bool(row.engine)}")
         cells.append("-" if row.images_per_s is None else f"{row.images_per_s:.0f}")

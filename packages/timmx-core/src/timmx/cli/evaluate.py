@@ -21,7 +21,7 @@ from timmx.cli.output import write, write_json
 from timmx.contract import JsonOption
 
 if TYPE_CHECKING:
-    from timmx.tools.eval import Comparison, Evaluation
+    from timmx.tools.eval import Comparison, Evaluation, LabelComparison, MultiLabelEvaluation
 
 _ALL_CLASSES, _WORST, _FIRST = 20, 10, 10
 """Show all classes if there are at most `_ALL_CLASSES`, else the `_WORST` worst ones; and `_FIRST` images."""
@@ -35,7 +35,7 @@ def evaluate(
             "--data",
             metavar="DIR|CSV",
             help="Labeled images: a folder with one subfolder per class, named after it, or a CSV with the columns "
-            "path and label.",
+            "path and label; several labels of an image are separated by |.",
         ),
     ],
     class_map: Annotated[
@@ -82,7 +82,7 @@ def evaluate(
     from timmx.artifact import keep_inputs
     from timmx.cli.terminal import working
     from timmx.report import check_report_path
-    from timmx.tools.eval import check_csv_path, evaluate as run, write_csv
+    from timmx.tools.eval import Evaluation, check_csv_path, evaluate as run, write_csv
 
     with working(verbose):
         if report is not None:
@@ -116,16 +116,16 @@ def evaluate(
             _write_report(evaluation, report)
     if as_json:
         write_json(evaluation.to_dict())
-    else:
+    elif isinstance(evaluation, Evaluation):
         write(summary(evaluation))
+    else:
+        write(multi_label_summary(evaluation))
 
 
 def summary(evaluation: Evaluation) -> str:
     """The accuracy, and that of each class, or of the worst ones if there are many."""
-    some = f" of {evaluation.total:,} (--limit)" if len(evaluation.images) < evaluation.total else ""
     lines = [
-        f"{shown(evaluation.path)} on {shown(evaluation.data)}: {len(evaluation.images):,} images{some}, "
-        f"{len(evaluation.classes):,} classes",
+        _head(evaluation),
         "  ".join(
             (
                 "top-1",
@@ -136,22 +136,93 @@ def summary(evaluation: Evaluation) -> str:
     ]
     if evaluation.top5 is not None and evaluation.top5_interval is not None:
         lines.append("  ".join(("top-5", _share(evaluation.top5, evaluation.top5_interval))))
-    speed = (
-        f"speed  {evaluation.images_per_s:,.0f} images/s, {evaluation.seconds:.1f} s"
-        if evaluation.images_per_s
-        else ""
+    lines += [*_run_lines(evaluation), "", *_class_lines(evaluation)]
+    if evaluation.against is not None:
+        lines += ["", *_against_lines(evaluation, evaluation.against)]
+    return "\n".join(lines)
+
+
+def multi_label_summary(evaluation: MultiLabelEvaluation) -> str:
+    """The mean average precision, and the figures of each class, or of the worst ones if there are many."""
+    scores = evaluation.scores
+    lines = [
+        _head(evaluation),
+        f"mAP     {_percent(scores.mean_average_precision):>7}  mean average precision of the classes",
+        "  ".join(
+            (
+                "exact ",
+                _share(scores.exact, scores.exact_interval),
+                f"{evaluation.right:,} of {evaluation.count:,} images with all labels right at 0.5",
+            )
+        ),
+        f"labels  {_percent(scores.decisions):>7}  of the decisions on single labels right at 0.5",
+        *_run_lines(evaluation),
+        "",
+        *_label_lines(evaluation),
+    ]
+    if evaluation.against is not None:
+        lines += ["", *_label_against_lines(evaluation, evaluation.against)]
+    return "\n".join(lines)
+
+
+def _head(evaluation: Evaluation | MultiLabelEvaluation) -> str:
+    some = f" of {evaluation.total:,} (--limit)" if len(evaluation.images) < evaluation.total else ""
+    return (
+        f"{shown(evaluation.path)} on {shown(evaluation.data)}: {len(evaluation.images):,} images{some}, "
+        f"{counted(len(evaluation.classes), 'class', 'classes')}"
     )
-    lines += [speed] if speed else []
+
+
+def _run_lines(evaluation: Evaluation | MultiLabelEvaluation) -> list[str]:
+    """Throughput, and what was not run."""
+    lines = []
+    if evaluation.images_per_s:
+        lines.append(f"speed  {evaluation.images_per_s:,.0f} images/s, {evaluation.seconds:.1f} s")
     if evaluation.resumed:
         lines.append(f"{evaluation.resumed:,} predictions are from the journal")
     if evaluation.unreadable:
         lines.append(f"{counted(len(evaluation.unreadable), 'image')} cannot be read (not counted):")
         lines += [f"  {shown(name)}" for name, _ in evaluation.unreadable[:_FIRST]]
         lines += _more(len(evaluation.unreadable), "--json lists all")
-    lines += ["", *_class_lines(evaluation)]
-    if evaluation.against is not None:
-        lines += ["", *_against_lines(evaluation, evaluation.against)]
-    return "\n".join(lines)
+    return lines
+
+
+def _label_lines(evaluation: MultiLabelEvaluation) -> list[str]:
+    classes, head = list(evaluation.per_class), "class"
+    if len(classes) > _ALL_CLASSES:
+        classes = sorted(
+            (item for item in classes if item.average_precision is not None),
+            key=lambda item: item.average_precision or 0.0,
+        )[:_WORST]
+        head = f"the {_WORST} worst classes"
+    rows = [
+        (
+            item.name,
+            f"{item.count:,}",
+            *(_percent(share) for share in (item.average_precision, item.precision, item.recall)),
+        )
+        for item in classes
+    ]
+    return format_table([(head, "images", "average precision", "precision", "recall"), *rows])
+
+
+def _label_against_lines(evaluation: MultiLabelEvaluation, other: LabelComparison) -> list[str]:
+    lines = [
+        f"against {shown(other.name)}",
+        f"mAP     {_percent(other.scores.mean_average_precision):>7}",
+        f"drop    {'-' if other.drop is None else f'{100 * other.drop:.2f}':>5} points",
+        f"agree   {_percent(other.agreement):>7}  of the decisions on single labels",
+    ]
+    if not other.disagreements:
+        return [*lines, "All decisions at 0.5 are the same."]
+    rows = [
+        (item.image, *("-" if cell == "" else cell or "NaN or infinity" for cell in cells))
+        for item in other.disagreements[:_FIRST]
+        for cells in [(item.labels, item.read, item.against_read)]
+    ]
+    head = ("different labels", "labels", evaluation.path.name, other.name)
+    lines += ["", *format_table([head, *rows], left=range(4))]
+    return [*lines, *_more(len(other.disagreements), "--json, --csv and --report list all")]
 
 
 def _class_lines(evaluation: Evaluation) -> list[str]:
@@ -199,22 +270,27 @@ def _against_lines(evaluation: Evaluation, other: Comparison) -> list[str]:
     return [*lines, *_more(len(other.disagreements), "--json, --csv and --report list all")]
 
 
-def _write_report(evaluation: Evaluation, path: Path) -> None:
+def _write_report(evaluation: Evaluation | MultiLabelEvaluation, path: Path) -> None:
     from timmx.report import environment, this_command, write_report
-    from timmx.tools.eval import evaluation_report
+    from timmx.tools.eval import Evaluation, evaluation_report, multi_label_report
 
     machine = environment(
         name for name in evaluation.metadata.versions if name not in ("timmx-core", "timm", "torch")
     )
-    write_report(evaluation_report(evaluation, machine, [this_command()]), path)
+    report = (
+        evaluation_report(evaluation, machine, [this_command()])
+        if isinstance(evaluation, Evaluation)
+        else multi_label_report(evaluation, machine, [this_command()])
+    )
+    write_report(report, path)
 
 
 def _share(share: float, interval: tuple[float, float]) -> str:
     return f"{_percent(share):>7}  (95 %: {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _prediction(name: str | None, probability: float | None) -> str:

@@ -150,7 +150,9 @@ def _print_schema() -> None:
 def _print(result: ManyResult) -> None:
     from timmx.base import format_table, size_text
 
-    rows = [["file", "size", "precision", "verdict", "SNR", "top-1 agrees", "time"]]
+    per_label = any(item.verification.label_agreement is not None for item in result.results)
+    agrees = "labels agree" if per_label else "top-1 agrees"
+    rows = [["file", "size", "precision", "verdict", "SNR", agrees, "time"]]
     for item in result.results:
         report = item.verification
         rows.append(
@@ -160,7 +162,7 @@ def _print(result: ManyResult) -> None:
                 str(item.precision),
                 str(report.status),
                 "-" if report.snr_db is None else f"{report.snr_db:.1f} dB",
-                "-" if report.top1_agreement is None else f"{100 * report.top1_agreement:.1f} %",
+                "-" if report.agreement is None else f"{100 * report.agreement:.1f} %",
                 f"{item.seconds['total']:.1f} s",
             ]
         )

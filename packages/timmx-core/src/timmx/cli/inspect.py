@@ -116,6 +116,10 @@ def _tensor(entry: Mapping[str, Any]) -> str:
     words = [entry["name"], entry["dtype"], shape, entry.get("layout", ""), entry.get("kind", "")]
     if entry.get("picture"):
         words.append(f"image, {entry['picture']}")
+    if entry.get("activation", "none") != "none":
+        words.append(f"by {entry['activation']}")
+    if not entry.get("exclusive", True):
+        words.append("classes do not exclude each other")
     if stored := entry.get("quantization"):
         number = f"(stored - {stored['zero_point']})" if stored["zero_point"] else "stored"
         words.append(f"real = {stored['scale']:.7g} * {number}")

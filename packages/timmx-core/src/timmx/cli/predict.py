@@ -32,7 +32,14 @@ def predict(
             help="Image files, folders (searched recursively), or quoted globs such as 'photos/**/*.jpg'.",
         ),
     ],
-    top_k: Annotated[int, typer.Option("--top-k", help="Number of classes to show per image.")] = 5,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            "--top-k",
+            help="Number of classes to show per image. Default: 5, or all if classes do not exclude each other.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
     as_csv: Annotated[

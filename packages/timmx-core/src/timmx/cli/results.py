@@ -41,6 +41,8 @@ def verdict(report: VerificationReport) -> list[str]:
     worst = f"  minimum cosine {cosine:.6f}, maximum difference {largest:.2g}"
     if report.top1_agreement is not None:
         worst += f", top-1 agreement {100 * report.top1_agreement:.1f} %"
+    if report.label_agreement is not None:
+        worst += f", agreement on labels at 0.5 {100 * report.label_agreement:.1f} %"
     lines.append(worst)
     if report.accuracy is not None and report.model_accuracy is not None:
         lines.append(

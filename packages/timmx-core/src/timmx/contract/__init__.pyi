@@ -11,6 +11,7 @@ from timmx.contract.capabilities import (
 )
 from timmx.contract.job import Calibration as Calibration, Exported as Exported, ExportJob as ExportJob
 from timmx.contract.metadata import (
+    Activation as Activation,
     InputMetadata as InputMetadata,
     InvalidMetadata as InvalidMetadata,
     Metadata as Metadata,

@@ -50,6 +50,14 @@ class OutputKind(StrEnum):
         return self in (OutputKind.LOGITS, OutputKind.PROBABILITIES)
 
 
+class Activation(StrEnum):
+    """What converts logits to probabilities; `none` leaves them logits."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+    NONE = "none"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata:
     """Which model and which weights.
@@ -177,6 +185,9 @@ class OutputMetadata:
         shape: sizes; a dynamic batch size is the string `batch`.
         dtype: numpy's name of the element type.
         quantization: scale and zero point of integers; None for other types.
+        activation: of an output of classes: what the file applies to the logits.
+        exclusive: of an output of classes: an image has exactly one of them. False if each class has its own
+            probability (several labels per image), and for one class, which an image has or has not.
     """
 
     name: str
@@ -184,6 +195,20 @@ class OutputMetadata:
     shape: tuple[int | str, ...]
     dtype: str = "float32"
     quantization: Quantization | None = None
+    activation: Activation = Activation.NONE
+    exclusive: bool = True
+
+    @property
+    def to_probabilities(self) -> Activation:
+        """What the caller applies to an output of classes to get probabilities; `none` if they are in the file."""
+        if self.kind is not OutputKind.LOGITS:
+            return Activation.NONE
+        return Activation.SOFTMAX if self.exclusive else Activation.SIGMOID
+
+    @property
+    def threshold(self) -> float:
+        """The value of an output of classes at which the probability is 0.5, if classes are not exclusive."""
+        return 0.0 if self.kind is OutputKind.LOGITS else 0.5
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, with keys in the order of docs/metadata.md."""
@@ -193,6 +218,11 @@ class OutputMetadata:
             "shape": list(self.shape),
             **({} if self.dtype == "float32" else {"dtype": self.dtype}),
             **_quantization_json(self.quantization),
+            **(
+                {"activation": str(self.activation), "exclusive": self.exclusive}
+                if self.kind.ranks_classes
+                else {}
+            ),
         }
 
 
@@ -401,13 +431,33 @@ def _output(where: str, values: Any) -> OutputMetadata:
         raise InvalidMetadata(f"{where}.kind is {brief(kind)}")
     if not isinstance(shape, list) or not all(isinstance(size, str) or is_integer(size, 0) for size in shape):
         raise InvalidMetadata(f"{where}.shape is {brief(shape)}")
+    activation, exclusive = _head(where, OutputKind(kind), shape, values)
     return OutputMetadata(
         name=name,
         kind=OutputKind(kind),
         shape=tuple(shape),
         dtype=_text({"dtype": "float32"} | values, "dtype", f"{where}."),
         quantization=_quantization(where, values),
+        activation=activation,
+        exclusive=exclusive,
     )
+
+
+def _head(
+    where: str, kind: OutputKind, shape: list[int | str], values: Mapping[str, Any]
+) -> tuple[Activation, bool]:
+    """`activation` and `exclusive` of an output; a file without them has logits, or probabilities by softmax."""
+    if not kind.ranks_classes:
+        return Activation.NONE, True
+    probabilities = kind is OutputKind.PROBABILITIES
+    activation = values.get("activation", "softmax" if probabilities else "none")
+    allowed = ("softmax", "sigmoid") if probabilities else ("none",)
+    if activation not in allowed:
+        raise InvalidMetadata(f"{where}.activation is {brief(activation)} for {kind}")
+    exclusive = values.get("exclusive", activation == "softmax" or shape[-1:] != [1])
+    if not isinstance(exclusive, bool) or (activation == "softmax" and not exclusive):
+        raise InvalidMetadata(f"{where}.exclusive is {brief(exclusive)} with activation {activation}")
+    return Activation(activation), exclusive
 
 
 def _labels(values: Any, output: OutputMetadata) -> tuple[str, ...] | None:

@@ -274,6 +274,22 @@ class ExportRequest:
         bool,
         typer.Option("--softmax", help="Output probabilities instead of logits.", rich_help_panel=_INPUT),
     ] = False
+    sigmoid: Annotated[
+        bool,
+        typer.Option(
+            "--sigmoid",
+            help="Output a probability for each class by sigmoid instead of logits.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = False
+    multi_label: Annotated[
+        bool,
+        typer.Option(
+            "--multi-label",
+            help="Classes do not exclude each other: each has its own probability, by sigmoid.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = False
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -316,6 +332,11 @@ class ExportRequest:
             rich_help_panel=_VERIFY,
         ),
     ] = None
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether the file outputs probabilities instead of logits."""
+        return self.softmax or self.sigmoid
 
     @property
     def source(self) -> str:

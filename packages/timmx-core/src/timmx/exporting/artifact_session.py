@@ -101,10 +101,17 @@ class ArtifactSession(Session):
             for start in range(0, len(samples), size)
         ]
         outputs = tuple(np.concatenate([part[name] for part in parts]) for name in names)
-        classes = self._metadata.outputs[0].kind.ranks_classes
+        first = self._metadata.outputs[0]
+        classes = first.kind.ranks_classes
         if self.loaded.labels and classes:
             check_count(self.loaded.labels, outputs[0].shape[1])
-        return Reference(samples=samples, outputs=outputs, names=names, classes=classes)
+        return Reference(
+            samples=samples,
+            outputs=outputs,
+            names=names,
+            classes=classes,
+            threshold=None if first.exclusive else first.threshold,
+        )
 
 
 def _with_settings_of(request: ExportRequest, metadata: Metadata) -> ExportRequest:

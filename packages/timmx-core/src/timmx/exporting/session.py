@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from timmx.base import exact_cuda, reporter
 from timmx.capture import capture
-from timmx.contract import OutputKind, OutputMetadata
+from timmx.contract import Activation, OutputKind, OutputMetadata
 from timmx.errors import ConfigurationError, ModelError, TimmxError, one_line
 from timmx.exporting.metadata import build_metadata
-from timmx.exporting.validation import check_batch
+from timmx.exporting.validation import check_batch, softmax_over_one_class
 from timmx.inputs import (
     LEAST_INPUTS,
     SYNTHETIC_INPUTS,
@@ -91,7 +91,7 @@ class ModelSession(Session):
 
     Attributes:
         loaded: the loaded model.
-        module_as_loaded: the model with normalization and softmax; it is the original until it is prepared in place.
+        module_as_loaded: the model with normalization and activation; it is the original until it is prepared in place.
         module: the prepared `ExportModule`, in eval mode on the requested device.
         reference: the original model's outputs for the verification inputs.
         rewrites: the rewrites of the preparation.
@@ -161,7 +161,13 @@ class ModelSession(Session):
         """The metadata of an artifact of this model; see `build_metadata`."""
         batch = "batch" if self.request.dynamic_batch else self.request.batch_size or 1
         outputs = tuple(
-            OutputMetadata(name=name, kind=self._kind(), shape=(batch, *array.shape[1:]))
+            OutputMetadata(
+                name=name,
+                kind=self._kind(),
+                shape=(batch, *array.shape[1:]),
+                activation=self._activation,
+                exclusive=self.reference.threshold is None,
+            )
             for name, array in zip(self.reference.names, self.reference.outputs, strict=True)
         )
         return build_metadata(self.request, self.loaded, outputs, precision, backend, format_facts, io_types)
@@ -172,7 +178,7 @@ class ModelSession(Session):
         config = self.loaded.data_config
         model = self.loaded.model if self.loaded.owned else copy_model(self.loaded.model)
         normalize = Normalize(config.mean, config.std) if self.request.normalize else None
-        wrapped = ExportModule(model, normalize, self.request.softmax)
+        wrapped = ExportModule(model, normalize, self._activation)
         return wrapped.eval().requires_grad_(False).to(self.request.device.torch_name)
 
     def _samples(self) -> Samples:
@@ -205,21 +211,37 @@ class ModelSession(Session):
             ) from exc
         finally:
             hook.remove()
-        if request.softmax and (names[0] != ("output",) or outputs[0].ndim != 2):
-            raise ConfigurationError(
-                "--softmax needs a model with one output of classes (N, classes); this one has "
-                f"{', '.join(f'{name} {array.shape[1:]}' for name, array in zip(names[0], outputs, strict=True))}",
-                hint="leave --softmax out",
-            )
         classes = names[0] == ("output",) and outputs[0].ndim == 2
+        flags = {
+            "--softmax": request.softmax,
+            "--sigmoid": request.sigmoid,
+            "--multi-label": request.multi_label,
+        }
+        for flag in (flag for flag, is_set in flags.items() if is_set and not classes):
+            raise ConfigurationError(
+                f"{flag} needs a model with one output of classes (N, classes); this one has "
+                f"{', '.join(f'{name} {array.shape[1:]}' for name, array in zip(names[0], outputs, strict=True))}",
+                hint=f"leave {flag} out",
+            )
+        if request.softmax and outputs[0].shape[1] == 1:
+            raise softmax_over_one_class()
         if self.loaded.num_classes is None:
             if self.loaded.labels and classes:
                 check_count(self.loaded.labels, outputs[0].shape[1])
             self.loaded = replace(self.loaded, num_classes=outputs[0].shape[1] if classes else 0)
-        labels, truth = self.loaded.labels, None
-        if classes and labels and isinstance(samples, ImageSamples):
+        labels, truth, threshold = self.loaded.labels, None, None
+        if classes and (request.multi_label or outputs[0].shape[1] == 1):
+            threshold = 0.5 if request.probabilities else 0.0
+        elif classes and labels and isinstance(samples, ImageSamples):
             truth = samples.true_classes(labels)
-        return Reference(samples=samples, outputs=outputs, names=names[0], classes=classes, truth=truth)
+        return Reference(
+            samples=samples,
+            outputs=outputs,
+            names=names[0],
+            classes=classes,
+            truth=truth,
+            threshold=threshold,
+        )
 
     def _prepare_once(self) -> tuple[ExportModule, tuple[Rewrite, ...]]:
         if self._preparation is None:
@@ -240,9 +262,15 @@ class ModelSession(Session):
             reporter().detail(f"{rewrite.name}: {rewrite.count}, {rewrite.snr_db:.0f} dB from the original.")
         return cast("ExportModule", prepared.model), prepared.rewrites
 
+    @property
+    def _activation(self) -> Activation:
+        if self.request.softmax:
+            return Activation.SOFTMAX
+        return Activation.SIGMOID if self.request.sigmoid else Activation.NONE
+
     def _kind(self) -> OutputKind:
         if self.reference.names[0] == "features_0":
             return OutputKind.FEATURES
         if self.reference.classes:
-            return OutputKind.PROBABILITIES if self.request.softmax else OutputKind.LOGITS
+            return OutputKind.PROBABILITIES if self.request.probabilities else OutputKind.LOGITS
         return OutputKind.EMBEDDING if self.reference.names == ("embedding",) else OutputKind.TENSOR

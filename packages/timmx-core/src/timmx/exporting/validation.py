@@ -132,11 +132,28 @@ def _outputs(request: ExportRequest) -> None:
             f"--out-indices {','.join(map(str, levels))}: timm returns each level once, in ascending order",
             hint="give each level once, in ascending order, all from the front (0,1,2) or all from the back (-2,-1)",
         )
+    if request.softmax and (request.sigmoid or request.multi_label):
+        other = "--sigmoid" if request.sigmoid else "--multi-label"
+        reason = (
+            "each converts the logits to probabilities"
+            if request.sigmoid
+            else "after softmax the probabilities of all classes add up to 1"
+        )
+        raise ConfigurationError(
+            f"--softmax and {other} cannot be combined: {reason}",
+            hint="use only one of them"
+            if request.sigmoid
+            else "use --sigmoid, which gives each class its own probability",
+        )
+    if request.softmax and request.num_classes == 1:
+        raise softmax_over_one_class()
     without_classes = (
         "--features" if request.features else "--num-classes 0" if request.num_classes == 0 else ""
     )
     for flag, is_set in (
         ("--softmax", request.softmax),
+        ("--sigmoid", request.sigmoid),
+        ("--multi-label", request.multi_label),
         ("--labels", request.labels is not None),
         ("--num-classes", request.features and request.num_classes is not None),
     ):
@@ -152,6 +169,14 @@ def _outputs(request: ExportRequest) -> None:
                 f"--labels has {len(labels)} names, but --num-classes is {request.num_classes}",
                 hint="make them equal",
             )
+
+
+def softmax_over_one_class() -> ConfigurationError:
+    """The error for `--softmax` and a model with one logit."""
+    return ConfigurationError(
+        "--softmax over one class is 1 for every image",
+        hint="use --sigmoid, which converts the logit to the probability of the class",
+    )
 
 
 def check_batch(request: ExportRequest, size: Sequence[int]) -> None:

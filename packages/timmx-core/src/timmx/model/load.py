@@ -154,6 +154,12 @@ AWAKENED = (
 )
 
 
+_TRAINED_FOR_SIGMOID = (
+    "{} was trained with bce_loss, for probabilities by sigmoid: --sigmoid outputs them; add --multi-label if an image "
+    "can have several of the classes."
+)
+
+
 def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
     source = find_source(request, probe)
     filled = build_and_fill(request, source)
@@ -165,6 +171,13 @@ def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
         notes += _take_training_options(filled, checkpoint, cfg)
     config, config_notes = resolve_data_config(cfg, size, request.mean, request.std, source.name)
     num_classes = 0 if request.features else int(getattr(model, "num_classes", 0))
+    if (
+        checkpoint is not None
+        and num_classes
+        and checkpoint.args.get("bce_loss") is True
+        and not request.sigmoid
+    ):
+        notes.append(_TRAINED_FOR_SIGMOID.format(checkpoint.path.name))
     labels, label_note = labels_of_config(cfg, num_classes) if request.labels is None else (None, None)
     trained = source.weights is not None or checkpoint is not None
     if request.awaken:

@@ -1,4 +1,4 @@
-"""The module that is exported: a model with optional normalization before it and optional softmax after it."""
+"""The module that is exported: a model with normalization before it and softmax or sigmoid after it, both optional."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from timmx.contract import Activation
 from timmx.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -32,20 +33,26 @@ class Normalize(nn.Module):
 class ExportModule(nn.Module):
     """A timm model as an artifact computes it: one input named `input`; outputs a tensor or a flat tuple.
 
-    Its children are named `normalize`, `model` and `softmax`, so that a backend can see from a node's scope which
+    Its children are named `normalize`, `model` and `activation`, so that a backend can see from a node's scope which
     part it belongs to.
     """
 
-    def __init__(self, model: nn.Module, normalize: Normalize | None = None, softmax: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, normalize: Normalize | None = None, activation: Activation = Activation.NONE
+    ) -> None:
         super().__init__()
         self.normalize = normalize or nn.Identity()
         self.model = model
-        self.softmax = nn.Softmax(dim=-1) if softmax else nn.Identity()
+        self.activation = {
+            Activation.SOFTMAX: nn.Softmax(dim=-1),
+            Activation.SIGMOID: nn.Sigmoid(),
+            Activation.NONE: nn.Identity(),
+        }[activation]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         outputs, _ = pytree.tree_flatten(self.model(self.normalize(input)))
         if len(outputs) == 1:
-            return self.softmax(outputs[0])
+            return self.activation(outputs[0])
         return tuple(outputs)
 
 

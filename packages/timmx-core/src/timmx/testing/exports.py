@@ -44,6 +44,7 @@ class ExportChecks(ConformanceBase):
             {"mean": (0.5,)},
             {"batch_size": 0},
             {"softmax": True, "features": True},
+            {"softmax": True, "sigmoid": True},
             {"output": "model.not-its-suffix"},
             {"verify": False, "min_snr": 10.0},
         ],
@@ -100,6 +101,20 @@ class ExportChecks(ConformanceBase):
         metadata = metadata_of(classifier)
         assert metadata.input.normalized_in_graph
         assert [output.kind for output in metadata.outputs] == [OutputKind.PROBABILITIES]
+
+    @export_check
+    def test_one_class_with_sigmoid(self, export: Export) -> None:
+        model = tiny_model(num_classes=1)
+        model[-1].weight.data *= 40  # type: ignore[index]
+        result = export(model, sigmoid=True, labels=("one",))
+        assert result.verification.status in GOOD, result.verification.reason
+        (output,) = metadata_of(result).outputs
+        assert (output.kind, output.activation, output.exclusive, output.shape[-1]) == (
+            OutputKind.PROBABILITIES,
+            "sigmoid",
+            False,
+            1,
+        )
 
     @export_check
     def test_labels_travel(self, classifier: ExportResult, subject: ExportBackend) -> None:

@@ -37,14 +37,20 @@ def small_model(name: str) -> nn.Module:
     return awakened_model(name, **_FEWER_BLOCKS.get(name, {}))
 
 
-def tiny_model() -> nn.Module:
+def tiny_model(num_classes: int = 10) -> nn.Module:
     """One convolution and a head, for a check that needs any model."""
     import torch
     from torch import nn
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layers = (nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+        layers = (
+            nn.Conv2d(3, 8, 3, 2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, num_classes),
+        )
         model = nn.Sequential(*layers).eval()
-    model.pretrained_cfg = {"input_size": (3, 32, 32), "num_classes": 10}  # type: ignore[assignment]
+    model.pretrained_cfg = {"input_size": (3, 32, 32), "num_classes": num_classes}  # type: ignore[assignment]
     return model

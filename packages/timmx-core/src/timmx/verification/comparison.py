@@ -61,6 +61,8 @@ class OutputFigures:
         cosine_min: the smallest cosine similarity over the inputs.
         max_abs_diff: the largest absolute difference.
         top1_agreement: the share of inputs with the same top-1 class; None for outputs without classes.
+        label_agreement: if classes do not exclude each other, the share of equal decisions (a probability of at least
+            0.5, or less) over all inputs and classes, in place of `top1_agreement`.
         vacuous: the model's output does not depend on its input, so the comparison has no signal.
     """
 
@@ -70,6 +72,7 @@ class OutputFigures:
     max_abs_diff: float
     top1_agreement: float | None
     vacuous: bool
+    label_agreement: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +115,23 @@ class VerificationReport:
         shares = [item.top1_agreement for item in self.outputs if item.top1_agreement is not None]
         return min(shares, default=None)
 
+    @property
+    def label_agreement(self) -> float | None:
+        shares = [item.label_agreement for item in self.outputs if item.label_agreement is not None]
+        return min(shares, default=None)
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of equal answers: top-1 classes, or decisions on each label; None for outputs without classes."""
+        return self.top1_agreement if self.label_agreement is None else self.label_agreement
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values; infinite and undefined figures become strings such as `inf`."""
-        data = asdict(self) | {"snr_db": self.snr_db, "top1_agreement": self.top1_agreement}
+        data = asdict(self) | {
+            "snr_db": self.snr_db,
+            "top1_agreement": self.top1_agreement,
+            "label_agreement": self.label_agreement,
+        }
         return _json_ready(data)
 
     @classmethod
@@ -152,6 +169,7 @@ class Reference:
         names: the outputs' names.
         classes: whether the only output has one number per class.
         truth: the true class of each input; None if they are unknown.
+        threshold: if classes do not exclude each other, the output at which the probability is 0.5; otherwise None.
     """
 
     samples: Samples
@@ -159,6 +177,7 @@ class Reference:
     names: tuple[str, ...]
     classes: bool
     truth: np.ndarray | None = None
+    threshold: float | None = None
 
     def __len__(self) -> int:
         return len(self.outputs[0])
@@ -188,7 +207,7 @@ def verify(
         VerificationError: the artifact fails, or its inputs and outputs do not match the reference.
     """
     sizes = (batch_size,) if batch_size else tuple(sorted(set(runner.batch_sizes)))
-    measures = [SignalToNoise() for _ in reference.names]
+    measures = [SignalToNoise(reference.threshold) for _ in reference.names]
     shapes = {name: array.shape for name, array in zip(reference.names, reference.outputs, strict=True)}
     if mismatch := interface_mismatch(runner, reference.samples.take([0]).shape[1:], shapes):
         raise VerificationError(f"the artifact's inputs and outputs do not match the model: {mismatch}")
@@ -205,8 +224,11 @@ def verify(
             snr_db=measure.snr_db,
             cosine_min=measure.cosine_min,
             max_abs_diff=measure.max_abs_diff,
-            top1_agreement=measure.top1_agreement if reference.classes else None,
+            top1_agreement=measure.top1_agreement
+            if reference.classes and reference.threshold is None
+            else None,
             vacuous=measure.vacuous,
+            label_agreement=measure.label_agreement if reference.classes else None,
         )
         for name, measure in zip(reference.names, measures, strict=True)
     )

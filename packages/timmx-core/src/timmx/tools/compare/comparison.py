@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from timmx.tools.bench import BenchResult
-    from timmx.tools.eval import Evaluation
+    from timmx.tools.eval import Comparison, Evaluation, LabelComparison, MultiLabelEvaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,13 @@ class Row:
         path: None for the model.
         input_size: channels, height and width of the input; empty for the model, which has that of the first file.
         snr_db: of its recorded verification; None if there is none.
-        agreement: top-1 agreement with the model, 0 to 1, of the recorded verification.
+        agreement: agreement with the model, 0 to 1, of the recorded verification: on the top-1 class, or `per_label`
+            on whether each class applies.
+        per_label: classes do not exclude each other.
         inputs: the inputs of the verification, such as `500 images of samples`; empty if unknown.
         status: of its verification; empty if unknown.
-        top1: accuracy on the data, 0 to 1, with a 95 % `top1_interval`; None without data.
+        top1: accuracy on the data, 0 to 1, with a 95 % `top1_interval`; None without data or `per_label`.
+        mean_average_precision: on the data, 0 to 1, if `per_label`; otherwise None.
         batch_size: at which the latency was measured.
         p50_ms: median latency of a run; None if it was not measured.
         engine: what ran the file if it was not the format's own runtime: the latency then says nothing about a device.
@@ -49,15 +52,22 @@ class Row:
     status: str = ""
     snr_db: float | None = None
     agreement: float | None = None
+    per_label: bool = False
     inputs: str = ""
     top1: float | None = None
     top1_interval: tuple[float, float] | None = None
+    mean_average_precision: float | None = None
     batch_size: int | None = None
     p50_ms: float | None = None
     p90_ms: float | None = None
     images_per_s: float | None = None
     engine: str = ""
     errors: tuple[str, ...] = ()
+
+    @property
+    def quality(self) -> float | None:
+        """The accuracy, or the mean average precision `per_label`."""
+        return self.mean_average_precision if self.per_label else self.top1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -82,7 +92,7 @@ class FolderComparison:
     rows: tuple[Row, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     data: Path | None = None
-    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    evaluations: Mapping[str, Evaluation | MultiLabelEvaluation] = field(default_factory=dict)
     bench: BenchResult | None = None
 
     @property
@@ -169,7 +179,7 @@ def compare(
             hint="name a folder with one folder per class, or a CSV of path,label",
         )
     rows, left_out = _recorded(folder)
-    evaluations: dict[str, Evaluation] = {}
+    evaluations: dict[str, Evaluation | MultiLabelEvaluation] = {}
     bench = None
     model = None
     if against is not None:
@@ -218,6 +228,7 @@ def _recorded(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
             metadata = Metadata.parse(path, content)
             files = backend.files(path)
             verification = (recall(path, files) or {}).get("verification", {})
+            per_label = not metadata.outputs[0].exclusive
             rows.append(
                 Row(
                     name=path.name,
@@ -228,7 +239,8 @@ def _recorded(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
                     precision=metadata.precision,
                     status=str(verification.get("status", "")),
                     snr_db=_number(verification.get("snr_db")),
-                    agreement=_number(verification.get("top1_agreement")),
+                    agreement=_number(verification.get("label_agreement" if per_label else "top1_agreement")),
+                    per_label=per_label,
                     inputs=_inputs(str(verification.get("origin", ""))),
                 )
             )
@@ -251,12 +263,12 @@ def _with_accuracy(
     against: str | None,
     model_options: Mapping[str, Any] | None,
     trust: bool,
-) -> tuple[list[Row], Row | None, dict[str, Evaluation]]:
+) -> tuple[list[Row], Row | None, dict[str, Evaluation | MultiLabelEvaluation]]:
     """Add accuracies; the model is run once, with the first file that can be evaluated."""
     from timmx.tools.eval import evaluate
 
     measured: list[Row] = []
-    evaluations: dict[str, Evaluation] = {}
+    evaluations: dict[str, Evaluation | MultiLabelEvaluation] = {}
     first: TimmxError | None = None
     pending = against
     for row in rows:
@@ -274,14 +286,20 @@ def _with_accuracy(
             measured.append(replace(row, errors=(*row.errors, f"accuracy: {_line(exc)}")))
             continue
         evaluations[row.name] = result
-        measured.append(replace(row, top1=result.top1, top1_interval=_pair(result.top1_interval)))
+        measured.append(_with_figures(row, result))
         if model is not None and result.against is not None:
-            other = result.against
-            model = replace(model, top1=other.top1, top1_interval=_pair(other.top1_interval))
-            pending = None
+            model, pending = _with_figures(model, result.against), None
     if first is not None and not evaluations:
         raise first
     return measured, model, evaluations
+
+
+def _with_figures(row: Row, result: Evaluation | Comparison | MultiLabelEvaluation | LabelComparison) -> Row:
+    from timmx.tools.eval import Comparison, Evaluation
+
+    if isinstance(result, (Evaluation, Comparison)):
+        return replace(row, top1=result.top1, top1_interval=_pair(result.top1_interval))
+    return replace(row, per_label=True, mean_average_precision=result.scores.mean_average_precision)
 
 
 def _with_latency(

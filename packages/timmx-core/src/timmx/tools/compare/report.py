@@ -55,18 +55,19 @@ def _summary(comparison: FolderComparison) -> str:
         text += f" {name}, {fastest.p50_ms:.3g} ms per run."
     elif native:
         text += " Latencies are not comparable: input size or batch size differs."
-    evaluated = [row for row in files if row.top1 is not None]
-    if evaluated:
-        best = max(evaluated, key=lambda row: row.top1 or 0.0)
-        worst = min(evaluated, key=lambda row: row.top1 or 0.0)
-        highest, lowest = (f"{100 * (row.top1 or 0.0):.1f} %" for row in (best, worst))
-        if best.top1 != worst.top1:
+    evaluated = [row for row in files if row.quality is not None]
+    if evaluated and len({row.per_label for row in evaluated}) == 1:
+        best = max(evaluated, key=lambda row: row.quality or 0.0)
+        worst = min(evaluated, key=lambda row: row.quality or 0.0)
+        highest, lowest = (f"{100 * (row.quality or 0.0):.1f} %" for row in (best, worst))
+        measure = "Mean average precision" if best.per_label else "Accuracy"
+        if best.quality != worst.quality:
             text += f" Most accurate: {best.name}, {highest}; least accurate: {worst.name}, {lowest}."
         elif len(files) == 1:
-            text += f" Accuracy: {highest}."
+            text += f" {measure}: {highest}."
         else:
             text += (
-                f" Accuracy of all {'' if len(evaluated) == len(files) else 'evaluated '}files: {highest}."
+                f" {measure} of all {'' if len(evaluated) == len(files) else 'evaluated '}files: {highest}."
             )
     return text
 
@@ -80,8 +81,10 @@ def _table(comparison: FolderComparison) -> Table:
         Column("snr", "SNR", "db"),
         Column("agreement", "agreement", "percent"),
     ]
-    if comparison.evaluations:
+    if any(row.top1 is not None for row in comparison.rows):
         columns.append(Column("top1", "accuracy", "percent"))
+    if any(row.mean_average_precision is not None for row in comparison.rows):
+        columns.append(Column("map", "mean average precision", "percent"))
     if comparison.bench is not None:
         columns.append(Column("p50", "latency", "ms"))
         if any(row.batch_size not in (None, 1) for row in comparison.rows):
@@ -98,6 +101,7 @@ def _table(comparison: FolderComparison) -> Table:
             "snr": row.snr_db,
             "agreement": row.agreement,
             "top1": (row.top1, *row.top1_interval) if row.top1_interval else row.top1,
+            "map": row.mean_average_precision,
             "p50": row.p50_ms,
             "batch": row.batch_size,
             "speed": row.images_per_s,
@@ -107,10 +111,11 @@ def _table(comparison: FolderComparison) -> Table:
     ]
     notes = []
     if any(row.status for row in comparison.rows):
-        notes.append("SNR and top-1 agreement are from verification.")
+        agreement = "agreement" if any(row.per_label for row in comparison.rows) else "top-1 agreement"
+        notes.append(f"SNR and {agreement} are from verification.")
     if comparison.mixed_inputs:
         notes.append(comparison.mixed_inputs)
-    if comparison.evaluations:
+    if any(row.top1 is not None for row in comparison.rows):
         notes.append("Accuracy is shown with its 95 % interval.")
     if comparison.bench is not None:
         notes += ["Latency is the median of all runs.", *comparison.bench.warnings]
@@ -131,17 +136,18 @@ def _table(comparison: FolderComparison) -> Table:
 def _scatter(comparison: FolderComparison) -> Scatter | None:
     """Accuracy if there is data, else SNR, over latency, with the file size as area."""
     timed = [row for row in comparison.rows if row.p50_ms is not None and not row.engine]
-    by_accuracy = any(row.top1 is not None for row in timed)
+    by_accuracy = any(row.quality is not None for row in timed)
+    measure = "mean average precision" if any(row.per_label for row in timed) else "accuracy"
     points = []
     left_out: dict[str, list[str]] = {}
     for row in comparison.rows:
-        y = row.top1 if by_accuracy else row.snr_db
+        y = row.quality if by_accuracy else row.snr_db
         if row.p50_ms is None:
             why = "no latency"
         elif row.engine:
             why = "not run by its own runtime"
         elif y is None:
-            why = "no accuracy" if by_accuracy else "no SNR"
+            why = f"no {measure}" if by_accuracy else "no SNR"
         elif abs(y) == float("inf"):
             why = "identical to the model, infinite SNR" if y > 0 else "infinite SNR"
         else:
@@ -155,9 +161,9 @@ def _scatter(comparison: FolderComparison) -> Scatter | None:
     reasons = "; ".join(f"{', '.join(names)} ({why})" for why, names in left_out.items())
     note = f"Not shown: {reasons}." if reasons else ""
     return Scatter(
-        title="Accuracy over latency" if by_accuracy else "SNR over latency",
+        title=f"{measure.capitalize()} over latency" if by_accuracy else "SNR over latency",
         x_title="median latency of a run",
-        y_title="accuracy" if by_accuracy else "SNR",
+        y_title=measure if by_accuracy else "SNR",
         points=points,
         size_title="size",
         note=note,
@@ -194,12 +200,17 @@ def _latencies(comparison: FolderComparison) -> Distributions | None:
 
 def _matrices(comparison: FolderComparison) -> list[Matrix]:
     """The confusion matrix of the most accurate file, and of the least accurate one if it differs."""
-    from timmx.tools.eval import evaluation_report
+    from timmx.tools.eval import Evaluation, evaluation_report
 
-    if not comparison.evaluations:
+    evaluations = {
+        name: evaluation
+        for name, evaluation in comparison.evaluations.items()
+        if isinstance(evaluation, Evaluation)
+    }
+    if not evaluations:
         return []
     ranked: list[Row] = sorted(
-        (row for row in comparison.rows if row.name in comparison.evaluations),
+        (row for row in comparison.rows if row.name in evaluations),
         key=lambda row: row.top1 or 0.0,
     )
     chosen = {"": ranked[-1]}
@@ -207,7 +218,7 @@ def _matrices(comparison: FolderComparison) -> list[Matrix]:
         chosen = {" (most accurate)": ranked[-1], " (least accurate)": ranked[0]}
     matrices = []
     for what, row in chosen.items():
-        sections = evaluation_report(comparison.evaluations[row.name], {}, ()).sections
+        sections = evaluation_report(evaluations[row.name], {}, ()).sections
         matrices += [
             replace(section, title=f"Confusion matrix of {row.name}{what}")
             for section in sections

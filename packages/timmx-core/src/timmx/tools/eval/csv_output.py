@@ -12,6 +12,7 @@ from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
     from timmx.tools.eval.evaluation import Evaluation
+    from timmx.tools.eval.multi_label import MultiLabelEvaluation
 
 
 def check_csv_path(path: Path) -> None:
@@ -32,7 +33,7 @@ def check_csv_path(path: Path) -> None:
         )
 
 
-def write_csv(evaluation: Evaluation, path: Path) -> None:
+def write_csv(evaluation: Evaluation | MultiLabelEvaluation, path: Path) -> None:
     """Write the rows of an evaluation; an existing file is replaced when the new one is complete.
 
     Raises:

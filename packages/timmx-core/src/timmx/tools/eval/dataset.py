@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import count
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from timmx.base import check_path, counted, open_file, read_file, reporter, size_text
 from timmx.errors import ConfigurationError
 from timmx.inputs import IMAGE_SUFFIXES, list_images, other_files, spread
+from timmx.tools.eval.labels import SEPARATOR, Row, choose_class, join_labels, natural_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -32,15 +32,21 @@ class LabelledImage:
 
     Attributes:
         name: for results: its path relative to the data folder, or as in the CSV.
-        truth: index of its class.
+        truths: indices of its classes, ascending; one, unless classes do not exclude each other.
     """
 
     path: Path
     name: str
-    truth: int
+    truths: tuple[int, ...]
+
+    @property
+    def truth(self) -> int:
+        """Index of its class, where classes exclude each other."""
+        (truth,) = self.truths
+        return truth
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Images with their classes.
 
@@ -48,12 +54,14 @@ class Dataset:
         origin: the folder or the CSV.
         classes: the name of every class of the artifact, by index.
         total: number of images in the data, of which `limited` may have selected some.
+        exclusive: each image has one class; otherwise any number of them.
     """
 
     origin: Path
     images: tuple[LabelledImage, ...]
     classes: tuple[str, ...]
     total: int
+    exclusive: bool = True
 
     def limited(self, most: int | None) -> Dataset:
         """Select at most `most` images, balanced over the classes and evenly spread within each class.
@@ -65,9 +73,9 @@ class Dataset:
             return self
         if most < 1:
             raise ConfigurationError(f"--limit {most} leaves no image", hint="give 1 or more")
-        by_class: dict[int, list[LabelledImage]] = {}
+        by_class: dict[tuple[int, ...], list[LabelledImage]] = {}  # of several, the first one counts
         for image in self.images:
-            by_class.setdefault(image.truth, []).append(image)
+            by_class.setdefault(image.truths[:1], []).append(image)
         quotas = dict.fromkeys(by_class, 0)
         remaining = min(most, len(self.images))
         while remaining:
@@ -89,6 +97,8 @@ def read_dataset(
     labels: Sequence[str] | None,
     num_classes: int,
     class_map: Path | None = None,
+    *,
+    exclusive: bool = True,
 ) -> Dataset:
     """List the images and match their labels with classes, before any image is opened.
 
@@ -97,12 +107,16 @@ def read_dataset(
     of a CSV are either all class names or all class indices, none of which is also a name. If the artifact has no
     class names, and there are as many folders as classes, the folders are the classes in timm's order.
 
+    If classes do not exclude each other, an image of a CSV can have several labels, separated by `|` or in several
+    rows, or an empty one. For a file with one class, see `choose_class`.
+
     Args:
         data: the folder or the CSV.
         name: of the artifact, for messages.
         labels: its class names; None if it has none.
         num_classes: its number of classes.
         class_map: a file with the data's class names in class order, one per line.
+        exclusive: each image has one of the classes.
 
     Raises:
         ConfigurationError: the data does not exist, or its labels do not match the classes.
@@ -116,14 +130,32 @@ def read_dataset(
             hint="name a folder with one folder per class, or a CSV of path,label",
         )
     mapping = _read_class_map(class_map, num_classes) if class_map else None
-    rows = _folder_rows(data) if data.is_dir() else _csv_rows(data)
-    if mapping is None and labels is None and data.is_dir():
+    rows = _folder_rows(data) if data.is_dir() else _csv_rows(data, unlabeled=not exclusive)
+    one_class = not exclusive and num_classes == 1
+    if mapping is None and labels is None and data.is_dir() and not one_class:
         mapping = _by_order(data, name, num_classes)
     names = list(mapping or labels or ())
-    data_labels = dict.fromkeys(label for _, _, label in rows)
+    if data.is_dir():
+        pass
+    elif exclusive:
+        _check_one_label(data, name, rows)
+    else:
+        rows = join_labels(rows, names)
+    if one_class:
+        chosen = choose_class(data, name, rows, names[0] if names else None)
+        rows = [(path, shown, tuple(label for label in own if label == chosen)) for path, shown, own in rows]
+        names = [chosen]
+    if not any(own for *_, own in rows):
+        raise ConfigurationError(
+            f"no image of {data} has a label", hint="add the labels of at least one image"
+        )
+    data_labels = dict.fromkeys(label for *_, own in rows for label in own)
     truths = {label: number for number, label in enumerate(names) if label in data_labels}
     numbers = {} if data.is_dir() else _class_numbers(data_labels, num_classes)
     unknown = data_labels.keys() - truths.keys() - numbers.keys()
+    known = {*names, *map(str, range(num_classes))}
+    if exclusive and unknown and all(set(label.split(SEPARATOR)) <= known for label in unknown):
+        raise _exclusive(data, name, f"labels such as {min(unknown)}")
     if unknown:
         raise _mismatch(data, name, unknown, len(data_labels), names, num_classes, class_map)
     unnamed = [label for label in data_labels if label not in truths]
@@ -136,15 +168,29 @@ def read_dataset(
         reporter().warn(
             f"The labels of {data} are read as class names, not as class indices: {label} is class {number}."
         )
-    images = tuple(LabelledImage(path, shown, truths[label]) for path, shown, label in rows)
+    images = tuple(
+        LabelledImage(path, shown, tuple(sorted({truths[label] for label in own})))
+        for path, shown, own in rows
+    )
     if not data.is_dir():
         _check_exist(data, images)
     classes = labels or mapping or [str(number) for number in range(num_classes)]
-    return Dataset(data, images, tuple(classes), len(images))
+    return Dataset(origin=data, images=images, classes=tuple(classes), total=len(images), exclusive=exclusive)
 
 
-Row = tuple["Path", str, str]
-"""An image's path, its name in results and its label."""
+def _check_one_label(data: Path, name: str, rows: Sequence[Row]) -> None:
+    """Check that no image of a CSV has two labels."""
+    own: dict[str, tuple[str, ...]] = {}
+    for _, shown, labels in rows:
+        if own.setdefault(shown, labels) != labels:
+            raise _exclusive(data, name, f"several labels for {shown}")
+
+
+def _exclusive(data: Path, name: str, found: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{data} has {found}, but the classes of {name} exclude each other",
+        hint="export the model with --multi-label, or leave one label per image",
+    )
 
 
 def _class_numbers(labels: Iterable[str], num_classes: int) -> dict[str, int]:
@@ -155,8 +201,8 @@ def _class_numbers(labels: Iterable[str], num_classes: int) -> dict[str, int]:
 
 def _folder_rows(folder: Path) -> list[Row]:
     folders = _class_folders(folder)
-    rows = [
-        (path, path.relative_to(folder).as_posix(), each.name)
+    rows: list[Row] = [
+        (path, path.relative_to(folder).as_posix(), (each.name,))
         for each in folders
         for path in list_images(each)
     ]
@@ -198,7 +244,7 @@ def _by_order(folder: Path, name: str, num_classes: int) -> list[str]:
             f"({_some(plain)})",
             hint="give --class-map FILE, which names the folders in class order, one per line",
         )
-    natural = sorted(plain, key=_natural_key)
+    natural = sorted(plain, key=natural_key)
     order = "" if natural == plain else " (numbers by value, as in timm, unlike torchvision)"
     reporter().warn(
         f"{name} does not name its classes: the {num_classes} folders of {folder} are used as the classes in sorted "
@@ -207,12 +253,8 @@ def _by_order(folder: Path, name: str, num_classes: int) -> list[str]:
     return natural
 
 
-def _natural_key(text: str) -> list[tuple[bool, int, str]]:
-    parts = re.split(r"(\d+)", text.lower())
-    return [(not part.isdecimal(), int(part[-4000:]) if part.isdecimal() else 0, part) for part in parts]
-
-
-def _csv_rows(file: Path) -> list[Row]:
+def _csv_rows(file: Path, unlabeled: bool = False) -> list[Row]:
+    """The rows of a CSV; with `unlabeled` a label may be empty."""
     try:
         with open_file(file) as stream:
             reader = csv.reader(_lines(stream))
@@ -248,15 +290,15 @@ def _csv_rows(file: Path) -> list[Row]:
             f"--data {file} has a header, but no images",
             hint="add one line per image, with its path and label",
         )
-    rows = []
+    rows: list[Row] = []
     for number, cells in lines:
         values = [cells[column].strip() if column < len(cells) else "" for column in columns]
-        if not all(values):
+        if not values[0] or not (values[1] or unlabeled):
             missing = _COLUMNS[values.index("")]
             raise ConfigurationError(
                 f"--data {file} has no {missing} in line {number}", hint=f"add the {missing} to that line"
             )
-        rows.append((file.parent / values[0], values[0], values[1]))
+        rows.append((file.parent / values[0], values[0], (values[1],)))
     return rows
 
 
@@ -344,7 +386,7 @@ def _mismatch(
     num_classes: int,
     class_map: Path | None,
 ) -> ConfigurationError:
-    unknown = sorted(unknown, key=_natural_key)
+    unknown = sorted(unknown, key=natural_key)
     kind = "folder name" if data.is_dir() else "label"
     what = (
         f"{data} has {counted(count, kind)}; {name} has no class for {len(unknown)} of them: {_some(unknown)}"
@@ -373,7 +415,7 @@ def _mixed(
     class_map: Path | None,
 ) -> ConfigurationError:
     """The error for integer labels of which some are also class names, so that they are ambiguous."""
-    named, unnamed = sorted(named, key=_natural_key), sorted(unnamed, key=_natural_key)
+    named, unnamed = sorted(named, key=natural_key), sorted(unnamed, key=natural_key)
     owner = f"--class-map {class_map}" if class_map else name
     fix = (
         f"correct {class_map}"

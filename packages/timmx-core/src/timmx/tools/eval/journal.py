@@ -43,13 +43,15 @@ class Reading:
         rank: number of classes ranked above the true one; None after an error.
         error: why the image has no answer; empty without an error.
         unreadable: the error is that the image cannot be read.
+        scores: in place of the first three, the probability of each class, if classes do not exclude each other.
     """
 
-    read: int | None
-    probability: float | None
-    rank: int | None
+    read: int | None = None
+    probability: float | None = None
+    rank: int | None = None
     error: str = ""
     unreadable: bool = False
+    scores: tuple[float, ...] = ()
 
 
 class Journal:
@@ -69,6 +71,7 @@ class Journal:
     def __init__(self, path: Path, subject: Mapping[str, Any], dataset: Dataset) -> None:
         self._path = path
         self._images, self._classes = dataset.images, len(dataset.classes)
+        self._exclusive = dataset.exclusive
         self._entries: dict[str, list[_Entry]] = {}
         self._second: dict[str, Any] | None = None
         header = {"journal": _KIND, "schema": _SCHEMA, "subject": dict(subject), "data": _listing(dataset)}
@@ -133,7 +136,8 @@ class Journal:
         Raises:
             ConfigurationError: it is larger than a journal of these images can be.
         """
-        size, most = os.fstat(self._stream.fileno()).st_size, _LEAST_LIMIT + 4096 * len(self._images)
+        per_image = 4096 if self._exclusive else 4096 + 32 * self._classes
+        size, most = os.fstat(self._stream.fileno()).st_size, _LEAST_LIMIT + per_image * len(self._images)
         if size > most:
             raise ConfigurationError(
                 f"--resume {self._path} has {size_text(size)}, and is not a journal of this evaluation",
@@ -182,7 +186,8 @@ class Journal:
             return
         entry = _Entry(reading, None if reading.unreadable else _content(self._images[number]))
         entries[number : number + 1] = [entry]
-        self._write({"of": of, "image": number} | asdict(reading) | {"content": entry.content})
+        values = {key: value for key, value in asdict(reading).items() if key != "scores" or value}
+        self._write({"of": of, "image": number} | values | {"content": entry.content})
 
     def _check(self, content: bytes, header: dict[str, Any]) -> None:
         line, end, _ = content.partition(b"\n")
@@ -232,10 +237,10 @@ class Journal:
             self._second = line["against"]
             return
         of, number, content = line.pop("of"), line.pop("image"), line.pop("content")
-        reading = Reading(**line)
+        reading = Reading(**line | {"scores": tuple(line.get("scores", ()))})
         if of not in _READERS[: 1 if self._second is None else 2]:
             raise ValueError(f"{of} is not a classifier")
-        _check_reading(reading, self._classes)
+        _check_reading(reading, self._classes, self._exclusive)
         if not (content is None if reading.unreadable else isinstance(content, str)):
             raise TypeError("a readable image has a hash")
         entries = self._entries.setdefault(of, [])
@@ -287,7 +292,7 @@ class _Entry:
     content: str | None
 
 
-def _check_reading(reading: Reading, classes: int) -> None:
+def _check_reading(reading: Reading, classes: int, exclusive: bool) -> None:
     """Check that a reading is consistent.
 
     Raises:
@@ -298,12 +303,18 @@ def _check_reading(reading: Reading, classes: int) -> None:
         raise ValueError("an error is a text")
     if reading.unreadable and answered:
         raise ValueError("an image that cannot be read has an error")
+    ranked = answered and exclusive
     for value in (reading.read, reading.rank):
-        if not (_is_index(value, classes) if answered else value is None):
+        if not (_is_index(value, classes) if ranked else value is None):
             raise ValueError(f"{value} is not a class")
-    share = reading.probability
-    if not (isinstance(share, float) and math.isfinite(share) if answered else share is None):
-        raise ValueError(f"{share} is not a probability")
+    shares = reading.scores if answered and not exclusive else (reading.probability,) if ranked else ()
+    if len(reading.scores) != (classes if answered and not exclusive else 0):
+        raise ValueError(f"{len(reading.scores)} probabilities")
+    if not ranked and reading.probability is not None:
+        raise ValueError(f"{reading.probability} without a class")
+    for share in shares:
+        if not (isinstance(share, float) and math.isfinite(share)):
+            raise ValueError(f"{share} is not a probability")
 
 
 def _is_index(value: Any, below: int) -> bool:
@@ -323,7 +334,8 @@ def _listing(dataset: Dataset) -> dict[str, Any]:
     """Identity of the images: one hash of names and classes, independent of the folder's path."""
     digest = hashlib.sha256()
     for image in dataset.images:
-        digest.update(json.dumps((image.name, image.truth)).encode() + b"\n")
+        truth = image.truth if dataset.exclusive else image.truths
+        digest.update(json.dumps((image.name, truth)).encode() + b"\n")
     return {"name": dataset.origin.name, "images": len(dataset.images), "sha256": digest.hexdigest()}
 
 

@@ -17,6 +17,7 @@ from timmx.inputs import left_out
 from timmx.tools.eval.dataset import read_dataset
 from timmx.tools.eval.evaluation import Evaluation, Side
 from timmx.tools.eval.journal import Journal, Reading
+from timmx.tools.eval.multi_label import MultiLabelEvaluation
 from timmx.tools.subject import (
     TorchRunner,
     answers,
@@ -48,8 +49,10 @@ def evaluate(
     against: Any = None,
     model_options: Mapping[str, Any] | None = None,
     trust: bool = False,
-) -> Evaluation:
+) -> Evaluation | MultiLabelEvaluation:
     """Measure the accuracy of an artifact on labeled images.
+
+    If its classes do not exclude each other, the result is a `MultiLabelEvaluation`, with average precisions.
 
     Args:
         path: the artifact, of any installed backend.
@@ -88,7 +91,8 @@ def evaluate(
             if other is not None
             else None
         )
-        return Evaluation.of(path, subject.metadata, dataset, side, second)
+        kind = Evaluation if dataset.exclusive else MultiLabelEvaluation
+        return kind.of(path, subject.metadata, dataset, side, second)
 
 
 def dataset_for(file: Described, data: Path, class_map: Path | None = None) -> Dataset:
@@ -100,7 +104,7 @@ def dataset_for(file: Described, data: Path, class_map: Path | None = None) -> D
     """
     file.require_classes()
     file.preprocessor.check()
-    return read_dataset(data, file.name, file.labels, file.num_classes, class_map)
+    return read_dataset(data, file.name, file.labels, file.num_classes, class_map, exclusive=file.exclusive)
 
 
 def read_all(
@@ -138,7 +142,8 @@ def read_all(
     start = time.perf_counter()
     try:
         for asked, (number, answer) in enumerate(zip(order, stream, strict=True), 1):
-            reading = _reading(answer, dataset.images[number].truth)
+            image = dataset.images[number]
+            reading = _reading(answer, image.truth if dataset.exclusive else None)
             if journal:
                 journal.add(of, number, reading)
             readings[number : number + 1] = [reading]
@@ -168,12 +173,15 @@ def read_all(
     return Side(subject.name, tuple(readings), seconds, len(order))
 
 
-def _reading(answer: Answer, truth: int) -> Reading:
+def _reading(answer: Answer, truth: int | None) -> Reading:
+    """The answer; `truth` is None if classes do not exclude each other."""
     scores = answer.probabilities
     if scores is None:
-        return Reading(read=None, probability=None, rank=None, error=answer.error, unreadable=True)
+        return Reading(error=answer.error, unreadable=True)
     if not np.isfinite(scores).all():
-        return Reading(read=None, probability=None, rank=None, error="the output is NaN or infinity")
+        return Reading(error="the output is NaN or infinity")
+    if truth is None:
+        return Reading(scores=tuple(scores.tolist()))
     read = int(scores.argmax())
     rank = int((scores > scores[truth]).sum() + (scores[:truth] == scores[truth]).sum())
     return Reading(read=read, probability=float(scores[read]), rank=rank)
@@ -198,6 +206,12 @@ def _check_classes(subject: Described, other: Described) -> None:
         raise ConfigurationError(
             f"{subject.name} has {_classes(mine, subject.labels)}, and {other.name} {_classes(theirs, other.labels)}",
             hint="compare files with the same classes, in the same order",
+        )
+    if subject.exclusive is not other.exclusive:
+        one, two = (subject, other) if subject.exclusive else (other, subject)
+        raise ConfigurationError(
+            f"the classes of {one.name} exclude each other, and those of {two.name} do not",
+            hint="export both with --multi-label, or both without",
         )
 
 

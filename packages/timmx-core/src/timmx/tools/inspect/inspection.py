@@ -183,6 +183,11 @@ def _sides(metadata: Metadata, facts: Mapping[str, Any]) -> dict[str, list[dict[
                 "kind": str(output.kind),
             }
             | _stored(output.quantization)
+            | (
+                {"activation": str(output.activation), "exclusive": output.exclusive}
+                if output.kind.ranks_classes
+                else {}
+            )
             for output in metadata.outputs
         ],
     }

@@ -1,4 +1,4 @@
-"""`timmx predict`: the most likely classes of images, which are given as files, folders and globs."""
+"""`timmx predict`: the classes of images, which are given as files, folders and globs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from timmx.tools.subject import Answer, answers, describe, open_for_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+_TOP = 5
+"""Default number of classes that are shown, if they exclude each other."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +46,21 @@ class Prediction:
     guesses: tuple[Guess, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Predictions:
     """The predictions of a file for many images.
 
     Attributes:
         file: the artifact.
         model: name of the model in its metadata.
+        exclusive: the probabilities are those of classes that exclude each other; otherwise each class has its own.
         images: in the order of the arguments.
         unreadable: images that were left out, each with the reason: it cannot be read, or the output is not finite.
     """
 
     file: Path
     model: str
+    exclusive: bool
     images: tuple[Prediction, ...]
     unreadable: tuple[tuple[Path, str], ...]
 
@@ -63,6 +69,7 @@ class Predictions:
         return {
             "file": str(self.file),
             "model": self.model,
+            "exclusive": self.exclusive,
             "images": [
                 {
                     "path": str(image.path),
@@ -85,7 +92,7 @@ def predict(
     file: Path,
     images: Sequence[str],
     *,
-    top_k: int = 5,
+    top_k: int | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     trust: bool = False,
@@ -95,7 +102,7 @@ def predict(
     Args:
         file: of any installed backend.
         images: files, folders (searched recursively) and globs.
-        top_k: number of classes per image, at most all.
+        top_k: number of classes per image, at most all. Default: 5, or all if classes do not exclude each other.
         batch_size: images per run; see `open_subject`.
         workers: threads that decode images; see `answers`.
         trust: the file may run code that it contains.
@@ -105,7 +112,7 @@ def predict(
             out of range.
         TimmxError: the file cannot be opened, takes no images or ranks no classes; see `open_subject`, `answers`.
     """
-    if top_k < 1:
+    if top_k is not None and top_k < 1:
         raise ConfigurationError(f"--top-k {top_k} shows no class", hint="give 1 or more")
     if not file.expanduser().exists():
         raise ConfigurationError(f"{file} does not exist", hint="check the path")
@@ -117,6 +124,7 @@ def predict(
     not_finite = 0
     with open_for_stream(describe(file, trust), batch_size) as subject:
         stream = answers(subject, paths, workers=workers)
+        shown = top_k or (_TOP if subject.exclusive else subject.num_classes)
         say.step(f"Running {file.name}")
         start = time.perf_counter()
         for answer in stream:
@@ -129,11 +137,11 @@ def predict(
                 if len(paths) > 1:  # for a single image it is the error below
                     say.warn(error)
             else:
-                predictions.append(_prediction(answer, subject.labels, top_k))
+                predictions.append(_prediction(answer, subject.labels, shown))
             done = len(predictions) + len(unreadable)
             say.advance(f"{done:,} of {counted(len(paths), 'image')}", done / len(paths))
         seconds = time.perf_counter() - start
-        name = subject.metadata.model.name
+        name, exclusive = subject.metadata.model.name, subject.exclusive
     if not predictions:
         none = "has a finite output" if not_finite else "can be read"
         raise ConfigurationError(
@@ -141,7 +149,13 @@ def predict(
             hint=f"timmx verify {file}" if not_finite else "use images that Pillow can open",
         )
     say.detail(f"{len(paths)} images in {seconds:.2f} s, {len(paths) / seconds:.0f} images/s")
-    return Predictions(file, name, tuple(predictions), tuple(unreadable))
+    return Predictions(
+        file=file,
+        model=name,
+        exclusive=exclusive,
+        images=tuple(predictions),
+        unreadable=tuple(unreadable),
+    )
 
 
 def find_images(names: Sequence[str]) -> list[Path]:

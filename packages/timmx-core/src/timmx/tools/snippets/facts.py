@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
     from pathlib import Path
 
-    from timmx.contract import Metadata, OutputKind, Quantization
+    from timmx.contract import Activation, Metadata, OutputKind, Quantization
 
 STORED_RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 """The range of each integer input type."""
@@ -36,6 +36,8 @@ class Facts:
         batch: the fixed batch size; None if it is dynamic.
         input_name, layout, dtype, quantization: of its input; no quantization if it takes the bytes of an image.
         output_name, kind, output_dtype, output_quantization: of its first output.
+        exclusive: an image has exactly one of its classes; otherwise the code shows a probability for each of them.
+        to_probabilities: what the code applies to its first output.
         answers: the shape of the first output for one image.
         labels: class names; None if unknown.
     """
@@ -53,6 +55,8 @@ class Facts:
     kind: OutputKind
     output_dtype: str
     output_quantization: Quantization | None
+    exclusive: bool
+    to_probabilities: Activation
     answers: tuple[int | str, ...]
     labels: tuple[str, ...] | None
 
@@ -89,6 +93,8 @@ class Facts:
             kind=output.kind,
             output_dtype=output.dtype,
             output_quantization=output.quantization,
+            exclusive=output.exclusive,
+            to_probabilities=output.to_probabilities,
             answers=output.shape[1:],
             labels=metadata.labels,
         )

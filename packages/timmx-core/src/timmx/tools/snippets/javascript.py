@@ -216,8 +216,14 @@ def _answer(facts: Facts) -> Iterator[str]:
     count, stored = facts.answers[0], facts.output_quantization
     value = "v" if stored is None else f"{stored.scale!r} * (v - {stored.zero_point})"
     yield f"const answers = Array.from(output.slice(0, {count}), (v) => {value});"
+    if not facts.exclusive:
+        yield "answers.forEach((v, i) => { // the classes do not exclude each other"
+        share = "1 / (1 + Math.exp(-v))" if facts.to_probabilities == "sigmoid" else "v"
+        yield f"  console.log({'labels[i]' if facts.labels else 'i'}, ({share}).toFixed(6));"
+        yield "});"
+        return
     yield "const best = answers.indexOf(Math.max(...answers));"
-    if facts.kind == "logits":
+    if facts.to_probabilities == "softmax":
         yield "const exps = answers.map((v) => Math.exp(v - answers[best]));"
         yield "const probability = exps[best] / exps.reduce((a, b) => a + b);"
     else:

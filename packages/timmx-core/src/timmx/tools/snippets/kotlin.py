@@ -34,7 +34,7 @@ def compose(facts: Facts, piece: Snippet) -> str:
         "import kotlin.math.roundToInt",
         *piece.imports,
     }
-    if facts.kind != "logits":
+    if facts.to_probabilities == "none":
         imports.discard("import kotlin.math.exp")
     if facts.quantization is None:
         imports.discard("import kotlin.math.roundToInt")
@@ -44,7 +44,9 @@ def compose(facts: Facts, piece: Snippet) -> str:
         lines.append(f"// And the class names in assets/: {facts.labels_file_hint}")
     lines += ["", *sorted(imports), "", "class Classifier(context: Context) {"]
     body = [f"private {line}" if line.startswith("val ") else line for line in (*piece.load, *_labels(facts))]
-    result = "Pair<String, Float>" if facts.ranks_classes else "FloatArray"
+    result = "FloatArray"
+    if facts.ranks_classes:
+        result = "Pair<String, Float>" if facts.exclusive else "List<Pair<String, Float>>"
     body += ["", f"fun run(bitmap: Bitmap): {result} {{"]
     body += [f"    {line}" for line in (*_stacked(facts, piece), *piece.run, *_answer(facts))]
     body += ["}", "", *_read(facts)]
@@ -140,9 +142,15 @@ def _answer(facts: Facts) -> Iterator[str]:
         yield f"return FloatArray(output.size) {{ {number} }}"
         return
     yield f"val answers = FloatArray({facts.answers[0]}) {{ {number} }}"
+    if not facts.exclusive:
+        share = "(1 / (1 + exp(-answers[it])))" if facts.to_probabilities == "sigmoid" else "answers[it]"
+        name = "labels[it]" if facts.labels else "it.toString()"
+        yield "// The classes do not exclude each other"
+        yield f"return answers.indices.map {{ {name} to {share} }}"
+        return
     yield "val best = answers.indices.maxByOrNull { answers[it] }!!"
     name = "labels[best]" if facts.labels else "best.toString()"
-    if facts.kind == "logits":
+    if facts.to_probabilities == "softmax":
         yield "val sum = answers.sumOf { exp((it - answers[best]).toDouble()) }"
         yield f"return {name} to (1 / sum).toFloat()"
     else:

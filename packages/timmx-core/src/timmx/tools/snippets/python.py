@@ -146,7 +146,13 @@ def _answer(facts: Facts) -> Iterator[str]:
     if not facts.ranks_classes:
         yield "print(output.shape, output)"
         return
-    if facts.kind == "logits":
+    if not facts.exclusive:
+        if facts.to_probabilities == "sigmoid":
+            yield "output = 1 / (1 + np.exp(-output.astype(np.float64)))"
+        yield "for number, probability in enumerate(output):  # the classes do not exclude each other"
+        yield f'    print({"labels[number]" if facts.labels else "number"}, f"{{probability:.6f}}")'
+        return
+    if facts.to_probabilities == "softmax":
         yield "output = np.exp(output - output.max())"
         yield "output /= output.sum()"
     yield "best = int(output.argmax())"

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def compose(facts: Facts, piece: Snippet) -> str:
     """The complete file, with one function."""
     imports = sorted({"import CoreGraphics", "import Foundation", *piece.imports})
-    result = "(String, Float)" if facts.ranks_classes else "[Float]"
+    result = "[Float]"
+    if facts.ranks_classes:
+        result = "(String, Float)" if facts.exclusive else "[(String, Float)]"
     lines = [f"// Add {facts.name} to the app's target."]
     if facts.ranks_classes and facts.labels and not facts.inline_labels:
         lines.append(f"// And the class names: {facts.labels_file_hint}")
@@ -104,9 +106,14 @@ def _answer(facts: Facts) -> Iterator[str]:
     if not facts.ranks_classes:
         yield "return output"
         return
+    if not facts.exclusive:
+        share = "1 / (1 + exp(-output[$0]))" if facts.to_probabilities == "sigmoid" else "output[$0]"
+        yield "// The classes do not exclude each other"
+        yield f"return output.indices.map {{ ({'labels[$0]' if facts.labels else 'String($0)'}, {share}) }}"
+        return
     yield "let best = output.indices.max { output[$0] < output[$1] }!"
     name = "labels[best]" if facts.labels else "String(best)"
-    if facts.kind == "logits":
+    if facts.to_probabilities == "softmax":
         yield "let sum = output.reduce(0) { $0 + exp($1 - output[best]) }"
         yield f"return ({name}, 1 / sum)"
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.base import reporter
-from timmx.contract import ExportRequest, OutputKind, Runner, TensorSpec
+from timmx.contract import Activation, ExportRequest, OutputKind, Runner, TensorSpec
 from timmx.errors import ConfigurationError
 from timmx.exporting import KNOWN_SUFFIXES
 from timmx.registry import build
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def request_for(
     metadata: Metadata, model: Any = None, options: Mapping[str, Any] | None = None
 ) -> ExportRequest:
-    """The request for the model that a file was exported from, with the file's size, normalization and softmax.
+    """The request for the model that a file was exported from, with the file's size, normalization and activation.
 
     Args:
         metadata: of the file.
@@ -43,7 +43,8 @@ def request_for(
             own.pop("num_classes", None)
     if isinstance(model, str) and model.startswith(("local-dir:", "hf-hub:")):
         own = {name: value for name, value in own.items() if name != "pretrained"}
-    entry, kind = metadata.input, metadata.outputs[0].kind
+    entry, output = metadata.input, metadata.outputs[0]
+    kind = output.kind
     in_graph = entry.normalized_in_graph
     values = {
         "model": model,
@@ -51,7 +52,9 @@ def request_for(
         "normalize": in_graph,
         "mean": entry.mean if in_graph else None,
         "std": entry.std if in_graph else None,
-        "softmax": kind is OutputKind.PROBABILITIES,
+        "softmax": output.activation is Activation.SOFTMAX,
+        "sigmoid": output.activation is Activation.SIGMOID,
+        "multi_label": not output.exclusive,
         "features": kind is OutputKind.FEATURES,
         "out_indices": metadata.model.out_indices,
     }

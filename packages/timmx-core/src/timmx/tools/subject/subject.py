@@ -10,7 +10,7 @@ import numpy as np
 
 from timmx.artifact import read_artifact
 from timmx.base import memory_bytes
-from timmx.contract import MOST_ELEMENTS, OpenSettings, OutputKind, Runner
+from timmx.contract import MOST_ELEMENTS, Activation, OpenSettings, OutputKind, Runner
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.inputs import ImagePreprocessor, check_interface, run_batches
 
@@ -60,16 +60,27 @@ class Described:
         """Number of classes in the first output."""
         return int(self.metadata.outputs[0].shape[-1])
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether an image has exactly one of the classes; otherwise each class has its own probability."""
+        return self.metadata.outputs[0].exclusive
+
     def require_classes(self) -> None:
         """Check that it ranks classes.
 
         Raises:
-            ArtifactError: it outputs embeddings, features or other tensors.
+            ArtifactError: it outputs embeddings, features or other tensors, or a softmax over one class.
         """
         if not self.ranks_classes:
             raise ArtifactError(
                 f"{self.name} outputs {self.kind}, not classes",
                 hint="use timmx.open in Python, which returns its raw outputs",
+            )
+        output = self.metadata.outputs[0]
+        if output.activation is Activation.SOFTMAX and output.shape[-1:] == (1,):
+            raise ArtifactError(
+                f"{self.name} applies softmax to a single class, so its output is 1 for every image",
+                hint="export it again with --sigmoid instead of --softmax",
             )
 
     def open(self, batch_size: int | None = None, threads: int | None = None) -> Subject:
@@ -128,7 +139,7 @@ class Subject(Described):
         return run_batches(self.runner, inputs, self.output_names, self.batch_size, what=self.name)
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
-        """Class probabilities, (N, classes) float32.
+        """Class probabilities, (N, classes) float32: by softmax, or by sigmoid if classes do not exclude each other.
 
         Args:
             inputs: (N, C, H, W) float32, from `preprocessor`.
@@ -138,7 +149,9 @@ class Subject(Described):
         """
         self.require_classes()
         answers = self.run(inputs)[self.output_names[0]].astype(np.float32)
-        return answers if self.kind is OutputKind.PROBABILITIES else _softmax(answers)
+        convert = {Activation.SOFTMAX: _softmax, Activation.SIGMOID: _sigmoid}
+        conversion = convert.get(self.metadata.outputs[0].to_probabilities)
+        return answers if conversion is None else conversion(answers)
 
 
 def describe(path: Path, trust: bool = False) -> Described:
@@ -222,3 +235,10 @@ def _batch_of(runner: Runner) -> int:
 def _softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Computed from exp(-|x|), which does not overflow; NaN for infinity, as in `_softmax`."""
+    small = np.exp(-np.abs(logits))
+    shares = np.where(logits >= 0, 1, small) / (1 + small)
+    return np.where(np.isfinite(logits), shares, np.nan).astype(np.float32)
