@@ -7,6 +7,9 @@ from timmx.inputs.calibration import (
 from timmx.inputs.conversion import feed as feed, fetch as fetch
 from timmx.inputs.images import (
     IMAGE_SUFFIXES as IMAGE_SUFFIXES,
+    MOST_PIXELS as MOST_PIXELS,
+    PIXELS_HINT as PIXELS_HINT,
+    ImageSettings as ImageSettings,
     image_paths as image_paths,
     left_out as left_out,
     list_images as list_images,

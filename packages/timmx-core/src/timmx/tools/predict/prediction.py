@@ -12,7 +12,7 @@ import numpy as np
 
 from timmx.base import check_path, counted, reporter
 from timmx.errors import ConfigurationError
-from timmx.inputs import IMAGE_SUFFIXES, list_images, other_files
+from timmx.inputs import IMAGE_SUFFIXES, PIXELS_HINT, ImageSettings, list_images, other_files
 from timmx.tools.subject import Answer, answers, describe, open_for_stream
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def predict(
     top_k: int = 5,
     batch_size: int | None = None,
     workers: int | None = None,
+    settings: ImageSettings | None = None,
     trust: bool = False,
 ) -> Predictions:
     """Classify images with a file that timmx wrote.
@@ -98,6 +99,7 @@ def predict(
         top_k: number of classes per image, at most all.
         batch_size: images per run; see `open_subject`.
         workers: threads that decode images; see `answers`.
+        settings: how image files are read.
         trust: the file may run code that it contains.
 
     Raises:
@@ -107,6 +109,8 @@ def predict(
     """
     if top_k < 1:
         raise ConfigurationError(f"--top-k {top_k} shows no class", hint="give 1 or more")
+    if settings is not None:
+        settings.check()
     if not file.expanduser().exists():
         raise ConfigurationError(f"{file} does not exist", hint="check the path")
     paths = find_images(images)
@@ -114,8 +118,8 @@ def predict(
     say.step(f"Opening {file.name}")
     predictions: list[Prediction] = []
     unreadable: list[tuple[Path, str]] = []
-    not_finite = 0
-    with open_for_stream(describe(file, trust), batch_size) as subject:
+    not_finite, hint = 0, "use images that Pillow can open"
+    with open_for_stream(describe(file, trust, settings), batch_size) as subject:
         stream = answers(subject, paths, workers=workers)
         say.step(f"Running {file.name}")
         start = time.perf_counter()
@@ -126,8 +130,9 @@ def predict(
                 not_finite += 1
             if error:
                 unreadable.append((answer.path, error))
+                hint = answer.hint or hint
                 if len(paths) > 1:  # for a single image it is the error below
-                    say.warn(error)
+                    say.warn(f"{error} ({PIXELS_HINT})" if answer.hint == PIXELS_HINT else error)
             else:
                 predictions.append(_prediction(answer, subject.labels, top_k))
             done = len(predictions) + len(unreadable)
@@ -138,7 +143,7 @@ def predict(
         none = "has a finite output" if not_finite else "can be read"
         raise ConfigurationError(
             unreadable[0][1] if len(paths) == 1 else f"none of these {len(paths)} images {none}",
-            hint=f"timmx verify {file}" if not_finite else "use images that Pillow can open",
+            hint=f"timmx verify {file}" if not_finite else hint,
         )
     say.detail(f"{len(paths)} images in {seconds:.2f} s, {len(paths) / seconds:.0f} images/s")
     return Predictions(file, name, tuple(predictions), tuple(unreadable))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from timmx.contract import ExportBackend, Metadata
+    from timmx.inputs import ImageSettings
 
 _MOST_AT_ONCE = 8
 """Default batch size of files with a dynamic batch size."""
@@ -141,12 +142,13 @@ class Subject(Described):
         return answers if self.kind is OutputKind.PROBABILITIES else _softmax(answers)
 
 
-def describe(path: Path, trust: bool = False) -> Described:
+def describe(path: Path, trust: bool = False, settings: ImageSettings | None = None) -> Described:
     """Describe a file that timmx wrote, without running it.
 
     Args:
         path: a file of any installed backend.
         trust: when it is opened, it may run code that it contains.
+        settings: how image files are read.
 
     Raises:
         ArtifactError: the file does not exist, is damaged, or was not written by timmx.
@@ -156,7 +158,7 @@ def describe(path: Path, trust: bool = False) -> Described:
     backend, metadata = read_artifact(path)
     return Described(
         name=path.name,
-        preprocessor=ImagePreprocessor.of(metadata),
+        preprocessor=ImagePreprocessor.of(metadata, settings),
         labels=metadata.labels,
         kind=metadata.outputs[0].kind,
         output_names=tuple(output.name for output in metadata.outputs),
