@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    import numpy as np
+
     from timmx.contract import ExportBackend, ExportRequest, Metadata, Precision, Runner
     from timmx.exporting.metadata import IoTypes
     from timmx.inputs import Samples
@@ -60,6 +62,9 @@ class ArtifactSession(Session):
     @property
     def module(self) -> NoReturn:
         raise self._no_model()
+
+    def fit_of(self, _inputs: list[np.ndarray]) -> None:
+        """Nothing is known of the statistics of an exported file."""
 
     def capture(self, strict: bool = False) -> NoReturn:
         raise self._no_model()

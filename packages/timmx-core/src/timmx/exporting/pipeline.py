@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from timmx.artifact import remember, staging, writing
+from timmx.artifact import remember, remember_export, staging, writing
 from timmx.base import artifact_size, exact_cuda, reporter, require_artifact, without_progress_bars
 from timmx.contract import Metadata, OpenSettings
 from timmx.errors import (
@@ -143,7 +143,9 @@ def export_session(
             for extra in job.extra_outputs:
                 others += extra.publish((extra.output,) if extra.output.exists() else ())
             files = (*stage.publish(_old_files(backend, stage.output)), *others)
-            remember(backend.files(files[0]), verification.to_dict(), exported.notes)
+            own = backend.files(files[0])
+            remember(own, verification.to_dict(), exported.notes)
+            remember_export(own)
     return ExportResult(
         path=files[0],
         files=files,

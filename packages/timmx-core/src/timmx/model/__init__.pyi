@@ -1,3 +1,4 @@
+from timmx.model.activations import Fit as Fit, fit_of as fit_of
 from timmx.model.checkpoint import check_content as check_content, read_pickle as read_pickle
 from timmx.model.data_config import (
     DataConfig as DataConfig,

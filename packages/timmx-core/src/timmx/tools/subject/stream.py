@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, wait
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from timmx.artifact import ChangeCheck
 from timmx.base import artifact_size, usable_cores
 from timmx.errors import ConfigurationError
 
@@ -54,6 +55,8 @@ class Answer:
 def open_for_stream(file: Described, batch_size: int | None = None) -> Subject:
     """Open a file to answer many images: a small model leaves half of the cores to the threads that decode.
 
+    Meanwhile it is compared with the file that timmx wrote: a change is reported when the subject is closed.
+
     Args:
         file: of `timmx.tools.subject.describe`.
         batch_size: see `open_subject`.
@@ -63,8 +66,13 @@ def open_for_stream(file: Described, batch_size: int | None = None) -> Subject:
     """
     assert file.path is not None, "a model is opened by open_model"
     assert file.backend is not None, "the backend that read the metadata"
-    small = artifact_size(file.backend.files(file.path)) < _SMALL_BYTES
-    return file.open(batch_size, threads=max(1, usable_cores() // 2) if small else None)
+    files = file.backend.files(file.path)
+    small = artifact_size(files) < _SMALL_BYTES
+    with ExitStack() as stack:  # also if the file cannot be opened
+        check = stack.enter_context(ChangeCheck(files))
+        subject = file.open(batch_size, threads=max(1, usable_cores() // 2) if small else None)
+        stack.pop_all()
+    return replace(subject, check=check)
 
 
 def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = None) -> Iterator[Answer]:

@@ -17,7 +17,9 @@ from timmx.inputs import ImagePreprocessor, check_interface, run_batches
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from types import TracebackType
 
+    from timmx.artifact import ChangeCheck
     from timmx.contract import ExportBackend, Metadata
     from timmx.inputs import ImageSettings
 
@@ -105,16 +107,22 @@ class Subject(Described):
     Attributes:
         runner: runs it on arrays.
         batch_size: images per run.
+        check: the comparison of the file with the one that timmx wrote, which ends when the subject is closed.
     """
 
     runner: Runner
     batch_size: int
+    check: ChangeCheck | None = None
 
     def __enter__(self) -> Subject:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.runner.close()
+        if self.check is not None:
+            self.check.__exit__(kind, error, trace)
 
     def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs for any number of inputs, run in batches of `batch_size`.
