@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import remember, remember_export, staging, writing
 from timmx.base import artifact_size, exact_cuda, reporter, require_artifact, without_progress_bars
-from timmx.contract import Metadata, OpenSettings
+from timmx.contract import Metadata, OpenSettings, agreement_share
 from timmx.errors import (
     ArtifactError,
     BackendError,
@@ -222,6 +222,7 @@ def _verify(
                 batch_size=None if request.dynamic_batch else request.batch_size or 1,
                 trained=session.loaded.trained,
                 min_snr_db=request.min_snr,
+                min_agreement=agreement_share(request.min_agreement),
             )
     except RuntimeUnavailable as exc:
         checks = "the prepared model was compared with the original, and the file's metadata was read back"
@@ -231,9 +232,8 @@ def _verify(
         reasons = [report.reason, *(note.rstrip(".") for note in report.notes)]
         if calibrated_on:
             reasons.append(f"It was calibrated on {calibrated_on}: inputs of another kind can cause this")
-        hint = (
-            "try another precision, set another floor with --min-snr, or skip verification with --no-verify"
-        )
+        flag = "--min-agreement" if report.disagrees else "--min-snr"
+        hint = f"try another precision, set another floor with {flag}, or skip verification with --no-verify"
         if any(output.vacuous for output in report.outputs):
             hint = f"check that the weights are trained and the images of --verify-data differ; or {hint}"
         raise VerificationError(
