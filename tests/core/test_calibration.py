@@ -509,3 +509,30 @@ def test_synthetic_images_are_repeatable_and_differ_from_those_of_verification(w
         in warnings[0]
     )
     assert len(choose_calibration(None, None, CONFIG, True)) == 128
+
+
+def test_an_export_checks_its_calibration_data(export, digits, tmp_path, warnings):
+    from timmx.contract.options import ExportRequest
+    from timmx.exporting.job import Job
+    from timmx.exporting.session import ModelSession
+    from timmx.registry import load
+
+    (tmp_path / "black").mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 64)).save(tmp_path / "black" / f"{number}.png")
+    session = ModelSession(build(ExportRequest, {"model": digits, "verify": False}))
+    job = Job(session, tmp_path / "digits.onnx", load("onnx"))
+    job.calibration(DIGITS / "samples")
+    assert job.notes == ()
+    job.calibration(tmp_path / "black")
+    notes = " ".join(job.notes)
+    assert f"Calibrated on 4 images of {tmp_path / 'black'}, fewer than 16" in notes
+    assert "nearly the same: 0 % of the variance" in notes
+    assert "activations before 13 batch norms are 0." in notes
+    assert set(job.notes) <= set(warnings)
+    untrained = ModelSession(
+        build(ExportRequest, {"model": "test_efficientnet", "verify": False, "input_size": (3, 64, 64)})
+    )
+    job = Job(untrained, tmp_path / "digits.onnx", load("onnx"))
+    job.calibration(tmp_path / "black")
+    assert "batch norms" not in " ".join(job.notes)
