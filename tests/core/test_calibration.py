@@ -42,6 +42,9 @@ SATELLITE = DataConfig(
 )
 
 
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
+
+
 class Warnings(Reporter):
     def __init__(self):
         self.warnings: list[str] = []
@@ -170,6 +173,82 @@ def test_images_are_read_as_verification_reads_them(photos, warnings, config, in
     assert len(calibration) == 20
     assert calibration.origin == f"20 images of {photos}"
     assert warnings == []
+
+
+@pytest.fixture(scope="module")
+def digit_images():
+    """Normalized as for the digits model, and its ExportModule, prepared."""
+    import timm
+    from timmx.model.preparation import prepare
+    from timmx.model.wrap import ExportModule
+
+    model = timm.create_model(f"local-dir:{DIGITS}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    paths = sorted((DIGITS / "samples").glob("*/*.png"))[::16]
+    images = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+    with torch.no_grad():
+        prepared = prepare(ExportModule(model), images[:4], model(images[:4]), in_place=False)
+    assert prepared.rewrites[0].name == "fold batch norm"
+    return images, model, prepared.model
+
+
+def test_the_fit_of_inputs_is_the_same_before_and_after_batch_norms_are_folded(digit_images):
+    from timmx.model.activations import fit_of
+
+    images, model, prepared = digit_images
+    arrays = [image[None].numpy() for image in images]
+    before, after = (fit_of(module, arrays, "cpu") for module in (model, prepared))
+    assert before.norms == after.norms == 13
+    for name in ("shift", "ratio", "divergence"):
+        assert getattr(after, name) == pytest.approx(getattr(before, name), rel=1e-3)
+    norm = model.bn1
+    with torch.no_grad():
+        values = model.conv_stem(images).double().transpose(0, 1).flatten(1)
+    scale = (norm.running_var.double() + norm.eps).sqrt()
+    only = fit_of(torch.nn.Sequential(model.conv_stem, norm), arrays, "cpu")
+    assert only.norms == 1
+    assert only.shift == pytest.approx(float(((values.mean(1) - norm.running_mean) / scale).abs().median()))
+    assert only.ratio == pytest.approx(float((values.var(1, correction=0) / scale**2).median()))
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        (lambda images: images, ""),
+        (lambda images: images * 0.349 + 0.309, "does not fit the model"),  # not normalized
+        (lambda images: (images - 0.309) / 0.349, "does not fit the model"),  # normalized twice
+        (lambda images: torch.rand(images.shape, generator=torch.Generator().manual_seed(0)), "does not fit"),
+        (lambda images: images[:1].expand(len(images), -1, -1, -1), "nearly the same: 0 % of the variance"),
+        (lambda images: images[::4], "8 inputs of"),
+    ],
+)
+def test_calibration_data_that_does_not_fit_is_reported(tmp_path, warnings, digit_images, change, warning):
+    from timmx.inputs.calibration import check_representative
+    from timmx.model.activations import fit_of
+
+    images, _, prepared = digit_images
+    config = DataConfig(
+        input_size=(3, 64, 64),
+        mean=(0.309,) * 3,
+        std=(0.349,) * 3,
+        interpolation="bicubic",
+        crop_pct=1.0,
+        crop_mode="center",
+    )
+    changed = change(images)
+    calibration = choose_calibration(saved(tmp_path, changed.clone()), len(changed), config, False)
+    warnings.clear()
+    check_representative(calibration, lambda arrays: fit_of(prepared, arrays, "cpu"))
+    assert (warning in " ".join(warnings)) if warning else not warnings
+    assert len(warnings) == bool(warning)
+
+
+def test_a_model_without_trained_batch_norms_has_no_fit():
+    from timmx.model.activations import fit_of
+
+    arrays = [np.zeros((1, 3, 8, 8), np.float32)]
+    for norm in (torch.nn.BatchNorm2d(4), torch.nn.GroupNorm(2, 4)):
+        assert fit_of(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), norm).eval(), arrays, "cpu") is None
 
 
 def test_a_second_pass_gives_the_same_images(photos, warnings):
@@ -430,3 +509,30 @@ def test_synthetic_images_are_repeatable_and_differ_from_those_of_verification(w
         in warnings[0]
     )
     assert len(choose_calibration(None, None, CONFIG, True)) == 128
+
+
+def test_an_export_checks_its_calibration_data(export, digits, tmp_path, warnings):
+    from timmx.contract.options import ExportRequest
+    from timmx.exporting.job import Job
+    from timmx.exporting.session import ModelSession
+    from timmx.registry import load
+
+    (tmp_path / "black").mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 64)).save(tmp_path / "black" / f"{number}.png")
+    session = ModelSession(build(ExportRequest, {"model": digits, "verify": False}))
+    job = Job(session, tmp_path / "digits.onnx", load("onnx"))
+    job.calibration(DIGITS / "samples")
+    assert job.notes == ()
+    job.calibration(tmp_path / "black")
+    notes = " ".join(job.notes)
+    assert f"Calibrated on 4 images of {tmp_path / 'black'}, fewer than 16" in notes
+    assert "nearly the same: 0 % of the variance" in notes
+    assert "activations before 13 batch norms are 0." in notes
+    assert set(job.notes) <= set(warnings)
+    untrained = ModelSession(
+        build(ExportRequest, {"model": "test_efficientnet", "verify": False, "input_size": (3, 64, 64)})
+    )
+    job = Job(untrained, tmp_path / "digits.onnx", load("onnx"))
+    job.calibration(tmp_path / "black")
+    assert "batch norms" not in " ".join(job.notes)

@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from timmx.base import reporting
 from timmx.errors import ConfigurationError
-from timmx.inputs.images import list_images, open_image, other_files
+from timmx.inputs.images import MOST_PIXELS, ImageSettings, list_images, open_image, other_files
 from timmx.inputs.preprocess import ImagePreprocessor
 from timmx.model.data_config import DataConfig
 from timmx.model.labels import read_labels
@@ -36,8 +36,8 @@ def warnings():
         yield collected
 
 
-def read(path):
-    return ImagePreprocessor.for_model(CONFIG, in_graph=True).read(path)
+def read(path, **settings):
+    return ImagePreprocessor(CONFIG, True, "RGB", ImageSettings(**settings)).read(path)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,52 @@ def test_pixels_without_a_known_scale_are_refused(tmp_path, values, reason):
     Image.fromarray(values).save(tmp_path / "image.tif")
     with pytest.raises(ConfigurationError, match=reason):
         read(tmp_path / "image.tif")
+
+
+def turned(path, orientation, **arguments):
+    """A color image of 12 x 20 pixels that says that it is turned."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 12, 3), np.uint8)
+    Image.fromarray(pixels).save(path, exif=exif, **arguments)
+    return path
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_the_exif_orientation_is_applied_on_request_only(tmp_path, suffix, orientation):
+    path = turned(tmp_path / f"turned.{suffix}", orientation)
+    with Image.open(path) as image:
+        Image.fromarray(np.asarray(image.convert("RGB"))).save(tmp_path / "stored.png")
+        ImageOps.exif_transpose(image).convert("RGB").save(tmp_path / "upright.png", exif=Image.Exif())
+    np.testing.assert_array_equal(read(path), read(tmp_path / "stored.png"))
+    np.testing.assert_array_equal(read(path, exif=True), read(tmp_path / "upright.png"))
+
+
+def test_damaged_exif_data_is_ignored(tmp_path):
+    Image.fromarray(GRAY).save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\xff\x01")
+    np.testing.assert_array_equal(read(tmp_path / "a.jpg", exif=True), read(tmp_path / "a.jpg"))
+
+
+def test_images_above_the_limit_of_pixels_are_read_on_request(tmp_path, monkeypatch):
+    Image.fromarray(GRAY).save(tmp_path / "a.png")
+    expected = read(tmp_path / "a.png")
+    with pytest.raises(ConfigurationError, match="16 x 16 pixels, and at most 255 are decoded") as error:
+        read(tmp_path / "a.png", max_pixels=255)
+    assert "--max-pixels" in error.value.hint
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ConfigurationError, match="exceeds limit of 200 pixels") as error:
+        read(tmp_path / "a.png")
+    assert "--max-pixels" in error.value.hint
+    np.testing.assert_array_equal(read(tmp_path / "a.png", max_pixels=2 * MOST_PIXELS), expected)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_memory_limits_an_image_whatever_the_limit_of_pixels(tmp_path):
+    image = b"P5 60000 60000 255\n"  # a header
+    (tmp_path / "huge.pgm").write_bytes(image)
+    with pytest.raises(ConfigurationError, match="decoding it takes"):
+        read(tmp_path / "huge.pgm", max_pixels=10**10)
 
 
 def test_linked_class_folders_are_searched_once_and_without_loops(tmp_path):

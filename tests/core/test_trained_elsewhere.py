@@ -148,9 +148,7 @@ def test_two_models_in_one_file_are_refused(tmp_path, trained):
         {**prefixed(state, "student."), **prefixed(state, "teacher.")},
     ):
         torch.save(content, tmp_path / "c.pth")
-        with pytest.raises(
-            ModelError, match=r"several models that match: (model, net|student, teacher)"
-        ):
+        with pytest.raises(ModelError, match=r"several models that match: (model, net|student, teacher)"):
             load(tmp_path / "c.pth", num_classes=7)
 
 

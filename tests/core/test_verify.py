@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from timmx.cli.results import verdict
 from timmx.contract.capabilities import Precision
+from timmx.contract.options import agreement_share
 from timmx.contract.runner import Runner, TensorSpec
-from timmx.errors import VerificationError
-from timmx.inputs.samples import SyntheticSamples
+from timmx.errors import ConfigurationError, VerificationError
+from timmx.inputs.samples import ImageSamples, SyntheticSamples
 from timmx.model.data_config import DataConfig
-from timmx.verification.comparison import Reference, Status, verify
+from timmx.verification.comparison import FLOORS_DB, Reference, Status, verify
 
 CONFIG = DataConfig(
     input_size=(3, 8, 8),
@@ -125,6 +127,93 @@ def test_untrained_weights_are_unproven_unless_a_floor_is_given():
     assert judge(Answers(noisy), conclusive=False).status is Status.UNPROVEN
     assert judge(Answers(noisy), conclusive=False, min_snr_db=60).status is Status.FAILED
     assert judge(Answers(noisy), conclusive=False, min_snr_db=10).status is Status.VERIFIED
+
+
+class Photos(ImageSamples):
+    """Synthetic inputs that count as images."""
+
+    def __init__(self, count):
+        self.origin = f"{count} images of photos"
+        self._inputs = SyntheticSamples(CONFIG, False, count)
+
+    def __len__(self):
+        return len(self._inputs)
+
+    def take(self, indices):
+        return self._inputs.take(indices)
+
+
+def disagree(x):
+    """The outputs of the model at 7 dB."""
+    return model(x) + 0.3 * model(x)[:, ::-1]
+
+
+def judge_photos(count, compute=disagree, **options):
+    samples = Photos(count)
+    outputs = model(samples.take(range(count)))
+    report = verify(
+        Answers(compute, batch_sizes=(1,)),
+        Reference(samples=samples, outputs=(outputs,), names=("output",), classes=True),
+        **{"precision": Precision.INT8, "batch_size": 1, "conclusive": True} | options,
+    )
+    agreement = (compute(samples.take(range(count))).argmax(1) == outputs.argmax(1)).mean()
+    assert report.top1_agreement == pytest.approx(agreement)
+    return report, f"{100 * agreement:.1f} %"
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8])
+def test_8_bit_activations_must_agree_with_the_model_on_64_images(precision):
+    report, agreement = judge_photos(64, precision=precision)
+    assert report.snr_db > FLOORS_DB[precision]
+    assert report.top1_agreement < 0.9
+    assert report.status is Status.FAILED
+    assert report.disagrees
+    assert report.reason == (
+        f"output has the model's top-1 class for {agreement} of 64 images of photos, the floor is 95 %"
+    )
+    assert judge_photos(64, min_agreement=0.5, precision=precision)[0].status is Status.VERIFIED
+    assert judge_photos(64, model, precision=precision)[0].status is Status.VERIFIED
+
+
+@pytest.mark.parametrize(
+    ("count", "options"), [(63, {}), (64, {"precision": Precision.INT16X8}), (64, {"min_agreement": 0.0})]
+)
+def test_a_low_agreement_is_noted_where_it_does_not_fail(count, options):
+    report, agreement = judge_photos(count, **options)
+    assert report.status is Status.VERIFIED
+    assert report.notes == (
+        f"The file has the model's top-1 class for {agreement} of {count} images of photos.",
+    )
+    assert f"verified, but with a top-1 agreement of only {agreement}" in verdict(report)[0]
+
+
+def test_untrained_weights_need_no_agreement_unless_a_floor_is_given():
+    report, _ = judge_photos(64, conclusive=False, trained=False)
+    assert (report.status, report.notes) == (Status.UNPROVEN, ())
+    report, _ = judge_photos(6, conclusive=False, trained=False, min_agreement=1.0)
+    assert report.status is Status.FAILED
+
+
+def test_an_agreement_without_classes_is_refused():
+    reference = Reference(
+        samples=Photos(8), outputs=(model(Photos(8).take(range(8))),), names=("a",), classes=False
+    )
+    with pytest.raises(ConfigurationError, match="--min-agreement needs"):
+        verify(
+            Answers(model),
+            reference,
+            precision=Precision.INT8,
+            batch_size=1,
+            conclusive=True,
+            min_agreement=0.9,
+        )
+
+
+def test_agreements_are_shares_or_percentages():
+    assert [agreement_share(value) for value in (None, 0.9, 1, 90, 100, 0)] == [None, 0.9, 1, 0.9, 1, 0]
+    for value in (-1, 101, float("nan")):
+        with pytest.raises(ConfigurationError, match="from 0 to 100"):
+            agreement_share(value)
 
 
 def test_every_row_of_a_large_static_batch_is_compared():

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from timmx.artifact.opening import backend_of
-from timmx.artifact.records import MANIFEST_NAME, _read as read_record, digest
+from timmx.artifact.records import MANIFEST_NAME, digest, read_record
 from timmx.base.files import require_artifact, require_file, sha256, walk
 from timmx.base.reading import NotRegularFile, open_file, read_file
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError

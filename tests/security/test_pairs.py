@@ -70,6 +70,32 @@ def test_python_refuses_a_mixed_pair_and_a_file_without_its_data(mixed):
             opening(mixed)
 
 
+def test_the_weights_to_copy_are_named(mixed, run_timmx):
+    (mixed.parent / "digits.onnx.data").unlink()
+    for words in (("inspect", mixed), ("predict", mixed, next(IMAGES.glob("*.png")))):
+        result = run_timmx(*words)
+        assert result.exit_code == 2
+        assert "digits.onnx.data is missing, and digits.onnx needs it" in result.stderr.replace("\n", " ")
+        assert "hint: copy digits.onnx.data into the folder of digits.onnx" in result.stderr
+
+
+def test_the_weights_of_a_file_of_another_tool_are_named(tmp_path, run_timmx):
+    import onnx
+
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="model.bin")
+    node = onnx.helper.make_node("Identity", ["w"], ["y"])
+    value = onnx.helper.make_tensor_value_info("y", 1, [4])
+    graph = onnx.helper.make_graph([node], "g", [], [value], [tensor])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    result = run_timmx("inspect", path)
+    assert result.exit_code == 2
+    assert "hint: copy model.bin into the folder of m.onnx" in result.stderr
+    (tmp_path / "model.bin").write_bytes(bytes(16))
+    assert run_timmx("inspect", path).exit_code == 0
+
+
 def test_a_copy_is_compared_with_the_weights_that_it_refers_to(pair, mixed):
     copy = shutil.copy(mixed, mixed.with_name("copy.onnx"))
     with pytest.raises(ArtifactError, match="is not the file that"):

@@ -364,6 +364,16 @@ def test_more_threads_than_cores_are_reported(run_timmx, sleepers):
     assert done.stderr.index(f"--threads {wide} is more than the") < done.stderr.index("[Measuring]")
 
 
+def test_a_changed_file_is_reported(run_timmx, sleepers):
+    short = sleepers[0]("short")
+    manifest = short.with_name("timmx.json")
+    manifest.write_text(json.dumps({"artifacts": {short.name: {"sha256": "0" * 64}}}))
+    result = run_timmx("bench", short, "--seconds", "0.1", "--json")
+    manifest.unlink()
+    assert "short.sleeper is not the file that timmx wrote" in " ".join(json.loads(result.stdout)["warnings"])
+    assert "short.sleeper is not the file that timmx wrote" in result.stderr
+
+
 def test_busy_cores_are_reported(run_timmx, sleepers):
     make, _ = sleepers
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]

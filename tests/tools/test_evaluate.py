@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import timmx
 from filelock import FileLock
+from PIL import Image
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.tools.eval.accuracy import Paired, wilson
 from timmx.tools.eval.running import evaluate
@@ -124,6 +125,21 @@ def test_images_that_cannot_be_read_are_named_and_not_counted(file, some, run_ti
     unreadable = [row for row in rows if row["error"]]
     assert [row["path"] for row in unreadable] == [f"3/{path.name}" for path in bad]
     assert all(row["read"] == row["right"] == "" for row in unreadable)
+
+
+def test_exif_orientations_are_applied_on_request(file, tmp_path, run_timmx):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for path in sorted((SAMPLES / "6").glob("*.png"))[:5]:
+        (tmp_path / "turned" / "6").mkdir(parents=True, exist_ok=True)
+        Image.open(path).rotate(180).save(tmp_path / "turned" / "6" / path.name, exif=exif)
+    arguments = ("eval", file, "--data", tmp_path / "turned", "--json", "--resume", tmp_path / "journal")
+    assert json.loads(run_timmx(*arguments).stdout)["right"] < 3
+    assert run_timmx(*arguments, "--exif").exit_code == 2  # the journal is of images as they are stored
+    assert json.loads(run_timmx(*arguments[:-2], "--exif").stdout)["right"] == 5
+    result = run_timmx(*arguments[:-2], "--max-pixels", 10)
+    assert result.exit_code == 2
+    assert "hint: raise the limit with --max-pixels" in result.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")

@@ -77,6 +77,25 @@ def test_digits_are_classified_correctly(run_timmx, one: Path) -> None:
         assert sum(shares) <= 1.00001
 
 
+def test_exif_orientations_and_the_limit_of_pixels(run_timmx, one: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(sample(6)).rotate(180).save(tmp_path / "turned.png", exif=exif)
+    labels = [
+        json.loads(run_timmx("predict", one, "turned.png", "--json", *flags).stdout)["images"][0][
+            "predictions"
+        ][0]["label"]
+        for flags in ((), ("--exif",))
+    ]
+    assert labels[0] != "6"
+    assert labels[1] == "6"
+    side = Image.open(sample(6)).width
+    assert run_timmx("predict", one, "turned.png", "--max-pixels", side**2).exit_code == 0
+    result = run_timmx("predict", one, "turned.png", "--max-pixels", side**2 - 1)
+    assert result.exit_code == 2
+    assert "hint: raise the limit with --max-pixels" in result.stderr
+
+
 def test_files_folders_and_globs(run_timmx, one: Path, folder: Path) -> None:
     def asked(*names: str) -> list[str]:
         result = run_timmx("predict", one, *names, "--json", "--top-k", 1)

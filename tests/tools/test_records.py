@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
-from timmx.artifact import records
+from timmx.artifact import changes, records
 from timmx.cli.terminal import working
 
 FIGURES = {"status": "verified", "reason": "", "snr_db": 101.5, "outputs": []}
@@ -135,3 +136,82 @@ def test_a_damaged_record_next_to_the_file_is_reported(file, cache, capsys):
         (file.parent / records.MANIFEST_NAME).write_text("{")
         assert records.recall(file, [file]) is None
     assert f"{file.parent / records.MANIFEST_NAME} is damaged" in capsys.readouterr().err
+
+
+@pytest.fixture
+def check():
+    """Compares an artifact with the file that timmx wrote: returns the warning."""
+    return lambda *files: changes.ChangeCheck(files).finish()
+
+
+def test_a_changed_file_is_noticed_by_the_record_of_its_export(cache, file, check):
+    assert check(file) == ""
+    changes.remember_export((file,))
+    assert check(file) == ""
+    before = hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(b"weighty")
+    after = hashlib.sha256(file.read_bytes()).hexdigest()
+    warning = check(file)
+    assert "a.bin is not the file that timmx wrote" in warning
+    assert before[:12] in warning
+    assert after[:12] in warning
+    records.remember((file,), FIGURES)  # timmx verify
+    assert check(file) == ""
+    file.write_bytes(b"other")
+    changes.remember_export((file,))
+    assert check(file) == ""
+
+
+def test_a_changed_file_is_noticed_by_the_manifest_next_to_it(cache, folder, check):
+    manifest = folder.parent / records.MANIFEST_NAME
+    manifest.write_text(json.dumps({"artifacts": {"a.pack": {"sha256": records.digest((folder,))}}}))
+    assert check(folder) == ""
+    (folder / "data" / "b").write_bytes(b"c")
+    assert str(manifest) in check(folder)
+    for damaged in ("", "[]", '{"artifacts": []}', '{"artifacts": {"a.pack": {"sha256": 1}}}'):
+        manifest.write_text(damaged)
+        assert check(folder) == ""
+
+
+def test_a_large_file_is_hashed_once_for_each_state(cache, file, check, monkeypatch):
+    file.write_bytes(bytes(5 * 10**6))
+    hashed = []
+    monkeypatch.setattr(records, "sha256", lambda path: hashed.append(path) or "0" * 64)
+    assert check(file) == ""
+    assert not hashed  # nothing is known of it
+    changes.remember_export((file,))
+    assert check(file) == ""
+    assert len(hashed) == 1
+    info = file.stat()
+    os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns + 10**9))
+    for _ in range(2):
+        assert check(file) == ""
+        assert len(hashed) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_ignored(cache, file, check):
+    cache.parent.write_text("not a folder")
+    changes.remember_export((file,))
+    assert check(file) == ""
+
+
+def test_an_export_is_remembered_and_a_flipped_bit_in_it_is_reported(
+    cache, export, digits, tmp_path, run_timmx
+):
+    path = export("onnx", digits, tmp_path / "digits.onnx", verify=False).path
+    image = next(Path(digits.removeprefix("local-dir:")).glob("samples/3/*.png"))
+    arguments = (
+        ("predict", path, image),
+        ("eval", path, "--data", image.parents[1], "--limit", 2),
+    )
+    for words in arguments:
+        assert "is not the file that timmx wrote" not in run_timmx(*words).stderr
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # in the weights
+    path.write_bytes(content)
+    for words in arguments:
+        result = run_timmx(*words)
+        assert result.exit_code == 0
+        assert "warning: digits.onnx is not the file that timmx wrote" in result.stderr
+    path.write_bytes(b"no ONNX file")
+    assert run_timmx(*arguments[0]).exit_code == 2

@@ -66,6 +66,46 @@ def test_other_images_and_another_floor(exported, digits, run_timmx):
     assert json.loads(done.stdout)["error"]["verification"]["status"] == "failed"
 
 
+def test_a_minimum_of_agreement(exported, run_timmx):
+    other = (
+        "--against",
+        "test_efficientnet",
+        "--num-classes",
+        10,
+        "--seed",
+        1,
+        "--verify-data",
+        SAMPLES / "7",
+    )
+    words = ("verify", exported, *other, "--min-snr", -200)
+    assert run_timmx(*words).exit_code == 0
+    for agreement in (0.99, 99):
+        done = run_timmx(*words, "--min-agreement", agreement)
+        assert done.exit_code == 2
+        assert "output has the model's top-1 class for " in done.stderr
+        assert "the floor is 99 %" in done.stderr
+        assert "set another floor with --min-agreement" in done.stderr
+
+
+def test_an_export_passes_the_minimum_of_agreement_on(export, digits, tmp_path, monkeypatch):
+    import timmx.verification
+    from timmx.errors import VerificationError
+    from timmx.verification import Status, VerificationReport
+
+    seen = []
+
+    def verify(*_arguments, **options):
+        seen.append(options["min_agreement"])
+        return VerificationReport(status=Status.FAILED, reason="a reason")
+
+    monkeypatch.setattr(timmx.verification, "verify", verify)
+    with pytest.raises(VerificationError) as error:
+        export("onnx", digits, tmp_path / "digits.onnx", min_agreement=90)
+    assert seen == [0.9]
+    assert "--min-agreement" in error.value.hint
+    assert not list(tmp_path.glob("*.onnx"))
+
+
 def test_another_file_instead_of_the_model(exported, bytes_file, digits, run_timmx):
     """The inputs differ: normalized numbers for one file, bytes of images for the other."""
     samples = f"{digits.removeprefix('local-dir:')}/samples"

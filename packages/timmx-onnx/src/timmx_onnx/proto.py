@@ -149,10 +149,10 @@ def check_data(path: Path, proto: onnx.ModelProto, expected: str | None = None) 
 
 
 def require_files(path: Path, proto: onnx.ModelProto) -> None:
-    """Check that files with external weights are not pipes or devices: ONNX Runtime would wait for them.
+    """Check that files with external weights exist, and are not pipes or devices: ONNX Runtime would wait for them.
 
     Raises:
-        ArtifactError: one of them is.
+        ArtifactError: one of them is missing, or is a pipe or a device.
     """
     for name in set(_locations(proto)):
         try:
@@ -162,6 +162,11 @@ def require_files(path: Path, proto: onnx.ModelProto) -> None:
                 f"the weights of {path} cannot be read: {name}: {exc.strerror}",
                 hint="copy both files again, or export it again",
             ) from exc
+        except FileNotFoundError:
+            raise ArtifactError(
+                f"{path.parent / name} is missing, and {path.name} needs it",
+                hint=f"copy {name} into the folder of {path.name}, or export it again",
+            ) from None
         except (OSError, ValueError):  # ONNX Runtime reports it
             continue
 

@@ -1,3 +1,4 @@
+from timmx.artifact.changes import ChangeCheck as ChangeCheck, remember_export as remember_export
 from timmx.artifact.collisions import keep_inputs as keep_inputs
 from timmx.artifact.opening import (
     backend_for as backend_for,

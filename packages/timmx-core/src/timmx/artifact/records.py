@@ -69,7 +69,7 @@ def remember(files: Sequence[Path], verification: Mapping[str, Any], notes: Sequ
     if verification.get("status") == "skipped":
         return
     with suppress(OSError, ArtifactError):
-        folder = _folder()
+        folder = cache_folder("verifications")
         record = {
             "sha256": digest(files),
             "name": files[0].name,
@@ -79,7 +79,7 @@ def remember(files: Sequence[Path], verification: Mapping[str, Any], notes: Sequ
         }
         with atomic_write(folder / f"{record['sha256']}.json") as file:
             json.dump(record, file)
-        _drop_oldest(folder)
+        drop_oldest(folder)
 
 
 def recall(path: Path, files: Sequence[Path]) -> dict[str, Any] | None:
@@ -97,13 +97,16 @@ def recall(path: Path, files: Sequence[Path]) -> dict[str, Any] | None:
         ArtifactError: the artifact cannot be read.
     """
     sha256 = digest(files)
-    manifest_path, cached = path.absolute().parent / MANIFEST_NAME, _folder() / f"{sha256}.json"
-    manifest = _read(manifest_path)
+    manifest_path, cached = (
+        path.absolute().parent / MANIFEST_NAME,
+        cache_folder("verifications") / f"{sha256}.json",
+    )
+    manifest = read_record(manifest_path)
     if not manifest and manifest_path.is_file():
         reporter().warn(f"{manifest_path} is damaged: its verification results are not used.")
     artifacts = manifest.get("artifacts")
     entry = artifacts.get(path.name) if isinstance(artifacts, dict) else None
-    for source, record in ((manifest_path, entry), (cached, _read(cached))):
+    for source, record in ((manifest_path, entry), (cached, read_record(cached))):
         if not isinstance(record, dict) or record.get("sha256") != sha256:
             continue
         verification = record.get("verification")
@@ -118,8 +121,16 @@ def recall(path: Path, files: Sequence[Path]) -> dict[str, Any] | None:
     return None
 
 
-def _folder() -> Path:
-    return platformdirs.user_cache_path("timmx", appauthor=False) / "verifications"
+def is_verified(sha256: str) -> bool:
+    """Whether the cache says that a file of this digest was verified, at its export or later."""
+    record = read_record(cache_folder("verifications") / f"{sha256}.json")
+    verification = record.get("verification")
+    return isinstance(verification, dict) and verification.get("status") in ("verified", "unproven")
+
+
+def cache_folder(kind: str) -> Path:
+    """The folder of the user's cache for records of this kind."""
+    return platformdirs.user_cache_path("timmx", appauthor=False) / kind
 
 
 def _digest(path: Path) -> str:
@@ -132,7 +143,7 @@ def _digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
     """The JSON object in a file; {} if it is missing, damaged or not an object."""
     try:
         content = parse_json(read_file(path, _LARGEST), any_name=True)
@@ -141,7 +152,8 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _drop_oldest(folder: Path) -> None:
+def drop_oldest(folder: Path) -> None:
+    """Delete the oldest records of a folder, beyond the maximum number."""
     records = list(folder.glob("*.json"))
     if len(records) <= _MOST:
         return

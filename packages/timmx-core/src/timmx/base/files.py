@@ -245,7 +245,10 @@ def check_companion(path: Path, companion: Path, expected: str) -> None:
     try:
         content = sha256(companion)
     except FileNotFoundError:
-        raise ArtifactError(f"{companion} is missing, and {path.name} needs it", hint=hint) from None
+        raise ArtifactError(
+            f"{companion} is missing, and {path.name} needs it",
+            hint=f"copy {companion.name} into the folder of {path.name}, or export it again",
+        ) from None
     except OSError as exc:
         raise ArtifactError(
             f"{companion} cannot be read: {exc.strerror or exc}", hint="check its permissions"

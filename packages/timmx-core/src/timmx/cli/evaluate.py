@@ -11,7 +11,9 @@ from timmx.base import counted, format_table, shown
 from timmx.cli.options import (
     BatchSizeOption,
     DebugOption,
+    ExifOption,
     FileArgument,
+    MaxPixelsOption,
     ReportOption,
     TrustOption,
     VerboseOption,
@@ -19,6 +21,7 @@ from timmx.cli.options import (
 )
 from timmx.cli.output import write, write_json
 from timmx.contract import JsonOption
+from timmx.inputs import MOST_PIXELS
 
 if TYPE_CHECKING:
     from timmx.tools.eval import Comparison, Evaluation, LabelComparison, MultiLabelEvaluation
@@ -64,6 +67,8 @@ def evaluate(
     report: ReportOption = None,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
+    exif: ExifOption = False,
+    max_pixels: MaxPixelsOption = MOST_PIXELS,
     against: Annotated[
         str | None,
         typer.Option(
@@ -81,6 +86,7 @@ def evaluate(
     """Measure the accuracy of an exported file on labeled images."""
     from timmx.artifact import keep_inputs
     from timmx.cli.terminal import working
+    from timmx.inputs import ImageSettings
     from timmx.report import check_report_path
     from timmx.tools.eval import Evaluation, check_csv_path, evaluate as run, write_csv
 
@@ -108,6 +114,7 @@ def evaluate(
             resume=resume,
             against=against,
             model_options=model_options,
+            settings=ImageSettings(exif, max_pixels),
             trust=trust,
         )
         if csv is not None:

@@ -33,8 +33,8 @@ class ManyOptions:
             "--to",
             metavar="FORMAT[:KEY=VALUE,...]",
             help="Format to export to, with options for this target only: the format's own (see timmx FORMAT --help), "
-            "batch-size, dynamic-batch, min-snr and output (the file name). KEY without a value turns a flag on; "
-            "values may contain commas (batch-sizes=1,2,4). Repeatable.",
+            "batch-size, dynamic-batch, min-snr, min-agreement and output (the file name). KEY without a value turns a "
+            "flag on; values may contain commas (batch-sizes=1,2,4). Repeatable.",
             rich_help_panel=_TARGETS,
         ),
     ] = None

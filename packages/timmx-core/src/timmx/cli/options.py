@@ -53,6 +53,16 @@ BatchSizeOption = Annotated[
     typer.Option("--batch-size", help="Batch size, if the file has a dynamic one. Default: 8."),
 ]
 
+ExifOption = Annotated[
+    bool,
+    typer.Option("--exif", help="Turn images as their EXIF orientation says; timm and training ignore it."),
+]
+
+MaxPixelsOption = Annotated[
+    int,
+    typer.Option("--max-pixels", help="Largest number of pixels of an image that is decoded."),
+]
+
 WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", help="Number of threads that decode images. Default: one per core, up to 16."),

@@ -11,13 +11,16 @@ from timmx.base import format_table, printable
 from timmx.cli.options import (
     BatchSizeOption,
     DebugOption,
+    ExifOption,
     FileArgument,
+    MaxPixelsOption,
     TrustOption,
     VerboseOption,
     WorkersOption,
 )
 from timmx.cli.output import PlainRows, write, write_json
 from timmx.contract import JsonOption
+from timmx.inputs import MOST_PIXELS
 
 if TYPE_CHECKING:
     from timmx.tools.predict import Predictions
@@ -42,6 +45,8 @@ def predict(
     ] = None,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
+    exif: ExifOption = False,
+    max_pixels: MaxPixelsOption = MOST_PIXELS,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV: path, rank, class, label, probability.")
     ] = False,
@@ -53,12 +58,21 @@ def predict(
     """Classify images with an exported file, using the preprocessing in its metadata."""
     from timmx.cli.terminal import working
     from timmx.errors import ConfigurationError
+    from timmx.inputs import ImageSettings
     from timmx.tools.predict import predict as run
 
     if as_csv and as_json:
         raise ConfigurationError("--csv and --json both write to stdout", hint="give only one of them")
     with working(verbose):
-        predictions = run(file, images, top_k=top_k, batch_size=batch_size, workers=workers, trust=trust)
+        predictions = run(
+            file,
+            images,
+            top_k=top_k,
+            batch_size=batch_size,
+            workers=workers,
+            settings=ImageSettings(exif, max_pixels),
+            trust=trust,
+        )
     if as_json:
         write_json(predictions.to_dict())
     elif as_csv:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from timmx.base import size_text
+from timmx.contract import LEAST_AGREEMENT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,9 @@ def _short_path(artifact: Path, further: Path) -> str:
 def verdict(report: VerificationReport) -> list[str]:
     """The result of a verification, in one line or more."""
     status = f"{report.status}: {report.reason}" if report.reason else f"{report.status}"
+    agreement = report.top1_agreement
+    if report.status == "verified" and agreement is not None and agreement < LEAST_AGREEMENT:
+        status += f", but with a top-1 agreement of only {100 * agreement:.1f} %"
     if report.snr_db is None:
         return [status]
     floor = f" (floor {report.floor_db:g} dB)" if report.floor_db is not None else ""

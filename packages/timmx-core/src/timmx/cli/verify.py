@@ -44,6 +44,15 @@ def verify(
             help="Minimum signal-to-noise ratio in dB. Default: depends on the precision (60 for fp32).",
         ),
     ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            "--min-agreement",
+            metavar="PERCENT",
+            help="Minimum share of inputs with the model's top-1 class, such as 90 or 0.9. Default: 95 for 8-bit "
+            "activations, if the weights are trained and there are at least 64 images.",
+        ),
+    ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -55,7 +64,13 @@ def verify(
 
     with working(verbose):
         result = verify_file(
-            file, against, model_options, verify_data=verify_data, min_snr=min_snr, trust=trust
+            file,
+            against,
+            model_options,
+            verify_data=verify_data,
+            min_snr=min_snr,
+            min_agreement=min_agreement,
+            trust=trust,
         )
     if as_json:
         write_json(result.to_dict())

@@ -22,6 +22,7 @@ from timmx.contract.metadata import (
 )
 from timmx.contract.options import (
     DEFAULT_CALIBRATION_SAMPLES as DEFAULT_CALIBRATION_SAMPLES,
+    LEAST_AGREEMENT as LEAST_AGREEMENT,
     LEAST_CALIBRATION_SAMPLES as LEAST_CALIBRATION_SAMPLES,
     MODEL_OPTIONS as MODEL_OPTIONS,
     CalibrationChoice as CalibrationChoice,
@@ -34,6 +35,7 @@ from timmx.contract.options import (
     Ints as Ints,
     JsonOption as JsonOption,
     RandomCalibration as RandomCalibration,
+    agreement_share as agreement_share,
 )
 from timmx.contract.preprocessing import (
     CROP_MODE as CROP_MODE,

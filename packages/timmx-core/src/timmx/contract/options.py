@@ -56,6 +56,26 @@ class Ints(tuple[int, ...]):
             raise typer.BadParameter(f"{text!r} is not a list of integers such as 1,2,3") from None
 
 
+LEAST_AGREEMENT = 0.95
+"""The smallest top-1 agreement with which a file with 8-bit activations is published; see `timmx.verification`."""
+
+
+def agreement_share(agreement: float | None) -> float | None:
+    """The value of `--min-agreement`, a share up to 1 or a percentage, as a share; None if it was not given.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if agreement is None:
+        return None
+    if not 0 <= agreement <= 100:
+        raise ConfigurationError(
+            f"--min-agreement {agreement:g} is not from 0 to 100",
+            hint="give a percentage such as 90, or a share such as 0.9",
+        )
+    return agreement if agreement <= 1 else agreement / 100
+
+
 _MODEL, _INPUT, _OUTPUT, _VERIFY = "Model", "Input and output tensors", "Output file", "Verification"
 _CALIBRATION = "Calibration"
 
@@ -329,6 +349,16 @@ class ExportRequest:
             "--min-snr",
             metavar="DB",
             help="Minimum signal-to-noise ratio in dB. Default: depends on the precision (60 for fp32).",
+            rich_help_panel=_VERIFY,
+        ),
+    ] = None
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            "--min-agreement",
+            metavar="PERCENT",
+            help="Minimum share of inputs with the model's top-1 class, such as 90 or 0.9. Default: 95 for 8-bit "
+            "activations, if the weights are trained and there are at least 64 images.",
             rich_help_panel=_VERIFY,
         ),
     ] = None

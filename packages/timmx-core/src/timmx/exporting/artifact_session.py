@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    import numpy as np
+
     from timmx.contract import ExportBackend, ExportRequest, Metadata, Precision, Runner
     from timmx.exporting.metadata import IoTypes
     from timmx.inputs import Samples
     from timmx.model import DataConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArtifactModel:
     """Facts about the model in the file, with the names of `timmx.model.LoadedModel`."""
 
+    trained: bool
     conclusive: bool
     data_config: DataConfig
     labels: tuple[str, ...] | None
@@ -60,6 +63,9 @@ class ArtifactSession(Session):
     @property
     def module(self) -> NoReturn:
         raise self._no_model()
+
+    def fit_of(self, _inputs: list[np.ndarray]) -> None:
+        """Nothing is known of the statistics of an exported file."""
 
     def capture(self, strict: bool = False) -> NoReturn:
         raise self._no_model()
@@ -126,5 +132,8 @@ def _with_settings_of(request: ExportRequest, metadata: Metadata) -> ExportReque
 
 def _model_inside(metadata: Metadata) -> ArtifactModel:
     return ArtifactModel(
-        metadata.model.conclusive, ImagePreprocessor.of(metadata).data_config, metadata.labels
+        trained=metadata.model.trained,
+        conclusive=metadata.model.conclusive,
+        data_config=ImagePreprocessor.of(metadata).data_config,
+        labels=metadata.labels,
     )

@@ -67,12 +67,13 @@ class Job:
         return self._session.shared((self._backend.name, key), make)
 
     def calibration(self, data: Path | None, samples: int | None = None) -> CalibrationInputs:
-        from timmx.inputs import choose_calibration
+        from timmx.inputs import check_representative, choose_calibration
 
         reporter().step("Reading calibration data")
-        self._calibrations.append(
-            choose_calibration(data, samples, self._session.loaded.data_config, self.request.normalize)
-        )
+        config = self._session.loaded.data_config
+        self._calibrations.append(choose_calibration(data, samples, config, self.request.normalize))
+        if data is not None:
+            check_representative(self._calibrations[-1], self._session.fit_of)
         return self._calibrations[-1]
 
     @property

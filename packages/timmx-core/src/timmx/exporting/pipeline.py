@@ -8,9 +8,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from timmx.artifact import remember, staging, writing
+from timmx.artifact import remember, remember_export, staging, writing
 from timmx.base import artifact_size, exact_cuda, reporter, require_artifact, without_progress_bars
-from timmx.contract import Metadata, OpenSettings
+from timmx.contract import Metadata, OpenSettings, agreement_share
 from timmx.errors import (
     ArtifactError,
     BackendError,
@@ -155,8 +155,10 @@ def export_session(
             for extra in job.extra_outputs:
                 others += extra.publish((extra.output,) if extra.output.exists() else ())
             files = (*stage.publish(_old_files(backend, stage.output)), *others)
+            own = backend.files(files[0])
             if record:
-                remember(backend.files(files[0]), verification.to_dict(), exported.notes)
+                remember(own, verification.to_dict(), exported.notes)
+                remember_export(own)
     return ExportResult(
         path=files[0],
         files=files,
@@ -232,7 +234,9 @@ def _verify(
                 precision=exported.precision,
                 batch_size=None if request.dynamic_batch else request.batch_size or 1,
                 conclusive=session.loaded.conclusive,
+                trained=session.loaded.trained,
                 min_snr_db=request.min_snr,
+                min_agreement=agreement_share(request.min_agreement),
             )
     except RuntimeUnavailable as exc:
         checks = "the prepared model was compared with the original, and the file's metadata was read back"
@@ -242,9 +246,8 @@ def _verify(
         reasons = [report.reason, *(note.rstrip(".") for note in report.notes)]
         if calibrated_on:
             reasons.append(f"It was calibrated on {calibrated_on}: inputs of another kind can cause this")
-        hint = (
-            "try another precision, set another floor with --min-snr, or skip verification with --no-verify"
-        )
+        flag = "--min-agreement" if report.disagrees else "--min-snr"
+        hint = f"try another precision, set another floor with {flag}, or skip verification with --no-verify"
         if any(output.vacuous for output in report.outputs):
             hint = f"check that the weights are trained and the images of --verify-data differ; or {hint}"
         raise VerificationError(

@@ -28,11 +28,12 @@ from timmx.verification import Reference, run_reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
 
+    import numpy as np
     import torch
 
     from timmx.contract import ExportBackend, ExportRequest, Metadata, Precision
     from timmx.exporting.metadata import IoTypes
-    from timmx.model import ExportModule, LoadedModel, Rewrite
+    from timmx.model import ExportModule, Fit, LoadedModel, Rewrite
 
 Value = TypeVar("Value")
 
@@ -150,6 +151,12 @@ class ModelSession(Session):
                     module, self.example_input(), dynamic=self.request.dynamic_batch, strict=strict
                 )
         return self._captures[key]
+
+    def fit_of(self, inputs: list[np.ndarray]) -> Fit | None:
+        """How well inputs fit the statistics of the model's batch norms; None if the weights are untrained."""
+        from timmx.model import fit_of
+
+        return fit_of(self.module, inputs, self.request.device.torch_name) if self.loaded.trained else None
 
     def metadata(
         self,

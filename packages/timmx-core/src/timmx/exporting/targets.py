@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from timmx.contract import ExportBackend
 
-OF_A_TARGET = ("batch_size", "dynamic_batch", "min_snr", "output")
+OF_A_TARGET = ("batch_size", "dynamic_batch", "min_snr", "min_agreement", "output")
 """Shared options that may differ between targets; the others belong to the model, which all targets share."""
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -261,7 +261,10 @@ def _differences(group: Sequence[Target]) -> list[list[str]]:
     if len({item.backend.name for item in group}) > 1:
         words = [[item.backend.name] for item in group]
     names = dict.fromkeys(
-        name for item in group for name in item.own_options if name not in ("output", "min_snr")
+        name
+        for item in group
+        for name in item.own_options
+        if name not in ("output", "min_snr", "min_agreement")
     )
     for name in sorted(names, key=lambda name: _rank(group, name)):
         longer = [

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from timmx.base import brief
-from timmx.contract import MOST_ELEMENTS, ExportRequest
+from timmx.contract import MOST_ELEMENTS, ExportRequest, agreement_share
 from timmx.errors import ConfigurationError, MissingRequirementError
 from timmx.exporting.outputs import output_path
 from timmx.inputs import image_paths
@@ -79,7 +79,7 @@ def _model(request: ExportRequest) -> None:
 
 
 _GOES_WITH_A_SOURCE_ARTIFACT = frozenset(
-    "model output force json batch_size device verify verify_data min_snr".split()
+    "model output force json batch_size device verify verify_data min_snr min_agreement".split()
 )
 
 
@@ -235,13 +235,18 @@ def _verification(request: ExportRequest) -> None:
             f"--min-snr {request.min_snr} is not a finite number",
             hint="give a value in dB, such as --min-snr 60",
         )
+    agreement_share(request.min_agreement)
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if epoch is not None and not (epoch.isdecimal() and len(epoch) < 12):  # 12 digits are after the year 5000
         raise ConfigurationError(
             f"SOURCE_DATE_EPOCH is {brief(epoch)}, not a number of seconds",
             hint="set it to seconds since 1970, or unset it",
         )
-    for flag, value in (("--verify-data", request.verify_data), ("--min-snr", request.min_snr)):
+    for flag, value in (
+        ("--verify-data", request.verify_data),
+        ("--min-snr", request.min_snr),
+        ("--min-agreement", request.min_agreement),
+    ):
         if value is not None and not request.verify:
             raise ConfigurationError(
                 f"{flag} applies to verification, which --no-verify turns off", hint="leave one of them out"

@@ -2,11 +2,15 @@ from timmx.inputs.calibration import (
     CalibrationInputs as CalibrationInputs,
     calibration_flags as calibration_flags,
     check_calibration as check_calibration,
+    check_representative as check_representative,
     choose_calibration as choose_calibration,
 )
 from timmx.inputs.conversion import feed as feed, fetch as fetch
 from timmx.inputs.images import (
     IMAGE_SUFFIXES as IMAGE_SUFFIXES,
+    MOST_PIXELS as MOST_PIXELS,
+    PIXELS_HINT as PIXELS_HINT,
+    ImageSettings as ImageSettings,
     image_paths as image_paths,
     left_out as left_out,
     list_images as list_images,

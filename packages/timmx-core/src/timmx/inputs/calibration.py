@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import reporter
+from timmx.base import counted, reporter
 from timmx.contract import DEFAULT_CALIBRATION_SAMPLES, LEAST_CALIBRATION_SAMPLES
 from timmx.errors import ConfigurationError
 from timmx.inputs.images import check_image, left_out, list_images, other_files, spread
 from timmx.model import check_content, read_pickle, value_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
     import torch
 
     from timmx.contract import CalibrationMethod
-    from timmx.model import DataConfig
+    from timmx.model import DataConfig, Fit
 
 _FLAG = "--calibration-data"
 _TENSOR_SUFFIXES = (".pt", ".pth")
@@ -109,6 +111,54 @@ def choose_calibration(
     return inputs
 
 
+_FEW = 16
+
+_ALIKE = 0.05
+"""Share of the variance that is between inputs: 0.9 for photographs, 0.6 for the digits, 0 for copies of one image."""
+
+_MOST_DIVERGENCE = 0.3
+"""Of `Fit`, in nats. The digits have 0.00, photographs in the model of digits 0.1, noise 0.4, pixels that are not
+normalized or are normalized as for ImageNet 0.6, black images 0.8, bytes 5,000."""
+
+_CHECKED = 32
+"""Number of inputs that are checked."""
+
+
+def check_representative(inputs: CalibrationInputs, fit_of: Callable[[list[np.ndarray]], Fit | None]) -> None:
+    """Warn about inputs that are few, all alike, or that do not fit the statistics of the model's batch norms.
+
+    Args:
+        inputs: given by the user.
+        fit_of: runs the model on inputs; see `timmx.model.fit_of`.
+    """
+    import numpy as np
+
+    if len(inputs) < _FEW:
+        inputs.warn(
+            f"Calibrated on {inputs.origin}, fewer than {_FEW}: the ranges of activations fit few others. "
+            f"{DEFAULT_CALIBRATION_SAMPLES} are recommended."
+        )
+    chosen = inputs.some(_CHECKED)
+    if len(chosen) < 2:
+        return
+    stacked = np.concatenate(chosen)
+    total = float(stacked.var(dtype=np.float64))
+    between = float(stacked.var(axis=0, dtype=np.float64).mean()) / total if total > 0 else 0.0
+    if between < _ALIKE:
+        inputs.warn(
+            f"The calibration inputs are nearly the same: {100 * between:.2g} % of the variance is between "
+            f"{inputs.origin}; typical data has more than 50 %. The ranges of activations will not fit other inputs."
+        )
+    fit = fit_of(chosen)
+    if fit is not None and not fit.divergence <= _MOST_DIVERGENCE:
+        inputs.warn(
+            f"Calibration data does not fit the model: with {inputs.origin}, activations before "
+            f"{counted(fit.norms, 'batch norm')} are {fit.shift:.2g} standard deviations from training, and their "
+            f"variance is {fit.ratio:.2g} times as large (divergence {fit.divergence:.2g}, limit {_MOST_DIVERGENCE}). "
+            "Are they normalized as the model needs, and typical images?"
+        )
+
+
 class CalibrationInputs(ABC):
     """Base class of the implementations of `timmx.contract.Calibration`.
 
@@ -128,6 +178,10 @@ class CalibrationInputs(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[np.ndarray]: ...
+
+    @abstractmethod
+    def some(self, most: int) -> list[np.ndarray]:
+        """At most `most` of the inputs, evenly spaced, without those that cannot be read."""
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         import numpy as np
@@ -191,6 +245,13 @@ class ImageCalibration(CalibrationInputs):
             yield array[None]
         self._leave_out(unreadable)
 
+    def some(self, most: int) -> list[np.ndarray]:
+        arrays = []
+        for path in spread(self._paths, most):
+            with suppress(ConfigurationError):  # reported by the iteration
+                arrays.append(self._preprocessor.read(path)[None])
+        return arrays
+
     def _replacements(self, count: int) -> list[Path]:
         """Add up to `count` images that were not chosen, to replace damaged ones."""
         paths: list[Path] = []
@@ -245,8 +306,13 @@ class TensorCalibration(CalibrationInputs):
         return len(self._rows)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for row in self._rows:
-            yield self._tensor[row : row + 1].float().contiguous().numpy().copy()
+        yield from map(self._row, self._rows)
+
+    def some(self, most: int) -> list[np.ndarray]:
+        return [self._row(row) for row in spread(self._rows, most)]
+
+    def _row(self, row: int) -> np.ndarray:
+        return self._tensor[row : row + 1].float().contiguous().numpy().copy()
 
     def _check_values(self, config: DataConfig, in_graph: bool) -> None:
         """Check that values are finite and in the range of this export's inputs."""
@@ -305,6 +371,9 @@ class SyntheticCalibration(CalibrationInputs):
 
     def __len__(self) -> int:
         return self._count
+
+    def some(self, most: int) -> list[np.ndarray]:
+        return list(islice(self, most))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         from timmx.inputs.samples import SyntheticSamples

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import threading
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -110,10 +112,40 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     return [items[index * (len(items) - 1) // max(1, most - 1)] for index in range(most)]
 
 
+MOST_PIXELS = 2 * 89_478_485
+"""Default limit of an image's pixels: Pillow's, which a program can change."""
+
+PIXELS_HINT = "raise the limit with --max-pixels N, which predict and eval have, or resize it"
+"""Of the error for an image with more pixels."""
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How image files are read, apart from the preprocessing.
+
+    Attributes:
+        exif: turn an image as its EXIF orientation says; timm does not.
+        max_pixels: an image with more is not decoded. Memory limits it too: see `DECODING_BYTES`.
+    """
+
+    exif: bool = False
+    max_pixels: int = MOST_PIXELS
+
+    def check(self) -> None:
+        """Check the values of the options.
+
+        Raises:
+            ConfigurationError: no image has so few pixels.
+        """
+        if self.max_pixels < 1:
+            raise ConfigurationError(f"--max-pixels {self.max_pixels} allows no image", hint="give 1 or more")
+
+
 def open_image(
     path: Path,
     read: Callable[[Image.Image], np.ndarray],
     working_bytes: Callable[[Image.Image], int] = lambda image: 0,
+    max_pixels: int = MOST_PIXELS,
 ) -> np.ndarray:
     """Open an image file and return the result of `read`, which decodes it.
 
@@ -124,6 +156,7 @@ def open_image(
         read: decodes the image and computes the result.
         working_bytes: the memory that `read` needs in addition to the decoded image, by the header; it refuses an
             image that needs too much work with a ValueError.
+        max_pixels: see `ImageSettings`.
 
     Raises:
         ConfigurationError: the file is not an image, is damaged, or is too large.
@@ -131,9 +164,9 @@ def open_image(
     budget = decoding_budget()
     with _readable(path), open_file(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        with budget.reserve(_opening_bytes(file)), _opened(file) as image:
-            needed = size_bytes + _decoded_bytes(image, file) + working_bytes(image)
-        with budget.reserve(needed), _opened(file) as image:
+        with budget.reserve(_opening_bytes(file)), _opened(file, max_pixels) as image:
+            needed = size_bytes + _decoded_bytes(image, file, max_pixels) + working_bytes(image)
+        with budget.reserve(needed), _opened(file, max_pixels) as image:
             return read(image)
 
 
@@ -149,6 +182,39 @@ def check_image(path: Path) -> None:
         with budget.reserve(_opening_bytes(file)), _opened(file) as image:
             budget.check(size_bytes + _decoded_bytes(image, file))
             image.verify()
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The image turned by an EXIF orientation, from 1 to 8; unchanged for other values."""
+    from PIL import Image
+
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    turn = turns.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The orientation in the EXIF or XMP data of a decoded image; 1, upright, if it has none that can be read.
+
+    Pillow turns TIFF images itself, for timm too, and then says 1.
+    """
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except (*_DAMAGED, struct.error):  # readers of photographs ignore damaged EXIF data
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+_ORIENTATION = 0x0112
+"""Its tag in EXIF."""
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -189,9 +255,6 @@ _FORMATS = (
 """Formats of pixels that Pillow decodes itself. Of the others, EPS starts Ghostscript, WMF calls Windows, and icons
 contain images of other sizes than their header says."""
 
-_MOST_PIXELS = 2 * 89_478_485
-"""Pillow's default limit, which a program can change."""
-
 _MOST_SCANS = 100
 """Of a progressive JPEG, each of which takes as long as an image. Encoders write about 10."""
 
@@ -205,7 +268,9 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except UnidentifiedImageError as exc:
         raise _unreadable(path, "its format is not supported") from exc
-    except (*_DAMAGED, Image.DecompressionBombError) as exc:
+    except (_TooManyPixels, Image.DecompressionBombError) as exc:
+        raise _unreadable(path, str(exc), PIXELS_HINT) from exc
+    except _DAMAGED as exc:
         raise _unreadable(path, getattr(exc, "strerror", None) or str(exc)) from exc
 
 
@@ -213,13 +278,31 @@ _DAMAGED = (OSError, ValueError, SyntaxError)
 """Errors of Pillow 12 for damaged files of the suffixes above, in addition to DecompressionBombError."""
 
 
+class _TooManyPixels(Exception):  # noqa: N818 - becomes an error with the file's name
+    """An image has more pixels than the limit."""
+
+
 @contextmanager
-def _opened(file: BinaryIO) -> Iterator[Image.Image]:
+def _opened(file: BinaryIO, max_pixels: int = MOST_PIXELS) -> Iterator[Image.Image]:
     from PIL import Image
 
     file.seek(0)
-    with Image.open(file, formats=_FORMATS) as image:
+    if max_pixels <= MOST_PIXELS:
+        opened = Image.open(file, formats=_FORMATS)
+    else:
+        with (
+            _PILLOW_LIMIT
+        ):  # of the module; it is read while a header is, and `_decoded_bytes` checks afterwards
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                opened = Image.open(file, formats=_FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+    with opened as image:
         yield image
+
+
+_PILLOW_LIMIT = threading.Lock()
 
 
 def _opening_bytes(file: BinaryIO) -> int:
@@ -232,16 +315,17 @@ def _opening_bytes(file: BinaryIO) -> int:
     return 3 * size_bytes if file.read(2) in (b"II", b"MM") else size_bytes
 
 
-def _decoded_bytes(image: Image.Image, file: BinaryIO) -> int:
+def _decoded_bytes(image: Image.Image, file: BinaryIO, max_pixels: int = MOST_PIXELS) -> int:
     """The memory of the decoded image, of its decoder, and of a copy in another mode.
 
     Raises:
-        ValueError: it has too many pixels, or too many scans.
+        _TooManyPixels: it has more than `max_pixels`.
+        ValueError: it has too many scans.
     """
     pixels = image.width * image.height
-    if pixels > _MOST_PIXELS:
-        raise ValueError(
-            f"it has {image.width:,} x {image.height:,} pixels, and at most {_MOST_PIXELS:,} are decoded"
+    if pixels > max_pixels:
+        raise _TooManyPixels(
+            f"it has {image.width:,} x {image.height:,} pixels, and at most {max_pixels:,} are decoded"
         )
     decoder = _DECODER_BYTES.get(image.format or "", 0)
     if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
@@ -335,7 +419,5 @@ def left_out(paths: Sequence[Path]) -> str:
     return f"{what} left out: {named}{more}."
 
 
-def _unreadable(path: Path, reason: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"{path} cannot be read as an image: {' '.join(reason.split())}", hint="leave it out, or convert it"
-    )
+def _unreadable(path: Path, reason: str, hint: str = "leave it out, or convert it") -> ConfigurationError:
+    return ConfigurationError(f"{path} cannot be read as an image: {' '.join(reason.split())}", hint=hint)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.inputs.images import in_mode, open_image
+from timmx.inputs.images import ImageSettings, in_mode, open_image, orientation_of, upright
 from timmx.model import DataConfig
 
 if TYPE_CHECKING:
@@ -39,12 +39,20 @@ class ImagePreprocessor:
         data_config: timm's data config.
         in_graph: the artifact normalizes, so its input is pixels in [0, 1].
         color_order: `RGB`, `BGR`, `L`, or None if the input is not an image.
+        settings: how files are read.
     """
 
-    def __init__(self, data_config: DataConfig, in_graph: bool, color_order: str | None) -> None:
+    def __init__(
+        self,
+        data_config: DataConfig,
+        in_graph: bool,
+        color_order: str | None,
+        settings: ImageSettings | None = None,
+    ) -> None:
         self.data_config = data_config
         self.in_graph = in_graph
         self.color_order = color_order
+        self.settings = settings or ImageSettings()
         shape = (-1, 1, 1)
         self._mean = np.asarray(data_config.mean, np.float32).reshape(shape)
         self._std = np.asarray(data_config.std, np.float32).reshape(shape)
@@ -61,7 +69,7 @@ class ImagePreprocessor:
         return preprocessor
 
     @classmethod
-    def of(cls, metadata: Metadata) -> ImagePreprocessor:
+    def of(cls, metadata: Metadata, settings: ImageSettings | None = None) -> ImagePreprocessor:
         """The preprocessing in an artifact's metadata."""
         entry = metadata.input
         config = DataConfig(
@@ -72,7 +80,7 @@ class ImagePreprocessor:
             crop_pct=entry.crop_pct,
             crop_mode=entry.crop_mode,
         )
-        return cls(config, entry.normalized_in_graph, entry.color_order)
+        return cls(config, entry.normalized_in_graph, entry.color_order, settings)
 
     def read(self, path: Path) -> np.ndarray:
         """Read an image file as the artifact's float input, (C, H, W) float32.
@@ -81,7 +89,7 @@ class ImagePreprocessor:
             ArtifactError: this artifact does not take images.
             ConfigurationError: the file is not an image, is damaged, or is too large.
         """
-        return open_image(path, self.apply, self._working_bytes)
+        return open_image(path, self.apply, self._working_bytes, self.settings.max_pixels)
 
     def apply(self, image: Image.Image) -> np.ndarray:
         """Preprocess an image, (C, H, W) float32: normalized, or pixels in [0, 1] if the artifact normalizes.
@@ -90,7 +98,10 @@ class ImagePreprocessor:
             ArtifactError: this artifact does not take images.
             ValueError: the scale of the image's values is unknown; see `in_mode`.
         """
-        pixels = np.asarray(self._cut(in_mode(image, self._mode)), np.float32) / np.float32(255)
+        converted = in_mode(image, self._mode)
+        if self.settings.exif:
+            converted = upright(converted, orientation_of(image))
+        pixels = np.asarray(self._cut(converted), np.float32) / np.float32(255)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if self.color_order == "BGR":
             pixels = pixels[::-1]
@@ -132,19 +143,19 @@ class ImagePreprocessor:
         fill: int | tuple[int, ...] = 0
         if self.data_config.crop_mode == "border":
             fill = tuple(round(255 * value) for value in self.border_color)
-        resized = self._resize(image, self._resized_size(image))
+        resized = self._resize(image, self._resized_size(*image.size))
         return _center_crop(resized, self.data_config.input_size[1:], fill)
 
-    def _resized_size(self, image: Image.Image) -> tuple[int, int]:
-        """(height, width) of the image before it is cropped, by timm's crop mode."""
+    def _resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """(height, width) of an image of this size before it is cropped, by timm's crop mode."""
         scaled = self.data_config.scaled_size
         if self.data_config.crop_mode == "squash":
             return scaled
         if self.data_config.crop_mode == "border":
-            return _keeping_ratio(image, scaled, max)
+            return _keeping_ratio(width, height, scaled, max)
         if scaled[0] == scaled[1]:
-            return _shortest_edge(image, scaled[0])
-        return _keeping_ratio(image, scaled, min)
+            return _shortest_edge(width, height, scaled[0])
+        return _keeping_ratio(width, height, scaled, min)
 
     def _working_bytes(self, image: Image.Image) -> int:
         """The memory for resizing an image and converting the result to floats.
@@ -152,17 +163,25 @@ class ImagePreprocessor:
         Raises:
             ValueError: its shape is so extreme that it grows far beyond the input size when it is resized.
         """
-        height, width = self._resized_size(image)
+        size = image.width, image.height
+        if not self.settings.exif:
+            return self._resizing_bytes(*size)
+        turned = _PIXEL_BYTES * math.prod(size)
+        # The EXIF data of a PNG may follow its pixels.
+        return turned + max(self._resizing_bytes(*size), self._resizing_bytes(*size[::-1]))
+
+    def _resizing_bytes(self, image_width: int, image_height: int) -> int:
+        height, width = self._resized_size(image_width, image_height)
         # Pillow resizes the rows first.
-        between = width * image.height if (width != image.width and height != image.height) else 0
+        between = width * image_height if (width != image_width and height != image_height) else 0
         most = max(
-            _SMALL_PIXELS, image.width * image.height, _MOST_GROWTH * math.prod(self.data_config.scaled_size)
+            _SMALL_PIXELS, image_width * image_height, _MOST_GROWTH * math.prod(self.data_config.scaled_size)
         )
         pixels = max(width * height, between)
         if pixels > most:
             size = " x ".join(map(str, self.data_config.input_size[1:]))
             raise ValueError(
-                f"its {image.width:,} x {image.height:,} pixels are resized to {pixels:,} before they are cropped to "
+                f"its {image_width:,} x {image_height:,} pixels are resized to {pixels:,} before they are cropped to "
                 f"{size}; the limit is {most:,}"
             )
         return _PIXEL_BYTES * (width * height + between) + 16 * math.prod(self.data_config.input_size)
@@ -175,17 +194,15 @@ class ImagePreprocessor:
         return image if image.size == width_height else image.resize(width_height, resample)
 
 
-def _shortest_edge(image: Image.Image, edge: int) -> tuple[int, int]:
+def _shortest_edge(width: int, height: int, edge: int) -> tuple[int, int]:
     """(height, width) with the shorter side `edge`, rounded as in torchvision's Resize."""
-    width, height = image.size
     short, long = min(width, height), max(width, height)
     other = int(edge * long / short)
     return (edge, other) if height <= width else (other, edge)
 
 
-def _keeping_ratio(image: Image.Image, target: tuple[int, int], choose: Any) -> tuple[int, int]:
+def _keeping_ratio(width: int, height: int, target: tuple[int, int], choose: Any) -> tuple[int, int]:
     """(height, width) in the image's ratio, one side as in `target`, rounded as in timm's ResizeKeepRatio."""
-    width, height = image.size
     ratio = choose(height / target[0], width / target[1])
     return round(height / ratio), round(width / ratio)
 

@@ -1,3 +1,4 @@
+from timmx.model.activations import Fit as Fit, fit_of as fit_of
 from timmx.model.awakening import awaken as awaken
 from timmx.model.checkpoint import (
     CHECKPOINT_SUFFIXES as CHECKPOINT_SUFFIXES,

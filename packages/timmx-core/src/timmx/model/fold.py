@@ -211,6 +211,7 @@ def _fits(output: _Output) -> bool:
 def _fold(layer: Any, norm: Any) -> None:
     """Multiply the norm's scale into the layer's weight and add its shift to the bias, in float64."""
     scale = (norm.running_var.double() + norm.eps).rsqrt()
+    _keep_statistics(layer, norm, scale)
     if norm.weight is not None:
         scale *= norm.weight.double()
     bias = -norm.running_mean.double()
@@ -225,6 +226,21 @@ def _fold(layer: Any, norm: Any) -> None:
         layer.bias.copy_(bias)
     else:
         layer.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=weight.requires_grad)
+
+
+FOLDED_STATISTICS = "timmx_folded_statistics"
+"""Attribute of a layer into which a norm was folded: mean and variance per channel of its outputs in training.
+With the `eps` of the norm in the variance, they are its `bias` and the square of its `weight`."""
+
+
+def _keep_statistics(layer: Any, norm: Any, scale: torch.Tensor) -> None:
+    """Store the statistics of the layer's new outputs; initial ones, of a norm that was not trained, are not stored."""
+    if bool((norm.running_mean == 0).all()) and bool((norm.running_var == 1).all()):
+        return
+    weight = torch.ones_like(scale) if norm.weight is None else norm.weight.double()
+    mean = torch.zeros_like(scale) if norm.bias is None else norm.bias.double()
+    # Arrays, which torch.export does not see.
+    setattr(layer, FOLDED_STATISTICS, (mean.cpu().numpy(), weight.square().cpu().numpy()))
 
 
 def _rest_of(norm: nn.Module) -> nn.Module:

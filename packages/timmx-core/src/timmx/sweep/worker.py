@@ -246,7 +246,7 @@ class _Accuracy:
         if data is None:
             return {}
         from timmx.contract import MODEL_OPTIONS
-        from timmx.tools.eval import evaluate
+        from timmx.tools.eval import Evaluation, evaluate
 
         own = {name: options[name] for name in MODEL_OPTIONS if name in options}
         compares = self._of_model is None
@@ -260,6 +260,9 @@ class _Accuracy:
             )
         except TimmxError as exc:  # the file is verified, but these images are not for it
             self.notes.append(f"accuracy was not measured: {exc.message}")
+            return {}
+        if not isinstance(evaluation, Evaluation):
+            self.notes.append("accuracy was not measured: the classes do not exclude each other")
             return {}
         if evaluation.against is not None:
             self._of_model = evaluation.against.top1

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from timmx.base import SignalToNoise
-from timmx.contract import Precision
-from timmx.errors import TimmxError, VerificationError
-from timmx.inputs import interface_mismatch, run_batches
+from timmx.contract import LEAST_AGREEMENT, Precision
+from timmx.errors import ConfigurationError, TimmxError, VerificationError
+from timmx.inputs import ImageSamples, interface_mismatch, run_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +39,10 @@ FLOORS_DB = {
     Precision.INT4_WEIGHTS: 3.0,
 }
 """The smallest signal-to-noise ratio in dB with which an artifact is published, by precision."""
+
+_EIGHT_BITS = (Precision.INT8, Precision.FP8)
+_ENOUGH_IMAGES = 64
+"""Of fewer images, or of synthetic ones, the agreement says too little."""
 
 _REFERENCE_BATCH = 8
 _REFERENCE_BYTES = 256 * 2**20
@@ -109,6 +113,13 @@ class VerificationReport:
     def snr_db(self) -> float | None:
         """The worst output's ratio in dB; None if nothing was run."""
         return min((figures.snr_db for figures in self.outputs), default=None)
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether it failed although the ratio reaches its floor: the top-1 agreement is too small."""
+        reached = self.floor_db is None or (self.snr_db is not None and self.snr_db >= self.floor_db)
+        vacuous = any(item.vacuous for item in self.outputs)
+        return self.status is Status.FAILED and reached and not vacuous
 
     @property
     def top1_agreement(self) -> float | None:
@@ -190,7 +201,9 @@ def verify(
     precision: Precision,
     batch_size: int | None,
     conclusive: bool,
+    trained: bool = True,
     min_snr_db: float | None = None,
+    min_agreement: float | None = None,
 ) -> VerificationReport:
     """Run the artifact on the reference's inputs and compare the outputs.
 
@@ -201,11 +214,19 @@ def verify(
         batch_size: the artifact's batch size; None if it is dynamic, to use the runner's `batch_sizes`.
         conclusive: whether the weights are sufficient for verification. The precision's floor is not applied to others,
             such as untrained ones.
+        trained: whether the weights are trained, so that the classes have a meaning.
         min_snr_db: a floor in dB that always applies.
+        min_agreement: the smallest top-1 agreement, 0 to 1, that always applies; by default `LEAST_AGREEMENT` for
+            8-bit activations, trained weights and at least 64 images.
 
     Raises:
+        ConfigurationError: `min_agreement` is given, and the outputs are not classes.
         VerificationError: the artifact fails, or its inputs and outputs do not match the reference.
     """
+    if min_agreement is not None and not reference.classes:
+        raise ConfigurationError(
+            "--min-agreement needs a model whose only output is classes", hint="leave --min-agreement out"
+        )
     sizes = (batch_size,) if batch_size else tuple(sorted(set(runner.batch_sizes)))
     measures = [SignalToNoise(reference.threshold) for _ in reference.names]
     shapes = {name: array.shape for name, array in zip(reference.names, reference.outputs, strict=True)}
@@ -234,6 +255,22 @@ def verify(
     )
     floor = min_snr_db if min_snr_db is not None else FLOORS_DB[precision] if conclusive else None
     status, reason = _judge(figures, floor)
+    notes = tuple(runner.notes)
+    agreement = figures[0].top1_agreement
+    if agreement is not None and status is not Status.FAILED:
+        if (
+            min_agreement is None
+            and trained
+            and precision in _EIGHT_BITS
+            and isinstance(reference.samples, ImageSamples)
+        ):
+            min_agreement = LEAST_AGREEMENT if len(reference) >= _ENOUGH_IMAGES else None
+        has = f"has the model's top-1 class for {100 * agreement:.1f} % of {reference.samples.origin}"
+        if min_agreement is not None and agreement < min_agreement:
+            status = Status.FAILED
+            reason = f"{figures[0].name} {has}, the floor is {100 * min_agreement:g} %"
+        elif trained and agreement < LEAST_AGREEMENT:
+            notes = (*notes, f"The file {has}.")
     return VerificationReport(
         status=status,
         reason=reason,
@@ -243,7 +280,7 @@ def verify(
         origin=reference.samples.origin,
         batch_sizes=sizes,
         engine=runner.engine,
-        notes=runner.notes,
+        notes=notes,
         accuracy=_accuracy(top1, reference.truth),
         model_accuracy=_accuracy(reference.outputs[0].argmax(axis=1), reference.truth)
         if reference.truth is not None

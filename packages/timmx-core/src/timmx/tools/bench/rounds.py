@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timmx.artifact import ChangeCheck, backend_of
 from timmx.base import counted, reporter, usable_cores
 from timmx.errors import ConfigurationError, TimmxError
 from timmx.tools.bench.load import load_warning
@@ -114,12 +115,15 @@ def bench(
     with ExitStack() as workers:
         cases: list[BenchCase | _Measurement] = []
         reporter().step("Opening and warming up")
+        files = dict.fromkeys(subject.path for subject in subjects if not subject.is_model)
+        checks = [ChangeCheck(backend_of(path).files(path)) for path in files]
         for index, subject in enumerate(subjects):
             reporter().advance(subject.name, index / len(subjects))
             for count in counts:
                 cases += _start(
                     subject, count, sizes_of_base if subject.is_model else sizes, workers, warnings, trust
                 )
+        warnings += [text for check in checks if (text := check.finish())]
         measured, turns = _take_turns(cases, seconds, rounds)
         results = _with_ratios(_results(measured), subjects[0].name)
     warnings += [*([] if busy else load_warning(counts, "when measuring ended")), *_noise(results)]

@@ -13,7 +13,7 @@ import numpy as np
 from timmx.artifact import digest
 from timmx.base import counted, reporter
 from timmx.errors import ConfigurationError
-from timmx.inputs import left_out
+from timmx.inputs import PIXELS_HINT, left_out
 from timmx.tools.eval.dataset import read_dataset
 from timmx.tools.eval.evaluation import Evaluation, Side
 from timmx.tools.eval.journal import Journal, Reading
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from timmx.inputs import ImageSettings
     from timmx.tools.eval.dataset import Dataset
     from timmx.tools.subject import Answer, Described, Subject
 
@@ -48,6 +49,7 @@ def evaluate(
     resume: Path | None = None,
     against: Any = None,
     model_options: Mapping[str, Any] | None = None,
+    settings: ImageSettings | None = None,
     trust: bool = False,
 ) -> Evaluation | MultiLabelEvaluation:
     """Measure the accuracy of an artifact on labeled images.
@@ -64,6 +66,7 @@ def evaluate(
         resume: a journal in which each answer is recorded, and from which an interrupted run continues.
         against: the PyTorch model to compare with, as for an export, or another artifact.
             model_options: which weights and shape the model has; see `timmx.contract.MODEL_OPTIONS`.
+        settings: how image files are read.
         trust: the artifacts may run code that they contain.
 
     Raises:
@@ -71,8 +74,10 @@ def evaluate(
         TimmxError: the artifact or the model cannot be opened or run.
     """
     path, data, say = Path(path), Path(data).expanduser(), reporter()
+    if settings is not None:
+        settings.check()
     say.step(f"Opening {path.name}")
-    file = describe(path, trust)
+    file = describe(path, trust, settings)
     dataset = dataset_for(file, data, class_map).limited(limit)
     with ExitStack() as stack:
         subject = stack.enter_context(open_for_stream(file, batch_size))
@@ -139,11 +144,12 @@ def read_all(
         answers(subject, [dataset.images[number].path for number in numbers], workers=workers)
         for numbers in (again, remaining)
     )
-    start = time.perf_counter()
+    start, hint = time.perf_counter(), ""
     try:
         for asked, (number, answer) in enumerate(zip(order, stream, strict=True), 1):
             image = dataset.images[number]
             reading = _reading(answer, image.truth if dataset.exclusive else None)
+            hint = answer.hint if answer.hint == PIXELS_HINT else hint
             if journal:
                 journal.add(of, number, reading)
             readings[number : number + 1] = [reading]
@@ -161,10 +167,10 @@ def read_all(
         what = readings[0].error
         raise ConfigurationError(
             what if total == 1 else f"none of the {total} images can be read; the first: {what}",
-            hint="use images that Pillow can open",
+            hint=hint or "use images that Pillow can open",
         )
     if unreadable and of == "subject":
-        say.warn(left_out(unreadable))
+        say.warn(f"{left_out(unreadable)} For too many pixels: {hint}." if hint else left_out(unreadable))
     failed = sum(bool(item.error) and not item.unreadable for item in readings)
     if failed:
         say.warn(
@@ -192,11 +198,11 @@ def _open_other(subject: Subject, against: Any, options: Mapping[str, Any] | Non
     file = file_named(against)
     if file is not None:
         refuse_model_options(options, f"and --against {against} is a file")
-        other = describe(file, subject.trust)
+        other = describe(file, subject.trust, subject.preprocessor.settings)
         _check_classes(subject, other)
         return open_for_stream(other)
     request = request_for(subject.metadata, against, options)
-    return open_model(request, subject.metadata, subject.batch_size)
+    return open_model(request, subject.metadata, subject.batch_size, subject.preprocessor.settings)
 
 
 def _check_classes(subject: Described, other: Described) -> None:
@@ -226,4 +232,5 @@ def _identity(reader: Subject) -> dict[str, Any]:
     else:
         assert isinstance(reader.runner, TorchRunner)
         sha256 = reader.runner.weights_sha256
-    return {"name": reader.name, "sha256": sha256, "recipe": reader.metadata.input.to_json()}
+    recipe = reader.metadata.input.to_json() | ({"exif": True} if reader.preprocessor.settings.exif else {})
+    return {"name": reader.name, "sha256": sha256, "recipe": recipe}

@@ -12,7 +12,7 @@ import numpy as np
 
 from timmx.base import check_path, counted, reporter
 from timmx.errors import ConfigurationError
-from timmx.inputs import IMAGE_SUFFIXES, list_images, other_files
+from timmx.inputs import IMAGE_SUFFIXES, PIXELS_HINT, ImageSettings, list_images, other_files
 from timmx.tools.subject import Answer, answers, describe, open_for_stream
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def predict(
     top_k: int | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
+    settings: ImageSettings | None = None,
     trust: bool = False,
 ) -> Predictions:
     """Classify images with a file that timmx wrote.
@@ -105,6 +106,7 @@ def predict(
         top_k: number of classes per image, at most all. Default: 5, or all if classes do not exclude each other.
         batch_size: images per run; see `open_subject`.
         workers: threads that decode images; see `answers`.
+        settings: how image files are read.
         trust: the file may run code that it contains.
 
     Raises:
@@ -114,6 +116,8 @@ def predict(
     """
     if top_k is not None and top_k < 1:
         raise ConfigurationError(f"--top-k {top_k} shows no class", hint="give 1 or more")
+    if settings is not None:
+        settings.check()
     if not file.expanduser().exists():
         raise ConfigurationError(f"{file} does not exist", hint="check the path")
     paths = find_images(images)
@@ -121,8 +125,8 @@ def predict(
     say.step(f"Opening {file.name}")
     predictions: list[Prediction] = []
     unreadable: list[tuple[Path, str]] = []
-    not_finite = 0
-    with open_for_stream(describe(file, trust), batch_size) as subject:
+    not_finite, hint = 0, "use images that Pillow can open"
+    with open_for_stream(describe(file, trust, settings), batch_size) as subject:
         stream = answers(subject, paths, workers=workers)
         shown = top_k or (_TOP if subject.exclusive else subject.num_classes)
         say.step(f"Running {file.name}")
@@ -134,8 +138,9 @@ def predict(
                 not_finite += 1
             if error:
                 unreadable.append((answer.path, error))
+                hint = answer.hint or hint
                 if len(paths) > 1:  # for a single image it is the error below
-                    say.warn(error)
+                    say.warn(f"{error} ({PIXELS_HINT})" if answer.hint == PIXELS_HINT else error)
             else:
                 predictions.append(_prediction(answer, subject.labels, shown))
             done = len(predictions) + len(unreadable)
@@ -146,7 +151,7 @@ def predict(
         none = "has a finite output" if not_finite else "can be read"
         raise ConfigurationError(
             unreadable[0][1] if len(paths) == 1 else f"none of these {len(paths)} images {none}",
-            hint=f"timmx verify {file}" if not_finite else "use images that Pillow can open",
+            hint=f"timmx verify {file}" if not_finite else hint,
         )
     say.detail(f"{len(paths)} images in {seconds:.2f} s, {len(paths) / seconds:.0f} images/s")
     return Predictions(

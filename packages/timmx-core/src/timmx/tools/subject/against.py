@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from timmx.contract import Metadata, ModelMetadata
     from timmx.exporting import ModelSession
+    from timmx.inputs import ImageSettings
     from timmx.tools.subject.subject import Subject
 
 
@@ -99,13 +100,19 @@ def check_weights(session_sha256: str, metadata: Metadata, model: str) -> None:
         )
 
 
-def open_model(request: ExportRequest, metadata: Metadata, batch_size: int = 8) -> Subject:
+def open_model(
+    request: ExportRequest,
+    metadata: Metadata,
+    batch_size: int = 8,
+    settings: ImageSettings | None = None,
+) -> Subject:
     """Open the PyTorch model with the preprocessing and outputs of an artifact, in eager mode.
 
     Args:
         request: from `request_for`.
         metadata: of the file that it is compared with.
         batch_size: images per run.
+        settings: how image files are read.
 
     Raises:
         TimmxError: the model cannot be loaded; see `timmx.model.load`.
@@ -126,7 +133,7 @@ def open_model(request: ExportRequest, metadata: Metadata, batch_size: int = 8) 
         )
     return Subject(
         name=request.source,
-        preprocessor=ImagePreprocessor.of(metadata),
+        preprocessor=ImagePreprocessor.of(metadata, settings),
         labels=metadata.labels,
         kind=output.kind,
         output_names=session.reference.names,

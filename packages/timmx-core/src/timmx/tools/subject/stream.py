@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, wait
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from timmx.artifact import ChangeCheck
 from timmx.base import artifact_size, usable_cores
 from timmx.errors import ConfigurationError
 
@@ -42,15 +43,19 @@ class Answer:
         path: of the image.
         probabilities: of the classes, (classes,) float32; None if the image cannot be read.
         error: why it cannot be read; empty if it can.
+        hint: how to fix that.
     """
 
     path: Path
     probabilities: np.ndarray | None
     error: str = ""
+    hint: str = ""
 
 
 def open_for_stream(file: Described, batch_size: int | None = None) -> Subject:
     """Open a file to answer many images: a small model leaves half of the cores to the threads that decode.
+
+    Meanwhile it is compared with the file that timmx wrote: a change is reported when the subject is closed.
 
     Args:
         file: of `timmx.tools.subject.describe`.
@@ -61,8 +66,13 @@ def open_for_stream(file: Described, batch_size: int | None = None) -> Subject:
     """
     assert file.path is not None, "a model is opened by open_model"
     assert file.backend is not None, "the backend that read the metadata"
-    small = artifact_size(file.backend.files(file.path)) < _SMALL_BYTES
-    return file.open(batch_size, threads=max(1, usable_cores() // 2) if small else None)
+    files = file.backend.files(file.path)
+    small = artifact_size(files) < _SMALL_BYTES
+    with ExitStack() as stack:  # also if the file cannot be opened
+        check = stack.enter_context(ChangeCheck(files))
+        subject = file.open(batch_size, threads=max(1, usable_cores() // 2) if small else None)
+        stack.pop_all()
+    return replace(subject, check=check)
 
 
 def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = None) -> Iterator[Answer]:
@@ -98,7 +108,7 @@ def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = No
 def _answers(subject: Subject, paths: Sequence[Path], workers: int) -> Iterator[Answer]:
     decoders = _Decoders(subject, min(workers, max(len(paths), 1)))
     try:
-        coming: deque[Future[np.ndarray | str]] = deque()
+        coming: deque[Future[np.ndarray | ConfigurationError]] = deque()
         left = iter(paths)
         for path in islice(left, subject.batch_size + workers):
             coming.append(decoders.submit(path))
@@ -114,7 +124,7 @@ def _answers(subject: Subject, paths: Sequence[Path], workers: int) -> Iterator[
         decoders.close()
 
 
-def _result(future: Future[np.ndarray | str]) -> np.ndarray | str:
+def _result(future: Future[np.ndarray | ConfigurationError]) -> np.ndarray | ConfigurationError:
     """Wait in short steps: a signal just before a wait without a timeout would be handled after it only."""
     while not future.done():
         wait([future], timeout=0.2)
@@ -130,15 +140,15 @@ class _Decoders:
 
     def __init__(self, subject: Subject, count: int) -> None:
         self._subject = subject
-        self._queue: SimpleQueue[tuple[Path, Future[np.ndarray | str]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Path, Future[np.ndarray | ConfigurationError]] | None] = SimpleQueue()
         self._threads = [
             Thread(target=self._decode, name=f"timmx-decode-{number}", daemon=True) for number in range(count)
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, path: Path) -> Future[np.ndarray | str]:
-        future: Future[np.ndarray | str] = Future()
+    def submit(self, path: Path) -> Future[np.ndarray | ConfigurationError]:
+        future: Future[np.ndarray | ConfigurationError] = Future()
         self._queue.put((path, future))
         return future
 
@@ -159,19 +169,24 @@ class _Decoders:
             future.set_result(_read(self._subject, path))
 
 
-def _read(subject: Subject, path: Path) -> np.ndarray | str:
+def _read(subject: Subject, path: Path) -> np.ndarray | ConfigurationError:
     """An image as the subject takes it, (C, H, W) float32, or why it cannot be read."""
     try:
         return subject.preprocessor.read(path)
     except ConfigurationError as exc:
-        return exc.message
+        return exc
     except Exception as exc:  # Pillow's rarer readers raise any exception; the other images are still read
         said = " ".join(str(exc).split()) or type(exc).__name__
-        return f"{path} cannot be read as an image: {said}"
+        return ConfigurationError(f"{path} cannot be read as an image: {said}")
 
 
-def _answer(subject: Subject, paths: Sequence[Path], inputs: Sequence[np.ndarray | str]) -> Iterator[Answer]:
-    good = [item for item in inputs if not isinstance(item, str)]
+def _answer(
+    subject: Subject, paths: Sequence[Path], inputs: Sequence[np.ndarray | ConfigurationError]
+) -> Iterator[Answer]:
+    good = [item for item in inputs if not isinstance(item, ConfigurationError)]
     found = iter(subject.probabilities(np.stack(good)) if good else ())
     for path, item in zip(paths, inputs, strict=True):
-        yield Answer(path, None, item) if isinstance(item, str) else Answer(path, next(found))
+        if isinstance(item, ConfigurationError):
+            yield Answer(path, None, item.message, item.hint)
+        else:
+            yield Answer(path, next(found))

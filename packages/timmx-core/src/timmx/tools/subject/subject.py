@@ -17,8 +17,11 @@ from timmx.inputs import ImagePreprocessor, check_interface, run_batches
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from types import TracebackType
 
+    from timmx.artifact import ChangeCheck
     from timmx.contract import ExportBackend, Metadata
+    from timmx.inputs import ImageSettings
 
 _MOST_AT_ONCE = 8
 """Default batch size of files with a dynamic batch size."""
@@ -115,16 +118,22 @@ class Subject(Described):
     Attributes:
         runner: runs it on arrays.
         batch_size: images per run.
+        check: the comparison of the file with the one that timmx wrote, which ends when the subject is closed.
     """
 
     runner: Runner
     batch_size: int
+    check: ChangeCheck | None = None
 
     def __enter__(self) -> Subject:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.runner.close()
+        if self.check is not None:
+            self.check.__exit__(kind, error, trace)
 
     def run(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs for any number of inputs, run in batches of `batch_size`.
@@ -154,12 +163,13 @@ class Subject(Described):
         return answers if conversion is None else conversion(answers)
 
 
-def describe(path: Path, trust: bool = False) -> Described:
+def describe(path: Path, trust: bool = False, settings: ImageSettings | None = None) -> Described:
     """Describe a file that timmx wrote, without running it.
 
     Args:
         path: a file of any installed backend.
         trust: when it is opened, it may run code that it contains.
+        settings: how image files are read.
 
     Raises:
         ArtifactError: the file does not exist, is damaged, or was not written by timmx.
@@ -169,7 +179,7 @@ def describe(path: Path, trust: bool = False) -> Described:
     backend, metadata = read_artifact(path)
     return Described(
         name=path.name,
-        preprocessor=ImagePreprocessor.of(metadata),
+        preprocessor=ImagePreprocessor.of(metadata, settings),
         labels=metadata.labels,
         kind=metadata.outputs[0].kind,
         output_names=tuple(output.name for output in metadata.outputs),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import read_artifact, remember
 from timmx.base import artifact_size, reporter
-from timmx.contract import ExportRequest, OpenSettings, Precision
+from timmx.contract import ExportRequest, OpenSettings, Precision, agreement_share
 from timmx.errors import ArtifactError, ConfigurationError, VerificationError
 from timmx.inputs import ImagePreprocessor
 from timmx.registry import build
@@ -63,6 +63,7 @@ class _Baseline:
     name: str
     reference: Reference
     conclusive: bool
+    trained: bool
     is_origin: bool
     """It is the model that the file was exported from: the results are recorded."""
 
@@ -74,6 +75,7 @@ def verify_file(
     *,
     verify_data: Path | None = None,
     min_snr: float | None = None,
+    min_agreement: float | None = None,
     trust: bool = False,
 ) -> FileVerification:
     """Compare a file with the model that it was exported from, as the export did, and record the results.
@@ -85,6 +87,7 @@ def verify_file(
         model_options: values for `timmx.contract.MODEL_OPTIONS`.
         verify_data: a folder of images; by default the samples of a `local-dir:` model, else synthetic inputs.
         min_snr: the minimum ratio in dB; by default the floor of the file's precision.
+        min_agreement: the minimum top-1 agreement, as a share or in percent; see `timmx.verification.verify`.
         trust: the files may run code that they contain.
 
     Raises:
@@ -93,6 +96,7 @@ def verify_file(
         RuntimeUnavailable: the file cannot run here.
         VerificationError: the outputs differ from the model's.
     """
+    share = agreement_share(min_agreement)
     backend, metadata = read_artifact(path := path.expanduser())
     precision = _precision(path, metadata)
     other = file_named(against)
@@ -112,7 +116,9 @@ def verify_file(
             precision=precision,
             batch_size=metadata.batch_size,
             conclusive=baseline.conclusive,
+            trained=baseline.trained,
             min_snr_db=min_snr,
+            min_agreement=share,
         )
     files = tuple(backend.files(path))
     if baseline.is_origin:
@@ -123,7 +129,7 @@ def verify_file(
             f"the outputs of {path} do not match those of {baseline.name}: {report.reason}{shown}",
             report,
             hint="export it again, name the model that it was made from with --against, or set another floor with "
-            "--min-snr",
+            + ("--min-agreement" if report.disagrees else "--min-snr"),
         )
     for note in report.notes:
         reporter().warn(note)
@@ -159,7 +165,8 @@ def _model_baseline(request: ExportRequest, metadata: Metadata) -> _Baseline:
     conclusive = (
         session.loaded.conclusive or metadata.model.conclusive
     )  # random weights are then the wrong ones
-    return _Baseline(request.source, session.reference, conclusive, same)
+    trained = session.loaded.trained or metadata.model.trained
+    return _Baseline(request.source, session.reference, conclusive, trained, same)
 
 
 def _file_baseline(
@@ -184,4 +191,4 @@ def _file_baseline(
     if session.reference.classes and labels and isinstance(samples, ImageSamples):
         truth = samples.true_classes(labels)
     reference = replace(session.reference, samples=samples, truth=truth)
-    return _Baseline(str(other), reference, session.loaded.conclusive, False)
+    return _Baseline(str(other), reference, session.loaded.conclusive, session.loaded.trained, False)
