@@ -223,6 +223,30 @@ def test_litert_structures(tmp_path, refused, change):
     refused(litert_file(tmp_path / "m.tflite", "", change), "is damaged")
 
 
+def test_litert_tensor_larger_than_memory(tmp_path):
+    def change(model):
+        _signature(model)
+        model.subgraphs[0].tensors[1].shape = [16_711_681, 1, 1, 192]
+
+    with pytest.raises(timmx.ArtifactError, match="a tensor of 16711681 x 1 x 1 x 192 numbers"):
+        timmx.open(litert_file(tmp_path / "m.tflite", "", change))
+
+
+@pytest.mark.parametrize("device", [[], True, "tpu"])
+def test_pt2_device_that_does_not_exist(export, exported_digits, tmp_path, device):
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(exported_digits("torch-export")) as source, zipfile.ZipFile(path, "w") as target:
+        for member in source.infolist():
+            content = source.read(member)
+            if b'"schema"' in content and b'"format"' in content:
+                metadata = json.loads(content)
+                metadata["format"]["device"] = device
+                content = json.dumps(metadata).encode()
+            target.writestr(member, content)
+    with pytest.raises(timmx.ArtifactError, match=r"format\.device is"):
+        timmx.open(path)
+
+
 def test_attached_files_that_are_too_large(tmp_path, refused):
     path = litert_file(tmp_path / "m.tflite", "", _signature)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("labels.txt", "w") as file:

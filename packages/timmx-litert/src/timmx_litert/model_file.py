@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from contextlib import contextmanager
@@ -88,6 +89,26 @@ def require_own_weights(path: Path) -> None:
             f"{path} has weights in other files, which timmx does not open: {', '.join(names)[:200] or 'unnamed'}",
             hint="write the model into one file",
         )
+
+
+def require_possible_tensors(path: Path) -> None:
+    """Refuse a model with a tensor so large that the runtime would take all memory for it.
+
+    Raises:
+        ArtifactError: the file is not a LiteRT model, or has such a tensor.
+    """
+    with reading(path) as model:
+        for graph in map(model.Subgraphs, range(at_most(model.SubgraphsLength(), 1000, "graphs"))):
+            for index in range(at_most(graph.TensorsLength(), _MOST_TENSORS, "tensors")):
+                tensor = graph.Tensors(index)
+                sizes = [tensor.Shape(axis) for axis in range(at_most(tensor.ShapeLength(), 64, "sizes"))]
+                if math.prod(sizes) > _MOST_ELEMENTS:
+                    raise ValueError(f"a tensor of {' x '.join(map(str, sizes))} numbers")
+
+
+_MOST_TENSORS = 1_000_000
+_MOST_ELEMENTS = 2**29
+"""Of a tensor, 2 GB as float32: the limit of a file with its weights, and more than an activation on a phone."""
 
 
 def custom_operations(path: Path) -> list[str]:

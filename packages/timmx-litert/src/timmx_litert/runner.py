@@ -18,7 +18,12 @@ from timmx.plugin import (
     usable_cores,
 )
 
-from timmx_litert.model_file import custom_operations, read_metadata, require_own_weights
+from timmx_litert.model_file import (
+    custom_operations,
+    read_metadata,
+    require_own_weights,
+    require_possible_tensors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +49,7 @@ class LiteRTRunner(Runner):
         self._path = path
         count = threads or usable_cores()
         require_own_weights(path)
+        require_possible_tensors(path)
         content = read_metadata(path)
         layout = Metadata.parse(path, content).input.layout if content else ""
         try:

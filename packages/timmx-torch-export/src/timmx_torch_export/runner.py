@@ -14,6 +14,7 @@ from timmx.plugin import (
     RuntimeUnavailable,
     TensorSpec,
     reporter,
+    shown,
 )
 
 from timmx_torch_export.archive import open_archive, read_metadata
@@ -47,7 +48,13 @@ class Pt2Runner(Runner):
     def __init__(self, path: Path, settings: OpenSettings) -> None:
         content = read_metadata(path)
         metadata = Metadata.parse(path, content) if content else None
-        device = Device(metadata.format.get("device", "cpu")) if metadata else Device.CPU
+        stated = metadata.format.get("device", "cpu") if metadata else "cpu"
+        if stated not in list(Device):
+            raise ArtifactError(
+                f"the metadata of {path} is damaged: format.device is {shown(str(stated)[:100])}",
+                hint="export it again",
+            )
+        device = Device(stated)
         settings.require_device(device, path)
         if device is Device.CUDA and not torch.cuda.is_available():
             raise RuntimeUnavailable(
