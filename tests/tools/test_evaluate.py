@@ -338,7 +338,7 @@ def test_an_earlier_csv_is_replaced_and_a_link_stays_a_link(file, some, tmp_path
         (["FILE", "--data", "nowhere"], "--data nowhere does not exist"),
         (["FILE", "--data", SAMPLES, "--pretrained"], "hint: name the model with --against"),
         (["FILE", "--data", SAMPLES, "--limit", 0], "--limit 0"),
-        (["FILE", "--data", SAMPLES, "--workers", 0], "--workers 0 leaves no thread"),
+        (["FILE", "--data", SAMPLES, "--workers", 0], "--workers 0 is less than 1"),
         (["FILE", "--data", SAMPLES, "--batch-size", 0], "--batch-size 0 is less than 1"),
         (["FILE", "--data", SAMPLES, "--batch-size", -1], "--batch-size -1 is less than 1"),
         (["FILE", "--data", SAMPLES, "--report", "out.txt"], "hint: name it out.html"),

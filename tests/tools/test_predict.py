@@ -256,7 +256,7 @@ def test_nan_outputs_are_not_predictions(export, run_timmx, folder: Path, tmp_pa
         (["photos", "--top-k", "0"], "--top-k 0"),
         (["photos", "--batch-size", "0"], "--batch-size 0"),
         (["photos", "--batch-size", "4"], "has a fixed batch size of 1, not 4"),
-        (["photos", "--workers", "0"], "--workers 0 leaves no thread"),
+        (["photos", "--workers", "0"], "--workers 0 is less than 1"),
         (["photos", "--csv", "--json"], "hint: give only one of them"),
     ],
 )
