@@ -115,7 +115,8 @@ class SweepView(ClosingReporter, Watcher):
         return ", ".join(parts)
 
     def _line(self, text: str) -> None:
-        print(shown(text), file=self._stream, flush=True)
+        self._stream.write(shown(text) + "\n")
+        self._stream.flush()
 
 
 def _time_text(seconds: float) -> str:

@@ -56,7 +56,7 @@ class FileVerification:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Baseline:
     """What a file is compared with."""
 
@@ -166,7 +166,13 @@ def _model_baseline(request: ExportRequest, metadata: Metadata) -> _Baseline:
         session.loaded.conclusive or metadata.model.conclusive
     )  # random weights are then the wrong ones
     trained = session.loaded.trained or metadata.model.trained
-    return _Baseline(request.source, session.reference, conclusive, trained, same)
+    return _Baseline(
+        name=request.source,
+        reference=session.reference,
+        conclusive=conclusive,
+        trained=trained,
+        is_origin=same,
+    )
 
 
 def _file_baseline(
@@ -191,4 +197,10 @@ def _file_baseline(
     if session.reference.classes and labels and isinstance(samples, ImageSamples):
         truth = samples.true_classes(labels)
     reference = replace(session.reference, samples=samples, truth=truth)
-    return _Baseline(str(other), reference, session.loaded.conclusive, session.loaded.trained, False)
+    return _Baseline(
+        name=str(other),
+        reference=reference,
+        conclusive=session.loaded.conclusive,
+        trained=session.loaded.trained,
+        is_origin=False,
+    )
