@@ -265,7 +265,7 @@ class Driver:
         job.started, job.peak_bytes = time.monotonic(), None
 
     def _end(self, job: Job, status: CellStatus, reason: str, hint: str = "") -> None:
-        """End a child. If it has not finished, the running cell has failed, and the rest goes on in a new one."""
+        """End a child. If it has not finished, the running cell has failed, and a new child runs the rest."""
         job.child.end()
         if not job.todo:
             return

@@ -199,7 +199,7 @@ class Journal:
             while content:
                 content = content[stream.write(content) :]
             os.fsync(stream.fileno())
-        except OSError:  # a full disk or quota: the sweep goes on, and the next cell tries again
+        except OSError:  # a full disk or quota: the sweep continues, and the next cell tries again
             with suppress(OSError):
                 stream.truncate(start)
             stream.seek(start)

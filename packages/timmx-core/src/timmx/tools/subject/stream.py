@@ -95,9 +95,7 @@ def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = No
     if workers is None:
         workers = min(usable_cores(), _MOST_WORKERS)
     if workers < 1:
-        raise ConfigurationError(
-            f"--workers {workers} leaves no thread to decode images", hint="give 1 or more"
-        )
+        raise ConfigurationError(f"--workers {workers} is less than 1", hint="give 1 or more")
     if workers > _MOST_THREADS:
         raise ConfigurationError(
             f"--workers {workers} is more than {_MOST_THREADS}", hint=f"give at most {_MOST_THREADS}"
