@@ -71,7 +71,7 @@ def test_class_names_that_do_not_fit_are_escaped(timmx, file):
 def test_files_are_utf_8_whatever_the_terminal_is(timmx, file, tmp_path):
     run, escaped = timmx
     (tmp_path / "data.csv").write_text(
-        f"path,label\n{sample(3)},鹿\n{sample(8)},Ōght\n{sample(8)},鹿\n", encoding="utf-8"
+        f"path,label\n{sample(3)},鹿\n{sample(8)},Ōght\n{sample(7)},鹿\n", encoding="utf-8"
     )
     outputs = ("--csv", "out.csv", "--report", "out.html", "--resume", "journal")
     result = run("eval", file, "--data", "data.csv", *outputs)
@@ -79,7 +79,7 @@ def test_files_are_utf_8_whatever_the_terminal_is(timmx, file, tmp_path):
     assert escaped("鹿") in result.stdout
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text("utf-8-sig").splitlines()))
     assert [row["label"] for row in rows] == ["鹿", "Ōght", "鹿"]
-    assert [row["read"] for row in rows] == ["鹿", "Ōght", "Ōght"]
+    assert [row["read"] for row in rows] == ["鹿", "Ōght", "seven"]
     assert "鹿" in (tmp_path / "out.html").read_text("utf-8")
     json.loads((tmp_path / "journal").read_text("utf-8").splitlines()[0])
     result = run("eval", file, "--data", "data.csv", "--resume", "journal")

@@ -548,7 +548,10 @@ def small(family):
     size = {"convit": 32, "sequencer": 56}.get(family, 64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return awaken(builders[family](), input_size=(3, size, size)), (3, size, size)
+        model = awaken(builders[family](), input_size=(3, size, size))
+    with torch.no_grad():
+        model(torch.zeros(1, 3, size, size))  # ConViT computes its positions in the first run
+    return model, (3, size, size)
 
 
 @pytest.mark.parametrize("family", ["convit", "csatv2", "hiera", "nest", "sequencer", "swin"])
