@@ -304,7 +304,7 @@ def _csv_rows(file: Path, unlabeled: bool = False) -> list[Row]:
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
-_LARGEST_CSV = 10**9
+_LARGEST_CSV = 250 * 10**6
 _MOST_LINES = 10**7
 _LONGEST_LINE = 2**17
 """Limits of a CSV: its size in bytes, its lines, which take about 400 bytes each, and their lengths."""
