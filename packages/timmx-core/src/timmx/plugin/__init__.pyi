@@ -19,6 +19,7 @@ from timmx.base import (
 from timmx.capture import (
     BICUBIC_OR_ANTIALIASED as BICUBIC_OR_ANTIALIASED,
     adaptive_avg_pool2d as adaptive_avg_pool2d,
+    attention_on_four_axes as attention_on_four_axes,
     col2im as col2im,
     crop_padding as crop_padding,
     drop_copies as drop_copies,

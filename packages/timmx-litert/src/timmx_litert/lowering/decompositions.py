@@ -6,7 +6,6 @@ A function returns NotImplemented where litert-torch 0.10 needs no rewrite: the 
 from __future__ import annotations
 
 import itertools
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own customary name
 from timmx.plugin import (
     BICUBIC_OR_ANTIALIASED,
     adaptive_avg_pool2d,
+    attention_on_four_axes,
     crop_padding,
     im2col,
     rank_decompositions,
@@ -87,11 +87,8 @@ def _scaled_dot_product_attention(
     precision); torch's own decomposition scales the key too.
     """
     lead = query.shape[:-2]
-    if len(lead) != 2 and lead == key.shape[:-2] and (attn_mask is None or attn_mask.ndim == 2):
-        four = [math.prod(lead[:-1]), math.prod(lead[-1:])]
-        q, k, v = (part.reshape([*four, *part.shape[-2:]]) for part in (query, key, value))
-        answer = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale)
-        return answer.reshape([*lead, *answer.shape[-2:]])
+    if len(lead) != 2 and (attn_mask is None or attn_mask.ndim == 2):
+        return attention_on_four_axes(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
     if dropout_p or len(lead) != 2 or key.ndim != 4 or key.shape[0] != lead[0]:
         return NotImplemented
     if attn_mask is not None and attn_mask.ndim < 2:
