@@ -232,6 +232,11 @@ def test_errors_are_reported_without_importing_torch(process, digits, tmp_path):
     assert not imported & {"torch", "timm", "onnx", "coremltools", "litert_torch"}
 
 
+def test_files_of_two_formats_with_one_suffix_have_their_own_names(digits, tmp_path):
+    targets = plan_exports(digits, ["onnx", "tensorrt:onnx-only,mode=fp16"], tmp_path)
+    assert [target.path.stem.removeprefix("digits") for target in targets] == ["-onnx", "-tensorrt"]
+
+
 def test_negative_flags_work_in_targets(digits, tmp_path):
     (target,) = plan_exports(digits, ["onnx:no-optimize,no-external-data"], tmp_path)
     assert target.options.optimize is False

@@ -268,7 +268,7 @@ def _differences(group: Sequence[Target]) -> list[list[str]]:
     )
     for name in sorted(names, key=lambda name: _rank(group, name)):
         longer = [
-            [*start, *(_word(name, value) for value in [_value(item, name)] if value != _default(item, name))]
+            [*start, *([] if _is_default(item, name) else [_word(name, _value(item, name))])]
             for start, item in zip(words, group, strict=True)
         ]
         if len(set(map(tuple, longer))) > len(set(map(tuple, words))):
@@ -294,9 +294,11 @@ def _value(target: Target, name: str) -> Any:
     return getattr(_owner(target, name), name, None)
 
 
-def _default(target: Target, name: str) -> Any:
-    cls: type = type(_owner(target, name))
-    return option_specs(cls)[name].default
+def _is_default(target: Target, name: str) -> bool:
+    """Whether the option is at its default, or one that the target's backend does not have."""
+    owner: type = type(_owner(target, name))
+    spec = option_specs(owner).get(name)
+    return spec is None or _value(target, name) == spec.default
 
 
 def _word(name: str, value: Any) -> str:
