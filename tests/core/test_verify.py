@@ -148,16 +148,20 @@ def disagree(x):
     return model(x) + 0.3 * model(x)[:, ::-1]
 
 
-def judge_photos(count, compute=disagree, **options):
+def judge_photos(count, compute=disagree, threshold=None, **options):
     samples = Photos(count)
     outputs = model(samples.take(range(count)))
     report = verify(
         Answers(compute, batch_sizes=(1,)),
-        Reference(samples=samples, outputs=(outputs,), names=("output",), classes=True),
+        Reference(samples=samples, outputs=(outputs,), names=("output",), classes=True, threshold=threshold),
         **{"precision": Precision.INT8, "batch_size": 1, "conclusive": True} | options,
     )
-    agreement = (compute(samples.take(range(count))).argmax(1) == outputs.argmax(1)).mean()
-    assert report.top1_agreement == pytest.approx(agreement)
+    found = compute(samples.take(range(count)))
+    if threshold is None:
+        agreement = (found.argmax(1) == outputs.argmax(1)).mean()
+    else:
+        agreement = ((found >= threshold) == (outputs >= threshold)).mean()
+    assert report.agreement == pytest.approx(agreement)
     return report, f"{100 * agreement:.1f} %"
 
 
@@ -185,6 +189,19 @@ def test_a_low_agreement_is_noted_where_it_does_not_fail(count, options):
         f"The file has the model's top-1 class for {agreement} of {count} images of photos.",
     )
     assert f"verified, but with a top-1 agreement of only {agreement}" in verdict(report)[0]
+
+
+def test_labels_that_do_not_exclude_each_other_must_agree_too():
+    threshold = float(np.median(model(Photos(64).take(range(64)))))
+    report, agreement = judge_photos(64, threshold=threshold)
+    assert report.status is Status.FAILED
+    assert report.disagrees
+    assert report.reason == (
+        f"output agrees with the model on {agreement} of the labels of 64 images of photos, the floor is 95 %"
+    )
+    report, agreement = judge_photos(64, threshold=threshold, min_agreement=0.5)
+    assert report.status is Status.VERIFIED
+    assert f"verified, but with an agreement on labels of only {agreement}" in verdict(report)[0]
 
 
 def test_untrained_weights_need_no_agreement_unless_a_floor_is_given():

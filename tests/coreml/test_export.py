@@ -143,6 +143,14 @@ def test_model_with_only_small_weights_stays_uncompressed_with_a_note(export):
     assert any("No weight is large enough" in note for note in result.notes)
 
 
+def test_model_whose_weights_all_stand_in_the_program_is_written(export):
+    model = Tiny()
+    model.conv = nn.Conv2d(3, 2, 1)  # no weight is large enough for the weight file
+    result = export(model, verify_data=None)
+    assert result.verification.status == "verified"
+    assert not list(result.path.rglob("weight.bin"))
+
+
 def test_image_classifier_takes_an_image_and_returns_classes(export, digits):
     result = export(image_input=True, normalize=True, classifier=True, softmax=True)
     description = spec(result.path).description

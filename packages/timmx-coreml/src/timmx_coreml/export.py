@@ -98,7 +98,7 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
             "weight file",
         )
     weights = Path(converted.weights_dir) / "weight.bin" if converted.weights_dir else None
-    write(job.path, model, weights)
+    write(job.path, model, weights if weights and weights.is_file() else None)
     return Exported(precision, tuple(notes))
 
 

@@ -28,9 +28,10 @@ def _short_path(artifact: Path, further: Path) -> str:
 def verdict(report: VerificationReport) -> list[str]:
     """The result of a verification, in one line or more."""
     status = f"{report.status}: {report.reason}" if report.reason else f"{report.status}"
-    agreement = report.top1_agreement
+    agreement = report.agreement
     if report.status == "verified" and agreement is not None and agreement < LEAST_AGREEMENT:
-        status += f", but with a top-1 agreement of only {100 * agreement:.1f} %"
+        kind = "a top-1 agreement" if report.label_agreement is None else "an agreement on labels"
+        status += f", but with {kind} of only {100 * agreement:.1f} %"
     if report.snr_db is None:
         return [status]
     floor = f" (floor {report.floor_db:g} dB)" if report.floor_db is not None else ""

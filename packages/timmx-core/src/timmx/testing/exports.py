@@ -41,7 +41,7 @@ class ExportChecks(ConformanceBase):
     @pytest.mark.parametrize(
         "options",
         [
-            {"mean": (0.5,)},
+            {"mean": (0.5,), "normalize": False},
             {"batch_size": 0},
             {"softmax": True, "features": True},
             {"softmax": True, "sigmoid": True},

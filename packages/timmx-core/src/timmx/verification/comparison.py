@@ -116,7 +116,7 @@ class VerificationReport:
 
     @property
     def disagrees(self) -> bool:
-        """Whether it failed although the ratio reaches its floor: the top-1 agreement is too small."""
+        """Whether it failed although the ratio reaches its floor: the agreement is too small."""
         reached = self.floor_db is None or (self.snr_db is not None and self.snr_db >= self.floor_db)
         vacuous = any(item.vacuous for item in self.outputs)
         return self.status is Status.FAILED and reached and not vacuous
@@ -216,7 +216,7 @@ def verify(
             such as untrained ones.
         trained: whether the weights are trained, so that the classes have a meaning.
         min_snr_db: a floor in dB that always applies.
-        min_agreement: the smallest top-1 agreement, 0 to 1, that always applies; by default `LEAST_AGREEMENT` for
+        min_agreement: the smallest `agreement` of the report, 0 to 1, that always applies; by default `LEAST_AGREEMENT` for
             8-bit activations, trained weights and at least 64 images.
 
     Raises:
@@ -256,7 +256,8 @@ def verify(
     floor = min_snr_db if min_snr_db is not None else FLOORS_DB[precision] if conclusive else None
     status, reason = _judge(figures, floor)
     notes = tuple(runner.notes)
-    agreement = figures[0].top1_agreement
+    first = figures[0]
+    agreement = first.top1_agreement if first.label_agreement is None else first.label_agreement
     if agreement is not None and status is not Status.FAILED:
         if (
             min_agreement is None
@@ -265,10 +266,14 @@ def verify(
             and isinstance(reference.samples, ImageSamples)
         ):
             min_agreement = LEAST_AGREEMENT if len(reference) >= _ENOUGH_IMAGES else None
-        has = f"has the model's top-1 class for {100 * agreement:.1f} % of {reference.samples.origin}"
+        has = (
+            f"has the model's top-1 class for {100 * agreement:.1f} % of {reference.samples.origin}"
+            if first.label_agreement is None
+            else f"agrees with the model on {100 * agreement:.1f} % of the labels of {reference.samples.origin}"
+        )
         if min_agreement is not None and agreement < min_agreement:
             status = Status.FAILED
-            reason = f"{figures[0].name} {has}, the floor is {100 * min_agreement:g} %"
+            reason = f"{first.name} {has}, the floor is {100 * min_agreement:g} %"
         elif trained and agreement < LEAST_AGREEMENT:
             notes = (*notes, f"The file {has}.")
     return VerificationReport(
