@@ -229,38 +229,74 @@ def install(version: str, folder: Path) -> Bindings:
     """
     if not sys.platform.startswith("linux"):
         raise BindingsError("the stubs are for Linux")
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise BindingsError("no C compiler, cc or gcc, is installed")
     wheel = download(version, folder / "wheel")
     stubs = folder / "stubs"
     stubs.mkdir()
-    source = folder / "stubs.c"
-    source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS), "utf-8")
-    for library in LIBRARIES:
-        soname = f"{library}.so.{version.split('.')[0]}"
-        command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", stubs / soname, source]
-        process = subprocess.run(command, capture_output=True, text=True)
-        if process.returncode:
-            raise BindingsError(f"the C compiler failed: {process.stderr.strip()}")
+    compile_libraries("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS), version, stubs)
     return Bindings(wheel, stubs)
 
 
+def compile_libraries(code: str, version: str, folder: Path) -> None:
+    """Compile C code to the libraries that the bindings of a version load.
+
+    Raises:
+        BindingsError: no C compiler, or it fails.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise BindingsError("no C compiler, cc or gcc, is installed")
+    source = folder / "source.c"
+    source.write_text(code, "utf-8")
+    for library in LIBRARIES:
+        soname = f"{library}.so.{version.split('.')[0]}"
+        command = [
+            compiler,
+            "-shared",
+            "-fPIC",
+            f"-Wl,-soname,{soname}",
+            "-o",
+            folder / soname,
+            source,
+            "-ldl",
+        ]
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode:
+            raise BindingsError(f"the C compiler failed: {process.stderr.strip()}")
+
+
 def download(version: str, folder: Path) -> Path:
-    """Install the first available wheel, without its libraries."""
+    """Install the first available wheel, without its libraries.
+
+    Raises:
+        BindingsError: no wheel can be installed.
+    """
+    *others, last = REQUIREMENTS[version]
+    for requirement in others:
+        try:
+            return install_wheel(requirement, folder)
+        except BindingsError:
+            continue
+    return install_wheel(last, folder)
+
+
+def install_wheel(requirement: str, folder: Path) -> Path:
+    """Install one wheel into a folder, without what it requires.
+
+    Raises:
+        BindingsError: no wheel for this Python or platform, no network, or no uv.
+    """
     uv = shutil.which("uv")
     if uv is None:
         raise BindingsError("uv is not on the path")
-    for requirement in REQUIREMENTS[version]:
-        command = [uv, "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
-        command += ["--python", sys.executable, "--target", str(folder), requirement]
-        try:
-            process = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        except subprocess.TimeoutExpired:
-            raise BindingsError(f"{requirement} was not downloaded within 5 minutes") from None
-        if process.returncode == 0:
-            return folder
-    raise BindingsError(f"{requirement} cannot be installed: {' '.join(process.stderr.split())[:300]}")
+    command = [uv, "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command += ["--python", sys.executable, "--target", str(folder), requirement]
+    try:
+        process = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        raise BindingsError(f"{requirement} was not downloaded within 10 minutes") from None
+    if process.returncode:
+        raise BindingsError(f"{requirement} cannot be installed: {' '.join(process.stderr.split())[:300]}")
+    return folder
 
 
 def main() -> None:
