@@ -124,6 +124,9 @@ REFUSED = {
 
 WRONG = {
     "shared keys": (shared_keys, HEADS),
+    "nearest to uneven sizes": (lambda x: F.interpolate(x, (15, 3)), PIXELS),  # like ghostnetv3
+    "nearest by a factor": (lambda x: F.interpolate(x, scale_factor=(1.0, 1.3)), PIXELS),
+    "bilinear by a factor": (lambda x: F.interpolate(x, scale_factor=1.3, mode="bilinear"), PIXELS),
 }
 """Converted to another function, without an error."""
 
@@ -162,6 +165,7 @@ MODULES = {
         Does(lambda x: F.fold(F.unfold(x, (3, 2), stride=(2, 1)), (6, 8), (3, 2), stride=(2, 1))),
         PIXELS,
     ),
+    "nearest to multiples": (Does(lambda x: F.interpolate(x, scale_factor=2.0)), PIXELS),
     "patches by view": (
         Does(lambda x: x.view(1, 4, 3, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 12, 16)),
         PIXELS,
@@ -338,6 +342,13 @@ def test_views_of_one_tensor_are_converted_as_separate_constants():
 def test_copies_of_constants_are_needed():
     case = converted("views of one tensor", lowered=False)
     assert snr_db(case.reference, case.answer) < 60
+
+
+def test_nearest_to_multiples_is_one_operation():
+    case = converted("nearest to multiples")
+    check(case)
+    assert "RESIZE_NEAREST_NEIGHBOR" in case.operations
+    assert "BATCH_MATMUL" not in case.operations
 
 
 def test_infinities_in_the_model_are_not_changed():

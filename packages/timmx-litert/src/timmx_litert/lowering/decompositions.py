@@ -36,6 +36,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     return (
         table
         | {op: resize_by_matmul(op) for op in BICUBIC_OR_ANTIALIASED}
+        | {op: _nearest(op) for op in (aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default)}
+        | {op: _bilinear(op) for op in (aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default)}
         | {
             aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d,
             aten.matmul.default: _matmul(table[aten.matmul.default]),
@@ -68,6 +70,55 @@ def _matmul(other: Callable[..., Any]) -> Callable[..., Any]:
 
 def _is_transpose(x: torch.Tensor) -> bool:
     return x.stride(-2) == 1 and x.stride(-1) != 1 and min(x.shape[-2:]) > 1
+
+
+def _nearest(op: torch._ops.OpOverload) -> Callable[..., Any]:
+    """Nearest-neighbor interpolation that does not repeat each pixel a number of times, as two matrix products.
+
+    litert-torch 0.10 writes a RESIZE_NEAREST_NEIGHBOR that takes the pixels' centers, which PyTorch does only in
+    `nearest-exact`. The two differ unless the new size is a multiple of the old one (ghostnetv3: 3 pixels to 7).
+    """
+    by_matmul = resize_by_matmul(op)
+
+    def function(x: torch.Tensor, output_size: list[int] | None, *scales: Any) -> Any:
+        factors = _factors(x, output_size, scales)
+        if factors is not None and all(factor.is_integer() for factor in factors):
+            return NotImplemented
+        return by_matmul(x, output_size, *scales)
+
+    return function
+
+
+def _bilinear(op: torch._ops.OpOverload) -> Callable[..., Any]:
+    """Bilinear interpolation by factors that are not the ratios of the sizes, as two matrix products.
+
+    litert-torch 0.10 drops the factors: 7 pixels enlarged by 1.5 are 10 pixels, and it takes 10 / 7 as the factor.
+    """
+    by_matmul = resize_by_matmul(op)
+
+    def function(x: torch.Tensor, output_size: list[int] | None, align_corners: bool, *scales: Any) -> Any:
+        if align_corners or _factors(x, output_size, scales) is not None:
+            return NotImplemented
+        return by_matmul(x, output_size, align_corners, *scales)
+
+    return function
+
+
+def _factors(
+    x: torch.Tensor, output_size: list[int] | None, scales: tuple[Any, ...]
+) -> tuple[float, float] | None:
+    """The factors of an interpolation by height and width; None if they are not the ratios of the sizes.
+
+    Args:
+        scales: of height and width, as one list or as two numbers; None if only the sizes count.
+    """
+    given = scales[0] if len(scales) == 1 and scales[0] is not None else scales
+    given = [scale for scale in given if scale is not None]
+    old = x.shape[-2:]
+    new = output_size or [int(size * scale) for size, scale in zip(old, given, strict=True)]
+    if any(size * scale != after for size, scale, after in zip(old, given, new, strict=False)):
+        return None
+    return new[0] / old[0], new[1] / old[1]
 
 
 def _scaled_dot_product_attention(
