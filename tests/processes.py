@@ -42,8 +42,8 @@ PRELOAD = (
 """Libraries that start no thread. Modules of timmx are imported by each child."""
 
 READ_AT_START = {
-    "PYTHONSAFEPATH", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONWARNINGS", "LC_ALL", "LANG",
-    "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TORCH_HOME",
+    "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONWARNINGS", "LC_ALL", "LANG",
+    "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TORCH_HOME",
 }  # fmt: skip
 """Variables that Python or a library of `PRELOAD` reads when it starts."""
 
@@ -84,6 +84,7 @@ class _Forked:
         stdout: int | None = None,
         stderr: int | None = None,
         text: bool = False,
+        encoding: str | None = None,
         cwd: Any = None,
         env: dict[str, str] | None = None,
         start_new_session: bool = False,
@@ -96,9 +97,9 @@ class _Forked:
             raise ValueError(f"read when a process starts, so use `subprocess`: {', '.join(sorted(changed))}")
         sys.audit("subprocess.Popen", sys.executable, command, cwd, env)
         self.args, self.returncode = command, None
-        self.stdin, read = _pipe(stdin, 0, text, writes=True)
-        self.stdout, out = _pipe(stdout, 1, text, writes=False)
-        self.stderr, err = (None, out) if stderr == subprocess.STDOUT else _pipe(stderr, 2, text, writes=False)
+        self.stdin, read = _pipe(stdin, 0, text or encoding, writes=True)
+        self.stdout, out = _pipe(stdout, 1, text or encoding, writes=False)
+        self.stderr, err = (None, out) if stderr == subprocess.STDOUT else _pipe(stderr, 2, text or encoding, writes=False)
         self._status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         request = {"command": command, "cwd": str(cwd or os.getcwd()), "env": env, "session": start_new_session}
         socket.send_fds(_server(), [json.dumps(request).encode()], [read, out, err, theirs.fileno()])
@@ -168,7 +169,7 @@ class _Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _pipe(kind: int | None, number: int, text: bool, *, writes: bool) -> tuple[Any, int]:
+def _pipe(kind: Any, number: int, text: object, *, writes: bool) -> tuple[Any, int]:
     """This end of a stream as a file, and the child's end."""
     if kind is None:
         return None, number
@@ -273,7 +274,8 @@ def _become(request: dict[str, Any], streams: list[int], libraries: list[str]) -
     os.environ.update(request["env"])
     _, kind, program, *arguments = request["command"]
     folders = list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    sys.path[:] = [os.getcwd() if kind == "-m" else "", *folders, *libraries]  # noqa: PTH109
+    first = [] if os.environ.get("PYTHONSAFEPATH") else [os.getcwd() if kind == "-m" else ""]  # noqa: PTH109
+    sys.path[:] = [*first, *folders, *libraries]
     sys.argv = [kind, *arguments]
     importlib.invalidate_caches()
     code: object = 0
