@@ -17,6 +17,7 @@ import subprocess
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -126,6 +127,18 @@ def process():
         return subprocess.run(command, **{"text": True, "capture_output": True, "check": False} | options)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def forked_workers(process):
+    """Fork the workers of `timmx bench` in a test file whose subject is not the worker: see `processes`."""
+    import processes
+    from timmx.tools.bench import process as workers
+
+    with pytest.MonkeyPatch.context() as patch:
+        names = {name: getattr(subprocess, name) for name in ("PIPE", "TimeoutExpired")}
+        patch.setattr(workers, "subprocess", SimpleNamespace(Popen=processes.Popen, **names))
+        yield
 
 
 @pytest.fixture(scope="session")

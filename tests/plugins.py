@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import processes
 import pytest
 
 if TYPE_CHECKING:
@@ -93,18 +94,19 @@ def timmx(
     site: Path | None = None,
     cwd: Path | None = None,
     timeout: float = 120,
+    forked: bool = True,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m timmx ARGS` in a new process, with the plugins of `site` installed."""
+    """`python -m timmx ARGS` in a new process, with the plugins of `site` installed.
+
+    The process is forked, which a test of how timmx starts cannot use: see `processes`.
+    """
     variables = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"} | environment
     if site is not None:
         variables["PYTHONPATH"] = on_path(site)
+    command = [sys.executable, "-m", "timmx", *map(str, arguments)]
+    if forked:
+        return processes.run(command, timeout=timeout, cwd=cwd, env=variables)
     return subprocess.run(
-        [sys.executable, "-m", "timmx", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        cwd=cwd,
-        env=variables,
-        check=False,
+        command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=variables, check=False
     )

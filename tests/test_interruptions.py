@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import processes
 import pytest
 from plugins import timmx
 
@@ -20,7 +21,7 @@ OLD = b"what was there before"
 @contextmanager
 def running(*arguments, cwd, until):
     """A `timmx` process that has printed `until`; killed at the end if it still runs."""
-    process = subprocess.Popen(
+    process = processes.Popen(
         [sys.executable, "-m", "timmx", *map(str, arguments), "--verbose"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -16,7 +16,7 @@ from security_fuzz import fuzz
 from security_server import RESIDENT_BYTES, Server
 
 FORMATS = ("onnx", "onnx and data", "tflite", "mlpackage", "mlmodel", "pt2", "engine")
-SHORT, FULL = 20, 500
+SHORT, FULL = 8, 500
 """Numbers of damaged copies."""
 
 

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
-from plugins import timmx
+from timmx.cli.application import app
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("digits.onnx", "digits.pt2", "digits.mlpackage", "digits.tflite")
 
 
+def timmx(folder: Path, *words: str) -> str:
+    """What a command prints in a folder."""
+    with contextlib.chdir(folder):
+        done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, f"{words}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
-def walk(tmp_path_factory: pytest.TempPathFactory):
-    """The folder in which the example's commands ran, and the output of each."""
+def walk(export, forked_workers, digits, tmp_path_factory: pytest.TempPathFactory):
+    """The folder in which the example's commands ran, and the output of each.
+
+    Verification and `compare` use two samples of each class; `predict` and `eval` use all.
+    """
     folder = tmp_path_factory.mktemp("walk")
     (folder / "examples").symlink_to(ROOT / "examples")
     (block,) = re.findall(
@@ -27,15 +40,16 @@ def walk(tmp_path_factory: pytest.TempPathFactory):
     printed = {}
     for line in block.splitlines():
         words = shlex.split(line.removeprefix("uv run timmx "))
+        if words[0] in ("export", "compare"):
+            few = digits.removeprefix("local-dir:")
+            words = [word.replace("examples/digits", few) for word in words]
         if words[0] in ("bench", "compare"):
             words += ["--seconds", "0.3"]
-        done = timmx(*words, cwd=folder)
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        printed[words[0]] = done.stdout
+        printed[words[0]] = timmx(folder, *words)
     return folder, printed
 
 
-def test_every_command_prints_its_result(process, walk):
+def test_every_command_prints_its_result(walk):
     folder, printed = walk
     assert list(printed) == ["export", "inspect", "predict", "eval", "bench", "compare"]
     for name in FILES:
@@ -48,17 +62,14 @@ def test_every_command_prints_its_result(process, walk):
     assert (folder / "compare.html").stat().st_size > 100_000
 
 
-def test_formats_agree_on_predictions(process, walk):
+def test_formats_agree_on_predictions(walk):
     folder, _ = walk
     answers = {}
     for name in FILES:
-        done = timmx(
-            "predict", f"out/{name}", "examples/digits/samples/3", "--top-k", "10", "--json", cwd=folder
-        )
-        assert done.returncode == 0, done.stderr
+        words = ("predict", f"out/{name}", "examples/digits/samples/3", "--top-k", "10", "--json")
         answers[name] = {
             item["path"]: {guess["label"]: guess["probability"] for guess in item["predictions"]}
-            for item in json.loads(done.stdout)["images"]
+            for item in json.loads(timmx(folder, *words))["images"]
         }
     first = answers[FILES[0]]
     assert len(first) == 51
@@ -68,13 +79,11 @@ def test_formats_agree_on_predictions(process, walk):
             assert answers[name][path] == pytest.approx(expected, abs=0.01), (name, path)
 
 
-def test_documented_python_runs(process, walk):
+def test_documented_python_runs(walk):
     folder, _ = walk
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/tools.md").read_text("utf-8"), re.M | re.S)
     code = code.replace('"digits.onnx"', '"out/digits.onnx"')
 
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, text=True, capture_output=True, check=False
-    )
+    done = processes.run([sys.executable, "-c", code], cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "0.996" in done.stdout

@@ -57,6 +57,8 @@ def translate(job: ExportJob, opset: int, *, optimize: bool = True) -> ir.Model:
     Raises:
         UnsupportedError: PyTorch's exporter cannot translate an operation.
     """
+    import timmx_onnx.translations  # noqa: F401 - makes each further export of this process faster
+
     program = with_four_axes(job.capture())
     job.progress("Translating to ONNX")
     shapes = ({0: "batch"},) if job.request.dynamic_batch else None
