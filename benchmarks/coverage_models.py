@@ -41,7 +41,7 @@ def family(name: str) -> str:
 
 
 def choose(names: list[str], first: list[str], seed: str, limit: float) -> str | None:
-    """A random member that is not in `first`, is no test model, and has at most `limit` parameters."""
+    """A random member, not in `first` and not a test model, with at most `limit` parameters."""
     members = sorted(name for name in names if name not in first and not name.startswith("test_"))
     random.Random(seed).shuffle(members)
     return next((name for name in members if parameters(name) <= limit), None)

@@ -42,8 +42,9 @@ class TensorRTBackend(ExportBackend):
         reproducible="an engine depends on timings that are measured while it is built.",
     )
     caveat = (
-        "Typed ONNX is verified on CPUs. Engines have not been built on a GPU yet: the calls are checked "
-        "against NVIDIA's bindings of TensorRT 10.16 and 11.4, and every engine is verified where it is built."
+        "Typed ONNX is verified on CPUs, and parsed and built by NVIDIA's TensorRT for RTX 1.7. No engine has run on a "
+        "GPU yet: the calls are checked against NVIDIA's bindings of TensorRT 10.16 and 11.4, and every engine is "
+        "verified where it is built."
     )
 
     def output_suffix(self, options: TensorRTOptions) -> str:

@@ -216,8 +216,8 @@ def verify(
             such as untrained ones.
         trained: whether the weights are trained, so that the classes have a meaning.
         min_snr_db: a floor in dB that always applies.
-        min_agreement: the smallest `agreement` of the report, 0 to 1, that always applies; by default `LEAST_AGREEMENT` for
-            8-bit activations, trained weights and at least 64 images.
+        min_agreement: the smallest `agreement` of the report, 0 to 1, that always applies; by default
+            `LEAST_AGREEMENT` for 8-bit activations, trained weights and at least 64 images.
 
     Raises:
         ConfigurationError: `min_agreement` is given, and the outputs are not classes.
