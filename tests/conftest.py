@@ -91,6 +91,7 @@ def _exports_are_declared():
 
     def create_if_declared(self, *arguments, **options):
         list_composed_operators_once()
+        keep_garbage_after_conversions()
         assert _requested is None or {"export", "one_export"} & _requested, (
             "request the fixture `export` to export a model"
         )
@@ -116,6 +117,13 @@ def list_composed_operators_once() -> None:
     composed._materialize_cpp_cia_ops = list_once
 
 
+def keep_garbage_after_conversions() -> None:
+    """Stop coremltools, once it is imported, from collecting garbage after each conversion, of millions of objects."""
+    entry = sys.modules.get("coremltools.converters._converters_entry")
+    if entry is not None:
+        entry.gc = SimpleNamespace(collect=lambda: 0)
+
+
 sys.addaudithook(_refuse_undeclared_processes)
 
 
@@ -129,15 +137,25 @@ def process():
     return run
 
 
-@pytest.fixture(scope="module")
-def forked_workers(process):
-    """Fork the workers of `timmx bench` in a test file whose subject is not the worker: see `processes`."""
+@pytest.fixture(scope="session", autouse=True)
+def _bench_workers_are_forked():
+    """Fork the workers of `timmx bench`, which would import torch again: see `processes`."""
     import processes
     from timmx.tools.bench import process as workers
 
+    names = {name: getattr(subprocess, name) for name in ("PIPE", "TimeoutExpired")}
     with pytest.MonkeyPatch.context() as patch:
-        names = {name: getattr(subprocess, name) for name in ("PIPE", "TimeoutExpired")}
         patch.setattr(workers, "subprocess", SimpleNamespace(Popen=processes.Popen, **names))
+        yield
+
+
+@pytest.fixture(scope="module")
+def new_workers(process):
+    """Start each worker of `timmx bench` as a new Python process, as users do."""
+    from timmx.tools.bench import process as workers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "subprocess", subprocess)
         yield
 
 

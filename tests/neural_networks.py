@@ -12,6 +12,7 @@ from coremltools.models.datatypes import Array
 from coremltools.models.neural_network import NeuralNetworkBuilder
 from timmx.base.snr import SignalToNoise
 from timmx.capture.trace import capture
+from timmx_coreml.convert import validation_per_pipeline
 from timmx_coreml.neural_network import NeuralNetworkEvaluator
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def random(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+@validation_per_pipeline()
 def convert(model: torch.nn.Module, *, batch: int = 1, dynamic: bool = False, **options: Any) -> Any:
     """Convert a timm model to an `MLModel` of the kind neuralnetwork."""
     size = input_size(model)

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from typing import TYPE_CHECKING
 
+import processes
 import pytest
 from plugins import on_path
 
@@ -30,13 +31,10 @@ def install_project(project: Path, site: Path) -> None:
 
 def run_tests(project: Path, site: Path, *arguments: str) -> str:
     """Run the project's tests in a new process with the packages of `site`; returns pytest's last line."""
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
         cwd=project,
         env=os.environ | {"PYTHONPATH": on_path(site), "PYTEST_ADDOPTS": ""},
-        text=True,
-        capture_output=True,
-        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()[-1]

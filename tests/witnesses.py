@@ -23,7 +23,7 @@ class Does(nn.Module):
         return self.function(input)
 
 
-def witness(name, **request):
+def witness(name, model_options=None, **request):
     """A session, the inputs for which its outputs vary most, and the ratio in dB that float32 can reach for them.
 
     With random weights some families hardly depend on the input (hiera: 0.03 % of its output's energy varies with
@@ -31,7 +31,7 @@ def witness(name, **request):
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = awaken(timm.create_model(name))
+        model = awaken(timm.create_model(name, **model_options or {}))
     session = ModelSession(ExportRequest(model=model, verify=False, **request))
     module = session.capture().module()
     images = torch.from_numpy(session.reference.samples.take(range(3)))

@@ -6,6 +6,7 @@ import inspect
 import sys
 import typing
 
+import processes
 import pytest
 import timmx
 import torch
@@ -235,7 +236,8 @@ for backend, output, options in (
 import tqdm
 list(tqdm.tqdm(range(3), desc="the user's own"))
 """
-    done = process([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    done = processes.run([sys.executable, "-c", code], cwd=tmp_path, finalize=True)
+    assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     bars = [line for line in done.stderr.replace("\r", "\n").splitlines() if "%|" in line]
     assert bars

@@ -19,7 +19,7 @@ from timmx.capture.lowering.ranks import permutation_steps
 from timmx.capture.trace import capture
 from timmx.errors import UnsupportedError
 from timmx.testing import awaken
-from timmx_coreml.convert import quiet
+from timmx_coreml.convert import quiet, validation_per_pipeline
 from timmx_coreml.float32_islands import float32_islands, large_nodes
 from timmx_coreml.lower import lower
 from timmx_coreml.mil import MilEvaluator
@@ -127,6 +127,7 @@ STRUCTURES = {
 """Functions whose operations in the converted model are checked."""
 
 
+@validation_per_pipeline()
 def convert(program, count=1, target="iOS15", precision="FLOAT32", selector=None):
     """An ML program; `count` may be a `ct.RangeDim`; `selector` selects operations that may be float16."""
     with quiet(), warnings.catch_warnings():

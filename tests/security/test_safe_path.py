@@ -84,7 +84,7 @@ def test_bench_imports_nothing_from_the_current_folder(planted, exported_digits,
     assert done.returncode == 0, done.stderr
 
 
-def test_a_worker_of_bench_imports_nothing_from_the_current_folder(planted, monkeypatch):
+def test_a_worker_of_bench_imports_nothing_from_the_current_folder(new_workers, planted, monkeypatch):
     from timmx.tools.bench.process import WorkerFailure, WorkerProcess
 
     monkeypatch.setattr(sys, "path", ["", *sys.path])  # as in an interactive session

@@ -23,7 +23,7 @@ from timmx.tools.bench.rounds import bench
 from timmx.tools.bench.timing import pooled_quantiles, ratio_of_medians, settled, spread
 from typer.testing import CliRunner
 
-pytestmark = pytest.mark.usefixtures("process")
+pytestmark = pytest.mark.usefixtures("new_workers")
 
 DIGITS = f"local-dir:{Path(__file__).resolve().parents[2] / 'examples' / 'digits'}"
 

@@ -16,8 +16,6 @@ from timmx.tools.bench.result import BenchResult
 from timmx.tools.compare.comparison import FolderComparison, Row, compare
 from timmx.tools.compare.report import compare_report
 
-pytestmark = pytest.mark.usefixtures("forked_workers")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -6,12 +6,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
-from plugins import install_plugin, installed
+from plugins import install_plugin, installed, on_path
 from timmx.artifact import records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -279,14 +279,11 @@ def test_a_third_party_format_is_inspected(process, export, digits, run_timmx, t
     )
     image = next(iter(sorted((SAMPLES / "5").glob("*.png"))))
     (tmp_path / "snippet.py").write_text(run("inspect", "a.loop", "--snippet", "python"))
-    done = subprocess.run(
-        [sys.executable, "snippet.py", str(image)],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        check=True,
-        env={"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"},
+    code = "import runpy; runpy.run_path('snippet.py', run_name='__main__')"
+    done = processes.run(
+        [sys.executable, "-c", code, str(image)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": on_path(site)}
     )
+    assert done.returncode == 0, done.stderr
     label, probability = done.stdout.split()
     (row,) = json.loads(run("predict", "a.loop", image, "--json"))["images"]
     assert row["predictions"][0]["label"] == label == "5"

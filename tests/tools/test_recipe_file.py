@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -36,8 +37,11 @@ def test_the_example_fits_both_schemas(run_timmx):
         jsonschema.validate(recipe, installed)
 
 
-def test_the_example_runs(export, run_timmx, tmp_path):
-    done = run_timmx("export", "--recipe", EXAMPLE, "-o", tmp_path / "made", "--json")
+def test_the_example_runs(export, run_timmx, digits, tmp_path):
+    """With two samples of each class: verification on all takes most of the time."""
+    few = shutil.copytree(digits.removeprefix("local-dir:"), tmp_path / "digits")
+    recipe = shutil.copy(EXAMPLE, few)
+    done = run_timmx("export", "--recipe", recipe, "-o", tmp_path / "made", "--json")
     assert done.exit_code == 0, done.stderr
     made = {Path(item["path"]).name: item for item in json.loads(done.stdout)["artifacts"]}
     assert made.keys() == {

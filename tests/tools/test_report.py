@@ -159,19 +159,20 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found)
+        running = playwright.chromium.launch(executable_path=found, args=["--disable-gpu"])
         yield running
         running.close()
 
 
-@pytest.fixture
-def show(browser: Browser, tmp_path: Path) -> Iterator:
-    """`show(report, **context_options)` opens a report in the browser; errors on the page fail the test."""
+@pytest.fixture(scope="module")
+def pages(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """`(open, trouble)`: `open` opens a report in the browser, and errors on its page are added to `trouble`."""
+    folder = tmp_path_factory.mktemp("reports")
     contexts: list[BrowserContext] = []
     trouble: list[str] = []
 
     def show(report: Report, **options) -> Page:
-        path = tmp_path / "report.html"
+        path = folder / f"report-{len(contexts)}.html"
         write_report(report, path)
         context = browser.new_context(**options)
         contexts.append(context)
@@ -183,10 +184,36 @@ def show(browser: Browser, tmp_path: Path) -> Iterator:
         trouble.remove(f"request: {path.as_uri()}")
         return page
 
-    yield show
+    yield show, trouble
     for context in contexts:
         context.close()
-    assert trouble == []
+
+
+@pytest.fixture
+def show(pages) -> Iterator:
+    """`show(report, **context_options)` opens a report in the browser; errors on the page fail the test."""
+    open_page, trouble = pages
+    yield open_page
+    errors = list(trouble)
+    trouble.clear()
+    assert errors == []
+
+
+@pytest.fixture(scope="module")
+def shared_pages(pages) -> dict[str, Page]:
+    """Pages for tests that leave no trace which another one would see: the plots take seconds to draw."""
+    open_page, _ = pages
+    return {"ordinary": open_page(ORDINARY), "odd": open_page(ODD)}
+
+
+@pytest.fixture
+def ordinary(shared_pages, show) -> Page:
+    return shared_pages["ordinary"]
+
+
+@pytest.fixture
+def odd(shared_pages, show) -> Page:
+    return shared_pages["odd"]
 
 
 def section(page: Page, title: str):
@@ -197,8 +224,8 @@ def column(page: Page, title: str, number: int) -> list[str]:
     return section(page, title).locator(f"tbody tr td:nth-child({number})").all_inner_texts()
 
 
-def test_every_plot_has_its_marks(show):
-    page = show(ORDINARY)
+def test_every_plot_has_its_marks(ordinary):
+    page = ordinary
     assert page.locator(".plot svg.main-svg").count() > 0
     scatter = section(page, "Accuracy over latency")
     assert scatter.locator(".scatterlayer .point").count() == 5
@@ -213,8 +240,8 @@ def test_every_plot_has_its_marks(show):
     assert sorted(counts) == ["2", *["36"] * 10]
 
 
-def test_areas_are_proportional_to_sizes(show):
-    page = show(ORDINARY)
+def test_areas_are_proportional_to_sizes(ordinary):
+    page = ordinary
     marks = section(page, "Accuracy over latency").locator(".scatterlayer .point")
     boxes = [marks.nth(number).evaluate("mark => mark.getBBox().width") for number in range(5)]
     for width, size in zip(boxes, SIZES, strict=True):
@@ -269,8 +296,8 @@ def test_whiskers_of_a_fraction_match_its_interval_and_end_at_one(show):
     assert "hollow: no size" in scatter.inner_text()
 
 
-def test_hovering_shows_exact_values(show):
-    page = show(ORDINARY)
+def test_hovering_shows_exact_values(ordinary):
+    page = ordinary
     scatter = section(page, "Accuracy over latency")
     scatter.scroll_into_view_if_needed()
     mark = scatter.locator(".scatterlayer .point").nth(2).bounding_box()
@@ -280,8 +307,8 @@ def test_hovering_shows_exact_values(show):
         assert part in told
 
 
-def test_a_table_sorts_both_ways_with_missing_values_last(show):
-    page = show(ORDINARY)
+def test_a_table_sorts_both_ways_with_missing_values_last(ordinary):
+    page = ordinary
     head = section(page, "Files").get_by_role("columnheader", name="top-1")
     assert head.get_attribute("aria-sort") == "none"
     head.get_by_role("button").click()
@@ -297,8 +324,8 @@ def test_a_table_sorts_both_ways_with_missing_values_last(show):
     assert head.get_attribute("aria-sort") == "none"
 
 
-def test_infinite_and_missing_numbers_are_sorted(show):
-    page = show(ODD)
+def test_infinite_and_missing_numbers_are_sorted(odd):
+    page = odd
     button = page.locator("section").first.get_by_role("button", name="value")
     value = "page => [...document.querySelector('tbody').rows].map(row => row.cells[1].innerText)"
     button.click()
@@ -363,8 +390,8 @@ def test_tables_are_readable_without_javascript(show):
     ]  # fmt: skip
 
 
-def test_odd_names_and_values_are_shown_unchanged(show):
-    page = show(ODD)
+def test_odd_names_and_values_are_shown_unchanged(odd):
+    page = odd
     assert page.title() == EVIL
     assert page.locator("h1").inner_text() == EVIL
     assert page.locator("td", has_text=EVIL).first.inner_text() == EVIL

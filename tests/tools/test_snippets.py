@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import processes
 import pytest
 import tree_sitter
 import tree_sitter_kotlin
@@ -105,13 +106,13 @@ print(json.dumps(answers))
 """Runs scripts one after another, each as `__main__` in its own folder: converters are imported once."""
 
 
-def run_python(scripts: dict[str, tuple[Path, Path, list[Path]]], process) -> dict[str, list[str]]:
-    """Run scripts in one new interpreter: name -> (folder, script, images); returns what each prints for each image."""
+def run_python(scripts: dict[str, tuple[Path, Path, list[Path]]]) -> dict[str, list[str]]:
+    """Run scripts in one new process: name -> (folder, script, images); returns what each prints for each image."""
     given = {
         name: (str(folder), str(script), list(map(str, images)))
         for name, (folder, script, images) in scripts.items()
     }
-    done = process([sys.executable, "-c", PYTHON_RUNS], input=json.dumps(given))
+    done = processes.run([sys.executable, "-c", PYTHON_RUNS], input=json.dumps(given))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -138,7 +139,7 @@ def python_answers(process, exported, photos, shared) -> dict[str, list[str]]:
         for name, path in paths.items():
             (folder / f"{name}.py").write_text(make_snippet(path, "python"))
             scripts[name] = (path.parent, folder / f"{name}.py", photos)
-        (folder / "answers.json").write_text(json.dumps(run_python(scripts, process)))
+        (folder / "answers.json").write_text(json.dumps(run_python(scripts)))
 
     return json.loads((shared("python-snippets", fill) / "answers.json").read_text())
 
@@ -185,7 +186,7 @@ def test_python_code_for_core_ml_feeds_the_right_input(process, exported_digits,
         if sys.platform == "darwin":
             (tmp_path / "snippet.py").write_text(code)
             scripts = {"snippet": (tmp_path, tmp_path / "snippet.py", photos[:1])}
-            label, _ = parsed(run_python(scripts, process)["snippet"][0])
+            label, _ = parsed(run_python(scripts)["snippet"][0])
             assert label == expected(path, photos[0])[0]
             continue
         scope = {"Image": Image, "np": np}

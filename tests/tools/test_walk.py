@@ -27,7 +27,7 @@ def timmx(folder: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def walk(export, forked_workers, digits, tmp_path_factory: pytest.TempPathFactory):
+def walk(export, process, digits, tmp_path_factory: pytest.TempPathFactory):
     """The folder in which the example's commands ran, and the output of each.
 
     Verification and `compare` use two samples of each class; `predict` and `eval` use all.

@@ -42,8 +42,11 @@ def test_file_with_fixed_batch_refuses_another_batch_size(tmp_path, digits):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_fused_attention_stays_fused(tmp_path, awakened, strict):
-    path = tmp_path / "vit.pt2"
-    result = export("test_vit", path, checkpoint=awakened("test_vit"), strict=strict, dynamic_batch=True)
+    path, block = tmp_path / "vit.pt2", {"depth": 1}
+    checkpoint = awakened("test_vit", **block)
+    result = export(
+        "test_vit", path, checkpoint=checkpoint, model_kwargs=block, strict=strict, dynamic_batch=True
+    )
     assert result.metadata["format"] == {"strict": strict, "device": "cpu"}
     targets = {str(node.target) for node in torch.export.load(path).graph.nodes}
     assert "aten.scaled_dot_product_attention.default" in targets
@@ -63,7 +66,7 @@ def test_suffix_that_torch_cannot_load_is_refused(tmp_path, digits):
 
 
 def test_inner_tensors_are_those_of_the_model(tmp_path):
-    model = awakened_model("test_vit")
+    model = awakened_model("test_vit", depth=1)
     export(model, tmp_path / "vit.pt2", dynamic_batch=True)
     inputs = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     with timmx.open(tmp_path / "vit.pt2") as runner, torch.inference_mode():

@@ -7,11 +7,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-import timmx
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 from onnx.numpy_helper import from_array
-from timmx.testing import awakened_model
 from timmx_tensorrt.lint import lint
 
 FLOAT = TensorProto.FLOAT
@@ -114,9 +112,8 @@ def test_correctly_quantized_convolution_has_no_findings():
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_float_graphs_of_timm_models_have_no_findings(export, tmp_path, name):
-    timmx.export("onnx", awakened_model(name), output=tmp_path / "m.onnx", opset=21, verify=False)
-    findings = lint(onnx.load(tmp_path / "m.onnx"))
+def test_float_graphs_of_timm_models_have_no_findings(float32_onnx, name):
+    findings = lint(onnx.load(float32_onnx(name)), dynamic_batch=True)
     assert (findings.errors, findings.warnings) == ((), ())
 
 

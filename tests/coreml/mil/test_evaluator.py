@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 
 import numpy as np
+import processes
 import pytest
 import torch
 from mil_programs import open_package, parse_package, program, save, save_and_open
@@ -336,7 +336,8 @@ model.ParseFromString((folder / "model.mlmodel").read_bytes())
 MilEvaluator(model, folder).run({{"x": torch.zeros(2, 4)}})
 assert "coremltools" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", script], check=True)
+    done = processes.run([sys.executable, "-c", script])
+    assert done.returncode == 0, done.stderr
 
 
 def test_control_flow_is_refused_by_name(tmp_path):

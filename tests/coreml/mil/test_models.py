@@ -12,6 +12,7 @@ from mil_programs import open_package
 from timmx.base.snr import SignalToNoise
 from timmx.capture.trace import capture
 from timmx.testing import awakened_model
+from timmx_coreml.convert import validation_per_pipeline
 
 pytestmark = pytest.mark.usefixtures("export")
 
@@ -30,6 +31,7 @@ SLOW = [
 FLOORS_DB = {"FLOAT32": 90, "FLOAT16": 22}
 
 
+@validation_per_pipeline()
 def convert(model, example, path, precision, target="iOS16", inputs=None):
     import coremltools as ct
 

@@ -80,19 +80,20 @@ def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...
                 list(conversion.labels), LABEL, predicted_probabilities_output=names[0]
             )
         try:
-            converted = ct.convert(
-                program,
-                source="pytorch",
-                convert_to=conversion.kind.value,
-                # Without a target, coremltools writes the oldest file format that supports the neuralnetwork.
-                minimum_deployment_target=conversion.target
-                and ct.target[conversion.target.value.replace("ios", "iOS")],
-                inputs=[_input(job, conversion)],
-                # Without a type, ios16 and later get float16 inputs and outputs.
-                outputs=[ct.TensorType(name=name, dtype=np.float32) for name in names],
-                skip_model_load=True,
-                **arguments,
-            )
+            with validation_per_pipeline():
+                converted = ct.convert(
+                    program,
+                    source="pytorch",
+                    convert_to=conversion.kind.value,
+                    # Without a target, coremltools writes the oldest file format that supports the neuralnetwork.
+                    minimum_deployment_target=conversion.target
+                    and ct.target[conversion.target.value.replace("ios", "iOS")],
+                    inputs=[_input(job, conversion)],
+                    # Without a type, ios16 and later get float16 inputs and outputs.
+                    outputs=[ct.TensorType(name=name, dtype=np.float32) for name in names],
+                    skip_model_load=True,
+                    **arguments,
+                )
         except (OSError, MemoryError):
             raise
         except Exception as exc:  # coremltools raises many types for what it cannot convert
@@ -153,3 +154,29 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def validation_per_pipeline() -> Iterator[None]:
+    """Let coremltools validate its program after each of three pipelines.
+
+    coremltools 9.0 also does so after each of their 100 passes, which takes a fifth of a conversion.
+    """
+    from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipelineManager
+    from coremltools.converters.mil.mil.program import Program
+
+    apply, validate = PassPipelineManager.apply_pipeline, Program.validate
+
+    def apply_and_validate(program: Any, pipeline: Any) -> None:
+        Program.validate = lambda *_, **__: None
+        try:
+            apply(program, pipeline)
+        finally:
+            Program.validate = validate
+        program.validate()
+
+    PassPipelineManager.apply_pipeline = staticmethod(apply_and_validate)
+    try:
+        yield
+    finally:
+        PassPipelineManager.apply_pipeline = staticmethod(apply)
