@@ -205,7 +205,7 @@ def drive(cells: int) -> None:
 
 class _EmptyChild:
     def __init__(self, todo: Sequence[int]) -> None:
-        from timmx.sweep.children import Message
+        from timmx.processes import Message
         from timmx.sweep.worker import Event
 
         values = {

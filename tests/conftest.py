@@ -21,6 +21,8 @@ from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
+from misbehaving import SOURCE as MISBEHAVING
+from plugins import install_plugin
 from typer.testing import CliRunner
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny models, more threads only wait for each other
@@ -294,8 +296,22 @@ def run_timmx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from timmx.cli.application import app
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("timmx.exporting.side_by_side.usable_cores", lambda: 1)  # no child processes
 
     def run(*arguments: object):
         return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
     return run
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the format of `misbehaving.py`, installed in this process and in those that it starts."""
+    from timmx import registry
+
+    site = tmp_path / "site"
+    install_plugin(site, "fake", MISBEHAVING, requires=("timmx-core",))
+    monkeypatch.syspath_prepend(str(site))
+    registry.entries.cache_clear()
+    yield "fake"
+    registry.entries.cache_clear()

@@ -30,8 +30,8 @@ SOURCES = sorted(path for package in PACKAGES for path in package.glob("src/**/*
 
 ROOMS = (
     "plugin testing cli sweep tools.compare tools.bench tools.eval tools.predict tools.verify tools.snippets "
-    "tools.inspect tools.subject report exporting verification artifact quantization capture inputs model registry "
-    "contract base errors"
+    "tools.inspect tools.subject report exporting processes verification artifact quantization capture inputs model "
+    "registry contract base errors"
 ).split()
 """The core's rooms from the roof down: each imports from those behind it only."""
 

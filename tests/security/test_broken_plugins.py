@@ -101,6 +101,7 @@ def artifact(tmp_path_factory):
 def method(name: str, body: str) -> str:
     parameters = {
         "output_suffix": "options",
+        "extra_outputs": "options, output",
         "source_artifact": "options",
         "check_environment": "request=None, options=None",
         "validate": "request, options",
@@ -118,6 +119,7 @@ def method(name: str, body: str) -> str:
 EXPORT = ("{name}", "test_resnet", "-o", "out.fake", "--no-verify")
 REACH = {
     "create_command": EXPORT,
+    "extra_outputs": ("export", "test_resnet", "--to", "{name}", "-o", "out", "--no-verify"),
     "source_artifact": EXPORT,
     "output_suffix": EXPORT,
     "validate": EXPORT,
@@ -198,6 +200,7 @@ WRONG = [
         "return lambda model: None",
         "create_command returned a function instead of a function whose parameter `model` is Annotated",
     ),
+    ("extra_outputs", "return 'a.onnx'", "extra_outputs returned 'a.onnx' instead of Paths"),
     (
         "source_artifact",
         "return 'model.onnx'",

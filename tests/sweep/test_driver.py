@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from timmx.errors import ConfigurationError, TimmxError
+from timmx.processes import Message
 from timmx.sweep.cell import Cell, CellStatus
-from timmx.sweep.children import Message
 from timmx.sweep.choices import Keep
 from timmx.sweep.driver import Driver, Limits, Watcher
 from timmx.sweep.journal import Journal, read_lines
@@ -257,6 +257,16 @@ def test_bad_targets_and_options_are_refused(tmp_path, targets, options, message
     with pytest.raises(TimmxError, match=message):
         make_plan([SweepModel("test_vit")], targets, tmp_path / "out", options=options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_further_file_that_each_model_would_write_is_refused(fake, tmp_path):
+    models = [SweepModel("test_resnet"), SweepModel("test_vit")]
+    targets = [f"fake:also={tmp_path / 'kept.onnx'}"]
+    make_plan(models[:1], targets, tmp_path / "out", options={})
+    with pytest.raises(ConfigurationError, match=r"kept.onnx, which would be written with .*test_vit.fake"):
+        make_plan(models, targets, tmp_path / "out", options={})
+    with pytest.raises(ConfigurationError, match=r"test_resnet-slow.fake"):
+        make_plan(models[:1], [*targets, f"{targets[0]},do=slow"], tmp_path / "out", options={})
 
 
 def test_accuracy_needs_data_and_trained_weights(tmp_path):

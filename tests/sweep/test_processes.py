@@ -178,7 +178,7 @@ def children_of_sweeps() -> list[int]:
                 links = [str(link.readlink()) for link in (entry / "fd").iterdir()]
             except OSError:
                 continue
-            if any("timmx-sweep-" in link for link in links):  # the log of its output
+            if any("timmx-process-" in link for link in links):  # the log of its output
                 found.append(int(entry.name))
     return found
 

@@ -13,7 +13,8 @@ from timmx.sweep.cell import Cell, CellStatus
 from timmx.sweep.journal import Journal, Run
 from timmx.sweep.models import SweepModel
 from timmx.sweep.plan import SweepPlan
-from timmx.sweep.summary import summarize
+from timmx.sweep.report import text_report
+from timmx.sweep.summary import Summary, summarize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +78,25 @@ def test_text_has_counts_by_family_and_failures_by_reason(folder, run_timmx):
         "litert: below the floor, 1 model: output has 12.0 dB",
         "  timmx litert test_vit",
     ]
+
+
+def test_text_has_the_accuracy_of_each_model_and_format(tmp_path):
+    cells = [
+        cell("test_vit", "onnx", accuracy=0.75, model_accuracy=0.76, top1_agreement=1.0),
+        cell("test_vit", "litert:mode=int8", accuracy=0.5, model_accuracy=0.76),
+        cell("test_resnet", "onnx"),
+    ]
+    summary = Summary(
+        runs=(),
+        models=("test_vit", "test_resnet"),
+        targets=("onnx", "litert:mode=int8"),
+        cells={item.place: item for item in cells},
+        planned=4,
+    )
+    lines = text_report(summary)
+    start = next(number for number, line in enumerate(lines) if line.startswith("top-1 accuracy"))
+    words = ["test_vit", "76.0", "%", "75.0", "%", "50.0", "%"]
+    assert [line.split() for line in lines[start + 1 :]] == [words]
 
 
 def test_csv_has_one_row_per_cell(folder, run_timmx):

@@ -81,6 +81,8 @@ def export_many(
     model: str | nn.Module,
     to: Sequence[str | Mapping[str, Any]],
     output: str | Path | None = None,
+    *,
+    jobs: int | None = 1,
     **options: Any,
 ) -> ManyResult:
     """Export a model to several formats from one load; the same as `timmx export MODEL --to ...`.
@@ -90,6 +92,8 @@ def export_many(
         to: the targets: `"NAME"`, `"NAME:KEY=VALUE,..."`, or a mapping with `format` and options.
         output: the folder; files in it are replaced only on success. Default: the current folder, where existing
             files are kept unless `force` is given.
+        jobs: number of formats to export at once, in child processes; 1 for this process, None for as many as cores
+            and memory allow. With more than 1, a script needs `if __name__ == "__main__":` around its own code.
         options: the shared options of every export, with underscores.
 
     Returns:
@@ -100,7 +104,7 @@ def export_many(
     """
     from timmx.exporting import export_many
 
-    return export_many(model, to, output, **options)
+    return export_many(model, to, output, jobs=jobs, **options)
 
 
 def backends() -> tuple[BackendEntry, ...]:

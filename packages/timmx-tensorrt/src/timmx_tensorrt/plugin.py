@@ -53,6 +53,10 @@ class TensorRTBackend(ExportBackend):
     def source_artifact(self, options: TensorRTOptions) -> Path | None:
         return options.from_onnx
 
+    def extra_outputs(self, options: TensorRTOptions, output: Path) -> Sequence[Path]:
+        triton = options.triton / output.stem if options.triton else None
+        return [path for path in (options.keep_onnx, triton) if path is not None]
+
     def check_environment(
         self, request: ExportRequest | None = None, options: TensorRTOptions | None = None
     ) -> Sequence[Problem]:

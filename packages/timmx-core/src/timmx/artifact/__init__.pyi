@@ -7,7 +7,12 @@ from timmx.artifact.opening import (
     read_artifact as read_artifact,
 )
 from timmx.artifact.own_files import is_own as is_own, remember_own as remember_own
-from timmx.artifact.publishing import Staging as Staging, staging as staging, writing as writing
+from timmx.artifact.publishing import (
+    Staging as Staging,
+    clean_up as clean_up,
+    staging as staging,
+    writing as writing,
+)
 from timmx.artifact.records import (
     MANIFEST_NAME as MANIFEST_NAME,
     digest as digest,

@@ -71,6 +71,14 @@ def staging(output: Path) -> Iterator[Staging]:
                 folder.rmdir()
 
 
+def clean_up(output: Path) -> None:
+    """Recover an output whose export was killed, as the next export to it would: what was there before stays."""
+    if not _private_folder(Path(os.path.realpath(output))).exists():
+        return
+    with suppress(ArtifactError), staging(output):  # an error: it cannot be written to any more
+        pass
+
+
 @dataclass(frozen=True)
 class Staging:
     """A locked output that is being written.

@@ -15,6 +15,7 @@ from timmx.base.files import (
     why_not_in as why_not_in,
 )
 from timmx.base.memory import (
+    available_bytes as available_bytes,
     can_measure_processes as can_measure_processes,
     memory_bytes as memory_bytes,
     peak_resident_bytes as peak_resident_bytes,

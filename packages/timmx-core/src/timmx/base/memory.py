@@ -8,7 +8,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of versions 2 and 1: the file with the limit, that with the used memory, and the key of what can be freed."""
 
 
 def memory_bytes() -> int | None:
@@ -18,12 +22,29 @@ def memory_bytes() -> int | None:
     except (AttributeError, ValueError, OSError):
         return None
     limits = [total]
-    for path in map(Path, _CGROUP_LIMITS):
+    for path in (Path(limit) for limit, _, _ in _CGROUPS):
         try:
             limits.append(int(path.read_text()))
         except (OSError, ValueError):  # no such group, or "max"
             continue
     return min(limit for limit in limits if limit > 0)
+
+
+def available_bytes() -> int | None:
+    """Memory that new processes can use without swapping; None if the system does not say."""
+    total = memory_bytes()
+    try:
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+    except OSError:
+        return total // 2 if total else None
+    free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    for limit, usage, cache in _CGROUPS:
+        folder = Path(limit).parent
+        with suppress(OSError, ValueError, LookupError):  # no such group, or "max"
+            pages = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            used = int((folder / usage).read_text()) - int(pages[cache])
+            free.append(int(Path(limit).read_text()) - used)
+    return min(free, default=None)
 
 
 def can_measure_processes() -> bool:

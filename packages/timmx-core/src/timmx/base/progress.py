@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 
 class Reporter:
-    """Receives progress and discards it; the command line installs a subclass that shows it."""
+    """Receives progress and discards it; the command line installs a subclass that shows it.
+
+    Attributes:
+        shows_output: whether it also shows what libraries print.
+    """
+
+    shows_output = False
 
     def step(self, text: str) -> None:
         """Start a step."""
@@ -24,6 +30,9 @@ class Reporter:
 
     def row(self, name: str) -> None:
         """Start one of the tasks: the next steps belong to it."""
+
+    def select_row(self, name: str) -> None:
+        """Continue a task that has started: the next calls belong to it; "" if they belong to none."""
 
     def row_done(self, text: str, *, failed: bool = False) -> None:
         """End the task with this result."""

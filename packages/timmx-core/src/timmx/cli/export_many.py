@@ -9,35 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timmx.cli.completion import completing_models
-from timmx.cli.options import MessageOptions
-from timmx.cli.output import write, write_error, write_json, write_traceback
+from timmx.cli.output import write_json
+from timmx.cli.several import TARGETS_PANEL, ToOption, end, requested, set_options
 from timmx.contract import ExportRequest
 from timmx.errors import ConfigurationError
-from timmx.registry import option_specs, set_signature
+from timmx.registry import option_specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from timmx.exporting import ManyResult
 
-_TARGETS = "Targets"
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ManyOptions:
     """Options that only `timmx export` has, or that have another meaning there."""
 
-    to: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--to",
-            metavar="FORMAT[:KEY=VALUE,...]",
-            help="Format to export to, with options for this target only: the format's own (see timmx FORMAT --help), "
-            "batch-size, dynamic-batch, min-snr, min-agreement and output (the file name). KEY without a value turns a "
-            "flag on; values may contain commas (batch-sizes=1,2,4). Repeatable.",
-            rich_help_panel=_TARGETS,
-        ),
-    ] = None
+    to: ToOption = None
     output: Annotated[
         Path | None,
         typer.Option(
@@ -46,7 +34,17 @@ class ManyOptions:
             metavar="DIR",
             help="Output folder; its files are replaced only on success. Default: the current folder, whose files are "
             "kept unless --force.",
-            rich_help_panel=_TARGETS,
+            rich_help_panel=TARGETS_PANEL,
+        ),
+    ] = None
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            min=1,
+            help="Number of formats to export at once, in child processes. Default: as many as cores and memory allow "
+            "(0.8 GB and 6 times the weights each). 1 exports one after another in this process.",
+            rich_help_panel=TARGETS_PANEL,
         ),
     ] = None
     recipe: Annotated[
@@ -55,7 +53,7 @@ class ManyOptions:
             "--recipe",
             metavar="FILE.toml",
             help="Read the model, options and targets from a file; command-line options override it.",
-            rich_help_panel=_TARGETS,
+            rich_help_panel=TARGETS_PANEL,
         ),
     ] = None
     recipe_schema: Annotated[
@@ -63,7 +61,7 @@ class ManyOptions:
         typer.Option(
             "--recipe-schema",
             help="Print the JSON schema of recipes for the installed formats and exit.",
-            rich_help_panel=_TARGETS,
+            rich_help_panel=TARGETS_PANEL,
         ),
     ] = False
 
@@ -72,8 +70,12 @@ def export_many_command() -> Callable[..., None]:
     """The command, with all options that exports share."""
 
     def export(
-        recipe_schema: bool = False,
+        model: str | None = None,
+        to: list[str] | None = None,
+        output: Path | None = None,
+        jobs: int | None = None,
         recipe: Path | None = None,
+        recipe_schema: bool = False,
         verbose: bool = False,
         debug: bool = False,
         **values: Any,
@@ -85,59 +87,43 @@ def export_many_command() -> Callable[..., None]:
             _print_schema()
             return
         as_json = bool(values.pop("json"))
-        options = {name: value for name, value in values.items() if value not in (None, [])}
         with working(verbose or debug):
-            result = _run(options, recipe, this_command())
-        if as_json:
-            write_json(result.to_dict())
-        else:
-            _print(result)
-        for failure in result.failures:
-            if debug:
-                write_traceback(failure.error)
-            write_error(f"{failure.name} ({failure.backend}): {failure.message}", failure.hint)
-        if result.failures:
-            raise typer.Exit(result.exit_code)
+            from timmx.exporting import export_many
 
-    specs = option_specs(ExportRequest)
+            wanted = requested(
+                recipe, models=[model] if model else [], targets=to or (), output=output, options=values
+            )
+            if len(wanted.models) > 1:
+                raise ConfigurationError(
+                    f"--recipe {recipe} has {len(wanted.models)} models, and timmx export takes one",
+                    hint=f"use timmx sweep --recipe {recipe}, or name one of them",
+                )
+            result = export_many(
+                next(iter(wanted.models), None),
+                wanted.targets,
+                wanted.output,
+                jobs=jobs,
+                command=this_command(),
+                **wanted.options,
+            )
+        end(
+            result.exit_code,
+            json=result.to_dict() if as_json else None,
+            lines=lambda: _lines(result),
+            failures=result.failures,
+            debug=debug,
+        )
+
+    specs, own = option_specs(ExportRequest), option_specs(ManyOptions)
     model = specs["model"].parameter(optional=True)
-    # None means "not given": the recipe's value is used, not a default.
-    shared = [
-        specs[name].parameter(optional=name != "json")
-        for name in specs
-        if name != "model" and name not in option_specs(ManyOptions)
-    ]
     export.__doc__ = "Export a model to several formats, loading and tracing it only once."
-    set_signature(
+    set_options(
         export,
-        [
-            model.replace(annotation=completing_models(model.annotation)),
-            *(spec.parameter() for spec in option_specs(ManyOptions).values()),
-            *shared,
-            *(spec.parameter() for spec in option_specs(MessageOptions).values()),
-        ],
+        ManyOptions,
+        shared=[name for name in specs if name != "model" and name not in own],
+        arguments=[model.replace(annotation=completing_models(model.annotation))],
     )
     return export
-
-
-def _run(options: dict[str, Any], recipe: Path | None, command: str) -> ManyResult:
-    from timmx.exporting import export_many
-
-    to: list[Any] = options.pop("to", [])
-    if recipe is not None:
-        from timmx.exporting import read_recipe
-
-        content = read_recipe(recipe)
-        to = to or list(content.targets)
-        if len(content.models) > 1 and "model" not in options:
-            raise ConfigurationError(
-                f"--recipe {recipe} has {len(content.models)} models, and timmx export takes one",
-                hint=f"use timmx sweep --recipe {recipe}, or name one of them",
-            )
-        model_of_recipe = content.models[0] if content.models else None
-        options = {**content.options, "model": model_of_recipe, "output": content.output, **options}
-    model, output = options.pop("model", None), options.pop("output", None)
-    return export_many(model, to, output, command=command, **options)
 
 
 def _print_schema() -> None:
@@ -147,7 +133,8 @@ def _print_schema() -> None:
     write_json(recipe_schema([load_entry(entry) for entry in usable()]))
 
 
-def _print(result: ManyResult) -> None:
+def _lines(result: ManyResult) -> list[str]:
+    """A table of the files, and what all have in common."""
     from timmx.base import format_table, size_text
 
     per_label = any(item.verification.label_agreement is not None for item in result.results)
@@ -167,17 +154,25 @@ def _print(result: ManyResult) -> None:
             ]
         )
     rows += [[failure.name, "-", "-", "failed", "-", "-", "-"] for failure in result.failures]
-    write("\n".join(format_table(rows, (0, 2, 3))))
+    lines = format_table(rows, (0, 2, 3))
     if not result.results:
-        return
+        return lines
     origin = result.results[0].verification.origin
-    shared = result.seconds["total"] - sum(item.seconds["total"] for item in result.results)
+    shared = sum(seconds for step, seconds in result.seconds.items() if step != "total")
     reasons = {item.verification.reason for item in result.results if item.verification.reason}
     if origin:
-        write(f"Verified on {origin}." if not reasons else f"Run on {origin}: {'; '.join(sorted(reasons))}.")
+        lines.append(
+            f"Verified on {origin}." if not reasons else f"Run on {origin}: {'; '.join(sorted(reasons))}."
+        )
     elif reasons:
-        write(f"Not verified: {'; '.join(sorted(reasons))}.")
-    write(
-        f"{result.seconds['total']:.1f} s in total, of which {shared:.1f} s for steps that all targets share."
+        lines.append(f"Not verified: {'; '.join(sorted(reasons))}.")
+    memory = f"; {size_text(result.memory_bytes)} of memory" if result.memory_bytes else ""
+    at_once = f"; {result.jobs} processes at once" if result.jobs > 1 else ""
+    lines.append(
+        f"{result.seconds['total']:.1f} s in total, of which {shared:.1f} s for steps that all targets share{at_once}"
+        f"{memory}."
     )
-    write(f"{result.manifest} records these results. To compare the files: timmx compare {result.folder}")
+    lines.append(
+        f"{result.manifest} records these results. To compare the files: timmx compare {result.folder}"
+    )
+    return lines

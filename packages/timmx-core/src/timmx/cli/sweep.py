@@ -13,11 +13,12 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from timmx.cli.completion import complete_model_name
-from timmx.cli.options import DebugOption, MessageOptions, VerboseOption
+from timmx.cli.options import DebugOption, VerboseOption
 from timmx.cli.output import PlainRows, write, write_json
+from timmx.cli.several import TARGETS_PANEL, ToOption, end, requested, set_options
 from timmx.contract import ExportRequest
 from timmx.errors import ConfigurationError
-from timmx.registry import option_specs, set_signature
+from timmx.registry import option_specs
 from timmx.sweep import OF_ONE_EXPORT, Keep, ReportFormat
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from timmx.sweep import Summary
 
-_MODELS, _TARGETS, _RUN = "Models", "Targets", "Run"
+_MODELS, _RUN = "Models", "Run"
 
 
 class ByteCount(int):
@@ -70,15 +71,7 @@ class SweepOptions:
             rich_help_panel=_MODELS,
         ),
     ] = None
-    to: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--to",
-            metavar="FORMAT[:KEY=VALUE,...]",
-            help="Format to export to, with options as for timmx export. Repeatable.",
-            rich_help_panel=_TARGETS,
-        ),
-    ] = None
+    to: ToOption = None
     output: Annotated[
         Path | None,
         typer.Option(
@@ -86,7 +79,7 @@ class SweepOptions:
             "-o",
             metavar="DIR",
             help="Folder for the journal, and one folder of files per model.",
-            rich_help_panel=_TARGETS,
+            rich_help_panel=TARGETS_PANEL,
         ),
     ] = None
     keep: Annotated[
@@ -94,7 +87,7 @@ class SweepOptions:
         typer.Option(
             "--keep",
             help="Keep no files, files that pass, or also files that fail verification.",
-            rich_help_panel=_TARGETS,
+            rich_help_panel=TARGETS_PANEL,
         ),
     ] = Keep.PASSED
     data: Annotated[
@@ -103,7 +96,7 @@ class SweepOptions:
             "--data",
             metavar="PATH",
             help="Also measure accuracy on labeled images, as timmx eval does.",
-            rich_help_panel=_TARGETS,
+            rich_help_panel=TARGETS_PANEL,
         ),
     ] = None
     resume: Annotated[
@@ -155,28 +148,22 @@ def sweep_command() -> Callable[..., None]:
     """The command, with the options that all its exports share."""
 
     def sweep(verbose: bool = False, debug: bool = False, **values: Any) -> None:
-        own = {name: values.pop(name) for name in option_specs(SweepOptions)}
-        options = {name: value for name, value in values.items() if value not in (None, [])}
-        summary = _run(own, options, verbose or debug)
-        if own["json"]:
-            write_json({"results": summary.to_dict()}, indent=None)
-        else:
-            _print(summary)
-        if summary.exit_code:
-            raise typer.Exit(summary.exit_code)
+        from timmx.sweep import text_report
 
-    specs = option_specs(ExportRequest)
+        own = {name: values.pop(name) for name in option_specs(SweepOptions)}
+        summary = _run(own, values, verbose or debug)
+        end(
+            summary.exit_code,
+            json={"results": summary.to_dict()} if own["json"] else None,
+            indent=None,
+            lines=lambda: text_report(summary),
+        )
+
     sweep.__doc__ = (
         "Export many models to several formats. timmx sweep report DIR prints the results of a sweep."
     )
-    set_signature(
-        sweep,
-        [
-            *(spec.parameter() for spec in option_specs(SweepOptions).values()),
-            *(specs[name].parameter(optional=True) for name in specs if name not in OF_ONE_EXPORT),
-            *(spec.parameter() for spec in option_specs(MessageOptions).values()),
-        ],
-    )
+    shared = [name for name in option_specs(ExportRequest) if name not in OF_ONE_EXPORT]
+    set_options(sweep, SweepOptions, shared=shared)
     return sweep
 
 
@@ -206,13 +193,24 @@ def sweep_report(
         write("\n".join(text_report(summary)))
 
 
-def _run(own: Mapping[str, Any], options: dict[str, Any], verbose: bool) -> Summary:
+def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> Summary:
     from timmx.cli.sweep_view import SweepView
     from timmx.cli.terminal import own_stream, reporting_by
     from timmx.report import this_command
     from timmx.sweep import Limits, find_models, run_sweep
 
-    words, files, targets, output, options = _requested(own, options)
+    files = list(own["models_file"] or ())
+    wanted = requested(
+        own["recipe"],
+        models=own["models"] or (),
+        targets=own["to"] or (),
+        output=own["output"],
+        options=options,
+    )
+    words = (
+        () if files and not own["models"] else wanted.models
+    )  # a file of models replaces those of the recipe
+    targets, output, options = wanted.targets, wanted.output, wanted.options
     if output is None:
         raise ConfigurationError("no output folder is given", hint="add --output DIR")
     if own["retry"] and not own["resume"]:
@@ -252,30 +250,3 @@ def _run(own: Mapping[str, Any], options: dict[str, Any], verbose: bool) -> Summ
             command=this_command(),
             watcher=views[0],
         )
-
-
-def _requested(
-    own: Mapping[str, Any], options: Mapping[str, Any]
-) -> tuple[list[str], list[Path], list[Any], Path | None, dict[str, Any]]:
-    """Models, files of models, targets, output folder and options, from the command line or else the recipe."""
-    words, files, targets = list(own["models"] or ()), list(own["models_file"] or ()), list(own["to"] or ())
-    if own["recipe"] is None:
-        return words, files, targets, own["output"], dict(options)
-    from timmx.exporting import read_recipe
-
-    recipe = read_recipe(own["recipe"])
-    if not words and not files:
-        words = list(recipe.models)
-    return (
-        words,
-        files,
-        targets or list(recipe.targets),
-        own["output"] or recipe.output,
-        {**recipe.options, **options},
-    )
-
-
-def _print(summary: Summary) -> None:
-    from timmx.sweep import text_report
-
-    write("\n".join(text_report(summary)))

@@ -35,7 +35,9 @@ class TerminalReporter(ClosingReporter):
         self._stream = stream
         self._verbose = verbose
         self._warnings: set[str] = set()
-        self._stage = ""
+        self._stages: dict[str, str] = {}
+        self._in_parallel = False
+        self.shows_output = verbose
         self._progress: Progress | None = None
         self._rows: dict[str, TaskID] = {}
         self._waiting: list[str] = []
@@ -47,22 +49,26 @@ class TerminalReporter(ClosingReporter):
     def step(self, text: str) -> None:
         stop_if_pressed()
         if self._progress is not None and self._row:
-            self._stage = f"{self._row}: {text}"
-            self._progress.update(self._rows[self._row], description=_plain(self._stage), completed=0)
+            self._stages[self._row] = f"{self._row}: {text}"
+            self._progress.update(
+                self._rows[self._row], description=_plain(self._stages[self._row]), completed=0
+            )
         elif self._progress is not None:
             for task in self._progress.tasks:
                 if not task.finished:
                     self._progress.update(task.id, completed=1)
             self._progress.add_task(_plain(text), total=1)
-            self._stage = text
+            self._stages[""] = text
         elif self._verbose:
-            print(shown(f"[{text}]"), file=self._stream, flush=True)
+            print(shown(f"[{self._row_prefix}{text}]"), file=self._stream, flush=True)
 
     def advance(self, text: str, share: float) -> None:
         if self._progress is not None and self._progress.tasks:
             last = self._rows.get(self._row, self._progress.tasks[-1].id)
             self._progress.update(
-                last, description=_plain(f"{self._stage}: {text}"), completed=min(share, _NOT_YET)
+                last,
+                description=_plain(f"{self._stages.get(self._row, '')}: {text}"),
+                completed=min(share, _NOT_YET),
             )
 
     def rows(self, names: Sequence[str]) -> None:
@@ -83,6 +89,10 @@ class TerminalReporter(ClosingReporter):
         elif self._verbose:
             print(shown(f"[{name}]"), file=self._stream, flush=True)
 
+    def select_row(self, name: str) -> None:
+        stop_if_pressed()
+        self._row, self._in_parallel = name, True
+
     def row_done(self, text: str, *, failed: bool = False) -> None:
         name, self._row = self._row, ""
         if self._progress is not None:
@@ -94,7 +104,12 @@ class TerminalReporter(ClosingReporter):
 
     def detail(self, text: str) -> None:
         if self._verbose:
-            print(f"  {shown(text)}", file=self._stream, flush=True)
+            print(f"  {self._row_prefix}{shown(text)}", file=self._stream, flush=True)
+
+    @property
+    def _row_prefix(self) -> str:
+        """The row's name for lines of rows that run at the same time."""
+        return f"{self._row}: " if self._row and self._in_parallel else ""
 
     def warn(self, text: str) -> None:
         text = shown(f"{self._row}: {text}" if self._row else text)

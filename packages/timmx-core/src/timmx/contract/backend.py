@@ -95,6 +95,13 @@ class ExportBackend(ABC):
         """
         return None
 
+    def extra_outputs(self, options: Any, output: Path) -> Sequence[Path]:
+        """The further files and folders that these options name, and that an export to `output` writes.
+
+        Two exports of one command that would write the same one are refused before the work.
+        """
+        return ()
+
     def check_environment(
         self, request: ExportRequest | None = None, options: Any = None
     ) -> Sequence[Problem]:

@@ -10,6 +10,7 @@ from timmx.exporting.pipeline import (
 from timmx.exporting.recipe import read_recipe as read_recipe, recipe_schema as recipe_schema
 from timmx.exporting.session import ModelSession as ModelSession
 from timmx.exporting.several import (
+    Failure as Failure,
     ManyResult as ManyResult,
     export_many as export_many,
     parse_targets as parse_targets,
@@ -17,4 +18,5 @@ from timmx.exporting.several import (
     plan_separately as plan_separately,
     record_result as record_result,
 )
-from timmx.exporting.targets import Target as Target
+from timmx.exporting.side_by_side import MODULES as MODULES
+from timmx.exporting.targets import Target as Target, check_extra_outputs as check_extra_outputs

@@ -119,6 +119,7 @@ def export_session(
     stage: Staging,
     *,
     record: bool = True,
+    threads: int | None = None,
 ) -> ExportResult:
     """Write, verify and publish one format of a loaded and prepared model.
 
@@ -128,6 +129,7 @@ def export_session(
         options: the backend's own options.
         stage: where it is written.
         record: store the verification result for `timmx inspect`.
+        threads: number of CPU threads for the runtime that verifies it; None lets the runtime choose.
 
     Raises:
         TimmxError: see `export`.
@@ -148,7 +150,10 @@ def export_session(
         metadata = job.final_metadata(exported.precision).to_json()
         _check_written(backend, stage.path, metadata)
         with session.step("Verifying"), exact_cuda():
-            verification = _verify(backend, session, stage.path, exported, options, job.calibrated_on)
+            settings = OpenSettings(threads=threads)
+            verification = _verify(
+                backend, session, stage.path, exported, options, settings, job.calibrated_on
+            )
         with session.step("Publishing"):
             # The artifact comes last: if another file cannot be published, it is unchanged.
             others: tuple[Path, ...] = ()
@@ -219,6 +224,7 @@ def _verify(
     path: Path,
     exported: Exported,
     options: Any,
+    settings: OpenSettings,
     calibrated_on: str,
 ) -> VerificationReport:
     from timmx.verification import Status, VerificationReport, verify
@@ -227,7 +233,7 @@ def _verify(
     if not request.verify:
         return VerificationReport(status=Status.SKIPPED, reason="--no-verify was given")
     try:
-        with backend.open_exported(path, options, OpenSettings()) as runner:
+        with backend.open_exported(path, options, settings) as runner:
             report = verify(
                 runner,
                 session.reference,

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import MANIFEST_NAME, digest, staging
-from timmx.base import brief, parse_json, read_file, reporter, why_not_in
+from timmx.base import brief, parse_json, peak_resident_bytes, read_file, reporter, why_not_in
 from timmx.contract import ExportRequest
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError, error_dict
-from timmx.exporting.pipeline import ONE_AT_A_TIME, ExportResult, export_session
+from timmx.exporting.parts import export_target
+from timmx.exporting.pipeline import ONE_AT_A_TIME, ExportResult
+from timmx.exporting.side_by_side import Shared, check_jobs, export_side_by_side
 from timmx.exporting.targets import Target, TargetOptions, parse_target, plan, plan_each, target_of
 from timmx.registry import build, option_specs, reject_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from timmx.artifact import Staging
-    from timmx.exporting.session import ModelSession
 
 _LOCK_TIMEOUT_S = 10.0
 _LARGEST_MANIFEST = 16 * 10**6
@@ -69,6 +70,8 @@ class ManyResult:
         results: the published targets, in the requested order.
         failures: the targets that failed.
         seconds: wall time of the steps that all targets share, and `total`.
+        jobs: number of processes that exported at once.
+        memory_bytes: largest memory of all processes together; None if it was not measured.
     """
 
     model: str
@@ -76,6 +79,8 @@ class ManyResult:
     results: tuple[ExportResult, ...]
     failures: tuple[Failure, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    jobs: int = 1
+    memory_bytes: int | None = None
 
     @property
     def manifest(self) -> Path:
@@ -98,6 +103,8 @@ class ManyResult:
             "artifacts": [result.to_dict() for result in self.results],
             "failed": [failure.to_dict() for failure in self.failures],
             "seconds": self.seconds,
+            "jobs": self.jobs,
+            "memory_bytes": self.memory_bytes,
         }
 
 
@@ -106,6 +113,7 @@ def export_many(
     to: Sequence[str | Mapping[str, Any]],
     output: str | Path | None = None,
     *,
+    jobs: int | None = 1,
     command: str | None = None,
     **options: Any,
 ) -> ManyResult:
@@ -116,6 +124,8 @@ def export_many(
         to: the targets: `"NAME"`, `"NAME:KEY=VALUE,..."`, or a mapping with `format` and options.
         output: the folder; files in it are replaced on success. Default: the current folder, where files are only
             overwritten with `force`.
+        jobs: number of formats to export at once, in child processes; 1 for this process, None to decide by cores and
+            memory.
         command: the command line, to be recorded in `timmx.json`.
         options: the shared options, with underscores. They apply to all targets.
 
@@ -127,7 +137,7 @@ def export_many(
     """
     targets = plan_exports(model, to, output, **options)
     folder = Path(output).expanduser() if output is not None else Path()
-    return export_targets(targets, folder, command)
+    return export_targets(targets, folder, command, jobs)
 
 
 def plan_exports(
@@ -188,54 +198,62 @@ def _shared_options(model: Any, output: str | Path | None, options: Mapping[str,
     return build(ExportRequest, {"model": model, "output": output, **options})
 
 
-def export_targets(targets: Sequence[Target], folder: Path, command: str | None = None) -> ManyResult:
+def export_targets(
+    targets: Sequence[Target], folder: Path, command: str | None = None, jobs: int | None = 1
+) -> ManyResult:
     """Export the targets of `plan_exports`.
 
     Raises:
         TimmxError: the model cannot be loaded, or `timmx.json` cannot be written.
     """
     start = time.perf_counter()
-    to = reporter()
-    to.rows([target.label for target in targets])
-    results: list[ExportResult] = []
-    failures: list[Failure] = []
+    reporter().rows([target.label for target in targets])
+    outcomes: dict[Path, ExportResult | Failure] = {}
+
+    def ended(target: Target, outcome: ExportResult | Exception) -> None:
+        if isinstance(outcome, Exception):
+            outcomes[target.path] = Failure(target.label, target.backend.name, outcome)
+            reporter().row_done("failed", failed=True)
+            return
+        outcomes[target.path] = outcome
+        record_result(folder, target, outcome, command)
+        reporter().row_done(f"done in {outcome.seconds['total']:.1f} s")
+
+    jobs = check_jobs(targets, jobs)
+    shared = _one_by_one(targets, ended) if jobs == 1 else export_side_by_side(targets, jobs, ended)
+    in_order = [outcomes[target.path] for target in targets]
+    return ManyResult(
+        model=targets[0].request.source,
+        folder=folder,
+        results=tuple(item for item in in_order if not isinstance(item, Failure)),
+        failures=tuple(item for item in in_order if isinstance(item, Failure)),
+        seconds=shared.seconds | {"total": round(time.perf_counter() - start, 3)},
+        jobs=shared.jobs,
+        memory_bytes=shared.memory_bytes,
+    )
+
+
+def _one_by_one(
+    targets: Sequence[Target], ended: Callable[[Target, ExportResult | Exception], None]
+) -> Shared:
+    """Export targets in this process."""
     with ONE_AT_A_TIME:
         from timmx.exporting.session import ModelSession
 
         session = ModelSession(replace(targets[0].request, output=None))
         session.prepare()
         for target in targets:
-            to.row(target.label)
+            reporter().row(target.label)
             try:
-                result = _export(session, target)
+                outcome: ExportResult | Exception = export_target(session, target)
             except Exception as exc:
-                failures.append(Failure(target.label, target.backend.name, exc))
-                to.row_done("failed", failed=True)
-                continue
-            results.append(result)
-            record_result(folder, target, result, command)
-            to.row_done(f"done in {result.seconds['total']:.1f} s")
-    seconds = session.seconds | {"total": round(time.perf_counter() - start, 3)}
-    return ManyResult(
-        model=targets[0].request.source,
-        folder=folder,
-        results=tuple(results),
-        failures=tuple(failures),
-        seconds=seconds,
-    )
+                outcome = exc
+            ended(target, outcome)
+    return Shared(seconds=session.seconds, jobs=1, memory_bytes=peak_resident_bytes())
 
 
 def _target_options(item: Mapping[str, Any] | TargetOptions) -> TargetOptions:
     return item if isinstance(item, TargetOptions) else target_of(item)
-
-
-def _export(session: ModelSession, target: Target) -> ExportResult:
-    start = time.perf_counter()
-    with staging(target.path) as stage:
-        view = session.with_batch(target.request)
-        result = export_session(target.backend, view, target.options, stage)
-    result.seconds["total"] = round(time.perf_counter() - start, 3)
-    return result
 
 
 def record_result(folder: Path, target: Target, result: ExportResult, command: str | None) -> None:

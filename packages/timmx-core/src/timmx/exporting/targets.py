@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +23,7 @@ from timmx.registry import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from timmx.contract import ExportBackend
 
@@ -69,6 +70,11 @@ class Target:
     def label(self) -> str:
         """Its file's name, for progress and messages."""
         return self.path.name
+
+    @property
+    def extra_outputs(self) -> tuple[Path, ...]:
+        """Further files and folders that its options name."""
+        return tuple(self.backend.extra_outputs(self.options, self.path))
 
 
 def parse_target(text: str) -> TargetOptions:
@@ -160,6 +166,7 @@ def plan(items: Sequence[TargetOptions], shared: ExportRequest, folder: Path) ->
         except TimmxError as exc:
             errors.append((target.label, exc))
     _raise(errors, len(items))
+    check_extra_outputs(targets, {})
     if shared.output is None and not shared.force:
         for target in targets:
             if target.path.exists():
@@ -168,6 +175,27 @@ def plan(items: Sequence[TargetOptions], shared: ExportRequest, folder: Path) ->
                     hint="use --force to overwrite it, or name a folder with --output",
                 )
     return tuple(targets)
+
+
+def check_extra_outputs(targets: Iterable[Target], writers: dict[str, Path]) -> None:
+    """Check that no two exports would write the same further file.
+
+    Args:
+        targets: to check.
+        writers: for each further file, the output of the export that writes it; `targets` are added.
+
+    Raises:
+        ConfigurationError: two would.
+    """
+    for target in targets:
+        for extra in target.extra_outputs:
+            first = writers.setdefault(os.path.realpath(extra.expanduser()), target.path)
+            if first != target.path:
+                raise ConfigurationError(
+                    f"an option of {target.backend.name} names {extra}, which would be written with {first} and again "
+                    f"with {target.path}",
+                    hint="leave that option out, or give each export a file of its own",
+                )
 
 
 def plan_each(

@@ -49,14 +49,17 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-def guard(backend: ExportBackend, plugin: str) -> None:
+def guard(backend: ExportBackend, plugin: str, pickled: tuple[Callable[..., Any], tuple[Any, ...]]) -> None:
     """Put a backend behind the boundary, and every runner that it opens.
 
     Args:
         backend: gets a subclass of its class, in which each method of its own is watched.
         plugin: the backend's name, distribution and version, for messages.
+        pickled: a function and its arguments, with which another process gets this backend.
     """
     _watch(backend, ExportBackend, _backend_checks(plugin), plugin)
+    cls: Any = type(backend)
+    cls.__reduce__ = lambda self: pickled
 
 
 def attribute_trouble(backend: ExportBackend) -> str:
@@ -374,6 +377,7 @@ def _backend_checks(plugin: str) -> dict[str, Check]:
     return {
         "create_command": _command,
         "output_suffix": _suffix,
+        "extra_outputs": _all(Path, "Paths"),
         "source_artifact": _is(Path, type(None), expected="a Path or None"),
         "check_environment": _all(Problem, "a tuple of Problem"),
         "validate": _anything,

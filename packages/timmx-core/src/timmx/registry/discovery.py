@@ -244,7 +244,8 @@ def load_entry(entry: BackendEntry) -> ExportBackend:
         raise entry.error(State.INVALID, reason, "ask its authors to make the two equal")
     if trouble := attribute_trouble(backend):
         raise entry.error(State.BROKEN, trouble, reinstall)
-    guard(backend, f"{entry.name} ({entry.distribution} {entry.version})")
+    selector = f"{entry.distribution}:{entry.name}"
+    guard(backend, f"{entry.name} ({entry.distribution} {entry.version})", (load, (selector,)))
     return backend
 
 

@@ -6,9 +6,9 @@ import datetime
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from timmx.artifact import staging
+from timmx.artifact import clean_up
 from timmx.base import can_measure_processes, size_text, usable_cores
 from timmx.errors import TimmxError
 from timmx.exporting import Target, plan_separately
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from timmx.sweep.children import Child, Launcher
+    from timmx.processes import Child
     from timmx.sweep.journal import Journal
     from timmx.sweep.models import SweepModel
     from timmx.sweep.plan import SweepPlan
@@ -43,6 +43,16 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+
+
+class Launcher(Protocol):
+    """Starts children and waits for them; `ProcessLauncher` is one."""
+
+    def start(self, task: Task) -> Child:
+        """Start a child."""
+
+    def wait(self, children: Sequence[Child], seconds: float) -> None:
+        """Wait until a child reports something or ends, at most this long."""
 
 
 class Watcher:
@@ -239,7 +249,7 @@ class Driver:
             return True
         return False
 
-    def _take(self, job: Job, event: Event, values: dict[str, Any]) -> None:
+    def _take(self, job: Job, event: str, values: dict[str, Any]) -> None:
         match event:
             case Event.STEP:
                 job.step = values["text"]
@@ -322,21 +332,8 @@ class Driver:
             return
         for number in numbers:
             item = planned[number]
-            if isinstance(item, Target) and _private_folder(item.path).exists():
-                _recover(item.path)
-
-
-def _recover(output: Path) -> None:
-    """Remove the private folder of an export that was killed, as the next export to this output would."""
-    try:
-        with staging(output):
-            pass
-    except TimmxError:  # it cannot be written to any more
-        return
-
-
-def _private_folder(output: Path) -> Path:
-    return output.with_name(f".{output.name}.timmx")
+            if isinstance(item, Target):
+                clean_up(item.path)
 
 
 def _during(job: Job) -> str:

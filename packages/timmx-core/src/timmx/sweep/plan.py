@@ -13,7 +13,9 @@ from timmx.base import check_path
 from timmx.contract import ExportRequest
 from timmx.errors import ConfigurationError, TimmxError
 from timmx.exporting import (
+    MODULES,
     Target,
+    check_extra_outputs,
     command_words,
     installed_versions,
     parse_targets,
@@ -105,8 +107,9 @@ class SweepPlan:
         return [item.backend.name for item in parse_targets(self.targets)]
 
     def preload(self) -> list[str]:
-        """The modules that the backends ask to import once for all models."""
-        names = [name for item in parse_targets(self.targets) for name in item.backend.preload]
+        """The modules to import once for all models."""
+        names = [*MODULES, "timmx.sweep.worker"]
+        names += [name for item in parse_targets(self.targets) for name in item.backend.preload]
         return list(dict.fromkeys(names))
 
     def folders(self) -> Iterator[tuple[SweepModel, str]]:
@@ -212,8 +215,18 @@ def make_plan(
     if repeated is not None:
         raise ConfigurationError(f"--to {repeated} is given twice", hint="give it once")
     first, name = next(plan.folders())
-    plan_exports(first.name, plan.targets, folder / name, **plan.options_of(first))
+    exports = plan_exports(first.name, plan.targets, folder / name, **plan.options_of(first))
+    if len(plan.models) > 1 and any(target.extra_outputs for target in exports):
+        _check_extra_outputs(plan, folder)
     return plan
+
+
+def _check_extra_outputs(plan: SweepPlan, folder: Path) -> None:
+    """Check that no two models would write the same further file, such as one that an option names."""
+    writers: dict[str, Path] = {}
+    for model, name in plan.folders():
+        planned = plan_separately(model.name, plan.targets, folder / name, **plan.options_of(model))
+        check_extra_outputs([item for item in planned if isinstance(item, Target)], writers)
 
 
 _INSTEAD = {

@@ -42,6 +42,7 @@ def text_report(summary: Summary) -> list[str]:
     lines += ["", _totals(summary)]
     if weights := _weights(summary):
         lines.append(weights)
+    lines += _accuracy_lines(summary)
     for group in summary.failures():
         lines += ["", *_group(group)]
     return lines
@@ -107,6 +108,22 @@ def _weights(summary: Summary) -> str:
     }
     parts = [f"{counted(count, 'model')} with {words.get(kind, kind)}" for kind, count in counts.items()]
     return f"{', '.join(parts)}."
+
+
+def _accuracy_lines(summary: Summary) -> list[str]:
+    """A table of the models' accuracy on `--data`, in PyTorch and in each format; empty without it."""
+    rows = [("top-1 accuracy", "PyTorch", *summary.targets)]
+    for model in summary.models:
+        cells = [summary.cells.get((model, target)) for target in summary.targets]
+        known = [cell for cell in cells if cell is not None and cell.accuracy is not None]
+        if known:
+            values = (cell.accuracy if cell is not None else None for cell in cells)
+            rows.append((model, *map(_percent, (known[0].model_accuracy, *values))))
+    return ["", *format_table(rows)] if len(rows) > 1 else []
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _group(group: Failures) -> Iterator[str]:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from timmx.base import can_measure_processes
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.exporting import installed_versions
+from timmx.processes import ProcessLauncher
 from timmx.report import environment
 from timmx.sweep.cell import Cell
-from timmx.sweep.children import ProcessLauncher
 from timmx.sweep.choices import Keep
 from timmx.sweep.driver import NO_LIMITS, Driver, Limits, Watcher
 from timmx.sweep.journal import Journal, Run, journal_of, read_lines
 from timmx.sweep.plan import SweepPlan, kept_cells, make_plan
 from timmx.sweep.summary import Summary, summarize
+from timmx.sweep.worker import run_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,7 +78,7 @@ def run_sweep(
         kept = kept_cells(plan, cells, retry=retry)
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         journal.add_run(Run(command=command, started=started, machine=_machine(plan), plan=plan.to_json()))
-        with ProcessLauncher(plan.preload()) as launcher:
+        with ProcessLauncher(run_task, plan.preload()) as launcher:
             driver = Driver(plan, journal, launcher, limits=limits, jobs=jobs, watcher=watcher)
             driver.run(kept)
     if journal.unwritten:

@@ -1,21 +1,14 @@
 """Exports one model to its formats, in a child process; all formats share one load and one capture.
 
-The child reports what it does as JSON objects. What they mean is in `Event`.
+What the child reports is in `Event`.
 """
 
 from __future__ import annotations
 
-import gc
-import json
-import os
 import shutil
-import signal
-import sys
-import tempfile
-import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -29,25 +22,17 @@ from timmx.exporting import (
     plan_separately,
     record_result,
 )
-from timmx.registry import skip_unreadable_entry_points
-from timmx.sweep import preload
 from timmx.sweep.cell import CellStatus
 from timmx.sweep.choices import Keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from multiprocessing.connection import Connection
     from pathlib import Path
 
     from timmx.exporting import ExportResult
 
 REJECTED = "failed"
 """The folder of files that fail verification, below the model's folder; only with `--keep all`."""
-
-LOG_NAME = "log"
-
-UNSAFE_FORK = 77
-"""Exit code of a child that was forked from a process with threads: it has done nothing, and is to be spawned."""
 
 
 class Event(StrEnum):
@@ -277,62 +262,3 @@ class _Steps(Reporter):
 
     def step(self, text: str) -> None:
         self._send(Event.STEP, {"text": text})
-
-
-@dataclass
-class _Pipe:
-    """Sends events as JSON, from any thread."""
-
-    connection: Connection
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def send(self, event: Event, values: Mapping[str, Any]) -> None:
-        with self.lock:
-            self.connection.send_bytes(json.dumps({"event": event, **values}).encode())
-
-
-def child_main(connection: Connection, task: Task, scratch: Path) -> None:
-    """The body of the child process.
-
-    Args:
-        connection: to the parent; when its other end is closed, this process ends.
-        task: what to do.
-        scratch: a folder for temporary files, which the parent removes.
-    """
-    if os.getpid() != preload.FORKED_FROM and preload.THREADS > 1:
-        os._exit(UNSAFE_FORK)
-    if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C in a terminal reaches the parent only, which ends this process with its children
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _redirect(scratch)
-    threading.Thread(target=_end_with_parent, args=(connection, scratch), daemon=True).start()
-    gc.set_threshold(100_000, 20, 50)  # as in the command
-    skip_unreadable_entry_points()
-    run_task(task, _Pipe(connection).send)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)  # not kept alive by a converter's threads and exit handlers
-
-
-def _redirect(scratch: Path) -> None:
-    """Write the output of libraries to a log, and temporary files to the scratch folder."""
-    with open(scratch / LOG_NAME, "ab") as log, open(os.devnull, "rb") as nothing:  # noqa: PTH123 - no file of ours
-        os.dup2(nothing.fileno(), 0)
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    for name in ("TMPDIR", "TEMP", "TMP"):
-        os.environ[name] = str(scratch)
-    tempfile.tempdir = str(scratch)
-
-
-def _end_with_parent(connection: Connection, scratch: Path) -> None:
-    """End this process when its parent has ended: nobody reads its results any more."""
-    with suppress(EOFError, OSError):
-        connection.recv_bytes()
-    shutil.rmtree(scratch, ignore_errors=True)
-    if hasattr(os, "killpg"):
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)

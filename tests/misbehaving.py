@@ -1,10 +1,6 @@
-"""A small backend for sweeps: one option makes it crash, hang, take memory, or write wrong numbers."""
+"""A small backend: one option makes it crash, hang, take memory, or write wrong numbers."""
 
 from __future__ import annotations
-
-import pytest
-from plugins import install_plugin
-from timmx import registry
 
 SOURCE = """
 import json
@@ -38,6 +34,7 @@ class Do(StrEnum):
 @dataclass(frozen=True)
 class Options:
     do: Annotated[Do, typer.Option("--do", help="What to do.")] = Do.OK
+    also: Annotated[Path | None, typer.Option("--also", help="A further file to write.")] = None
 
 
 class Backend(ExportBackend):
@@ -47,6 +44,9 @@ class Backend(ExportBackend):
     suffixes = (".{name}",)
     options = Options
     toolchain = ("numpy",)
+
+    def extra_outputs(self, options, output):
+        return (options.also,) if options.also else ()
 
     def export(self, job, options):
         count = int(os.environ.get("SWEEP_COUNT", "0"))
@@ -100,14 +100,3 @@ class Wrong(Runner):
         (output,) = self.outputs
         return {output.name: self._random.normal(size=output.shape).astype("float32")}
 """
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of the test format, installed in this process and in those that it starts."""
-    site = tmp_path / "site"
-    install_plugin(site, "fake", SOURCE, requires=("timmx-core",))
-    monkeypatch.syspath_prepend(str(site))
-    registry.entries.cache_clear()
-    yield "fake"
-    registry.entries.cache_clear()
