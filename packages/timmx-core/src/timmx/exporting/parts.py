@@ -1,4 +1,4 @@
-"""What the child processes of an export side by side do: one loads and captures the model, and forks one per part.
+"""What the child processes of a parallel export do: one loads and captures the model, and forks one per part.
 
 Measured on 2 cores, processor seconds to hand over the capture to one process: by a fork 0.02 (resnet18) and 0.04
 (vit_small_patch16_224), whatever its size, and the weights are in memory once; by `torch.export.save` and `load` 0.67
