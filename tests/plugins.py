@@ -94,12 +94,12 @@ def timmx(
     site: Path | None = None,
     cwd: Path | None = None,
     timeout: float = 120,
-    forked: bool = True,
+    forked: bool = False,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """`python -m timmx ARGS` in a new process, with the plugins of `site` installed.
 
-    The process is forked, which a test of how timmx starts cannot use: see `processes`.
+    With `forked`, torch and timm are imported already: see `processes`.
     """
     variables = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"} | environment
     if site is not None:

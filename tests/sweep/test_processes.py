@@ -185,14 +185,15 @@ def children_of_sweeps() -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_sweep_is_resumed(tmp_path, how):
+def test_a_stopped_sweep_is_resumed(run_timmx, tmp_path, how):
+    """It is resumed in this process, whose fork server has imported torch."""
     site, out = tmp_path / "site", tmp_path / "out"
     arguments = ["test_resnet", "test_vit", "--to", "fake", "--to", "fake:do=slow", "-o", out]
     running = run_command(site, *arguments, "--json", cwd=tmp_path, SWEEP_SLOW="100")
     first = json.loads(running.stdout.readline())["cell"]
     assert (first["model"], first["target"], first["status"]) == ("test_resnet", "fake", "unproven")
-    rival = timmx("sweep", "test_resnet", "--to", "fake", "-o", out, "--resume", site=site)
-    assert rival.returncode == 2
+    rival = run_timmx("sweep", "test_resnet", "--to", "fake", "-o", out, "--resume")
+    assert rival.exit_code == 2
     assert "another sweep is writing" in rival.stderr
     running.send_signal(how)
     _, errors = running.communicate(timeout=60)
@@ -206,12 +207,14 @@ def test_a_stopped_sweep_is_resumed(tmp_path, how):
     assert not children_of_sweeps()
     with (out / JOURNAL_NAME).open("ab") as journal:
         journal.write(b'{"cell": {"model": "te')  # a kill in the middle of a line
-    resumed = timmx("sweep", "-o", out, "--resume", "--json", site=site, SWEEP_SLOW="0")
-    assert resumed.returncode == 0, resumed.stderr
+    plugin = site / "timmx_fake.py"
+    plugin.write_text(plugin.read_text().replace('"SWEEP_SLOW", "5"', '"SWEEP_SLOW", "0.01"'))
+    resumed = run_timmx("sweep", "-o", out, "--resume", "--json")
+    assert resumed.exit_code == 0, resumed.stderr
     lines = [json.loads(line) for line in resumed.stdout.splitlines()]
     assert [line["cell"]["target"] for line in lines[:-1]] == ["fake:do=slow", "fake", "fake:do=slow"]
     assert lines[-1]["results"]["passed"] == 4
-    report = timmx("sweep", "report", out, site=site)
-    assert report.returncode == 0
+    report = run_timmx("sweep", "report", out)
+    assert report.exit_code == 0
     assert "4 of 4 cells passed." in report.stdout
     assert resumed.stderr == ""
