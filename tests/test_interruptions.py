@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-import processes
+import forks
 import pytest
 from plugins import timmx
 
@@ -21,7 +21,7 @@ OLD = b"what was there before"
 @contextmanager
 def running(*arguments, cwd, until):
     """A `timmx` process that has printed `until`; killed at the end if it still runs."""
-    process = processes.Popen(
+    process = forks.Popen(
         [sys.executable, "-m", "timmx", *map(str, arguments), "--verbose"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
