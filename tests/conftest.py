@@ -141,13 +141,13 @@ def process():
 
 @pytest.fixture(scope="session", autouse=True)
 def _bench_workers_are_forked():
-    """Fork the workers of `timmx bench`, which would import torch again: see `processes`."""
-    import processes
+    """Fork the workers of `timmx bench`, which would import torch again: see `forks`."""
+    import forks
     from timmx.tools.bench import process as workers
 
     names = {name: getattr(subprocess, name) for name in ("PIPE", "TimeoutExpired")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "subprocess", SimpleNamespace(Popen=processes.Popen, **names))
+        patch.setattr(workers, "subprocess", SimpleNamespace(Popen=forks.Popen, **names))
         yield
 
 

@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import processes
+import forks
 import pytest
 
 if TYPE_CHECKING:
@@ -94,19 +94,19 @@ def timmx(
     site: Path | None = None,
     cwd: Path | None = None,
     timeout: float = 120,
-    forked: bool = True,
+    forked: bool = False,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """`python -m timmx ARGS` in a new process, with the plugins of `site` installed.
 
-    The process is forked, which a test of how timmx starts cannot use: see `processes`.
+    With `forked`, torch and timm are imported already: see `forks`.
     """
     variables = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"} | environment
     if site is not None:
         variables["PYTHONPATH"] = on_path(site)
     command = [sys.executable, "-m", "timmx", *map(str, arguments)]
     if forked:
-        return processes.run(command, timeout=timeout, cwd=cwd, env=variables)
+        return forks.run(command, timeout=timeout, cwd=cwd, env=variables)
     return subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=variables, check=False
     )

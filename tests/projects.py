@@ -9,7 +9,7 @@ import sys
 import zipfile
 from typing import TYPE_CHECKING
 
-import processes
+import forks
 import pytest
 from plugins import on_path
 
@@ -31,7 +31,7 @@ def install_project(project: Path, site: Path) -> None:
 
 def run_tests(project: Path, site: Path, *arguments: str) -> str:
     """Run the project's tests in a new process with the packages of `site`; returns pytest's last line."""
-    done = processes.run(
+    done = forks.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
         cwd=project,
         env=os.environ | {"PYTHONPATH": on_path(site), "PYTEST_ADDOPTS": ""},

@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-import processes
+import forks
 import pytest
 from plugins import timmx
 
@@ -21,7 +21,7 @@ OLD = b"what was there before"
 @contextmanager
 def running(*arguments, cwd, until):
     """A `timmx` process that has printed `until`; killed at the end if it still runs."""
-    process = processes.Popen(
+    process = forks.Popen(
         [sys.executable, "-m", "timmx", *map(str, arguments), "--verbose"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -73,7 +73,7 @@ def test_a_kill_keeps_the_old_file_and_the_next_run_cleans_up(tmp_path, digits):
         process.wait()
     assert output.read_bytes() == OLD
     assert len(list(tmp_path.iterdir())) == 2
-    done = timmx("torch-export", digits, "-o", output, "--no-verify", cwd=tmp_path)
+    done = timmx("torch-export", digits, "-o", output, "--no-verify", cwd=tmp_path, forked=True)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == [output]
     assert output.read_bytes() != OLD
@@ -82,7 +82,7 @@ def test_a_kill_keeps_the_old_file_and_the_next_run_cleans_up(tmp_path, digits):
 def test_a_second_export_to_the_same_output_is_refused_at_once(tmp_path, digits):
     output = tmp_path / "digits.pt2"
     with running("torch-export", digits, "-o", output, cwd=tmp_path, until="[Loading]") as process:
-        rival = timmx("torch-export", digits, "-o", "digits.pt2", cwd=tmp_path)
+        rival = timmx("torch-export", digits, "-o", "digits.pt2", cwd=tmp_path, forked=True)
         assert rival.returncode == 2
         assert str(process.pid) in rival.stderr
         process.communicate(timeout=120)
@@ -115,7 +115,7 @@ def test_a_full_disk_is_reported_in_one_line_and_the_old_file_is_kept(tmp_path, 
     try:
         output = small / ("digits.pt2" if backend == "torch-export" else "digits.onnx")
         output.write_bytes(OLD)
-        done = timmx(backend, digits, "-o", output, cwd=tmp_path)
+        done = timmx(backend, digits, "-o", output, cwd=tmp_path, forked=True)
         assert done.returncode == 2
         error, hint = done.stderr.splitlines()
         assert error.startswith("error: ")

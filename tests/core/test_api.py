@@ -6,7 +6,7 @@ import inspect
 import sys
 import typing
 
-import processes
+import forks
 import pytest
 import timmx
 import torch
@@ -236,7 +236,7 @@ for backend, output, options in (
 import tqdm
 list(tqdm.tqdm(range(3), desc="the user's own"))
 """
-    done = processes.run([sys.executable, "-c", code], cwd=tmp_path, finalize=True)
+    done = forks.run([sys.executable, "-c", code], cwd=tmp_path, finalize=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     bars = [line for line in done.stderr.replace("\r", "\n").splitlines() if "%|" in line]

@@ -226,7 +226,9 @@ def test_plugins_do_not_change_exports_of_others(process, tmp_path, digits, riva
         for number in range(50):
             install_plugin(site, f"b{number}", RAISES, requires=("nothing-of-the-kind",))
     backend, output = ("onnx", "digits.onnx") if rival else ("torch-export", "digits.pt2")
-    done = timmx(backend, digits, "-o", output, *([] if rival else ["--json"]), site=site, cwd=tmp_path)
+    done = timmx(
+        backend, digits, "-o", output, *([] if rival else ["--json"]), site=site, cwd=tmp_path, forked=True
+    )
     assert done.returncode == 0
     assert done.stderr == ""
     if rival:

@@ -48,6 +48,14 @@ FAULTS = {
 }
 
 
+ONE_MODEL = " and not efficientnet and not test_vit"
+"""Leaves out the other models of checks that run with several."""
+
+MODELS = pytest.mark.parametrize(
+    "models", [ONE_MODEL, pytest.param("", marks=pytest.mark.slow)], ids=["one model", "all models"]
+)
+
+
 class Outcomes:
     """The outcomes of one run; a plugin of the inner pytest.
 
@@ -107,25 +115,26 @@ def test_a_good_backend_passes_every_check(process, export, run_kit):
     assert len(outcomes.checks("passed")) > 30
 
 
-def test_a_backend_with_quantized_nhwc_files_passes_every_check(export, run_kit):
+@MODELS
+def test_a_backend_with_quantized_nhwc_files_passes_every_check(export, run_kit, models):
     test = AUTHORS_TEST + "    export_options = {'quantized': True}\n"
-    outcomes = run_kit(
-        checks="not (embedding or odd or checkpoint or failure or folder or import or tools)", test=test
-    )
+    checks = "not (embedding or odd or checkpoint or failure or folder or import or tools)"
+    outcomes = run_kit(checks=checks + models, test=test)
     assert not outcomes.checks("failed"), outcomes.said
     assert {"test_runner_describes_the_artifact", "test_feature_pyramid"} <= outcomes.checks("passed")
 
 
-def test_a_backend_that_always_normalizes_passes_the_parity_checks(export, run_kit):
+@MODELS
+def test_a_backend_that_always_normalizes_passes_the_parity_checks(export, run_kit, models):
     test = AUTHORS_TEST + "    export_options = {'normalize': True}\n"
-    outcomes = run_kit(checks="numbers or rows or runner", test=test)
+    outcomes = run_kit(checks="(numbers or rows or runner)" + models, test=test)
     assert not outcomes.checks("failed"), outcomes.said
     assert "test_numbers_at_several_batch_sizes" in outcomes.checks("passed")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_backend_fails_the_check_for_its_fault(run_kit, fault):
-    outcomes = run_kit(fault, f"{FAULTS[fault]} and not efficientnet and not test_vit")
+    outcomes = run_kit(fault, FAULTS[fault] + ONE_MODEL)
     assert FAULTS[fault] in outcomes.checks("failed"), outcomes.reports
 
 

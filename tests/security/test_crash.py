@@ -95,9 +95,7 @@ def fatal(tmp_path):
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT"])
 def test_crash_of_a_runtime_is_one_line_that_names_it(fatal, tmp_path, name):
-    result = timmx(
-        "predict", fatal(name), tmp_path / "image.png", "--json", site=tmp_path / "site", forked=False
-    )
+    result = timmx("predict", fatal(name), tmp_path / "image.png", "--json", site=tmp_path / "site")
     assert result.returncode == 1
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert errors == [f"error: Fatal Runtime crashed ({name}) after it was given model.fatal"]
@@ -105,15 +103,13 @@ def test_crash_of_a_runtime_is_one_line_that_names_it(fatal, tmp_path, name):
 
 
 def test_crash_before_a_runtime_is_open_names_none(fatal, tmp_path):
-    result = timmx(
-        "predict", fatal("SIGSEGV early"), tmp_path / "image.png", site=tmp_path / "site", forked=False
-    )
+    result = timmx("predict", fatal("SIGSEGV early"), tmp_path / "image.png", site=tmp_path / "site")
     assert result.returncode == 1
     assert "error: Python or one of its libraries crashed (SIGSEGV)" in result.stderr
 
 
 def test_process_killed_by_the_system_is_reported(fatal, tmp_path):
-    result = timmx("predict", fatal("SIGKILL"), tmp_path / "image.png", site=tmp_path / "site", forked=False)
+    result = timmx("predict", fatal("SIGKILL"), tmp_path / "image.png", site=tmp_path / "site")
     assert result.returncode == 1
     assert "killed by SIGKILL" in result.stderr
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -169,8 +171,16 @@ def run_command(site: Path, *arguments: object, cwd: Path, **variables: str) -> 
     )
 
 
-def children_of_sweeps() -> list[int]:
-    """Processes of all sweeps on this machine that export a model."""
+@pytest.fixture
+def scratch():
+    """A folder for TMPDIR. Its path is short, because sockets have paths of at most 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="sweep-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def children_of_sweeps(scratch: Path) -> list[int]:
+    """Processes that export a model for a sweep whose temporary folder this is."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
@@ -178,22 +188,24 @@ def children_of_sweeps() -> list[int]:
                 links = [str(link.readlink()) for link in (entry / "fd").iterdir()]
             except OSError:
                 continue
-            if any("timmx-process-" in link for link in links):  # the log of its output
+            if any(link.startswith(f"{scratch}/timmx-process-") for link in links):  # the log of its output
                 found.append(int(entry.name))
     return found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_sweep_is_resumed(tmp_path, how):
+def test_a_stopped_sweep_is_resumed(run_timmx, tmp_path, scratch, how):
+    """It is resumed in this process, whose fork server has imported torch."""
     site, out = tmp_path / "site", tmp_path / "out"
     arguments = ["test_resnet", "test_vit", "--to", "fake", "--to", "fake:do=slow", "-o", out]
-    running = run_command(site, *arguments, "--json", cwd=tmp_path, SWEEP_SLOW="100")
+    running = run_command(site, *arguments, "--json", cwd=tmp_path, SWEEP_SLOW="100", TMPDIR=str(scratch))
     first = json.loads(running.stdout.readline())["cell"]
     assert (first["model"], first["target"], first["status"]) == ("test_resnet", "fake", "unproven")
-    rival = timmx("sweep", "test_resnet", "--to", "fake", "-o", out, "--resume", site=site)
-    assert rival.returncode == 2
+    rival = run_timmx("sweep", "test_resnet", "--to", "fake", "-o", out, "--resume")
+    assert rival.exit_code == 2
     assert "another sweep is writing" in rival.stderr
+    assert children_of_sweeps(scratch)
     running.send_signal(how)
     _, errors = running.communicate(timeout=60)
     if how == signal.SIGINT:
@@ -201,17 +213,19 @@ def test_a_stopped_sweep_is_resumed(tmp_path, how):
         assert "1 of 4 cells are recorded" in errors
         assert "Traceback" not in errors
     deadline = time.monotonic() + 20
-    while children_of_sweeps() and time.monotonic() < deadline:
+    while children_of_sweeps(scratch) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not children_of_sweeps()
+    assert not children_of_sweeps(scratch)
     with (out / JOURNAL_NAME).open("ab") as journal:
         journal.write(b'{"cell": {"model": "te')  # a kill in the middle of a line
-    resumed = timmx("sweep", "-o", out, "--resume", "--json", site=site, SWEEP_SLOW="0")
-    assert resumed.returncode == 0, resumed.stderr
+    plugin = site / "timmx_fake.py"
+    plugin.write_text(plugin.read_text().replace('"SWEEP_SLOW", "5"', '"SWEEP_SLOW", "0.01"'))
+    resumed = run_timmx("sweep", "-o", out, "--resume", "--json")
+    assert resumed.exit_code == 0, resumed.stderr
     lines = [json.loads(line) for line in resumed.stdout.splitlines()]
     assert [line["cell"]["target"] for line in lines[:-1]] == ["fake:do=slow", "fake", "fake:do=slow"]
     assert lines[-1]["results"]["passed"] == 4
-    report = timmx("sweep", "report", out, site=site)
-    assert report.returncode == 0
+    report = run_timmx("sweep", "report", out)
+    assert report.exit_code == 0
     assert "4 of 4 cells passed." in report.stdout
     assert resumed.stderr == ""

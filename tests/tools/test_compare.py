@@ -147,7 +147,7 @@ def test_no_file_is_called_the_fastest_if_latencies_are_not_comparable():
 
 def test_files_without_an_installed_backend_are_named_with_the_fix(made):
     for disabled, left in (("torch-export", "digits.pt2"), ("onnx,tensorrt,torch-export", "digits.onnx")):
-        done = in_a_process("compare", made, "--no-bench", TIMMX_DISABLE_BACKENDS=disabled)
+        done = in_a_process("compare", made, "--no-bench", forked=True, TIMMX_DISABLE_BACKENDS=disabled)
         assert f"{left}: backend" in (done.stdout + done.stderr).lower()
         assert "TIMMX_DISABLE_BACKENDS names it" in done.stdout + done.stderr
         assert done.returncode == (0 if disabled == "torch-export" else 2)

@@ -14,8 +14,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import forks
 import numpy as np
-import processes
 import pytest
 import timmx
 from filelock import FileLock
@@ -550,9 +550,7 @@ def test_after_ctrl_c_and_after_a_kill_the_same_command_continues(file, tmp_path
         "j",
         "--json",
     ]
-    process = processes.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = forks.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         journal = tmp_path / "j"
         while not (journal.exists() and journal.stat().st_size > 2_000):
@@ -567,7 +565,7 @@ def test_after_ctrl_c_and_after_a_kill_the_same_command_continues(file, tmp_path
     if blow == signal.SIGINT:
         assert "run the same command to continue" in said
         assert "Traceback" not in said
-    done = processes.run(command, cwd=tmp_path)
+    done = forks.run(command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert 0 < result["resumed"] < result["count"] == 1_000

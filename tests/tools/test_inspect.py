@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import processes
+import forks
 import pytest
 from plugins import install_plugin, installed, on_path
 from timmx.artifact import records
@@ -280,7 +280,7 @@ def test_a_third_party_format_is_inspected(process, export, digits, run_timmx, t
     image = next(iter(sorted((SAMPLES / "5").glob("*.png"))))
     (tmp_path / "snippet.py").write_text(run("inspect", "a.loop", "--snippet", "python"))
     code = "import runpy; runpy.run_path('snippet.py', run_name='__main__')"
-    done = processes.run(
+    done = forks.run(
         [sys.executable, "-c", code, str(image)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": on_path(site)}
     )
     assert done.returncode == 0, done.stderr

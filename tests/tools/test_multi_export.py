@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import processes
+import forks
 import pytest
 import timmx
 from plugins import install_plugin, installed
@@ -283,7 +283,7 @@ def test_without_a_folder_nothing_is_overwritten(run_timmx, digits, tmp_path):
 
 
 def test_after_an_interrupt_finished_files_remain(process, digits, tmp_path):
-    process = processes.Popen(
+    process = forks.Popen(
         [sys.executable, "-m", "timmx", "export", digits, "--no-verify", "-o", "out", "--to", "torch-export",
          "--to", "coreml", "--to", "litert"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import forks
 import numpy as np
 import onnx
-import processes
 import pytest
 import tree_sitter
 import tree_sitter_kotlin
@@ -112,7 +112,7 @@ def run_python(scripts: dict[str, tuple[Path, Path, list[Path]]]) -> dict[str, l
         name: (str(folder), str(script), list(map(str, images)))
         for name, (folder, script, images) in scripts.items()
     }
-    done = processes.run([sys.executable, "-c", PYTHON_RUNS], input=json.dumps(given))
+    done = forks.run([sys.executable, "-c", PYTHON_RUNS], input=json.dumps(given))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-import processes
+import forks
 import pytest
 from timmx.cli.application import app
 from typer.testing import CliRunner
@@ -84,6 +84,6 @@ def test_documented_python_runs(walk):
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/tools.md").read_text("utf-8"), re.M | re.S)
     code = code.replace('"digits.onnx"', '"out/digits.onnx"')
 
-    done = processes.run([sys.executable, "-c", code], cwd=folder)
+    done = forks.run([sys.executable, "-c", code], cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "0.996" in done.stdout

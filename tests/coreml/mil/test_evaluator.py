@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 
+import forks
 import numpy as np
-import processes
 import pytest
 import torch
 from mil_programs import open_package, parse_package, program, save, save_and_open
@@ -336,7 +336,7 @@ model.ParseFromString((folder / "model.mlmodel").read_bytes())
 MilEvaluator(model, folder).run({{"x": torch.zeros(2, 4)}})
 assert "coremltools" not in sys.modules
 """
-    done = processes.run([sys.executable, "-c", script])
+    done = forks.run([sys.executable, "-c", script])
     assert done.returncode == 0, done.stderr
 
 

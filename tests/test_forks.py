@@ -1,4 +1,4 @@
-"""`processes`: a forked command behaves as a new interpreter does."""
+"""`forks`: a forked command behaves as a new interpreter does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-import processes
+import forks
 import pytest
 
 pytestmark = [
@@ -35,7 +35,7 @@ def test_a_forked_command_behaves_as_a_new_one(name, tmp_path):
         "env": os.environ | {"ASKED": "ü", "PYTHONPATH": str(tmp_path)},
         "input": "a line\n",
     }
-    forked = processes.run(command, **options)
+    forked = forks.run(command, **options)
     new = subprocess.run(command, text=True, capture_output=True, check=False, **options)
     assert (forked.returncode, forked.stdout) == (new.returncode, new.stdout)
     assert forked.stderr.splitlines()[-1:] == new.stderr.splitlines()[-1:]
@@ -43,7 +43,7 @@ def test_a_forked_command_behaves_as_a_new_one(name, tmp_path):
 
 def test_a_forked_process_has_its_own_number_group_and_signals():
     code = "import os, time; print(os.getpid(), os.getpgrp(), flush=True); time.sleep(30)"
-    with processes.Popen(
+    with forks.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert list(map(int, process.stdout.readline().split())) == [process.pid, process.pid]
@@ -57,11 +57,11 @@ def test_a_forked_process_has_its_own_number_group_and_signals():
 
 def test_torch_is_there_and_timmx_is_not():
     code = "import sys; print('torch' in sys.modules, any(name.startswith('timmx') for name in sys.modules))"
-    assert processes.run([sys.executable, "-c", code]).stdout.split() == ["True", "False"]
+    assert forks.run([sys.executable, "-c", code]).stdout.split() == ["True", "False"]
 
 
 def test_what_python_reads_at_its_start_is_refused():
     with pytest.raises(ValueError, match="PYTHONUTF8"):
-        processes.run([sys.executable, "-c", ""], env=os.environ | {"PYTHONUTF8": "0"})
+        forks.run([sys.executable, "-c", ""], env=os.environ | {"PYTHONUTF8": "0"})
     with pytest.raises(ValueError, match="not a command"):
-        processes.run(["git", "status"])
+        forks.run(["git", "status"])
