@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 class Reporter:
     """Receives progress and discards it; the command line installs a subclass that shows it."""
 
+    verbose = False
+    """Whether details are shown, so that figures nobody asked for may be measured."""
+
     def step(self, text: str) -> None:
         """Start a step."""
 

@@ -40,6 +40,12 @@ def verdict(report: VerificationReport) -> list[str]:
         f"{status}: {report.snr_db:.1f} dB{floor} on {report.inputs} inputs ({report.origin}), "
         f"batch size {sizes}{engine}"
     ]
+    if report.resolvable_db is not None and report.exact_db is not None:
+        lines.append(
+            f"  against float64: {report.exact_db:.1f} dB; PyTorch in this precision: {report.resolvable_db:.1f} dB"
+        )
+    if report.operations and report.operation_db is not None:
+        lines.append(f"  {report.operations} operations compared one by one, at least {report.operation_db:.1f} dB each")
     cosine = min(figures.cosine_min for figures in report.outputs)
     largest = max(figures.max_abs_diff for figures in report.outputs)
     worst = f"  minimum cosine {cosine:.6f}, maximum difference {largest:.2g}"

@@ -53,6 +53,7 @@ from timmx.contract.preprocessing import (
 )
 from timmx.contract.runner import (
     OpenSettings as OpenSettings,
+    Operation as Operation,
     Quantization as Quantization,
     Runner as Runner,
     TensorSpec as TensorSpec,

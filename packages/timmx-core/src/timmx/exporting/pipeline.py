@@ -221,7 +221,7 @@ def _verify(
     options: Any,
     calibrated_on: str,
 ) -> VerificationReport:
-    from timmx.verification import Status, VerificationReport, verify
+    from timmx.verification import Judgment, Status, VerificationReport, judge_arithmetic, verify
 
     request = session.request
     if not request.verify:
@@ -238,6 +238,17 @@ def _verify(
                 min_snr_db=request.min_snr,
                 min_agreement=agreement_share(request.min_agreement),
             )
+            judgment = Judgment(report=report)
+            if session.model is not None:
+                judgment = judge_arithmetic(
+                    report,
+                    runner,
+                    session.reference,
+                    session.model,
+                    precision=exported.precision,
+                    fixed_floor=request.min_snr is not None,
+                )
+            report = judgment.report
     except RuntimeUnavailable as exc:
         checks = "the prepared model was compared with the original, and the file's metadata was read back"
         reason = exc.message.rstrip(".") + (f" ({exc.hint})" if exc.hint else "")
@@ -247,7 +258,7 @@ def _verify(
         if calibrated_on:
             reasons.append(f"It was calibrated on {calibrated_on}: inputs of another kind can cause this")
         flag = "--min-agreement" if report.disagrees else "--min-snr"
-        hint = f"try another precision, set another floor with {flag}, or skip verification with --no-verify"
+        hint = f"{judgment.hint}set another floor with {flag}, or skip verification with --no-verify"
         if any(output.vacuous for output in report.outputs):
             hint = f"check that the weights are trained and the images of --verify-data differ; or {hint}"
         raise VerificationError(

@@ -52,6 +52,7 @@ from timmx.contract import (
     ModelMetadata as ModelMetadata,
     NoOptions as NoOptions,
     OpenSettings as OpenSettings,
+    Operation as Operation,
     OutputKind as OutputKind,
     OutputMetadata as OutputMetadata,
     Precision as Precision,

@@ -1,3 +1,9 @@
+from timmx.verification.arithmetic import (
+    Judgment as Judgment,
+    Model as Model,
+    Skipped as Skipped,
+    judge_arithmetic as judge_arithmetic,
+)
 from timmx.verification.comparison import (
     FLOORS_DB as FLOORS_DB,
     Reference as Reference,
