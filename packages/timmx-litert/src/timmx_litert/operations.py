@@ -55,7 +55,9 @@ class Operations:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         operator = self._operators[name]
-        tensors = list(dict.fromkeys(int(index) for index in (*operator.inputs, *operator.outputs) if index >= 0))
+        tensors = list(
+            dict.fromkeys(int(index) for index in (*operator.inputs, *operator.outputs) if index >= 0)
+        )
         interpreter = Interpreter(
             model_content=self._single(operator, tensors, inputs),
             experimental_op_resolver_type=OpResolverType.BUILTIN_REF,

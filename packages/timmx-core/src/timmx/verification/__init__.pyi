@@ -2,6 +2,7 @@ from timmx.verification.arithmetic import (
     Judgment as Judgment,
     Model as Model,
     Skipped as Skipped,
+    compare_by_operation as compare_by_operation,
     judge_arithmetic as judge_arithmetic,
 )
 from timmx.verification.comparison import (
@@ -11,4 +12,8 @@ from timmx.verification.comparison import (
     VerificationReport as VerificationReport,
     run_reference as run_reference,
     verify as verify,
+)
+from timmx.verification.operations import (
+    OperationFigures as OperationFigures,
+    OperationReport as OperationReport,
 )

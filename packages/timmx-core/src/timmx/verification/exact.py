@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import numpy as np
 
 _ATTRIBUTES = ("__get__", "__set__", "__delete__")
 
@@ -91,12 +91,15 @@ class ExactValue:
         module: path of the module in the model that computes it; empty for the model itself.
         kind: the operation, such as `conv2d`.
         array: float32.
+        rounding_db: PyTorch's float32 result for the same inputs against it, as `own_db` measures it; infinite if
+            they are equal.
     """
 
     name: str
     module: str
     kind: str
     array: np.ndarray
+    rounding_db: float
 
 
 class ExactGraph(torch.fx.Interpreter):
@@ -108,41 +111,76 @@ class ExactGraph(torch.fx.Interpreter):
 
     def __init__(self, module: torch.fx.GraphModule) -> None:
         super().__init__(module)
-        self._values: list[ExactValue] = []
+        self._values: dict[str, list[ExactValue]] = {}
 
-    def values(self, inputs: torch.Tensor) -> tuple[list[ExactValue], tuple[np.ndarray, ...]]:
+    def values(self, inputs: torch.Tensor) -> tuple[list[ExactValue], list[ExactValue]]:
         """Run once.
 
         Returns:
-            The float values in order of execution, the input first, and the outputs.
+            The float values in order of execution, the input first; and those of the outputs.
         """
-        self._values = []
+        self._values = {}
         with torch.no_grad():
-            results = self.run(inputs)
-        outputs = [tensor.cpu().numpy() for tensor in pytree.tree_leaves(results)]
-        values, self._values = self._values, []
-        return values, tuple(outputs)
+            self.run(inputs)
+        sources: list[torch.fx.Node] = []
+        output_node = next(iter(self.graph.find_nodes(op="output")))
+        torch.fx.map_arg(output_node.args, sources.append)
+        values, self._values = self._values, {}
+        return [value for found in values.values() for value in found], [
+            values[source.name][0] for source in sources
+        ]
 
     def run_node(self, n: torch.fx.Node) -> Any:
+        rounded: Any = None
         if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
+            if not _is_view(n.target) and not n.target._schema.is_mutable:
+                rounded = n.target(*args, **kwargs)
             result = _exact_call(n.target, args, kwargs)
         else:
             result = super().run_node(n)
         if n.op in ("call_function", "placeholder"):
-            self._values += [
+            own = list(_float_tensors(rounded))
+            overwritten = any(map(_writes_in_place, n.users))
+            self._values[n.name] = [
                 ExactValue(
-                    name=n.name, module=_module_of(n), kind=_kind_of(n), array=tensor.detach().cpu().numpy()
+                    name=n.name,
+                    module=_module_of(n),
+                    kind=_kind_of(n),
+                    array=_array(tensor).copy() if overwritten else _array(tensor),
+                    rounding_db=own_db(_array(tensor), _array(own[index])) if own else math.inf,
                 )
-                for tensor in _float_tensors(result)
+                for index, tensor in enumerate(_float_tensors(result))
             ]
         return result
 
 
+def own_db(exact: np.ndarray, result: np.ndarray) -> float:
+    """The ratio of an operation's result to its exact one, at the worst index of any axis, in dB.
+
+    An error in one weight of a convolution changes one channel. Rounding errors are relative to the terms of a sum,
+    so a channel of small values counts like an average one.
+    """
+    exact = exact.astype(np.float64)
+    error, energy = np.square(result.astype(np.float64) - exact), np.square(exact)
+    if not np.isfinite(error).all():
+        return -math.inf
+    mean, worst = float(energy.mean()), float(error.mean())
+    if not mean:
+        return -math.inf if worst else math.inf
+    worst /= mean
+    for axis in range(exact.ndim):
+        if exact.shape[axis] > 1:
+            others = tuple(other for other in range(exact.ndim) if other != axis)
+            noise, signal = error.mean(axis=others), energy.mean(axis=others)
+            worst = max(worst, float((noise / np.maximum(signal, mean)).max()))
+    return -10 * math.log10(worst) if worst > 0 else math.inf
+
+
 def _exact_call(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> Any:
     schema = target._schema
-    if not schema.is_mutable and any(item.alias_info is not None for item in schema.returns):
-        return target(*args, **kwargs)  # a view
+    if _is_view(target):
+        return target(*args, **kwargs)
     wide = widen(args)
     results = target(*wide, **widen(kwargs))
     if schema.is_mutable:
@@ -156,6 +194,19 @@ def _exact_call(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> Any:
         ),
         results,
     )
+
+
+def _is_view(target: torch._ops.OpOverload) -> bool:
+    schema = target._schema
+    return not schema.is_mutable and any(item.alias_info is not None for item in schema.returns)
+
+
+def _writes_in_place(node: torch.fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
 
 
 def _float_tensors(result: Any) -> Iterator[torch.Tensor]:

@@ -99,7 +99,7 @@ def verify_file(
     """
     share = agreement_share(min_agreement)
     backend, metadata = read_artifact(path := path.expanduser())
-    precision = _precision(path, metadata)
+    precision = precision_of(path, metadata)
     other = file_named(against)
     if other is not None:
         refuse_model_options(model_options, f"and --against {other} is a file")
@@ -156,7 +156,7 @@ def verify_file(
     )
 
 
-def _precision(path: Path, metadata: Metadata) -> Precision:
+def precision_of(path: Path, metadata: Metadata) -> Precision:
     """The arithmetic inside, which determines the floor."""
     try:
         return Precision(metadata.precision)
@@ -196,7 +196,7 @@ def _file_baseline(
     from timmx.inputs import ImageSamples, choose_samples
 
     backend, other_metadata = read_artifact(other)
-    _precision(other, other_metadata)
+    precision_of(other, other_metadata)
     preprocessor = ImagePreprocessor.of(metadata)
     if ImagePreprocessor.of(other_metadata).data_config != preprocessor.data_config:
         raise ConfigurationError(
