@@ -110,13 +110,21 @@ def _float16(program: torch.export.ExportedProgram, job: ExportJob) -> tuple[Any
     """Return the compute precision, float16 except where values may overflow, and notes for the user."""
     import coremltools as ct
 
-    islands = float32_islands(program, [job.example_input.cpu()])
+    islands = float32_islands(program, [job.example_input.cpu()], job.repair)
     if islands is None:
         return ct.precision.FLOAT16, ()
-    return ct.transform.FP16ComputePrecision(op_selector=islands), (
-        f"{islands.count} operations stay in float32 and off the Neural Engine: their values come near float16's "
-        "maximum of 65504.",
-    )
+    notes = []
+    if large := islands.count - islands.for_accuracy:
+        notes.append(
+            f"{large} operations stay in float32 and off the Neural Engine: their values come near float16's maximum "
+            "of 65504."
+        )
+    if islands.for_accuracy:
+        notes.append(
+            f"{islands.for_accuracy} operations stay in float32 and off the Neural Engine: with fewer, the file would "
+            "miss its floor."
+        )
+    return ct.transform.FP16ComputePrecision(op_selector=islands), tuple(notes)
 
 
 def _input(job: ExportJob, conversion: Conversion) -> Any:

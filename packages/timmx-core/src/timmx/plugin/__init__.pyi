@@ -59,6 +59,7 @@ from timmx.contract import (
     Problem as Problem,
     Quantization as Quantization,
     RandomCalibration as RandomCalibration,
+    Repair as Repair,
     Runner as Runner,
     Snippet as Snippet,
     TensorSpec as TensorSpec,
@@ -82,4 +83,9 @@ from timmx.inputs import (
     fetch as fetch,
 )
 from timmx.model import check_count as check_count
-from timmx.quantization import Observed as Observed
+from timmx.quantization import (
+    Float32Set as Float32Set,
+    HalfPrecisionProgram as HalfPrecisionProgram,
+    Observed as Observed,
+    smallest_float32_set as smallest_float32_set,
+)

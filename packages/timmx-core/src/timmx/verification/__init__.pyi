@@ -2,6 +2,7 @@ from timmx.verification.arithmetic import (
     Judgment as Judgment,
     Model as Model,
     Skipped as Skipped,
+    below_floor as below_floor,
     compare_by_operation as compare_by_operation,
     judge_arithmetic as judge_arithmetic,
 )

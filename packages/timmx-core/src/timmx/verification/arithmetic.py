@@ -92,12 +92,11 @@ class Judgment:
 
 
 def below_floor(report: VerificationReport) -> bool:
-    """Whether the artifact failed only because a finite ratio is below its floor."""
+    """Whether the artifact failed only because its ratio is below its floor."""
     return (
         report.status is Status.FAILED
         and not report.disagrees
         and report.snr_db is not None
-        and math.isfinite(report.snr_db)
         and not any(item.vacuous for item in report.outputs)
     )
 
@@ -123,7 +122,7 @@ def judge_arithmetic(
         precision: the artifact's precision.
         fixed_floor: the user set the floor, which then applies whatever the arithmetic can resolve.
     """
-    if not below_floor(report):
+    if not below_floor(report) or not math.isfinite(report.snr_db or 0.0):
         if reporter().verbose and report.status is Status.VERIFIED and precision is Precision.FP32:
             report = _with_figures(report, runner, reference, model)
         return Judgment(report=report)

@@ -143,9 +143,7 @@ class MilEvaluator:
                 if step.constant and step.operation.outputs[0].name not in self._constants:
                     self._constants.update(self._execute(step, {}))
             step = next(
-                item
-                for item in self._steps
-                if not item.constant and item.operation.outputs[0].name == name
+                item for item in self._steps if not item.constant and item.operation.outputs[0].name == name
             )
             return self._execute(step, dict(inputs))
 

@@ -114,7 +114,6 @@ class NeuralNetworkEvaluator:
             outputs |= self._labels.outputs(blobs[self._labels.blob])
         return {name: outputs[name] for name in self.outputs}
 
-
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers in order."""
