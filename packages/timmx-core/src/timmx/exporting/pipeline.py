@@ -40,7 +40,7 @@ _HALVES = (Precision.FP16, Precision.BF16)
 _REPAIR_MARGINS_DB = (1.0, 5.0)
 """How far above the floor a repair aims: files round in a few places more than the simulation by which it chooses."""
 
-_REPAIR_INPUTS = 8
+_REPAIR_INPUTS = 4
 """Maximum number of inputs that a repair measures with."""
 
 _REPORT = "report it to the backend's authors"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -13,8 +12,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-_MOST_SECONDS = 240.0
-"""Wall time after which no further operation is moved back."""
+_MOST_MEASUREMENTS = 250
+"""After which no further operation is moved back. Not a time, with which a file would depend on the machine's load."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Float32Set(Generic[Item]):
     Attributes:
         items: the operations that stay in float32.
         snr_db: the ratio with them.
-        minimal: whether none of them can be left out; False if the time did not suffice to try all.
+        minimal: whether none of them can be left out; False if that would have taken too many measurements.
     """
 
     items: frozenset[Item]
@@ -49,51 +48,56 @@ def smallest_float32_set(
     Returns:
         None if the floor is not reached with all of them in float32.
     """
-    start = time.perf_counter()
-    if measure(frozenset(items)) < floor_db:
+    search = _Search(measure, floor_db)
+    if not search.reaches(items):
         return None
-    first, last = (list(_shortest(part, measure, floor_db)) for part in (items, items[::-1]))
+    first, last = (list(search.shortest(part)) for part in (items, items[::-1]))
     kept = first if len(first) <= len(last) else last
     size = len(kept)
     while size > 1:
         size = (size + 1) // 2
-        _leave_out(kept, size, measure, floor_db, start)
-    while _leave_out(kept, 1, measure, floor_db, start):
+        search.leave_out(kept, size)
+    while search.leave_out(kept, 1):
         pass
-    in_time = time.perf_counter() - start <= _MOST_SECONDS
-    if not in_time:
-        reporter().detail("The time did not suffice to move all operations back to half precision.")
-    return Float32Set(frozenset(kept), measure(frozenset(kept)), in_time)
+    minimal = search.left > 0
+    if not minimal:
+        reporter().detail(f"Not all of {len(kept)} operations were tried in half precision.")
+    return Float32Set(frozenset(kept), search.measured(kept), minimal)
 
 
-def _shortest(
-    items: Sequence[Item], measure: Callable[[frozenset[Item]], float], floor_db: float
-) -> Sequence[Item]:
-    """The shortest beginning that reaches the floor, as far as bisection finds it."""
-    too_short, enough = -1, len(items)
-    while enough - too_short > 1:
-        middle = (too_short + enough) // 2
-        if measure(frozenset(items[:middle])) >= floor_db:
-            enough = middle
-        else:
-            too_short = middle
-    return items[:enough]
+class _Search(Generic[Item]):
+    def __init__(self, measure: Callable[[frozenset[Item]], float], floor_db: float) -> None:
+        self._measure, self._floor_db = measure, floor_db
+        self._known: dict[frozenset[Item], float] = {}
+        self.left = _MOST_MEASUREMENTS
 
+    def measured(self, kept: Sequence[Item]) -> float:
+        key = frozenset(kept)
+        if key not in self._known:
+            self.left -= 1
+            self._known[key] = self._measure(key)
+        return self._known[key]
 
-def _leave_out(
-    kept: list[Item],
-    size: int,
-    measure: Callable[[frozenset[Item]], float],
-    floor_db: float,
-    start: float,
-) -> bool:
-    """Leave out every part of this size that is not needed; returns whether there was one."""
-    changed = False
-    for index in reversed(range(0, len(kept), size)):
-        if time.perf_counter() - start > _MOST_SECONDS:
-            return False
-        rest = kept[:index] + kept[index + size :]
-        if measure(frozenset(rest)) >= floor_db:
-            kept[:] = rest
-            changed = True
-    return changed
+    def reaches(self, kept: Sequence[Item]) -> bool:
+        return self.measured(kept) >= self._floor_db
+
+    def shortest(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The shortest beginning that reaches the floor, as far as bisection finds it."""
+        too_short, enough = -1, len(items)
+        while enough - too_short > 1:
+            middle = (too_short + enough) // 2
+            if self.reaches(items[:middle]):
+                enough = middle
+            else:
+                too_short = middle
+        return items[:enough]
+
+    def leave_out(self, kept: list[Item], size: int) -> bool:
+        """Leave out every part of this size that is not needed; returns whether there was one."""
+        changed = False
+        for index in reversed(range(0, len(kept), size)):
+            rest = kept[:index] + kept[index + size :]
+            if self.left > 0 and self.reaches(rest):
+                kept[:] = rest
+                changed = True
+        return changed and self.left > 0
