@@ -47,11 +47,12 @@ class Conversion:
     labels: tuple[str, ...] | None = None
 
 
-def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...]]:
+def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...], int]:
     """Convert the captured model.
 
     Returns:
-        A `coremltools.models.MLModel` that is not loaded, and notes for the user.
+        A `coremltools.models.MLModel` that is not loaded, notes for the user, and the number of operations that stay in
+        float32 in a float16 program.
 
     Raises:
         UnsupportedError: coremltools cannot convert it.
@@ -63,6 +64,7 @@ def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...
 
         program = move_to_device_pass(program, "cpu")  # coremltools reads the weights as numpy arrays
     notes: tuple[str, ...] = ()
+    in_float32 = 0
     with quiet():
         import coremltools as ct
 
@@ -72,7 +74,7 @@ def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...
         if conversion.kind is ConvertTo.MLPROGRAM:
             arguments["compute_precision"] = ct.precision.FLOAT32
             if conversion.precision is ComputePrecision.FLOAT16:
-                arguments["compute_precision"], notes = _float16(program, job)
+                arguments["compute_precision"], notes, in_float32 = _float16(program, job)
         if conversion.labels is not None:
             if conversion.kind is ConvertTo.NEURALNETWORK:
                 names = (PROBABILITIES,)  # an mlprogram's output gets this name by default
@@ -104,20 +106,28 @@ def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...
                 f"{reason[:300].rstrip('.')}",
                 hint=f"use a later --target, which may have the operation, or {OTHER_FORMATS}",
             ) from exc
-    return converted, notes
+    return converted, notes, in_float32
 
 
-def _float16(program: torch.export.ExportedProgram, job: ExportJob) -> tuple[Any, tuple[str, ...]]:
-    """Return the compute precision, float16 except where values may overflow, and notes for the user."""
+def _float16(program: torch.export.ExportedProgram, job: ExportJob) -> tuple[Any, tuple[str, ...], int]:
+    """Return the compute precision, float16 except where that loses too much, notes, and the number of exceptions."""
     import coremltools as ct
 
-    islands = float32_islands(program, [job.example_input.cpu()])
+    islands = float32_islands(program, [job.example_input.cpu()], job.repair)
     if islands is None:
-        return ct.precision.FLOAT16, ()
-    return ct.transform.FP16ComputePrecision(op_selector=islands), (
-        f"{islands.count} operations stay in float32 and off the Neural Engine: their values come near float16's "
-        "maximum of 65504.",
-    )
+        return ct.precision.FLOAT16, (), 0
+    notes = []
+    if large := islands.count - islands.for_accuracy:
+        notes.append(
+            f"{large} operations stay in float32 and off the Neural Engine: their values come near float16's maximum "
+            "of 65504."
+        )
+    if islands.for_accuracy:
+        notes.append(
+            f"{islands.for_accuracy} operations stay in float32 and off the Neural Engine: with fewer, the file would "
+            "miss its floor."
+        )
+    return ct.transform.FP16ComputePrecision(op_selector=islands), tuple(notes), islands.count
 
 
 def _input(job: ExportJob, conversion: Conversion) -> Any:

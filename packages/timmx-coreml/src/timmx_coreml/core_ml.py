@@ -36,6 +36,7 @@ class CoreML:
 
     name = ""
     intermediates = ()
+    operations = None
 
     def __init__(self, file: CoreMLFile, units: ComputeUnits) -> None:
         with quiet():

@@ -55,7 +55,7 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
         image_input=options.image_input,
         labels=labels,
     )
-    converted, conversion_notes = convert(job, conversion)
+    converted, conversion_notes, in_float32 = convert(job, conversion)
     notes.extend(conversion_notes)
     precision = _precision(options)
     if options.quantize is not Quantize.NONE:
@@ -84,6 +84,8 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
         "specification_version": model.specificationVersion,
         "quantize": str(options.quantize),
     }
+    if in_float32:
+        facts["float32_operations"] = in_float32
     if job.request.dynamic_batch:
         facts |= {"batch_sizes" if conversion.enumerated else "batch_range": list(conversion.batch)}
     if labels:

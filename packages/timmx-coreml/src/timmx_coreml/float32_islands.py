@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timmx.plugin import HalfPrecisionProgram, smallest_float32_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from timmx.plugin import Repair
 
 LARGEST = 65504 / 4
 """A quarter of float16's maximum: a larger magnitude may overflow on another input."""
@@ -22,6 +25,8 @@ class Float32Islands:
     """The operations of a program that stay float32, as the debug handles of their nodes."""
 
     handles: frozenset[int]
+    for_accuracy: int = 0
+    """How many of them would not overflow, but miss the floor by their rounding."""
 
     @property
     def count(self) -> int:
@@ -35,9 +40,9 @@ class Float32Islands:
 
 
 def float32_islands(
-    program: torch.export.ExportedProgram, inputs: Iterable[torch.Tensor]
+    program: torch.export.ExportedProgram, inputs: Iterable[torch.Tensor], repair: Repair | None = None
 ) -> Float32Islands | None:
-    """Run the program in float32 and select the operations with large values.
+    """Run the program in float32 and select the operations with large values, and those that a repair needs.
 
     The linear attention of efficientvit_b0 reaches 2e6 with random weights; in float16 the output is noise (-16 dB).
 
@@ -45,19 +50,39 @@ def float32_islands(
         program: the result of `lower`, before its conversion. Its nodes are numbered in place; the selector is valid
             for this program only.
         inputs: representative batches; a few images are enough.
+        repair: the ratio that the file missed: the smallest further set of operations that reaches it stays float32.
 
     Returns:
         The operations that stay float32; None if float16 is enough for all.
     """
     large = large_nodes(program, inputs)
-    if not large:
+    rounding: frozenset[str] = frozenset()
+    if repair is not None:
+        rounding = _rounding_nodes(program, large, repair)
+    if not large and not rounding:
         return None
     handles: set[int] = set()
     for handle, node in enumerate(program.graph.nodes):
         node.meta[_HANDLE] = handle
         if node.name in large or any(source.name in large for source in node.all_input_nodes):
             handles.add(handle)
-    return Float32Islands(frozenset(handles))
+    by_rounding = {handle for handle, node in enumerate(program.graph.nodes) if node.name in rounding}
+    return Float32Islands(frozenset(handles | by_rounding), len(by_rounding - handles))
+
+
+def _rounding_nodes(
+    program: torch.export.ExportedProgram, large: frozenset[str], repair: Repair
+) -> frozenset[str]:
+    """The operations whose rounding to float16 would miss the ratio of a repair."""
+    half = HalfPrecisionProgram(program, repair.inputs)
+    always = large | {
+        node.name
+        for node in program.graph.nodes
+        if any(source.name in large for source in node.all_input_nodes)
+    }
+    items = [name for name in half.operations if name not in always]
+    found = smallest_float32_set(items, lambda some: half.snr_db(some | always), repair.target_db)
+    return frozenset() if found is None else found.items
 
 
 def large_nodes(program: torch.export.ExportedProgram, inputs: Iterable[torch.Tensor]) -> frozenset[str]:

@@ -26,6 +26,7 @@ class CoreMLBackend(ExportBackend):
     runtime = "Core ML, or timmx's evaluator of its files"
     toolchain = ("coremltools",)
     preload = ("coremltools", "timmx_coreml.export", "timmx_coreml.runner")
+    repairs = True
     options = CoreMLOptions
 
     def output_suffix(self, options: CoreMLOptions) -> str:

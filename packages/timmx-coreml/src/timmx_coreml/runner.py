@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,9 +19,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from timmx.plugin import Operation
+
+    from timmx_coreml.mil import MilEvaluator
+    from timmx_coreml.neural_network import NeuralNetworkEvaluator
+
 _LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
 _NAMED_OPERATIONS = 5
 """The number of operations that a note about large values names."""
+
+
+class Operations(Protocol):
+    """The operations of a file, to be run one by one."""
+
+    operations: tuple[Operation, ...]
+
+    def run(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one operation; see `Runner.run_operation`."""
 
 
 class Engine(Protocol):
@@ -43,6 +58,10 @@ class Engine(Protocol):
         self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """Run the model and return some of `intermediates`."""
+
+    @property
+    def operations(self) -> Operations | None:
+        """What runs the operations one by one; None if nothing does."""
 
     def notes(self) -> tuple[str, ...]:
         """Return notes about the runs so far."""
@@ -132,6 +151,15 @@ class CoreMLRunner(Runner):
             return super().run_intermediates(feeds, names)
         return self._engine.run_intermediates(self._check(feeds), names)
 
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        separate = self._engine.operations
+        return () if separate is None else separate.operations
+
+    def run_operation(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        separate = self._engine.operations
+        return super().run_operation(name, inputs) if separate is None else separate.run(name, inputs)
+
     def close(self) -> None:
         self._engine.close()
 
@@ -171,6 +199,7 @@ class Evaluator:
             from timmx_coreml.mil import MilEvaluator
 
             self._mil: MilEvaluator | None = MilEvaluator(file.model, file.folder)
+            self._network: NeuralNetworkEvaluator | None = None
             self._run: Any = self._mil.run
             self.intermediates = self._mil.intermediates
             self.name = "timmx's MIL evaluator"
@@ -178,7 +207,8 @@ class Evaluator:
             from timmx_coreml.neural_network import NeuralNetworkEvaluator
 
             self._mil = None
-            self._run = NeuralNetworkEvaluator(file.model).run
+            self._network = NeuralNetworkEvaluator(file.model)
+            self._run = self._network.run
             self.name = "timmx's neural network evaluator"
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -193,6 +223,14 @@ class Evaluator:
     ) -> dict[str, np.ndarray]:
         values = self._run(_tensors(feeds), names)
         return {name: value.numpy() for name, value in values.items()}
+
+    @cached_property
+    def operations(self) -> Operations | None:
+        from timmx_coreml.operations import LayerOperations, MilOperations
+
+        if self._mil is not None:
+            return MilOperations(self._mil)
+        return None if self._network is None else LayerOperations(self._network)
 
     def notes(self) -> tuple[str, ...]:
         """Return notes that name the operations whose float16 results overflow or nearly overflow."""
@@ -226,6 +264,7 @@ class Evaluator:
     def close(self) -> None:
         if self._mil is not None:
             self._mil.close()
+        self._network = None
         self._run = _raise_closed
 
 

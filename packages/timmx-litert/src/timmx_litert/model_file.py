@@ -210,7 +210,7 @@ def finish(
         graph.tensors[entry.tensorIndex].name = entry.name
     entries = list(model.metadata or ())
     for buffer in model.buffers:
-        _move_inside(buffer, content)
+        move_inside(buffer, content)
     for name, value in metadata.items():
         entry, buffer = schema.MetadataT(), schema.BufferT()
         entry.name, entry.buffer = name.encode(), len(model.buffers)
@@ -220,19 +220,20 @@ def finish(
     model.metadata = entries
     weights = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     builder = flatbuffers.Builder(weights + weights // 16 + 2**20)
-    aligned = _aligned_buffer(schema)
+    aligned = aligned_buffer(schema)
     model.buffers = [aligned(buffer.data) for buffer in model.buffers]
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     return memoryview(builder.Bytes)[builder.Head() :]
 
 
-def _move_inside(buffer: Any, content: memoryview) -> None:
+def move_inside(buffer: Any, content: memoryview) -> None:
+    """Take the bytes of a buffer that lie outside the flatbuffer."""
     if buffer.data is None and buffer.size:
         buffer.data = content[buffer.offset : buffer.offset + buffer.size]
     buffer.offset = buffer.size = 0
 
 
-def _aligned_buffer(schema: Any) -> type:
+def aligned_buffer(schema: Any) -> type:
     """A `BufferT` whose bytes begin at a multiple of 16, which the format requires and its Python writer omits."""
     import numpy as np
 

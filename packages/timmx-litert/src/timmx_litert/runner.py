@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,10 @@ from timmx_litert.model_file import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from timmx.plugin import Operation
+
+    from timmx_litert.operations import Operations
 
 _LAYOUTS = {2: "NC", 3: "NLC", 4: "NCHW"}
 
@@ -102,6 +107,19 @@ class LiteRTRunner(Runner):
                 f"the LiteRT runtime failed to run {self._path}: {_one_line(exc)}",
                 hint="export it again, or copy it again",
             ) from exc
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        return self._operations.operations
+
+    def run_operation(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._operations.run(name, inputs)
+
+    @cached_property
+    def _operations(self) -> Operations:
+        from timmx_litert.operations import Operations
+
+        return Operations(self._path)
 
     def close(self) -> None:
         self._signature = self._interpreter = None

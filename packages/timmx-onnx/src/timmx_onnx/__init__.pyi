@@ -10,4 +10,5 @@ from timmx_onnx.proto import (
     read_metadata as read_metadata,
     read_proto as read_proto,
 )
+from timmx_onnx.repair import nodes_in_float32 as nodes_in_float32
 from timmx_onnx.runner import OnnxRunner as OnnxRunner, open_session as open_session

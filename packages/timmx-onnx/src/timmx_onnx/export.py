@@ -16,9 +16,11 @@ from timmx_onnx.options import OnnxMode
 from timmx_onnx.proto import external_name, read_proto
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+    from typing import Any
 
-    from timmx.plugin import ExportJob, Metadata
+    from timmx.plugin import ExportJob, Metadata, Runner
 
     from timmx_onnx.options import OnnxOptions
     from timmx_onnx.precision import PrecisionReport
@@ -38,10 +40,12 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
     model = translate(job, options.opset, optimize=options.optimize)
     precision = Precision.FP32
     notes: tuple[str, ...] = ()
+    facts: dict[str, Any] = {}
     if options.mode is OnnxMode.FP16:
         precision = Precision.FP16
-        _, notes = to_float16(model, job)
-    metadata = job.metadata(precision, opset=options.opset, ir_version=model.ir_version)
+        report, notes = to_float16(model, job)
+        facts["float32_operations"] = dict(report.float32_nodes)
+    metadata = job.metadata(precision, opset=options.opset, ir_version=model.ir_version, **facts)
     job.progress("Writing ONNX")
     write(model, job.path, metadata, options.external_data)
     return Exported(precision, notes)
@@ -89,15 +93,34 @@ def translate(job: ExportJob, opset: int, *, optimize: bool = True) -> ir.Model:
     return translated.model
 
 
-def to_float16(model: ir.Model, job: ExportJob) -> tuple[PrecisionReport, tuple[str, ...]]:
-    """Convert the graph to float16 in place; returns a report, and notes on further operations that stay float32."""
+def to_float16(
+    model: ir.Model, job: ExportJob, open_file: Callable[[Path], Runner] | None = None
+) -> tuple[PrecisionReport, tuple[str, ...]]:
+    """Convert the graph to float16 in place; returns a report, and notes on further operations that stay float32.
+
+    Args:
+        open_file: opens a file as it is verified, for a repair; by default in ONNX Runtime.
+    """
     from timmx_onnx.precision import lower_precision, overflowing
+    from timmx_onnx.repair import nodes_in_float32
+    from timmx_onnx.runner import OnnxRunner
 
     job.progress("Lowering to float16")
     overflows = overflowing(model, {"input": job.example_input.cpu().numpy()})
     count = sum(map(overflows, model.graph))
-    report = lower_precision(model, ir.DataType.FLOAT16, overflows)
+    accurate: frozenset[str] = frozenset()
+    if job.repair is not None:
+        accurate = nodes_in_float32(
+            model, ir.DataType.FLOAT16, job.repair, overflows, open_file or OnnxRunner
+        )
+    report = lower_precision(
+        model, ir.DataType.FLOAT16, lambda node: overflows(node) or node.name in accurate
+    )
     notes = []
+    if accurate:
+        notes.append(
+            f"{len(accurate)} operations stay in float32: with fewer, the file would miss its floor."
+        )
     if count:
         notes.append(f"{count} operations stay in float32: their values are near float16's limit of 65504.")
     if report.out_of_range:

@@ -22,10 +22,11 @@ _SUMS = frozenset("GlobalAveragePool ReduceL1 ReduceL2 ReduceMean ReduceSum Redu
 _ARITHMETIC = frozenset(
     "Abs Add Ceil Clip Cos Div Exp Floor Log Max Min Mul Neg Pow Reciprocal Round Sin Sqrt Sub".split()
 )
-_LAYOUT = frozenset(
+LAYOUT_OPS = frozenset(
     "Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity Reshape Slice SpaceToDepth Split "
     "Squeeze Tile Transpose Unsqueeze".split()
 )
+"""Operators that move values."""
 
 
 class Islands:
@@ -112,7 +113,7 @@ class Islands:
                 elif value not in float32_values:
                     continue
                 self.nodes[node] = None
-                if node.op_type in _LAYOUT:
+                if node.op_type in LAYOUT_OPS:
                     float32_values.update(node.outputs)
 
     def _keep_arithmetic_on_inputs(self, nodes: Iterable[ir.Node], inputs: Iterable[ir.Value]) -> None:
@@ -125,7 +126,7 @@ class Islands:
             if node.op_type in _ARITHMETIC or (node.op_type == "Cast" and not varying):
                 exact.update(node.outputs)
                 self.nodes[node] = None
-            elif varying and node.op_type in _LAYOUT:
+            elif varying and node.op_type in LAYOUT_OPS:
                 exact.update(node.outputs)
 
     def _keep_decomposed_norms(self, nodes: Iterable[ir.Node]) -> None:
@@ -144,7 +145,7 @@ class Islands:
                 self.nodes |= dict.fromkeys((node, *squares))
             elif statistics.isdisjoint(node.inputs):
                 continue
-            elif only_statistics and node.op_type in _ARITHMETIC | _LAYOUT | _SUMS:
+            elif only_statistics and node.op_type in _ARITHMETIC | LAYOUT_OPS | _SUMS:
                 statistics.update(node.outputs)
                 self.nodes[node] = None
             elif node.op_type in _ARITHMETIC:
@@ -158,7 +159,7 @@ class Islands:
         for node in reversed(nodes):
             floats = self._floats(node.outputs)
             users = {user for value in floats for user, _ in value.uses()}
-            if node.op_type in _LAYOUT and users <= before_float32 | self.nodes.keys():
+            if node.op_type in LAYOUT_OPS and users <= before_float32 | self.nodes.keys():
                 before_float32.update([node] if users or outputs.issuperset(floats) else [])
         for node in nodes:
             sources = self._varying(node)

@@ -31,6 +31,7 @@ class OnnxBackend(ExportBackend):
         "timmx_onnx.translations",
     )
     # not what imports onnxruntime, which starts a thread when it is imported (1.32)
+    repairs = True
     options = OnnxOptions
 
     def export(self, job: ExportJob, options: OnnxOptions) -> Exported:

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from timmx.plugin import ConfigurationError, UnsupportedError
 
-from timmx_onnx.float32_islands import Islands, subgraphs
+from timmx_onnx.float32_islands import FLOAT32_OPS, LAYOUT_OPS, Islands, subgraphs
 from timmx_onnx.names import Names
 from timmx_onnx.runner import open_session
 
@@ -162,6 +162,20 @@ def overflowing(model: ir.Model, feeds: Mapping[str, NDArray[np.float32]]) -> Ca
     return lambda node: any(
         value is not None and value.name in high for value in (*node.inputs, *node.outputs)
     )
+
+
+def computing_nodes(model: ir.Model) -> list[ir.Node]:
+    """The nodes that compute float32 values, in order; simplifies the graph in place.
+
+    Nodes that only move values, and those that always compute in float32, are left out.
+    """
+    _simplify(model)
+    return [
+        node
+        for node in model.graph
+        if node.op_type not in FLOAT32_OPS | LAYOUT_OPS
+        and any(value.type == ir.TensorType(_FLOAT32) for value in node.outputs)
+    ]
 
 
 def _simplify(model: ir.Model) -> None:

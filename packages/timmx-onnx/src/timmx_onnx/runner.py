@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import onnxruntime
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from timmx.plugin import Operation
+
+    from timmx_onnx.operations import Operations
 
 _LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
 _DTYPES = {
@@ -72,6 +76,7 @@ class OnnxRunner(Runner):
 
     def __init__(self, path: Path, threads: int | None = None, *, integer_kernels: bool = True) -> None:
         check_external_data(path)
+        self._path = path
         try:
             self._session = open_session(path, threads, integer_kernels=integer_kernels)
             self.inputs = tuple(map(_spec, self._session.get_inputs()))
@@ -103,6 +108,19 @@ class OnnxRunner(Runner):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [spec.name for spec in self.outputs]
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        return self._operations.operations
+
+    def run_operation(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._operations.run(name, inputs)
+
+    @cached_property
+    def _operations(self) -> Operations:
+        from timmx_onnx.operations import Operations
+
+        return Operations(self._path)
 
 
 def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:

@@ -35,6 +35,7 @@ class TensorRTBackend(ExportBackend):
     runtime = "TensorRT, or ONNX Runtime"
     toolchain = (*OnnxBackend.toolchain, "tensorrt", "tensorrt-cu13", "tensorrt-cu12")
     preload = OnnxBackend.preload
+    repairs = True
     options = TensorRTOptions
     capabilities = Capabilities(
         dynamic_batch_from_one="an engine is tuned for --batch-size, which must be 2 or more with a dynamic batch "

@@ -19,7 +19,7 @@ from timmx.plugin import (
     VerificationError,
     reporter,
 )
-from timmx_onnx import OnnxRunner, lower_precision, to_float16, translate, write
+from timmx_onnx import OnnxRunner, lower_precision, nodes_in_float32, to_float16, translate, write
 
 from timmx_tensorrt.calibrate import observe
 from timmx_tensorrt.lint import lint
@@ -89,13 +89,18 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> TypedOn
         insert(model, ranges, grid)
         facts |= {"calibration": calibration.origin, "calibration_method": str(method)}
     if mode is TensorRTMode.FP16 or grid is not None:
-        report, notes = to_float16(model, job)
+        report, notes = to_float16(model, job, TypedRunner)
         facts["float32_operations"] = dict(report.float32_nodes)
         if grid is not None:
             facts["quantized_operations"] = quantized_operations(model)
     elif mode is TensorRTMode.BF16:
         job.progress("Lowering to bfloat16")
-        facts["float32_operations"] = dict(lower_precision(model, ir.DataType.BFLOAT16).float32_nodes)
+        kept: frozenset[str] = frozenset()
+        if job.repair is not None:
+            kept = nodes_in_float32(model, ir.DataType.BFLOAT16, job.repair, lambda node: False, TypedRunner)
+            notes = (f"{len(kept)} operations stay in float32: with fewer, the file would miss its floor.",)
+        report = lower_precision(model, ir.DataType.BFLOAT16, lambda node: node.name in kept)
+        facts["float32_operations"] = dict(report.float32_nodes)
     precision = PRECISIONS[mode]
     job.progress("Writing the typed ONNX")
     write(model, path, job.metadata(precision, **facts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from timmx.plugin import (
 from timmx_torch_export.archive import open_archive, read_metadata
 from timmx_torch_export.checks import check_arguments, is_kernel
 from timmx_torch_export.clean import clean_file
+from timmx_torch_export.operations import Operations
 from timmx_torch_export.operators import is_region, is_size_function, is_tensor_operator
 from timmx_torch_export.program import DamagedProgram, UnsafeProgram
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    from timmx.plugin import OpenSettings
+    from timmx.plugin import OpenSettings, Operation
 
 _LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
 
@@ -98,6 +100,17 @@ class Pt2Runner(Runner):
         with torch.no_grad():
             recorder.run(torch.from_numpy(feeds["input"]).to(self._device))
         return {name: recorder.values[name] for name in names}
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        return self._operations.operations
+
+    def run_operation(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._operations.run(name, inputs)
+
+    @cached_property
+    def _operations(self) -> Operations:
+        return Operations(self._module, "input", [spec.name for spec in self.outputs])
 
 
 def _load(path: Path, trust: bool) -> tuple[torch.export.ExportedProgram, torch.fx.GraphModule]:

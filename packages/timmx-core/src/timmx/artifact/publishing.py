@@ -92,6 +92,14 @@ class Staging:
     path: Path
     _target: Path
 
+    def clear(self) -> None:
+        """Remove what was written so far."""
+        for path in self.path.parent.iterdir():
+            if is_folder(path):
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
     def publish(self, replaces: Sequence[Path] = ()) -> tuple[Path, ...]:
         """Move everything that was written to its final place, and remove the old artifact.
 

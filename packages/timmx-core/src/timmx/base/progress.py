@@ -19,6 +19,9 @@ class Reporter:
 
     shows_output = False
 
+    verbose = False
+    """Whether details are shown, so that figures nobody asked for may be measured."""
+
     def step(self, text: str) -> None:
         """Start a step."""
 

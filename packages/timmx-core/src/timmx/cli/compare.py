@@ -131,13 +131,22 @@ def _accuracy_title(files: list[Row]) -> str:
     return "accuracy, mAP" if len(kinds) > 1 else "mAP" if kinds == {True} else "accuracy"
 
 
+def _ratio(row: Row) -> str:
+    """The ratio; if PyTorch itself does not reach the floor, the file's and PyTorch's against float64 too."""
+    if row.snr_db is None:
+        return "-"
+    if row.resolvable_db is None or row.exact_db is None:
+        return f"{row.snr_db:.1f} dB"
+    return f"{row.snr_db:.1f} dB (float64: {row.exact_db:.1f}, PyTorch {row.resolvable_db:.1f})"
+
+
 def _row(row: Row, comparison: FolderComparison) -> list[str]:
     cells = [
         row.name,
         "-" if row.size_bytes is None else size_text(row.size_bytes),
         row.precision,
         row.status or "-",
-        "-" if row.snr_db is None else f"{row.snr_db:.1f} dB",
+        _ratio(row),
         "-" if row.agreement is None else f"{100 * row.agreement:.1f} %",
     ]
     if comparison.evaluations:

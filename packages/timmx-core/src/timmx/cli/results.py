@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.base import size_text
+from timmx.base import format_table, size_text
 from timmx.contract import LEAST_AGREEMENT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from timmx.exporting import ExportResult
+    from timmx.tools.verify import LocatedOperations
     from timmx.verification import VerificationReport
 
 
@@ -41,6 +42,14 @@ def verdict(report: VerificationReport) -> list[str]:
         f"{status}: {report.snr_db:.1f} dB{floor} on {report.inputs} inputs ({report.origin}), "
         f"batch size {sizes}{engine}"
     ]
+    if report.resolvable_db is not None and report.exact_db is not None:
+        lines.append(
+            f"  against float64: {report.exact_db:.1f} dB; PyTorch in this precision: {report.resolvable_db:.1f} dB"
+        )
+    if report.operations and report.operation_db is not None:
+        lines.append(
+            f"  {report.operations} operations compared one by one: {report.operation_db:.1f} dB or more"
+        )
     cosine = min(figures.cosine_min for figures in report.outputs)
     largest = max(figures.max_abs_diff for figures in report.outputs)
     worst = f"  minimum cosine {cosine:.6f}, maximum difference {largest:.2g}"
@@ -54,3 +63,20 @@ def verdict(report: VerificationReport) -> list[str]:
             f"  accuracy {100 * report.accuracy:.1f} % (PyTorch model: {100 * report.model_accuracy:.1f} %)"
         )
     return lines
+
+
+def located_table(located: LocatedOperations) -> list[str]:
+    """Each operation of a file with its module in the model and its own error, and the first wrong one."""
+    rows: list[tuple[str, ...]] = [("operation", "type", "in the model", "module", "own error", "")]
+    for item in (*located.report.operations, *located.report.outputs):
+        ratio = "-" if item.snr_db is None else f"{item.snr_db:.1f} dB"
+        rows.append((item.name, item.kind, item.value, item.module, ratio, "exceeds rounding" * item.wrong))
+    wrong, engine = located.report.wrong, f"; run by {located.engine}" if located.engine else ""
+    result = "all operations are exact to rounding"
+    if wrong is not None:
+        result = f"the first one whose error exceeds rounding: {wrong.name}, {wrong.snr_db:.1f} dB"
+    return [
+        f"{located.path}  against {located.against}{engine}",
+        *format_table(rows, left=(0, 1, 2, 3, 5)),
+        f"{len(located.report.operations)} operations; {result}",
+    ]

@@ -33,7 +33,7 @@ class TerminalReporter(ClosingReporter):
 
     def __init__(self, stream: IO[str], verbose: bool) -> None:
         self._stream = stream
-        self._verbose = verbose
+        self._verbose = self.verbose = verbose
         self._warnings: set[str] = set()
         self._stages: dict[str, str] = {}
         self._in_parallel = False

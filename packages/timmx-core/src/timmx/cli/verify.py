@@ -11,8 +11,9 @@ import typer
 from timmx.base import size_text
 from timmx.cli.options import DebugOption, FileArgument, TrustOption, VerboseOption
 from timmx.cli.output import write, write_json
-from timmx.cli.results import verdict
+from timmx.cli.results import located_table, verdict
 from timmx.contract import JsonOption
+from timmx.errors import ConfigurationError
 
 
 def verify(
@@ -53,6 +54,13 @@ def verify(
             "activations, if the weights are trained and there are at least 64 images.",
         ),
     ] = None,
+    locate: Annotated[
+        bool,
+        typer.Option(
+            "--locate",
+            help="Compare the file operation by operation with the model instead, and print a table of their errors.",
+        ),
+    ] = False,
     trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -60,8 +68,22 @@ def verify(
 ) -> None:
     """Repeat the verification of an export. Exits with 2 if it fails."""
     from timmx.cli.terminal import working
-    from timmx.tools.verify import verify_file
+    from timmx.tools.verify import locate_operations, verify_file
 
+    if locate:
+        for flag, value in (("--min-snr", min_snr), ("--min-agreement", min_agreement)):
+            if value is not None:
+                raise ConfigurationError(
+                    f"{flag} is for a verification, which --locate replaces",
+                    hint=f"leave {flag} or --locate out",
+                )
+        with working(verbose):
+            located = locate_operations(file, against, model_options, verify_data=verify_data, trust=trust)
+        if as_json:
+            write_json(located.to_dict())
+        else:
+            write("\n".join(located_table(located)))
+        return
     with working(verbose):
         result = verify_file(
             file,

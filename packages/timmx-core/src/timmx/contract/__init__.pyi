@@ -9,7 +9,12 @@ from timmx.contract.capabilities import (
     Precision as Precision,
     Problem as Problem,
 )
-from timmx.contract.job import Calibration as Calibration, Exported as Exported, ExportJob as ExportJob
+from timmx.contract.job import (
+    Calibration as Calibration,
+    Exported as Exported,
+    ExportJob as ExportJob,
+    Repair as Repair,
+)
 from timmx.contract.metadata import (
     Activation as Activation,
     InputMetadata as InputMetadata,
@@ -53,6 +58,7 @@ from timmx.contract.preprocessing import (
 )
 from timmx.contract.runner import (
     OpenSettings as OpenSettings,
+    Operation as Operation,
     Quantization as Quantization,
     Runner as Runner,
     TensorSpec as TensorSpec,

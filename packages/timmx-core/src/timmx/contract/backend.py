@@ -59,6 +59,7 @@ class ExportBackend(ABC):
         runtime: what opens its files, such as `ONNX Runtime`; for the message if that crashes.
         toolchain: distributions that convert, write or run the file, such as `("onnx", "onnxruntime")`. The metadata
             records the versions of the installed ones.
+        repairs: whether `export` uses `job.repair`.
         preload: modules that take long to import, such as `("onnxscript", "timmx_onnx.export")`: a sweep imports them
             once for all models, and forks. Importing them must not start threads.
     """
@@ -73,6 +74,7 @@ class ExportBackend(ABC):
     snippet_languages: ClassVar[tuple[str, ...]] = ("python",)
     runtime: ClassVar[str] = ""
     toolchain: ClassVar[tuple[str, ...]] = ()
+    repairs: ClassVar[bool] = False
     preload: ClassVar[tuple[str, ...]] = ()
 
     def create_command(self) -> Callable[..., Any]:

@@ -64,6 +64,19 @@ class Calibration(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Repair:
+    """What a second export in half precision must reach, after the first one missed its floor.
+
+    Attributes:
+        target_db: the signal-to-noise ratio to reach, in dB; slightly above the floor.
+        inputs: (N, C, H, W) float32, N at least 4: inputs of the verification.
+    """
+
+    target_db: float
+    inputs: np.ndarray
+
+
 class ExportJob(Protocol):
     """One export, as a backend sees it. The core creates it; a backend only reads it."""
 
@@ -90,6 +103,11 @@ class ExportJob(Protocol):
     @property
     def labels(self) -> tuple[str, ...] | None:
         """Class names by class index, or None if they are unknown."""
+
+    @property
+    def repair(self) -> Repair | None:
+        """None in the first export. If a backend `repairs`, and its half-precision file misses the floor, `export` is
+        called again with this, to keep operations in float32 until the file reaches it."""
 
     def capture(self, *, strict: bool = False) -> torch.export.ExportedProgram:
         """The prepared model as an ExportedProgram, constants folded; N is dynamic if the request says so.

@@ -89,6 +89,24 @@ class TensorSpec:
     quantization: Quantization | None = None
 
 
+@dataclass(frozen=True)
+class Operation:
+    """One operation of an artifact, which `Runner.run_operation` runs separately.
+
+    Attributes:
+        name: unique in the artifact.
+        kind: its type in the format's terms, such as `Conv`.
+        inputs: names of the values that it takes: inputs of the artifact, and outputs of operations before it. Weights
+            and other constants are not among them.
+        outputs: names of the values that it computes.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
 class Runner(ABC):
     """An artifact opened in its own runtime: arrays in, arrays out. Usable in `with`."""
 
@@ -101,6 +119,14 @@ class Runner(ABC):
 
     intermediates: tuple[str, ...] = ()
     """Names of intermediate tensors in order of execution; empty if the runtime does not expose them."""
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """All operations in order of execution; empty if the runtime cannot run one separately.
+
+        The artifact's inputs and outputs are among their inputs and outputs, by the names of `inputs` and `outputs`.
+        """
+        return ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -129,6 +155,21 @@ class Runner(ABC):
         raise UnsupportedError(
             f"{type(self).__name__} returns only outputs, no intermediate values", hint="use run"
         )
+
+    def run_operation(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one operation by itself, to compare it with the model's for the same inputs.
+
+        Args:
+            name: of one of `operations`.
+            inputs: an array for each of its inputs, in the element type of the runtime.
+
+        Returns:
+            An array for each of its outputs.
+
+        Raises:
+            UnsupportedError: the runtime runs only whole artifacts.
+        """
+        raise UnsupportedError(f"{type(self).__name__} runs only whole artifacts", hint="use run")
 
     def close(self) -> None:
         """Release the runtime's resources; does nothing by default."""

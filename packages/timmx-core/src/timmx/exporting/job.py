@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from timmx.artifact import Staging
-    from timmx.contract import ExportBackend, Metadata, Precision, Quantization
+    from timmx.contract import ExportBackend, Metadata, Precision, Quantization, Repair
     from timmx.exporting.artifact_session import ArtifactSession
     from timmx.exporting.session import ModelSession
     from timmx.inputs import CalibrationInputs
@@ -33,12 +33,14 @@ class Job:
         path: Path,
         backend: ExportBackend,
         open_stages: ExitStack | None = None,
+        repair: Repair | None = None,
     ) -> None:
         self._session = session
         self._backend = backend
         self._open = open_stages or ExitStack()
         self.extra_outputs: list[Staging] = []
         self.path = path
+        self.repair = repair
         self.request = session.request
         self._facts: dict[str, Any] = {}
         self._io_types = IoTypes()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import remember, remember_export, staging, writing
 from timmx.base import artifact_size, exact_cuda, reporter, require_artifact, without_progress_bars
-from timmx.contract import Metadata, OpenSettings, agreement_share
+from timmx.contract import Metadata, OpenSettings, Precision, Repair, agreement_share
 from timmx.errors import (
     ArtifactError,
     BackendError,
@@ -23,10 +23,11 @@ from timmx.exporting.job import Job
 from timmx.exporting.validation import validate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from timmx.artifact import Staging
-    from timmx.contract import ExportBackend, Exported, ExportRequest, Precision
+    from timmx.contract import ExportBackend, Exported, ExportRequest
     from timmx.exporting.artifact_session import ArtifactSession
     from timmx.exporting.session import ModelSession
     from timmx.verification import VerificationReport
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 
 ONE_AT_A_TIME = threading.RLock()
 """torch.export can trace only one model at a time in a process; exports in other threads wait."""
+
+_HALVES = (Precision.FP16, Precision.BF16)
+_REPAIR_MARGINS_DB = (1.0, 5.0)
+"""How far above the floor a repair aims: files round in a few places more than the simulation by which it chooses."""
+
+_REPAIR_INPUTS = 4
+"""Maximum number of inputs that a repair measures with."""
 
 _REPORT = "report it to the backend's authors"
 
@@ -140,20 +148,58 @@ def export_session(
             f"and {backend.name} takes one: {str(backend.capabilities.several_outputs).rstrip('.')}",
             hint="wrap it in a module that returns one tensor",
         )
+    repair: Repair | None = None
+    for margin_db in (*(_REPAIR_MARGINS_DB if backend.repairs else ()), None):
+        result = _attempt(
+            backend, session, options, stage, record, repair, threads=threads, final=margin_db is None
+        )
+        if isinstance(result, ExportResult):
+            return result
+        assert margin_db is not None
+        stage.clear()
+        count = min(len(session.reference), _REPAIR_INPUTS)
+        repair = Repair(result + margin_db, session.reference.samples.take(range(count)))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _attempt(
+    backend: ExportBackend,
+    session: ModelSession | ArtifactSession,
+    options: Any,
+    stage: Staging,
+    record: bool,
+    repair: Repair | None,
+    *,
+    threads: int | None,
+    final: bool,
+) -> ExportResult | float:
+    """Write, verify and publish once; if the file may be repaired, return the floor that it misses, in dB."""
     with ExitStack() as open_stages:
-        job = Job(session, stage.path, backend, open_stages)
+        job = Job(session, stage.path, backend, open_stages, repair)
         # traces record whether TF32 is allowed
-        with session.step("Exporting"), writing(stage.path), exact_cuda():
+        step = "Exporting" if repair is None else "Keeping operations in float32"
+        with session.step(step), writing(stage.path), exact_cuda():
             exported = _export(backend, job, options)
-            for note in exported.notes:
-                reporter().warn(note)
+        may_repeat = not final and exported.precision in _HALVES
+        if not may_repeat:
+            _warn(exported.notes)
         metadata = job.final_metadata(exported.precision).to_json()
         _check_written(backend, stage.path, metadata)
         with session.step("Verifying"), exact_cuda():
-            settings = OpenSettings(threads=threads)
             verification = _verify(
-                backend, session, stage.path, exported, options, settings, job.calibrated_on
+                backend,
+                session,
+                stage.path,
+                exported,
+                options,
+                OpenSettings(threads=threads),
+                job.calibrated_on,
+                may_repeat=may_repeat,
             )
+        if isinstance(verification, float):
+            return verification
+        if may_repeat:
+            _warn(exported.notes)
         with session.step("Publishing"):
             # The artifact comes last: if another file cannot be published, it is unchanged.
             others: tuple[Path, ...] = ()
@@ -226,8 +272,18 @@ def _verify(
     options: Any,
     settings: OpenSettings,
     calibrated_on: str,
-) -> VerificationReport:
-    from timmx.verification import Status, VerificationReport, verify
+    *,
+    may_repeat: bool,
+) -> VerificationReport | float:
+    """The report; with `may_repeat`, the floor in dB that a half-precision file misses."""
+    from timmx.verification import (
+        Judgment,
+        Status,
+        VerificationReport,
+        below_floor,
+        judge_arithmetic,
+        verify,
+    )
 
     request = session.request
     if not request.verify:
@@ -244,6 +300,20 @@ def _verify(
                 min_snr_db=request.min_snr,
                 min_agreement=agreement_share(request.min_agreement),
             )
+            if may_repeat and below_floor(report):
+                assert report.floor_db is not None
+                return report.floor_db
+            judgment = Judgment(report=report)
+            if session.model is not None:
+                judgment = judge_arithmetic(
+                    report,
+                    runner,
+                    session.reference,
+                    session.model,
+                    precision=exported.precision,
+                    fixed_floor=request.min_snr is not None,
+                )
+            report = judgment.report
     except RuntimeUnavailable as exc:
         checks = "the prepared model was compared with the original, and the file's metadata was read back"
         reason = exc.message.rstrip(".") + (f" ({exc.hint})" if exc.hint else "")
@@ -253,7 +323,7 @@ def _verify(
         if calibrated_on:
             reasons.append(f"It was calibrated on {calibrated_on}: inputs of another kind can cause this")
         flag = "--min-agreement" if report.disagrees else "--min-snr"
-        hint = f"try another precision, set another floor with {flag}, or skip verification with --no-verify"
+        hint = f"{judgment.hint}set another floor with {flag}, or skip verification with --no-verify"
         if any(output.vacuous for output in report.outputs):
             hint = f"check that the weights are trained and the images of --verify-data differ; or {hint}"
         raise VerificationError(
@@ -261,9 +331,13 @@ def _verify(
             report,
             hint=hint,
         )
-    for note in report.notes:
-        reporter().warn(note)
+    _warn(report.notes)
     return report
+
+
+def _warn(notes: Sequence[str]) -> None:
+    for note in notes:
+        reporter().warn(note)
 
 
 def _old_files(backend: ExportBackend, output: Path) -> tuple[Path, ...]:

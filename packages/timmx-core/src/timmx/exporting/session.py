@@ -22,8 +22,8 @@ from timmx.inputs import (
     SyntheticSamples,
     choose_samples,
 )
-from timmx.model import check_count, check_memory, load_model
-from timmx.verification import Reference, run_reference
+from timmx.model import check_count, check_memory, hash_weights, load_model
+from timmx.verification import Model, Reference, Skipped, run_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -57,6 +57,11 @@ class Session:
         self.reference: Reference
         self.seconds: dict[str, float] = {}
         self._shared: dict[tuple[Hashable, bool, int], Any] = {}
+
+    @property
+    def model(self) -> Model | None:
+        """The PyTorch model, to measure its arithmetic; None for a session without one."""
+        return None
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[None]:
@@ -102,11 +107,12 @@ class ModelSession(Session):
     def __init__(self, request: ExportRequest) -> None:
         super().__init__(request)
         self._captures: dict[tuple[bool, bool, int], torch.export.ExportedProgram] = {}
+        self._graphs: dict[int, torch.fx.GraphModule] = {}
         self._preparation: tuple[ExportModule, tuple[Rewrite, ...]] | None = None
         with self.step("Loading"):
             self.loaded: LoadedModel = load_model(request)
             check_batch(request, self.loaded.data_config.input_size)
-            self.module_as_loaded = self._wrap()
+            self.module_as_loaded = self._wrap(self.loaded)
             count = max(SYNTHETIC_INPUTS, request.trace_batch)
             check_memory(self.module_as_loaded, self.loaded.data_config.input_size, count)
             for note in self.loaded.notes:
@@ -152,6 +158,42 @@ class ModelSession(Session):
                 )
         return self._captures[key]
 
+    @property
+    def model(self) -> Model:
+        return self
+
+    @property
+    def device(self) -> str:
+        return self.request.device.torch_name
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        return self.module_as_loaded.parameters()
+
+    def original(self) -> ExportModule:
+        """The model before its preparation, which works in place: after it, the model is loaded again."""
+        if self._preparation is None:
+            return self.module_as_loaded
+        if not self.loaded.owned:
+            return self._wrap(self.loaded)
+        loaded = load_model(self.request)
+        if hash_weights(loaded.model) != self.loaded.weights_sha256:
+            raise Skipped(f"{self.request.source} has other weights when it is loaded again")
+        return self._wrap(loaded)
+
+    def graph(self, batch_size: int) -> torch.fx.GraphModule:
+        """The prepared module as a graph for a fixed batch size."""
+        import torch
+
+        if batch_size not in self._graphs:
+            if not self.request.dynamic_batch and batch_size == self.request.trace_batch:
+                program = self.capture()
+            else:
+                indices = [index % len(self.reference) for index in range(batch_size)]
+                inputs = torch.from_numpy(self.reference.samples.take(indices)).to(self.device)
+                program = capture(self.module, inputs, dynamic=False)
+            self._graphs[batch_size] = program.module()
+        return self._graphs[batch_size]
+
     def fit_of(self, inputs: list[np.ndarray]) -> Fit | None:
         """How well inputs fit the statistics of the model's batch norms; None if the weights are untrained."""
         from timmx.model import fit_of
@@ -179,11 +221,11 @@ class ModelSession(Session):
         )
         return build_metadata(self.request, self.loaded, outputs, precision, backend, format_facts, io_types)
 
-    def _wrap(self) -> ExportModule:
+    def _wrap(self, loaded: LoadedModel) -> ExportModule:
         from timmx.model import ExportModule, Normalize, copy_model
 
-        config = self.loaded.data_config
-        model = self.loaded.model if self.loaded.owned else copy_model(self.loaded.model)
+        config = loaded.data_config
+        model = loaded.model if loaded.owned else copy_model(loaded.model)
         normalize = Normalize(config.mean, config.std) if self.request.normalize else None
         wrapped = ExportModule(model, normalize, self._activation)
         return wrapped.eval().requires_grad_(False).to(self.request.device.torch_name)

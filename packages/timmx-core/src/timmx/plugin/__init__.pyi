@@ -52,12 +52,14 @@ from timmx.contract import (
     ModelMetadata as ModelMetadata,
     NoOptions as NoOptions,
     OpenSettings as OpenSettings,
+    Operation as Operation,
     OutputKind as OutputKind,
     OutputMetadata as OutputMetadata,
     Precision as Precision,
     Problem as Problem,
     Quantization as Quantization,
     RandomCalibration as RandomCalibration,
+    Repair as Repair,
     Runner as Runner,
     Snippet as Snippet,
     TensorSpec as TensorSpec,
@@ -81,4 +83,9 @@ from timmx.inputs import (
     fetch as fetch,
 )
 from timmx.model import check_count as check_count
-from timmx.quantization import Observed as Observed
+from timmx.quantization import (
+    Float32Set as Float32Set,
+    HalfPrecisionProgram as HalfPrecisionProgram,
+    Observed as Observed,
+    smallest_float32_set as smallest_float32_set,
+)

@@ -186,7 +186,7 @@ def _ended(plugin: str, name: str, exc: SystemExit) -> PluginError:
 
 
 _OPENS = ("open", "open_exported")
-_RUNS = ("run", "run_intermediates")
+_RUNS = ("run", "run_intermediates", "run_operation")
 """A runtime raises any exception for a file that it cannot run, which says nothing about the plugin: the callers turn
 it into an ArtifactError. They watch exits too: it takes 5 us, which `timmx bench` would measure."""
 _UNWATCHED: nullcontext[None] = nullcontext()
@@ -349,6 +349,7 @@ def _anything(value: Any) -> str:
 _RUNNER: dict[str, Check] = {
     "run": _arrays,
     "run_intermediates": _arrays,
+    "run_operation": _arrays,
     "notes": _all(str, "a tuple of texts"),
     "close": _anything,
 }

@@ -134,6 +134,25 @@ class ParityChecks(ConformanceBase):
                 )
 
     @export_check
+    def test_separate_operations_lead_to_the_output(self, exported: Export, subject: ExportBackend) -> None:
+        result = exported()
+        with open_or_skip(subject, result.path) as runner:
+            operations = runner.operations
+            if not operations:
+                return  # optional
+            assert len({item.name for item in operations}) == len(operations), "each name is one operation"
+            (taken,) = runner.inputs
+            present = {taken.name: feed(taken, _inputs(result, 1))}
+            for item in operations:
+                values = runner.run_operation(item.name, {name: present[name] for name in item.inputs})
+                assert set(values) == set(item.outputs), f"the outputs of {item.name}"
+                assert present.keys().isdisjoint(values), "each name is one value"
+                present |= values
+            outputs = runner.run({taken.name: present[taken.name]})
+            for spec in runner.outputs:
+                assert _alike(fetch(spec, present[spec.name]), fetch(spec, outputs[spec.name]))
+
+    @export_check
     def test_runner_opens_and_closes_again(self, exported: Export, subject: ExportBackend) -> None:
         result = exported()
         answers = []

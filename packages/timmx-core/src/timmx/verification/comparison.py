@@ -44,6 +44,9 @@ _EIGHT_BITS = (Precision.INT8, Precision.FP8)
 _ENOUGH_IMAGES = 64
 """Of fewer images, or of synthetic ones, the agreement says too little."""
 
+_LATER_FIELDS = ("resolvable_db", "exact_db", "operations", "operation_db")
+"""Of a report; the records of earlier versions lack them."""
+
 _REFERENCE_BATCH = 8
 _REFERENCE_BYTES = 256 * 2**20
 """Maximum size of the stored reference outputs; fewer inputs are used if outputs are large."""
@@ -85,7 +88,7 @@ class VerificationReport:
 
     Attributes:
         status: whether the artifact matches the model.
-        reason: why the status is not VERIFIED; otherwise empty.
+        reason: why the status is not VERIFIED, or that it was judged operation by operation; otherwise empty.
         outputs: figures of each output; the worst one decides.
         floor_db: the required ratio in dB; None if none is required.
         inputs: number of compared inputs.
@@ -95,6 +98,11 @@ class VerificationReport:
         notes: findings of the runner, such as operations that overflow.
         accuracy: the artifact's top-1 accuracy, 0 to 1; None if the true classes are unknown.
         model_accuracy: the PyTorch model's top-1 accuracy, 0 to 1; None if the true classes are unknown.
+        resolvable_db: what the arithmetic can resolve: the PyTorch model in the artifact's precision against float64;
+            None if it was not measured.
+        exact_db: the artifact against the PyTorch model in float64, on the inputs of `resolvable_db`.
+        operations: number of operations that were compared one by one; 0 if they were not.
+        operation_db: of these, the smallest ratio to the exact result for the same inputs.
     """
 
     status: Status
@@ -108,6 +116,10 @@ class VerificationReport:
     notes: tuple[str, ...] = ()
     accuracy: float | None = None
     model_accuracy: float | None = None
+    resolvable_db: float | None = None
+    exact_db: float | None = None
+    operations: int = 0
+    operation_db: float | None = None
 
     @property
     def snr_db(self) -> float | None:
@@ -152,7 +164,11 @@ class VerificationReport:
         Raises:
             LookupError, TypeError, ValueError: the data is not from `to_dict`.
         """
-        values = {item.name: data[item.name] for item in fields(cls)}
+        values: dict[str, Any] = {
+            item.name: data.get(item.name) if item.name in _LATER_FIELDS else data[item.name]
+            for item in fields(cls)
+        }
+        ratios = {name: values[name] for name in ("resolvable_db", "exact_db", "operation_db")}
         figures = tuple(
             OutputFigures(
                 **item | {key: float(item[key]) for key in ("snr_db", "cosine_min", "max_abs_diff")}
@@ -166,7 +182,9 @@ class VerificationReport:
                 "outputs": figures,
                 "batch_sizes": tuple(values["batch_sizes"]),
                 "notes": tuple(values["notes"]),
+                "operations": values["operations"] or 0,
             }
+            | {name: None if ratio is None else float(ratio) for name, ratio in ratios.items()}
         )
 
 

@@ -120,6 +120,33 @@ class MilEvaluator:
                         del values[name]
             return {name: self._value(name, values) for name in names}
 
+    @property
+    def separate_operations(self) -> dict[str, tuple[Operation, tuple[str, ...]]]:
+        """The operations that compute tensors, in order, by the name of their first result; and what varies of their
+        arguments."""
+        constants = {*self._constants}
+        constants.update(
+            output.name for step in self._steps if step.constant for output in step.operation.outputs
+        )
+        found = {}
+        for step in self._steps:
+            if not step.constant:
+                names = [name for names in step.operation.arguments.values() for name in names]
+                varying = tuple(dict.fromkeys(name for name in names if name not in constants))
+                found[step.operation.outputs[0].name] = step.operation, varying
+        return found
+
+    def run_operation(self, name: str, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Evaluate one of `separate_operations`, given what varies of its arguments."""
+        with torch.inference_mode():
+            for step in self._steps:
+                if step.constant and step.operation.outputs[0].name not in self._constants:
+                    self._constants.update(self._execute(step, {}))
+            step = next(
+                item for item in self._steps if not item.constant and item.operation.outputs[0].name == name
+            )
+            return self._execute(step, dict(inputs))
+
     def close(self) -> None:
         """Release the weights."""
         self._constants = {}

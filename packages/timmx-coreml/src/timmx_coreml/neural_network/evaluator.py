@@ -114,6 +114,33 @@ class NeuralNetworkEvaluator:
             outputs |= self._labels.outputs(blobs[self._labels.blob])
         return {name: outputs[name] for name in self.outputs}
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in order."""
+        return tuple(layer for layer, _, _ in self._steps)
+
+    @property
+    def probabilities(self) -> str:
+        """A classifier's blob with the probabilities; empty for other models."""
+        return "" if self._labels is None else self._labels.blob
+
+    @torch.inference_mode()
+    def preprocess(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """The first blob of an input."""
+        value = value.to(torch.float32)
+        return self._preprocess[name](value) if name in self._preprocess else value
+
+    @torch.inference_mode()
+    def run_layer(self, index: int, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Compute one of `layers` from its input blobs."""
+        layer, step, _ = self._steps[index]
+        results = step(*(inputs[name] for name in layer.inputs))
+        values = (results,) if isinstance(results, torch.Tensor) else results
+        return {
+            name: value.reshape(1) if value.ndim == 0 else value
+            for name, value in zip(layer.outputs, values, strict=True)
+        }
+
 
 def _steps(messages: Any, inputs: set[str], results: set[str]) -> list[tuple[Layer, Step, tuple[str, ...]]]:
     """Return each layer, its step, and the blobs that no later layer reads."""

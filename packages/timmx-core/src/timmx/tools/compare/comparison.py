@@ -30,6 +30,8 @@ class Row:
         path: None for the model.
         input_size: channels, height and width of the input; empty for the model, which has that of the first file.
         snr_db: of its recorded verification; None if there is none.
+        resolvable_db: what the arithmetic can resolve, if that was measured; see `VerificationReport`.
+        exact_db: the artifact against float64, if that was measured.
         agreement: agreement with the model, 0 to 1, of the recorded verification: on the top-1 class, or `per_label`
             on whether each class applies.
         per_label: classes do not exclude each other.
@@ -51,6 +53,8 @@ class Row:
     precision: str = ""
     status: str = ""
     snr_db: float | None = None
+    resolvable_db: float | None = None
+    exact_db: float | None = None
     agreement: float | None = None
     per_label: bool = False
     inputs: str = ""
@@ -72,8 +76,9 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         values = asdict(self) | {"path": None if self.path is None else str(self.path)}
-        if self.snr_db is not None and abs(self.snr_db) == float("inf"):
-            values["snr_db"] = str(self.snr_db)
+        for name in ("snr_db", "resolvable_db", "exact_db"):
+            if values[name] is not None and abs(values[name]) == float("inf"):
+                values[name] = str(values[name])
         return values
 
 
@@ -239,6 +244,8 @@ def _recorded(folder: Path) -> tuple[list[Row], list[tuple[str, str]]]:
                     precision=metadata.precision,
                     status=str(verification.get("status", "")),
                     snr_db=_number(verification.get("snr_db")),
+                    resolvable_db=_number(verification.get("resolvable_db")),
+                    exact_db=_number(verification.get("exact_db")),
                     agreement=_number(verification.get("label_agreement" if per_label else "top1_agreement")),
                     per_label=per_label,
                     inputs=_inputs(str(verification.get("origin", ""))),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from timmx.contract import Metadata
-    from timmx.verification import Reference, VerificationReport
+    from timmx.verification import Model, Reference, VerificationReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ class _Baseline:
     reference: Reference
     conclusive: bool
     trained: bool
+    model: Model | None
     is_origin: bool
     """It is the model that the file was exported from: the results are recorded."""
 
@@ -98,7 +99,7 @@ def verify_file(
     """
     share = agreement_share(min_agreement)
     backend, metadata = read_artifact(path := path.expanduser())
-    precision = _precision(path, metadata)
+    precision = precision_of(path, metadata)
     other = file_named(against)
     if other is not None:
         refuse_model_options(model_options, f"and --against {other} is a file")
@@ -106,7 +107,7 @@ def verify_file(
     else:
         request = request_for(metadata, against, model_options)
         baseline = _model_baseline(replace(request, verify_data=verify_data), metadata)
-    from timmx.verification import Status, verify
+    from timmx.verification import Judgment, Status, judge_arithmetic, verify
 
     reporter().step("Verifying")
     with backend.open(path, OpenSettings(trust=trust)) as runner:
@@ -120,6 +121,17 @@ def verify_file(
             min_snr_db=min_snr,
             min_agreement=share,
         )
+        judgment = Judgment(report=report)
+        if baseline.model is not None:
+            judgment = judge_arithmetic(
+                report,
+                runner,
+                baseline.reference,
+                baseline.model,
+                precision=precision,
+                fixed_floor=min_snr is not None,
+            )
+        report = judgment.report
     files = tuple(backend.files(path))
     if baseline.is_origin:
         remember(files, report.to_dict())
@@ -144,7 +156,7 @@ def verify_file(
     )
 
 
-def _precision(path: Path, metadata: Metadata) -> Precision:
+def precision_of(path: Path, metadata: Metadata) -> Precision:
     """The arithmetic inside, which determines the floor."""
     try:
         return Precision(metadata.precision)
@@ -171,6 +183,7 @@ def _model_baseline(request: ExportRequest, metadata: Metadata) -> _Baseline:
         reference=session.reference,
         conclusive=conclusive,
         trained=trained,
+        model=session,
         is_origin=same,
     )
 
@@ -183,7 +196,7 @@ def _file_baseline(
     from timmx.inputs import ImageSamples, choose_samples
 
     backend, other_metadata = read_artifact(other)
-    _precision(other, other_metadata)
+    precision_of(other, other_metadata)
     preprocessor = ImagePreprocessor.of(metadata)
     if ImagePreprocessor.of(other_metadata).data_config != preprocessor.data_config:
         raise ConfigurationError(
@@ -202,5 +215,6 @@ def _file_baseline(
         reference=reference,
         conclusive=session.loaded.conclusive,
         trained=session.loaded.trained,
+        model=None,
         is_origin=False,
     )

@@ -1,0 +1,109 @@
+"""Runs a captured program as if some of its operations computed in half precision."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from timmx.base import SignalToNoise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class HalfPrecisionProgram:
+    """Measures how rounding to half precision changes a program's outputs.
+
+    A half-precision operation takes rounded arguments, weights included, computes in float32 and rounds its
+    results, as accelerators do.
+
+    Args:
+        program: float32, on the CPU.
+        inputs: (N, C, H, W) float32, at least 2 different ones.
+        dtype: torch.float16 or torch.bfloat16.
+
+    Attributes:
+        operations: names of the nodes that compute float values, in order of execution.
+    """
+
+    def __init__(
+        self, program: torch.export.ExportedProgram, inputs: np.ndarray, dtype: torch.dtype = torch.float16
+    ) -> None:
+        self._module = program.module()
+        entry = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+        batch = entry.meta["val"].shape[0]
+        self._size = batch if isinstance(batch, int) else 1
+        self._inputs, self._dtype = inputs, dtype
+        self._weights: dict[torch.fx.Node, torch.Tensor] = {}
+        self.operations = tuple(node.name for node in self._module.graph.nodes if _computes(node))
+        self._exact = self._run(self.operations)
+
+    def snr_db(self, float32: Iterable[str]) -> float:
+        """The worst output's ratio in dB with these operations in float32 and all others in half precision."""
+        worst = math.inf
+        for exact, rounded in zip(self._exact, self._run(float32), strict=True):
+            measure = SignalToNoise()
+            measure.update(exact, rounded)
+            worst = min(worst, measure.snr_db)
+        return worst
+
+    def _run(self, float32: Iterable[str]) -> list[np.ndarray]:
+        rounding = _Rounding(self._module, frozenset(float32), self._dtype, self._weights)
+        parts = []
+        count = len(self._inputs)
+        for start in range(0, count, self._size):
+            indices = [index % count for index in range(start, start + self._size)]
+            with torch.no_grad():
+                results = rounding.run(torch.from_numpy(self._inputs[indices]))
+            parts.append([tensor.numpy() for tensor in pytree.tree_leaves(results)])
+        return [np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)]
+
+
+class _Rounding(torch.fx.Interpreter):
+    def __init__(
+        self,
+        module: torch.fx.GraphModule,
+        float32: frozenset[str],
+        dtype: torch.dtype,
+        weights: dict[torch.fx.Node, torch.Tensor],
+    ) -> None:
+        super().__init__(module)
+        self._float32, self._dtype, self._weights = float32, dtype, weights
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        if n.name in self._float32 or not _computes(n):
+            return super().run_node(n)
+        args, kwargs = torch.fx.map_arg((n.args, n.kwargs), self._rounded)
+        return self._round(n.target(*args, **kwargs))  # type: ignore[operator]
+
+    def _rounded(self, source: torch.fx.Node) -> Any:
+        if source.op != "get_attr":
+            return self._round(self.env[source])
+        if source not in self._weights:
+            self._weights[source] = self._round(self.env[source])
+        return self._weights[source]
+
+    def _round(self, values: Any) -> Any:
+        return pytree.tree_map(
+            lambda value: (
+                value.to(self._dtype).float()
+                if isinstance(value, torch.Tensor) and value.dtype is torch.float32
+                else value
+            ),
+            values,
+        )
+
+
+def _computes(node: torch.fx.Node) -> bool:
+    """Whether it is an operation that rounds: not a view, a size or a write into another value."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    returns = node.target._schema.returns
+    values = pytree.tree_leaves(node.meta.get("val"))
+    return not any(item.alias_info is not None for item in returns) and any(
+        isinstance(value, torch.Tensor) and value.is_floating_point() for value in values
+    )

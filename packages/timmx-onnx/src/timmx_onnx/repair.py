@@ -1,0 +1,71 @@
+"""Chooses the nodes that stay in float32 so that a half-precision file reaches its floor, by running such files."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from timmx.plugin import smallest_float32_set, worst_db
+
+from timmx_onnx.names import Names
+from timmx_onnx.precision import computing_nodes, lower_precision
+from timmx_onnx.runner import OnnxRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from timmx.plugin import Repair, Runner
+
+
+def nodes_in_float32(
+    model: ir.Model,
+    dtype: ir.DataType,
+    repair: Repair,
+    keep_float32: Callable[[ir.Node], bool],
+    open_file: Callable[[Path], Runner] = OnnxRunner,
+) -> frozenset[str]:
+    """The names of the fewest nodes with which the file reaches the ratio of a repair.
+
+    Args:
+        model: a float32 graph, simplified; its nodes get unique names. It is not changed otherwise.
+        dtype: the half-precision type.
+        repair: the ratio to reach, and inputs.
+        keep_float32: returns whether a node stays in float32 in any case.
+        open_file: opens a file in a runtime that rounds as the target does.
+
+    Returns:
+        Names of nodes; none if the ratio is not reached with all of them.
+    """
+    names = Names(())
+    for node in model.graph:
+        node.name = names.unused(node.name or node.op_type)
+    always = {str(node.name) for node in model.graph if keep_float32(node)}
+    items = [str(node.name) for node in computing_nodes(model) if str(node.name) not in always]
+    proto = ir.to_proto(model)
+    exact = _outputs(model, repair.inputs, OnnxRunner)
+
+    def measure(kept: frozenset[str]) -> float:
+        copy = ir.from_proto(proto)
+        lower_precision(copy, dtype, lambda node: str(node.name) in kept or str(node.name) in always)
+        return worst_db(exact, _outputs(copy, repair.inputs, open_file))
+
+    found = smallest_float32_set(items, measure, repair.target_db)
+    return frozenset() if found is None else found.items
+
+
+def _outputs(model: ir.Model, inputs: np.ndarray, open_file: Callable[[Path], Runner]) -> list[np.ndarray]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder, "model.onnx")
+        ir.save(model, path, external_data="weights")
+        with open_file(path) as runner:
+            batch = runner.inputs[0].shape[0]
+            size = batch if isinstance(batch, int) else 1
+            parts = []
+            for start in range(0, len(inputs), size):
+                indices = [index % len(inputs) for index in range(start, start + size)]
+                outputs = runner.run({runner.inputs[0].name: inputs[indices]})
+                parts.append([outputs[spec.name] for spec in runner.outputs])
+    return [np.concatenate(arrays)[: len(inputs)] for arrays in zip(*parts, strict=True)]
