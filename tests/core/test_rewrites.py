@@ -152,3 +152,28 @@ def test_a_tensor_that_the_input_is_written_into_is_not_folded():
     module = capture(Filled(), first, dynamic=False).module()
     for x in (first, second, first):
         assert torch.equal(module(x), Filled()(x))
+
+
+class Shifted(torch.nn.Module):
+    """Adds a sine of a parameter and a buffer, multiplies by a view of another one, and outputs a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.angle, self.scale, self.spare = (torch.nn.Parameter(torch.rand(4)) for _ in range(3))
+        self.register_buffer("offset", torch.rand(4), persistent=False)
+
+    def forward(self, input):
+        wave = (self.angle.sin() + self.offset).view(1, 1, 1, 4)
+        return input * self.scale.view(1, 1, 1, 4) + wave, self.spare.cos()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_folding_replaces_the_weights_that_only_constants_use(dynamic, tmp_path):
+    module, x = Shifted().requires_grad_(False), torch.randn(2, 1, 3, 4)
+    program = capture(module, x, dynamic=dynamic)
+    assert sorted(program.state_dict) == ["_folded_0", "scale", "spare"]
+    assert not program.constants
+    torch.export.save(program, tmp_path / "model.pt2")
+    for saved in (program, torch.export.load(tmp_path / "model.pt2")):
+        for result, expected in zip(saved.module()(x), module(x), strict=True):
+            assert torch.equal(result, expected)

@@ -43,15 +43,11 @@ def fold_constants(graph_module: torch.fx.GraphModule) -> None:
     looked up with a one-hot matrix of 2304 x 10240, or xcit's, made of sines and cosines. If a program writes into
     such a tensor, as into `zeros` that are filled, they are not folded.
     """
-    import torch
-    from torch._inductor.constant_folding import ConstantFolder, replace_node_with_constant
+    from torch._inductor.constant_folding import replace_node_with_constant
 
     graph = graph_module.graph
-    with torch.utils._python_dispatch._disable_current_modes():
-        folder = ConstantFolder(graph_module, skip_constructors=_writes_into_constants(graph))
-        folder.run()
-        for node, constant in folder.node_replacements.items():
-            replace_node_with_constant(graph_module, node, constant)
+    for node, constant in compute_constants(graph_module).items():
+        replace_node_with_constant(graph_module, node, constant)
     for node in graph.find_nodes(op="get_attr"):
         if not node.users:
             graph.erase_node(node)
@@ -59,6 +55,17 @@ def fold_constants(graph_module: torch.fx.GraphModule) -> None:
     graph_module.delete_all_unused_submodules()
     graph.lint()
     graph_module.recompile()
+
+
+def compute_constants(graph_module: torch.fx.GraphModule) -> dict[torch.fx.Node, torch.Tensor]:
+    """The values of the operations that do not depend on the input, without those that only these operations use."""
+    import torch
+    from torch._inductor.constant_folding import ConstantFolder
+
+    with torch.utils._python_dispatch._disable_current_modes():
+        folder = ConstantFolder(graph_module, skip_constructors=_writes_into_constants(graph_module.graph))
+        folder.run()
+    return folder.node_replacements
 
 
 def _writes_into_constants(graph: torch.fx.Graph) -> bool:

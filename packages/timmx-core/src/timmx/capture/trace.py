@@ -28,11 +28,18 @@ def capture(
     Raises:
         UnsupportedError: torch.export cannot trace this model.
     """
+    import torch
+
+    from timmx.capture.folding import fold_program
+    from timmx.capture.rewrites import replace_unfold
+
     program = _trace(module, example, dynamic, strict)
-    graph_module = program.module()
-    if not _simplify(graph_module):
-        return program
-    return _trace(graph_module, example, dynamic, strict=False)
+    if program.graph.find_nodes(op="call_function", target=torch.ops.aten.unfold.default):
+        graph_module = program.module()
+        if unfolds := replace_unfold(graph_module):
+            reporter().detail(f"Rewrote {unfolds} Tensor.unfold as slices.")
+            program = _trace(graph_module, example, dynamic, strict=False)
+    return fold_program(program)
 
 
 def _trace(
@@ -50,26 +57,3 @@ def _trace(
         hint = f"try {' or '.join(ways)}" if ways else ""
         reason = (str(exc).strip() or type(exc).__name__).splitlines()[0].rstrip(".")
         raise UnsupportedError(f"torch.export cannot trace this model: {reason}", hint=hint) from exc
-
-
-def _simplify(graph_module: torch.fx.GraphModule) -> bool:
-    """Rewrite the graph exactly, in place; returns whether it must be traced again."""
-    from timmx.capture.rewrites import fold_constants, replace_unfold
-
-    unfolds = replace_unfold(graph_module)
-    if unfolds:
-        reporter().detail(f"Rewrote {unfolds} Tensor.unfold as slices.")
-    before = _calls(graph_module)
-    fold_constants(graph_module)
-    remaining = {node.name for node in _calls(graph_module)}
-    # A view of a parameter costs nothing at run time; retracing a ViT for its class token's `expand` costs 0.8 s.
-    folded = [
-        node for node in before if node.name not in remaining and not getattr(node.target, "is_view", False)
-    ]
-    if folded:
-        reporter().detail(f"Folded {len(folded)} of {len(before)} operations into constants.")
-    return bool(unfolds or folded)
-
-
-def _calls(graph_module: torch.fx.GraphModule) -> list[torch.fx.Node]:
-    return [node for node in graph_module.graph.nodes if node.op == "call_function"]
