@@ -239,3 +239,189 @@ def test_a_model_saved_by_transformers_is_loaded(tmp_path, trained):
     loaded = load_model(ExportRequest(model=f"local-dir:{folder}"))
     assert outputs_differ(loaded, trained) == 0
     assert loaded.labels == tuple(names)
+
+
+def save_folder(folder: Path, model: torch.nn.Module, state=None, name="model.safetensors", **config) -> str:
+    """As timm's save_for_hf or transformers' save_pretrained does; `config` overrides keys of config.json."""
+    timm.models.save_for_hf(model, folder, model_config={"num_classes": model.num_classes})
+    for file in (*folder.glob("*.bin"), *folder.glob("*.safetensors")):
+        file.unlink()
+    content = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(content))
+    state = dict(model.state_dict()) if state is None else state
+    save_file(state, folder / name) if name.endswith("safetensors") else torch.save(state, folder / name)
+    return f"local-dir:{folder}"
+
+
+def load_folder(model: str, **options):
+    return load_model(ExportRequest(model=model, **options))
+
+
+def embed(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.forward_head(model.forward_features(inputs), pre_logits=True)
+
+
+@pytest.mark.parametrize("prefix", ["", "timm_model."])
+def test_an_embedding_and_a_new_classifier_have_the_weights_of_a_local_dir(tmp_path, trained, prefix):
+    model = save_folder(tmp_path / "m", trained, prefixed(trained.state_dict(), prefix))
+    inputs = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    embedding = load_folder(model, num_classes=0)
+    with torch.no_grad():
+        assert torch.allclose(embedding.model(inputs), embed(trained, inputs))
+    new = load_folder(model, num_classes=5)
+    assert torch.allclose(embed(new.model, inputs), embed(trained, inputs))
+    assert new.seed == 0
+    assert new.notes[0] == "The classifier is new and untrained: 5 classes, where the weights have 7."
+    pyramid = load_folder(model, features=True)
+    with torch.no_grad():
+        assert torch.equal(pyramid.model(inputs)[-1], trained.forward_features(inputs))
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 5}, {"num_classes": 0}, {"features": True}, {}])
+def test_a_local_dir_that_lacks_or_exceeds_the_models_weights_is_refused(tmp_path, trained, options):
+    state = dict(trained.state_dict())
+    lacking = {name: tensor for name, tensor in state.items() if not name.startswith("layer3")}
+    model = save_folder(tmp_path / "a", trained, lacking)
+    with pytest.raises(ModelError, match=r"20 keys missing \(layer3"):
+        load_folder(model, **options)
+    model = save_folder(tmp_path / "b", trained, {**state, "extra.weight": torch.ones(3)})
+    with pytest.raises(ModelError, match=r"1 key unexpected \(extra\.weight\)"):
+        load_folder(model, **options)
+
+
+def test_a_local_dir_with_another_number_of_classes_than_its_weights_is_refused(tmp_path, trained):
+    model = save_folder(tmp_path / "m", trained, model_args={"num_classes": 5})
+    with pytest.raises(
+        ModelError,
+        match=r"classifier of 7 classes.*states 5\nhint: use --num-classes 7 .* or --num-classes 5",
+    ):
+        load_folder(model)
+    whole = load_folder(model, num_classes=7)
+    assert outputs_differ(whole, trained) == 0
+    assert whole.seed is None
+    assert load_folder(model, num_classes=5).seed == 0
+
+
+def test_a_config_without_model_args_does_not_give_a_random_classifier(tmp_path, trained):
+    model = save_folder(tmp_path / "m", trained, model_args=None, num_classes=5)
+    with pytest.raises(ModelError, match="classifier of 7 classes"):
+        load_folder(model)
+
+
+def change(state, factor=2.0):
+    return {name: tensor * factor if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def test_ema_weights_of_a_local_dir_are_loaded_on_request_only(tmp_path, trained):
+    averaged = build("test_resnet", num_classes=7)
+    averaged.load_state_dict(change(trained.state_dict(), 0.5))
+    content = {"state_dict": trained.state_dict(), "state_dict_ema": averaged.state_dict()}
+    model = save_folder(tmp_path / "m", trained, content, "pytorch_model.bin")
+    plain = load_folder(model)
+    assert outputs_differ(plain, trained) == 0
+    assert plain.notes == ("pytorch_model.bin also has EMA weights (state_dict_ema): --use-ema loads them.",)
+    assert outputs_differ(load_folder(model, use_ema=True), averaged) == 0
+
+
+def test_the_options_of_training_in_a_local_dir_are_taken(tmp_path):
+    model = build("test_resnet", num_classes=7, global_pool="max")
+    content = {"state_dict": model.state_dict(), "args": argparse.Namespace(gp="max")}
+    folder = save_folder(tmp_path / "m", model, content, "pytorch_model.bin", model_args=None)
+    loaded = load_folder(folder)
+    assert outputs_differ(loaded, model) == 0
+    assert "From the options that pytorch_model.bin was trained with: global_pool max." in loaded.notes
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 0}, {"features": True}])
+@pytest.mark.parametrize("prefix", ["model.", "module.backbone."])
+def test_prefixes_are_found_without_a_classifier(tmp_path, trained, prefix, options):
+    state = {**prefixed(trained.state_dict(), prefix), "criterion.weight": torch.ones(7)}
+    torch.save({"state_dict": state}, tmp_path / "c.ckpt")
+    loaded = load(tmp_path / "c.ckpt", **options)
+    inputs = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        output = loaded.model(inputs)
+        expected = trained.forward_features(inputs) if "features" in options else embed(trained, inputs)
+        assert torch.allclose(output[-1] if "features" in options else output, expected)
+    assert "not loaded: 1 key (criterion.weight)" in loaded.notes[0]
+
+
+OTHER = torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {**prefixed(state, "_orig_mod."), "criterion.weight": OTHER},
+        lambda state: {**prefixed(state, "module."), "n_averaged": torch.tensor(4)},
+        lambda state: {"module": state, "optimizer": {"exp_avg": OTHER}},
+        lambda state: {"state_dict": {"x": OTHER}, "net": state},
+        lambda state: {"state_dict": {}, "model": state},
+        lambda state: {"state_dict": {"model": state}},
+        lambda state: {**prefixed(state, "model."), **prefixed(build("test_resnet").state_dict(), "model2.")},
+        lambda state: {"model": state, "counts": {"weight": torch.ones(3, dtype=torch.long)}},
+        lambda state: {**prefixed(change(state), "model_ema."), **prefixed(state, "semantic.net.")},
+        lambda state: {k.replace("layer1.", "layer1._orig_mod."): v for k, v in state.items()},
+        lambda state: {k: v.reshape(1) if "num_batches" in k else v for k, v in state.items()},
+    ],
+)
+def test_the_one_matching_model_of_a_file_is_found(tmp_path, trained, wrap):
+    torch.save(wrap(dict(trained.state_dict())), tmp_path / "c.ckpt")
+    assert outputs_differ(load(tmp_path / "c.ckpt", num_classes=7), trained) == 0
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {**state, **prefixed(change(state), "module.")},
+        lambda state: {**prefixed(change(state), "_orig_mod."), **state},
+        lambda state: {"model": state, "module": change(state)},
+        lambda state: {**prefixed(state, "schema.net."), **prefixed(change(state), "net.")},
+    ],
+)
+def test_weights_under_two_prefixes_are_refused(tmp_path, trained, wrap):
+    torch.save(wrap(dict(trained.state_dict())), tmp_path / "c.pth")
+    with pytest.raises(ModelError, match="several models that match"):
+        load(tmp_path / "c.pth", num_classes=7)
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path, trained):
+    state = dict(trained.state_dict())
+    state["layer1._orig_mod.0.conv1.weight"] = state["layer1.0.conv1.weight"] * 2
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(ModelError, match=r"two tensors layer1\.0\.conv1\.weight"):
+        load(tmp_path / "c.pth", num_classes=7)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state, averaged: {"model": state, "ema": averaged},
+        lambda state, averaged: {"state_dict": state, "model_ema": {"module": averaged}},
+        lambda state, averaged: {**prefixed(state, "model."), **prefixed(averaged, "ema_model.module.")},
+    ],
+)
+def test_ema_weights_are_found_by_their_name(tmp_path, trained, wrap):
+    averaged = build("test_resnet", num_classes=7)
+    averaged.load_state_dict(change(trained.state_dict(), 0.5))
+    torch.save(wrap(dict(trained.state_dict()), dict(averaged.state_dict())), tmp_path / "c.pth")
+    plain = load(tmp_path / "c.pth", num_classes=7)
+    assert outputs_differ(plain, trained) == 0
+    assert any("--use-ema loads them" in note for note in plain.notes)
+    assert outputs_differ(load(tmp_path / "c.pth", num_classes=7, use_ema=True), averaged) == 0
+
+
+def test_a_file_with_ema_weights_only_is_refused_without_use_ema(tmp_path, trained):
+    state = {**prefixed(trained.state_dict(), "ema_model."), "criterion.weight": torch.ones(7)}
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(ModelError, match=r"only EMA weights \(ema_model\)\nhint: add --use-ema"):
+        load(tmp_path / "c.pth", num_classes=7)
+
+
+def test_what_is_missing_under_a_prefix_is_named(tmp_path, trained):
+    state = {**prefixed(trained.state_dict(), "model."), "criterion.weight": torch.ones(7)}
+    del state["model.layer1.0.conv1.weight"]
+    torch.save({"state_dict": state}, tmp_path / "c.ckpt")
+    with pytest.raises(ModelError, match=r"test_resnet: 1 key missing \(layer1\.0\.conv1\.weight\)\n"):
+        load(tmp_path / "c.ckpt", num_classes=7)

@@ -106,7 +106,7 @@ def _weights(request: ExportRequest) -> None:
                 "--pretrained and --checkpoint cannot be combined: both select the weights",
                 hint="use only one of them",
             )
-    elif request.use_ema:
+    elif request.use_ema and not str(request.model).startswith(("local-dir:", "hf-hub:")):
         raise ConfigurationError(
             "--use-ema requires --checkpoint",
             hint="add --checkpoint FILE",

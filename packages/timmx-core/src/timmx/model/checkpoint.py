@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
 _PLAIN = ("state_dict", "model_state_dict")
-"""Names that say what they hold: other tensors next to them are not weights."""
-_AVERAGED = ("state_dict_ema", "model_ema")
+"""Keys that name the weights of a model: they are searched before other tensors of the file."""
 _MODEL_ARGUMENTS = {
     "gp": "global_pool",
     "bn_eps": "bn_eps",
@@ -34,8 +33,6 @@ _MODEL_ARGUMENTS = {
     "in_chans": "in_chans",
 }
 """Options of timm's train.py that it passes to create_model under these names, in addition to `model_kwargs`."""
-_WRAPPERS = ("module.", "_orig_mod.")
-"""Left by DistributedDataParallel and by torch.compile, in either order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +41,10 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        state_dict: tensors on the CPU, without wrapper prefixes.
+        state_dict: tensors on the CPU: those under the key of the weights, if there is one, otherwise all.
+        everything: all tensors, with the keys that they are under as prefixes.
+        averaged: whether `state_dict` is under a key of EMA weights.
+        use_ema: whether EMA weights were requested.
         architecture: `arch` as stored by timm's train.py, otherwise None.
         args: the arguments of timm's train.py, otherwise empty.
         notes: notes for the user.
@@ -52,6 +52,9 @@ class Checkpoint:
 
     path: Path
     state_dict: dict[str, Tensor]
+    everything: dict[str, Tensor]
+    averaged: bool = False
+    use_ema: bool = False
     architecture: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -138,9 +141,13 @@ def check_content(path: Path, where: str, what: str) -> None:
 def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
     """Read weights from a safetensors file, or from a pickle with `weights_only`, which runs no code.
 
-    Weights are under `state_dict` or `model_state_dict`, with `use_ema` under `state_dict_ema` or `model_ema`. In a
-    file without these keys they are under any key, such as `model` or `net`; if several keys hold tensors, each name
-    begins with its key. A file without such keys is a plain state dict.
+    Weights are under `state_dict` or `model_state_dict`, under any other key, such as `model` or `net`, or in a plain
+    state dict; `select_tensors` finds those of a model. EMA weights are those under a key or a prefix with the word
+    `ema`, such as `state_dict_ema` or `model_ema`.
+
+    Args:
+        path: the file.
+        use_ema: whether to read EMA weights.
 
     Raises:
         ConfigurationError: the file does not exist or cannot be a checkpoint.
@@ -148,56 +155,87 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
     """
     check_checkpoint(path)
     if path.suffix.lower() == ".safetensors":
-        return Checkpoint(path=path, state_dict=_unwrap(_read_safetensors(path, use_ema)))
-    content = read_pickle(path, _SAVE_AGAIN, ModelError)
+        content: Any = _read_safetensors(path)
+    else:
+        content = read_pickle(path, _SAVE_AGAIN, ModelError)
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a state dict", hint=_SAVE_AGAIN)
-    averaged = next((key for key in _AVERAGED if isinstance(content.get(key), dict)), None)
-    plain = next((key for key in _PLAIN if isinstance(content.get(key), dict)), None)
-    nested = {} if plain else {key: value for key, value in content.items() if _holds_tensors(key, value)}
-    notes = []
-    if use_ema and averaged is None:
-        raise ModelError(f"{path} has no EMA weights (state_dict_ema)", hint="leave --use-ema out")
-    if averaged and not use_ema:
-        if plain is None and not nested:
-            raise ModelError(f"{path} has only EMA weights ({averaged})", hint="add --use-ema to load them")
-        notes.append(f"{path.name} also has EMA weights ({averaged}): --use-ema loads them.")
-    key = averaged if use_ema else plain or (next(iter(nested)) if len(nested) == 1 else None)
-    if key is None and nested:
-        held: Mapping[Any, Any] = {
-            f"{name}.{inner}": value for name, state in nested.items() for inner, value in state.items()
-        }
-    else:
-        held = content[key] if key else content
+    key = _key_of_weights(content, use_ema)
+    held: Any = content[key] if key else content
     if quantized := next((name for name in held if "_packed_params" in str(name)), None):
         raise ModelError(f"{path} holds a quantized model ({brief(quantized)})", hint=FLOATS_NEEDED)
-    tensors = tensors_of(held)
-    _check_tensors(tensors, path)
-    if not tensors:
+    everything = _tensors_below(content)
+    if not everything:
         keys = ", ".join(
             brief(name) if not isinstance(name, str) else brief(name)[1:-1] for name in list(content)[:5]
         )
         raise ModelError(f"{path} holds no weights (its keys: {keys or 'none'})", hint=_SAVE_AGAIN)
+    averaged = list(dict.fromkeys(name.split(".")[0] for name in everything if is_averaged(name)))
+    if use_ema and not averaged:
+        raise ModelError(f"{path} has no EMA weights (state_dict_ema)", hint="leave --use-ema out")
+    if not use_ema and all(map(is_averaged, everything)):
+        raise ModelError(f"{path} has only EMA weights ({averaged[0]})", hint="add --use-ema to load them")
+    notes = []
+    containers = [name for name in averaged if isinstance(content.get(name), dict)]
+    if containers and not use_ema:
+        notes.append(f"{path.name} also has EMA weights ({containers[0]}): --use-ema loads them.")
     args = content.get("args")
     architecture = content.get("arch")
     return Checkpoint(
         path=path,
-        state_dict=_unwrap(tensors),
+        state_dict=_tensors_below(held),
+        everything=everything,
+        averaged=key is not None and is_averaged(key),
+        use_ema=use_ema,
         architecture=architecture if isinstance(architecture, str) else None,
         args=dict(vars(args)) if isinstance(args, argparse.Namespace) else {},
         notes=tuple(notes),
     )
 
 
+def is_averaged(name: str) -> bool:
+    """Whether a key, a prefix or a tensor's name has the word `ema`, which stands for averaged weights."""
+    return "ema" in re.split(r"[._]", name.lower())
+
+
+def _key_of_weights(content: Mapping[Any, Any], use_ema: bool) -> str | None:
+    """The key of a file under which the weights are; None if the file's own keys are names or several hold tensors."""
+    holding = [
+        key
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, dict) and _tensors_below(value)
+    ]
+    if use_ema:
+        return next(filter(is_averaged, holding), None)
+    holding = [key for key in holding if not is_averaged(key)]
+    plain = [key for key in _PLAIN if key in holding]
+    return plain[0] if plain else holding[0] if len(holding) == 1 else None
+
+
+_MOST_LEVELS = 4
+_MOST_DICTS = 10_000
+"""Limits of nested dicts: a pickle may have dicts that hold each other."""
+
+
+def _tensors_below(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """All tensors of nested dicts; their names begin with the keys that they are under."""
+    tensors: dict[str, Tensor] = {}
+    waiting: list[tuple[str, int, Mapping[Any, Any]]] = [("", 0, content)]
+    for prefix, level, held in waiting:
+        tensors |= {prefix + name: tensor for name, tensor in tensors_of(held).items()}
+        if level < _MOST_LEVELS and len(waiting) < _MOST_DICTS:
+            waiting += [
+                (f"{prefix}{key}.", level + 1, value)
+                for key, value in held.items()
+                if isinstance(key, str) and isinstance(value, dict)
+            ]
+    return tensors
+
+
 _SAVE_AGAIN = "save model.state_dict() with torch.save or safetensors"
 
 
-def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
-    if use_ema:
-        raise ModelError(
-            f"{path} has no EMA weights: a safetensors file holds one set of weights",
-            hint="leave --use-ema out",
-        )
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     _check_size(path, ModelError)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -211,11 +249,10 @@ def _read_safetensors(path: Path, use_ema: bool) -> dict[str, Tensor]:
         ) from exc
     if not tensors:
         raise ModelError(f"{path} holds no weights", hint=_SAVE_AGAIN)
-    _check_tensors(tensors, path)
     return tensors
 
 
-def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+def check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
     """Check that weights are dense real numbers, not integers.
 
     Raises:
@@ -366,18 +403,3 @@ def tensors_of(state: Mapping[Any, Any]) -> dict[str, Tensor]:
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, torch.Tensor)
     }
-
-
-def _holds_tensors(key: Any, value: Any) -> bool:
-    return (
-        isinstance(key, str) and key not in _AVERAGED and isinstance(value, dict) and bool(tensors_of(value))
-    )
-
-
-def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    unwrapped = {}
-    for name, tensor in state.items():
-        while name.startswith(_WRAPPERS):
-            name = name.removeprefix("module.").removeprefix("_orig_mod.")
-        unwrapped[name] = tensor
-    return unwrapped

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import brief
+from timmx.base import brief, counted
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model.build import (
     UnknownArgumentError,
@@ -16,16 +16,18 @@ from timmx.model.build import (
     create_features,
     seeded,
 )
-from timmx.model.checkpoint import Checkpoint, read_checkpoint
+from timmx.model.checkpoint import Checkpoint, check_tensors, read_checkpoint
 from timmx.model.config import check_arguments, check_timm_config
-from timmx.model.fit import check_finite, check_types, fit_state_dict
+from timmx.model.fit import check_finite, check_types, fit_state_dict, layers, needed_of
 from timmx.model.input_size import size_arguments
+from timmx.model.loading import watch_loading
+from timmx.model.selection import count_keys, select_tensors, some_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from timmx.contract import ExportRequest
     from timmx.model.source import Source
@@ -80,16 +82,24 @@ def build_and_fill(request: ExportRequest, source: Source) -> FilledModel:
             )
         if source.weights is not None:
             path = source.weights()
-            model, notes = plan.fill_from_file(path)
+            file: Checkpoint | None = None
+            if source.described_by_file:
+                file = read_checkpoint(path, request.use_ema)
+                plan = _as_trained(plan, file, request, source)
+                model, notes = plan.fill_from_folder(file)
+                notes = (*file.notes, *notes)
+            else:
+                model, notes = plan.fill_from_file(path)
             check_finite(model, path)
             adaptations = plan.adaptations(model)
-            notes += tuple(adaptations.values())
             return FilledModel(
                 model=model,
                 in_chans=plan.channels(model),
-                checkpoint=None,
+                checkpoint=file,
+                training_options=plan.training_options,
+                trained_size=plan.trained_size,
                 seed=seed if "classifier" in adaptations else None,
-                notes=notes,
+                notes=(*notes, *adaptations.values()),
             )
         model = plan.build()
         return FilledModel(model=model, in_chans=plan.channels(model), checkpoint=None, seed=seed, notes=())
@@ -166,6 +176,8 @@ class Plan:
             key: value for key, value in (trained or {}).items() if key not in set_by_request
         }
         self.trained_size: tuple[int, int, int] | None = None
+        self._own_classes: int | None = None
+        self._classifier_names: tuple[str, ...] | None = None
         self._arguments = {**self.training_options, **own}
         self._size: dict[str, Any] = {}
         if request.num_classes is not None:
@@ -210,50 +222,156 @@ class Plan:
     def fill_from_file(self, path: Path) -> tuple[nn.Module, tuple[str, ...]]:
         """Load timm's pretrained weights: timm adapts stem and classifier and resamples position embeddings."""
         overlay = {"file": str(path), "source": "", "custom_load": path.suffix == ".npz"}
-        loading: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay}
-        if "pretrained_strict" in self._source.arguments:  # a config.json must not leave weights random
-            loading["pretrained_strict"] = True
         checkpoint = None if path.suffix == ".npz" else read_checkpoint(path)
+        new = self._classifier() if self._request.num_classes else ()
         try:
-            model = self.build(loading)
+            model, notes = self._load(overlay, path, new)
         except ModelError as exc:
             if checkpoint is None:
                 raise
-            return self._fill_at_own_size(checkpoint, loading, exc)
-        _forget_source(model)
+            return self._fill_at_own_size(checkpoint, overlay, exc, new)
         if checkpoint is not None:
             check_types(checkpoint, checkpoint.state_dict, model.state_dict())
-        return model, ()
+        return model, notes
+
+    def fill_from_folder(self, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[str, ...]]:
+        """Load the weights of a `local-dir:` or `hf-hub:` model; timm adapts them as those of its own models.
+
+        Raises:
+            ModelError: a tensor that the model needs is missing, or the weights have another number of classes than
+                config.json states and the request has none.
+        """
+        outline = self._outline()
+        target, classifier = outline.state_dict(), self._classifier()
+        new = classifier if self._request.num_classes else ()
+        needed = [name for name in needed_of(target) if name not in new]
+        state, notes = select_tensors(checkpoint, target, needed)
+        if not state.keys() >= set(needed):  # timm converts names of original repositories
+            state, notes = checkpoint.state_dict, ()
+        check_tensors(state, checkpoint.path)
+        overlay: dict[str, Any] = {"state_dict": state, "source": "", "custom_load": False}
+        name = next((name for name in classifier if name in state), None)
+        if name is not None:
+            rows, own = len(state[name]), len(target[name]) if name in target else 0
+            offset = int(cfg_of(outline).get("label_offset") or 0)
+            if own in (rows, rows - offset):
+                overlay |= {"num_classes": outline.num_classes, "label_offset": rows - own}
+                self._own_classes = self._request.num_classes
+                new = ()
+            else:
+                overlay |= {"num_classes": rows, "label_offset": 0}
+                self._own_classes = rows
+            if own not in (0, rows, rows - offset) and not self._request.num_classes:
+                raise ModelError(
+                    f"{checkpoint.path} has a classifier of {counted(rows, 'class', 'classes')}, but the model's "
+                    f"configuration states {own}",
+                    hint=f"use --num-classes {rows} to export it as it is, or --num-classes {own} for a new, "
+                    "untrained classifier",
+                )
+        try:
+            model, _ = self._load(overlay, checkpoint.path, new)
+        except ModelError as exc:
+            return self._fill_at_own_size(checkpoint, overlay, exc, new)
+        check_types(checkpoint, state, model.state_dict())
+        return model, notes
+
+    def _load(
+        self, overlay: Mapping[str, Any], path: Path, new: Collection[str]
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """Build the model and let timm load its weights.
+
+        Args:
+            overlay: the source of the weights, for timm's configuration.
+            path: their file, for messages.
+            new: names that may be missing, of a new classifier.
+
+        Raises:
+            ModelError: timm cannot load them, a tensor that the model needs is missing, or one is not used.
+        """
+        loading: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": dict(overlay)}
+        if "pretrained_strict" in self._source.arguments:  # a config.json must not leave weights random
+            loading["pretrained_strict"] = True
+        with watch_loading() as loadings:
+            model = self.build(loading)
+        _forget_source(model)
+        missing: dict[str, Tensor] = {}
+        unused: set[str] = set()
+        for entry in loadings:
+            missing |= entry.missing_in(model)
+            unused |= {*entry.unexpected}
+        lacking = [name for name in needed_of(missing) if name not in new]
+        if lacking and self._request.features:
+            lacking = [name for name in lacking if name not in self._classifier()]
+        notes: tuple[str, ...] = ()
+        if not self._source.described_by_file:
+            # timm accepts files of its own that lack the last norm, such as convnext's fcmae
+            neutral = [name for name in lacking if bool((missing[name] == missing[name].flatten()[0]).all())]
+            lacking = [name for name in lacking if name not in neutral]
+            unused = set()
+            if neutral:
+                keys = f"{count_keys(len(neutral))} ({some_of(neutral)})"
+                notes = (f"timm's weights lack {keys}: initial values are used.",)
+        elif unused:
+            unused -= {*self._classifier(), *self._full().state_dict(), *dict(model.named_buffers())}
+        if lacking or unused:
+            parts = [f"{count_keys(len(lacking))} missing ({some_of(lacking)})"] if lacking else []
+            parts += [f"{count_keys(len(unused))} unexpected ({some_of(sorted(unused))})"] if unused else []
+            raise ModelError(
+                f"{path} does not fit {self._source.name}: {'; '.join(parts)}",
+                hint="leave --in-chans out"
+                if self._request.in_chans is not None
+                else "use the name of the model that it was saved from",
+            )
+        return model, notes
+
+    def _outline(self) -> nn.Module:
+        """The model that the weights are for, without them: on the meta device if its constructor allows that."""
+        if self._request.features:
+            return self._full(num_classes=0)
+        try:
+            return self.build(meta=True)
+        except ModelError:
+            return self.build()
+
+    def _classifier(self) -> tuple[str, ...]:
+        """Names of the classifier's tensors."""
+        if self._classifier_names is None:
+            names = layers(cfg_of(self._full()).get("classifier"))
+            self._classifier_names = tuple(f"{name}.{kind}" for name in names for kind in ("weight", "bias"))
+        return self._classifier_names
 
     def _fill_at_own_size(
-        self, checkpoint: Checkpoint, loading: dict[str, Any], failure: ModelError
+        self, checkpoint: Checkpoint, overlay: Mapping[str, Any], failure: ModelError, new: Collection[str]
     ) -> tuple[nn.Module, tuple[str, ...]]:
         """Load the weights at their own size and resize the model; if that fails, load them as a checkpoint."""
         if self._size:
             size, self._size = self._size, {}
             try:
-                model = self.build(loading)
+                model, notes = self._load(overlay, checkpoint.path, new)
             except ModelError:
                 self._size = size
             else:
-                _forget_source(model)
-                return self._resized(model, size, failure), ()
-        return self.fill_from_checkpoint(checkpoint)
+                return self._resized(model, size, failure), notes
+        return self.fill_from_checkpoint(checkpoint, new)
 
-    def fill_from_checkpoint(self, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[str, ...]]:
-        """Load every weight from a checkpoint, or raise an error."""
+    def fill_from_checkpoint(
+        self, checkpoint: Checkpoint, new: Collection[str] = ()
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """Load every weight from a checkpoint, except those of a new classifier, or raise an error."""
         if self._request.features:
             return self._fill_features(checkpoint)
+        if new and self._own_classes is None:
+            self._own_classes = 0
         spare = self._full().state_dict() if self._request.num_classes == 0 else ()
         model = self.build()
         try:
-            state, notes = fit_state_dict(checkpoint, model, spare)
+            state, notes = fit_state_dict(checkpoint, model, spare, new)
         except ModelError as exc:
             if not self._size:
                 raise
             size, self._size = self._size, {}
             model = self.build()
-            state, notes = fit_state_dict(checkpoint, model, spare)
+            state, notes = fit_state_dict(checkpoint, model, spare, new)
             model.load_state_dict(state)
             return self._resized(model, size, exc), notes
         model.load_state_dict(state)
@@ -272,7 +390,11 @@ class Plan:
         own = {
             key: self._arguments[key] for key in self._arguments if key not in ("num_classes", "out_indices")
         }
-        return create(self._source.timm_name, {**own, **self._size, **extra}, meta=True)
+        arguments = {**own, **self._size, **extra}
+        try:
+            return create(self._source.timm_name, arguments, meta=True)
+        except ModelError:  # a constructor that computes with values
+            return create(self._source.timm_name, arguments)
 
     def _resized(self, model: nn.Module, size: dict[str, Any], failure: ModelError) -> nn.Module:
         resize = getattr(model, "set_input_size", None)
@@ -290,7 +412,8 @@ class Plan:
         """A note for each part whose weights timm adapted when it loaded them."""
         cfg = cfg_of(model)
         notes = {}
-        num_classes, own = self._request.num_classes, cfg.get("num_classes") or 0
+        num_classes = self._request.num_classes
+        own = (cfg.get("num_classes") or 0) if self._own_classes is None else self._own_classes
         if num_classes and num_classes != own:
             notes["classifier"] = (
                 f"The classifier is new and untrained: {num_classes} classes, where the weights have {own or 'none'}."

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.errors import ModelError
 from timmx.model.build import cfg_of
-from timmx.model.checkpoint import FLOATS_NEEDED, tensors_of
+from timmx.model.checkpoint import FLOATS_NEEDED, check_tensors, tensors_of
+from timmx.model.selection import count_keys, select_tensors, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def fit_state_dict(
-    checkpoint: Checkpoint, model: nn.Module, spare: Collection[str] = ()
+    checkpoint: Checkpoint, model: nn.Module, spare: Collection[str] = (), new: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """A complete state dict for the model from a checkpoint, and notes on conversions.
+    """A complete state dict for the model from a checkpoint, and notes on what was loaded.
 
     If the names do not fit, timm's conversion for the model's family is tried (`checkpoint_filter_fn`: names of
     original repositories, position embeddings of another size).
@@ -31,29 +32,35 @@ def fit_state_dict(
         checkpoint: the weights.
         model: a timm model, possibly on the meta device.
         spare: names that may be unused, such as the classifier's if the model has none.
+        new: names that keep the model's own tensors, such as those of a new classifier.
 
     Raises:
         ModelError: the checkpoint does not fit, with the keys that are missing, unexpected or of another shape.
     """
-    target = model.state_dict()
-    spare = set(spare) | {name for name, _ in model.named_buffers()}
-    state, note = _under_prefix(checkpoint, target, spare)
-    notes = (note,) if note else ()
-    plain = _without_common_prefix(state, target)
+    whole = model.state_dict()
+    target = {name: tensor for name, tensor in whole.items() if name not in new}
+    spare = {*spare, *new, *(name for name, _ in model.named_buffers())}
+    plain, notes = select_tensors(checkpoint, target, needed_of(target))
+    check_tensors(plain, checkpoint.path)
     misfit = _Misfit.between(plain, target, spare)
     if misfit.fits:
         check_types(checkpoint, plain, target)
-        return _complete(plain, target), notes
+        return _complete(plain, target, whole), notes
     converted = _converted(plain, model)
     remaining = misfit if converted is None else _Misfit.between(converted, target, spare)
     if converted is not None and remaining.fits:
         note = f"{checkpoint.path.name} was converted to timm's names and shapes"
         resized = [name for name, *_ in misfit.reshaped]
         if resized:
-            note += f"; resized from another input size: {_some(resized)}"
+            note += f"; resized from another input size: {some_of(resized)}"
         check_types(checkpoint, converted, target)
-        return _complete(converted, target), (*notes, note + ".")
+        return _complete(converted, target, whole), (*notes, note + ".")
     raise _misfit_error(checkpoint, model, min(misfit, remaining, key=_Misfit.count))
+
+
+def needed_of(target: Collection[str]) -> list[str]:
+    """The names of a model that a file must have."""
+    return [name for name in target if not _is_counter(name)]
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class _Misfit:
             [
                 (name, tuple(state[name].shape), tuple(tensor.shape))
                 for name, tensor in target.items()
-                if name in state and state[name].shape != tensor.shape
+                if name in state and state[name].shape != tensor.shape and not _is_counter(name)
             ],
         )
 
@@ -90,57 +97,21 @@ def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def _complete(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensor of every name of the model; missing step counters are 0."""
+def _complete(
+    state: Mapping[str, Tensor], target: Mapping[str, Tensor], whole: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensor of every name of the model; step counters that are missing or of another shape are 0."""
     import torch
 
-    return {
-        name: state[name] if name in state else torch.zeros(tensor.shape, dtype=tensor.dtype)
-        for name, tensor in target.items()
-    }
-
-
-def _under_prefix(
-    checkpoint: Checkpoint, target: Mapping[str, Tensor], spare: Collection[str]
-) -> tuple[dict[str, Tensor], str]:
-    """The tensors under the prefix that has all names of the model, and a note on the others.
-
-    Lightning stores the model as an attribute of a module, next to losses and metrics; others store several models in
-    one file. Without such a prefix, all tensors.
-
-    Raises:
-        ModelError: several prefixes have all names of the model.
-    """
-    state = checkpoint.state_dict
-    needed = {name for name in target if name not in spare or name in state}
-    matching: dict[str, set[str]] = {}
-    for name in state:
-        parts = name.split(".")
-        for start in range(len(parts)):
-            own = ".".join(parts[start:])
-            if own in target:
-                matching.setdefault(".".join(parts[:start]), set()).add(own)
-    complete = [prefix for prefix, names in matching.items() if needed <= names]
-    if "" in complete or not complete:
-        return state, ""
-    if len(complete) > 1:
-        complete = [prefix for prefix in complete if "ema" not in prefix.lower()] or complete
-    if len(complete) > 1:
-        raise ModelError(
-            f"{checkpoint.path} holds several models that match: {', '.join(sorted(complete))}",
-            hint="save the state dict of one of them",
-        )
-    prefix = complete[0] + "."
-    others = [name for name in state if not name.startswith(prefix)]
-    note = ""
-    if others:
-        note = (
-            f"{checkpoint.path.name}: the weights are the tensors under {prefix.removesuffix('.')}; not loaded: "
-            f"{_keys(len(others))} ({_some(others)})."
-        )
-    return {
-        name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
-    }, note
+    complete = {}
+    for name, tensor in whole.items():
+        if name not in target:
+            complete[name] = tensor
+        elif name in state and state[name].shape == tensor.shape:
+            complete[name] = state[name]
+        else:
+            complete[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return complete
 
 
 def check_types(checkpoint: Checkpoint, state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
@@ -193,15 +164,6 @@ def _type(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _without_common_prefix(state: dict[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove a prefix that all names share and the model lacks, such as Lightning's `model.`."""
-    firsts = {name.split(".")[0] for name in state}
-    if len(firsts) != 1 or firsts & {name.split(".")[0] for name in target}:
-        return state
-    prefix = firsts.pop() + "."
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-
-
 def _converted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
     """The state after timm's conversion for this family; None if there is none or it fails."""
     module = sys.modules[type(model).__module__]
@@ -220,15 +182,15 @@ def _misfit_error(checkpoint: Checkpoint, model: nn.Module, misfit: _Misfit) -> 
     architecture = cfg.get("architecture") or type(model).__name__
     parts = []
     if misfit.missing:
-        parts.append(f"{_keys(len(misfit.missing))} missing ({_some(misfit.missing)})")
+        parts.append(f"{count_keys(len(misfit.missing))} missing ({some_of(misfit.missing)})")
     if misfit.unexpected:
-        parts.append(f"{_keys(len(misfit.unexpected))} unexpected ({_some(misfit.unexpected)})")
+        parts.append(f"{count_keys(len(misfit.unexpected))} unexpected ({some_of(misfit.unexpected)})")
     if misfit.reshaped:
         shapes = [
             f"{name}: {_shape(file)} in the file, {_shape(own)} in the model"
             for name, file, own in misfit.reshaped
         ]
-        parts.append(f"{_keys(len(misfit.reshaped))} of another shape ({_some(shapes)})")
+        parts.append(f"{count_keys(len(misfit.reshaped))} of another shape ({some_of(shapes)})")
     message = f"{checkpoint.path} does not fit {architecture}: {'; '.join(parts)}"
     hint = _flags_hint(cfg, model, misfit)
     if not hint and checkpoint.architecture and checkpoint.architecture.split(".")[0] != architecture:
@@ -238,7 +200,7 @@ def _misfit_error(checkpoint: Checkpoint, model: nn.Module, misfit: _Misfit) -> 
 
 def _flags_hint(cfg: Mapping[str, Any], model: nn.Module, misfit: _Misfit) -> str:
     """The flags that make the checkpoint fit, if only the classifier or the stem differs."""
-    classifier, stem = _layers(cfg.get("classifier")), _layers(cfg.get("first_conv"))
+    classifier, stem = layers(cfg.get("classifier")), layers(cfg.get("first_conv"))
     flags = {}
     for name, file, own in misfit.reshaped:
         layer = name.rpartition(".")[0]
@@ -257,16 +219,9 @@ def _flags_hint(cfg: Mapping[str, Any], model: nn.Module, misfit: _Misfit) -> st
     return "use " + " and ".join(f"{flag} {value}" for flag, value in flags.items())
 
 
-def _layers(names: str | Collection[str] | None) -> tuple[str, ...]:
+def layers(names: str | Collection[str] | None) -> tuple[str, ...]:
+    """The layers in timm's `classifier` or `first_conv`."""
     return (names,) if isinstance(names, str) else tuple(names or ())
-
-
-def _keys(count: int) -> str:
-    return f"{count} key{'s' * (count != 1)}"
-
-
-def _some(names: Collection[str], most: int = 3) -> str:
-    return ", ".join(list(names)[:most]) + (", ..." if len(names) > most else "")
 
 
 def _shape(shape: tuple[int, ...]) -> str:
