@@ -41,7 +41,7 @@ class Answer:
 
     Attributes:
         path: of the image.
-        probabilities: of the classes, (classes,) float32; None if the image cannot be read.
+        probabilities: of the classes, (classes,); None if the image cannot be read.
         error: why it cannot be read; empty if it can.
         hint: how to fix that.
     """
