@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from timmx.base import reporting
 from timmx.errors import ConfigurationError
 from timmx.inputs.images import MOST_PIXELS, ImageSettings, list_images, open_image, other_files
 from timmx.inputs.preprocess import ImagePreprocessor
+from timmx.inputs.samples import choose_samples
 from timmx.model.data_config import DataConfig
 from timmx.model.labels import read_labels
 
@@ -59,13 +62,99 @@ def test_16_bit_gray_is_rounded(tmp_path):
     [
         (GRAY.astype(np.float32) / 255, "floats, whose scale is unknown"),
         (GRAY.astype(np.int32) * 70_000, "32-bit integers, whose scale is unknown"),
-        (GRAY.astype(np.uint16) * 16, "at most 4080, as from a camera of 12 bits"),
+        (GRAY.astype(np.int16) * 128, "signed integers, whose scale is unknown"),
+        ((GRAY.astype(np.int16) - 128).astype(np.int8), "signed integers, whose scale is unknown"),
     ],
 )
 def test_pixels_without_a_known_scale_are_refused(tmp_path, values, reason):
-    Image.fromarray(values).save(tmp_path / "image.tif")
+    samples = 3 if values.dtype == np.float32 else 2
+    (tmp_path / "image.tif").write_bytes(tiff(values, 8 * values.itemsize, samples=samples))
     with pytest.raises(ConfigurationError, match=reason):
         read(tmp_path / "image.tif")
+
+
+def tiff(values, bits, photometric=1, samples=1):
+    """A gray TIFF of 16 x 16 pixels; `samples` is 1 for unsigned integers, 2 for signed ones, 3 for floats."""
+    data = values.tobytes()
+    if bits == 12:
+        pairs = values.reshape(-1, 2)
+        data = b"".join((int(a) << 12 | int(b)).to_bytes(3, "big") for a, b in pairs)
+    tags = [(256, 16), (257, 16), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 16)]
+    tags += [(279, len(data)), (339, samples)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return (
+        b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+
+
+def png(values, significant=None):
+    """A PNG of 16 bits, gray or RGB, which may state its significant bits."""
+
+    def chunk(name, content):
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    color = 0 if values.ndim == 2 else 2
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    depth = b"" if significant is None else chunk(b"sBIT", bytes([significant] * (color + 1)))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, color, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + depth + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+DEEP = GRAY.astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("miniswhite.tif", tiff(65535 - DEEP * 257, 16, photometric=0)),
+        ("packed.tif", tiff(DEEP * 16 + DEEP // 16, 12)),
+        ("filled.png", png((DEEP * 16 + DEEP // 16) * 16, 12)),  # as PNG defines sBIT
+        ("unfilled.png", png(DEEP * 16 + DEEP // 16, 12)),
+        ("camera.pgm", b"P5\n16 16\n4095\n" + (DEEP * 16 + DEEP // 16).astype(">u2").tobytes()),
+    ],
+)
+def test_the_depth_that_a_file_states_decides(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    Image.fromarray(GRAY).save(tmp_path / "plain.png")
+    preprocessor = ImagePreprocessor(CONFIG, True, "RGB")
+    np.testing.assert_array_equal(preprocessor.read(tmp_path / name), read(tmp_path / "plain.png"))
+    assert preprocessor.depth.warning() == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "largest", "factor"),
+    [
+        (DEEP * 16, "4,080", "16.004 (65535 / 4095)"),
+        (DEEP * 64, "16,320", "4.0002 (65535 / 16383)"),
+        (DEEP, "255", "257 (65535 / 255)"),
+        (np.full((16, 16), 300, np.uint16), "300", "128.25 (65535 / 511)"),
+        (np.stack([DEEP * 16] * 3, -1), "4,095", "16.004 (65535 / 4095)"),
+    ],
+)
+def test_16_bit_images_that_use_few_bits_are_read_as_dark_with_a_warning(tmp_path, values, largest, factor):
+    (tmp_path / "a.png").write_bytes(png(values))
+    (tmp_path / "b.png").write_bytes(png(DEEP * 257))
+    preprocessor = ImagePreprocessor(CONFIG, True, "RGB")
+    preprocessor.read(tmp_path / "b.png")
+    assert preprocessor.depth.warning() == ""
+    pixels = 255 * preprocessor.read(tmp_path / "a.png")[0]
+    np.testing.assert_allclose(pixels, values.reshape(16, 16, -1)[:, :, 0] / 257, atol=1)
+    preprocessor.read(tmp_path / "b.png")
+    warning = preprocessor.depth.warning()
+    assert "1 of 2 16-bit images" in warning
+    assert f"at most {largest} of 65,535" in warning
+    assert f"multiply them by {factor}" in warning
+    assert preprocessor.depth.warning() == ""
+
+
+def test_samples_of_few_bits_are_reported(tmp_path, warnings):
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(png(DEEP * (number + 1)))
+    assert len(choose_samples(tmp_path, None, CONFIG, True)) == 4
+    assert len(warnings) == 1
+    assert "4 of 4 16-bit images: their values are at most 1,020 of 65,535" in warnings[0]
 
 
 def turned(path, orientation, **arguments):

@@ -30,7 +30,7 @@ from timmx.tools.predict.prediction import predict
 from timmx.tools.snippets import javascript, kotlin, python, swift
 from timmx.tools.snippets.facts import Facts
 from timmx.tools.subject.against import request_for
-from timmx.tools.subject.subject import describe
+from timmx.tools.subject.subject import _sigmoid, describe
 from timmx_litert import task_metadata
 from timmx_litert.export import _task_metadata
 from torch import nn
@@ -303,6 +303,13 @@ def test_average_precision_is_the_one_of_scikit_learn():
     assert average_precision(truth, np.array([1.0, 1.0, 0.0, 0.0])) == 0.5
     assert average_precision(~truth, np.array([0.9, 0.8, 0.1, 0.2])) == 1.0
     assert average_precision(np.zeros(4, bool), np.arange(4.0)) is None
+
+
+def test_large_logits_keep_their_order_as_probabilities():
+    logits = np.linspace(17, 30, 100, dtype=np.float32)
+    truth = np.random.default_rng(0).random(100) < 0.4
+    assert average_precision(truth, _sigmoid(logits)) == average_precision(truth, logits)
+    np.testing.assert_allclose(_sigmoid(-logits), np.exp(-logits.astype(np.float64)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -176,6 +176,17 @@ def test_python_code_preprocesses_images_as_timmx_does(crop_mode, crop_pct, expo
             np.testing.assert_array_equal(scope["read"](image)[0], preprocessor.read(image))
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_python_code_refuses_pixels_that_pillow_clips(exported, tmp_path, dtype):
+    path = exported("onnx")
+    _, metadata = read_artifact(path)
+    scope = {"Image": Image, "np": np}
+    exec("\n".join(_read(Facts.of(path, metadata), Snippet())), scope)
+    Image.fromarray(np.full((8, 8), 200, dtype)).save(tmp_path / "deep.tif")
+    with pytest.raises(SystemExit, match=r"deep.tif has 16-bit or float pixels"):
+        scope["read"](tmp_path / "deep.tif")
+
+
 def test_python_code_for_core_ml_feeds_the_right_input(process, exported_digits, photos, tmp_path: Path):
     """The runtime exists only on macOS: elsewhere everything except the run itself is tested."""
     pictures = exported_digits("coreml", normalize=True, image_input=True, classifier=True)

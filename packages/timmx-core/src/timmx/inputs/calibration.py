@@ -244,6 +244,8 @@ class ImageCalibration(CalibrationInputs):
                 continue
             yield array[None]
         self._leave_out(unreadable)
+        if dark := self._preprocessor.depth.warning():
+            self.warn(dark)
 
     def some(self, most: int) -> list[np.ndarray]:
         arrays = []

@@ -217,37 +217,6 @@ _ORIENTATION = 0x0112
 """Its tag in EXIF."""
 
 
-def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """An image in the mode `L` or `RGB`.
-
-    16-bit gray is scaled to 8 bits: divided by 257 and rounded. (Pillow's `convert` clips it at 255.)
-
-    Raises:
-        ValueError: its values have no known scale: floats, 32-bit integers, or 16-bit values that use 12 bits or less.
-    """
-    import numpy as np
-    from PIL import Image
-
-    if image.mode == "F":
-        raise ValueError("its pixels are floats, whose scale is unknown; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if image.mode == "I" and image.format != "PPM":
-            raise ValueError(
-                "its pixels are 32-bit integers, whose scale is unknown; save it with 8 or 16 bits"
-            )
-        if 0 < int(values.max()) < _BITS_12:
-            raise ValueError(
-                f"its 16-bit pixels are at most {int(values.max())}, as from a camera of 12 bits or less, so their "
-                "scale is unknown; save it with 8 bits"
-            )
-        image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8), "L")
-    return image if image.mode == mode else image.convert(mode)  # a copy takes as much memory again
-
-
-_BITS_12 = 2**12
-
-
 _FORMATS = (
     *("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM"),  # JPEG includes MPO
     *("JPEG2000", "AVIF", "DIB", "TGA", "PCX", "QOI", "SGI"),

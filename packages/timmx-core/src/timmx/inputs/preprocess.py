@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from timmx.errors import ArtifactError, ConfigurationError
-from timmx.inputs.images import ImageSettings, in_mode, open_image, orientation_of, upright
+from timmx.inputs.depth import DepthReport, to_8_bits
+from timmx.inputs.images import ImageSettings, open_image, orientation_of, upright
 from timmx.model import DataConfig
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ImagePreprocessor:
         in_graph: the artifact normalizes, so its input is pixels in [0, 1].
         color_order: `RGB`, `BGR`, `L`, or None if the input is not an image.
         settings: how files are read.
+        depth: the 16-bit images that were read; its warning is up to the caller.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ImagePreprocessor:
         self.in_graph = in_graph
         self.color_order = color_order
         self.settings = settings or ImageSettings()
+        self.depth = DepthReport()
         shape = (-1, 1, 1)
         self._mean = np.asarray(data_config.mean, np.float32).reshape(shape)
         self._std = np.asarray(data_config.std, np.float32).reshape(shape)
@@ -96,9 +99,14 @@ class ImagePreprocessor:
 
         Raises:
             ArtifactError: this artifact does not take images.
-            ValueError: the scale of the image's values is unknown; see `in_mode`.
+            ValueError: the scale of the image's values is unknown; see `to_8_bits`.
         """
-        converted = in_mode(image, self._mode)
+        mode = self._mode
+        converted, largest = to_8_bits(image)
+        if largest is not None:
+            self.depth.add(largest)
+        if converted.mode != mode:  # a copy takes as much memory again
+            converted = converted.convert(mode)
         if self.settings.exif:
             converted = upright(converted, orientation_of(image))
         pixels = np.asarray(self._cut(converted), np.float32) / np.float32(255)

@@ -67,10 +67,12 @@ class ImageSamples:
 
     Attributes:
         unreadable: images that are left out because they cannot be read.
+        preprocessor: what reads them.
     """
 
     def __init__(self, paths: Sequence[Path], folder: Path, config: DataConfig, in_graph: bool) -> None:
-        self._read = ImagePreprocessor.for_model(config, in_graph).read
+        self.preprocessor = ImagePreprocessor.for_model(config, in_graph)
+        self._read = self.preprocessor.read
         self._paths: list[Path] = []
         self._cache: list[np.ndarray] = []
         self.unreadable: list[Path] = []
@@ -137,6 +139,8 @@ def choose_samples(
     samples = ImageSamples(spread(paths, MOST_IMAGES), folder, config, in_graph)
     if samples.unreadable:
         reporter().warn(left_out(samples.unreadable))
+    if dark := samples.preprocessor.depth.warning():
+        reporter().warn(dark)
     if len(samples) < LEAST_INPUTS:
         raise ConfigurationError(
             f"{folder} holds {len(samples)} readable images; verification requires at least {LEAST_INPUTS}",

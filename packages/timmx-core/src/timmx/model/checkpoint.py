@@ -194,7 +194,7 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
 
 
 def is_averaged(name: str) -> bool:
-    """Whether a key, a prefix or a tensor's name has the word `ema`, which stands for averaged weights."""
+    """Whether a key, a prefix or a tensor's name has the word `ema`, as EMA weights do."""
     return "ema" in re.split(r"[._]", name.lower())
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from timmx.base import brief, check_path, counted, is_utf8, parse_json, read_file, reporter
 from timmx.contract import is_integer
 from timmx.errors import ConfigurationError
+from timmx.model.label_lines import AS_LIST, names_in_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,7 +28,7 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
     A file holds one name per line, a JSON list, or a JSON map of class index to name (`{"0": "cat", ...}`). These are
     read too, with a warning that says so: a map of name to class index; ImageNet's `imagenet_class_index.json`; the
     config.json of transformers or timm; a Python list or dict; lines or CSV rows of class index and name in any order,
-    with or without a header; lines of WordNet ID and name.
+    with or without a header; lines of WordNet ID and name or class index; lists with marks or quotes.
 
     The file is UTF-8, with or without a byte order mark (UTF-16 with one), with any line ends. Spaces around a name
     and blank lines are ignored. If several classes have the same name, such as "crane" in lists of ImageNet, the
@@ -38,7 +39,7 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
 
     Raises:
         ConfigurationError: the file cannot be read or is empty, a name in JSON is blank, class indices are not 0 to
-            n-1, or the lines begin with numbers from 1 to n, which could be class indices or not.
+            n-1, or the lines look numbered or structured in a way that cannot be read with certainty.
     """
     if not isinstance(source, (str, os.PathLike)):
         return check_names(source, "labels")
@@ -51,6 +52,18 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
         raise ConfigurationError(
             f"{where} cannot be read: {exc.strerror or exc}", hint="check the path and its permissions"
         ) from exc
+    text = _text(data, where)
+    parsed = _parse_json(text, path, where)
+    if parsed is None:
+        lines = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
+        table = path.suffix.lower() in (".csv", ".tsv")
+        parsed = names_in_lines(lines, where, lambda what: _taken(where, what), table)
+    elif isinstance(parsed, dict):
+        parsed = _map_of_names(parsed, where)
+    return check_names(_in_order(parsed, where), where)
+
+
+def _text(data: bytes, where: str) -> str:
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         text = data.decode(encoding)
@@ -58,12 +71,16 @@ def read_labels(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ..
         raise ConfigurationError(
             f"{where} is not UTF-8 text (byte {exc.start})", hint="save it as UTF-8"
         ) from exc
-    parsed = _parse_json(text, path, where)
-    if parsed is None:
-        parsed = _names_in_lines([line for line in re.split(r"\r\n|\n|\r", text) if line.strip()], where)
-    elif isinstance(parsed, dict):
-        parsed = _map_of_names(parsed, where)
-    return check_names(_in_order(parsed, where), where)
+    control = re.search(r"[\x00-\x08\x0e-\x1f\x7f]", text)
+    if control is None:
+        return text
+    if control[0] == "\0" and data.count(0) >= len(data) // 4:
+        raise ConfigurationError(
+            f"{where} looks like UTF-16 or UTF-32 without a byte order mark", hint="save it as UTF-8"
+        )
+    raise ConfigurationError(
+        f"{where} is not text: it has the control character {brief(control[0])}", hint="save it as UTF-8 text"
+    )
 
 
 def _taken(where: str, what: str) -> None:
@@ -93,48 +110,12 @@ def _map_of_names(content: dict[Any, Any], where: str) -> Any:
     pairs = [
         value
         for value in values
-        if isinstance(value, list) and len(value) == 2 and _WORDNET.match(str(value[0]))
+        if isinstance(value, list) and len(value) == 2 and re.match(r"n\d+$", str(value[0]))
     ]
     if values and len(pairs) == len(values):
         _taken(where, "ImageNet's list of WordNet IDs and names")
         return {key: name for key, (_, name) in content.items()}
     return content
-
-
-_WORDNET = re.compile(r"n\d+$")
-_NUMBERED = re.compile(r"\s*(\d{1,9})(?:\s*[,;:\t]\s*|\s+)(\S.*)$")
-_NUMBER_LAST = re.compile(r"\s*(\S.*?)\s*[,;\t]\s*(\d{1,9})\s*$")
-
-
-def _names_in_lines(lines: list[str], where: str) -> list[str] | dict[str, str]:
-    """The names in lines, which may also hold class indices or WordNet IDs, and may have a header.
-
-    Raises:
-        ConfigurationError: the lines begin with the numbers 1 to n.
-    """
-    if not lines:
-        return lines
-    wordnet = [line.strip().split(maxsplit=1) for line in lines]
-    if all(len(parts) == 2 and _WORDNET.match(parts[0]) for parts in wordnet):
-        _taken(where, "lines of WordNet ID and name")
-        return [name for _, name in wordnet]
-    for pattern, number, name in ((_NUMBERED, 1, 2), (_NUMBER_LAST, 2, 1)):
-        matches = [pattern.match(line) for line in lines]
-        header = matches[0] is None and len(lines) > 1
-        found = [match for match in matches[header:] if match is not None]
-        if len(found) < len(lines) - header:
-            continue
-        numbers = [int(match[number]) for match in found]
-        if sorted(numbers) == list(range(len(numbers))):
-            names = {str(int(match[number])): match[name].strip().strip('"') for match in found}
-            _taken(where, "lines of class index and name" + (" with a header" if header else ""))
-            return names
-        if len(numbers) > 1 and sorted(numbers) == list(range(1, len(numbers) + 1)):
-            raise ConfigurationError(
-                f"{where}: its lines are numbered from 1 to {len(numbers)}, and class indices begin at 0",
-                hint="write the names only, one per line, in the order of the classes",
-            )
-    return lines
 
 
 def check_names(names: Iterable[Any], where: str) -> tuple[str, ...]:
@@ -211,6 +192,9 @@ def labels_of_config(cfg: dict[str, Any], num_classes: int) -> tuple[tuple[str, 
 def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any] | None:
     """The JSON in a file; None if it is a plain list of lines."""
     is_json = path.suffix.lower() == ".json"
+    if not is_json and _PYTHON.match(text) and (parsed := _python_literal(text, where)) is not None:
+        _taken(where, "a Python literal")
+        return parsed
     if not is_json and not text.lstrip().startswith(("[", "{")):
         return None
     try:
@@ -218,7 +202,7 @@ def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any]
     except json.JSONDecodeError as exc:
         if not is_json and "\n" in text.strip() and not text.rstrip().endswith(("]", "}")):
             return None  # a plain list whose first name starts with a bracket
-        if not is_json and (parsed := _python_literal(text)) is not None:
+        if not is_json and (parsed := _python_literal(text, where)) is not None:
             _taken(where, "a Python literal")
             return parsed
         raise ConfigurationError(
@@ -237,15 +221,27 @@ def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any]
     return parsed
 
 
-def _python_literal(text: str) -> list[Any] | dict[str, Any] | None:
-    """A list or a dict of names in Python's notation; None if it is neither. No code is run."""
+_PYTHON = re.compile(r"(\s*#[^\n]*\n|\s)*(\w+\s*=\s*(?=[\[{(])|\((?=\s*[\"'])|(?<=\n)(?=[\[{]))")
+"""Python that is not JSON either: an assignment, a tuple, or a literal after comments."""
+
+
+def _python_literal(text: str, where: str) -> list[Any] | dict[str, Any] | None:
+    """A list or a dict of names in Python's notation; None if it is neither. No code is run.
+
+    Raises:
+        ConfigurationError: two keys are equal.
+    """
     try:
-        value = ast.literal_eval(text.strip())
+        tree = ast.parse(re.sub(r"^(\s*#[^\n]*\n|\s)*(\w+\s*=\s*)?", "", text).strip(), mode="eval")
+        value = ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-    if isinstance(value, dict):
-        return {str(key): name for key, name in value.items()}
-    return value if isinstance(value, list) else None
+    if isinstance(value, dict) and isinstance(tree.body, ast.Dict):
+        names = {str(key): name for key, name in value.items()}
+        if len(names) < len(tree.body.keys):
+            raise ConfigurationError(f"{where}: a class is given twice", hint=AS_LIST)
+        return names
+    return list(value) if isinstance(value, (list, tuple)) else None
 
 
 def _in_order(names: Any, where: str) -> Iterable[Any]:

@@ -65,7 +65,10 @@ def _labels(facts: Facts, piece: Snippet) -> Iterator[str]:
 
 def _read(facts: Facts, piece: Snippet) -> Iterator[str]:
     yield "def read(path):"
-    yield f'    image = Image.open(path).convert("{"L" if facts.gray else "RGB"}")'
+    yield "    image = Image.open(path)"
+    yield '    if image.mode[0] in "IF":  # convert would clip its values at 255'
+    yield '        raise SystemExit(f"{path} has 16-bit or float pixels: save it with 8 bits per channel first")'
+    yield f'    image = image.convert("{"L" if facts.gray else "RGB"}")'
     yield from _resize(facts)
     yield from _crop(facts)
     if piece.takes_image:

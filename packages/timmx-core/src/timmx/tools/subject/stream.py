@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from timmx.artifact import ChangeCheck
-from timmx.base import artifact_size, usable_cores
+from timmx.base import artifact_size, reporter, usable_cores
 from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Answer:
 
     Attributes:
         path: of the image.
-        probabilities: of the classes, (classes,) float32; None if the image cannot be read.
+        probabilities: of the classes, (classes,); None if the image cannot be read.
         error: why it cannot be read; empty if it can.
         hint: how to fix that.
     """
@@ -120,6 +120,8 @@ def _answers(subject: Subject, paths: Sequence[Path], workers: int) -> Iterator[
             yield from _answer(subject, batch, inputs)
     finally:  # reached when the iterator is closed early and after Ctrl-C too
         decoders.close()
+        if dark := subject.preprocessor.depth.warning():
+            reporter().warn(dark)
 
 
 def _result(future: Future[np.ndarray | ConfigurationError]) -> np.ndarray | ConfigurationError:

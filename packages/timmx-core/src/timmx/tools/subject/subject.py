@@ -148,7 +148,9 @@ class Subject(Described):
         return run_batches(self.runner, inputs, self.output_names, self.batch_size, what=self.name)
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
-        """Class probabilities, (N, classes) float32: by softmax, or by sigmoid if classes do not exclude each other.
+        """Class probabilities, (N, classes): by softmax in float32, or by sigmoid if classes do not exclude each other.
+
+        The sigmoid is in float64: average precision ranks images by it, and in float32 it is 1 from a logit of 17 on.
 
         Args:
             inputs: (N, C, H, W) float32, from `preprocessor`.
@@ -248,7 +250,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Computed from exp(-|x|), which does not overflow; NaN for infinity, as in `_softmax`."""
-    small = np.exp(-np.abs(logits))
+    """In float64, from exp(-|x|), which does not overflow; NaN for infinity, as in `_softmax`."""
+    small = np.exp(-np.abs(logits.astype(np.float64)))
     shares = np.where(logits >= 0, 1, small) / (1 + small)
-    return np.where(np.isfinite(logits), shares, np.nan).astype(np.float32)
+    return np.where(np.isfinite(logits), shares, np.nan)
