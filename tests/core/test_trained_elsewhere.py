@@ -425,3 +425,92 @@ def test_what_is_missing_under_a_prefix_is_named(tmp_path, trained):
     torch.save({"state_dict": state}, tmp_path / "c.ckpt")
     with pytest.raises(ModelError, match=r"test_resnet: 1 key missing \(layer1\.0\.conv1\.weight\)\n"):
         load(tmp_path / "c.ckpt", num_classes=7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"args": {"gp": "max", "num_classes": 7}},
+        {"args": {"gp": None, "model_kwargs": "{'global_pool': 'max'}"}},
+        {"args": argparse.Namespace(model_kwargs="global_pool=max num_classes=7")},
+        {"args": argparse.Namespace(model_kwargs=argparse.Namespace(global_pool="max"))},
+        {"hyper_parameters": {"global_pool": "max", "lr": 0.1, "pretrained": True, "drop_rate": 0.2}},
+        {"hyper_parameters": {"model_name": "test_resnet", "model_kwargs": {"global_pool": "max"}}},
+    ],
+)
+def test_options_of_training_are_read_however_they_were_stored(tmp_path, options):
+    model = build("test_resnet", num_classes=7, global_pool="max")
+    torch.save({"state_dict": model.state_dict(), **options}, tmp_path / "c.ckpt")
+    loaded = load(tmp_path / "c.ckpt", num_classes=7)
+    assert outputs_differ(loaded, model) == 0
+    assert loaded.notes == ("From the options that c.ckpt was trained with: global_pool max.",)
+
+
+def test_arguments_of_the_models_constructor_are_taken_from_hyperparameters(tmp_path):
+    model = build("test_resnet", num_classes=7, output_stride=8)
+    hyper = {"output_stride": 8, "hidden": 3, "patience": 5, "loss": "ce"}
+    torch.save({"state_dict": model.state_dict(), "hyper_parameters": hyper}, tmp_path / "c.ckpt")
+    loaded = load(tmp_path / "c.ckpt", num_classes=7)
+    assert outputs_differ(loaded, model) == 0
+    assert loaded.notes == ("From the options that c.ckpt was trained with: output_stride 8.",)
+
+
+def test_model_kwargs_that_cannot_be_read_are_refused(tmp_path, trained):
+    path = save_training(tmp_path / "c.pth", trained, num_classes=7, model_kwargs="{'global_pool': ")
+    with pytest.raises(ModelError, match=r"model_kwargs=.*cannot be read\nhint: .*--model-kwargs"):
+        load(path)
+
+
+def test_random_interpolation_of_training_is_the_models_own(tmp_path, trained):
+    path = save_training(tmp_path / "c.pth", trained, num_classes=7, interpolation="random")
+    loaded = load(path)
+    assert loaded.data_config.interpolation == "bilinear"
+    assert "c.pth was trained with random interpolation: the model's own, bilinear, is used." in loaded.notes
+
+
+def save_as(path: Path, name: str, model: torch.nn.Module, **content) -> Path:
+    args = argparse.Namespace(model=name)
+    torch.save({"arch": name, "state_dict": model.state_dict(), "args": args, **content}, path)
+    return path
+
+
+def test_a_checkpoint_of_another_architecture_that_fits_is_refused(tmp_path):
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=3)
+    path = save_as(tmp_path / "c.pth", "tf_efficientnet_lite0.in1k", model)
+    with pytest.raises(
+        ModelError,
+        match=r"as tf_efficientnet_lite0, not efficientnet_lite0: .*\nhint: export tf_efficientnet_lite0\.in1k",
+    ):
+        load(path, "efficientnet_lite0", num_classes=3)
+    assert load(path, "tf_efficientnet_lite0", num_classes=3).notes == ()
+
+
+def test_the_data_config_of_the_stated_tag_is_used(tmp_path):
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3)
+    path = save_as(tmp_path / "c.pth", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", model)
+    assert load(path, "vit_tiny_patch16_224", num_classes=3).notes == ()
+    model = timm.create_model("resnet18", num_classes=3)
+    for stated in (
+        "resnet18.fb_swsl_ig1b_ft_in1k",
+        "hf-hub:timm/resnet18.fb_swsl_ig1b_ft_in1k",
+        "swsl_resnet18",
+    ):
+        path = save_as(tmp_path / "c.pth", stated, model)
+        loaded = load(path, "resnet18", num_classes=3)
+        assert loaded.name == "resnet18"
+        assert loaded.data_config.interpolation == "bilinear"
+        assert (
+            "c.pth was trained as resnet18.fb_swsl_ig1b_ft_in1k: the data config of this tag"
+            in loaded.notes[0]
+        )
+    requested = load(path, "resnet18.a1_in1k", num_classes=3)
+    assert requested.data_config.interpolation == "bicubic"
+    assert "differs from resnet18.a1_in1k in interpolation" in requested.notes[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet", "my_own_resnet", "local-dir:runs/a", "test_resnet.unknown", 3, None]
+)
+def test_names_that_timm_does_not_know_are_ignored(tmp_path, trained, name):
+    torch.save({"arch": name, "state_dict": trained.state_dict()}, tmp_path / "c.pth")
+    assert load(tmp_path / "c.pth", num_classes=7).notes == ()

@@ -217,6 +217,15 @@ def _cannot_build(name: str, arguments: Mapping[str, Any], exc: Exception) -> st
 
 def _own_arguments(name: str, argument: str) -> str:
     """A hint with the model's arguments that are similar to this one, or all of them."""
+    own = constructor_arguments(name) - {"cfg", "args", "kwargs"} - set(FLAGS) - _INTERNAL
+    close = difflib.get_close_matches(argument, own, n=3)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"use one of {', '.join(sorted(own))}"
+
+
+def constructor_arguments(name: str) -> set[str]:
+    """Names of the arguments that the constructor of a model takes."""
     import timm
 
     with _on_meta():
@@ -231,11 +240,7 @@ def _own_arguments(name: str, argument: str) -> str:
             own |= _cfg_fields(cls, cfg)
         if not any(value.kind is value.VAR_KEYWORD for value in parameters.values()):
             break
-    own -= {"self", "cfg", "args", "kwargs"} | set(FLAGS) | _INTERNAL
-    close = difflib.get_close_matches(argument, own, n=3)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"use one of {', '.join(sorted(own))}"
+    return own - {"self"}
 
 
 def _cfg_fields(cls: type, cfg: inspect.Parameter) -> set[str]:

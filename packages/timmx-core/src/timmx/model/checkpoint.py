@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from timmx.base import brief, memory_bytes, open_file, size_text
 from timmx.errors import ConfigurationError, ModelError, TimmxError
 from timmx.model.build import first_line
+from timmx.model.training import model_of_training, names_of, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,13 +27,8 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
 _PLAIN = ("state_dict", "model_state_dict")
 """Keys that name the weights of a model: they are searched before other tensors of the file."""
-_MODEL_ARGUMENTS = {
-    "gp": "global_pool",
-    "bn_eps": "bn_eps",
-    "num_classes": "num_classes",
-    "in_chans": "in_chans",
-}
-"""Options of timm's train.py that it passes to create_model under these names, in addition to `model_kwargs`."""
+_HYPERPARAMETERS = ("hyper_parameters", "hparams")
+"""Keys of the arguments of a Lightning module."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +41,9 @@ class Checkpoint:
         everything: all tensors, with the keys that they are under as prefixes.
         averaged: whether `state_dict` is under a key of EMA weights.
         use_ema: whether EMA weights were requested.
-        architecture: `arch` as stored by timm's train.py, otherwise None.
+        architecture: timm's name of the model that was trained, with its tag if it is stated; None if it is not.
         args: the arguments of timm's train.py, otherwise empty.
+        hyper_parameters: the arguments of a Lightning module, otherwise empty.
         notes: notes for the user.
     """
 
@@ -57,21 +54,8 @@ class Checkpoint:
     use_ema: bool = False
     architecture: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
+    hyper_parameters: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    @property
-    def model_arguments(self) -> dict[str, Any]:
-        """The arguments of create_model in `args` that change what the model computes."""
-        own = self.args.get("model_kwargs")
-        arguments = dict(own) if isinstance(own, dict) else {}
-        for key, argument in _MODEL_ARGUMENTS.items():
-            value = self.args.get(key)
-            if value is not None and value != "":
-                arguments[argument] = value
-        size = self.args.get("input_size")
-        if "in_chans" not in arguments and isinstance(size, (list, tuple)) and len(size) == 3:
-            arguments["in_chans"] = size[0]
-        return {key: value for key, value in arguments.items() if value is not None}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -81,6 +65,8 @@ class Checkpoint:
             key: tuple(value) if isinstance(value := self.args.get(key), list) else value for key in keys
         }
         options = {key: value for key, value in options.items() if value is not None and not _is_empty(value)}
+        if options.get("interpolation") == "random":  # an augmentation of training
+            del options["interpolation"]
         side = self.args.get("img_size")
         if side is not None and not _is_empty(side) and "input_size" not in options:
             sides = tuple(side) if isinstance(side, (list, tuple)) else (side, side)
@@ -179,22 +165,23 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
     containers = [name for name in averaged if isinstance(content.get(name), dict)]
     if containers and not use_ema:
         notes.append(f"{path.name} also has EMA weights ({containers[0]}): --use-ema loads them.")
-    args = content.get("args")
-    architecture = content.get("arch")
+    args = options_of(content.get("args"))
+    hyper = next((options_of(content[key]) for key in _HYPERPARAMETERS if key in content), {})
     return Checkpoint(
         path=path,
         state_dict=_tensors_below(held),
         everything=everything,
         averaged=key is not None and is_averaged(key),
         use_ema=use_ema,
-        architecture=architecture if isinstance(architecture, str) else None,
-        args=dict(vars(args)) if isinstance(args, argparse.Namespace) else {},
+        architecture=model_of_training(names_of(content, args, hyper)),
+        args=args,
+        hyper_parameters=hyper,
         notes=tuple(notes),
     )
 
 
 def is_averaged(name: str) -> bool:
-    """Whether a key, a prefix or a tensor's name has the word `ema`, as EMA weights do."""
+    """Whether a key, a prefix or a tensor's name has the word `ema`."""
     return "ema" in re.split(r"[._]", name.lower())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from timmx.base import brief, counted
@@ -12,6 +12,7 @@ from timmx.model.build import (
     UnknownArgumentError,
     can_be_trained_with,
     cfg_of,
+    constructor_arguments,
     create,
     create_features,
     seeded,
@@ -22,6 +23,8 @@ from timmx.model.fit import check_finite, check_types, fit_state_dict, layers, n
 from timmx.model.input_size import size_arguments
 from timmx.model.loading import watch_loading
 from timmx.model.selection import count_keys, select_tensors, some_of
+from timmx.model.source import pretrained_cfg
+from timmx.model.training import arguments_of_module, arguments_of_training
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -68,8 +71,12 @@ def build_and_fill(request: ExportRequest, source: Source) -> FilledModel:
     with seeded(seed):
         if request.checkpoint is not None:
             checkpoint = read_checkpoint(request.checkpoint, request.use_ema)
+            tagged, tag_notes = _with_tag(source, checkpoint)
+            if tagged is not source:
+                source, plan = tagged, Plan(request, tagged)
             plan = _as_trained(plan, checkpoint, request, source)
             model, notes = plan.fill_from_checkpoint(checkpoint)
+            _check_architecture(model, checkpoint)
             check_finite(model, checkpoint.path)
             return FilledModel(
                 model=model,
@@ -78,7 +85,7 @@ def build_and_fill(request: ExportRequest, source: Source) -> FilledModel:
                 training_options=plan.training_options,
                 trained_size=plan.trained_size,
                 seed=None,
-                notes=(*checkpoint.notes, *notes),
+                notes=(*checkpoint.notes, *tag_notes, *notes),
             )
         if source.weights is not None:
             path = source.weights()
@@ -87,6 +94,7 @@ def build_and_fill(request: ExportRequest, source: Source) -> FilledModel:
                 file = read_checkpoint(path, request.use_ema)
                 plan = _as_trained(plan, file, request, source)
                 model, notes = plan.fill_from_folder(file)
+                _check_architecture(model, file)
                 notes = (*file.notes, *notes)
             else:
                 model, notes = plan.fill_from_file(path)
@@ -111,7 +119,7 @@ def _as_trained(plan: Plan, checkpoint: Checkpoint, request: ExportRequest, sour
     Raises:
         ConfigurationError: the model does not take one of them.
     """
-    arguments, size = checkpoint.model_arguments, checkpoint.options.get("input_size")
+    arguments, size = _arguments_of(checkpoint, source), checkpoint.options.get("input_size")
     where = f"{checkpoint.path} was trained with "
     check_timm_config(checkpoint.options, f"the options that {checkpoint.path} was trained with")
     check_arguments(arguments, where)
@@ -137,6 +145,68 @@ def _as_trained(plan: Plan, checkpoint: Checkpoint, request: ExportRequest, sour
             hint="use the name of the model that was trained; --model-kwargs, --num-classes, --in-chans and "
             "--input-size override these options",
         ) from exc
+
+
+def _arguments_of(checkpoint: Checkpoint, source: Source) -> dict[str, Any]:
+    """The arguments of create_model that a checkpoint states.
+
+    Raises:
+        ModelError: they cannot be read.
+    """
+
+    def own() -> set[str]:
+        names = constructor_arguments(source.timm_name)
+        return {name for name in names if can_be_trained_with(name)} - {"cfg", "args", "kwargs"}
+
+    module = arguments_of_module(checkpoint.hyper_parameters, checkpoint.path, own)
+    return {**module, **arguments_of_training(checkpoint.args, checkpoint.path)}
+
+
+_DATA_CONFIG = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size")
+
+
+def _with_tag(source: Source, checkpoint: Checkpoint) -> tuple[Source, tuple[str, ...]]:
+    """The source with the tag that the checkpoint states if the request has none, and a note if it matters.
+
+    A tag stands for a data config, and for some models a number of classes or an input size.
+    """
+    stated = checkpoint.architecture
+    architecture, _, tag = source.timm_name.partition(".")
+    if (
+        source.described_by_file
+        or stated is None
+        or "." not in stated
+        or stated.partition(".")[0] != architecture
+    ):
+        return source, ()
+    own, other = pretrained_cfg(source.timm_name), pretrained_cfg(stated)
+    differing = [key for key in _DATA_CONFIG if own.get(key) != other.get(key)]
+    if not tag:
+        note = f"{checkpoint.path.name} was trained as {stated}: the data config of this tag is used."
+        return replace(source, timm_name=stated), (note,) if differing else ()
+    if tag == stated.partition(".")[2] or not differing:
+        return source, ()
+    return source, (
+        f"{checkpoint.path.name} was trained as {stated}, which differs from {source.timm_name} in "
+        f"{', '.join(differing)}: those of {source.timm_name} are used.",
+    )
+
+
+def _check_architecture(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Check that weights which fit are for this model, not for one with the same tensors and another computation.
+
+    Raises:
+        ModelError: the checkpoint states another architecture.
+    """
+    from timm.models import model_entrypoint
+
+    stated, own = (checkpoint.architecture or "").partition(".")[0], cfg_of(model).get("architecture") or ""
+    if not stated or own == stated or model_entrypoint(own) is model_entrypoint(stated):
+        return
+    raise ModelError(
+        f"{checkpoint.path} was trained as {stated}, not {own}: the weights fit, but the models compute differently",
+        hint=f"export {checkpoint.architecture}; if the checkpoint states a wrong name, save its state dict alone",
+    )
 
 
 def native_size(model: nn.Module, cfg: Mapping[str, Any]) -> tuple[int, int]:

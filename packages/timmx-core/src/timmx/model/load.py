@@ -208,7 +208,7 @@ def _take_training_options(filled: FilledModel, checkpoint: Checkpoint, cfg: dic
     """Override the data config in `cfg` with the options of timm's train.py.
 
     Returns:
-        A note on all of these options that were used.
+        Notes on the options that were used, and on those that were not.
     """
     settings = [f"{key} {value}" for key, value in filled.training_options.items() if value != cfg.get(key)]
     if filled.trained_size and filled.trained_size[1:] != tuple(cfg["input_size"][1:]):
@@ -218,9 +218,15 @@ def _take_training_options(filled: FilledModel, checkpoint: Checkpoint, cfg: dic
         if value and value != cfg.get(key):
             cfg[key] = value
             settings.append(f"{key} {value}")
-    if not settings:
-        return []
-    return [f"From the options that {checkpoint.path.name} was trained with: {', '.join(settings)}."]
+    notes = []
+    if checkpoint.args.get("interpolation") == "random":
+        own = cfg.get("interpolation") or "bicubic"
+        notes.append(
+            f"{checkpoint.path.name} was trained with random interpolation: the model's own, {own}, is used."
+        )
+    if settings:
+        notes.append(f"From the options that {checkpoint.path.name} was trained with: {', '.join(settings)}.")
+    return notes
 
 
 def _from_module(request: ExportRequest) -> LoadedModel:
