@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from timmx.base.files import atomic_write, may_replace, same_file
+from timmx.base.text import locale_problem
 
 
 def names(folder: Path) -> list[str]:
@@ -128,3 +129,13 @@ def test_different_paths_of_one_file_are_recognized(tmp_path):
         assert same_file(one, path)
     assert same_file(tmp_path / "new", tmp_path / "to nothing")
     assert not same_file(one, tmp_path / "new")
+
+
+def test_a_utf8_path_under_another_locale_is_not_called_a_path_without_utf8(monkeypatch):
+    assert locale_problem("a\udcff") == ""
+    monkeypatch.setattr(os, "fsencode", lambda path: path.encode("ascii", "surrogateescape"))
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    under_c = "mö.onnx".encode().decode("ascii", "surrogateescape")  # as Python reads it with LC_ALL=C
+    assert (
+        locale_problem(under_c) == "the locale of this process is not UTF-8 (it is ascii), and this path is"
+    )

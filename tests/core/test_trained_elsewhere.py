@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from timmx.contract.options import ExportRequest
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model.load import load_model
+from timmx.model.source import find_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -220,6 +221,28 @@ def test_missing_weights_are_refused_whatever_the_config_says(tmp_path, trained)
     save_file(half, folder / "model.safetensors")
     with pytest.raises(ModelError, match="keys missing"):
         load_model(ExportRequest(model=f"local-dir:{folder}"))
+
+
+@pytest.mark.parametrize(
+    ("content", "labels", "words"),
+    [
+        ({"id2label": {"0": "ant", "2": "cat"}}, {}, "no name for class index 1"),
+        ({"id2label": {"0": "ant", "1": "LABEL_1"}}, {}, "transformers' defaults"),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, {}, ""),
+        ({"id2label": {"0": "ant", "1": "bee"}}, {}, ""),
+        ({"id2label": {"0": "ant", "2": "cat"}}, {"labels": ["ant", "bee"]}, ""),
+        ({"problem_type": "multi_label_classification"}, {}, "add --multi-label"),
+        ({"problem_type": "multi_label_classification"}, {"multi_label": True}, ""),
+        ({"problem_type": "multi_label_classification"}, {"num_classes": 0}, ""),
+        ({"problem_type": "single_label_classification"}, {}, ""),
+    ],
+)
+def test_what_a_config_of_transformers_says_and_is_not_used_is_a_note(tmp_path, content, labels, words):
+    content = {"architecture": "test_resnet", "num_classes": 2, "model_type": "timm_wrapper"} | content
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    notes = find_source(ExportRequest(model=f"local-dir:{tmp_path}", **labels), weights=False).notes
+    assert len(notes) == bool(words)
+    assert words in " ".join(notes)
 
 
 def test_a_model_saved_by_transformers_is_loaded(tmp_path, trained):

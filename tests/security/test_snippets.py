@@ -17,7 +17,15 @@ import pytest
 import tree_sitter
 import tree_sitter_kotlin
 import tree_sitter_swift
-from timmx.contract import InputMetadata, Metadata, ModelMetadata, OutputKind, OutputMetadata, quote_string
+from timmx.contract import (
+    InputMetadata,
+    Metadata,
+    ModelMetadata,
+    OutputKind,
+    OutputMetadata,
+    in_ascii,
+    quote_string,
+)
 from timmx.errors import ArtifactError
 from timmx.tools.snippets import javascript, kotlin, python, swift
 from timmx.tools.snippets.facts import Facts
@@ -349,6 +357,29 @@ def test_literals_of_the_other_languages_have_the_text(language):
         literal = quote_string(text, language)
         assert literal.encode().decode().isprintable()
         if language == "swift":
+            assert decode(literal, language) == swift_text(text)
+        else:
+            assert as_utf16(decode(literal, language)) == as_utf16(text)
+
+
+@pytest.mark.parametrize(
+    ("language", "escaped"),
+    [
+        ("python", '"\\U0001f600 \\xdf"'),
+        ("swift", '"\\u{1f600} \\u{df}"'),
+        ("kotlin", '"\\ud83d\\ude00 \\u00df"'),
+        ("js", '"\\ud83d\\ude00 \\u00df"'),
+    ],
+)
+def test_code_for_an_output_without_utf8_is_escaped_by_its_language(language, escaped):
+    literal = quote_string("\U0001f600 \xdf", language)
+    assert in_ascii(literal, language) == escaped
+    for text in odd_strings(500, seed=2):
+        literal = in_ascii(quote_string(text, language), language)
+        assert literal.isascii()
+        if language == "python":
+            assert ast.literal_eval(literal) == text
+        elif language == "swift":
             assert decode(literal, language) == swift_text(text)
         else:
             assert as_utf16(decode(literal, language)) == as_utf16(text)

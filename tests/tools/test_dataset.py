@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -235,6 +236,26 @@ def test_a_csv_that_does_not_fit_is_refused(tmp_path, folder, lines, said):
 def test_the_first_missing_images_of_a_csv_are_named(tmp_path):
     said = refusal(table(tmp_path, "path,label", *[f"{x}.png,cat" for x in "abcde"]), "f", ("cat", "dog"), 2)
     assert "a.png, b.png, c.png and 2 more" in said
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "hint"),
+    [
+        (b"path label\n3/a.png 3\n", "separated by spaces", "save it with commas"),
+        (b"3/a.png 3\n3/b.png 3\n", "separated by spaces", "save it with commas"),
+        ("path,label\n3/a.png,3\n".encode("utf-16"), "in UTF-16", "save it as UTF-8"),
+        ("path,label\n3/a.png,3\n".encode("utf-16-le"), "in UTF-16", "save it as UTF-8"),
+        (b"path,label\nC:\\data\\3\\a.png,3\n", "do not exist", "paths of Windows"),
+        (b"path,label\n\\\\server\\3\\a.png,3\n", "do not exist", "paths of Windows"),
+        (b"path,label\n3\\a.png,3\n", "do not exist", "write / instead"),
+    ],
+)
+def test_a_csv_of_another_kind_is_named(tmp_path, data, said, hint):
+    (tmp_path / "images.csv").write_bytes(data)
+    with pytest.raises(ConfigurationError, match=said) as error:
+        read_dataset(tmp_path / "images.csv", "f.onnx", ("3", "4"), 2)
+    if os.sep == "/" or "do not exist" not in said:
+        assert hint in error.value.hint
 
 
 def test_a_binary_file_is_refused_as_a_csv():

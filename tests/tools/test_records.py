@@ -173,6 +173,17 @@ def test_a_changed_file_is_noticed_by_the_manifest_next_to_it(cache, folder, che
         assert check(folder) == ""
 
 
+def test_a_file_that_was_renamed_and_changed_is_noticed_by_the_manifest(cache, file, check):
+    entries = {"a.bin": {"sha256": records.digest((file,))}, "b.bin": {}, "c.bin": []}
+    (file.parent / records.MANIFEST_NAME).write_text(json.dumps({"artifacts": entries}))
+    renamed = file.rename(file.parent / "renamed.bin")
+    assert check(renamed) == ""
+    renamed.write_bytes(b"weightz")
+    assert "renamed.bin is none of the files in" in check(renamed)
+    changes.remember_export((renamed,))  # an export of its own into this folder
+    assert check(renamed) == ""
+
+
 def test_a_large_file_is_hashed_once_for_each_state(cache, file, check, monkeypatch):
     file.write_bytes(bytes(5 * 10**6))
     hashed = []

@@ -51,8 +51,9 @@ class ChangeCheck:
         self._warning = ""
         self._files = tuple(files)
         self._expected = _expected(files[0])
+        self._neighbors = set() if self._expected else _neighbors(files[0])
         self._thread = Thread(target=self._compare, daemon=True)
-        if self._expected:
+        if self._expected or self._neighbors:
             self._thread.start()
 
     def __enter__(self) -> ChangeCheck:
@@ -77,6 +78,14 @@ class ChangeCheck:
             sha256 = _hash(self._files)
             if sha256 in self._expected or records.is_verified(sha256):
                 return
+            if not self._expected:
+                if sha256 not in self._neighbors:
+                    self._warning = (
+                        f"{self._files[0].name} is none of the files in {_manifest(self._files[0])}, neither by name "
+                        f"nor by content (SHA-256 {sha256[:12]}). If it is a renamed copy of one of them, it was "
+                        "changed: copy or export it again, or check it with timmx verify."
+                    )
+                return
             expected, source = next(iter(self._expected.items()))
             self._warning = (
                 f"{self._files[0].name} is not the file that timmx wrote: it was changed or replaced (SHA-256 "
@@ -88,15 +97,32 @@ class ChangeCheck:
 def _expected(path: Path) -> dict[str, str]:
     """The SHA-256 that an artifact should have, with the source of each."""
     with suppress(OSError):
-        manifest = path.absolute().parent / records.MANIFEST_NAME
-        entries = records.read_record(manifest).get("artifacts")
-        entry = entries.get(path.name) if isinstance(entries, dict) else None
         sources = (
-            (entry.get("sha256") if isinstance(entry, dict) else None, str(manifest)),
+            (_entries(path).get(path.name), str(_manifest(path))),
             (records.read_record(_record(path)).get("exported"), "the record of its export"),
         )
         return {sha256: source for sha256, source in sources if isinstance(sha256, str)}
     return {}
+
+
+def _neighbors(path: Path) -> set[str]:
+    """The SHA-256 of all files of the `timmx.json` next to an artifact, which may be one of them with a new name."""
+    with suppress(OSError):
+        return set(_entries(path).values())
+    return set()
+
+
+def _manifest(path: Path) -> Path:
+    return path.absolute().parent / records.MANIFEST_NAME
+
+
+def _entries(path: Path) -> dict[str, str]:
+    """The SHA-256 of each file in the `timmx.json` next to an artifact, by name."""
+    entries = records.read_record(_manifest(path)).get("artifacts")
+    if not isinstance(entries, dict):
+        return {}
+    hashes = {name: entry.get("sha256") for name, entry in entries.items() if isinstance(entry, dict)}
+    return {name: sha256 for name, sha256 in hashes.items() if isinstance(sha256, str)}
 
 
 def _hash(files: Sequence[Path]) -> str:

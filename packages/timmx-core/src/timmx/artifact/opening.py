@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmx import registry
-from timmx.base import check_path, is_utf8, printable, require_artifact
+from timmx.base import check_path, is_utf8, locale_problem, printable, require_artifact
 from timmx.contract import Metadata
 from timmx.errors import ArtifactError, BackendError
 
@@ -43,8 +43,10 @@ def backend_of(path: Path) -> ExportBackend:
     if not path.exists():
         raise ArtifactError(f"{path} does not exist", hint="check the path")
     if not is_utf8(str(path)):
+        problem = locale_problem(path)
         raise ArtifactError(
-            f"{printable(str(path))}: this path is not UTF-8, and runtimes cannot open it", hint="rename it"
+            f"{printable(str(path))}: {problem or 'this path is not UTF-8, and runtimes cannot open it'}",
+            hint="set LC_ALL=C.UTF-8, or PYTHONUTF8=1" if problem else "rename it",
         )
     backend = backend_for(path)
     require_artifact(path)

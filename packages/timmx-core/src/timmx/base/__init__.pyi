@@ -35,6 +35,8 @@ from timmx.base.tables import format_table as format_table
 from timmx.base.text import (
     counted as counted,
     is_utf8 as is_utf8,
+    locale_problem as locale_problem,
+    looks_like_utf16 as looks_like_utf16,
     path_problem as path_problem,
     printable as printable,
     shown as shown,

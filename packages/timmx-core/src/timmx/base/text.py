@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 """Surrogates. Python decodes a byte of a file name that is not UTF-8 as one of DC80 to DCFF (PEP 383)."""
@@ -21,6 +22,22 @@ def _digits(code: int) -> str:
 def is_utf8(text: str) -> bool:
     """Whether a file name can be passed to a runtime; on POSIX a name can be any bytes."""
     return _SURROGATE.search(text) is None
+
+
+def looks_like_utf16(data: bytes) -> bool:
+    """Whether the beginning of a file is text in UTF-16 or UTF-32, with a byte order mark or with many zero bytes."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    return 4 * data.count(0) >= max(1, len(data)) and re.search(rb"[\x01-\x08\x0e-\x1f\x7f]", data) is None
+
+
+def locale_problem(path: object) -> str:
+    """Why a path that is not `is_utf8` is one outside of this process; empty if it is not UTF-8 on disk either."""
+    try:
+        os.fsencode(str(path)).decode("utf-8")
+    except UnicodeError:
+        return ""
+    return f"the locale of this process is not UTF-8 (it is {sys.getfilesystemencoding()}), and this path is"
 
 
 def path_problem(path: object) -> str:

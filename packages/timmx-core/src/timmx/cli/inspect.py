@@ -43,6 +43,8 @@ def inspect(
     from timmx.cli.terminal import working
 
     if snippet is not None:
+        from timmx.cli.output import stdout_is_utf8
+        from timmx.contract import in_ascii
         from timmx.tools.snippets import make_snippet
 
         with working(verbose):
@@ -50,7 +52,7 @@ def inspect(
         if as_json:
             write_json({"language": snippet, "code": code})
         else:
-            write(code.removesuffix("\n"))
+            write((code if stdout_is_utf8() else in_ascii(code, snippet)).removesuffix("\n"))
         return
     from timmx.tools.inspect import inspect_file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import sys
@@ -81,6 +82,14 @@ def open_standard_streams() -> None:
         reconfigure = getattr(getattr(sys, name), "reconfigure", None)
         if reconfigure is not None:  # otherwise a test or an embedding program has replaced it
             reconfigure(errors="backslashreplace")
+
+
+def stdout_is_utf8() -> bool:
+    """Whether characters outside ASCII are written in UTF-8, as compilers and interpreters read code."""
+    try:
+        return codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    except LookupError:
+        return False
 
 
 _closed: set[str] = set()

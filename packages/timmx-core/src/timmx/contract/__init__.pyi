@@ -63,4 +63,4 @@ from timmx.contract.runner import (
     Runner as Runner,
     TensorSpec as TensorSpec,
 )
-from timmx.contract.snippet import Snippet as Snippet, quote_string as quote_string
+from timmx.contract.snippet import Snippet as Snippet, in_ascii as in_ascii, quote_string as quote_string

@@ -51,6 +51,19 @@ def quote_string(text: str, language: str) -> str:
     return f'"{"".join(escapes.get(char) or (char if char.isprintable() else escape(ord(char))) for char in text)}"'
 
 
+def in_ascii(code: str, language: str) -> str:
+    """Code in ASCII: other characters, which are in literals of `quote_string` and in comments, are escaped.
+
+    Compilers read code as UTF-8. Written in another encoding it has other characters, or is a syntax error.
+
+    Args:
+        code: a program.
+        language: see `quote_string`.
+    """
+    escape, _ = _LANGUAGES[language]
+    return "".join(char if char.isascii() else escape(ord(char)) for char in code)
+
+
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 """Escapes that all four languages have."""
 

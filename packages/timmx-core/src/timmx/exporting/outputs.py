@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import is_utf8, printable, why_not_in
+from timmx.base import is_utf8, locale_problem, printable, why_not_in
 from timmx.errors import ArtifactError, ConfigurationError, PluginError
 from timmx.registry import known_backends
 
@@ -37,9 +37,10 @@ def output_path(backend: ExportBackend, request: ExportRequest, options: Any) ->
             hint=f"use --output {stem}{suffix}",
         )
     if not is_utf8(str(output)):
+        name, problem = f"--output {printable(str(output))}", locale_problem(output)
         raise ConfigurationError(
-            f"--output {printable(str(output))} is not UTF-8, and runtimes cannot open such a path",
-            hint="choose another --output",
+            f"{name}: {problem}" if problem else f"{name} is not UTF-8, and runtimes cannot open such a path",
+            hint="set LC_ALL=C.UTF-8, or PYTHONUTF8=1" if problem else "choose another --output",
         )
     problem = why_not_in(output.absolute().parent)
     if problem:

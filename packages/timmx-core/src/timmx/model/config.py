@@ -36,12 +36,16 @@ class ModelConfig:
         weights_name: the name of its weights file on the hub; None for timm's usual names.
         arguments: of create_model.
         rewritten: the content as timm can read it; None if it can read the file itself.
+        multi_label: transformers' problem_type says that an image can have several classes.
+        notes: what of it is not used.
     """
 
     architecture: str
     weights_name: str | None
     arguments: Mapping[str, Any]
     rewritten: Mapping[str, Any] | None
+    multi_label: bool = False
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, content: Any, where: str, hint: str) -> ModelConfig:
@@ -62,6 +66,7 @@ class ModelConfig:
             )
         known = _for_timm(content)
         rewritten = None if known.keys() == content.keys() else known
+        notes = _unused_names(content, known, where)
         content = known
         check_keys(content, _TOP, f"{where}: config.json")
         model_args = content.get("model_args") or {}
@@ -74,6 +79,8 @@ class ModelConfig:
             weights_name=own.get("hf_hub_filename"),
             arguments=model_args,
             rewritten=rewritten,
+            multi_label=content.get("problem_type") == "multi_label_classification",
+            notes=notes,
         )
 
 
@@ -87,6 +94,23 @@ def _for_timm(content: Mapping[str, Any]) -> dict[str, Any]:
         if all(isinstance(name, str) and name != f"LABEL_{index}" for index, name in enumerate(listed)):
             content["label_names"] = listed
     return content
+
+
+def _unused_names(content: Mapping[str, Any], known: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """A note about an id2label that is not used; transformers' own default names are left out without one."""
+    names = content.get("id2label")
+    if not isinstance(names, Mapping) or "label_names" in known or "model_type" not in known or not names:
+        return ()
+    keys = {str(index) for index in names}
+    missing = next((index for index in range(len(names)) if str(index) not in keys), None)
+    if missing is None and all(name == f"LABEL_{index}" for index, name in names.items()):
+        return ()
+    reason = (
+        "some of its names are missing or transformers' defaults (LABEL_0)"
+        if missing is None
+        else f"it has no name for class index {missing}"
+    )
+    return (f"{where}: the class names in id2label are left out: {reason}. Use --labels FILE for others.",)
 
 
 def check_timm_config(config: Mapping[str, Any], where: str) -> None:

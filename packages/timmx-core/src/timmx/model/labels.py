@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import brief, check_path, counted, is_utf8, parse_json, read_file, reporter
+from timmx.base import brief, check_path, counted, is_utf8, looks_like_utf16, parse_json, read_file, reporter
 from timmx.contract import is_integer
 from timmx.errors import ConfigurationError
 from timmx.model.label_lines import AS_LIST, names_in_lines
@@ -74,7 +74,7 @@ def _text(data: bytes, where: str) -> str:
     control = re.search(r"[\x00-\x08\x0e-\x1f\x7f]", text)
     if control is None:
         return text
-    if control[0] == "\0" and data.count(0) >= len(data) // 4:
+    if looks_like_utf16(data):
         raise ConfigurationError(
             f"{where} looks like UTF-16 or UTF-32 without a byte order mark", hint="save it as UTF-8"
         )

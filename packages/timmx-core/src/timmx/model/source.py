@@ -101,6 +101,7 @@ def find_source(request: ExportRequest, probe: Probe | None = None, weights: boo
             arguments=config.arguments,
             samples=samples if samples.is_dir() else None,
             config_folder=rewritten,
+            notes=_config_notes(config, request),
         )
     if request.model.startswith("hf-hub:"):
         return _on_hub(request, probe, weights)
@@ -124,7 +125,21 @@ def _on_hub(request: ExportRequest, probe: Probe | None, weights: bool) -> Sourc
         weights=(lambda: hub_file(f"{repo}@{folder.name}", names, probe=probe)) if weights else None,
         arguments=config.arguments,
         config_folder=rewritten,
+        notes=_config_notes(config, request),
     )
+
+
+def _config_notes(config: ModelConfig, request: ExportRequest) -> tuple[str, ...]:
+    """Notes on what a config.json says and the request does not use."""
+    if request.features or request.num_classes == 0:
+        return ()
+    notes = config.notes if request.labels is None else ()
+    if config.multi_label and not request.multi_label:
+        notes += (
+            "The config.json says problem_type multi_label_classification, so that an image can have several of the "
+            "classes: add --multi-label, and --sigmoid for probabilities in the file.",
+        )
+    return notes
 
 
 def _config_folder(config: ModelConfig) -> TemporaryDirectory[str] | None:

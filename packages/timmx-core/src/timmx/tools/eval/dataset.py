@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from timmx.base import check_path, counted, open_file, read_file, reporter, size_text
+from timmx.base import check_path, counted, looks_like_utf16, open_file, read_file, reporter, size_text
 from timmx.errors import ConfigurationError
 from timmx.inputs import IMAGE_SUFFIXES, list_images, other_files, spread
 from timmx.tools.eval.labels import SEPARATOR, Row, choose_class, join_labels, natural_key
@@ -257,6 +258,12 @@ def _csv_rows(file: Path, unlabeled: bool = False) -> list[Row]:
     """The rows of a CSV; with `unlabeled` a label may be empty."""
     try:
         with open_file(file) as stream:
+            if looks_like_utf16(stream.read(1024)):
+                raise ConfigurationError(
+                    f"--data {file} is a CSV in UTF-16, not in UTF-8",
+                    hint='save it as UTF-8, in Excel as "CSV UTF-8"',
+                )
+            stream.seek(0)
             reader = csv.reader(_lines(stream))
             lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
@@ -280,6 +287,10 @@ def _csv_rows(file: Path, unlabeled: bool = False) -> list[Row]:
             f"--data {file} is separated by {_SEPARATORS[separator]}, not by commas",
             hint="save it with commas: path,label",
         )
+    elif len(header) == 1 and _SPACED.match(header[0]):
+        raise ConfigurationError(
+            f"--data {file} is separated by spaces, not by commas", hint="save it with commas: path,label"
+        )
     else:
         raise ConfigurationError(
             f"--data {file} needs the columns path and label, but has {_some(header)}",
@@ -301,6 +312,11 @@ def _csv_rows(file: Path, unlabeled: bool = False) -> list[Row]:
         rows.append((file.parent / values[0], values[0], (values[1],)))
     return rows
 
+
+_SPACED = re.compile(
+    rf"(path|filename|file|image|.*({'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))}))\s+\S"
+)
+"""The first line of a table with spaces between its columns, in lower case."""
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
@@ -334,13 +350,20 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
 def _check_exist(file: Path, images: Sequence[LabelledImage]) -> None:
     missing = [image.name for image in images if not _may_be_image(image.path)]
     if missing:
+        hint = f"give paths relative to the folder of the CSV ({file.parent.resolve()})"
+        if os.sep == "/" and any(_WINDOWS.match(name) for name in missing):
+            hint += "; C:\\... and \\\\server\\... are paths of Windows, and this system has no drives"
+        elif os.sep == "/" and any("\\" in name for name in missing):
+            hint = "write / instead of \\ in its paths, as this system does"
         raise ConfigurationError(
             f"--data {file} names {counted(len(images), 'image')}, of which {len(missing)} do not exist: "
             f"{_some(missing, 3)}",
-            hint="write / instead of \\ in its paths, as this system does"
-            if os.sep == "/" and "\\" in missing[0]
-            else f"give paths relative to the folder of the CSV ({file.parent.resolve()})",
+            hint=hint,
         )
+
+
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+"""An absolute path of Windows."""
 
 
 def _may_be_image(path: Path) -> bool:
@@ -358,6 +381,8 @@ def _read_class_map(file: Path, num_classes: int) -> list[str]:
         names = [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as exc:
         reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
+        if isinstance(exc, UnicodeDecodeError) and looks_like_utf16(exc.object):
+            reason = "it is UTF-16, not UTF-8"
         raise ConfigurationError(
             f"--class-map {file} cannot be read: {reason}",
             hint="name a text file in UTF-8 with the class names, one per line",
