@@ -386,7 +386,8 @@ def test_ctrl_c_does_not_wait_for_images_that_are_being_decoded(folder):
         hold.wait()
         return np.zeros((3, 32, 32), np.float32)
 
-    slow = subject(preprocessor=SimpleNamespace(read=read, check=lambda: None))
+    depth = SimpleNamespace(warning=lambda: "")
+    slow = subject(preprocessor=SimpleNamespace(read=read, check=lambda: None, depth=depth))
 
     def press() -> None:
         started.wait()

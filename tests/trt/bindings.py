@@ -229,11 +229,10 @@ def install(version: str, folder: Path) -> Bindings:
     """
     if not sys.platform.startswith("linux"):
         raise BindingsError("the stubs are for Linux")
-    wheel = download(version, folder / "wheel")
     stubs = folder / "stubs"
     stubs.mkdir()
     compile_libraries("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS), version, stubs)
-    return Bindings(wheel, stubs)
+    return Bindings(download(version, folder / "wheel"), stubs)
 
 
 def compile_libraries(code: str, version: str, folder: Path) -> None:

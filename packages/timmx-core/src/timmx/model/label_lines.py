@@ -262,6 +262,8 @@ def _numbered(
         distinct = len(set(numbers)) == len(numbers)
         if len(found) == count and not tight:
             names = [match["name"] for match in found]
+            if place == "end" and count > 1 and len(set(names)) == 1:
+                continue  # "digit 0", "digit 1"
             if sorted(numbers) == list(range(count)):
                 names = _without_quotes(_without_wordnet(names))
                 if all(re.search(r"[\t;|]|,(?=\S)", name) for name in names):
