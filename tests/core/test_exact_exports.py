@@ -32,6 +32,14 @@ IDS = ["onnx", "torch-export", "litert", "mlprogram", "neuralnetwork"]
 class Chaotic(nn.Module):
     """Doubles the rounding error in each of 24 steps, as the logistic map does."""
 
+    pretrained_cfg = {  # noqa: RUF012 - as timm's models have it
+        "input_size": (3, 8, 8),
+        "mean": (0.5,) * 3,
+        "std": (0.25,) * 3,
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+    }
+
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
@@ -51,7 +59,7 @@ class Chaotic(nn.Module):
 def test_a_model_that_amplifies_rounding_is_judged_operation_by_operation(
     export, tmp_path, backend, suffix, options
 ):
-    result = export(backend, Chaotic(), tmp_path / f"a{suffix}", input_size=(3, 8, 8), **options)
+    result = export(backend, Chaotic(), tmp_path / f"a{suffix}", **options)
     report = result.verification
     assert (report.status, report.reason) == ("verified", "operation by operation")
     assert report.resolvable_db < 30
@@ -59,7 +67,7 @@ def test_a_model_that_amplifies_rounding_is_judged_operation_by_operation(
     planted = Chaotic()
     with torch.no_grad():
         planted.conv.weight[5, 1, 0, 2] *= 1.01
-    request = build(ExportRequest, {"model": planted, "input_size": (3, 8, 8)})
+    request = build(ExportRequest, {"model": planted})
     session = ModelSession(request)
     with load(backend).open(result.path, OpenSettings()) as runner:
         operations = compare_by_operation(runner, session.reference, session, Precision.FP32)
