@@ -537,3 +537,59 @@ def test_the_data_config_of_the_stated_tag_is_used(tmp_path):
 def test_names_that_timm_does_not_know_are_ignored(tmp_path, trained, name):
     torch.save({"arch": name, "state_dict": trained.state_dict()}, tmp_path / "c.pth")
     assert load(tmp_path / "c.pth", num_classes=7).notes == ()
+
+
+def save_shards(folder: Path, state) -> None:
+    names = list(state)
+    half = len(names) // 2
+    files = {
+        "model-00001-of-00002.safetensors": names[:half],
+        "model-00002-of-00002.safetensors": names[half:],
+    }
+    for file, own in files.items():
+        save_file({name: state[name] for name in own}, folder / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, own in files.items() for name in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_weights_in_several_files_are_loaded_by_their_index(tmp_path, trained):
+    model = save_folder(tmp_path / "m", trained)
+    (tmp_path / "m" / "model.safetensors").unlink()
+    save_shards(tmp_path / "m", prefixed(trained.state_dict(), "timm_model."))
+    assert outputs_differ(load_folder(model), trained) == 0
+    index, shard = (
+        tmp_path / "m" / "model.safetensors.index.json",
+        tmp_path / "m" / "model-00002-of-00002.safetensors",
+    )
+    assert outputs_differ(load(index, num_classes=7), trained) == 0
+    with pytest.raises(ModelError, match=r"keys missing.*\nhint: .*name the index"):
+        load(shard, num_classes=7)
+    shard.unlink()
+    with pytest.raises(
+        ConfigurationError, match=r"index\.json: .*model-00002-of-00002\.safetensors cannot be read"
+    ):
+        load_folder(model)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": "../x.safetensors"}}',
+        '{"weight_map": {"a": 3}}',
+    ],
+)
+def test_an_index_that_names_no_files_in_its_folder_is_refused(tmp_path, text):
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json"):
+        load(tmp_path / "model.safetensors.index.json")
+
+
+def test_batch_norms_for_training_only_are_left_out(tmp_path, trained):
+    split = timm.layers.convert_splitbn_model(build("test_resnet", num_classes=7), 2)
+    split.load_state_dict(trained.state_dict(), strict=False)
+    loaded = load(save_training(tmp_path / "c.pth", split, split_bn=True), num_classes=7)
+    assert outputs_differ(loaded, trained) == 0
+    assert "of batch norms for training only (split_bn)" in loaded.notes[0]

@@ -10,20 +10,22 @@ import re
 import struct
 import zipfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import brief, memory_bytes, open_file, size_text
+from timmx.base import brief, memory_bytes, open_file, parse_json, read_file, size_text
 from timmx.errors import ConfigurationError, ModelError, TimmxError
 from timmx.model.build import first_line
 from timmx.model.training import model_of_training, names_of, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from torch import Tensor
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+INDEX_SUFFIX = ".index.json"
+"""Of the file that lists weights in several files (shards), as transformers writes it."""
 
 _PLAIN = ("state_dict", "model_state_dict")
 """Keys that name the weights of a model: they are searched before other tensors of the file."""
@@ -93,7 +95,7 @@ def check_checkpoint(path: Path, where: str = "--checkpoint ") -> None:
         is_model = (path / "config.json").is_file()
         hint = f"export local-dir:{path} instead" if is_model else "name a weights file in it"
         raise ConfigurationError(f"{where} is a folder, not a file", hint=hint)
-    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
+    if path.suffix.lower() not in CHECKPOINT_SUFFIXES and not path.name.lower().endswith(INDEX_SUFFIX):
         raise ConfigurationError(
             f"{where}: weights are read from {', '.join(CHECKPOINT_SUFFIXES)} files", hint=_SAVE_AGAIN
         )
@@ -127,6 +129,7 @@ def check_content(path: Path, where: str, what: str) -> None:
 def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
     """Read weights from a safetensors file, or from a pickle with `weights_only`, which runs no code.
 
+    An index of several such files (`.index.json`) stands for all of them.
     Weights are under `state_dict` or `model_state_dict`, under any other key, such as `model` or `net`, or in a plain
     state dict; `select_tensors` finds those of a model. EMA weights are those under a key or a prefix with the word
     `ema`, such as `state_dict_ema` or `model_ema`.
@@ -140,10 +143,7 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
         ModelError: the file is damaged, is a pickle that would run code, or has no weights (of the requested kind).
     """
     check_checkpoint(path)
-    if path.suffix.lower() == ".safetensors":
-        content: Any = _read_safetensors(path)
-    else:
-        content = read_pickle(path, _SAVE_AGAIN, ModelError)
+    content = _read_shards(path) if path.name.lower().endswith(INDEX_SUFFIX) else _read_file(path)
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a state dict", hint=_SAVE_AGAIN)
     key = _key_of_weights(content, use_ema)
@@ -178,6 +178,46 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
         hyper_parameters=hyper,
         notes=tuple(notes),
     )
+
+
+def _read_file(path: Path) -> Any:
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path)
+    return read_pickle(path, _SAVE_AGAIN, ModelError)
+
+
+_LARGEST_INDEX = 16 * 10**6
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    """The tensors of all files that an index names; each must be in its folder.
+
+    Raises:
+        ModelError: the index is damaged, or a file or a tensor that it names is missing.
+    """
+    try:
+        index = parse_json(read_file(path, _LARGEST_INDEX).decode("utf-8-sig"))
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{path} cannot be read: {first_line(exc)}", hint=_SAVE_SHARDS) from exc
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+        raise ModelError(f"{path} does not list files of weights (weight_map)", hint=_SAVE_SHARDS)
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(files.values())):
+        if Path(name).name != name or not name.lower().endswith(CHECKPOINT_SUFFIXES):
+            raise ModelError(
+                f"{path} names {brief(name)}, not a weights file in its folder", hint=_SAVE_SHARDS
+            )
+        shard = path.with_name(name)
+        check_checkpoint(shard, f"{path.name}: ")
+        tensors |= tensors_of(_read_file(shard))
+    missing = next((name for name in files if name not in tensors), None)
+    if missing is not None:
+        raise ModelError(f"{path} lists {brief(missing)}, which {files[missing]} lacks", hint=_SAVE_SHARDS)
+    return tensors
+
+
+_SAVE_SHARDS = "copy all files of the model again, or save it to one file with max_shard_size='100GB'"
 
 
 def is_averaged(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,14 @@ def fit_state_dict(
     spare = {*spare, *new, *(name for name, _ in model.named_buffers())}
     plain, notes = select_tensors(checkpoint, target, needed_of(target))
     check_tensors(plain, checkpoint.path)
+    auxiliary = [name for name in plain if _AUXILIARY in name.split(".") and name not in target]
+    if auxiliary:
+        plain = {name: tensor for name, tensor in plain.items() if name not in set(auxiliary)}
+        keys = f"{count_keys(len(auxiliary))} ({some_of(auxiliary)})"
+        notes = (
+            *notes,
+            f"{checkpoint.path.name}: not loaded: {keys} of batch norms for training only (split_bn).",
+        )
     misfit = _Misfit.between(plain, target, spare)
     if misfit.fits:
         check_types(checkpoint, plain, target)
@@ -56,6 +65,10 @@ def fit_state_dict(
         check_types(checkpoint, converted, target)
         return _complete(converted, target, whole), (*notes, note + ".")
     raise _misfit_error(checkpoint, model, min(misfit, remaining, key=_Misfit.count))
+
+
+_AUXILIARY = "aux_bn"
+"""timm's split_bn has a batch norm for each augmentation; in eval mode only the main one is used."""
 
 
 def needed_of(target: Collection[str]) -> list[str]:
@@ -195,6 +208,8 @@ def _misfit_error(checkpoint: Checkpoint, model: nn.Module, misfit: _Misfit) -> 
     hint = _flags_hint(cfg, model, misfit)
     if not hint and checkpoint.architecture and checkpoint.architecture.split(".")[0] != architecture:
         hint = f"export {checkpoint.architecture}, the architecture stated in the checkpoint"
+    if re.search(r"-\d+-of-\d+\.", checkpoint.path.name):
+        hint = "it is one of several files: put all of them and their .index.json in one folder, and name the index"
     return ModelError(message, hint=hint or "use the name of the model that it was saved from")
 
 

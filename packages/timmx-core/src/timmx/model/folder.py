@@ -24,6 +24,9 @@ _USUAL_WEIGHTS = (
 )
 """timm's names, in its order of preference."""
 
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+"""Names of the index of weights that transformers saved in several files."""
+
 _LARGEST_CONFIG = 16 * 10**6
 """A config.json with the names and descriptions of ImageNet-22k's classes has 3 MB."""
 
@@ -77,6 +80,9 @@ def weights_file(folder: Path) -> Path:
         ModelError: there is none, or there are several and none has a standard name.
     """
     for name in _USUAL_WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    for name in _INDEXES:
         if (folder / name).is_file():
             return folder / name
     for suffix in (".safetensors", ".pth", ".pth.tar", ".bin"):
