@@ -28,7 +28,8 @@ def looks_like_utf16(data: bytes) -> bool:
     """Whether the beginning of a file is text in UTF-16 or UTF-32, with a byte order mark or with many zero bytes."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
-    return 4 * data.count(0) >= max(1, len(data)) and re.search(rb"[\x01-\x08\x0e-\x1f\x7f]", data) is None
+    zeros = data.count(0)
+    return len(data) <= 4 * zeros < 4 * len(data) and re.search(rb"[\x01-\x08\x0e-\x1f\x7f]", data) is None
 
 
 def locale_problem(path: object) -> str:
