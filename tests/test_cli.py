@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from timmx.base import WAIT_POLICY, wait_without_spinning
 
 
 def test_an_export_prints_its_verification(export, run_timmx, capfd, tmp_path, digits):
@@ -316,3 +317,12 @@ def test_names_with_brackets_are_not_read_as_markup():
     reporter.close()
     assert "photo[/red].png" in stream.getvalue()
     assert "[out].onnx: failed" in stream.getvalue()
+
+
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv(WAIT_POLICY, "ACTIVE")
+    wait_without_spinning()
+    assert os.environ[WAIT_POLICY] == "ACTIVE"
+    monkeypatch.delenv(WAIT_POLICY)
+    wait_without_spinning()
+    assert os.environ[WAIT_POLICY] == "PASSIVE"

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import timmx
 import torch
+from timmx.contract import OpenSettings
 from timmx.registry import discovery as registry
 
 pytestmark = pytest.mark.usefixtures("export")
@@ -190,3 +191,9 @@ def test_weights_too_large_for_one_file_are_refused_with_a_hint(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
     result = timmx.export("onnx", model, output=output)
     assert len(result.files) == 2
+
+
+def test_threads_that_verify_a_file_do_not_spin(exported_digits):
+    with registry.load("onnx").open_exported(exported_digits("onnx"), None, OpenSettings()) as runner:
+        options = runner._session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

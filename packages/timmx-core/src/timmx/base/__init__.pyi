@@ -42,5 +42,9 @@ from timmx.base.text import (
     shown as shown,
     size_text as size_text,
 )
-from timmx.base.threads import usable_cores as usable_cores
+from timmx.base.threads import (
+    WAIT_POLICY as WAIT_POLICY,
+    usable_cores as usable_cores,
+    wait_without_spinning as wait_without_spinning,
+)
 from timmx.base.watching import WATCHER as WATCHER, announce as announce, watcher as watcher

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from timmx import registry
-from timmx.base import shown
+from timmx.base import shown, wait_without_spinning
 from timmx.cli import commands
 from timmx.cli.export import export_command
 from timmx.cli.interrupts import keep_interrupts
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from timmx.registry import BackendEntry
 
 _FORMATS = "Formats"
+_RUN_MODELS = (["bench"], ["compare"], ["eval"], ["predict"])
+"""Commands that mostly run models, at the speed of their libraries' defaults."""
 _UNREAD = 141
 """128 + SIGPIPE: the exit code that a shell gives to a program whose output pipe was closed."""
 
@@ -120,6 +122,8 @@ def main() -> None:
     open_standard_streams()
     signal.signal(signal.SIGTERM, _terminate)  # clean up, as after Ctrl-C
     keep_interrupts()
+    if sys.argv[1:2] not in _RUN_MODELS:
+        wait_without_spinning()
     # Python processes that libraries start do not import modules from the current folder either.
     os.environ["PYTHONSAFEPATH"] = "1"
     registry.skip_unreadable_entry_points()

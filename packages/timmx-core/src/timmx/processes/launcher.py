@@ -22,7 +22,7 @@ from multiprocessing import connection as connections
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from timmx.base import resident_bytes
+from timmx.base import WAIT_POLICY, resident_bytes
 from timmx.processes.child import LOG_NAME, SERVER, UNSAFE_FORK, child_main
 from timmx.processes.forking import PRELOAD
 
@@ -156,6 +156,7 @@ def _environment(preload: Sequence[str] | None) -> Iterator[None]:
         "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
         # NumPy's OpenBLAS would start threads when it is imported, and a process with threads is not forked
         "OPENBLAS_NUM_THREADS": "1",
+        WAIT_POLICY: os.environ.get(WAIT_POLICY, "PASSIVE"),
     }
     if preload is not None:
         variables[PRELOAD] = ",".join(preload)
