@@ -211,6 +211,27 @@ def test_the_fit_of_inputs_is_the_same_before_and_after_batch_norms_are_folded(d
     assert only.ratio == pytest.approx(float((values.var(1, correction=0) / scale**2).median()))
 
 
+def test_calibration_images_of_one_class_are_reported(warnings, digit_images):
+    from timmx.inputs.calibration import check_representative
+    from timmx.model.activations import fit_of
+
+    _, model, _ = digit_images
+    digits = model.pretrained_cfg
+    config = DataConfig(
+        input_size=tuple(digits["input_size"]),
+        mean=tuple(digits["mean"]),
+        std=tuple(digits["std"]),
+        interpolation=digits["interpolation"],
+        crop_pct=digits["crop_pct"],
+        crop_mode=digits.get("crop_mode", "center"),
+    )
+    inputs = choose_calibration(DIGITS / "samples" / "0", 20, config, in_graph=False)
+    warnings.clear()
+    check_representative(inputs, lambda chosen: fit_of(model, chosen, "cpu"))
+    assert len(warnings) == 1
+    assert "predicts class 0 for each of 20 calibration inputs" in warnings[0]
+
+
 @pytest.mark.parametrize(
     ("change", "warning"),
     [
@@ -218,6 +239,11 @@ def test_the_fit_of_inputs_is_the_same_before_and_after_batch_norms_are_folded(d
         (lambda images: images * 0.349 + 0.309, "does not fit the model"),  # not normalized
         (lambda images: (images - 0.309) / 0.349, "does not fit the model"),  # normalized twice
         (lambda images: torch.rand(images.shape, generator=torch.Generator().manual_seed(0)), "does not fit"),
+        (lambda images: (1 - 0.309) / 0.349 - (images + 0.309 / 0.349), "does not fit the model"),  # inverted
+        (
+            lambda images: (images + 0.309 / 0.349) / 2 - 0.309 / 0.349,
+            "does not fit the model",
+        ),  # half as bright
         (lambda images: images[:1].expand(len(images), -1, -1, -1), "nearly the same: 0 % of the variance"),
         (lambda images: images[::4], "8 inputs of"),
     ],

@@ -198,7 +198,11 @@ class ModelSession(Session):
         """How well inputs fit the statistics of the model's batch norms; None if the weights are untrained."""
         from timmx.model import fit_of
 
-        return fit_of(self.module, inputs, self.request.device.torch_name) if self.loaded.trained else None
+        if not self.loaded.trained:
+            return None
+        fit = fit_of(self.module, inputs, self.request.device.torch_name)
+        ranks = self.loaded.num_classes and not self.request.multi_label
+        return fit if fit is None or ranks else replace(fit, top=frozenset())  # embeddings have no classes
 
     def metadata(
         self,

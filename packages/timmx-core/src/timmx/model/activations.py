@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """Activations before the batch norms, compared with those of training; medians over channels, then over norms.
 
@@ -26,12 +26,14 @@ class Fit:
         shift: distance of the means, in standard deviations of training.
         ratio: variance relative to that of training.
         divergence: Kullback-Leibler divergence of the two normal distributions in nats; 0 if they are equal.
+        top: the indices of the largest values of the first output; empty if it is not (N, 2 or more).
     """
 
     norms: int
     shift: float
     ratio: float
     divergence: float
+    top: frozenset[int] = frozenset()
 
 
 def fit_of(module: nn.Module, inputs: Iterable[np.ndarray], device: str) -> Fit | None:
@@ -49,10 +51,14 @@ def fit_of(module: nn.Module, inputs: Iterable[np.ndarray], device: str) -> Fit 
     if not watched:
         return None
     handles = [item.watch() for item in watched]
+    top: set[int] = set()
     try:
         with torch.inference_mode():
             for array in inputs:
-                module(torch.from_numpy(array).to(device))
+                output = module(torch.from_numpy(array).to(device))
+                first = output[0] if isinstance(output, (list, tuple)) else output
+                if first.ndim == 2 and first.shape[1] > 1:
+                    top.update(first.argmax(1).tolist())
     finally:
         for handle in handles:
             handle.remove()
@@ -60,7 +66,13 @@ def fit_of(module: nn.Module, inputs: Iterable[np.ndarray], device: str) -> Fit 
     if not figures:
         return None
     shift, ratio, divergence = np.median(np.array(figures), axis=0)
-    return Fit(len(figures), float(shift), float(ratio), float(divergence))
+    return Fit(
+        norms=len(figures),
+        shift=float(shift),
+        ratio=float(ratio),
+        divergence=float(divergence),
+        top=frozenset(top),
+    )
 
 
 class _Watched:
