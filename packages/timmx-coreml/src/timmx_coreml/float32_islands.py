@@ -22,15 +22,22 @@ _HANDLE = "debug_handle"
 
 @dataclass(frozen=True)
 class Float32Islands:
-    """The operations of a program that stay float32, as the debug handles of their nodes."""
+    """The operations of a program that stay float32, as the debug handles of their nodes.
+
+    Attributes:
+        handles: of all.
+        for_accuracy: how many of them miss the floor by their rounding; the others could overflow, or only move values.
+        moving: how many only move values of those.
+    """
 
     handles: frozenset[int]
     for_accuracy: int = 0
-    """How many of them would not overflow, but miss the floor by their rounding."""
+    moving: int = 0
 
     @property
     def count(self) -> int:
-        return len(self.handles)
+        """The operations that compute in float32."""
+        return len(self.handles) - self.moving
 
     def __call__(self, operation: Any) -> bool:
         """Return whether a MIL operation may be float16; the `op_selector` of `ct.transform.FP16ComputePrecision`."""
@@ -67,7 +74,10 @@ def float32_islands(
         if node.name in large or any(source.name in large for source in node.all_input_nodes):
             handles.add(handle)
     by_rounding = {handle for handle, node in enumerate(program.graph.nodes) if node.name in rounding}
-    return Float32Islands(frozenset(handles | by_rounding), len(by_rounding - handles))
+    moving = moving_nodes(program, rounding)
+    layout = {handle for handle, node in enumerate(program.graph.nodes) if node.name in moving}
+    layout -= handles
+    return Float32Islands(frozenset(handles | by_rounding | layout), len(by_rounding - handles), len(layout))
 
 
 def _rounding_nodes(
@@ -83,6 +93,25 @@ def _rounding_nodes(
     items = [name for name in half.operations if name not in always]
     found = smallest_float32_set(items, lambda some: half.snr_db(some | always), repair.target_db)
     return frozenset() if found is None else found.items
+
+
+def moving_nodes(program: torch.export.ExportedProgram, float32: frozenset[str]) -> frozenset[str]:
+    """The nodes that only move values of float32 operations: in float16 they would round them.
+
+    With all other operations of an efficientvit_m1 in float32, its reshapes, transposes and splits in float16 alone
+    leave 19 dB.
+    """
+    present, moving = set(float32), set()
+    for node in program.graph.nodes:
+        computes = isinstance(node.target, torch._ops.OpOverload) and not any(
+            item.alias_info is not None for item in node.target._schema.returns
+        )
+        if node.op == "call_function" and not computes:
+            sources = [source for source in node.all_input_nodes if source.op == "call_function"]
+            if sources and all(source.name in present for source in sources):
+                present.add(node.name)
+                moving.add(node.name)
+    return frozenset(moving)
 
 
 def large_nodes(program: torch.export.ExportedProgram, inputs: Iterable[torch.Tensor]) -> frozenset[str]:

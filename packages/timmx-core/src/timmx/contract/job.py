@@ -69,7 +69,7 @@ class Repair:
     """What a second export in half precision must reach, after the first one missed its floor.
 
     Attributes:
-        target_db: the signal-to-noise ratio to reach, in dB; slightly above the floor.
+        target_db: the signal-to-noise ratio to reach, in dB: the floor, or slightly more.
         inputs: (N, C, H, W) float32, N at least 4: inputs of the verification.
     """
 
