@@ -38,8 +38,7 @@ ONE_AT_A_TIME = threading.RLock()
 
 _HALVES = (Precision.FP16, Precision.BF16)
 _REPAIR_MARGINS_DB = (0.0, 2.0)
-"""How far above the floor a repair aims. The second time more, if the file rounds where the choice did not, or the
-verification has more inputs."""
+"""How far above the floor a repair aims; more the second time, for a verification with more inputs than the repair."""
 
 _REPAIR_INPUTS = 8
 """Maximum number of inputs that a repair measures with."""
