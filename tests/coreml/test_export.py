@@ -365,17 +365,28 @@ def test_operations_with_large_values_stay_float32_with_a_note(export):
     assert any("in float32" in reason for reason in report["off_neural_engine"])
 
 
+def loud_images(folder: Path, dark: int) -> dict:
+    """Options for images of which the first `dark` are black, and the next overflow float16."""
+    folder.mkdir()
+    for number, value in enumerate((*dark * [0], 50, 180, 255)):
+        image = Image.new("RGB", (16, 16), (value, value // 2, value // 3))
+        image.save(folder / f"{number:02}.png")
+    return {"verify_data": folder, "normalize": True, "mean": (0.0,), "std": (1.0,)}
+
+
+def test_operations_that_overflow_during_verification_are_repaired(export, tmp_path):
+    # Float32 operations are selected with the first image, and again with eight if verification fails.
+    result = export(Loud(), **loud_images(tmp_path / "images", dark=1))
+    assert result.precision == "fp16"
+    assert result.verification.status == "verified"
+    assert any("float32" in note for note in result.notes)
+
+
 def test_overflow_during_verification_names_the_operation(export, tmp_path):
-    images = tmp_path / "images"
-    images.mkdir()
-    # Float32 operations are selected with the first image, which is black.
-    for number, value in enumerate((0, 50, 180, 255)):
-        Image.new("RGB", (16, 16), (value, value // 2, value // 3)).save(images / f"{number}.png")
-    options = {"output": tmp_path / "a.mlpackage", "verify_data": images, "normalize": True}
-    options |= {"mean": (0.0,), "std": (1.0,)}
+    options = loud_images(tmp_path / "images", dark=8) | {"output": tmp_path / "a.mlpackage"}
     with pytest.raises(timmx.VerificationError, match=r"overflow float16.*conv.*--compute-precision float32"):
         timmx.export("coreml", Loud(), **options)
-    assert sorted(tmp_path.iterdir()) == [images]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "images"]
     float32 = timmx.export("coreml", Loud(), compute_precision="float32", **options)
     assert float32.verification.status == "verified"
 
