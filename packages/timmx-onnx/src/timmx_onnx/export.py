@@ -10,9 +10,11 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from timmx.plugin import Exported, Precision, UnsupportedError, sha256
 
+import timmx_onnx.rules  # noqa: F401 - makes onnxscript's optimizer faster
 from timmx_onnx.attention import with_four_axes
 from timmx_onnx.keys import DATA_KEY, METADATA_KEY
 from timmx_onnx.options import OnnxMode
+from timmx_onnx.pooling import pooling_translations
 from timmx_onnx.proto import external_name, read_proto
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def translate(job: ExportJob, opset: int, *, optimize: bool = True) -> ir.Model:
                 output_names=list(job.output_names),
                 opset_version=opset,
                 dynamic_shapes=shapes,
+                custom_translation_table=pooling_translations(program),
                 optimize=optimize,
                 verbose=False,
             )

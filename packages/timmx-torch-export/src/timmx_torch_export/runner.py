@@ -18,6 +18,7 @@ from timmx.plugin import (
     shown,
 )
 
+import timmx_torch_export.hints  # noqa: F401 - makes torch.export.load faster
 from timmx_torch_export.archive import open_archive, read_metadata
 from timmx_torch_export.checks import check_arguments, is_kernel
 from timmx_torch_export.clean import clean_file
