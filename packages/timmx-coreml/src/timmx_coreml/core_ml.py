@@ -36,7 +36,6 @@ class CoreML:
 
     name = ""
     intermediates = ()
-    operations = None
 
     def __init__(self, file: CoreMLFile, units: ComputeUnits) -> None:
         with quiet():
@@ -61,6 +60,9 @@ class CoreML:
         self._image_inputs = {
             described.name for described in file.model.description.input if read_input(described).colors
         }
+
+    def separate(self) -> None:
+        return None
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         outputs: dict[str, Any] = self._model.predict(

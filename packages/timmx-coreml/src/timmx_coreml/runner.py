@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from timmx.plugin import Operation
+    from timmx.plugin import SeparateOperations
 
     from timmx_coreml.mil import MilEvaluator
     from timmx_coreml.neural_network import NeuralNetworkEvaluator
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 _LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
 _NAMED_OPERATIONS = 5
 """The number of operations that a note about large values names."""
-
-
-class Operations(Protocol):
-    """The operations of a file, to be run one by one."""
-
-    operations: tuple[Operation, ...]
-
-    def run(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run one operation; see `Runner.run_operation`."""
 
 
 class Engine(Protocol):
@@ -59,8 +50,7 @@ class Engine(Protocol):
     ) -> dict[str, np.ndarray]:
         """Run the model and return some of `intermediates`."""
 
-    @property
-    def operations(self) -> Operations | None:
+    def separate(self) -> SeparateOperations | None:
         """What runs the operations one by one; None if nothing does."""
 
     def notes(self) -> tuple[str, ...]:
@@ -151,14 +141,9 @@ class CoreMLRunner(Runner):
             return super().run_intermediates(feeds, names)
         return self._engine.run_intermediates(self._check(feeds), names)
 
-    @property
-    def operations(self) -> tuple[Operation, ...]:
-        separate = self._engine.operations
-        return () if separate is None else separate.operations
-
-    def run_operation(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        separate = self._engine.operations
-        return super().run_operation(name, inputs) if separate is None else separate.run(name, inputs)
+    @cached_property
+    def separate(self) -> SeparateOperations | None:
+        return self._engine.separate()
 
     def close(self) -> None:
         self._engine.close()
@@ -224,8 +209,7 @@ class Evaluator:
         values = self._run(_tensors(feeds), names)
         return {name: value.numpy() for name, value in values.items()}
 
-    @cached_property
-    def operations(self) -> Operations | None:
+    def separate(self) -> SeparateOperations | None:
         from timmx_coreml.operations import LayerOperations, MilOperations
 
         if self._mil is not None:

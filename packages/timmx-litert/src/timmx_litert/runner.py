@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.plugin import Operation
-
     from timmx_litert.operations import Operations
 
 _LAYOUTS = {2: "NC", 3: "NLC", 4: "NCHW"}
@@ -108,15 +106,8 @@ class LiteRTRunner(Runner):
                 hint="export it again, or copy it again",
             ) from exc
 
-    @property
-    def operations(self) -> tuple[Operation, ...]:
-        return self._operations.operations
-
-    def run_operation(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self._operations.run(name, inputs)
-
     @cached_property
-    def _operations(self) -> Operations:
+    def separate(self) -> Operations:
         from timmx_litert.operations import Operations
 
         return Operations(self._path)

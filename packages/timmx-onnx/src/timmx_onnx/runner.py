@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    from timmx.plugin import Operation
 
     from timmx_onnx.operations import Operations
 
@@ -115,15 +114,8 @@ class OnnxRunner(Runner):
         names = [spec.name for spec in self.outputs]
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
 
-    @property
-    def operations(self) -> tuple[Operation, ...]:
-        return self._operations.operations
-
-    def run_operation(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self._operations.run(name, inputs)
-
     @cached_property
-    def _operations(self) -> Operations:
+    def separate(self) -> Operations:
         from timmx_onnx.operations import Operations
 
         return Operations(self._path)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    from timmx.plugin import OpenSettings, Operation
+    from timmx.plugin import OpenSettings
 
 _LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
 
@@ -102,15 +102,8 @@ class Pt2Runner(Runner):
             recorder.run(torch.from_numpy(feeds["input"]).to(self._device))
         return {name: recorder.values[name] for name in names}
 
-    @property
-    def operations(self) -> tuple[Operation, ...]:
-        return self._operations.operations
-
-    def run_operation(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self._operations.run(name, inputs)
-
     @cached_property
-    def _operations(self) -> Operations:
+    def separate(self) -> Operations:
         return Operations(self._module, "input", [spec.name for spec in self.outputs])
 
 

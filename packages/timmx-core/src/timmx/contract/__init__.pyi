@@ -61,6 +61,7 @@ from timmx.contract.runner import (
     Operation as Operation,
     Quantization as Quantization,
     Runner as Runner,
+    SeparateOperations as SeparateOperations,
     TensorSpec as TensorSpec,
 )
 from timmx.contract.snippet import Snippet as Snippet, in_ascii as in_ascii, quote_string as quote_string

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 from timmx.errors import ConfigurationError, UnsupportedError
 
@@ -107,6 +108,20 @@ class Operation:
     outputs: tuple[str, ...]
 
 
+class SeparateOperations(Protocol):
+    """Runs the operations of an artifact separately.
+
+    Attributes:
+        operations: all operations in order of execution. The artifact's inputs and outputs are among their inputs and
+            outputs, by the names of `Runner.inputs` and `Runner.outputs`.
+    """
+
+    operations: tuple[Operation, ...]
+
+    def run(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one operation; see `Runner.run_operation`."""
+
+
 class Runner(ABC):
     """An artifact opened in its own runtime: arrays in, arrays out. Usable in `with`."""
 
@@ -120,13 +135,15 @@ class Runner(ABC):
     intermediates: tuple[str, ...] = ()
     """Names of intermediate tensors in order of execution; empty if the runtime does not expose them."""
 
+    @cached_property
+    def separate(self) -> SeparateOperations | None:
+        """What runs the operations separately, made when it is first needed; None if the runtime cannot."""
+        return None
+
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """All operations in order of execution; empty if the runtime cannot run one separately.
-
-        The artifact's inputs and outputs are among their inputs and outputs, by the names of `inputs` and `outputs`.
-        """
-        return ()
+        """All operations in order of execution; empty if the runtime cannot run one separately."""
+        return () if self.separate is None else self.separate.operations
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -169,7 +186,9 @@ class Runner(ABC):
         Raises:
             UnsupportedError: the runtime runs only whole artifacts.
         """
-        raise UnsupportedError(f"{type(self).__name__} runs only whole artifacts", hint="use run")
+        if self.separate is None:
+            raise UnsupportedError(f"{type(self).__name__} runs only whole artifacts", hint="use run")
+        return self.separate.run(name, inputs)
 
     def close(self) -> None:
         """Release the runtime's resources; does nothing by default."""

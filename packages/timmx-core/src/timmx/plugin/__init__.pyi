@@ -61,6 +61,7 @@ from timmx.contract import (
     RandomCalibration as RandomCalibration,
     Repair as Repair,
     Runner as Runner,
+    SeparateOperations as SeparateOperations,
     Snippet as Snippet,
     TensorSpec as TensorSpec,
     parse_json_object as parse_json_object,

@@ -129,7 +129,11 @@ def _watch(value: Any, contract: type, checks: Mapping[str, Check], plugin: str)
     cls: Any = type(value)
     if "_timmx_plugin" in vars(cls):
         return
-    own = {name: getattr(cls, name) for name in checks if getattr(cls, name) is not getattr(contract, name)}
+    own = {
+        name: getattr(cls, name)
+        for name in checks
+        if name in _DELEGATES or getattr(cls, name) is not getattr(contract, name)
+    }
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     names |= {"__slots__": (), "_timmx_plugin": plugin}
     watched = type(cls)(cls.__name__, (cls,), names)
@@ -189,6 +193,8 @@ _OPENS = ("open", "open_exported")
 _RUNS = ("run", "run_intermediates", "run_operation")
 """A runtime raises any exception for a file that it cannot run, which says nothing about the plugin: the callers turn
 it into an ArtifactError. They watch exits too: it takes 5 us, which `timmx bench` would measure."""
+_DELEGATES = ("run_operation",)
+"""Methods of the contract that call an object of the plugin."""
 _UNWATCHED: nullcontext[None] = nullcontext()
 
 
