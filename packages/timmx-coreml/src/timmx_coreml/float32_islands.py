@@ -63,35 +63,31 @@ def float32_islands(
         The operations that stay float32; None if float16 is enough for all.
     """
     large = large_nodes(program, inputs)
-    rounding: frozenset[str] = frozenset()
-    if repair is not None:
-        rounding = _rounding_nodes(program, large, repair)
-    if not large and not rounding:
-        return None
-    handles: set[int] = set()
-    for handle, node in enumerate(program.graph.nodes):
-        node.meta[_HANDLE] = handle
-        if node.name in large or any(source.name in large for source in node.all_input_nodes):
-            handles.add(handle)
-    by_rounding = {handle for handle, node in enumerate(program.graph.nodes) if node.name in rounding}
-    moving = moving_nodes(program, rounding)
-    layout = {handle for handle, node in enumerate(program.graph.nodes) if node.name in moving}
-    layout -= handles
-    return Float32Islands(frozenset(handles | by_rounding | layout), len(by_rounding - handles), len(layout))
-
-
-def _rounding_nodes(
-    program: torch.export.ExportedProgram, large: frozenset[str], repair: Repair
-) -> frozenset[str]:
-    """The operations whose rounding to float16 would miss the ratio of a repair."""
-    half = HalfPrecisionProgram(program, repair.inputs)
-    always = large | {
+    fixed = large | {
         node.name
         for node in program.graph.nodes
         if any(source.name in large for source in node.all_input_nodes)
     }
-    items = [name for name in half.operations if name not in always]
-    found = smallest_float32_set(items, lambda some: half.snr_db(some | always), repair.target_db)
+    chosen = frozenset() if repair is None else _rounding_nodes(program, fixed, repair)
+    if not fixed and not chosen:
+        return None
+    moving = moving_nodes(program, chosen) - fixed
+    kept = fixed | chosen | moving
+    handles: set[int] = set()
+    for handle, node in enumerate(program.graph.nodes):
+        node.meta[_HANDLE] = handle
+        if node.name in kept:
+            handles.add(handle)
+    return Float32Islands(frozenset(handles), len(chosen), len(moving))
+
+
+def _rounding_nodes(
+    program: torch.export.ExportedProgram, fixed: frozenset[str], repair: Repair
+) -> frozenset[str]:
+    """The operations, in addition to `fixed`, whose rounding to float16 would miss the ratio of a repair."""
+    half = HalfPrecisionProgram(program, repair.inputs)
+    items = [name for name in half.operations if name not in fixed]
+    found = smallest_float32_set(items, lambda some: half.snr_db(some | fixed), repair.target_db)
     return frozenset() if found is None else found.items
 
 

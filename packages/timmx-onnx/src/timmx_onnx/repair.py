@@ -6,9 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
-from timmx.plugin import smallest_float32_set, worst_db
+from timmx.plugin import run_batches, smallest_float32_set, worst_db
 
 from timmx_onnx.names import Names
 from timmx_onnx.precision import computing_nodes, lower_precision
@@ -17,6 +16,7 @@ from timmx_onnx.runner import OnnxRunner
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from timmx.plugin import Repair, Runner
 
 
@@ -62,10 +62,6 @@ def _outputs(model: ir.Model, inputs: np.ndarray, open_file: Callable[[Path], Ru
         ir.save(model, path, external_data="weights")
         with open_file(path) as runner:
             batch = runner.inputs[0].shape[0]
-            size = batch if isinstance(batch, int) else 1
-            parts = []
-            for start in range(0, len(inputs), size):
-                indices = [index % len(inputs) for index in range(start, start + size)]
-                outputs = runner.run({runner.inputs[0].name: inputs[indices]})
-                parts.append([outputs[spec.name] for spec in runner.outputs])
-    return [np.concatenate(arrays)[: len(inputs)] for arrays in zip(*parts, strict=True)]
+            names = [spec.name for spec in runner.outputs]
+            outputs = run_batches(runner, inputs, names, batch if isinstance(batch, int) else 1)
+    return [outputs[name] for name in names]

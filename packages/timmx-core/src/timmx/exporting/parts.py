@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextvars
 import gc
-import math
 import os
 import pickle
 import sys
@@ -203,8 +202,7 @@ def _in_a_thread(compute: Callable[[], Any]) -> Any:
 def _weight_bytes(session: ModelSession | None) -> int:
     if session is None:
         return 0
-    module = session.module
-    return sum(math.prod(tensor.shape) * tensor.element_size() for tensor in module.state_dict().values())
+    return sum(tensor.nbytes for tensor in session.module.state_dict().values())
 
 
 @dataclass

@@ -82,6 +82,7 @@ from timmx.inputs import (
     check_calibration as check_calibration,
     feed as feed,
     fetch as fetch,
+    run_batches as run_batches,
 )
 from timmx.model import check_count as check_count
 from timmx.quantization import (

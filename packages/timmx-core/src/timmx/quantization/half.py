@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from timmx.base import SignalToNoise
+from timmx.base import worst_db
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,12 +43,7 @@ class HalfPrecisionProgram:
 
     def snr_db(self, float32: Iterable[str]) -> float:
         """The worst output's ratio in dB with these operations in float32 and all others in half precision."""
-        worst = math.inf
-        for exact, rounded in zip(self._exact, self._run(float32), strict=True):
-            measure = SignalToNoise()
-            measure.update(exact, rounded)
-            worst = min(worst, measure.snr_db)
-        return worst
+        return worst_db(self._exact, self._run(float32))
 
     def _run(self, float32: Iterable[str]) -> list[np.ndarray]:
         rounding = _Rounding(self._module, frozenset(float32), self._dtype, self._weights)
