@@ -150,16 +150,24 @@ def export_session(
         )
     repair: Repair | None = None
     for margin_db in (*(_REPAIR_MARGINS_DB if backend.repairs else ()), None):
-        result = _attempt(
-            backend, session, options, stage, record, repair, threads=threads, final=margin_db is None
-        )
-        if isinstance(result, ExportResult):
-            return result
-        assert margin_db is not None
-        stage.clear()
-        count = min(len(session.reference), _REPAIR_INPUTS)
-        repair = Repair(result + margin_db, session.reference.samples.take(range(count)))
+        try:
+            return _attempt(
+                backend, session, options, stage, record, repair, threads=threads, final=margin_db is None
+            )
+        except _BelowFloor as exc:
+            assert margin_db is not None
+            stage.clear()
+            count = min(len(session.reference), _REPAIR_INPUTS)
+            repair = Repair(exc.floor_db + margin_db, session.reference.samples.take(range(count)))
     raise AssertionError("the last attempt returns or raises")
+
+
+class _BelowFloor(Exception):  # noqa: N818 - it is not an error
+    """A half-precision file misses its floor, in dB; operations in float32 may repair it."""
+
+    def __init__(self, floor_db: float) -> None:
+        super().__init__(floor_db)
+        self.floor_db = floor_db
 
 
 def _attempt(
@@ -172,8 +180,12 @@ def _attempt(
     *,
     threads: int | None,
     final: bool,
-) -> ExportResult | float:
-    """Write, verify and publish once; if the file may be repaired, return the floor that it misses, in dB."""
+) -> ExportResult:
+    """Write, verify and publish once.
+
+    Raises:
+        _BelowFloor: the file misses its floor and, unless this is the final attempt, may be repaired.
+    """
     with ExitStack() as open_stages:
         job = Job(session, stage.path, backend, open_stages, repair)
         # traces record whether TF32 is allowed
@@ -196,8 +208,6 @@ def _attempt(
                 job.calibrated_on,
                 may_repeat=may_repeat,
             )
-        if isinstance(verification, float):
-            return verification
         if may_repeat:
             _warn(exported.notes)
         with session.step("Publishing"):
@@ -274,16 +284,14 @@ def _verify(
     calibrated_on: str,
     *,
     may_repeat: bool,
-) -> VerificationReport | float:
-    """The report; with `may_repeat`, the floor in dB that a half-precision file misses."""
-    from timmx.verification import (
-        Judgment,
-        Status,
-        VerificationReport,
-        below_floor,
-        judge_arithmetic,
-        verify,
-    )
+) -> VerificationReport:
+    """The report.
+
+    Raises:
+        VerificationError: the file fails.
+        _BelowFloor: with `may_repeat`, the file misses its floor.
+    """
+    from timmx.verification import Status, VerificationReport, below_floor, judge_arithmetic, verify
 
     request = session.request
     if not request.verify:
@@ -302,17 +310,15 @@ def _verify(
             )
             if may_repeat and below_floor(report):
                 assert report.floor_db is not None
-                return report.floor_db
-            judgment = Judgment(report=report)
-            if session.model is not None:
-                judgment = judge_arithmetic(
-                    report,
-                    runner,
-                    session.reference,
-                    session.model,
-                    precision=exported.precision,
-                    fixed_floor=request.min_snr is not None,
-                )
+                raise _BelowFloor(report.floor_db)
+            judgment = judge_arithmetic(
+                report,
+                runner,
+                session.reference,
+                session.model,
+                precision=exported.precision,
+                fixed_floor=request.min_snr is not None,
+            )
             report = judgment.report
     except RuntimeUnavailable as exc:
         checks = "the prepared model was compared with the original, and the file's metadata was read back"

@@ -68,10 +68,12 @@ class Session:
         """Report a step and record its time."""
         reporter().step(text)
         start = time.perf_counter()
-        yield
-        self.seconds[text.lower()] = round(
-            self.seconds.get(text.lower(), 0.0) + time.perf_counter() - start, 3
-        )
+        try:
+            yield
+        finally:
+            self.seconds[text.lower()] = round(
+                self.seconds.get(text.lower(), 0.0) + time.perf_counter() - start, 3
+            )
 
     def example_input(self) -> torch.Tensor:
         """(N, C, H, W) float32 on the requested device, where N is the batch size to trace with."""

@@ -1,5 +1,4 @@
 from timmx.verification.arithmetic import (
-    Judgment as Judgment,
     Model as Model,
     Skipped as Skipped,
     below_floor as below_floor,

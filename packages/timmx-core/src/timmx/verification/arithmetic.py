@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from timmx.base import SignalToNoise, memory_bytes, reporter, size_text
+from timmx.base import memory_bytes, reporter, size_text, worst_db
 from timmx.contract import Precision
 from timmx.errors import TimmxError
 from timmx.inputs import LEAST_INPUTS, run_batches
 from timmx.verification.comparison import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     import torch
 
@@ -105,7 +105,7 @@ def judge_arithmetic(
     report: VerificationReport,
     runner: Runner,
     reference: Reference,
-    model: Model,
+    model: Model | None,
     *,
     precision: Precision,
     fixed_floor: bool,
@@ -118,10 +118,12 @@ def judge_arithmetic(
         report: of `verify`.
         runner: the artifact, still open.
         reference: the original model's float32 outputs.
-        model: the original model.
+        model: the original model; None if there is none, and the report stays as it is.
         precision: the artifact's precision.
         fixed_floor: the user set the floor, which then applies whatever the arithmetic can resolve.
     """
+    if model is None:
+        return Judgment(report=report)
     if not below_floor(report) or not math.isfinite(report.snr_db or 0.0):
         if reporter().verbose and report.status is Status.VERIFIED and precision is Precision.FP32:
             report = _with_figures(report, runner, reference, model)
@@ -197,16 +199,14 @@ def measure(
         own = _rounded_outputs(module, samples, model.device, _HALF_TYPES[precision])
     else:
         own = [array[:count] for array in reference.outputs]
-    batch = runner.inputs[0].shape[0]
-    size_of_batch = batch if isinstance(batch, int) else min(runner.batch_sizes)
     try:
-        outputs = run_batches(runner, samples, reference.names, size_of_batch)
+        outputs = run_batches(runner, samples, reference.names, _batch_size(runner))
     except TimmxError as exc:
         raise Skipped(exc.message) from exc
     return replace(
         report,
-        resolvable_db=_ratio(exact, own),
-        exact_db=_ratio(exact, [outputs[name] for name in reference.names]),
+        resolvable_db=worst_db(exact, own),
+        exact_db=worst_db(exact, [outputs[name] for name in reference.names]),
     )
 
 
@@ -227,8 +227,7 @@ def compare_by_operation(
     from timmx.verification.exact import ExactGraph
     from timmx.verification.operations import compare_operations
 
-    batch = runner.inputs[0].shape[0]
-    size = batch if isinstance(batch, int) else min(runner.batch_sizes)
+    size = _batch_size(runner)
     graph = model.graph(size)
     values_bytes = _values_bytes(graph)
     if values_bytes > _MOST_VALUES_BYTES:
@@ -304,13 +303,10 @@ def _name(precision: Precision) -> str:
     return _HALF_TYPES.get(precision, "float32")
 
 
-def _ratio(exact: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> float:
-    worst = math.inf
-    for pair in zip(exact, outputs, strict=True):
-        measure = SignalToNoise()
-        measure.update(*pair)
-        worst = min(worst, measure.snr_db)
-    return worst
+def _batch_size(runner: Runner) -> int:
+    """The artifact's batch size; the smallest one that it is verified with if it is dynamic."""
+    batch = runner.inputs[0].shape[0]
+    return batch if isinstance(batch, int) else min(runner.batch_sizes)
 
 
 def _check_memory(model: Model) -> None:

@@ -107,7 +107,7 @@ def verify_file(
     else:
         request = request_for(metadata, against, model_options)
         baseline = _model_baseline(replace(request, verify_data=verify_data), metadata)
-    from timmx.verification import Judgment, Status, judge_arithmetic, verify
+    from timmx.verification import Status, judge_arithmetic, verify
 
     reporter().step("Verifying")
     with backend.open(path, OpenSettings(trust=trust)) as runner:
@@ -121,17 +121,14 @@ def verify_file(
             min_snr_db=min_snr,
             min_agreement=share,
         )
-        judgment = Judgment(report=report)
-        if baseline.model is not None:
-            judgment = judge_arithmetic(
-                report,
-                runner,
-                baseline.reference,
-                baseline.model,
-                precision=precision,
-                fixed_floor=min_snr is not None,
-            )
-        report = judgment.report
+        report = judge_arithmetic(
+            report,
+            runner,
+            baseline.reference,
+            baseline.model,
+            precision=precision,
+            fixed_floor=min_snr is not None,
+        ).report
     files = tuple(backend.files(path))
     if baseline.is_origin:
         remember(files, report.to_dict())
