@@ -296,7 +296,7 @@ def run_timmx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from timmx.cli.application import app
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("timmx.exporting.side_by_side.usable_cores", lambda: 1)  # no child processes
+    monkeypatch.setattr("timmx.exporting.parallel.usable_cores", lambda: 1)  # no child processes
 
     def run(*arguments: object):
         return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)

@@ -21,10 +21,10 @@ from timmx.errors import (
     VerificationError,
     error_dict,
 )
-from timmx.exporting import parts, side_by_side
+from timmx.exporting import parallel, parts
+from timmx.exporting.parallel import check_jobs, export_in_parallel
 from timmx.exporting.parts import ProcessCrash, jobs_for, parts_of, portable
 from timmx.exporting.several import plan_exports
-from timmx.exporting.side_by_side import check_jobs, export_side_by_side
 from timmx.processes import StartMethod
 from timmx.registry import load
 
@@ -55,7 +55,7 @@ def test_available_memory_is_part_of_the_memory_of_the_machine():
 
 
 def test_jobs_that_are_not_possible_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(side_by_side, "usable_cores", lambda: 8)
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 8)
     targets = planned(tmp_path, "onnx", "torch-export")
     assert check_jobs(targets, None) is None
     assert check_jobs(targets, 1) == 1
@@ -181,9 +181,9 @@ def test_an_interrupt_ends_all_children_and_leaves_what_was_there(fake, tmp_path
     out.mkdir()
     (out / "test_resnet-hang.fake").write_text("old")
     started = []
-    start = side_by_side.ProcessLauncher.start
+    start = parallel.ProcessLauncher.start
     monkeypatch.setattr(
-        side_by_side.ProcessLauncher,
+        parallel.ProcessLauncher,
         "start",
         lambda self, task: started.append(start(self, task)) or started[-1],
     )
@@ -201,7 +201,7 @@ def test_spawned_children_load_the_model_themselves(fake, tmp_path):
     """As on macOS and Windows."""
     outcomes = {}
     targets = planned(tmp_path / "out", "fake", "fake:do=crash", awaken=True)
-    shared = export_side_by_side(
+    shared = export_in_parallel(
         targets, 2, lambda target, outcome: outcomes.update({target.label: outcome}), StartMethod.SPAWN
     )
     assert isinstance(outcomes["test_resnet-crash.fake"], ProcessCrash)

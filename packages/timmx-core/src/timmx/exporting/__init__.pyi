@@ -2,6 +2,7 @@ from timmx.exporting.artifact_session import ArtifactSession as ArtifactSession
 from timmx.exporting.command import command_words as command_words, create_command as create_command
 from timmx.exporting.metadata import installed_versions as installed_versions
 from timmx.exporting.outputs import KNOWN_SUFFIXES as KNOWN_SUFFIXES, default_name as default_name
+from timmx.exporting.parallel import MODULES as MODULES
 from timmx.exporting.pipeline import (
     ExportResult as ExportResult,
     export as export,
@@ -18,5 +19,4 @@ from timmx.exporting.several import (
     plan_separately as plan_separately,
     record_result as record_result,
 )
-from timmx.exporting.side_by_side import MODULES as MODULES
 from timmx.exporting.targets import Target as Target, check_extra_outputs as check_extra_outputs

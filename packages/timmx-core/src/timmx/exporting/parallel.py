@@ -78,7 +78,7 @@ def check_jobs(targets: Sequence[Target], jobs: int | None) -> int | None:
     return jobs and min(jobs, len(targets))
 
 
-def export_side_by_side(
+def export_in_parallel(
     targets: Sequence[Target],
     jobs: int | None,
     ended: Callable[[Target, ExportResult | Exception], None],

@@ -13,9 +13,9 @@ from timmx.artifact import MANIFEST_NAME, digest, staging
 from timmx.base import brief, parse_json, peak_resident_bytes, read_file, reporter, why_not_in
 from timmx.contract import ExportRequest
 from timmx.errors import ArtifactError, ConfigurationError, TimmxError, error_dict
+from timmx.exporting.parallel import Shared, check_jobs, export_in_parallel
 from timmx.exporting.parts import export_target
 from timmx.exporting.pipeline import ONE_AT_A_TIME, ExportResult
-from timmx.exporting.side_by_side import Shared, check_jobs, export_side_by_side
 from timmx.exporting.targets import Target, TargetOptions, parse_target, plan, plan_each, target_of
 from timmx.registry import build, option_specs, reject_unknown
 
@@ -220,7 +220,7 @@ def export_targets(
         reporter().row_done(f"done in {outcome.seconds['total']:.1f} s")
 
     jobs = check_jobs(targets, jobs)
-    shared = _one_by_one(targets, ended) if jobs == 1 else export_side_by_side(targets, jobs, ended)
+    shared = _one_by_one(targets, ended) if jobs == 1 else export_in_parallel(targets, jobs, ended)
     in_order = [outcomes[target.path] for target in targets]
     return ManyResult(
         model=targets[0].request.source,
