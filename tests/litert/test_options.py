@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import timmx
 import torch
+from timmx.base import peak_resident_bytes, reset_peak
 from timmx.cli.application import app
-from timmx.errors import ArtifactError, ConfigurationError
+from timmx.errors import ArtifactError, ConfigurationError, UnsupportedError
 from timmx_litert.plugin import LiteRTBackend
 from typer.testing import CliRunner
 
@@ -68,6 +69,18 @@ def test_wrong_options_are_refused_with_a_hint(tmp_path, monkeypatch, options, w
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match=words):
         timmx.export("litert", "test_resnet", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_no_file_holds_are_refused_before_they_are_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reset_peak()
+    before = peak_resident_bytes()
+    with pytest.raises(
+        UnsupportedError, match=r"weights take 4\.05 GB, and a \.tflite file holds at most 2\.08 GB"
+    ):
+        timmx.export("litert", "vit_giant_patch14_224")
+    assert before is None or peak_resident_bytes() - before < 10**9
     assert list(tmp_path.iterdir()) == []
 
 

@@ -180,9 +180,8 @@ def test_an_embedding_and_four_channels(tmp_path, awakened):
 
 
 def test_weights_too_large_for_one_file_are_refused_with_a_hint(tmp_path, monkeypatch):
-    from timmx_onnx import export as module
-
-    monkeypatch.setattr(module, "_PROTOBUF_LIMIT", module._GRAPH_SIZE + 1000)
+    for module in ("plugin", "export"):
+        monkeypatch.setattr(f"timmx_onnx.{module}.ONE_FILE", 1000)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
     model.pretrained_cfg = {"input_size": (3, 8, 8)}
     output = tmp_path / "model.onnx"

@@ -11,7 +11,7 @@ from timmx_coreml.compress import compress, halve
 from timmx_coreml.convert import LABEL, PROBABILITIES, Conversion, convert
 from timmx_coreml.describe import describe
 from timmx_coreml.options import ComputePrecision, ConvertTo, Quantize
-from timmx_coreml.package import write
+from timmx_coreml.package import LARGEST_MODEL, write
 from timmx_coreml.targets import Target, ios_of
 from timmx_coreml.validation import batch_bounds, check_image_channels, default_precision, deployment_target
 
@@ -29,8 +29,6 @@ _PRECISIONS = {
     Quantize.PALETTE6: Precision.INT6_WEIGHTS,
     Quantize.PALETTE4: Precision.INT4_WEIGHTS,
 }
-
-_PROTOBUF_LIMIT = 2**31 - 1
 
 
 def export(job: ExportJob, options: CoreMLOptions) -> Exported:
@@ -93,7 +91,7 @@ def export(job: ExportJob, options: CoreMLOptions) -> Exported:
     metadata = job.metadata(precision, input_dtype="uint8" if options.image_input else "float32", **facts)
     job.progress("Writing Core ML")
     describe(model, metadata)
-    if model.ByteSize() > _PROTOBUF_LIMIT:
+    if model.ByteSize() > LARGEST_MODEL:
         raise UnsupportedError(
             f"the model takes {model.ByteSize() / 1e9:.1f} GB, but one .mlmodel holds at most 2 GB",
             hint="use --half, or leave out --convert-to neuralnetwork to write a .mlpackage, which has a separate "

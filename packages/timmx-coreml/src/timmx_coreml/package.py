@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "timmx"
 """The key in the model description's `userDefined` metadata."""
 
-_LARGEST_MODEL = 2**31 - 1
+LARGEST_MODEL = 2**31 - 1
 """Of a protobuf message, in bytes."""
 _LARGEST_MANIFEST = 10**6
 
@@ -77,7 +77,7 @@ def read(path: Path) -> CoreMLFile:
     specification = _root_model(path) if path.is_dir() else path
     model = schema("Model_pb2").Model()
     try:
-        model.ParseFromString(read_file(specification, _LARGEST_MODEL))
+        model.ParseFromString(read_file(specification, LARGEST_MODEL))
     except (DecodeError, OSError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise damaged(f"{path} is not a Core ML model, or is damaged: {reason}") from exc

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import Device, ExportBackend, Exported, ExportJob
+from timmx.plugin import Device, ExportBackend, Exported, ExportJob, WeightsLimit
 
 from timmx_coreml.options import ComputeUnits, ConvertTo, CoreMLOptions
 
@@ -31,6 +31,16 @@ class CoreMLBackend(ExportBackend):
 
     def output_suffix(self, options: CoreMLOptions) -> str:
         return ".mlmodel" if options.convert_to is ConvertTo.NEURALNETWORK else ".mlpackage"
+
+    def weights_limit(self, options: CoreMLOptions) -> WeightsLimit | None:
+        if options.convert_to is not ConvertTo.NEURALNETWORK:
+            return None
+        from timmx_coreml.package import LARGEST_MODEL
+
+        return WeightsLimit(
+            LARGEST_MODEL * (1 + options.half),
+            "leave --convert-to neuralnetwork out to write a .mlpackage, which has a separate weight file",
+        )
 
     def check_environment(
         self, request: ExportRequest | None = None, options: CoreMLOptions | None = None

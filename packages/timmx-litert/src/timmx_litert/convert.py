@@ -13,15 +13,11 @@ from timmx.plugin import UnsupportedError
 from torch import nn
 
 from timmx_litert.lower import lower
-from timmx_litert.model_file import LIMIT, LIMIT_HINT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from timmx.plugin import ExportJob
-
-_GRAPH_SIZE = 64 * 2**20
-"""Bytes reserved for the graph itself when the size of the weights is compared with flatbuffers' limit."""
 
 
 class IOAdapter(nn.Module):
@@ -55,14 +51,8 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
         pixel_bytes: the input is uint8, from 0 to 255, and the model takes pixels in [0, 1].
 
     Raises:
-        UnsupportedError: litert-torch cannot convert the model, or its weights do not fit into one file.
+        UnsupportedError: litert-torch cannot convert the model.
     """
-    weights = sum(parameter.nbytes for parameter in job.model.parameters())
-    if weights > LIMIT - _GRAPH_SIZE:
-        raise UnsupportedError(
-            f"the weights take {weights / 1e9:.1f} GB, and one .tflite file holds at most 2 GB",
-            hint=LIMIT_HINT,
-        )
     program = job.capture()
     job.progress("Converting to LiteRT")
     if job.request.device != "cpu":

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 IDENTIFIER = b"TFL3"
 LIMIT = 2**31 - 1
 """The maximum size of a flatbuffer in bytes."""
+GRAPH_SIZE = 64 * 2**20
+"""Bytes reserved for the graph itself when the size of the weights is compared with the limit."""
 LIMIT_HINT = "choose a smaller model, or use timmx onnx, which keeps large weights in a second file"
 METADATA_NAME = "timmx"
 """The entry in the model's metadata list; its buffer holds our JSON."""

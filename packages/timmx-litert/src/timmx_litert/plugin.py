@@ -10,6 +10,7 @@ from timmx.plugin import (
     ExportBackend,
     Exported,
     ExportJob,
+    WeightsLimit,
 )
 
 from timmx_litert.options import LiteRTOptions
@@ -38,6 +39,12 @@ class LiteRTBackend(ExportBackend):
         "resizing the input at run time gives correct outputs only for some models. Use --batch-size N for a fixed "
         "batch size, or timmx onnx or timmx torch-export for a dynamic one"
     )
+
+    def weights_limit(self, options: LiteRTOptions) -> WeightsLimit:
+        from timmx_litert.model_file import GRAPH_SIZE, LIMIT, LIMIT_HINT
+
+        # the quantizer starts from the float file
+        return WeightsLimit(LIMIT - GRAPH_SIZE, LIMIT_HINT)
 
     def check_environment(
         self, request: ExportRequest | None = None, options: LiteRTOptions | None = None

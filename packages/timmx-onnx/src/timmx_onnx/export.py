@@ -13,7 +13,7 @@ from timmx.plugin import Exported, Precision, UnsupportedError, sha256
 import timmx_onnx.rules  # noqa: F401 - makes onnxscript's optimizer faster
 from timmx_onnx.attention import with_four_axes
 from timmx_onnx.keys import DATA_KEY, METADATA_KEY
-from timmx_onnx.options import OnnxMode
+from timmx_onnx.options import ONE_FILE, OnnxMode
 from timmx_onnx.pooling import pooling_translations
 from timmx_onnx.proto import external_name, read_proto
 
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
     from timmx_onnx.options import OnnxOptions
     from timmx_onnx.precision import PrecisionReport
-
-_PROTOBUF_LIMIT = 2**31 - 1
-_GRAPH_SIZE = 64 * 2**20
-"""Bytes reserved for the graph itself when the size of the weights is compared with protobuf's limit."""
 
 
 def export(job: ExportJob, options: OnnxOptions) -> Exported:
@@ -144,8 +140,8 @@ def write(model: ir.Model, path: Path, metadata: Metadata, external: bool | None
     weights = (value.const_value for value in model.graph.initializers.values())
     weights_bytes = sum(int(tensor.nbytes) for tensor in weights if tensor is not None)
     if external is None:
-        external = weights_bytes > _PROTOBUF_LIMIT - _GRAPH_SIZE
-    elif not external and weights_bytes > _PROTOBUF_LIMIT - _GRAPH_SIZE:
+        external = weights_bytes > ONE_FILE
+    elif not external and weights_bytes > ONE_FILE:
         raise UnsupportedError(
             f"the weights take {weights_bytes / 1e9:.1f} GB, and one ONNX file holds at most 2 GB",
             hint="leave --no-external-data out",

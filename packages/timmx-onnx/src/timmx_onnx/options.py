@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+ONE_FILE = 2**31 - 1 - 64 * 2**20
+"""The most bytes of weights in one file: protobuf's limit without 64 MB for the graph."""
+
 
 class OnnxMode(StrEnum):
     """The arithmetic of the graph; input and output are float32 in both."""

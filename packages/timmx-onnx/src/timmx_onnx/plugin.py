@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import Device, ExportBackend, Exported, ExportJob
+from timmx.plugin import Device, ExportBackend, Exported, ExportJob, WeightsLimit
 
-from timmx_onnx.options import OnnxOptions
+from timmx_onnx.options import ONE_FILE, OnnxMode, OnnxOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,12 @@ class OnnxBackend(ExportBackend):
     # not what imports onnxruntime, which starts a thread when it is imported (1.32)
     repairs = True
     options = OnnxOptions
+
+    def weights_limit(self, options: OnnxOptions) -> WeightsLimit | None:
+        if options.external_data is not False:
+            return None
+        halved = options.mode is OnnxMode.FP16
+        return WeightsLimit(ONE_FILE * (1 + halved), "leave --no-external-data out")
 
     def export(self, job: ExportJob, options: OnnxOptions) -> Exported:
         from timmx_onnx.export import export

@@ -8,6 +8,7 @@ from timmx.contract.capabilities import (
     Capabilities as Capabilities,
     Precision as Precision,
     Problem as Problem,
+    WeightsLimit as WeightsLimit,
 )
 from timmx.contract.job import (
     Calibration as Calibration,

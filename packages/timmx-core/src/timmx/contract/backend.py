@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from timmx.contract.capabilities import Problem
+    from timmx.contract.capabilities import Problem, WeightsLimit
     from timmx.contract.job import Exported, ExportJob
     from timmx.contract.metadata import Metadata
     from timmx.contract.options import ExportRequest
@@ -103,6 +103,14 @@ class ExportBackend(ABC):
         Two exports of one command that would write the same one are refused before the work.
         """
         return ()
+
+    def weights_limit(self, options: Any) -> WeightsLimit | None:
+        """The most weights that a file with these options holds; None if it holds any number.
+
+        A larger model is refused before its weights are loaded, or, if several formats share it, before it is
+        converted to this one.
+        """
+        return None
 
     def check_environment(
         self, request: ExportRequest | None = None, options: Any = None

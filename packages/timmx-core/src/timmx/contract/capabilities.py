@@ -33,6 +33,14 @@ class Problem:
     """The backend still works in part: `doctor` shows a limit, not a problem."""
 
 
+@dataclass(frozen=True)
+class WeightsLimit:
+    """The most float32 weights that one file of a format holds, in bytes, and a hint for larger models."""
+
+    size_bytes: int
+    hint: str
+
+
 NOT_DECLARED = "not declared by this backend"
 """The default of capabilities that are added after the first release of contract 1: off until a backend declares it."""
 

@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import remember, remember_export, staging, writing
@@ -20,7 +21,7 @@ from timmx.errors import (
     VerificationError,
 )
 from timmx.exporting.job import Job
-from timmx.exporting.validation import validate
+from timmx.exporting.validation import check_weights, validate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +116,9 @@ def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> Mo
         return ArtifactSession(request, source, metadata, lambda: backend.open(source, OpenSettings()))
     from timmx.exporting.session import ModelSession
 
-    session = ModelSession(request)
+    # The size is computed from a model without weights, which takes a while: only for a format with a limit.
+    limited = backend.weights_limit(options) is not None
+    session = ModelSession(request, partial(check_weights, backend, options) if limited else None)
     session.prepare()
     return session
 
@@ -148,6 +151,8 @@ def export_session(
             f"and {backend.name} takes one: {str(backend.capabilities.several_outputs).rstrip('.')}",
             hint="wrap it in a module that returns one tensor",
         )
+    if session.model is not None:
+        check_weights(backend, options, sum(tensor.nbytes for tensor in session.model.weights()))
     repair: Repair | None = None
     for margin_db in (*(_REPAIR_MARGINS_DB if backend.repairs else ()), None):
         try:

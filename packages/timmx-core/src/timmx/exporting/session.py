@@ -106,13 +106,19 @@ class ModelSession(Session):
         seconds: wall time of each step.
     """
 
-    def __init__(self, request: ExportRequest) -> None:
+    def __init__(self, request: ExportRequest, check_weights: Callable[[int], None] | None = None) -> None:
+        """Load the model and run it.
+
+        Args:
+            request: the shared options.
+            check_weights: see `load_model`.
+        """
         super().__init__(request)
         self._captures: dict[tuple[bool, bool, int], torch.export.ExportedProgram] = {}
         self._graphs: dict[int, torch.fx.GraphModule] = {}
         self._preparation: tuple[ExportModule, tuple[Rewrite, ...]] | None = None
         with self.step("Loading"):
-            self.loaded: LoadedModel = load_model(request)
+            self.loaded: LoadedModel = load_model(request, check_weights)
             check_batch(request, self.loaded.data_config.input_size)
             self.module_as_loaded = self._wrap(self.loaded)
             count = max(SYNTHETIC_INPUTS, request.trace_batch)

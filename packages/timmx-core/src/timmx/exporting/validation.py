@@ -6,9 +6,9 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import brief
+from timmx.base import brief, size_text
 from timmx.contract import MOST_ELEMENTS, ExportRequest, agreement_share
-from timmx.errors import ConfigurationError, MissingRequirementError
+from timmx.errors import ConfigurationError, MissingRequirementError, UnsupportedError
 from timmx.exporting.outputs import output_path
 from timmx.inputs import image_paths
 from timmx.registry import option_specs
@@ -47,6 +47,22 @@ def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Pa
         fixes = "; ".join(problem.fix.rstrip(".") for problem in problems)
         raise MissingRequirementError(f"{backend.name} cannot export on this machine: {reasons}", hint=fixes)
     return output
+
+
+def check_weights(backend: ExportBackend, options: Any, size_bytes: int) -> None:
+    """Check that the format holds weights of this size.
+
+    Raises:
+        UnsupportedError: it does not.
+    """
+    limit = backend.weights_limit(options)
+    if limit is not None and size_bytes > limit.size_bytes:
+        suffix = backend.output_suffix(options)
+        raise UnsupportedError(
+            f"the model's weights take {size_text(size_bytes)}, and a {suffix} file holds at most "
+            f"{size_text(limit.size_bytes)}",
+            hint=limit.hint,
+        )
 
 
 def _model(request: ExportRequest) -> None:

@@ -27,7 +27,7 @@ from timmx.model.source import pretrained_cfg
 from timmx.model.training import arguments_of_module, arguments_of_training
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -59,14 +59,23 @@ class FilledModel:
     notes: tuple[str, ...]
 
 
-def build_and_fill(request: ExportRequest, source: Source) -> FilledModel:
+def build_and_fill(
+    request: ExportRequest, source: Source, check_weights: Callable[[int], None] | None = None
+) -> FilledModel:
     """Build the model of a request and load its weights. Options are checked before weights are read.
+
+    Args:
+        request: the shared options.
+        source: where the weights are.
+        check_weights: called with the size of the weights in bytes before they are read; what it raises is raised.
 
     Raises:
         ConfigurationError: the model does not support the input size, an argument or a feature level.
         ModelError: it cannot be built, or the weights do not fit it.
     """
     plan = Plan(request, source)
+    if check_weights is not None:
+        check_weights(plan.weights_bytes())
     seed = request.seed or 0
     with seeded(seed):
         if request.checkpoint is not None:
@@ -283,6 +292,14 @@ class Plan:
         """Build the model with the size's arguments and `extra`."""
         create_model = create_features if self._request.features else create
         return create_model(self._source.timm_name, {**self._arguments, **self._size, **(extra or {})}, meta)
+
+    def weights_bytes(self) -> int:
+        """The size of the weights; 0 if the model's constructor computes with values."""
+        try:
+            model = self.build(meta=True)
+        except ModelError:
+            return 0
+        return sum(parameter.nbytes for parameter in model.parameters())
 
     def channels(self, model: nn.Module) -> int:
         """Number of input channels; timm before 1.0.30 does not store it on a feature pyramid."""

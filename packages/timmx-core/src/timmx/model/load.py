@@ -21,6 +21,7 @@ from timmx.model.reach import Probe
 from timmx.model.source import find_source, may_download
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import nn
@@ -75,10 +76,14 @@ class LoadedModel:
         return hash_weights(self.model)
 
 
-def load_model(request: ExportRequest) -> LoadedModel:
+def load_model(request: ExportRequest, check_weights: Callable[[int], None] | None = None) -> LoadedModel:
     """Load the model of a request with its weights, in eval mode on its device.
 
     A caller's module is neither copied nor changed.
+
+    Args:
+        request: the shared options.
+        check_weights: see `build_and_fill`; not called for a caller's module.
 
     Raises:
         ConfigurationError: options do not fit the model.
@@ -93,7 +98,8 @@ def load_model(request: ExportRequest) -> LoadedModel:
         raise MissingRequirementError(
             "--device cuda: PyTorch finds no CUDA device on this machine", hint="leave --device out"
         )
-    loaded = _from_timm(request, probe) if isinstance(request.model, str) else _from_module(request)
+    from_timm = isinstance(request.model, str)
+    loaded = _from_timm(request, probe, check_weights) if from_timm else _from_module(request)
     if request.labels is not None:
         labels = read_labels(request.labels)
         if loaded.num_classes is not None:
@@ -160,9 +166,11 @@ _TRAINED_FOR_SIGMOID = (
 )
 
 
-def _from_timm(request: ExportRequest, probe: Probe | None) -> LoadedModel:
+def _from_timm(
+    request: ExportRequest, probe: Probe | None, check_weights: Callable[[int], None] | None
+) -> LoadedModel:
     source = find_source(request, probe)
-    filled = build_and_fill(request, source)
+    filled = build_and_fill(request, source, check_weights)
     model, checkpoint = filled.model, filled.checkpoint
     cfg = dict(cfg_of(model))
     notes = [*source.notes, *filled.notes]

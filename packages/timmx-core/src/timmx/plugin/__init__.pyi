@@ -64,6 +64,7 @@ from timmx.contract import (
     SeparateOperations as SeparateOperations,
     Snippet as Snippet,
     TensorSpec as TensorSpec,
+    WeightsLimit as WeightsLimit,
     parse_json_object as parse_json_object,
     quote_string as quote_string,
 )

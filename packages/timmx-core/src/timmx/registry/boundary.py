@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 from timmx.base import announce, shown
-from timmx.contract import Capabilities, ExportBackend, Exported, Problem, Runner, Snippet, TensorSpec
+from timmx.contract import (
+    Capabilities,
+    ExportBackend,
+    Exported,
+    Problem,
+    Runner,
+    Snippet,
+    TensorSpec,
+    WeightsLimit,
+)
 from timmx.errors import PluginError, Terminated, TimmxError, one_line
 from timmx.registry.options import option_specs
 
@@ -386,6 +395,7 @@ def _backend_checks(plugin: str) -> dict[str, Check]:
         "output_suffix": _suffix,
         "extra_outputs": _all(Path, "Paths"),
         "source_artifact": _is(Path, type(None), expected="a Path or None"),
+        "weights_limit": _is(WeightsLimit, type(None), expected="a WeightsLimit or None"),
         "check_environment": _all(Problem, "a tuple of Problem"),
         "validate": _anything,
         "export": _exported,
