@@ -23,14 +23,21 @@ def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram
     Raises:
         UnsupportedError: coremltools cannot convert an operation; the message names it and its layer.
     """
-    from timmx.plugin import drop_copies, drop_expands, infer_symbolic_sizes, merge_reshapes, use_reshapes
+    from timmx.plugin import (
+        decompose,
+        drop_copies,
+        drop_expands,
+        infer_symbolic_sizes,
+        merge_reshapes,
+        use_reshapes,
+    )
 
     from timmx_coreml.lowering.check import check
     from timmx_coreml.lowering.decompositions import decompositions
     from timmx_coreml.translations import register
 
     register()
-    lowered = program.run_decompositions(decompositions())
+    lowered = decompose(program, decompositions())
     drop_copies(lowered)
     drop_expands(lowered.graph)
     use_reshapes(lowered.graph)

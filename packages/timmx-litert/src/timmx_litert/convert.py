@@ -9,7 +9,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
-from timmx.plugin import UnsupportedError
+from timmx.plugin import UnsupportedError, quick_decompositions
 from torch import nn
 
 from timmx_litert.lower import lower
@@ -65,7 +65,7 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
         example = (255 * example).round().to(torch.uint8)
     if nhwc:
         example = example.permute(0, 2, 3, 1).contiguous()
-    with quiet():
+    with quiet(), quick_decompositions():
         import litert_torch
 
         try:

@@ -15,6 +15,7 @@ def lower(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
         program: from `timmx.capture`, static. Neither it nor its constants are changed.
     """
     from timmx.plugin import (
+        decompose,
         drop_copies,
         drop_expands,
         fold_constants,
@@ -26,7 +27,7 @@ def lower(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
     from timmx_litert.lowering.constants import own_constants
     from timmx_litert.lowering.decompositions import decompositions
 
-    decomposed = program.run_decompositions(decompositions())
+    decomposed = decompose(program, decompositions())
     drop_copies(decomposed)
     drop_expands(decomposed.graph)
     use_reshapes(decomposed.graph)  # a view may be invalid when the input is NHWC

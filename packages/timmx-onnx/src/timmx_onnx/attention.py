@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from timmx.plugin import attention_on_four_axes
+from timmx.plugin import attention_on_four_axes, decompose
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
@@ -18,7 +18,7 @@ def with_four_axes(program: torch.export.ExportedProgram) -> torch.export.Export
     if all(_query(node).meta["val"].ndim == 4 for node in nodes):
         return program
     with torch.no_grad():
-        return program.run_decompositions({_ATTENTION: attention_on_four_axes})
+        return decompose(program, {_ATTENTION: attention_on_four_axes})
 
 
 def _query(node: torch.fx.Node) -> torch.fx.Node:

@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from timmx.plugin import Exported, Precision, UnsupportedError, sha256
+from timmx.plugin import Exported, Precision, UnsupportedError, quick_decompositions, sha256
 
 import timmx_onnx.rules  # noqa: F401 - makes onnxscript's optimizer faster
 from timmx_onnx.attention import with_four_axes
@@ -67,7 +67,7 @@ def translate(job: ExportJob, opset: int, *, optimize: bool = True) -> ir.Model:
     try:
         # The exporter decomposes the program; with gradients enabled, attention takes another kernel than in the
         # capture, with other strides, and test_vit_relpos fails ("Cannot view a tensor").
-        with torch.no_grad():
+        with torch.no_grad(), quick_decompositions():
             translated = torch.onnx.export(
                 program,
                 (),

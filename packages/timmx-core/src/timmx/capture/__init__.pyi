@@ -1,3 +1,4 @@
+from timmx.capture.decomposition import decompose as decompose, quick_decompositions as quick_decompositions
 from timmx.capture.lowering.attention import attention_on_four_axes as attention_on_four_axes
 from timmx.capture.lowering.cleanup import (
     drop_copies as drop_copies,
