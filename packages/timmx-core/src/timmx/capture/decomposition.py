@@ -194,15 +194,15 @@ def _out_of_place(node: Any) -> None:
         or not isinstance(source, torch.fx.Node)
         or source.op != "call_function"
         or _returns_alias(source)
-        or any(_returns_alias(user) for user in source.users if user is not node)
     ):
         raise _Unsuitable
     node.target = overload
-    before = True
-    for user in list(source.graph.nodes):
-        if user is node:
-            before = False
-        elif not before and user in source.users:
+    earlier = set(itertools.takewhile(lambda other: other is not node, source.graph.nodes))
+    for user in list(source.users):
+        if user in earlier:
+            if _returns_alias(user):
+                raise _Unsuitable
+        elif user is not node:
             user.replace_input_with(source, node)
 
 
