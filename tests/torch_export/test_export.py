@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sysconfig
 
 import numpy as np
 import pytest
@@ -48,6 +49,7 @@ def test_fused_attention_stays_fused(tmp_path, awakened, strict):
         "test_vit", path, checkpoint=checkpoint, model_kwargs=block, strict=strict, dynamic_batch=True
     )
     assert result.metadata["format"] == {"strict": strict, "device": "cpu"}
+    assert sysconfig.get_path("purelib").encode() not in path.read_bytes()
     targets = {str(node.target) for node in torch.export.load(path).graph.nodes}
     assert "aten.scaled_dot_product_attention.default" in targets
     assert not any("upsample" in target for target in targets)

@@ -29,6 +29,8 @@ from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.fx.proxy import _COPY_META_FIELDS
 from torch.utils import _pytree as pytree
 
+from timmx.capture.trace import without_stack_traces
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 
@@ -57,7 +59,7 @@ _MOST_KNOWN = 10_000
 
 _run_decompositions = ExportedProgram.run_decompositions
 
-_META = {"stack_trace", *_COPY_META_FIELDS} - {"original_aten"}
+_META = {*_COPY_META_FIELDS} - {"original_aten"}
 """What the operations of a decomposition have from the decomposed one."""
 
 
@@ -80,10 +82,11 @@ def decompose(program: ExportedProgram, decomp_table: Table | None = None, **opt
     """
     complete: Any = default_decompositions() if decomp_table is None else decomp_table
     complete = dict(complete.materialize() if hasattr(complete, "materialize") else complete)
-    if not options:
-        with contextlib.suppress(_Unsuitable):
-            return _decompose(program, complete)
-    return _run_decompositions(program, complete, **options)
+    with without_stack_traces():
+        if not options:
+            with contextlib.suppress(_Unsuitable):
+                return _decompose(program, complete)
+        return _run_decompositions(program, complete, **options)
 
 
 @contextlib.contextmanager
