@@ -41,6 +41,10 @@ _FLOAT64_FACTOR = 4.0
 _MOST_VALUES_BYTES = 2**31
 """Of all intermediate values of one batch in float32."""
 
+_NUDGES = 4
+"""Runs with the last bit of the inputs changed. One run of a model that amplifies rounding depends on chance: a
+levit_128s has 53 dB, and with other last bits 28 to 51."""
+
 _MOST_BATCHES = 4
 """A weight of an input that is zero in one image may show in another, or in the same pixels in another order."""
 
@@ -203,11 +207,18 @@ def measure(
         outputs = run_batches(runner, samples, reference.names, _batch_size(runner))
     except TimmxError as exc:
         raise Skipped(exc.message) from exc
-    return replace(
-        report,
-        resolvable_db=worst_db(exact, own),
-        exact_db=worst_db(exact, [outputs[name] for name in reference.names]),
-    )
+    resolvable_db = worst_db(exact, own)
+    exact_db = worst_db(exact, [outputs[name] for name in reference.names])
+    if precision is Precision.FP32 and exact_db < resolvable_db - TOLERANCE_DB:
+        nudged = (_outputs(module, _nudged(samples, seed), model.device) for seed in range(_NUDGES))
+        resolvable_db = min(resolvable_db, *(worst_db(exact, own) for own in nudged))
+    return replace(report, resolvable_db=resolvable_db, exact_db=exact_db)
+
+
+def _nudged(inputs: np.ndarray, seed: int) -> np.ndarray:
+    """The inputs with each number replaced by the next larger or smaller one, at random."""
+    directions = np.random.default_rng(seed).choice(np.float32([-np.inf, np.inf]), inputs.shape)
+    return np.nextafter(inputs, directions)
 
 
 def compare_by_operation(
