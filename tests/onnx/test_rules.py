@@ -1,8 +1,10 @@
-"""onnxscript's rules for several nodes are matched near a node, and find what they find in the whole graph."""
+"""onnxscript's rules for several nodes are matched near a node, with the same result, and lose no initializer."""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
+import onnx.reference
 import onnx_ir as ir
 import timmx_onnx.rules
 from onnxscript import rewriter
@@ -40,3 +42,25 @@ def test_slices_are_joined_as_by_the_original_matcher():
     finally:
         timmx_onnx.rules.install()
     assert "Split" in [kind for kind, _ in fast]
+
+
+CLAMPS = """<ir_version: 10, opset_import: ["" : 20]>
+agraph (float[N, 8] x) => (float[N, 8] y, float[N, 8] z)
+<float one = {1.0}, float two = {2.0}, float three = {3.0}, float four = {4.0}> {
+   x1 = Min(x, two)
+   y = Max(x1, one)
+   x2 = Min(x, four)
+   z = Max(x2, three)
+}"""
+
+
+def test_two_clamps_of_one_tensor_keep_their_limits():
+    model = ir.from_proto(onnx.parser.parse_model(CLAMPS))
+    rewriter.rewrite(model)
+    assert [node.op_type for node in model.graph] == ["Clip", "Clip"]
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    x = np.linspace(0, 5, 8, dtype=np.float32)[None]
+    y, z = onnx.reference.ReferenceEvaluator(proto).run(None, {"x": x})
+    np.testing.assert_array_equal(y, x.clip(1, 2))
+    np.testing.assert_array_equal(z, x.clip(3, 4))

@@ -217,8 +217,8 @@ def measure(
 
 def _nudged(inputs: np.ndarray, seed: int) -> np.ndarray:
     """The inputs with each number replaced by the next larger or smaller one, at random."""
-    directions = np.random.default_rng(seed).choice(np.float32([-np.inf, np.inf]), inputs.shape)
-    return np.nextafter(inputs, directions)
+    infinity = inputs.dtype.type(np.inf)
+    return np.nextafter(inputs, np.random.default_rng(seed).choice([-infinity, infinity], inputs.shape))
 
 
 def compare_by_operation(
