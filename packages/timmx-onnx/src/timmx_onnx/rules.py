@@ -1,8 +1,9 @@
 """Corrections of onnxscript's rewrite rules.
 
-Speed: for patterns that end in several nodes, onnxscript 0.7 lists all nodes of the graph for each node that it compares,
-and tries all pairs of the pattern's operations: time that grows with the square of the graph, 80 of csatv2_21m's 110 s.
-The only such rule of 0.7 joins two slices of one tensor, so the nodes that take this tensor are the only candidates.
+Speed: for patterns that end in several nodes, onnxscript 0.7 lists all nodes of the graph for each node that it
+compares, and tries all pairs of the pattern's operations: time that grows with the square of the graph, 80 of
+csatv2_21m's 110 s. The only such rule of 0.7 joins two slices of one tensor, so the nodes that take this tensor are the
+only candidates.
 
 Names: a rule names new initializers after the input of the nodes that it replaces, and one that has this name already
 is lost, though other nodes use it (onnxscript's issue 2945). Two clamps of one tensor, as in gemma4_vit, gave an
