@@ -506,7 +506,7 @@ def _spliced(
             for placeholder, tensor in _lifted(decompositions.values()).items():
                 target = _unused(f"lifted_tensor_{len(constants)}", constants)
                 found[placeholder] = _named(new, placeholder, f"c_{target}", found)
-                constants[target] = tensor
+                constants[target] = tensor.clone()  # the known one stays as it is
                 specs.append(
                     InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(found[placeholder].name), target)
                 )
