@@ -27,20 +27,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-PRELOAD = (
-    "torch",
-    "timm",
-    "torch.export._trace",
-    "torch.export._unlift",
-    "torch._functorch.partitioners",
-    "torch._inductor.constant_folding",
-    "onnx",
-    "onnxscript",
-    "typer",
-    "rich.progress",
-    "rich.table",
-)
-"""Libraries that start no thread. Modules of timmx are imported by each child."""
+PRELOAD = ("onnx", "onnxscript", "typer", "rich.progress", "rich.table")
+"""Libraries that start no thread, in addition to those of every export. Modules of timmx are imported by each child."""
 
 READ_AT_START = {
     "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONWARNINGS", "LC_ALL", "LANG",
@@ -204,7 +192,7 @@ def _server() -> socket.socket:
             listener.bind(address)
             listener.listen()
             subprocess.Popen(
-                [sys.executable, __file__, str(listener.fileno())],
+                [sys.executable, __file__, str(listener.fileno()), *_libraries(), *PRELOAD],
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -218,11 +206,17 @@ def _server() -> socket.socket:
     return _connection
 
 
-def _serve(listener: socket.socket) -> None:
-    """Fork a child for each request, until the last of the workers has gone."""
+def _libraries() -> list[str]:
+    from timmx.exporting import MODULES
+
+    return [name for name in MODULES if not name.startswith("timmx.")]
+
+
+def _serve(listener: socket.socket, modules: list[str]) -> None:
+    """Import modules, and fork a child for each request, until the last of the workers has gone."""
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     libraries = [path for path in sys.path[1:] if path not in inherited]
-    for name in PRELOAD:
+    for name in modules:
         importlib.import_module(name)
     threads = os.listdir("/proc/self/task")  # noqa: PTH208
     assert len(threads) == 1, "a fork copies only the thread that calls it"
@@ -318,4 +312,4 @@ def _become(request: dict[str, Any], streams: list[int], libraries: list[str]) -
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

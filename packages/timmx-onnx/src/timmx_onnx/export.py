@@ -10,7 +10,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from timmx.plugin import Exported, Precision, UnsupportedError, quick_decompositions, sha256
 
-import timmx_onnx.rules  # noqa: F401 - makes onnxscript's optimizer faster
+import timmx_onnx.rules  # noqa: F401 - corrects onnxscript's rules
 from timmx_onnx.attention import with_four_axes
 from timmx_onnx.keys import DATA_KEY, METADATA_KEY
 from timmx_onnx.options import ONE_FILE, OnnxMode

@@ -29,6 +29,7 @@ from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.fx.proxy import _COPY_META_FIELDS
 from torch.utils import _pytree as pytree
 
+from timmx.capture.in_place import Unsuitable, functional_graph
 from timmx.capture.trace import without_stack_traces
 
 if TYPE_CHECKING:
@@ -41,17 +42,6 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
-_NEW_TENSORS = {
-    aten.conv2d.default,
-    aten.linear.default,
-    aten.matmul.default,
-    aten.batch_norm.default,
-    aten.layer_norm.default,
-    aten.group_norm.default,
-    aten.max_pool2d.default,
-}
-"""Composite operations that always return a new tensor; `reshape` and others may return a view."""
-
 _MOST_ROUNDS = 10
 
 _MOST_KNOWN = 10_000
@@ -61,10 +51,6 @@ _run_decompositions = ExportedProgram.run_decompositions
 
 _META = {*_COPY_META_FIELDS} - {"original_aten"}
 """What the operations of a decomposition have from the decomposed one."""
-
-
-class _Unsuitable(Exception):  # noqa: N818 - it is not an error
-    """The program has something that only torch's own decomposition handles."""
 
 
 def decompose(program: ExportedProgram, decomp_table: Table | None = None, **options: Any) -> ExportedProgram:
@@ -84,7 +70,7 @@ def decompose(program: ExportedProgram, decomp_table: Table | None = None, **opt
     complete = dict(complete.materialize() if hasattr(complete, "materialize") else complete)
     with without_stack_traces():
         if not options:
-            with contextlib.suppress(_Unsuitable):
+            with contextlib.suppress(Unsuitable):
                 return _decompose(program, complete)
         return _run_decompositions(program, complete, **options)
 
@@ -105,20 +91,18 @@ class _Call:
 
     Attributes:
         node: a node of the program, which is one example of it.
-        inputs: the different nodes among its arguments.
         value: the fake tensor, or list of fake tensors, that it returns.
     """
 
     node: Node
-    inputs: tuple[Node, ...]
     value: Any
 
 
 def _decompose(program: ExportedProgram, table: Table) -> ExportedProgram:
-    graph = _functional(program)
+    graph = functional_graph(program)
     mode = detect_fake_mode([node.meta.get("val") for node in graph.find_nodes(op="placeholder")])
     if mode is None:
-        raise _Unsuitable
+        raise Unsuitable
     known = _Known(table, mode)
     for _ in range(_MOST_ROUNDS):
         # A decomposition may return other strides than the operation, on which those of later ones depend.
@@ -126,7 +110,7 @@ def _decompose(program: ExportedProgram, table: Table) -> ExportedProgram:
         if not new_calls:
             return _spliced(program, graph, values, {node: known[key] for node, key in kinds.items()})
         known.add(new_calls, _decompositions(list(new_calls.values()), values, table))
-    raise _Unsuitable
+    raise Unsuitable
 
 
 def _must_be_decomposed(target: Any, table: Table) -> bool:
@@ -139,86 +123,6 @@ def _must_be_decomposed(target: Any, table: Table) -> bool:
     return target in table or (target._can_decompose() and not _is_preservable_cia_op(target))
 
 
-def _functional(program: ExportedProgram) -> Graph:
-    """The program's graph, or a copy without operations in place.
-
-    Raises:
-        _Unsuitable: an operation in place changes a tensor that has another name, or a shape is dynamic.
-    """
-    signature = program.graph_signature
-    kinds = {InputKind.USER_INPUT, InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
-    if any(spec.kind not in kinds for spec in signature.input_specs) or any(
-        spec.kind is not OutputKind.USER_OUTPUT for spec in signature.output_specs
-    ):
-        raise _Unsuitable
-    graph = program.graph
-    in_place = []
-    for node in graph.nodes:
-        if node.op in ("get_attr", "call_module", "call_method"):
-            raise _Unsuitable
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
-            raise _Unsuitable
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
-            in_place.append(node)
-    if not in_place:
-        return graph
-    copied, nodes = torch.fx.Graph(), dict[Any, Any]()
-    copied.output(copied.graph_copy(graph, nodes))
-    copied.output_node().meta = dict(graph.output_node().meta)
-    for node in in_place:
-        _out_of_place(nodes[node])
-    copied.lint()
-    return copied
-
-
-def _out_of_place(node: Any) -> None:
-    """Replace an operation that changes its first argument by the one that returns a new tensor.
-
-    Raises:
-        _Unsuitable: the tensor that it changes may have another name, as a view has.
-    """
-    source = node.args[0]
-    if node.target is aten.detach_.default:
-        node.replace_all_uses_with(source)
-        node.graph.erase_node(node)
-        return
-    schema = node.target._schema
-    written = [
-        argument for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write
-    ]
-    name = schema.name.removeprefix("aten::")
-    overload = getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), node.target._overloadname, None)
-    if (
-        not schema.name.startswith("aten::")
-        or not name.endswith("_")
-        or overload is None
-        or len(written) != 1
-        or written[0].name != schema.arguments[0].name
-        or not isinstance(source, torch.fx.Node)
-        or source.op != "call_function"
-        or _returns_alias(source)
-    ):
-        raise _Unsuitable
-    node.target = overload
-    earlier = set(itertools.takewhile(lambda other: other is not node, source.graph.nodes))
-    for user in list(source.users):
-        if user in earlier:
-            if _returns_alias(user):
-                raise _Unsuitable
-        elif user is not node:
-            user.replace_input_with(source, node)
-
-
-def _returns_alias(node: Node) -> bool:
-    """Whether an operation may return a view of an argument, or part of one."""
-    if node.op == "output":
-        return False
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or target._can_decompose():
-        return target not in _NEW_TENSORS
-    return any(result.alias_info for result in target._schema.returns) and not target._schema.is_mutable
-
-
 def _propagate(
     graph: Graph, table: Table, known: _Known
 ) -> tuple[dict[Node, Any], dict[Node, Hashable], dict[Hashable, _Call]]:
@@ -229,12 +133,12 @@ def _propagate(
         known, with an example.
 
     Raises:
-        _Unsuitable: a shape is dynamic, or an operation returns something else than tensors.
+        Unsuitable: a shape is dynamic, or an operation returns something else than tensors.
     """
     placeholders = graph.find_nodes(op="placeholder")
     fakes = [node.meta.get("val") for node in placeholders]
     if not all(map(_is_static, fakes)):
-        raise _Unsuitable
+        raise Unsuitable
     values: dict[Node, Any] = dict(zip(placeholders, fakes, strict=True))
     kinds: dict[Node, Hashable] = {}
     new_calls: dict[Hashable, _Call] = {}
@@ -253,9 +157,9 @@ def _propagate(
             args, kwargs = torch.fx.map_arg((node.args, node.kwargs), values.__getitem__)
             value = values[node] = node.target(*args, **kwargs)
             if not all(map(_is_static, _tensors(value))) or not _has_its_type(node, value):
-                raise _Unsuitable
+                raise Unsuitable
             if node in kinds:
-                new_calls[kinds[node]] = _Call(node, tuple(node.all_input_nodes), value)
+                new_calls[kinds[node]] = _Call(node, value)
     return values, kinds, new_calls
 
 
@@ -304,7 +208,7 @@ def _identity(value: Any, outer: tuple[Any, ...] = ()) -> Hashable:
         outer: the functions that use it.
 
     Raises:
-        _Unsuitable: a function uses a value that cannot be compared.
+        Unsuitable: a function uses a value that cannot be compared.
     """
     if any(value is function for function in outer):  # it calls itself
         return len(outer)
@@ -324,7 +228,7 @@ def _identity(value: Any, outer: tuple[Any, ...] = ()) -> Hashable:
         try:
             hash(value)
         except TypeError:
-            raise _Unsuitable from None
+            raise Unsuitable from None
         return type(value), value
     return tuple(_identity(part, (*outer, value)) for part in parts)
 
@@ -337,7 +241,7 @@ def _program_of(calls: list[_Call], values: dict[Node, Any]) -> ExportedProgram:
     targets: dict[str, Any] = {}
     for number, call in enumerate(calls):
         own: dict[Node, Node] = {}
-        for source in call.inputs:
+        for source in call.node.all_input_nodes:
             own[source] = graph.placeholder(f"input_{number}_{len(own)}")
             own[source].meta["val"] = values[source]
         inputs += own.values()
@@ -358,14 +262,13 @@ def _program_of(calls: list[_Call], values: dict[Node, Any]) -> ExportedProgram:
             OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(node.name), None) for node in results
         ],
     )
-    structures = [pytree.tree_structure((tuple(inputs), {})), pytree.tree_structure(tuple(results))]
     entry = ModuleCallEntry(
         "",
         ModuleCallSignature(
             inputs=[],  # the structures suffice
             outputs=[],
-            in_spec=structures[0],
-            out_spec=structures[1],
+            in_spec=pytree.tree_structure((tuple(inputs), {})),
+            out_spec=pytree.tree_structure(tuple(results)),
         ),
     )
     combined = ExportedProgram(
@@ -460,15 +363,15 @@ def _decompositions(calls: list[_Call], values: dict[Node, Any], table: Table) -
         if spec.kind is InputKind.USER_INPUT:
             inputs.append(node)
         else:
-            weights = program.constants | program.state_dict
             assert spec.target is not None
-            constants[node] = weights[spec.target]
+            constants[node] = program.constants[spec.target]
     results = program.graph.output_node().args[0]
     assert isinstance(results, (tuple, list))
     order = {node: number for number, node in enumerate(program.graph.nodes)}
     found = []
     for call in calls:
-        own, inputs = inputs[: len(call.inputs)], inputs[len(call.inputs) :]
+        sources = call.node.all_input_nodes
+        own, inputs = inputs[: len(sources)], inputs[len(sources) :]
         count = len(_tensors(call.value))
         outputs, results = list(results[:count]), results[count:]
         needed: set[Node] = set()
@@ -481,7 +384,7 @@ def _decompositions(calls: list[_Call], values: dict[Node, Any], table: Table) -
         nodes = sorted((node for node in needed if node.op != "placeholder"), key=order.__getitem__)
         used = {node: value for node, value in constants.items() if node in needed}
         # an output that is an input has the placeholder's value
-        of_input = dict(zip(own, call.inputs, strict=True))
+        of_input = dict(zip(own, sources, strict=True))
         tensors = [values[of_input[node]] if node in of_input else node.meta["val"] for node in outputs]
         value = tensors[0] if isinstance(call.value, torch.Tensor) else tensors
         found.append(_Decomposition(inputs=own, constants=used, nodes=nodes, outputs=outputs, value=value))
@@ -501,8 +404,10 @@ def _spliced(
     specs: list[InputSpec] = []
     constants = dict(program.constants)
     signature = program.graph_signature
-    for node, spec in zip(graph.find_nodes(op="placeholder"), signature.input_specs, strict=True):
-        if spec.kind is InputKind.USER_INPUT and not constants.keys() - program.constants.keys():
+    placeholders = graph.find_nodes(op="placeholder")
+    first_input = next(i for i, spec in enumerate(signature.input_specs) if spec.kind is InputKind.USER_INPUT)
+    for position, (node, spec) in enumerate(zip(placeholders, signature.input_specs, strict=True)):
+        if position == first_input:
             for placeholder, tensor in _lifted(decompositions.values()).items():
                 target = _unused(f"lifted_tensor_{len(constants)}", constants)
                 found[placeholder] = _named(new, placeholder, f"c_{target}", found)
@@ -533,7 +438,7 @@ def _spliced(
     new.lint()
     names = [node.name for node in pytree.tree_leaves(results)]
     old_names = [spec.arg.name for spec in (*signature.input_specs, *signature.output_specs)]
-    new_names = [*(found[node].name for node in graph.find_nodes(op="placeholder")), *names]
+    new_names = [*(found[node].name for node in placeholders), *names]
     module = torch.fx.GraphModule({}, new)
     module.meta.update(program.graph_module.meta)
     return ExportedProgram(
