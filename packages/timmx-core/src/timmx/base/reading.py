@@ -57,13 +57,14 @@ def open_file(path: Path, *, follow_links: bool = True) -> BufferedReader:
     flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"))
     if not follow_links:
         flags |= getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(path, flags)
+    # One object owns the descriptor: closing it a second time after a signal would raise another error.
+    file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
     try:
-        _require_regular(os.fstat(descriptor).st_mode, path)
-        return os.fdopen(descriptor, "rb")
+        _require_regular(os.fstat(file.fileno()).st_mode, path)
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
+    return file
 
 
 def _require_regular(mode: int, path: Path) -> None:
