@@ -66,42 +66,50 @@ PATCHES = [
         "deit_tiny_patch16_224",
     ),
     *("beit_base_patch16_224", "eva02_tiny_patch14_224", "vit_relpos_small_patch16_224"),
+    *("levit_128s", "levit_384_s8", "gcvit_xxtiny"),
     *("swin_tiny_patch4_window7_224", "flexivit_small", "test_vit", "resnet18", "samvit_base_patch16_224"),
 ]
 
 
-def patch_rule_agrees_with_timm(model: str) -> bool:
-    """Whether a size that the rule refuses is refused by timm too, and a multiple is not refused by the rule."""
+def rule_agrees_with_timm(model: str) -> bool:
+    """Whether sizes that the rule refuses are refused by timm too, and a multiple by neither."""
     from timmx.model.fill import Plan
     from timmx.model.index import load_index
-    from timmx.model.patches import check_patches, patch_of
+    from timmx.model.patches import check_patches, rule_of
     from timmx.model.source import find_source
 
     assert load_index()
-    patch = patch_of(model)
-    if patch is None:
+    rule = rule_of(model)
+    if rule is None:
         return True
-    check_patches(ExportRequest(model=model, input_size=(3, 8 * patch, 16 * patch)))
-    request = ExportRequest(model=model, input_size=(3, 14 * patch + 1, 14 * patch + 1))
-    with pytest.raises(ConfigurationError, match=f"patches of {patch} x {patch} pixels"):
-        check_patches(request)
-    with pytest.raises(ConfigurationError, match="cannot take"):
-        Plan(request, find_source(request, weights=False))
+    side = 14 * rule.step
+    allowed = ExportRequest(model=model, input_size=(3, side, side))
+    check_patches(allowed)
+    offsets = {1}
+    if "patches of" not in rule.reason:  # that of a patch is the same for all its divisors
+        Plan(allowed, find_source(allowed, weights=False))
+        offsets.add(rule.step // 2)
+    for offset in offsets:
+        request = ExportRequest(model=model, input_size=(3, side + offset, side + offset))
+        with pytest.raises(ConfigurationError, match=rule.reason):
+            check_patches(request)
+        with pytest.raises(ConfigurationError, match="cannot take"):
+            Plan(request, find_source(request, weights=False))
     return True
 
 
 @pytest.mark.parametrize("model", PATCHES)
 def test_sizes_that_names_rule_out_are_those_that_timm_refuses(model):
-    assert patch_rule_agrees_with_timm(model)
+    assert rule_agrees_with_timm(model)
 
 
 @pytest.mark.slow
-def test_the_rule_of_patches_holds_for_all_models():
+def test_the_rule_of_sizes_holds_for_all_models():
     from timmx.model import load_index
 
     index = load_index()
     assert index is not None
-    assert all(patch_rule_agrees_with_timm(name) for name in index.models)
+    assert all(rule_agrees_with_timm(name) for name in index.models)
 
 
 def test_a_size_that_a_name_rules_out_is_refused_without_torch(process, tmp_path):
