@@ -124,16 +124,16 @@ def test_the_depth_that_a_file_states_decides(tmp_path, name, content):
 
 
 @pytest.mark.parametrize(
-    ("values", "largest", "factor"),
+    ("values", "largest", "bits"),
     [
-        (DEEP * 16, "4,080", "16.004 (65535 / 4095)"),
-        (DEEP * 64, "16,320", "4.0002 (65535 / 16383)"),
-        (DEEP, "255", "257 (65535 / 255)"),
-        (np.full((16, 16), 300, np.uint16), "300", "128.25 (65535 / 511)"),
-        (np.stack([DEEP * 16] * 3, -1), "4,095", "16.004 (65535 / 4095)"),
+        (DEEP * 16, "4,080", 12),
+        (DEEP * 64, "16,320", 14),
+        (DEEP, "255", 8),
+        (np.full((16, 16), 300, np.uint16), "300", 9),
+        (np.stack([DEEP * 16] * 3, -1), "4,095", 12),
     ],
 )
-def test_16_bit_images_that_use_few_bits_are_read_as_dark_with_a_warning(tmp_path, values, largest, factor):
+def test_16_bit_images_that_use_few_bits_are_read_as_dark_with_a_warning(tmp_path, values, largest, bits):
     (tmp_path / "a.png").write_bytes(png(values))
     (tmp_path / "b.png").write_bytes(png(DEEP * 257))
     preprocessor = ImagePreprocessor(CONFIG, True, "RGB")
@@ -145,8 +145,39 @@ def test_16_bit_images_that_use_few_bits_are_read_as_dark_with_a_warning(tmp_pat
     warning = preprocessor.depth.warning()
     assert "1 of 2 16-bit images" in warning
     assert f"at most {largest} of 65,535" in warning
-    assert f"multiply them by {factor}" in warning
+    assert f"If they have {bits} bits" in warning
     assert preprocessor.depth.warning() == ""
+
+
+def test_a_depth_that_is_stated_decides(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(DEEP * 16))
+    (tmp_path / "colors.png").write_bytes(png(np.stack([DEEP * 16] * 3, -1)))
+    (tmp_path / "b.png").write_bytes(png(DEEP * 257))
+    preprocessor = ImagePreprocessor(CONFIG, True, "RGB", ImageSettings(bits=12))
+    pixels = 255 * preprocessor.read(tmp_path / "a.png")[0]
+    np.testing.assert_allclose(pixels, np.rint(DEEP * (16 * 255 / 4095)))
+    for name, reason in (("b.png", "more than 12 bits"), ("colors.png", "too few of 12")):
+        with pytest.raises(ConfigurationError, match=reason):
+            preprocessor.read(tmp_path / name)
+    for path in tmp_path.glob("*.png"):
+        ImagePreprocessor(CONFIG, True, "RGB", ImageSettings(bits=16)).read(path)
+    with pytest.raises(ConfigurationError, match="--image-bits 8 is not 9 to 16"):
+        ImageSettings(bits=8).check()
+
+
+def test_images_that_all_use_few_bits_are_refused_until_their_depth_is_stated(tmp_path):
+    preprocessor = ImagePreprocessor(CONFIG, True, "RGB")
+    for number in range(4):
+        preprocessor.depth.check()
+        (tmp_path / f"{number}.png").write_bytes(png(DEEP * (number + 4)))
+        preprocessor.read(tmp_path / f"{number}.png")
+    with pytest.raises(
+        ConfigurationError, match=r"all 4 images of 16 bits .* 1,785 .*\nhint: .*--image-bits 11"
+    ):
+        preprocessor.depth.check()
+    (tmp_path / "bright.png").write_bytes(png(DEEP * 257))
+    preprocessor.read(tmp_path / "bright.png")
+    preprocessor.depth.check()
 
 
 def test_samples_of_few_bits_are_reported(tmp_path, warnings):
@@ -308,6 +339,7 @@ def test_names_that_only_look_numbered_stay_names(tmp_path, warnings, content, n
         ("id,name\n1,cat\n2,dog\n", "numbered from 1 to 2"),
         ('{"cat": 1, "dog": 2}', "maps names to numbers"),
         ('{"cat": 0, "dog": 0}', "maps names to numbers"),
+        ('{"cat": "a", "dog": "b"}', "the key 'cat' is not a class index"),
     ],
 )
 def test_ambiguous_label_files_are_refused(tmp_path, content, reason):

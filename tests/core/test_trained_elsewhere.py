@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -459,6 +461,20 @@ def test_what_is_missing_under_a_prefix_is_named(tmp_path, trained):
         {"args": argparse.Namespace(model_kwargs=argparse.Namespace(global_pool="max"))},
         {"hyper_parameters": {"global_pool": "max", "lr": 0.1, "pretrained": True, "drop_rate": 0.2}},
         {"hyper_parameters": {"model_name": "test_resnet", "model_kwargs": {"global_pool": "max"}}},
+        {"hyper_parameters": {"args": argparse.Namespace(model="test_resnet", gp="max")}},
+        {"hyper_parameters": {"cfg": {"model": {"name": "test_resnet", "global_pool": "max"}, "lr": 0.1}}},
+        {"hyper_parameters": {"backbone": "test_resnet", "timm_kwargs": {"global_pool": "max"}}},
+        {"hyper_parameters": argparse.Namespace(gp="max")},
+        {"config": {"model": "test_resnet", "global_pool": "max"}},
+        {"opt": argparse.Namespace(model="test_resnet", gp="max", mean=None, img_size=None)},
+        {"settings": {"train": {"gp": "max"}}, "optimizer": {"param_groups": [{"lr": 0.1}], "gp": "avg"}},
+        {"global_pool": "max"},
+        {
+            "args": {
+                "gp": None,
+                "model_kwargs": {"global_pool": "max", "pretrained": True, "scriptable": True},
+            }
+        },
     ],
 )
 def test_options_of_training_are_read_however_they_were_stored(tmp_path, options):
@@ -467,6 +483,117 @@ def test_options_of_training_are_read_however_they_were_stored(tmp_path, options
     loaded = load(tmp_path / "c.ckpt", num_classes=7)
     assert outputs_differ(loaded, model) == 0
     assert loaded.notes == ("From the options that c.ckpt was trained with: global_pool max.",)
+
+
+def test_options_that_contradict_each_other_are_refused_unless_one_is_chosen(tmp_path):
+    model = build("test_resnet", num_classes=7, global_pool="max")
+    content = {"state_dict": model.state_dict(), "config": {"global_pool": "max"}, "opt": {"gp": "avg"}}
+    torch.save(content, tmp_path / "c.pth")
+    with pytest.raises(
+        ModelError, match=r"several values of global_pool: 'max' and 'avg'\nhint: .*--model-kwargs"
+    ):
+        load(tmp_path / "c.pth", num_classes=7)
+    loaded = load(tmp_path / "c.pth", num_classes=7, model_kwargs=("global_pool=max",))
+    assert outputs_differ(loaded, model) == 0
+    torch.save(content | {"args": {"gp": "avg"}, "opt": {}}, tmp_path / "c.pth")
+    with pytest.raises(ModelError, match="several values of global_pool: 'avg' and 'max'"):
+        load(tmp_path / "c.pth", num_classes=7)
+
+
+def test_the_data_config_of_a_lightning_module_is_taken(tmp_path, trained):
+    data = {"mean": [0.1] * 3, "std": [0.2] * 3, "img_size": 96, "crop_pct": 1.0, "interpolation": "bilinear"}
+    for hyper in ({"hyper_parameters": data}, {"datamodule_hyper_parameters": data}):
+        torch.save({"state_dict": trained.state_dict(), **hyper}, tmp_path / "c.ckpt")
+        loaded = load(tmp_path / "c.ckpt", num_classes=7)
+        config = loaded.data_config
+        assert (config.mean, config.std, config.crop_pct) == ((0.1,) * 3, (0.2,) * 3, 1.0)
+        assert config.input_size == (3, 96, 96)
+        assert "input size 96 x 96, mean (0.1, 0.1, 0.1)" in loaded.notes[0]
+    unclear = {"mean": 0.5, "std": 0.02, "img_size": [96], "crop_pct": "a", "interpolation": None}
+    torch.save({"state_dict": trained.state_dict(), "hyper_parameters": unclear}, tmp_path / "c.ckpt")
+    assert load(tmp_path / "c.ckpt", num_classes=7).notes == ()
+
+
+def test_bn_tf_of_older_versions_of_timm_is_an_epsilon(tmp_path):
+    model = build("test_efficientnet", bn_eps=1e-3)
+    loaded = load(save_training(tmp_path / "c.pth", model, bn_tf=True, bn_eps=None), "test_efficientnet")
+    assert outputs_differ(loaded, model, (160, 160)) == 0
+    assert loaded.notes == ("From the options that c.pth was trained with: bn_eps 0.001.",)
+
+
+def test_the_config_next_to_a_checkpoint_is_taken(tmp_path):
+    model = build("test_resnet", num_classes=7, global_pool="max")
+    save_folder(tmp_path / "m", model, model_args={"global_pool": "max"})
+    loaded = load(tmp_path / "m" / "model.safetensors")
+    assert outputs_differ(loaded, model) == 0
+    assert "global_pool max" in loaded.notes[0]
+    for content in ("{", "[]", '{"architecture": "test_resnet"}'):  # of something else
+        (tmp_path / "m" / "config.json").write_text(content)
+        assert load(tmp_path / "m" / "model.safetensors", num_classes=7).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("layer1.", "layer1._checkpoint_wrapped_module."),
+        ("layer1.", "layer1._fsdp_wrapped_module."),
+        ("layer1.", "layer1.module."),
+        ("layer1.0.", "layer1.0._fsdp_wrapped_module._checkpoint_wrapped_module."),
+    ],
+)
+def test_names_of_wrapped_modules_are_found(tmp_path, trained, old, new):
+    state = {name.replace(old, new): tensor for name, tensor in trained.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "c.pth")
+    assert outputs_differ(load(tmp_path / "c.pth", num_classes=7), trained) == 0
+
+
+def test_a_loss_next_to_plain_weights_is_not_loaded(tmp_path, trained):
+    torch.save(trained.state_dict() | {"criterion.weight": torch.ones(7)}, tmp_path / "c.pth")
+    loaded = load(tmp_path / "c.pth", num_classes=7)
+    assert outputs_differ(loaded, trained) == 0
+    assert "not loaded: 1 key (criterion.weight)" in loaded.notes[0]
+    torch.save(trained.state_dict() | {"layer5.weight": torch.ones(7)}, tmp_path / "c.pth")
+    with pytest.raises(ModelError, match=r"1 key unexpected \(layer5.weight\)"):
+        load(tmp_path / "c.pth", num_classes=7)
+
+
+def test_paths_dates_and_numbers_of_numpy_are_read(tmp_path):
+    model = build("test_efficientnet", bn_eps=0.1)
+    args = {"bn_eps": np.float64(0.1), "data_dir": tmp_path, "epochs": np.int32(3), "seed": np.bool_(True)}
+    content = {
+        "args": argparse.Namespace(**args),
+        "date": datetime.datetime.now(),
+        "rng": np.random.get_state(),
+    }
+    torch.save({"state_dict": model.state_dict(), **content}, tmp_path / "c.pth")
+    assert outputs_differ(load(tmp_path / "c.pth", "test_efficientnet"), model, (160, 160)) == 0
+
+
+def test_an_option_that_cannot_be_read_is_refused_if_it_matters(tmp_path):
+    model = build("test_efficientnet", bn_eps=0.1)
+    save_training(tmp_path / "c.pth", model, bn_eps=np.array([0.1, 0.2]))
+    with pytest.raises(ConfigurationError, match="bn_eps"):
+        load(tmp_path / "c.pth", "test_efficientnet")
+
+
+def test_weights_of_a_module_are_checked_too():
+    module = build("test_resnet")
+    with torch.no_grad():
+        module.bn1.running_var[0] = -1.0
+    with pytest.raises(ModelError, match=r"bn1\.running_var is a variance with negative values"):
+        load_model(ExportRequest(model=module))
+    with torch.no_grad():
+        module.bn1.running_var[0] = 1.0
+        module.fc.weight[0] = float("nan")
+    with pytest.raises(ModelError, match=r"fc\.weight has NaN or infinity"):
+        load_model(ExportRequest(model=module))
+
+
+def test_float8_without_scales_is_refused(tmp_path, trained):
+    state = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in trained.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "c.pth")
+    with pytest.raises(ModelError, match="is float8_e4m3fn, without the scales of its values"):
+        load(tmp_path / "c.pth", num_classes=7)
 
 
 def test_arguments_of_the_models_constructor_are_taken_from_hyperparameters(tmp_path):

@@ -219,6 +219,12 @@ def test_a_mixture_of_names_and_numbers_is_refused(tmp_path, folder):
         (["file,class", "data/cat/0.png,cat"], "needs the columns path and label, but has file, class"),
         (["data/cat/0.png", "data/cat/0.png"], "put path,label into its first line"),
         (["path,label", "data/cat/0.png,"], "has no label in line 2"),
+        (["path,label", "data/cat/0.png,cat,dog"], "has 3 cells in line 2, more than its first line"),
+        (["data/cat/0.png,cat", "data/cat/0.png,cat,dog"], "has 3 cells in line 2"),
+        (["path,label,label", "data/cat/0.png,cat,dog"], "has several columns label"),
+        (["path,label", "data/cat/0.png;cat"], "is in line 2 separated by semicolons"),
+        (["sep=;", "path;label", "data/cat/0.png;cat"], "is separated by semicolons"),
+        (["path,label", "data/cat/0.png,cat;dog"], "separate several labels of an image with |"),
         (["path,label", "data/cat/0.png,cow"], "1 label; f.onnx has no class for 1 of them: cow"),
         (["path,label", "data/cat/0.png,2"], "has no class for 1 of them: 2; its 2 classes are cat, dog"),
         (

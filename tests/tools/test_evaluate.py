@@ -128,7 +128,7 @@ def test_images_that_cannot_be_read_are_named_and_not_counted(file, some, run_ti
     assert all(row["read"] == row["right"] == "" for row in unreadable)
 
 
-def test_exif_orientations_are_applied_on_request(file, tmp_path, run_timmx):
+def test_exif_orientations_are_applied_on_request(file, digits, export, tmp_path, run_timmx):
     exif = Image.Exif()
     exif[0x0112] = 3
     for path in sorted((SAMPLES / "6").glob("*.png"))[:5]:
@@ -138,9 +138,29 @@ def test_exif_orientations_are_applied_on_request(file, tmp_path, run_timmx):
     assert json.loads(run_timmx(*arguments).stdout)["right"] < 3
     assert run_timmx(*arguments, "--exif").exit_code == 2  # the journal is of images as they are stored
     assert json.loads(run_timmx(*arguments[:-2], "--exif").stdout)["right"] == 5
-    result = run_timmx(*arguments[:-2], "--max-pixels", 10)
+    stated = export("onnx", digits, tmp_path / "exif.onnx", exif=True, verify=False).path
+    arguments = ("eval", stated, "--data", tmp_path / "turned", "--json")
+    assert json.loads(run_timmx(*arguments).stdout)["right"] == 5
+    assert json.loads(run_timmx(*arguments, "--no-exif").stdout)["right"] < 3
+    assert "turn as the EXIF orientation says" in run_timmx("inspect", stated).stdout
+    assert "ImageOps.exif_transpose(image)" in run_timmx("inspect", stated, "--snippet", "python").stdout
+    result = run_timmx(*arguments, "--max-pixels", 10)
     assert result.exit_code == 2
     assert "hint: raise the limit with --max-pixels" in result.stderr
+
+
+def test_images_of_12_bits_are_refused_until_their_depth_is_stated(file, tmp_path, run_timmx):
+    for path in SAMPLES.glob("*/0*.png"):
+        values = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
+        (tmp_path / "deep" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(tmp_path / "deep" / path.parent.name / path.name)
+    result = run_timmx("eval", file, "--data", tmp_path / "deep", "--json")
+    assert result.exit_code == 2
+    assert "--image-bits 12" in result.stderr
+    result = json.loads(
+        run_timmx("eval", file, "--data", tmp_path / "deep", "--json", "--image-bits", 12).stdout
+    )
+    assert result["top1"] > 0.9
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
@@ -172,7 +192,7 @@ def test_nan_outputs_count_as_wrong(export, folder, some, run_timmx):
     import timm
 
     model = timm.create_model(f"local-dir:{DIGITS}", pretrained=True).eval()
-    model.classifier.bias.data[0] = np.nan
+    model.classifier.weight.data.fill_(3e38)  # overflows
     file = timmx.export(
         "torch-export", model, output=folder / "nan.pt2", verify=False, labels=list("0123456789")
     ).path

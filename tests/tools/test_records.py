@@ -141,12 +141,12 @@ def test_a_damaged_record_next_to_the_file_is_reported(file, cache, capsys):
 @pytest.fixture
 def check():
     """Compares an artifact with the file that timmx wrote: returns the warning."""
-    return lambda *files: changes.ChangeCheck(files).finish()
+    return lambda *files, **metadata: changes.ChangeCheck(files, metadata).finish()
 
 
 def test_a_changed_file_is_noticed_by_the_record_of_its_export(cache, file, check):
     assert check(file) == ""
-    changes.remember_export((file,))
+    changes.remember_export((file,), {})
     assert check(file) == ""
     before = hashlib.sha256(file.read_bytes()).hexdigest()
     file.write_bytes(b"weighty")
@@ -158,19 +158,38 @@ def test_a_changed_file_is_noticed_by_the_record_of_its_export(cache, file, chec
     records.remember((file,), FIGURES)  # timmx verify
     assert check(file) == ""
     file.write_bytes(b"other")
-    changes.remember_export((file,))
+    changes.remember_export((file,), {})
     assert check(file) == ""
 
 
-def test_a_changed_file_is_noticed_by_the_manifest_next_to_it(cache, folder, check):
+def test_a_changed_file_is_noticed_by_the_manifest_next_to_it(cache, folder, check, capsys):
     manifest = folder.parent / records.MANIFEST_NAME
     manifest.write_text(json.dumps({"artifacts": {"a.pack": {"sha256": records.digest((folder,))}}}))
     assert check(folder) == ""
     (folder / "data" / "b").write_bytes(b"c")
     assert str(manifest) in check(folder)
-    for damaged in ("", "[]", '{"artifacts": []}', '{"artifacts": {"a.pack": {"sha256": 1}}}'):
+    for damaged in ("", "[]", '{"artifacts": []}'):
         manifest.write_text(damaged)
-        assert check(folder) == ""
+        with working(verbose=False):
+            assert check(folder) == ""
+        assert f"{manifest} is damaged" in capsys.readouterr().err
+    manifest.write_text('{"artifacts": {"a.pack": {"sha256": 1}}}')
+    assert check(folder) == ""
+
+
+def test_a_file_that_was_moved_and_changed_is_noticed_by_its_metadata(cache, file, check):
+    changes.remember_export((file,), {"weights": "1"})
+    moved = file.rename(file.parent / "moved.bin")
+    assert check(moved, weights="1") == ""
+    moved.write_bytes(b"weightz")
+    assert check(moved, weights="2") == ""
+    warning = check(moved, weights="1")
+    assert (
+        "moved.bin has the metadata of a file that timmx exported on this machine, and is not that file"
+        in warning
+    )
+    changes.remember_export((moved,), {"weights": "1"})  # another converter's
+    assert check(moved.rename(file.parent / "b.bin"), weights="1") == ""
 
 
 def test_a_file_that_was_renamed_and_changed_is_noticed_by_the_manifest(cache, file, check):
@@ -180,7 +199,7 @@ def test_a_file_that_was_renamed_and_changed_is_noticed_by_the_manifest(cache, f
     assert check(renamed) == ""
     renamed.write_bytes(b"weightz")
     assert "renamed.bin is none of the files in" in check(renamed)
-    changes.remember_export((renamed,))  # an export of its own into this folder
+    changes.remember_export((renamed,), {})  # an export of its own into this folder
     assert check(renamed) == ""
 
 
@@ -190,7 +209,7 @@ def test_a_large_file_is_hashed_once_for_each_state(cache, file, check, monkeypa
     monkeypatch.setattr(records, "sha256", lambda path: hashed.append(path) or "0" * 64)
     assert check(file) == ""
     assert not hashed  # nothing is known of it
-    changes.remember_export((file,))
+    changes.remember_export((file,), {})
     assert check(file) == ""
     assert len(hashed) == 1
     info = file.stat()
@@ -202,7 +221,7 @@ def test_a_large_file_is_hashed_once_for_each_state(cache, file, check, monkeypa
 
 def test_a_cache_that_cannot_be_written_is_ignored(cache, file, check):
     cache.parent.write_text("not a folder")
-    changes.remember_export((file,))
+    changes.remember_export((file,), {})
     assert check(file) == ""
 
 

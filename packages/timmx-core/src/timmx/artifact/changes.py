@@ -17,7 +17,7 @@ from timmx.base import atomic_write, reporter, walk
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -25,17 +25,24 @@ _SMALL_BYTES = 4 * 10**6
 """Hashing takes a few milliseconds, less than the resolution of a file's times on some file systems."""
 
 
-def remember_export(files: Sequence[Path]) -> None:
+_MOST_EXPORTS = 20
+"""Maximum number of exports with equal metadata that are remembered."""
+
+
+def remember_export(files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
     """Record which file an export wrote; does nothing if the cache cannot be written.
 
     Args:
         files: of `ExportBackend.files`, as published.
+        metadata: the JSON inside.
     """
     with suppress(OSError, ArtifactError):
         state = _state(files)
         sha256 = records.digest(files)
         if _state(files) == state:
-            _write(files[0], {"exported": sha256, "sha256": sha256, "state": state})
+            _write(_record(files[0]), {"exported": sha256, "sha256": sha256, "state": state})
+            others = [other for other in _exports_with(metadata) if other != sha256]
+            _write(_record_of(metadata), {"exports": [*others, sha256][-_MOST_EXPORTS:]})
 
 
 class ChangeCheck:
@@ -45,15 +52,18 @@ class ChangeCheck:
 
     Args:
         files: of `ExportBackend.files`.
+        metadata: the JSON inside, by which a file that was moved is found.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
         self._warning = ""
         self._files = tuple(files)
-        self._expected = _expected(files[0])
-        self._neighbors = set() if self._expected else _neighbors(files[0])
+        entries = _entries(files[0])
+        self._expected = _expected(files[0], entries)
+        self._neighbors = set() if self._expected else set(entries.values())
+        self._moved = set() if self._expected else set(_exports_with(metadata))
         self._thread = Thread(target=self._compare, daemon=True)
-        if self._expected or self._neighbors:
+        if self._expected or self._neighbors or self._moved:
             self._thread.start()
 
     def __enter__(self) -> ChangeCheck:
@@ -79,7 +89,16 @@ class ChangeCheck:
             if sha256 in self._expected or records.is_verified(sha256):
                 return
             if not self._expected:
-                if sha256 not in self._neighbors:
+                if sha256 in self._neighbors | self._moved:
+                    return
+                if self._moved:
+                    self._warning = (
+                        f"{self._files[0].name} has the metadata of a file that timmx exported on this machine, and "
+                        f"is not that file (SHA-256 {sha256[:12]}; {min(self._moved)[:12]} in the record of its "
+                        "export). If it is a copy, it was changed: copy or export it again, or check it with timmx "
+                        "verify."
+                    )
+                else:
                     self._warning = (
                         f"{self._files[0].name} is none of the files in {_manifest(self._files[0])}, neither by name "
                         f"nor by content (SHA-256 {sha256[:12]}). If it is a renamed copy of one of them, it was "
@@ -94,22 +113,23 @@ class ChangeCheck:
             )
 
 
-def _expected(path: Path) -> dict[str, str]:
+def _expected(path: Path, entries: Mapping[str, str]) -> dict[str, str]:
     """The SHA-256 that an artifact should have, with the source of each."""
     with suppress(OSError):
         sources = (
-            (_entries(path).get(path.name), str(_manifest(path))),
+            (entries.get(path.name), str(_manifest(path))),
             (records.read_record(_record(path)).get("exported"), "the record of its export"),
         )
         return {sha256: source for sha256, source in sources if isinstance(sha256, str)}
     return {}
 
 
-def _neighbors(path: Path) -> set[str]:
-    """The SHA-256 of all files of the `timmx.json` next to an artifact, which may be one of them with a new name."""
+def _exports_with(metadata: Mapping[str, Any]) -> list[str]:
+    """The SHA-256 of the files with this metadata that were exported on this machine, the latest last."""
     with suppress(OSError):
-        return set(_entries(path).values())
-    return set()
+        exports = records.read_record(_record_of(metadata)).get("exports")
+        return [item for item in exports if isinstance(item, str)] if isinstance(exports, list) else []
+    return []
 
 
 def _manifest(path: Path) -> Path:
@@ -117,10 +137,10 @@ def _manifest(path: Path) -> Path:
 
 
 def _entries(path: Path) -> dict[str, str]:
-    """The SHA-256 of each file in the `timmx.json` next to an artifact, by name."""
-    entries = records.read_record(_manifest(path)).get("artifacts")
-    if not isinstance(entries, dict):
-        return {}
+    """The SHA-256 of each file in the `timmx.json` next to an artifact, by name; it may have a new name."""
+    entries = {}
+    with suppress(OSError):
+        entries = records.read_manifest(_manifest(path)).get("artifacts", {})
     hashes = {name: entry.get("sha256") for name, entry in entries.items() if isinstance(entry, dict)}
     return {name: sha256 for name, sha256 in hashes.items() if isinstance(sha256, str)}
 
@@ -136,7 +156,7 @@ def _hash(files: Sequence[Path]) -> str:
     sha256 = records.digest(files)
     with suppress(OSError):
         if _state(files) == state:
-            _write(files[0], record | {"sha256": sha256, "state": state})
+            _write(_record(files[0]), record | {"sha256": sha256, "state": state})
     return sha256
 
 
@@ -162,7 +182,13 @@ def _record(path: Path) -> Path:
     return records.cache_folder("exports") / f"{name}.json"
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
-    with atomic_write(_record(path)) as file:
-        json.dump(record, file)
-    records.drop_oldest(_record(path).parent)
+def _record_of(metadata: Mapping[str, Any]) -> Path:
+    """The file in the cache with what is known of artifacts with this metadata."""
+    name = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode(errors="surrogatepass")).hexdigest()
+    return records.cache_folder("exports") / f"{name}.json"
+
+
+def _write(record: Path, content: dict[str, Any]) -> None:
+    with atomic_write(record) as file:
+        json.dump(content, file)
+    records.drop_oldest(record.parent)

@@ -101,9 +101,7 @@ def recall(path: Path, files: Sequence[Path]) -> dict[str, Any] | None:
         path.absolute().parent / MANIFEST_NAME,
         cache_folder("verifications") / f"{sha256}.json",
     )
-    manifest = read_record(manifest_path)
-    if not manifest and manifest_path.is_file():
-        reporter().warn(f"{manifest_path} is damaged: its verification results are not used.")
+    manifest = read_manifest(manifest_path)
     artifacts = manifest.get("artifacts")
     entry = artifacts.get(path.name) if isinstance(artifacts, dict) else None
     for source, record in ((manifest_path, entry), (cached, read_record(cached))):
@@ -141,6 +139,15 @@ def _digest(path: Path) -> str:
     for name in names:
         total.update(f"{name}\n{sha256(path / name)}\n".encode())
     return total.hexdigest()
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The content of a `timmx.json`; {} if it is missing, or damaged, which is reported as a warning."""
+    manifest = read_record(path)
+    if not isinstance(manifest.get("artifacts", None if path.is_file() else {}), dict):
+        reporter().warn(f"{path} is damaged: its hashes and verification results are not used.")
+        return {}
+    return manifest
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from timmx.cli.options import (
     DebugOption,
     ExifOption,
     FileArgument,
+    ImageBitsOption,
     MaxPixelsOption,
     ReportOption,
     TrustOption,
@@ -67,7 +68,8 @@ def evaluate(
     report: ReportOption = None,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
-    exif: ExifOption = False,
+    exif: ExifOption = None,
+    image_bits: ImageBitsOption = None,
     max_pixels: MaxPixelsOption = MOST_PIXELS,
     against: Annotated[
         str | None,
@@ -114,7 +116,7 @@ def evaluate(
             resume=resume,
             against=against,
             model_options=model_options,
-            settings=ImageSettings(exif, max_pixels),
+            settings=ImageSettings(exif=exif, bits=image_bits, max_pixels=max_pixels),
             trust=trust,
         )
         if csv is not None:

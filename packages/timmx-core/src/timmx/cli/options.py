@@ -54,8 +54,22 @@ BatchSizeOption = Annotated[
 ]
 
 ExifOption = Annotated[
-    bool,
-    typer.Option("--exif", help="Turn images as their EXIF orientation says; timm and training ignore it."),
+    bool | None,
+    typer.Option(
+        "--exif/--no-exif",
+        help="Turn images as their EXIF orientation says. Default: as the metadata says.",
+        show_default=False,
+    ),
+]
+
+ImageBitsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--image-bits",
+        metavar="N",
+        help="Depth of 16-bit images, such as 12. Default: as each file states, otherwise 16.",
+        show_default=False,
+    ),
 ]
 
 MaxPixelsOption = Annotated[

@@ -13,6 +13,7 @@ from timmx.cli.options import (
     DebugOption,
     ExifOption,
     FileArgument,
+    ImageBitsOption,
     MaxPixelsOption,
     TrustOption,
     VerboseOption,
@@ -45,7 +46,8 @@ def predict(
     ] = None,
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
-    exif: ExifOption = False,
+    exif: ExifOption = None,
+    image_bits: ImageBitsOption = None,
     max_pixels: MaxPixelsOption = MOST_PIXELS,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV: path, rank, class, label, probability.")
@@ -70,7 +72,7 @@ def predict(
             top_k=top_k,
             batch_size=batch_size,
             workers=workers,
-            settings=ImageSettings(exif, max_pixels),
+            settings=ImageSettings(exif=exif, bits=image_bits, max_pixels=max_pixels),
             trust=trust,
         )
     if as_json:

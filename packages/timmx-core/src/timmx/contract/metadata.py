@@ -126,6 +126,7 @@ class InputMetadata:
         crop_pct: the share of the resized image's side that the crop keeps.
         crop_mode: `center`, `squash` or `border`, as timm defines them.
         color_order: `RGB`, `BGR`, `L`, or None if the input is not an image.
+        exif: an image is first turned as its EXIF orientation says.
     """
 
     name: str
@@ -141,6 +142,7 @@ class InputMetadata:
     crop_pct: float
     crop_mode: str
     color_order: str | None
+    exif: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -172,6 +174,7 @@ class InputMetadata:
             "crop_pct": self.crop_pct,
             "crop_mode": self.crop_mode,
             "color_order": self.color_order,
+            **({"exif": True} if self.exif else {}),
         }
 
 
@@ -397,6 +400,9 @@ def _input(values: Mapping[str, Any]) -> InputMetadata:
     order = values.get("color_order", "")
     if order is not None and (not isinstance(order, str) or _CHANNELS.get(order) != channels):
         raise InvalidMetadata(f"input.color_order is {brief(order)} for {channels} channels")
+    exif = values.get("exif", False)
+    if not isinstance(exif, bool):
+        raise InvalidMetadata(f"input.exif is {brief(exif)}")
     return InputMetadata(
         name=_text(values, "name", "input."),
         layout=_choice(values, "layout", ("NCHW", "NHWC")),
@@ -411,6 +417,7 @@ def _input(values: Mapping[str, Any]) -> InputMetadata:
         crop_pct=_ruled(values, "crop_pct", CROP_PCT),
         crop_mode=_ruled(values, "crop_mode", CROP_MODE),
         color_order=order,
+        exif=exif,
     )
 
 

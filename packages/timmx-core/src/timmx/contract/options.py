@@ -290,6 +290,14 @@ class ExportRequest:
             rich_help_panel=_INPUT,
         ),
     ] = None
+    exif: Annotated[
+        bool,
+        typer.Option(
+            "--exif",
+            help="The model takes images turned as their EXIF orientation says; timm and training ignore it.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = False
     softmax: Annotated[
         bool,
         typer.Option("--softmax", help="Output probabilities instead of logits.", rich_help_panel=_INPUT),

@@ -126,6 +126,7 @@ def build_metadata(
             interpolation=config.interpolation,
             crop_pct=config.crop_pct,
             crop_mode=config.crop_mode,
+            exif=config.exif,
             color_order={1: "L", 3: "RGB"}.get(config.input_size[0]),
         ),
         outputs=io_types.describe(outputs),

@@ -224,7 +224,7 @@ def _attempt(
             own = backend.files(files[0])
             if record:
                 remember(own, verification.to_dict(), exported.notes)
-                remember_export(own)
+                remember_export(own, metadata)
     return ExportResult(
         path=files[0],
         files=files,

@@ -11,6 +11,7 @@ from timmx.inputs.images import (
     MOST_PIXELS as MOST_PIXELS,
     PIXELS_HINT as PIXELS_HINT,
     ImageSettings as ImageSettings,
+    files_left_out as files_left_out,
     image_paths as image_paths,
     left_out as left_out,
     list_images as list_images,

@@ -2,7 +2,8 @@
 
 The depth that a file states decides: BitsPerSample of a TIFF, sBIT of a PNG, the largest value of a PGM. Files of 16
 bits often hold the 10, 12 or 14 bits of a camera and do not state it. Such an image cannot be distinguished from a dark
-one, so it is read as dark, and a warning names the largest value and how to scale it.
+one, so it is read as dark, and a warning names the largest value. If all images of a command are like that, it fails
+until `--image-bits` states the depth.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from timmx.base import counted
+from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,7 +28,11 @@ _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339
 _MINISWHITE, _SIGNED = 0, 2
 
 
-def to_8_bits(image: Image.Image) -> tuple[Image.Image, int | None]:
+_LEAST_DARK = 4
+"""Fewer images that are all dark are warned about only."""
+
+
+def to_8_bits(image: Image.Image, bits_of_all: int | None = None) -> tuple[Image.Image, int | None]:
     """An image with 8 bits per channel.
 
     Gray values are scaled by 255 / the largest value of their depth and rounded. Pillow's `convert` clips them at 255.
@@ -34,9 +40,10 @@ def to_8_bits(image: Image.Image) -> tuple[Image.Image, int | None]:
 
     Args:
         image: not decoded yet, so that Pillow still knows the file.
+        bits_of_all: the depth of images of 16 bits, whatever the file states; not of PGM, which Pillow scales.
 
     Returns:
-        The image, and its largest value of 16 bits if the file states no smaller depth; otherwise None.
+        The image, and its largest value of 16 bits if neither the file nor the caller states the depth; otherwise None.
 
     Raises:
         ValueError: its values have no known scale: floats, signed or 32-bit integers.
@@ -53,7 +60,13 @@ def to_8_bits(image: Image.Image) -> tuple[Image.Image, int | None]:
     if _SIGNED in _each(tags.get(_SAMPLE_FORMAT, ())):
         raise ValueError("its pixels are signed integers, whose scale is unknown; save it with unsigned ones")
     if not image.mode.startswith("I"):
-        return image, _largest_of_high_bytes(image) if "16" in raw_mode else None
+        if "16" not in raw_mode or bits_of_all == 16:
+            return image, None
+        if bits_of_all is not None:
+            raise ValueError(
+                f"its colors have 16 bits, of which Pillow reads the upper 8, too few of {bits_of_all}; save it with 8"
+            )
+        return image, _largest_of_high_bytes(image)
     bits = min(16, bits)  # Pillow scales those of a PGM to 16
     significant = _significant_bits(image) if image.format == "PNG" else 16
     stated = bits < 16 or significant < 16 or (image.format == "PPM" and raw_mode == "L")
@@ -63,6 +76,12 @@ def to_8_bits(image: Image.Image) -> tuple[Image.Image, int | None]:
     # which are zeros if the image is dark. If they end otherwise, the 12 bits were stored as they are.
     if largest < 2**significant < 2**16 and (values & (2 ** (16 - significant) - 1)).any():
         bits = significant
+    if bits_of_all is not None and image.format != "PPM":
+        if largest >= 2**bits_of_all:
+            raise ValueError(
+                f"it has values of up to {largest:,}, more than {bits_of_all} bits; see --image-bits"
+            )
+        bits, stated = bits_of_all, True
     scaled = _SCALES[bits] if bits in _SCALES else _scale(bits)
     if tags.get(_PHOTOMETRIC) == _MINISWHITE and not raw_mode.endswith("I"):  # Pillow inverts 8 bits only
         scaled = scaled[::-1]
@@ -142,6 +161,23 @@ class DepthReport:
                 self._few += 1
                 self._largest = max(self._largest, largest)
 
+    def check(self, images: int = _LEAST_DARK) -> None:
+        """Refuse images that all use few bits, if there are at least as many.
+
+        Raises:
+            ConfigurationError: they are probably of a smaller depth than 16 bits.
+        """
+        with self._lock:
+            count, few, largest = self._images, self._few, self._largest
+        if count < images or few < count:
+            return
+        bits = largest.bit_length()
+        raise ConfigurationError(
+            f"all {count:,} images of 16 bits have values of at most {largest:,} of 65,535: they are very dark, or "
+            f"have {bits} bits",
+            hint=f"use --image-bits {bits} if that is their depth, or --image-bits 16 if they are dark",
+        )
+
     def warning(self) -> str:
         """The warning about images that use few bits since the last call; empty if there are none."""
         with self._lock:
@@ -153,6 +189,5 @@ class DepthReport:
         they = "its values are" if few == 1 else "their values are"
         return (
             f"{few:,} of {counted(images, '16-bit image')}: {they} at most {largest:,} of 65,535, and read as dark. "
-            f"If they have {bits} bits, multiply them by {65535 / (2**bits - 1):.5g} (65535 / {2**bits - 1}) or save "
-            "them with 8 bits."
+            f"If they have {bits} bits, save them with 8, or use --image-bits {bits} of predict and eval."
         )

@@ -16,7 +16,7 @@ from timmx.base import counted, memory_bytes, open_file, size_text, walk
 from timmx.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -42,7 +42,8 @@ IMAGE_SUFFIXES = frozenset(
             ".tiff",
             ".gif",
         ),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".tga", ".pcx", ".qoi", ".sgi"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c", ".avif", ".avifs"),
+        *(".tga", ".icb", ".vda", ".vst", ".pcx", ".qoi", ".sgi", ".bw", ".rgb", ".rgba"),
     )
 )
 """Of the formats that `open_image` reads."""
@@ -83,23 +84,26 @@ def other_files(folder: Path) -> str:
 
     Hidden files, text and tables are not counted: they describe the images.
     """
+    return files_left_out(walk(folder, follow_links=True), f"in {folder}")
+
+
+def files_left_out(paths: Iterable[Path], where: str) -> str:
+    """A warning about those of some files that are not read as images because of their suffix; see `other_files`."""
     suffixes = Counter(
         path.suffix.lower()
-        for path in walk(folder, follow_links=True)
-        if path.suffix.lower() not in _DESCRIPTIONS
+        for path in paths
+        if path.suffix.lower() not in IMAGE_SUFFIXES | _DESCRIPTIONS
         and path.name != "Thumbs.db"
         and not path.name.startswith(".")
         and not path.is_dir()
     )
-    for suffix in IMAGE_SUFFIXES:
-        del suffixes[suffix]
     if not suffixes:
         return ""
     named = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in suffixes.most_common(3))
     more = f" and {len(suffixes) - 3} other kinds" if len(suffixes) > 3 else ""
     files = counted(suffixes.total(), "file")
     were = "was" if suffixes.total() == 1 else "were"
-    return f"{files} in {folder} {were} left out because of the suffix: {named}{more}."
+    return f"{files} {where} {were} left out because of the suffix: {named}{more}."
 
 
 _DESCRIPTIONS = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".log"}
@@ -119,26 +123,30 @@ PIXELS_HINT = "raise the limit with --max-pixels N, which predict and eval have,
 """Of the error for an image with more pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageSettings:
     """How image files are read, apart from the preprocessing.
 
     Attributes:
-        exif: turn an image as its EXIF orientation says; timm does not.
+        exif: turn an image as its EXIF orientation says; None: as the artifact's metadata says.
+        bits: the depth of images of 16 bits per channel; None: as each file states.
         max_pixels: an image with more is not decoded. Memory limits it too: see `DECODING_BYTES`.
     """
 
-    exif: bool = False
+    exif: bool | None = None
+    bits: int | None = None
     max_pixels: int = MOST_PIXELS
 
     def check(self) -> None:
         """Check the values of the options.
 
         Raises:
-            ConfigurationError: no image has so few pixels.
+            ConfigurationError: no image has so few pixels, or no image of 16 bits has this depth.
         """
         if self.max_pixels < 1:
             raise ConfigurationError(f"--max-pixels {self.max_pixels} allows no image", hint="give 1 or more")
+        if self.bits is not None and not 8 < self.bits <= 16:
+            raise ConfigurationError(f"--image-bits {self.bits} is not 9 to 16", hint="give 10, 12, 14 or 16")
 
 
 def open_image(
@@ -236,7 +244,10 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as exc:
-        raise _unreadable(path, "its format is not supported") from exc
+        reason = "its format is not supported"
+        if path.suffix.lower() in (".tif", ".tiff"):
+            reason += ", or its pixels are floats or have more than 16 bits; save it with 8 bits"
+        raise _unreadable(path, reason) from exc
     except (_TooManyPixels, Image.DecompressionBombError) as exc:
         raise _unreadable(path, str(exc), PIXELS_HINT) from exc
     except _DAMAGED as exc:

@@ -82,6 +82,7 @@ class ImagePreprocessor:
             interpolation=entry.interpolation,
             crop_pct=entry.crop_pct,
             crop_mode=entry.crop_mode,
+            exif=entry.exif,
         )
         return cls(config, entry.normalized_in_graph, entry.color_order, settings)
 
@@ -102,18 +103,24 @@ class ImagePreprocessor:
             ValueError: the scale of the image's values is unknown; see `to_8_bits`.
         """
         mode = self._mode
-        converted, largest = to_8_bits(image)
+        converted, largest = to_8_bits(image, self.settings.bits)
         if largest is not None:
             self.depth.add(largest)
         if converted.mode != mode:  # a copy takes as much memory again
             converted = converted.convert(mode)
-        if self.settings.exif:
+        if self.turns:
             converted = upright(converted, orientation_of(image))
         pixels = np.asarray(self._cut(converted), np.float32) / np.float32(255)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if self.color_order == "BGR":
             pixels = pixels[::-1]
         return np.ascontiguousarray(pixels if self.in_graph else (pixels - self._mean) / self._std)
+
+    @property
+    def turns(self) -> bool:
+        """Whether images are turned as their EXIF orientation says."""
+        stated = self.settings.exif
+        return self.data_config.exif if stated is None else stated
 
     @property
     def _mode(self) -> str:
@@ -172,7 +179,7 @@ class ImagePreprocessor:
             ValueError: its shape is so extreme that it grows far beyond the input size when it is resized.
         """
         size = image.width, image.height
-        if not self.settings.exif:
+        if not self.turns:
             return self._resizing_bytes(*size)
         turned = _PIXEL_BYTES * math.prod(size)
         # The EXIF data of a PNG may follow its pixels.

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import pickle
 import pickletools
 import re
 import struct
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.base import brief, memory_bytes, open_file, parse_json, read_file, size_text
 from timmx.errors import ConfigurationError, ModelError, TimmxError
 from timmx.model.build import first_line
-from timmx.model.training import model_of_training, names_of, options_of
+from timmx.model.stand_ins import safe_globals
+from timmx.model.training import (
+    DATA_CONFIG,
+    TrainingOptions,
+    model_of_training,
+    names_of,
+    options_of,
+    other_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,8 +36,6 @@ INDEX_SUFFIX = ".index.json"
 
 _PLAIN = ("state_dict", "model_state_dict")
 """Keys that name the weights of a model: they are searched before other tensors of the file."""
-_HYPERPARAMETERS = ("hyper_parameters", "hparams")
-"""Keys of the arguments of a Lightning module."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,7 @@ class Checkpoint:
         use_ema: whether EMA weights were requested.
         architecture: timm's name of the model that was trained, with its tag if it is stated; None if it is not.
         args: the arguments of timm's train.py, otherwise empty.
-        hyper_parameters: the arguments of a Lightning module, otherwise empty.
+        other_options: those under other keys, such as the hyperparameters of a Lightning module.
         notes: notes for the user.
     """
 
@@ -56,21 +61,26 @@ class Checkpoint:
     use_ema: bool = False
     architecture: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
-    hyper_parameters: dict[str, Any] = field(default_factory=dict)
+    other_options: TrainingOptions = field(default_factory=TrainingOptions)
     notes: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
-        """The data config in `args`, with the keys of timm's configuration; without empty values."""
-        keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size")
-        options = {
-            key: tuple(value) if isinstance(value := self.args.get(key), list) else value for key in keys
+        """The data config of training, with the keys of timm's configuration; without empty values."""
+        stated = {
+            key: value
+            for key, value in (*self.other_options.values.items(), *self.args.items())
+            if value is not None and not _is_empty(value)
         }
-        options = {key: value for key, value in options.items() if value is not None and not _is_empty(value)}
+        options = {key: stated[key] for key in DATA_CONFIG if key in stated}
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         if options.get("interpolation") == "random":  # an augmentation of training
             del options["interpolation"]
-        side = self.args.get("img_size")
-        if side is not None and not _is_empty(side) and "input_size" not in options:
+        size = options.get("input_size")
+        if isinstance(size, int) or (isinstance(size, tuple) and len(size) == 2):
+            del options["input_size"]
+        side = next((stated[key] for key in ("img_size", "image_size") if key in stated), size)
+        if side is not None and "input_size" not in options:
             sides = tuple(side) if isinstance(side, (list, tuple)) else (side, side)
             options["input_size"] = (3, *sides[-2:])
         return options
@@ -165,19 +175,38 @@ def read_checkpoint(path: Path, use_ema: bool = False) -> Checkpoint:
     containers = [name for name in averaged if isinstance(content.get(name), dict)]
     if containers and not use_ema:
         notes.append(f"{path.name} also has EMA weights ({containers[0]}): --use-ema loads them.")
-    args = options_of(content.get("args"))
-    hyper = next((options_of(content[key]) for key in _HYPERPARAMETERS if key in content), {})
+    args, others = options_of(content.get("args")), other_options(content)
     return Checkpoint(
         path=path,
         state_dict=_tensors_below(held),
         everything=everything,
         averaged=key is not None and is_averaged(key),
         use_ema=use_ema,
-        architecture=model_of_training(names_of(content, args, hyper)),
+        architecture=model_of_training(names_of(content, args, others.values)),
         args=args,
-        hyper_parameters=hyper,
+        other_options=others,
         notes=tuple(notes),
     )
+
+
+_LARGEST_CONFIG = 16 * 10**6
+
+
+def with_config(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the options in the config.json of its folder, if timm or transformers saved it there."""
+    path = checkpoint.path.with_name("config.json")
+    try:
+        config = parse_json(read_file(path, _LARGEST_CONFIG).decode("utf-8-sig"))
+    except (OSError, ValueError):  # of something else
+        return checkpoint
+    if not isinstance(config, dict) or not {"architecture", "pretrained_cfg"} <= config.keys():
+        return checkpoint
+    of_config = other_options(config)
+    of_config.add({"num_classes": config.get("num_classes")})
+    others = checkpoint.other_options
+    others.add(of_config.values)
+    architecture = checkpoint.architecture or model_of_training(names_of(config, {}, {}))
+    return replace(checkpoint, architecture=architecture, other_options=others)
 
 
 def _read_file(path: Path) -> Any:
@@ -293,6 +322,8 @@ def check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
             "sparse": tensor.layout is not torch.strided or tensor.is_nested,
             "quantized": tensor.is_quantized,
             "complex": tensor.is_complex(),
+            f"{str(tensor.dtype).removeprefix('torch.')}, without the scales of its values": "float8"
+            in str(tensor.dtype),
         }
         kind = next((kind for kind, applies in kinds.items() if applies), None)
         if kind:
@@ -309,7 +340,7 @@ _SAVE_DENSE = "save dense float32 weights, with torch.save or safetensors"
 
 
 def read_pickle(path: Path, hint: str, error: type[TimmxError]) -> Any:
-    """Read tensors, plain containers and timm's Namespace of options with torch.load and `weights_only`, to the CPU.
+    """Read tensors, plain containers and options of trainers with torch.load and `weights_only`, to the CPU.
 
     Tensors are mapped into memory where possible, so that only the used ones are read from disk.
 
@@ -326,7 +357,7 @@ def read_pickle(path: Path, hint: str, error: type[TimmxError]) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(safe_globals()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as exc:
         named = re.search(r"GLOBAL ([\w.]+)", str(exc))

@@ -28,6 +28,7 @@ class DataConfig:
         interpolation: PIL's name of the resize filter, lower case, such as `bicubic`.
         crop_pct: the share of the resized image's side that the crop keeps, above 0.
         crop_mode: `center`, `squash` or `border`, as in timm.
+        exif: the image is first turned as its EXIF orientation says; timm does not.
     """
 
     input_size: tuple[int, int, int]
@@ -36,6 +37,7 @@ class DataConfig:
     interpolation: str
     crop_pct: float
     crop_mode: str
+    exif: bool = False
 
     @property
     def scaled_size(self) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from timmx.base import brief, counted
 from timmx.errors import ConfigurationError, ModelError
 from timmx.model.build import (
+    FLAGS,
     UnknownArgumentError,
     can_be_trained_with,
     cfg_of,
@@ -17,14 +18,15 @@ from timmx.model.build import (
     create_features,
     seeded,
 )
-from timmx.model.checkpoint import Checkpoint, check_tensors, read_checkpoint
+from timmx.model.checkpoint import Checkpoint, check_tensors, read_checkpoint, with_config
 from timmx.model.config import check_arguments, check_timm_config
 from timmx.model.fit import check_finite, check_types, fit_state_dict, layers, needed_of
 from timmx.model.input_size import size_arguments
 from timmx.model.loading import watch_loading
 from timmx.model.selection import count_keys, select_tensors, some_of
 from timmx.model.source import pretrained_cfg
-from timmx.model.training import arguments_of_module, arguments_of_training
+from timmx.model.stand_ins import Unread
+from timmx.model.training import DATA_CONFIG, KWARGS, arguments_of_module, arguments_of_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -79,7 +81,7 @@ def build_and_fill(
     seed = request.seed or 0
     with seeded(seed):
         if request.checkpoint is not None:
-            checkpoint = read_checkpoint(request.checkpoint, request.use_ema)
+            checkpoint = with_config(read_checkpoint(request.checkpoint, request.use_ema))
             tagged, tag_notes = _with_tag(source, checkpoint)
             if tagged is not source:
                 source, plan = tagged, Plan(request, tagged)
@@ -128,10 +130,16 @@ def _as_trained(plan: Plan, checkpoint: Checkpoint, request: ExportRequest, sour
     Raises:
         ConfigurationError: the model does not take one of them.
     """
-    arguments, size = _arguments_of(checkpoint, source), checkpoint.options.get("input_size")
+    arguments, size = _arguments_of(checkpoint, request, source), checkpoint.options.get("input_size")
     where = f"{checkpoint.path} was trained with "
     check_timm_config(checkpoint.options, f"the options that {checkpoint.path} was trained with")
     check_arguments(arguments, where)
+    unread = next((key for key, value in arguments.items() if isinstance(value, Unread)), None)
+    if unread is not None:
+        raise ConfigurationError(
+            f"{where}{unread} as an object that is not read",
+            hint=f"save {unread} as a number or a text, or save the state dict alone and use --model-kwargs",
+        )
     if request.features:  # which have neither
         arguments = {key: arguments[key] for key in arguments if key not in ("global_pool", "num_classes")}
     foreign = next((key for key in arguments if not can_be_trained_with(key)), None)
@@ -156,22 +164,38 @@ def _as_trained(plan: Plan, checkpoint: Checkpoint, request: ExportRequest, sour
         ) from exc
 
 
-def _arguments_of(checkpoint: Checkpoint, source: Source) -> dict[str, Any]:
+def _arguments_of(checkpoint: Checkpoint, request: ExportRequest, source: Source) -> dict[str, Any]:
     """The arguments of create_model that a checkpoint states.
 
     Raises:
-        ModelError: they cannot be read.
+        ModelError: they cannot be read, or contradict each other and the request does not set them.
     """
 
     def own() -> set[str]:
         names = constructor_arguments(source.timm_name)
         return {name for name in names if can_be_trained_with(name)} - {"cfg", "args", "kwargs"}
 
-    module = arguments_of_module(checkpoint.hyper_parameters, checkpoint.path, own)
-    return {**module, **arguments_of_training(checkpoint.args, checkpoint.path)}
+    others = checkpoint.other_options
+    arguments = arguments_of_module(others.values, checkpoint.path, own)
+    of_training = arguments_of_training(checkpoint.args, checkpoint.path)
+    values = {key: found for key, found in others.contradictions.items() if key in (*arguments, *KWARGS)}
+    for key, value in of_training.items():
+        if key in arguments and arguments[key] != value:
+            values[key] = [value, *values.get(key, [arguments[key]])]
+    for key in values.keys() - _set_by(request):
+        found = " and ".join(brief(value) for value in values[key])
+        raise ModelError(
+            f"{checkpoint.path} states several values of {key}: {found}",
+            hint=f"choose one with {FLAGS.get(key, f'--model-kwargs {key}=VALUE')}, or save the state dict alone",
+        )
+    return {**arguments, **of_training}
 
 
-_DATA_CONFIG = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size")
+def _set_by(request: ExportRequest) -> set[str]:
+    """The arguments of create_model that a request sets."""
+    requested = {"num_classes": request.num_classes, "in_chans": request.in_chans}
+    arguments = {*request.parsed_model_kwargs(), *(key for key in requested if requested[key] is not None)}
+    return arguments | ({"in_chans", "img_size"} if request.input_size is not None else set())
 
 
 def _with_tag(source: Source, checkpoint: Checkpoint) -> tuple[Source, tuple[str, ...]]:
@@ -189,7 +213,7 @@ def _with_tag(source: Source, checkpoint: Checkpoint) -> tuple[Source, tuple[str
     ):
         return source, ()
     own, other = pretrained_cfg(source.timm_name), pretrained_cfg(stated)
-    differing = [key for key in _DATA_CONFIG if own.get(key) != other.get(key)]
+    differing = [key for key in DATA_CONFIG if own.get(key) != other.get(key)]
     if not tag:
         note = f"{checkpoint.path.name} was trained as {stated}: the data config of this tag is used."
         return replace(source, timm_name=stated), (note,) if differing else ()
@@ -246,11 +270,7 @@ class Plan:
         """
         self._request = request
         self._source = source  # which keeps the folder that its name may refer to
-        own = request.parsed_model_kwargs()
-        requested = {"num_classes": request.num_classes, "in_chans": request.in_chans}
-        set_by_request = {*own, *(key for key, value in requested.items() if value is not None)}
-        if request.input_size is not None:
-            set_by_request |= {"in_chans", "img_size"}
+        own, set_by_request = request.parsed_model_kwargs(), _set_by(request)
         self.training_options = {
             key: value for key, value in (trained or {}).items() if key not in set_by_request
         }

@@ -148,7 +148,7 @@ def check_types(checkpoint: Checkpoint, state: Mapping[str, Tensor], target: Map
 
 
 def check_finite(model: nn.Module, where: object) -> None:
-    """Check that the weights and statistics of a model are finite numbers.
+    """Check that the weights and statistics of a model are finite numbers, and variances not negative.
 
     A buffer, such as a mask, may hold infinity.
 
@@ -157,7 +157,7 @@ def check_finite(model: nn.Module, where: object) -> None:
         where: the source of the weights, for the message.
 
     Raises:
-        ModelError: the first tensor that has NaN or infinity.
+        ModelError: the first tensor that has NaN or infinity, or a negative variance.
     """
     import torch
 
@@ -170,6 +170,11 @@ def check_finite(model: nn.Module, where: object) -> None:
             raise ModelError(
                 f"{where}: the tensor {name} has NaN or infinity",
                 hint="training may have diverged or float16 overflowed; use an earlier checkpoint",
+            )
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise ModelError(
+                f"{where}: the tensor {name} is a variance with negative values",
+                hint="the weights are damaged; copy or save them again",
             )
 
 

@@ -120,7 +120,7 @@ def model_info(model: str | ExportRequest) -> ModelInfo:
         family=indexed.family if indexed else "",
         parameters=sum(parameter.numel() for parameter in built.parameters()),
         multiply_adds=count_multiply_adds(built, size),
-        **asdict(config),
+        **{name: value for name, value in asdict(config).items() if name != "exif"},  # not of the model
         num_classes=num_classes,
         labels=labels_of_config(cfg, num_classes)[0],
         license=cfg.get("license"),

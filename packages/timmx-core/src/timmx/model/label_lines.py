@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,8 @@ def names_in_lines(
         names = _numbered(lines, where, note)
     if names is None:
         names = _bare(lines, where, note)
+        _check_no_counter(names, where)
+    _check_marks(list(names.values()) if isinstance(names, dict) else names, where)
     if len(comments) < len(lines) and comments:
         note("lines without the comments, which begin with #")
     return names
@@ -63,7 +66,10 @@ def names_in_lines(
 
 
 _KEY = re.compile(r"(names|labels|classes|nc|path|train|val|id2label|label2id|class_to_idx)\s*:\s*\S", re.I)
-_OPENS = re.compile(r"(^|\w\s*)[\[{(]$|^[\]})],?;?$|^<(!doctype|html|\?xml)|^\w+\s*=\s*[\[{(\"']|^---$", re.I)
+_OPENS = re.compile(
+    r"(^|\w\s*)[\[{(]$|^[\]})],?;?$|^<(!doctype|html|\?xml)|^<(\w+)[^>]*>.*</\3>$|^\w+\s*=\s*[\[{(\"']|^---$|^\w+\s*\{.*:.*\}$",
+    re.I,
+)
 
 
 def _check_not_a_document(lines: Sequence[str], where: str) -> None:
@@ -344,6 +350,51 @@ def _bare(lines: Sequence[str], where: str, note: Callable[[str], None]) -> list
     if len(names) > 2 and names[0].lower() in _NAME_HEADERS and not lines[0].endswith(":"):
         raise _uncertain(where, f"its first line, {brief(names[0])}, could be a header")
     return names
+
+
+_COUNTER = re.compile(r"0x[0-9a-f]+|-?\d{1,9}", re.I)
+_FIRST_COUNTER = re.compile(r"\W*(\d{1,9})(?!\w)")
+_MARK = re.compile(r"[:;,|=~>]\s*\w")
+_LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
+_ROMAN = "i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx".split()
+_OTHER_NUMBER = re.compile(r"\W?([a-z]|[ivx]{1,5})[).]\s*\S", re.I)
+
+
+def _check_no_counter(names: Sequence[str], where: str) -> None:
+    """Refuse names that count the lines in a form that no other rule knows, such as `class_0 cat` or `0~cat`.
+
+    "digit 0" and "digit 1" are names.
+    """
+    if len(names) < 2:
+        return
+    plain = [unicodedata.normalize("NFKC", name) for name in names]  # other digits and signs
+    found = [_COUNTER.search(name) for name in plain]
+    if all(found):
+        numbers = [int(match[0], 16 if match[0][:2].lower() == "0x" else 10) for match in found if match]
+        rests = {name.replace(match[0], "", 1) for name, match in zip(plain, found, strict=True) if match}
+        if len(rests) > 1 and numbers in [list(range(start, start + len(names))) for start in (-1, 0, 1)]:
+            raise _uncertain(
+                where,
+                f"its lines are numbered from {numbers[0]}, in a form that is not known: {brief(names[0])}",
+            )
+    first = [(index, match) for index, name in enumerate(plain) if (match := _FIRST_COUNTER.match(name))]
+    rests = {plain[index][match.end() :] for index, match in first}
+    if 1 < len(first) < len(names) and len(rests) > 1:
+        for start in (0, 1):
+            if all(int(match[1]) == index + start for index, match in first):
+                index = first[0][0]
+                raise _uncertain(where, f"some of its lines begin with their number: {brief(names[index])}")
+    marks = [match[1].lower() for name in plain if (match := _OTHER_NUMBER.match(name))]
+    if marks in (_LETTERS[: len(names)], _ROMAN[: len(names)]):
+        raise _uncertain(where, f"its lines are numbered with letters: {brief(names[0])}")
+
+
+def _check_marks(names: Sequence[str], where: str) -> None:
+    """Refuse names that all begin with the same mark, or hold WordNet IDs."""
+    if len(names) > 1 and _MARK.match(names[0]) and len({name[:1] for name in names}) == 1:
+        raise _uncertain(where, f"all names would begin with {names[0][0]!r}: {brief(names[0])}")
+    if len(names) > 1 and all(re.search(r"\bn\d{8}\b", name) and not is_wordnet(name) for name in names):
+        raise _uncertain(where, f"all names would have a WordNet ID: {brief(names[0])}")
 
 
 # Errors

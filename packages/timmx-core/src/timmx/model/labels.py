@@ -87,18 +87,33 @@ def _taken(where: str, what: str) -> None:
     reporter().warn(f"{where}: read as {what}.")
 
 
+_HOLDERS = (
+    *(
+        "id2label",
+        "label_names",
+        "pretrained_cfg",
+        "idx_to_class",
+        "class_names",
+        "names",
+        "labels",
+        "classes",
+    ),
+    *("class_to_idx", "label2id"),
+)
+"""Keys of JSON objects that hold the names, the most reliable first."""
+
+
 def _map_of_names(content: dict[Any, Any], where: str) -> Any:
     """The map of class index to name in a JSON object, whatever it was written for."""
-    for key in ("id2label", "label_names", "pretrained_cfg"):
+    for key in _HOLDERS:
         inner = content.get(key)
         if isinstance(inner, dict) and key == "pretrained_cfg":
             inner = inner.get("label_names")
         if isinstance(inner, (dict, list)):
-            _taken(
-                where,
-                f"the {key.replace('pretrained_cfg', 'label_names')} of a model's configuration",
-            )
-            return inner
+            of_model = key in ("id2label", "label_names", "pretrained_cfg")
+            holder = "a model's configuration" if of_model else "a JSON object"
+            _taken(where, f"the {key.replace('pretrained_cfg', 'label_names')} of {holder}")
+            return _map_of_names(inner, where) if isinstance(inner, dict) else inner
     values = list(content.values())
     if (
         values
@@ -202,7 +217,7 @@ def _parse_json(text: str, path: Path, where: str) -> list[Any] | dict[str, Any]
     except json.JSONDecodeError as exc:
         if not is_json and "\n" in text.strip() and not text.rstrip().endswith(("]", "}")):
             return None  # a plain list whose first name starts with a bracket
-        if not is_json and (parsed := _python_literal(text, where)) is not None:
+        if (parsed := _python_literal(text, where)) is not None:
             _taken(where, "a Python literal")
             return parsed
         raise ConfigurationError(
@@ -253,13 +268,13 @@ def _in_order(names: Any, where: str) -> Iterable[Any]:
             f"{where} maps names to numbers",
             hint='write a map of class index to name: {"0": "cat", ...}',
         )
-    try:
-        by_number = {int(key): value for key, value in names.items()}
-    except (TypeError, ValueError) as exc:
+    other = next((key for key in names if not re.fullmatch(r"\s*\d{1,9}\s*", str(key))), None)
+    if other is not None:
         raise ConfigurationError(
-            f"{where}: a key is not a class index: {exc}",
+            f"{where}: the key {brief(other)} is not a class index",
             hint='write a map of class index to name: {"0": "cat", ...}',
-        ) from exc
+        )
+    by_number = {int(key): value for key, value in names.items()}
     mismatch = sorted(set(range(len(names))) ^ set(by_number))
     if mismatch:
         raise ConfigurationError(

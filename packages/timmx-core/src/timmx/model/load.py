@@ -13,6 +13,7 @@ from timmx.model.checkpoint import Checkpoint, check_checkpoint
 from timmx.model.config import check_timm_config
 from timmx.model.data_config import DataConfig, resolve_data_config
 from timmx.model.fill import FilledModel, build_and_fill, native_size
+from timmx.model.fit import check_finite
 from timmx.model.index import check_model_name
 from timmx.model.input_size import failure_on_meta
 from timmx.model.labels import check_count, labels_of_config, read_labels
@@ -178,6 +179,7 @@ def _from_timm(
     if checkpoint is not None:
         notes += _take_training_options(filled, checkpoint, cfg)
     config, config_notes = resolve_data_config(cfg, size, request.mean, request.std, source.name)
+    config = replace(config, exif=request.exif)
     num_classes = 0 if request.features else int(getattr(model, "num_classes", 0))
     if (
         checkpoint is not None
@@ -253,6 +255,7 @@ def _from_module(request: ExportRequest) -> LoadedModel:
             f"{kind} is not float32",
             hint="pass module.float(); a backend's own options, such as --mode, lower the precision",
         )
+    check_finite(module, kind)
     own_cfg: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     cfg = own_cfg.to_dict() if hasattr(own_cfg, "to_dict") else dict(own_cfg)
     check_timm_config(cfg, f"{kind}.pretrained_cfg")
@@ -274,6 +277,7 @@ def _from_module(request: ExportRequest) -> LoadedModel:
     if size[1:] != native:
         _check_module_size(module, size, native)
     config, notes = resolve_data_config(cfg, size, request.mean, request.std, f"{kind}.pretrained_cfg")
+    config = replace(config, exif=request.exif)
     attribute = getattr(module, "num_classes", None)
     attribute = cfg.get("num_classes") if attribute is None else attribute
     num_classes = None if attribute is None else int(attribute)

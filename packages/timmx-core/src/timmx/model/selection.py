@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from timmx.errors import ModelError
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
 
     from timmx.model.checkpoint import Checkpoint
 
-_COMPILED = "_orig_mod"
-"""torch.compile inserts it into the names of a module that it compiled, at any place."""
+_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"))
+"""What torch.compile, FSDP, activation checkpointing and DDP insert into the names of a module, at any place."""
+
+_LOSSES = re.compile(
+    r"(\w+_)?(criterion|loss|loss_fn|loss_func|metric|metrics|acc|accuracy|n_averaged)(_\w+)?"
+)
+"""Modules next to a model in the state dict of its trainer."""
 
 
 def select_tensors(
@@ -51,7 +57,7 @@ def select_tensors(
                 hint="save the state dict of one of them",
             )
         if wanted:
-            return _under(checkpoint, state, wanted[0], [p for p in complete if p != wanted[0]])
+            return _under(checkpoint, state, target, wanted[0], [p for p in complete if p != wanted[0]])
     if rejected and checkpoint.use_ema:
         raise ModelError(f"{checkpoint.path} has no EMA weights of this model", hint="leave --use-ema out")
     if rejected:
@@ -64,18 +70,24 @@ def select_tensors(
 def _names_by_prefix(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
     """For each prefix, the model's names below it and the file's names of these tensors."""
     names: dict[str, dict[str, str]] = {}
+    wrappers = _wrappers(target)
     for name in state:
         parts = name.split(".")
         for start, part in enumerate(parts):
-            if part != _COMPILED:
-                own = _without_compiled(parts[start:])
+            if part not in wrappers:
+                own = _unwrapped(parts[start:], wrappers)
                 if own in target:
                     names.setdefault(".".join(parts[:start]), {})[own] = name
     return names
 
 
-def _without_compiled(parts: list[str]) -> str:
-    return ".".join(part for part in parts if part != _COMPILED)
+def _wrappers(target: Mapping[str, Tensor]) -> frozenset[str]:
+    """The wrappers that can be in a file's names: not those that are a name in the model itself."""
+    return _WRAPPERS - {part for name in target for part in name.split(".")}
+
+
+def _unwrapped(parts: list[str], wrappers: Collection[str]) -> str:
+    return ".".join(part for part in parts if part not in wrappers)
 
 
 def _same_shapes(
@@ -88,25 +100,32 @@ def _same_shapes(
 
 
 def _under(
-    checkpoint: Checkpoint, state: Mapping[str, Tensor], prefix: str, other_models: Collection[str] = ()
+    checkpoint: Checkpoint,
+    state: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    prefix: str,
+    other_models: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors under a prefix, and notes on the tensors that are not.
 
     Raises:
-        ModelError: two tensors have the same name without what torch.compile inserts.
+        ModelError: two tensors have the same name without what wrappers insert.
     """
     start = prefix + "." if prefix else ""
     elsewhere = tuple(other + "." for other in other_models if other)
     own: dict[str, Tensor] = {}
     rest = []
+    wrappers, modules = _wrappers(target), {name.split(".")[0] for name in target}
     for name, tensor in state.items():
-        if not name.startswith(start) or name.startswith(elsewhere):
+        first = name.split(".")[0]
+        of_training = not prefix and first not in modules and _LOSSES.fullmatch(first)
+        if not name.startswith(start) or name.startswith(elsewhere) or of_training:
             rest.append(name)
             continue
-        short = _without_compiled(name.removeprefix(start).split("."))
+        short = _unwrapped(name.removeprefix(start).split("."), wrappers)
         if short in own:
             raise ModelError(
-                f"{checkpoint.path} holds two tensors {short}, one of a compiled module",
+                f"{checkpoint.path} holds two tensors {short}, one of a wrapped module",
                 hint="save the state dict of one of them",
             )
         own[short] = tensor
@@ -137,14 +156,14 @@ def _nearest(
     most = max(counts.values(), default=0)
     best = [prefix for prefix, count in counts.items() if count == most]
     if len(best) == 1 and 2 * most >= len(needed) > 0:
-        return _under(checkpoint, state, best[0])
+        return _under(checkpoint, state, target, best[0])
     return _without_common_prefix(state, target), ()
 
 
 def _without_common_prefix(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove the prefixes that all names share and the model lacks, such as `model.` of Lightning."""
-    own = {name.split(".")[0] for name in target}
-    state = {_without_compiled(name.split(".")): tensor for name, tensor in state.items()}
+    own, wrappers = {name.split(".")[0] for name in target}, _wrappers(target)
+    state = {_unwrapped(name.split("."), wrappers): tensor for name, tensor in state.items()}
     while len(firsts := {name.split(".")[0] for name in state}) == 1 and not firsts & own:
         prefix = firsts.pop() + "."
         if not all(name.startswith(prefix) for name in state):

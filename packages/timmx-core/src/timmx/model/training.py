@@ -1,16 +1,18 @@
-"""What a checkpoint states about its training: the model's name, and create_model's arguments."""
+"""What a checkpoint states about its training: the model's name, create_model's arguments, the data config."""
 
 from __future__ import annotations
 
 import argparse
 import ast
+import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from timmx.base import brief
 from timmx.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
 _ARGUMENTS = {
@@ -21,17 +23,135 @@ _ARGUMENTS = {
     "in_chans": "in_chans",
 }
 """Options that trainers pass to create_model under these names, in addition to `model_kwargs`."""
-_KWARGS = ("model_kwargs", "model_args")
+KWARGS = ("model_kwargs", "model_args")
+_TENSORFLOWS_EPS = 1e-3
+"""The `bn_eps` that `--bn-tf` of timm's train.py stood for, until timm 0.9."""
 _OF_TRAINING = ("drop", "attn_drop", "proj_drop", "patch_drop", "pos_drop", "weight_init", "fix_init")
 """What arguments begin with that do not change the output of inference."""
-_NAMES = ("model_name", "architecture", "arch")
-"""Hyperparameters that name a model."""
+_WITHOUT_INFLUENCE = ("pretrained", "scriptable", "exportable", "no_jit", "cache_dir")
+"""Arguments of create_model that change neither the model's structure nor its output with these weights."""
+_NAMES = ("arch", "architecture", "model_name")
+"""Options that name a model."""
+
+DATA_CONFIG = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "input_size")
+_OF_DATA = (*DATA_CONFIG, "img_size", "image_size")
+_POOLS_AND_NORMS = ("gp", "global_pool", "bn_eps", "bn_tf", *KWARGS)
+"""Options that are unlikely to mean something else, wherever they are in a file."""
+
+_MODULES = ("hyper_parameters", "hparams", "hyperparameters", "init_args", "kwargs")
+_OF_MODEL = re.compile(
+    r"((timm|create)_?)?(model|backbone|net|network|encoder|timm)?_?(args|arguments|kwargs|cfg|config|params|options)?"
+)
+_OF_IMAGES = re.compile(
+    r"(data|dataset|datamodule|preprocess|preprocessing|transform|transforms|pretrained)(_?(args|kwargs|cfg|config|"
+    r"params|options|hyper_parameters))?"
+)
+_UNRELATED = re.compile(r"optim|sched|scaler|callback|loop|loss|teacher|augment")
+_MOST_LEVELS = 5
+_MOST_DICTS = 1000
+"""Limits of nested options: a pickle may have dicts that hold each other."""
+
+
+@dataclass
+class TrainingOptions:
+    """The options of a checkpoint other than the arguments of timm's train.py.
+
+    Attributes:
+        values: options by name. Those of Lightning modules, and of dicts that are named like a model's arguments, can
+            be arguments of the model's constructor.
+        contradictions: options for which the file has several values, with these values.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    contradictions: dict[str, list[Any]] = field(default_factory=dict)
+
+    def add(self, options: Mapping[str, Any]) -> None:
+        """Add options that are set; the first value of each counts."""
+        for key, value in options.items():
+            if value is None or value == "":
+                continue
+            first = self.values.setdefault(key, value)
+            if not _equal(first, value):
+                self.contradictions.setdefault(key, [first]).append(value)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    one, other = (list(value) if isinstance(value, tuple) else value for value in (one, other))
+    return bool(one == other)
 
 
 def options_of(value: Any) -> dict[str, Any]:
     """A checkpoint's options as a dict, whether they were stored as a Namespace, a dict or not at all."""
     content = vars(value) if isinstance(value, argparse.Namespace) else value
     return {key: content[key] for key in content if isinstance(key, str)} if isinstance(content, dict) else {}
+
+
+def other_options(content: Mapping[Any, Any]) -> TrainingOptions:
+    """The options in all dicts and Namespaces of a checkpoint, except those of timm's train.py under `args`.
+
+    Trainers store them under `config`, `opt`, `hyper_parameters` and many other names, nested or not. Those of a
+    dict that is named like a model's arguments can be any of its constructor's; of others only those are taken that
+    are unlikely to mean something else. Dicts with tensors, and those of optimizers, losses and other models, are none.
+    """
+    found = TrainingOptions()
+    for name, options in _dicts(content):
+        plain = {key: value for key, value in options.items() if not _is_dict(value) or key in KWARGS}
+        if name in _MODULES or (name and _OF_MODEL.fullmatch(name)):
+            kept = plain
+        elif _OF_IMAGES.fullmatch(name):
+            kept = {key: plain[key] for key in plain if key in _OF_DATA}
+        else:
+            kept = {key: plain[key] for key in plain if key in (*_POOLS_AND_NORMS, *_OF_DATA)}
+        found.add(
+            {
+                _ARGUMENTS.get(key, key): value
+                for key, value in kept.items()
+                if key not in _OF_DATA or _is_of_data(key, value)
+            }
+        )
+    return found
+
+
+def _dicts(content: Mapping[Any, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The dicts and Namespaces with options, each with its lower-case name; the file itself has none."""
+    waiting: list[tuple[str, int, Any]] = [("", 0, content)]
+    for name, level, held in waiting:
+        options = options_of(held)
+        if level and _has_tensors(options):
+            continue
+        yield name, options
+        if level < _MOST_LEVELS and len(waiting) < _MOST_DICTS:
+            waiting += [
+                (key.lower(), level + 1, value)
+                for key, value in options.items()
+                if _is_dict(value)
+                and not _UNRELATED.search(key.lower())
+                and not (level == 0 and key == "args")
+                and key not in KWARGS
+            ]
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, (dict, argparse.Namespace))
+
+
+def _has_tensors(options: Mapping[str, Any]) -> bool:
+    import torch
+
+    return any(isinstance(value, torch.Tensor) for value in options.values())
+
+
+def _is_of_data(key: str, value: Any) -> bool:
+    """Whether an option has the form that it has in a data config."""
+    numbers = isinstance(value, (list, tuple)) and all(type(item) in (int, float) for item in value)
+    if key in ("mean", "std"):
+        return numbers and len(value) > 0
+    if key in ("interpolation", "crop_mode"):
+        return isinstance(value, str)
+    if key == "crop_pct":
+        return type(value) in (int, float)
+    whole = numbers and all(isinstance(side, int) and side > 0 for side in value)
+    return (whole and len(value) in (2, 3)) or (type(value) is int and value > 0)
 
 
 def arguments_of_training(options: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -41,8 +161,11 @@ def arguments_of_training(options: Mapping[str, Any], path: Path) -> dict[str, A
         ModelError: `model_kwargs` is a text that cannot be read.
     """
     arguments: dict[str, Any] = {}
-    for key in _KWARGS:
+    for key in KWARGS:
         arguments |= _mapping(options.get(key), key, path)
+    arguments = {key: value for key, value in arguments.items() if key not in _WITHOUT_INFLUENCE}
+    if options.get("bn_tf") is True:
+        arguments.setdefault("bn_eps", _TENSORFLOWS_EPS)
     arguments |= {
         argument: options[key] for key, argument in _ARGUMENTS.items() if options.get(key) not in (None, "")
     }
@@ -69,7 +192,7 @@ def arguments_of_module(
     unclear = {
         key: value
         for key, value in options.items()
-        if key not in (*_ARGUMENTS, *_KWARGS, *_NAMES)
+        if key not in (*_ARGUMENTS, *KWARGS, *_NAMES, *_OF_DATA)
         and value is not None
         and not key.startswith(_OF_TRAINING)
     }
@@ -135,4 +258,4 @@ def model_of_training(names: Collection[Any]) -> str | None:
 
 def names_of(content: Mapping[str, Any], args: Mapping[str, Any], hyper: Mapping[str, Any]) -> list[Any]:
     """A checkpoint's statements about the name of its model, the most reliable first."""
-    return [args.get("model"), content.get("arch"), *(hyper.get(key) for key in _NAMES)]
+    return [args.get("model"), *(source.get(key) for source in (content, hyper) for key in _NAMES)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmx.artifact import ChangeCheck, backend_of
+from timmx.artifact import ChangeCheck, read_artifact
 from timmx.base import counted, reporter, usable_cores
 from timmx.errors import ConfigurationError, TimmxError
 from timmx.tools.bench.load import load_warning
@@ -116,7 +116,7 @@ def bench(
         cases: list[BenchCase | _Measurement] = []
         reporter().step("Opening and warming up")
         files = dict.fromkeys(subject.path for subject in subjects if not subject.is_model)
-        checks = [ChangeCheck(backend_of(path).files(path)) for path in files]
+        checks = [_change_check(path) for path in files]
         for index, subject in enumerate(subjects):
             reporter().advance(subject.name, index / len(subjects))
             for count in counts:
@@ -137,6 +137,11 @@ def bench(
         warnings=tuple(warnings),
         environment=_environment(subjects),
     )
+
+
+def _change_check(path: Path) -> ChangeCheck:
+    backend, metadata = read_artifact(path)
+    return ChangeCheck(backend.files(path), metadata.to_json())
 
 
 def _start(

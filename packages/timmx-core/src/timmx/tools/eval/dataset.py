@@ -276,17 +276,21 @@ def _csv_rows(file: Path, unlabeled: bool = False) -> list[Row]:
         raise ConfigurationError(
             f"--data {file} is empty", hint="add one line per image, with its path and label"
         )
-    header = [cell.strip().lower() for cell in lines[0][1]]
+    if len(lines[0][1]) < 3 and (stated := re.match(r"sep=(.?)", lines[0][1][0].strip())):
+        if stated[1] not in ("", ","):  # `sep=,` is split at its comma
+            raise _separated(file, stated[1])
+        del lines[0]
+    header = [cell.strip().lower() for cell in lines[0][1]] if lines else []
     if set(_COLUMNS) <= set(header):
         columns = tuple(map(header.index, _COLUMNS))
+        twice = next((name for name in _COLUMNS if header.count(name) > 1), None)
+        if twice:
+            raise ConfigurationError(f"--data {file} has several columns {twice}", hint="leave one of them")
         del lines[0]
     elif len(header) == 2 and header[0].endswith(tuple(IMAGE_SUFFIXES)):  # no header
         columns = 0, 1
     elif separator := next((each for each in _SEPARATORS if each in header[0]), None):
-        raise ConfigurationError(
-            f"--data {file} is separated by {_SEPARATORS[separator]}, not by commas",
-            hint="save it with commas: path,label",
-        )
+        raise _separated(file, separator)
     elif len(header) == 1 and _SPACED.match(header[0]):
         raise ConfigurationError(
             f"--data {file} is separated by spaces, not by commas", hint="save it with commas: path,label"
@@ -303,6 +307,13 @@ def _csv_rows(file: Path, unlabeled: bool = False) -> list[Row]:
         )
     rows: list[Row] = []
     for number, cells in lines:
+        if any(cell.strip() for cell in cells[len(header) :]):
+            raise ConfigurationError(
+                f"--data {file} has {len(cells)} cells in line {number}, more than its first line",
+                hint='put a label with a comma into double quotes; several labels are separated by |: "a.png,cat|dog"',
+            )
+        if len(cells) == 1 and (separator := next((each for each in _SEPARATORS if each in cells[0]), None)):
+            raise _separated(file, separator, f"in line {number} ")
         values = [cells[column].strip() if column < len(cells) else "" for column in columns]
         if not values[0] or not (values[1] or unlabeled):
             missing = _COLUMNS[values.index("")]
@@ -311,6 +322,13 @@ def _csv_rows(file: Path, unlabeled: bool = False) -> list[Row]:
             )
         rows.append((file.parent / values[0], values[0], (values[1],)))
     return rows
+
+
+def _separated(file: Path, separator: str, where: str = "") -> ConfigurationError:
+    return ConfigurationError(
+        f"--data {file} is {where}separated by {_SEPARATORS.get(separator, separator)}, not by commas",
+        hint="save it with commas: path,label",
+    )
 
 
 _SPACED = re.compile(
@@ -421,6 +439,9 @@ def _mismatch(
             f"{what}; the {num_classes} names of --class-map {class_map} are {_some(names)}",
             hint=f"correct the names in {class_map}",
         )
+    known = {*names, *map(str, range(num_classes))}
+    if not data.is_dir() and any(set(re.split(r"\s*[;,/]\s*|\s+", label)) <= known for label in unknown):
+        return ConfigurationError(what, hint=f"separate several labels of an image with {SEPARATOR}")
     classes = (
         f"its {num_classes} classes are {_some(names)}" if names else f"{name} does not name its classes"
     )

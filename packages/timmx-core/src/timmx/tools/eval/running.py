@@ -232,5 +232,7 @@ def _identity(reader: Subject) -> dict[str, Any]:
     else:
         assert isinstance(reader.runner, TorchRunner)
         sha256 = reader.runner.weights_sha256
-    recipe = reader.metadata.input.to_json() | ({"exif": True} if reader.preprocessor.settings.exif else {})
+    recipe = reader.metadata.input.to_json() | ({"exif": True} if reader.preprocessor.turns else {})
+    if reader.preprocessor.settings.bits is not None:
+        recipe["bits"] = reader.preprocessor.settings.bits
     return {"name": reader.name, "sha256": sha256, "recipe": recipe}

@@ -125,7 +125,8 @@ def preprocessing_steps(entry: InputMetadata) -> list[str]:
     channels, height, width = entry.size
     if entry.color_order is None:
         return [f"not an image: {channels} channels of {height} x {width}"]
-    lines = _resize_and_crop(entry, height, width)
+    turned = ["turn as the EXIF orientation says"] if entry.exif else []
+    lines = [*turned, *_resize_and_crop(entry, height, width)]
     order = {"L": "one channel of gray"}.get(entry.color_order, f"channels in the order {entry.color_order}")
     stored = entry.quantization
     if entry.takes_bytes:

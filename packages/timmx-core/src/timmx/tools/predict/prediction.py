@@ -12,7 +12,7 @@ import numpy as np
 
 from timmx.base import check_path, counted, reporter
 from timmx.errors import ConfigurationError
-from timmx.inputs import IMAGE_SUFFIXES, PIXELS_HINT, ImageSettings, list_images, other_files
+from timmx.inputs import IMAGE_SUFFIXES, PIXELS_HINT, ImageSettings, files_left_out, list_images, other_files
 from timmx.tools.subject import Answer, answers, describe, open_for_stream
 
 if TYPE_CHECKING:
@@ -211,11 +211,16 @@ def _matches(pattern: str) -> Iterator[Path]:
         raise ConfigurationError(
             f"{pattern!r} matches folders that are nested too deeply", hint="name another folder"
         ) from exc
-    for path in map(Path, found):
+    paths = [Path(name) for name in found]
+    for path in paths:
         if path.is_dir():
             yield from list_images(path)
         elif path.suffix.lower() in suffixes:
             yield path
+    if others := files_left_out(
+        (path for path in paths if path.suffix.lower() not in suffixes), "of " + repr(pattern)
+    ):
+        reporter().warn(others)
 
 
 def _suffix_hint() -> str:

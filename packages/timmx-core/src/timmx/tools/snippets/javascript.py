@@ -91,7 +91,8 @@ def _read(facts: Facts) -> Iterator[str]:
     yield ""
     yield "async function read(path) {"
     yield "  // Decodes like Pillow, except CMYK, 16-bit gray and transparent GIF"
-    yield '  const image = sharp(path, { ignoreIcc: true }).removeAlpha().toColourspace("srgb").raw();'
+    turned = ".autoOrient()" if facts.preprocessor.turns else ""
+    yield f'  const image = sharp(path, {{ ignoreIcc: true }}){turned}.removeAlpha().toColourspace("srgb").raw();'
     yield "  const { data, info } = await image.toBuffer({ resolveWithObject: true });"
     yield "  const { width, height } = info;"
     if facts.gray:

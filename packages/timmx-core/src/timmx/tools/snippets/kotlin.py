@@ -65,6 +65,8 @@ def _read(facts: Facts) -> Iterator[str]:
     config, (height, width), (tall, wide) = facts.preprocessor.data_config, facts.size, facts.scaled
     yield f"// timm resizes with {config.interpolation} and antialiasing, Android with bilinear without antialiasing."
     yield "// Pass bitmaps of about the size below, or expect small differences in the probabilities."
+    if facts.preprocessor.turns:
+        yield "// Pass bitmaps turned as the EXIF orientation says: ImageDecoder does that, BitmapFactory does not."
     yield f"private fun read(bitmap: Bitmap): {_ARRAYS[facts.dtype]} {{"
     if config.crop_mode == "squash":
         yield f"    val w = {wide}f"

@@ -29,7 +29,8 @@ def through_timmx(facts: Facts, distribution: str | None) -> Snippet:
 def compose(facts: Facts, piece: Snippet) -> str:
     """The complete program."""
     packages = " ".join(sorted({"numpy", "pillow", *piece.requires}))
-    statements = {"import sys", "import numpy as np", "from PIL import Image", *piece.imports}
+    pillow = "from PIL import Image, ImageOps" if facts.preprocessor.turns else "from PIL import Image"
+    statements = {"import sys", "import numpy as np", pillow, *piece.imports}
     if not _reads_labels(facts, piece):
         statements -= {"import json", "import zipfile"}  # only used for labels
     imports = sorted(statements, key=_import_order)
@@ -68,6 +69,8 @@ def _read(facts: Facts, piece: Snippet) -> Iterator[str]:
     yield "    image = Image.open(path)"
     yield '    if image.mode[0] in "IF":  # convert would clip its values at 255'
     yield '        raise SystemExit(f"{path} has 16-bit or float pixels: save it with 8 bits per channel first")'
+    if facts.preprocessor.turns:
+        yield "    image = ImageOps.exif_transpose(image)"
     yield f'    image = image.convert("{"L" if facts.gray else "RGB"}")'
     yield from _resize(facts)
     yield from _crop(facts)

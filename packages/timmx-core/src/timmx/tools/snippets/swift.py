@@ -48,6 +48,9 @@ def _cut(facts: Facts) -> Iterator[str]:
     config, (height, width), (tall, wide) = facts.preprocessor.data_config, facts.size, facts.scaled
     yield f"// timm resizes with {config.interpolation}, Core Graphics with its own high-quality filter: expect small"
     yield "// differences in the probabilities."
+    if facts.preprocessor.turns:
+        yield "// Pass images turned as the EXIF orientation says: CGImageSourceCreateThumbnailAtIndex does that with"
+        yield "// kCGImageSourceCreateThumbnailWithTransform."
     yield "func cut(_ image: CGImage) -> CGImage {"
     if config.crop_mode == "squash":
         yield f"    let (w, h) = (CGFloat({wide}), CGFloat({tall}))"

@@ -51,6 +51,7 @@ def request_for(
         "model": model,
         "input_size": entry.size,
         "normalize": in_graph,
+        "exif": entry.exif,
         "mean": entry.mean if in_graph else None,
         "std": entry.std if in_graph else None,
         "softmax": output.activation is Activation.SOFTMAX,

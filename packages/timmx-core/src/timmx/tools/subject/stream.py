@@ -69,7 +69,7 @@ def open_for_stream(file: Described, batch_size: int | None = None) -> Subject:
     files = file.backend.files(file.path)
     small = artifact_size(files) < _SMALL_BYTES
     with ExitStack() as stack:  # also if the file cannot be opened
-        check = stack.enter_context(ChangeCheck(files))
+        check = stack.enter_context(ChangeCheck(files, file.metadata.to_json()))
         subject = file.open(batch_size, threads=max(1, usable_cores() // 2) if small else None)
         stack.pop_all()
     return replace(subject, check=check)
@@ -103,6 +103,10 @@ def answers(subject: Subject, paths: Sequence[Path], *, workers: int | None = No
     return _answers(subject, paths, workers)
 
 
+_CERTAINLY_DARK = 64
+"""If as many images are dark, the others are not waited for."""
+
+
 def _answers(subject: Subject, paths: Sequence[Path], workers: int) -> Iterator[Answer]:
     decoders = _Decoders(subject, min(workers, max(len(paths), 1)))
     try:
@@ -117,7 +121,9 @@ def _answers(subject: Subject, paths: Sequence[Path], workers: int) -> Iterator[
                 inputs.append(_result(coming.popleft()))
                 for path in islice(left, 1):
                     coming.append(decoders.submit(path))
+            subject.preprocessor.depth.check(_CERTAINLY_DARK)
             yield from _answer(subject, batch, inputs)
+        subject.preprocessor.depth.check()
     finally:  # reached when the iterator is closed early and after Ctrl-C too
         decoders.close()
         if dark := subject.preprocessor.depth.warning():
