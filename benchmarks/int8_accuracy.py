@@ -27,6 +27,7 @@ from timmx.tools.eval import evaluate
 
 FLOAT = "float"
 FILES = {
+    "onnx": {FLOAT: {}, "weight-int8": {"mode": "weight-int8"}},
     "litert": {
         FLOAT: {},
         "weight-int8": {"mode": "weight-int8"},
@@ -44,7 +45,7 @@ FILES = {
     },
 }
 """The options of each file, by format."""
-SUFFIXES = {"litert": ".tflite", "tensorrt": ".onnx", "coreml": ".mlpackage"}
+SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "tensorrt": ".onnx", "coreml": ".mlpackage"}
 CALIBRATED = {("litert", "int8"), ("litert", "int16x8"), ("tensorrt", "int8")}
 
 

@@ -20,6 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from timmx.plugin import exempt_layers
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,8 +45,6 @@ MAX_LOSS_DB = 1.0
 """What all groups together may cost compared with the plan without them."""
 TARGET_DB = 20.0
 """Below this ratio more than one answer in ten changes, and layers are exempted from integers."""
-_MAX_EXEMPT = 1 / 3
-"""The largest share of the convolutions and matrix products that may be exempted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,37 +105,20 @@ def choose_plan(
         measure_snr_db: returns the signal-to-noise ratio of the model quantized by a plan.
         progress: receives the name of each long step.
     """
-    best = make_plan(graph)
-    ratio = measure_snr_db(best)
-    if ratio < TARGET_DB:
-        layers = sum(graph.operations[at].kind in LINEAR for at in best.integer)
-        progress(f"Measuring the quantization loss of each of {layers} layers")
-        best, ratio = _exempt_layers(graph, best, ratio, measure_snr_db)
-        progress("Quantizing")
+    whole = make_plan(graph)
+    exempt, ratio = exempt_layers(
+        sorted(at for at in whole.integer if graph.operations[at].kind in LINEAR),
+        lambda exempt: measure_snr_db(make_plan(graph, exempt=exempt)),
+        TARGET_DB,
+        progress,
+    )
+    best = make_plan(graph, exempt=exempt)
     floor = ratio - MAX_LOSS_DB
     for name in _GROUPS:
         wider = make_plan(graph, (*best.groups, name), best.exempt)
         if wider.integer == best.integer or measure_snr_db(wider) >= floor:
             best = wider
     return best
-
-
-def _exempt_layers(
-    graph: Graph, whole: Plan, ratio: float, measure_snr_db: Callable[[Plan], float]
-) -> tuple[Plan, float]:
-    """The plan without the layers that lose most in integers, and its ratio."""
-    layers = frozenset(at for at in whole.integer if graph.operations[at].kind in LINEAR)
-    layer_db = {at: measure_snr_db(make_plan(graph, exempt=layers - {at})) for at in sorted(layers)}
-    worst_first = sorted(layer_db, key=layer_db.__getitem__)
-    most = int(len(layers) * _MAX_EXEMPT)
-    count, best = 0, whole
-    while ratio < TARGET_DB and count < most:
-        count = min(max(1, 2 * count), most)
-        candidate = make_plan(graph, exempt=frozenset(worst_first[:count]))
-        candidate_ratio = measure_snr_db(candidate)
-        if candidate_ratio > ratio:
-            best, ratio = candidate, candidate_ratio
-    return best, ratio
 
 
 def _has_constant_weights(graph: Graph, operation: Operation) -> bool:

@@ -12,3 +12,10 @@ from timmx_onnx.proto import (
 )
 from timmx_onnx.repair import nodes_in_float32 as nodes_in_float32
 from timmx_onnx.runner import OnnxRunner as OnnxRunner, open_session as open_session
+from timmx_onnx.weights import (
+    WEIGHTED as WEIGHTED,
+    Layer as Layer,
+    constant as constant,
+    layers as layers,
+    scaled_weight as scaled_weight,
+)

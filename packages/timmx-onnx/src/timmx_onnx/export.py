@@ -16,6 +16,7 @@ from timmx_onnx.keys import DATA_KEY, METADATA_KEY
 from timmx_onnx.options import ONE_FILE, OnnxMode
 from timmx_onnx.pooling import pooling_translations
 from timmx_onnx.proto import external_name, read_proto
+from timmx_onnx.storage import store_accurately
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,15 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
         precision = Precision.FP16
         report, notes = to_float16(model, job)
         facts["float32_operations"] = dict(report.float32_nodes)
+    elif options.mode is OnnxMode.WEIGHT_INT8:
+        precision = Precision.INT8_WEIGHTS
+        job.progress("Quantizing the weights")
+        stored, kept = store_accurately(model, job)
+        facts["stored_operations"] = stored
+        if kept:
+            notes = (
+                f"{kept} layer{'s keep' if kept > 1 else ' keeps'} float weights: 8 bits cost too much accuracy there.",
+            )
     metadata = job.metadata(precision, opset=options.opset, ir_version=model.ir_version, **facts)
     job.progress("Writing ONNX")
     write(model, job.path, metadata, options.external_data)

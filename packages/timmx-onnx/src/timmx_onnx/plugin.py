@@ -37,8 +37,8 @@ class OnnxBackend(ExportBackend):
     def weights_limit(self, options: OnnxOptions) -> WeightsLimit | None:
         if options.external_data is not False:
             return None
-        halved = options.mode is OnnxMode.FP16
-        return WeightsLimit(ONE_FILE * (1 + halved), "leave --no-external-data out")
+        smaller = {OnnxMode.FP32: 1, OnnxMode.FP16: 2, OnnxMode.WEIGHT_INT8: 4}[options.mode]
+        return WeightsLimit(ONE_FILE * smaller, "leave --no-external-data out")
 
     def export(self, job: ExportJob, options: OnnxOptions) -> Exported:
         from timmx_onnx.export import export

@@ -39,24 +39,36 @@ def nodes_in_float32(
     Returns:
         Names of nodes; none if the ratio is not reached with all of them.
     """
-    names = Names(())
-    for node in model.graph:
-        node.name = names.unused(node.name or node.op_type)
+    name_nodes(model)
     always = {str(node.name) for node in model.graph if keep_float32(node)}
     items = [str(node.name) for node in computing_nodes(model) if str(node.name) not in always]
     proto = ir.to_proto(model)
-    exact = _outputs(model, repair.inputs, OnnxRunner)
+    exact = run_model(model, repair.inputs, OnnxRunner)
 
     def measure(kept: frozenset[str]) -> float:
         copy = ir.from_proto(proto)
         lower_precision(copy, dtype, lambda node: str(node.name) in kept or str(node.name) in always)
-        return worst_db(exact, _outputs(copy, repair.inputs, open_file))
+        return worst_db(exact, run_model(copy, repair.inputs, open_file))
 
     found = smallest_float32_set(items, measure, repair.target_db)
     return frozenset() if found is None else found.items
 
 
-def _outputs(model: ir.Model, inputs: np.ndarray, open_file: Callable[[Path], Runner]) -> list[np.ndarray]:
+def name_nodes(model: ir.Model) -> None:
+    """Give all nodes of the main graph unique names."""
+    names = Names(())
+    for node in model.graph:
+        node.name = names.unused(node.name or node.op_type)
+
+
+def run_model(
+    model: ir.Model, inputs: np.ndarray, open_file: Callable[[Path], Runner] = OnnxRunner
+) -> list[np.ndarray]:
+    """The outputs of a graph for inputs, (N, C, H, W), in the order of its outputs.
+
+    Args:
+        open_file: opens its file in a runtime.
+    """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder, "model.onnx")
         ir.save(model, path, external_data="weights")

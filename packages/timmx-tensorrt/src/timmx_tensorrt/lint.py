@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-
-from timmx_tensorrt.targets import WEIGHTED
+from timmx_onnx import WEIGHTED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

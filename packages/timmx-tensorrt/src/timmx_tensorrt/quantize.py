@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from timmx.plugin import ConfigurationError
-from timmx_onnx import Names
+from timmx_onnx import Names, scaled_weight
 
 from timmx_tensorrt.targets import INT8, last_conv, targets
 
@@ -23,13 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+    from timmx_onnx import Layer
 
-    from timmx_tensorrt.targets import Grid, Layer
+    from timmx_tensorrt.targets import Grid
 
 _MIN_OPSET = 19
 """The first opset whose Q/DQ nodes take float16 scales."""
-
-_SMALLEST_NORMAL_HALF = 2.0**-14
 
 
 @dataclass(frozen=True)
@@ -194,28 +193,9 @@ class _Writer:
 def quantized_weight(
     weight: NDArray[np.float32], axis: int, grid: Grid = INT8
 ) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
-    """Round a weight to the numbers of a grid, with one scale for each index of `axis`.
-
-    A channel of zeros takes the smallest scale of the others. Scales below float16's smallest normal number, such as
-    those of channels that a batch norm has switched off, are raised to it, but not above the layer's largest scale: so
-    no channel is rounded more coarsely than the coarsest.
-
-    Args:
-        weight: not all zero.
-        axis: the axis of the output channels.
-        grid: INT8 or FP8.
-
-    Returns:
-        The rounded weight and its scales.
-    """
-    others = tuple(index for index in range(weight.ndim) if index != axis)
-    scales = np.abs(weight).max(axis=others) / np.float32(grid.largest)
-    scales[scales == 0] = scales[scales > 0].min()
-    scales = np.maximum(scales, min(np.float32(_SMALLEST_NORMAL_HALF), scales.max()))
-    numbers = np.clip(weight / np.expand_dims(scales, others), -grid.largest, grid.largest)
-    if grid is INT8:
-        numbers = np.rint(numbers)
-    return numbers.astype(grid.dtype.numpy()), scales
+    """The numbers of a grid that stand for a weight, and their scales; see `timmx_onnx.scaled_weight`."""
+    numbers, scales = scaled_weight(weight, axis, grid.largest)
+    return (np.rint(numbers) if grid is INT8 else numbers).astype(grid.dtype.numpy()), scales
 
 
 def _scale(bounds: tuple[float, float], grid: Grid) -> NDArray[np.float32] | None:

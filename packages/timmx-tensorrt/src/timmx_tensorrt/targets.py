@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
+from timmx_onnx import WEIGHTED, Layer, constant, layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,12 +30,8 @@ _MAX_FP8_KERNEL = 32
 _MAX_HEAD = 2**22
 """Largest number of weights of a one-position layer that stays float: 8 MB in half precision, read in microseconds."""
 
-WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul".split())
-"""Operators with a weight, which TensorRT computes in 8 bits if both inputs have 8 bits."""
-
 _ACTIVATIONS = frozenset("Clip Elu Gelu HardSwish LeakyRelu Mish PRelu Relu Selu Swish".split())
 _LAYOUT = frozenset("Flatten Identity Reshape Squeeze Transpose Unsqueeze".split())
-_FOLDED = frozenset(("Identity", "Reshape", "Transpose"))
 _TRANSFORMER = frozenset("Attention LayerNormalization RMSNormalization Softmax".split())
 
 
@@ -58,21 +55,6 @@ INT8 = Grid("int8", ir.DataType.INT8, 127)
 
 FP8 = Grid("fp8", ir.DataType.FLOAT8E4M3FN, 448)
 """Three bits of mantissa: small numbers are more precise than in int8, and large ones less."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A convolution or linear layer to compute in 8 bits.
-
-    Attributes:
-        node: its first input is the activation, its second the weight.
-        weight: float32, after transposes and reshapes of the constant.
-        axis: the weight's axis of the output channels.
-    """
-
-    node: ir.Node
-    weight: NDArray[np.float32]
-    axis: int
 
 
 @dataclass(frozen=True)
@@ -119,17 +101,19 @@ def targets(model: ir.Model, grid: Grid = INT8) -> Targets:
     """
     _infer_shapes(model)
     batch = _batch(model.graph)
-    layers, float_reasons = [], {}
+    chosen: list[Layer] = []
+    float_reasons: dict[ir.Node, str] = {}
+    constant_layers = {layer.node: layer for layer in layers(model.graph)}
     for node in model.graph:
         if node.domain == "" and node.op_type in WEIGHTED:
-            weight = _constant(node.inputs[1])
-            reason = "no constant weight" if weight is None else _reason(node, weight, batch, grid)
-            if weight is None or reason:
+            layer = constant_layers.get(node)
+            reason = "no constant weight" if layer is None else _reason(node, layer.weight, batch, grid)
+            if layer is None or reason:
                 float_reasons[node] = reason
             else:
-                layers.append(Layer(node, weight, _output_axis(node)))
-    shortcuts = _shortcuts(model.graph, layers) if grid is INT8 else ()
-    return Targets(tuple(layers), tuple(shortcuts), float_reasons)
+                chosen.append(layer)
+    shortcuts = _shortcuts(model.graph, chosen) if grid is INT8 else ()
+    return Targets(tuple(chosen), tuple(shortcuts), float_reasons)
 
 
 def observed_values(model: ir.Model, grid: Grid = INT8) -> list[str]:
@@ -149,40 +133,6 @@ def _infer_shapes(model: ir.Model) -> None:
 def _batch(graph: ir.Graph) -> int | ir.SymbolicDim | None:
     shape = graph.inputs[0].shape if graph.inputs else None
     return shape[0] if shape else None
-
-
-def _constant(value: ir.Value | None) -> NDArray[np.float32] | None:
-    """A float32 constant, also through transposes and reshapes; None for anything else."""
-    array = _fold_constant(value)
-    return array if array is not None and array.dtype == np.float32 else None
-
-
-def _fold_constant(value: ir.Value | None) -> NDArray[Any] | None:
-    if value is None or value.is_graph_input():
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is not None:
-        return tensor.numpy()
-    node = value.producer()
-    source = _fold_constant(node.inputs[0]) if node is not None and node.op_type in _FOLDED else None
-    if node is None or source is None:
-        return None
-    if node.op_type == "Transpose":
-        order = node.attributes.get_ints("perm", tuple(reversed(range(source.ndim))))
-        return source.transpose(order)
-    if node.op_type == "Reshape":
-        shape = _fold_constant(node.inputs[1])
-        return None if shape is None or 0 in shape else source.reshape(shape.tolist())
-    return source
-
-
-def _output_axis(node: ir.Node) -> int:
-    """The axis of the output channels in a weight."""
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
-    return 1
 
 
 def _reason(
@@ -254,7 +204,7 @@ def _sums_activations(add: ir.Node) -> bool:
     first, second = add.inputs
     if first is None or second is None or first is second:
         return False
-    return first.shape == second.shape and _fold_constant(first) is None and _fold_constant(second) is None
+    return first.shape == second.shape and constant(first) is None and constant(second) is None
 
 
 def last_conv(value: ir.Value | None) -> ir.Node | None:

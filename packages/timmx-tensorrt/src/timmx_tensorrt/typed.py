@@ -19,7 +19,7 @@ from timmx.plugin import (
     VerificationError,
     reporter,
 )
-from timmx_onnx import OnnxRunner, lower_precision, nodes_in_float32, to_float16, translate, write
+from timmx_onnx import WEIGHTED, OnnxRunner, lower_precision, nodes_in_float32, to_float16, translate, write
 
 from timmx_tensorrt.calibrate import observe
 from timmx_tensorrt.lint import lint
@@ -27,7 +27,7 @@ from timmx_tensorrt.options import TensorRTMode
 from timmx_tensorrt.profile import choose_profile
 from timmx_tensorrt.quantize import insert
 from timmx_tensorrt.rounding import half_types
-from timmx_tensorrt.targets import FP8, INT8, WEIGHTED, observed_values
+from timmx_tensorrt.targets import FP8, INT8, observed_values
 from timmx_tensorrt.typed_runner import TypedRunner
 
 if TYPE_CHECKING:

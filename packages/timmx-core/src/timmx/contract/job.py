@@ -129,6 +129,13 @@ class ExportJob(Protocol):
             make: computes the value from this job's model. What it returns must not be changed.
         """
 
+    def samples(self, count: int) -> np.ndarray:
+        """Some inputs of the verification, (N, C, H, W) float32, for choices that a backend makes by measurement.
+
+        Args:
+            count: the most inputs; there are at least 4.
+        """
+
     def calibration(self, data: Path | None, samples: int | None = None) -> Calibration:
         """Calibration inputs, to find the ranges of activations. Call it before the conversion: it checks the data.
 

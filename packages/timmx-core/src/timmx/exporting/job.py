@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
     from pathlib import Path
 
+    import numpy as np
     import torch
 
     from timmx.artifact import Staging
@@ -67,6 +68,10 @@ class Job:
 
     def shared(self, key: Hashable, make: Callable[[], Value]) -> Value:
         return self._session.shared((self._backend.name, key), make)
+
+    def samples(self, count: int) -> np.ndarray:
+        reference = self._session.reference
+        return reference.samples.take(range(min(count, len(reference))))
 
     def calibration(self, data: Path | None, samples: int | None = None) -> CalibrationInputs:
         from timmx.inputs import check_representative, choose_calibration

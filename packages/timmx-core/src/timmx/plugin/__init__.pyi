@@ -92,5 +92,6 @@ from timmx.quantization import (
     Float32Set as Float32Set,
     HalfPrecisionProgram as HalfPrecisionProgram,
     Observed as Observed,
+    exempt_layers as exempt_layers,
     smallest_float32_set as smallest_float32_set,
 )

@@ -1,3 +1,4 @@
+from timmx.quantization.exemptions import exempt_layers as exempt_layers
 from timmx.quantization.float32_set import (
     Float32Set as Float32Set,
     smallest_float32_set as smallest_float32_set,
