@@ -509,7 +509,14 @@ def test_the_data_config_of_a_lightning_module_is_taken(tmp_path, trained):
         assert (config.mean, config.std, config.crop_pct) == ((0.1,) * 3, (0.2,) * 3, 1.0)
         assert config.input_size == (3, 96, 96)
         assert "input size 96 x 96, mean (0.1, 0.1, 0.1)" in loaded.notes[0]
-    unclear = {"mean": 0.5, "std": 0.02, "img_size": [96], "crop_pct": "a", "interpolation": None}
+    unclear = {
+        "mean": 0.5,
+        "std": 0.02,
+        "img_size": [96],
+        "input_size": 3,
+        "crop_pct": "a",
+        "interpolation": None,
+    }
     torch.save({"state_dict": trained.state_dict(), "hyper_parameters": unclear}, tmp_path / "c.ckpt")
     assert load(tmp_path / "c.ckpt", num_classes=7).notes == ()
 

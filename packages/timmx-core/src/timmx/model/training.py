@@ -47,6 +47,8 @@ _OF_IMAGES = re.compile(
     r"params|options|hyper_parameters))?"
 )
 _UNRELATED = re.compile(r"optim|sched|scaler|callback|loop|loss|teacher|augment")
+_SMALLEST_SIDE = 16
+"""Of an image, in pixels: a smaller number under such a name is something else, such as a number of channels."""
 _MOST_LEVELS = 5
 _MOST_DICTS = 1000
 """Limits of nested options: a pickle may have dicts that hold each other."""
@@ -150,8 +152,8 @@ def _is_of_data(key: str, value: Any) -> bool:
         return isinstance(value, str)
     if key == "crop_pct":
         return type(value) in (int, float)
-    whole = numbers and all(isinstance(side, int) and side > 0 for side in value)
-    return (whole and len(value) in (2, 3)) or (type(value) is int and value > 0)
+    sides = (value,) if type(value) is int else value[-2:] if numbers and len(value) in (2, 3) else ()
+    return bool(sides) and all(isinstance(side, int) and side >= _SMALLEST_SIDE for side in sides)
 
 
 def arguments_of_training(options: Mapping[str, Any], path: Path) -> dict[str, Any]:
