@@ -157,6 +157,7 @@ def test_images_of_12_bits_are_refused_until_their_depth_is_stated(file, tmp_pat
     result = run_timmx("eval", file, "--data", tmp_path / "deep", "--json")
     assert result.exit_code == 2
     assert "--image-bits 12" in result.stderr
+    assert result.stderr.count("of 65,535") == 1  # the error, without the warning
     result = json.loads(
         run_timmx("eval", file, "--data", tmp_path / "deep", "--json", "--image-bits", 12).stdout
     )

@@ -43,8 +43,6 @@ _GROUPS = {
 _NORM = frozenset("MEAN RSQRT SQRT DIV MUL SUB ADD POW SQUARED_DIFFERENCE SQUARE RECIPROCAL".split())
 MAX_LOSS_DB = 1.0
 """What all groups together may cost compared with the plan without them."""
-TARGET_DB = 20.0
-"""Below this ratio more than one answer in ten changes, and layers are exempted from integers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +107,6 @@ def choose_plan(
     exempt, ratio = exempt_layers(
         sorted(at for at in whole.integer if graph.operations[at].kind in LINEAR),
         lambda exempt: measure_snr_db(make_plan(graph, exempt=exempt)),
-        TARGET_DB,
         progress,
     )
     best = make_plan(graph, exempt=exempt)

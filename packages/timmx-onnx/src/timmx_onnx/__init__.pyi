@@ -1,7 +1,7 @@
 from timmx_onnx.export import to_float16 as to_float16, translate as translate, write as write
 from timmx_onnx.float32_islands import subgraphs as subgraphs
 from timmx_onnx.keys import DATA_KEY as DATA_KEY
-from timmx_onnx.names import Names as Names
+from timmx_onnx.names import Names as Names, add_constant as add_constant
 from timmx_onnx.plugin import OnnxBackend as OnnxBackend
 from timmx_onnx.precision import lower_precision as lower_precision
 from timmx_onnx.proto import (

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from timmx_onnx.names import Names
+from timmx_onnx.names import Names, add_constant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,14 +123,7 @@ def store_weights(model: ir.Model, keeps: Callable[[ir.Node], bool] = lambda nod
         The number of layers by operator.
     """
     graph = model.graph
-    names = Names(
-        value.name
-        for value in (
-            *graph.inputs,
-            *graph.initializers.values(),
-            *(output for node in graph for output in node.outputs),
-        )
-    )
+    names = Names.of(graph)
     stored: Counter[str] = Counter()
     floats: dict[tuple[ir.Value, int], ir.Value] = {}
     for layer in storable(graph):
@@ -142,10 +135,10 @@ def store_weights(model: ir.Model, keeps: Callable[[ir.Node], bool] = lambda nod
         if key not in floats:
             scaled, scales = scaled_weight(layer.weight, layer.axis, _LARGEST)
             sides = [-1 if axis == layer.axis else 1 for axis in range(layer.weight.ndim)]
-            integers = _initializer(
+            integers = add_constant(
                 graph, names.unused(f"{source.name}_int8"), np.rint(scaled).astype(np.int8)
             )
-            scale = _initializer(graph, names.unused(f"{source.name}_scale"), scales.reshape(sides))
+            scale = add_constant(graph, names.unused(f"{source.name}_scale"), scales.reshape(sides))
             cast, product = (
                 ir.Value(
                     name=names.unused(f"{source.name}_{kind}"),
@@ -165,12 +158,3 @@ def store_weights(model: ir.Model, keeps: Callable[[ir.Node], bool] = lambda nod
         stored[layer.node.op_type] += 1
     common.RemoveUnusedNodesPass()(model)
     return stored
-
-
-def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    tensor = ir.Tensor(array, name=name)
-    value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from timmx.plugin import ConfigurationError
-from timmx_onnx import Names, scaled_weight
+from timmx_onnx import Names, add_constant, scaled_weight
 
 from timmx_tensorrt.targets import INT8, last_conv, targets
 
@@ -109,12 +109,7 @@ class _Writer:
         self._activations: dict[ir.Value, ir.Value] = {}
         self._weights: dict[tuple[ir.Value, int], ir.Value] = {}
         self._zeros: dict[tuple[int, ...], ir.Value] = {}
-        values = (
-            *graph.inputs,
-            *graph.initializers.values(),
-            *(out for node in graph for out in node.outputs),
-        )
-        self._names = Names(value.name for value in values)
+        self._names = Names.of(graph)
 
     @property
     def pairs(self) -> int:
@@ -179,15 +174,7 @@ class _Writer:
         return self._zeros[shape]
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        tensor = ir.Tensor(array, name=self._names.unused(name))
-        value = ir.Value(
-            name=tensor.name,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(array.shape),
-            const_value=tensor,
-        )
-        self._graph.register_initializer(value)
-        return value
+        return add_constant(self._graph, self._names.unused(name), array)
 
 
 def quantized_weight(

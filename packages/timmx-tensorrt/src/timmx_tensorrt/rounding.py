@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from timmx.plugin import UnsupportedError
-from timmx_onnx import Names, subgraphs
+from timmx_onnx import Names, add_constant, subgraphs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -255,12 +255,7 @@ def _scale_of_float8(node: ir.Node, graph: ir.Graph) -> ir.Value:
         return scale
     shape = [1] * len(value.shape)
     shape[node.attributes.get_int("axis", 1)] = arrays[0].size
-    tensor = ir.Tensor(arrays[0].reshape(shape), name=f"{node.outputs[0].name}_scale_by_channel")
-    aligned = ir.Value(
-        name=tensor.name, type=ir.TensorType(_FLOAT32), shape=ir.Shape(shape), const_value=tensor
-    )
-    graph.register_initializer(aligned)
-    return aligned
+    return add_constant(graph, f"{node.outputs[0].name}_scale_by_channel", arrays[0].reshape(shape))
 
 
 def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:

@@ -162,15 +162,16 @@ class DepthReport:
                 self._largest = max(self._largest, largest)
 
     def check(self, images: int = _LEAST_DARK) -> None:
-        """Refuse images that all use few bits, if there are at least as many.
+        """Refuse images that all use few bits, if there are at least as many; then `warning` does not repeat it.
 
         Raises:
             ConfigurationError: they are probably of a smaller depth than 16 bits.
         """
         with self._lock:
             count, few, largest = self._images, self._few, self._largest
-        if count < images or few < count:
-            return
+            if count < images or few < count:
+                return
+            self._images = self._few = self._largest = 0
         bits = largest.bit_length()
         raise ConfigurationError(
             f"all {count:,} images of 16 bits have values of at most {largest:,} of 65,535: they are very dark, or "

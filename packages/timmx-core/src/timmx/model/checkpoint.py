@@ -201,10 +201,9 @@ def with_config(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     if not isinstance(config, dict) or not {"architecture", "pretrained_cfg"} <= config.keys():
         return checkpoint
-    of_config = other_options(config)
-    of_config.add({"num_classes": config.get("num_classes")})
-    others = checkpoint.other_options
-    others.add(of_config.values)
+    others = checkpoint.other_options.with_values(
+        {"num_classes": config.get("num_classes"), **other_options(config).values}
+    )
     architecture = checkpoint.architecture or model_of_training(names_of(config, {}, {}))
     return replace(checkpoint, architecture=architecture, other_options=others)
 

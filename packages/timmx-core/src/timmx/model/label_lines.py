@@ -67,7 +67,8 @@ def names_in_lines(
 
 _KEY = re.compile(r"(names|labels|classes|nc|path|train|val|id2label|label2id|class_to_idx)\s*:\s*\S", re.I)
 _OPENS = re.compile(
-    r"(^|\w\s*)[\[{(]$|^[\]})],?;?$|^<(!doctype|html|\?xml)|^<(\w+)[^>]*>.*</\3>$|^\w+\s*=\s*[\[{(\"']|^---$|^\w+\s*\{.*:.*\}$",
+    r"(^|\w\s*)[\[{(]$|^[\]})],?;?$|^<(!doctype|html|\?xml)|^<(?P<tag>\w+)[^>]*>.*</(?P=tag)>$"
+    r"|^\w+\s*=\s*[\[{(\"']|^---$|^\w+\s*\{.*:.*\}$",
     re.I,
 )
 

@@ -88,17 +88,8 @@ def _taken(where: str, what: str) -> None:
 
 
 _HOLDERS = (
-    *(
-        "id2label",
-        "label_names",
-        "pretrained_cfg",
-        "idx_to_class",
-        "class_names",
-        "names",
-        "labels",
-        "classes",
-    ),
-    *("class_to_idx", "label2id"),
+    *"id2label label_names pretrained_cfg idx_to_class class_names".split(),
+    *"names labels classes class_to_idx label2id".split(),
 )
 """Keys of JSON objects that hold the names, the most reliable first."""
 

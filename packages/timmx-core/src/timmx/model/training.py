@@ -67,6 +67,14 @@ class TrainingOptions:
     values: dict[str, Any] = field(default_factory=dict)
     contradictions: dict[str, list[Any]] = field(default_factory=dict)
 
+    def with_values(self, options: Mapping[str, Any]) -> TrainingOptions:
+        """These options and others."""
+        both = TrainingOptions(
+            dict(self.values), {key: [*found] for key, found in self.contradictions.items()}
+        )
+        both.add(options)
+        return both
+
     def add(self, options: Mapping[str, Any]) -> None:
         """Add options that are set; the first value of each counts."""
         for key, value in options.items():

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+_TARGET_DB = 20.0
+"""Below this ratio more than one answer in ten changes."""
 _MAX_SHARE = 1 / 3
 """The largest share of the layers that may be exempted."""
 
@@ -16,8 +18,8 @@ _MAX_SHARE = 1 / 3
 def exempt_layers(
     layers: Sequence[Item],
     measure: Callable[[frozenset[Item]], float],
-    target_db: float,
     progress: Callable[[str], None],
+    target_db: float = _TARGET_DB,
 ) -> tuple[frozenset[Item], float]:
     """The layers to exempt so that a file reaches a ratio: as few as necessary, a third of them at most.
 
@@ -27,8 +29,8 @@ def exempt_layers(
     Args:
         layers: all that can be in integers.
         measure: the signal-to-noise ratio in dB of the file without these layers in integers.
-        target_db: the ratio to reach.
         progress: receives the name of each long step.
+        target_db: the ratio to reach.
 
     Returns:
         The layers to exempt, and the ratio with them, which may be less than the target.
