@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from operator_speed import kinds
+from operator_cases import kinds
 from timmx_onnx.speed import assumed_cpu, operator_cost, operator_costs
 
 
