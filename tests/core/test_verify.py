@@ -144,8 +144,8 @@ class Photos(ImageSamples):
 
 
 def disagree(x):
-    """The outputs of the model at 7 dB."""
-    return model(x) + 0.3 * model(x)[:, ::-1]
+    """The outputs of the model at 13 dB."""
+    return model(x) + 0.15 * model(x)[:, ::-1]
 
 
 def judge_photos(count, compute=disagree, threshold=None, **options):
@@ -180,7 +180,8 @@ def test_8_bit_activations_must_agree_with_the_model_on_64_images(precision):
 
 
 @pytest.mark.parametrize(
-    ("count", "options"), [(63, {}), (64, {"precision": Precision.INT16X8}), (64, {"min_agreement": 0.0})]
+    ("count", "options"),
+    [(63, {}), (64, {"precision": Precision.INT8_WEIGHTS}), (64, {"min_agreement": 0.0})],
 )
 def test_a_low_agreement_is_noted_where_it_does_not_fail(count, options):
     report, agreement = judge_photos(count, **options)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from timmx.plugin import (
     CalibrationMethod,
     Exported,
+    IntegerScheme,
     OutputKind,
     Precision,
     TensorSpec,
@@ -75,7 +76,6 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
     if options.mode.quantized:
         facts["per_channel"] = options.per_channel is not False
     if calibration is not None:
-        job.progress("Calibrating and quantizing")
         method = options.calibration_method or CalibrationMethod.MINMAX
         settings = IntegerSettings(
             bits=16 if options.mode is LiteRTMode.INT16X8 else 8,
@@ -90,7 +90,23 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
         spec = TensorSpec(
             name="input", shape=shape, dtype="uint8" if pixel_bytes else "float32", layout=layout
         )
-        content, plan = make_integer(content, _Inputs(calibration, spec), settings, job.progress)
+        scheme = IntegerScheme(
+            bits=settings.bits,
+            symmetric=settings.bits == 16,
+            per_channel=settings.per_channel,
+            method=method,
+        )
+        planner = job.quantization_planner(calibration, scheme)
+        wish = job.wish(_PRECISIONS[options.mode], options.max_drop)
+        made = make_integer(
+            content,
+            _Inputs(calibration, spec),
+            settings,
+            planner,
+            wish,
+            lambda batch: feed(spec, batch),
+        )
+        content, plan = made.content, made.plan
         if float_operations := _float_operations(plan):
             notes.append(
                 f"Computed in float: {float_operations}. Hardware with integer arithmetic only leaves them to the CPU."
@@ -101,6 +117,7 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
             "integer_operations": len(plan.integer),
             "stored_operations": len(plan.weight_only),
             "float_operations": plan.float_kinds,
+            "quantization_plan": planner.facts(made.choice, made.measured, made.states),
         }
     elif options.mode is LiteRTMode.FP16:
         content = halve(content)

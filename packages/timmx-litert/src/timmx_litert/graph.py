@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from timmx.plugin import WeightKey
+
 from timmx_litert.model_file import names_of
 
 
@@ -71,6 +74,7 @@ class Graph:
             )
             for operation in graph.operators
         ]
+        self._data = [model.buffers[tensor.buffer].data for tensor in graph.tensors]  # views of the content
         self.input = int(graph.inputs[0])
         self.outputs = tuple(map(int, graph.outputs))
 
@@ -82,6 +86,13 @@ class Graph:
             for index in operation.inputs:
                 consumers.setdefault(index, []).append(operation)
         return consumers
+
+    def weight(self, operation: Operation) -> WeightKey | None:
+        """Recognizes the constant weight of a convolution or matrix product; None if it has none."""
+        index = operation.inputs[1] if len(operation.inputs) > 1 else -1
+        if index < 0 or not self.tensors[index].constant or not self.tensors[index].floating:
+            return None
+        return WeightKey.of(np.asarray(self._data[index], np.uint8).view(np.float32))
 
     def activations(self, operation: Operation) -> list[int]:
         """The inputs of an operation that depend on the model's input."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from timmx.plugin import CalibrationChoice, CalibrationData, CalibrationSamples, RandomCalibration
+from timmx.plugin import CalibrationChoice, CalibrationData, CalibrationSamples, MaxDrop, RandomCalibration
 
 
 class LiteRTMode(StrEnum):
@@ -88,6 +88,7 @@ class LiteRTOptions:
     calibration_samples: CalibrationSamples = None
     random_calibration: RandomCalibration = False
     calibration_method: CalibrationChoice = None
+    max_drop: MaxDrop = None
 
     @property
     def takes_nhwc(self) -> bool:

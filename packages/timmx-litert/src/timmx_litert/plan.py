@@ -7,20 +7,17 @@ outliers of its residual stream, its norms and its softmax do not fit into 256 l
 * operations that only move values (reshape, padding, max pooling) do so if their input is already an integer;
 * layer norms, softmax, GELU and products of two activations (attention) stay float;
 * the small layers of squeeze-excite gates store 8-bit weights and compute in float;
-* if that keeps less than 20 dB, so do the convolutions and matrix products that lose most in integers, each measured
-  separately: as few as necessary, a third of them at most;
+* so do the convolutions and matrix products that lose most in integers, as few as the core's planner finds necessary;
 * activation functions, products, averages and sums are added to the integers in this order, each kind if the whole
   model loses at most one decibel by it.
 
-All of it is measured on some of the calibration inputs (`choose_plan`).
+The last one is measured with the file on some of the calibration inputs (`choose_plan`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-from timmx.plugin import exempt_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,23 +91,24 @@ def make_plan(graph: Graph, groups: tuple[str, ...] = (), exempt: frozenset[int]
     )
 
 
+def linear_positions(graph: Graph) -> list[int]:
+    """The positions of the convolutions and matrix products that can compute in integers."""
+    return sorted(at for at in make_plan(graph).integer if graph.operations[at].kind in LINEAR)
+
+
 def choose_plan(
-    graph: Graph, measure_snr_db: Callable[[Plan], float], progress: Callable[[str], None]
+    graph: Graph, exempt: frozenset[int], measure_snr_db: Callable[[Plan], float], target_db: float
 ) -> Plan:
-    """The plan with the most groups that loses at most `MAX_LOSS_DB`.
+    """The plan with the most groups that loses at most `MAX_LOSS_DB` by them.
 
     Args:
+        exempt: positions of operations of `LINEAR` kinds that stay in float.
         measure_snr_db: returns the signal-to-noise ratio of the model quantized by a plan.
-        progress: receives the name of each long step.
+        target_db: the ratio below which no group may bring the file.
     """
-    whole = make_plan(graph)
-    exempt, ratio = exempt_layers(
-        sorted(at for at in whole.integer if graph.operations[at].kind in LINEAR),
-        lambda exempt: measure_snr_db(make_plan(graph, exempt=exempt)),
-        progress,
-    )
     best = make_plan(graph, exempt=exempt)
-    floor = ratio - MAX_LOSS_DB
+    ratio = measure_snr_db(best)
+    floor = max(ratio - MAX_LOSS_DB, min(ratio, target_db))
     for name in _GROUPS:
         wider = make_plan(graph, (*best.groups, name), best.exempt)
         if wider.integer == best.integer or measure_snr_db(wider) >= floor:

@@ -19,18 +19,18 @@ from ai_edge_quantizer.qtyping import (
     TFLOperationName,
 )
 from ai_edge_quantizer.quantizer import Quantizer
-from timmx.plugin import worst_db
+from timmx.plugin import LayerState, worst_db
 
 from timmx_litert.calibrate import observe, statistics
 from timmx_litert.graph import Graph, Operation
 from timmx_litert.options import IoType, LiteRTMode
-from timmx_litert.plan import Plan, choose_plan
+from timmx_litert.plan import LINEAR, Plan, choose_plan, linear_positions
 from timmx_litert.runner import open_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from timmx.plugin import CalibrationMethod
+    from timmx.plugin import CalibrationMethod, Figures, QuantizationPlan, QuantizationPlanner, Wish
 
 _JUDGED_INPUTS = 8
 """The number of calibration inputs on which a plan is judged."""
@@ -103,17 +103,40 @@ def store_weights(content: bytes, mode: LiteRTMode, *, per_channel: bool) -> byt
     return _run(quantizer)
 
 
+@dataclass(frozen=True, kw_only=True)
+class IntegerFile:
+    """The result of `make_integer`.
+
+    Attributes:
+        content: the quantized `.tflite`.
+        plan: how each of its operations computes.
+        choice: the planner's choice of layers.
+        measured: figures of the file.
+        states: how each of the planner's layers computes.
+    """
+
+    content: bytes
+    plan: Plan
+    choice: QuantizationPlan
+    measured: Figures
+    states: dict[str, LayerState]
+
+
 def make_integer(
-    content: bytes, inputs: Iterable[np.ndarray], settings: IntegerSettings, progress: Callable[[str], None]
-) -> tuple[bytes, Plan]:
+    content: bytes,
+    inputs: Iterable[np.ndarray],
+    settings: IntegerSettings,
+    planner: QuantizationPlanner,
+    wish: Wish,
+    convert: Callable[[np.ndarray], np.ndarray],
+) -> IntegerFile:
     """Compute in integers, except where they would cost too much accuracy (see `plan`).
 
     Args:
         inputs: as the float file takes them, one image each; iterated several times.
-        progress: receives the name of each long step.
-
-    Returns:
-        The quantized `.tflite`, and the plan that it follows.
+        planner: chooses the layers that stay in float.
+        wish: what the file should reach.
+        convert: makes an input of the float file of one of the model, (N, C, H, W) float32.
     """
     graph = Graph(content)
     ranges = observe(content, graph, inputs, settings.method, settings.bits)
@@ -124,13 +147,53 @@ def make_integer(
     calibration = statistics(ranges, graph)
     samples = [array for array, _ in zip(inputs, range(_JUDGED_INPUTS), strict=False)]
     expected = _outputs(content, samples)
+    names = _names(graph, planner)
+
+    def quantized(plan: Plan, *, set_io: bool = False) -> bytes:
+        return _apply(content, graph, plan, settings, calibration, set_io=set_io)
 
     def measure_snr_db(plan: Plan) -> float:
-        quantized = _apply(content, graph, plan, settings, calibration, set_io=False)
-        return worst_db(expected, _outputs(quantized, samples))
+        return worst_db(expected, _outputs(quantized(plan), samples))
 
-    plan = choose_plan(graph, measure_snr_db, progress)
-    return _apply(content, graph, plan, settings, calibration, set_io=True), plan
+    def build(choice: QuantizationPlan) -> tuple[Plan, Callable[[np.ndarray], list[np.ndarray]]]:
+        exempt = frozenset(at for at, name in names.items() if name in choice.kept)
+        plan = choose_plan(graph, exempt, measure_snr_db, wish.target_db)
+        signature = open_interpreter(quantized(plan)).get_signature_runner()
+
+        def run(batch: np.ndarray) -> list[np.ndarray]:
+            answer = signature(input=convert(batch))
+            return [answer[name] for name in sorted(answer)]
+
+        return plan, run
+
+    choice, plan, measured = planner.choose(list(names.values()), wish, build)
+    states = {
+        name: LayerState.INTEGER
+        if at in plan.integer
+        else LayerState.STORED
+        if at in plan.weight_only
+        else LayerState.FLOAT
+        for at, name in _names(graph, planner, plan).items()
+    }
+    return IntegerFile(
+        content=quantized(plan, set_io=True), plan=plan, choice=choice, measured=measured, states=states
+    )
+
+
+def _names(graph: Graph, planner: QuantizationPlanner, plan: Plan | None = None) -> dict[int, str]:
+    """The planner's layers by the position of their operation.
+
+    Args:
+        plan: name all layers that it quantizes, otherwise those that can compute in integers.
+    """
+    positions = linear_positions(graph) if plan is None else sorted(plan.integer | plan.weight_only)
+    weights = {
+        at: key
+        for at, operation in enumerate(graph.operations)
+        if operation.kind in LINEAR and (key := graph.weight(operation)) is not None
+    }
+    names = dict(zip(weights, planner.match(list(weights.values())), strict=True))
+    return {at: name for at in positions if (name := names.get(at)) is not None}
 
 
 def _apply(

@@ -37,7 +37,9 @@ def validate(request: ExportRequest, options: LiteRTOptions) -> None:
             hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration (lowers "
             "accuracy), or --mode weight-int8, which requires none",
         )
-    check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
+    check_calibration(
+        options.calibration_data, options.calibration_samples, options.random_calibration, options.max_drop
+    )
 
 
 def _check_io(request: ExportRequest, options: LiteRTOptions) -> None:
@@ -60,6 +62,7 @@ def _check_unused(options: LiteRTOptions) -> None:
         options.calibration_samples,
         options.random_calibration,
         options.calibration_method,
+        options.max_drop,
     )
     if not mode.quantized:
         channels = {True: ["--per-channel"], False: ["--no-per-channel"], None: []}[options.per_channel]

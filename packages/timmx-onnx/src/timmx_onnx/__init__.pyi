@@ -1,3 +1,4 @@
+from timmx_onnx.calibrate import observe as observe
 from timmx_onnx.export import to_float16 as to_float16, translate as translate, write as write
 from timmx_onnx.float32_islands import subgraphs as subgraphs
 from timmx_onnx.keys import DATA_KEY as DATA_KEY
@@ -11,7 +12,11 @@ from timmx_onnx.proto import (
     read_proto as read_proto,
 )
 from timmx_onnx.repair import nodes_in_float32 as nodes_in_float32
-from timmx_onnx.runner import OnnxRunner as OnnxRunner, open_session as open_session
+from timmx_onnx.runner import (
+    OnnxRunner as OnnxRunner,
+    open_session as open_session,
+)
+from timmx_onnx.running import opened as opened
 from timmx_onnx.weights import (
     WEIGHTED as WEIGHTED,
     Layer as Layer,

@@ -8,7 +8,14 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from timmx.plugin import Exported, Precision, UnsupportedError, quick_decompositions, sha256
+from timmx.plugin import (
+    CalibrationMethod,
+    Exported,
+    Precision,
+    UnsupportedError,
+    quick_decompositions,
+    sha256,
+)
 
 import timmx_onnx.rules  # noqa: F401 - corrects onnxscript's rules
 from timmx_onnx.attention import with_four_axes
@@ -36,6 +43,9 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
         UnsupportedError: PyTorch's exporter cannot translate an operation, or the weights do not fit into one file
             and `external_data` is False.
     """
+    calibration = None
+    if options.mode is OnnxMode.INT8:  # unusable data is refused before the long translation
+        calibration = job.calibration(options.calibration_data, options.calibration_samples)
     model = translate(job, options.opset, optimize=options.optimize)
     precision = Precision.FP32
     notes: tuple[str, ...] = ()
@@ -53,6 +63,20 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
             notes = (
                 f"{kept} layer{'s keep' if kept > 1 else ' keeps'} float weights: 8 bits cost too much accuracy there.",
             )
+    elif calibration is not None:
+        from timmx_onnx.int8 import to_int8  # imports onnxruntime
+
+        precision = Precision.INT8
+        quantized = to_int8(
+            model,
+            job,
+            calibration,
+            method=options.calibration_method or CalibrationMethod.MINMAX,
+            max_drop=options.max_drop,
+            reduce_range=options.reduce_range,
+        )
+        model, notes = quantized.model, quantized.notes
+        facts |= quantized.facts
     metadata = job.metadata(precision, opset=options.opset, ir_version=model.ir_version, **facts)
     job.progress("Writing ONNX")
     write(model, job.path, metadata, options.external_data)

@@ -7,20 +7,22 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+from timmx.plugin import CalibrationChoice, CalibrationData, CalibrationSamples, MaxDrop, RandomCalibration
 
 ONE_FILE = 2**31 - 1 - 64 * 2**20
 """The most bytes of weights in one file: protobuf's limit without 64 MB for the graph."""
 
 
 class OnnxMode(StrEnum):
-    """The arithmetic of the graph and the type of its weights; input and output are float32 in each."""
+    """The arithmetic of the graph and the type of its weights."""
 
     FP32 = "fp32"
     FP16 = "fp16"
     WEIGHT_INT8 = "weight-int8"
+    INT8 = "int8"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OnnxOptions:
     """The options that only `timmx onnx` has."""
 
@@ -33,7 +35,8 @@ class OnnxOptions:
         typer.Option(
             "--mode",
             help="fp16 halves the file size; normalization layers, softmax and --normalize stay in float32. "
-            "weight-int8 quarters it: weights are stored in 8 bits, and arithmetic stays in float32.",
+            "weight-int8 quarters it: weights are stored in 8 bits, and arithmetic stays in float32. int8 computes in "
+            "integers where that is accurate and faster in ONNX Runtime; requires calibration.",
         ),
     ] = OnnxMode.FP32
     external_data: Annotated[
@@ -50,3 +53,15 @@ class OnnxOptions:
             "--optimize/--no-optimize", help="Fold constants and fuse operators; results do not change."
         ),
     ] = True
+    reduce_range: Annotated[
+        bool,
+        typer.Option(
+            "--reduce-range",
+            help="With --mode int8: use 7 of 8 bits of each weight, for x86 CPUs without VNNI, which saturate.",
+        ),
+    ] = False
+    calibration_data: CalibrationData = None
+    calibration_samples: CalibrationSamples = None
+    random_calibration: RandomCalibration = False
+    calibration_method: CalibrationChoice = None
+    max_drop: MaxDrop = None

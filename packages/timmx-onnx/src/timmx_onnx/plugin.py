@@ -11,7 +11,7 @@ from timmx_onnx.options import ONE_FILE, OnnxMode, OnnxOptions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.plugin import Metadata, OpenSettings, Runner, Snippet
+    from timmx.plugin import ExportRequest, Metadata, OpenSettings, Runner, Snippet
 
 
 class OnnxBackend(ExportBackend):
@@ -37,8 +37,15 @@ class OnnxBackend(ExportBackend):
     def weights_limit(self, options: OnnxOptions) -> WeightsLimit | None:
         if options.external_data is not False:
             return None
-        smaller = {OnnxMode.FP32: 1, OnnxMode.FP16: 2, OnnxMode.WEIGHT_INT8: 4}[options.mode]
+        smaller = {OnnxMode.FP32: 1, OnnxMode.FP16: 2, OnnxMode.WEIGHT_INT8: 4, OnnxMode.INT8: 4}[
+            options.mode
+        ]
         return WeightsLimit(ONE_FILE * smaller, "leave --no-external-data out")
+
+    def validate(self, request: ExportRequest, options: OnnxOptions) -> None:
+        from timmx_onnx.validation import validate
+
+        validate(options)
 
     def export(self, job: ExportJob, options: OnnxOptions) -> Exported:
         from timmx_onnx.export import export

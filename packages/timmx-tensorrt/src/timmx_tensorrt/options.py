@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from timmx.plugin import CalibrationChoice, CalibrationData, CalibrationSamples, RandomCalibration
+from timmx.plugin import CalibrationChoice, CalibrationData, CalibrationSamples, MaxDrop, RandomCalibration
 
 
 class TensorRTMode(StrEnum):
@@ -67,6 +67,7 @@ class TensorRTOptions:
     calibration_samples: CalibrationSamples = None
     random_calibration: RandomCalibration = False
     calibration_method: CalibrationChoice = None
+    max_drop: MaxDrop = None
     batch_min: Annotated[
         int | None,
         typer.Option(

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
-from timmx.plugin import ConfigurationError
+from timmx.plugin import ConfigurationError, WeightKey
 from timmx_onnx import Names, add_constant, scaled_weight
 
 from timmx_tensorrt.targets import INT8, last_conv, targets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
     from timmx_onnx import Layer
@@ -49,7 +49,10 @@ class QuantizationReport:
 
 
 def insert(
-    model: ir.Model, ranges: Mapping[str, tuple[float, float]], grid: Grid = INT8
+    model: ir.Model,
+    ranges: Mapping[str, tuple[float, float]],
+    grid: Grid = INT8,
+    kept: Collection[WeightKey] = (),
 ) -> QuantizationReport:
     """Quantize the targets of a graph, in place, before its floats are lowered to half precision.
 
@@ -62,6 +65,7 @@ def insert(
         ranges: the smallest and largest number of each of `observed_values`. Layers of a value without a range, or
             with only zeros, stay float.
         grid: INT8 or FP8; the ranges were observed for it.
+        kept: the weights of layers that stay float for their accuracy.
 
     Raises:
         ConfigurationError: the opset is too old.
@@ -81,6 +85,8 @@ def insert(
     for layer in selection.layers:
         if not layer.weight.any():
             float_reasons["weights are all zero"] += 1
+        elif kept and WeightKey.of(layer.weight) in kept:
+            float_reasons["accuracy"] += 1
         elif not writer.quantize_input(layer.node, 0):
             float_reasons["no observed range"] += 1
         else:

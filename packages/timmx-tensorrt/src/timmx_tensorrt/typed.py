@@ -13,27 +13,41 @@ import onnxruntime
 from timmx.plugin import (
     ArtifactError,
     CalibrationMethod,
+    IntegerScheme,
+    LayerState,
     Precision,
     RuntimeUnavailable,
     UnsupportedError,
     VerificationError,
+    WeightKey,
     reporter,
 )
-from timmx_onnx import WEIGHTED, OnnxRunner, lower_precision, nodes_in_float32, to_float16, translate, write
+from timmx_onnx import (
+    WEIGHTED,
+    OnnxRunner,
+    layers,
+    lower_precision,
+    nodes_in_float32,
+    observe,
+    opened,
+    to_float16,
+    translate,
+    write,
+)
 
-from timmx_tensorrt.calibrate import observe
 from timmx_tensorrt.lint import lint
 from timmx_tensorrt.options import TensorRTMode
 from timmx_tensorrt.profile import choose_profile
 from timmx_tensorrt.quantize import insert
 from timmx_tensorrt.rounding import half_types
-from timmx_tensorrt.targets import FP8, INT8, observed_values
+from timmx_tensorrt.targets import FP8, INT8, observed_values, targets
 from timmx_tensorrt.typed_runner import TypedRunner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from timmx.plugin import ExportJob
+    from timmx.plugin import Calibration, ExportJob, QuantizationPlan
 
     from timmx_tensorrt.options import TensorRTOptions
     from timmx_tensorrt.profile import Profile
@@ -86,8 +100,11 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> TypedOn
         method = options.calibration_method or CalibrationMethod.MINMAX
         batch = 1 if job.request.dynamic_batch else profile.optimal
         ranges = observe(model, observed_values(model, grid), calibration, batch, method)
-        insert(model, ranges, grid)
         facts |= {"calibration": calibration.origin, "calibration_method": str(method)}
+        if grid is INT8:
+            model, facts["quantization_plan"] = _to_int8(model, job, calibration, ranges, options)
+        else:
+            insert(model, ranges, grid)
     if mode is TensorRTMode.FP16 or grid is not None:
         report, notes = to_float16(model, job, TypedRunner)
         facts["float32_operations"] = dict(report.float32_nodes)
@@ -109,6 +126,38 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> TypedOn
     job.progress("Running the typed ONNX")
     check_batches(path, profile, job.example_input.cpu().numpy())
     return TypedOnnx(precision, facts, profile, notes)
+
+
+def _to_int8(
+    model: ir.Model,
+    job: ExportJob,
+    calibration: Calibration,
+    ranges: Mapping[str, tuple[float, float]],
+    options: TensorRTOptions,
+) -> tuple[ir.Model, dict[str, Any]]:
+    """Quantize the targets, except those that cost too much accuracy.
+
+    Returns:
+        The quantized graph, and the plan for the metadata.
+    """
+    method = options.calibration_method or CalibrationMethod.MINMAX
+    scheme = IntegerScheme(symmetric=True, rounded_results=frozenset(), method=method)
+    planner = job.quantization_planner(calibration, scheme)
+    found = list(layers(model.graph))
+    names = planner.match([WeightKey.of(layer.weight) for layer in found])
+    keys = {name: WeightKey.of(layer.weight) for layer, name in zip(found, names, strict=True) if name}
+    nodes = {layer.node for layer in targets(model).layers}
+    chosen = [name for layer, name in zip(found, names, strict=True) if name and layer.node in nodes]
+    proto = ir.to_proto(model)
+
+    def build(plan: QuantizationPlan) -> tuple[ir.Model, Callable[[np.ndarray], Sequence[np.ndarray]]]:
+        copy = ir.from_proto(proto)
+        insert(copy, ranges, kept={keys[name] for name in plan.kept})
+        return copy, opened(copy, integer_kernels=False)  # TensorRT's arithmetic does not saturate
+
+    plan, quantized, measured = planner.choose(chosen, job.wish(Precision.INT8, options.max_drop), build)
+    states = {name: LayerState.INTEGER for name in chosen if name not in plan.kept}
+    return quantized, planner.facts(plan, measured, states)
 
 
 def _note_for_other_tools(path: Path) -> tuple[str, ...]:

@@ -177,7 +177,14 @@ def _check_calibration(options: TensorRTOptions) -> None:
             "--calibration-method mse does not support float8, whose values are not evenly spaced",
             hint="leave --calibration-method out",
         )
-    check_calibration(options.calibration_data, options.calibration_samples, options.random_calibration)
+    if options.chosen_mode is TensorRTMode.FP8 and options.max_drop is not None:
+        raise ConfigurationError(
+            "--max-drop does not support float8, for which no layers are chosen by their accuracy",
+            hint="leave --max-drop out, or use --mode int8",
+        )
+    check_calibration(
+        options.calibration_data, options.calibration_samples, options.random_calibration, options.max_drop
+    )
 
 
 def _calibration_flags(options: TensorRTOptions) -> list[str]:
@@ -186,6 +193,7 @@ def _calibration_flags(options: TensorRTOptions) -> list[str]:
         options.calibration_samples,
         options.random_calibration,
         options.calibration_method,
+        options.max_drop,
     )
 
 

@@ -40,8 +40,20 @@ from timmx.contract.options import (
     Floats as Floats,
     Ints as Ints,
     JsonOption as JsonOption,
+    MaxDrop as MaxDrop,
     RandomCalibration as RandomCalibration,
     agreement_share as agreement_share,
+)
+from timmx.contract.planning import (
+    Figures as Figures,
+    IntegerScheme as IntegerScheme,
+    LayerKind as LayerKind,
+    LayerState as LayerState,
+    QuantizableLayer as QuantizableLayer,
+    QuantizationPlan as QuantizationPlan,
+    QuantizationPlanner as QuantizationPlanner,
+    WeightKey as WeightKey,
+    Wish as Wish,
 )
 from timmx.contract.preprocessing import (
     CROP_MODE as CROP_MODE,

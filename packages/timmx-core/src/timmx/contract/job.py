@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from timmx.contract.metadata import Metadata
     from timmx.contract.options import ExportRequest
+    from timmx.contract.planning import IntegerScheme, QuantizationPlanner, Wish
     from timmx.contract.runner import Quantization
 
 Value = TypeVar("Value")
@@ -146,6 +147,24 @@ class ExportJob(Protocol):
 
         Raises:
             ConfigurationError: the data cannot serve this model, with a hint.
+        """
+
+    def quantization_planner(self, calibration: Calibration, scheme: IntegerScheme) -> QuantizationPlanner:
+        """What chooses the layers that compute in integers; see `timmx.plugin.QuantizationPlanner`.
+
+        Made once per calibration inputs and scheme, for all formats of a command.
+
+        Args:
+            calibration: from `calibration`.
+            scheme: the format's integer arithmetic.
+        """
+
+    def wish(self, precision: Precision, max_drop: float | None) -> Wish:
+        """What a file in integers should reach: the floor of its verification, or a drop.
+
+        Args:
+            precision: of the file.
+            max_drop: value of `MaxDrop`.
         """
 
     def metadata(

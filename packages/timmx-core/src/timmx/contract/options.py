@@ -132,6 +132,20 @@ CalibrationChoice = Annotated[
 ]
 """See `CalibrationData`; default None."""
 
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        metavar="POINTS",
+        help="Largest loss of accuracy in percentage points. Layers stay in float until it is met on the images of "
+        "--calibration-data: top-1 accuracy if its subfolders are named after the classes, else agreement with the "
+        "model in float. Without it, layers stay in float for the signal-to-noise ratio.",
+        show_default=False,
+        rich_help_panel=_CALIBRATION,
+    ),
+]
+"""See `CalibrationData`; default None. What it means is in `timmx.plugin.Wish`."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from timmx.artifact import staging
 from timmx.base import reporter
+from timmx.contract import Wish
+from timmx.errors import ConfigurationError
 from timmx.exporting.metadata import IoTypes, check_metadata
 
 if TYPE_CHECKING:
@@ -17,12 +19,24 @@ if TYPE_CHECKING:
     import torch
 
     from timmx.artifact import Staging
-    from timmx.contract import ExportBackend, Metadata, Precision, Quantization, Repair
+    from timmx.contract import (
+        Calibration,
+        ExportBackend,
+        IntegerScheme,
+        Metadata,
+        Precision,
+        Quantization,
+        QuantizationPlanner,
+        Repair,
+    )
     from timmx.exporting.artifact_session import ArtifactSession
     from timmx.exporting.session import ModelSession
     from timmx.inputs import CalibrationInputs
 
 Value = TypeVar("Value")
+
+_MARGIN_DB = 1.0
+"""By how much a plan exceeds its floor: verification has other inputs."""
 
 
 class Job:
@@ -82,6 +96,34 @@ class Job:
         if data is not None:
             check_representative(self._calibrations[-1], self._session.fit_of)
         return self._calibrations[-1]
+
+    def quantization_planner(self, calibration: Calibration, scheme: IntegerScheme) -> QuantizationPlanner:
+        from timmx.quantization import Planner
+
+        inputs = next(known for known in self._calibrations if known is calibration)
+        reference, labels = self._session.reference, self.labels
+
+        def classes() -> np.ndarray | None:
+            if not reference.classes or reference.threshold is not None:
+                raise ConfigurationError(
+                    "--max-drop needs a model with one output of classes that exclude each other",
+                    hint="leave --max-drop out; --min-snr sets the signal-to-noise ratio to reach",
+                )
+            return inputs.true_classes(labels) if labels else None
+
+        def make() -> QuantizationPlanner:
+            reporter().step("Observing activations")
+            return Planner(self.capture(), inputs, scheme, classes)
+
+        return self._session.shared(("quantization planner", inputs.origin, scheme), make)
+
+    def wish(self, precision: Precision, max_drop: float | None) -> Wish:
+        from timmx.verification import FLOORS_DB  # imports numpy
+
+        floor_db = self.request.min_snr
+        if floor_db is None:
+            floor_db = FLOORS_DB[precision]
+        return Wish(floor_db=floor_db + _MARGIN_DB, max_drop=max_drop)
 
     @property
     def calibrated_on(self) -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import counted, reporter
+from timmx.base import counted, reporter, shown
 from timmx.contract import DEFAULT_CALIBRATION_SAMPLES, LEAST_CALIBRATION_SAMPLES
 from timmx.errors import ConfigurationError
 from timmx.inputs.images import check_image, left_out, list_images, other_files, spread
@@ -30,15 +30,18 @@ _MADE_SEED, _MADE_AT_ONCE = 20_240_301, 6
 """Not the images of verification: ranges must not be judged by the inputs that they were calibrated on."""
 
 
-def check_calibration(data: Path | None, samples: int | None, random: bool) -> None:
+def check_calibration(
+    data: Path | None, samples: int | None, random: bool, max_drop: float | None = None
+) -> None:
     """Check calibration options, without importing torch; for a backend's `validate`.
 
     The backend itself checks whether its options need calibration.
 
     Args:
-            data: value of `CalibrationData`, a folder or a file.
+        data: value of `CalibrationData`, a folder or a file.
         samples: value of `CalibrationSamples`; None if it was not given.
         random: value of `RandomCalibration`.
+        max_drop: value of `MaxDrop`.
 
     Raises:
         ConfigurationError: the options exclude each other, or the data does not exist or is of an unknown kind.
@@ -47,6 +50,16 @@ def check_calibration(data: Path | None, samples: int | None, random: bool) -> N
         raise ConfigurationError(
             f"{_FLAG} and --random-calibration cannot be combined: both select the calibration inputs",
             hint="use only one of them",
+        )
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise ConfigurationError(
+            f"--max-drop {max_drop:g} is not from 0 to 100 percentage points",
+            hint="use, for example, --max-drop 0.5",
+        )
+    if max_drop is not None and data is None:
+        raise ConfigurationError(
+            f"--max-drop requires {_FLAG}: a drop is measured on typical inputs",
+            hint=f"add {_FLAG} FOLDER, with one subfolder per class for accuracy",
         )
     if samples is not None and data is None and not random:
         raise ConfigurationError(
@@ -71,7 +84,11 @@ def check_calibration(data: Path | None, samples: int | None, random: bool) -> N
 
 
 def calibration_flags(
-    data: Path | None, samples: int | None, random: bool, method: CalibrationMethod | None
+    data: Path | None,
+    samples: int | None,
+    random: bool,
+    method: CalibrationMethod | None,
+    max_drop: float | None = None,
 ) -> list[str]:
     """Flags of the calibration options that were given, for a backend that refuses those it does not use."""
     flags = {
@@ -79,6 +96,7 @@ def calibration_flags(
         "--calibration-samples": samples is not None,
         "--random-calibration": random,
         "--calibration-method": method is not None,
+        "--max-drop": max_drop is not None,
     }
     return [flag for flag, is_set in flags.items() if is_set]
 
@@ -190,6 +208,14 @@ class CalibrationInputs(ABC):
     def some(self, most: int) -> list[np.ndarray]:
         """At most `most` of the inputs, evenly spaced, without those that cannot be read."""
 
+    def true_classes(self, labels: Sequence[str]) -> np.ndarray | None:
+        """The class of each input, if it is known; of images, by their folder's name or number. Read all inputs first.
+
+        Raises:
+            ConfigurationError: some folders are named after a class, and others are not.
+        """
+        return None
+
     def batches(self, size: int) -> Iterator[np.ndarray]:
         import numpy as np
 
@@ -260,6 +286,24 @@ class ImageCalibration(CalibrationInputs):
             with suppress(ConfigurationError):  # reported by the iteration
                 arrays.append(self._preprocessor.read(path)[None])
         return arrays
+
+    def true_classes(self, labels: Sequence[str]) -> np.ndarray | None:
+        import numpy as np
+
+        numbers = {label: number for number, label in enumerate(labels)}
+        if not any(label.isdecimal() for label in labels):
+            numbers |= {str(number): number for number in range(len(labels))}
+        folders = [path.parent.name for path in self._paths]
+        unknown = sorted(set(folders) - numbers.keys())
+        if not unknown:
+            return np.array([numbers[name] for name in folders])
+        if len(unknown) < len(set(folders)):
+            raise ConfigurationError(
+                f"{_FLAG} {self._folder}: {counted(len(unknown), 'folder')} of {len(set(folders))} are not named after "
+                f"a class of the model, such as {shown(unknown[0])}",
+                hint=f"rename them, or leave them out; the classes are {', '.join(map(shown, labels[:3]))} and so on",
+            )
+        return None
 
     def _replacements(self, count: int) -> list[Path]:
         """Add up to `count` images that were not chosen, to replace damaged ones."""

@@ -4,4 +4,5 @@ from timmx.quantization.float32_set import (
     smallest_float32_set as smallest_float32_set,
 )
 from timmx.quantization.half import HalfPrecisionProgram as HalfPrecisionProgram
+from timmx.quantization.plan import Planner as Planner
 from timmx.quantization.ranges import Observed as Observed

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
 from timmx.plugin import CalibrationMethod, Observed
-from timmx_onnx import open_session
+
+from timmx_onnx.running import graph_session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import onnx_ir as ir
     from timmx.plugin import Calibration
 
 _BITS = 8
@@ -36,10 +35,7 @@ def observe(
     inner = [name for name in names if name != entry]
     try:
         graph.outputs.extend(values[name] for name in inner if values[name] not in outputs)
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            path = Path(folder, "model.onnx")
-            ir.save(model, path, external_data="weights")
-            session = open_session(path)
+        session = graph_session(model)
     finally:
         graph.outputs[:] = outputs
     observed = {name: Observed() for name in names}
