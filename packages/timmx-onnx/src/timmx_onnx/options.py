@@ -18,6 +18,7 @@ class OnnxMode(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     WEIGHT_INT8 = "weight-int8"
+    WEIGHT_INT4 = "weight-int4"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class OnnxOptions:
         typer.Option(
             "--mode",
             help="fp16 halves the file size; normalization layers, softmax and --normalize stay in float32. "
-            "weight-int8 quarters it: weights are stored in 8 bits, and arithmetic stays in float32.",
+            "weight-int8 quarters it: weights are stored in 8 bits, and arithmetic stays in float32. "
+            "weight-int4, for transformers in ONNX Runtime: linear layers in 4 bits, a fifth of the size.",
         ),
     ] = OnnxMode.FP32
     external_data: Annotated[
