@@ -61,6 +61,12 @@ class TestWeightInt4(BackendConformance):
 
 
 @pytest.mark.slow
+class TestImageBytes(BackendConformance):
+    backend = "onnx"
+    export_options: ClassVar = {"io": "uint8", "normalize": True}
+
+
+@pytest.mark.slow
 class TestFloat16(BackendConformance):
     backend = "onnx"
     export_options: ClassVar = {"mode": "fp16"}

@@ -14,7 +14,8 @@ import timmx_onnx.rules  # noqa: F401 - corrects onnxscript's rules
 from timmx_onnx.attention import with_four_axes
 from timmx_onnx.int4 import BLOCK
 from timmx_onnx.keys import DATA_KEY, METADATA_KEY
-from timmx_onnx.options import ONE_FILE, OnnxMode
+from timmx_onnx.options import ONE_FILE, IoType, OnnxMode
+from timmx_onnx.pixels import take_bytes
 from timmx_onnx.pooling import pooling_translations
 from timmx_onnx.proto import external_name, read_proto
 from timmx_onnx.storage import store_accurately
@@ -52,7 +53,12 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
         facts["stored_operations"] = storage.stored
         if options.mode is OnnxMode.WEIGHT_INT4:
             facts |= {"int4_operations": storage.in_blocks, "block_size": BLOCK}
-    metadata = job.metadata(precision, opset=options.opset, ir_version=model.ir_version, **facts)
+    facts |= {"opset": options.opset, "ir_version": model.ir_version}
+    if options.io is IoType.UINT8:
+        take_bytes(model)
+        metadata = job.metadata(precision, input_dtype="uint8", input_layout="NHWC", **facts)
+    else:
+        metadata = job.metadata(precision, **facts)
     job.progress("Writing ONNX")
     write(model, job.path, metadata, options.external_data)
     return Exported(precision, notes)

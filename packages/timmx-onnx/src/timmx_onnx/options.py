@@ -13,7 +13,7 @@ ONE_FILE = 2**31 - 1 - 64 * 2**20
 
 
 class OnnxMode(StrEnum):
-    """The arithmetic of the graph and the type of its weights; input and output are float32 in each."""
+    """The arithmetic of the graph and the type of its weights."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -21,7 +21,14 @@ class OnnxMode(StrEnum):
     WEIGHT_INT4 = "weight-int4"
 
 
-@dataclass(frozen=True)
+class IoType(StrEnum):
+    """The element type of the input; outputs are float32."""
+
+    FLOAT32 = "float32"
+    UINT8 = "uint8"
+
+
+@dataclass(frozen=True, kw_only=True)
 class OnnxOptions:
     """The options that only `timmx onnx` has."""
 
@@ -38,6 +45,13 @@ class OnnxOptions:
             "weight-int4, for transformers in ONNX Runtime: linear layers in 4 bits, a fifth of the size.",
         ),
     ] = OnnxMode.FP32
+    io: Annotated[
+        IoType,
+        typer.Option(
+            "--io",
+            help="Input type. uint8 with --normalize: the bytes of an image, (N, H, W, C). Outputs are float32.",
+        ),
+    ] = IoType.FLOAT32
     external_data: Annotated[
         bool | None,
         typer.Option(

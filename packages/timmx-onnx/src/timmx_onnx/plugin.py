@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import Device, ExportBackend, Exported, ExportJob, WeightsLimit
+from timmx.plugin import Device, ExportBackend, Exported, ExportJob, WeightsLimit, check_image_bytes
 
-from timmx_onnx.options import ONE_FILE, OnnxMode, OnnxOptions
+from timmx_onnx.options import ONE_FILE, IoType, OnnxMode, OnnxOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from timmx.plugin import Metadata, OpenSettings, Runner, Snippet
+    from timmx.plugin import ExportRequest, Metadata, OpenSettings, Runner, Snippet
 
 
 class OnnxBackend(ExportBackend):
@@ -41,6 +41,10 @@ class OnnxBackend(ExportBackend):
             options.mode
         ]
         return WeightsLimit(ONE_FILE * smaller, "leave --no-external-data out")
+
+    def validate(self, request: ExportRequest, options: OnnxOptions) -> None:
+        if options.io is IoType.UINT8:
+            check_image_bytes(request, "--io uint8")
 
     def export(self, job: ExportJob, options: OnnxOptions) -> Exported:
         from timmx_onnx.export import export
