@@ -27,7 +27,7 @@ from timmx.tools.eval import evaluate
 
 FLOAT = "float"
 FILES = {
-    "onnx": {FLOAT: {}, "weight-int8": {"mode": "weight-int8"}},
+    "onnx": {FLOAT: {}, "weight-int8": {"mode": "weight-int8"}, "weight-int4": {"mode": "weight-int4"}},
     "litert": {
         FLOAT: {},
         "weight-int8": {"mode": "weight-int8"},

@@ -51,6 +51,7 @@ CASES = {
     "onnx-normalize-softmax": Case("onnx", {"normalize": True, "softmax": True}),
     "onnx-batch-3": Case("onnx", {"batch_size": 3}),
     "onnx-dynamic": Case("onnx", {"dynamic_batch": True}),
+    "onnx-uint8": Case("onnx", {"io": "uint8", "normalize": True}),
     "torch-export-oblong": Case("torch-export", {"input_size": (3, 96, 64)}),
     "litert-uint8": Case(
         "litert", {"io": "uint8", "normalize": True, "mode": "int8", "calibration_data": SAMPLES}
@@ -311,6 +312,7 @@ JAVASCRIPT_CASES = {
     "onnx-normalize-softmax": ("onnx-normalize-softmax", {}),
     "onnx-batch-3": ("onnx-batch-3", {}),
     "onnx-dynamic": ("onnx-dynamic", {}),
+    "onnx-uint8": ("onnx-uint8", {}),
     "crop-0.875": ("onnx", {"crop_pct": 0.875}),
     "border": ("onnx", {"crop_mode": "border"}),
     "crop-1.125": ("onnx", {"crop_pct": 1.125}),
@@ -429,6 +431,8 @@ def test_kotlin_code_has_the_values_of_the_file(name: str, exported):
     assert (
         f"longArrayOf({CASES[name].options.get('batch_size', 1)}, 3, 64, 64)" in code or "ByteBuffer" in code
     )
+    if name == "onnx-uint8":
+        assert "ByteBuffer.wrap(x), longArrayOf(1, 64, 64, 3), OnnxJavaType.UINT8)" in code
     if entry.quantization is not None and not in_graph:
         assert f"/ {entry.quantization.scale:.9g}f).roundToInt() + {entry.quantization.zero_point})" in code
 

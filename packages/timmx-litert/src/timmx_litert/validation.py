@@ -7,7 +7,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from timmx.plugin import ConfigurationError, Problem, calibration_flags, check_calibration
+from timmx.plugin import ConfigurationError, Problem, calibration_flags, check_calibration, check_image_bytes
 
 from timmx_litert.options import IoType, LiteRTMode
 
@@ -48,10 +48,11 @@ def _check_io(request: ExportRequest, options: LiteRTOptions) -> None:
             f"--io int8 requires --mode int8, but --mode is {options.mode}",
             hint="leave --io int8 out, or use --mode int8",
         )
-    if options.io is IoType.UINT8 and options.mode is not LiteRTMode.INT8 and not request.normalize:
-        raise ConfigurationError(
-            "--io uint8 takes image bytes, so the file must normalize them",
-            hint="add --normalize; only --mode int8 works without it, and the bytes are then quantized values",
+    if options.io is IoType.UINT8 and options.mode is not LiteRTMode.INT8:
+        check_image_bytes(
+            request,
+            "--io uint8",
+            "only --mode int8 works without it, and the bytes are then quantized values",
         )
 
 

@@ -19,8 +19,10 @@ from timmx.plugin import (
 
 import timmx_onnx.rules  # noqa: F401 - corrects onnxscript's rules
 from timmx_onnx.attention import with_four_axes
+from timmx_onnx.int4 import BLOCK
 from timmx_onnx.keys import DATA_KEY, METADATA_KEY
-from timmx_onnx.options import ONE_FILE, OnnxMode
+from timmx_onnx.options import ONE_FILE, IoType, OnnxMode
+from timmx_onnx.pixels import take_bytes
 from timmx_onnx.pooling import pooling_translations
 from timmx_onnx.proto import external_name, read_proto
 from timmx_onnx.storage import store_accurately
@@ -40,8 +42,8 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
     """Translate the captured model, lower its precision if requested, and write it with its metadata.
 
     Raises:
-        UnsupportedError: PyTorch's exporter cannot translate an operation, or the weights do not fit into one file
-            and `external_data` is False.
+        UnsupportedError: PyTorch's exporter cannot translate an operation, the weights do not fit into one file and
+            `external_data` is False, or `mode` is 4 bits and the model has no linear layer.
     """
     calibration = None
     if options.mode is OnnxMode.INT8:  # unusable data is refused before the long translation
@@ -54,15 +56,13 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
         precision = Precision.FP16
         report, notes = to_float16(model, job)
         facts["float32_operations"] = dict(report.float32_nodes)
-    elif options.mode is OnnxMode.WEIGHT_INT8:
-        precision = Precision.INT8_WEIGHTS
+    elif options.mode in (OnnxMode.WEIGHT_INT8, OnnxMode.WEIGHT_INT4):
         job.progress("Quantizing the weights")
-        stored, kept = store_accurately(model, job)
-        facts["stored_operations"] = stored
-        if kept:
-            notes = (
-                f"{kept} layer{'s keep' if kept > 1 else ' keeps'} float weights: 8 bits cost too much accuracy there.",
-            )
+        storage = store_accurately(model, job, four_bits=options.mode is OnnxMode.WEIGHT_INT4)
+        precision, notes = storage.precision, storage.notes
+        facts["stored_operations"] = storage.stored
+        if options.mode is OnnxMode.WEIGHT_INT4:
+            facts |= {"int4_operations": storage.in_blocks, "block_size": BLOCK}
     elif calibration is not None:
         from timmx_onnx.int8 import to_int8  # imports onnxruntime
 
@@ -77,7 +77,12 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
         )
         model, notes = quantized.model, quantized.notes
         facts |= quantized.facts
-    metadata = job.metadata(precision, opset=options.opset, ir_version=model.ir_version, **facts)
+    facts |= {"opset": options.opset, "ir_version": model.ir_version}
+    if options.io is IoType.UINT8:
+        take_bytes(model)
+        metadata = job.metadata(precision, input_dtype="uint8", input_layout="NHWC", **facts)
+    else:
+        metadata = job.metadata(precision, **facts)
     job.progress("Writing ONNX")
     write(model, job.path, metadata, options.external_data)
     return Exported(precision, notes)

@@ -37,15 +37,19 @@ class OnnxBackend(ExportBackend):
     def weights_limit(self, options: OnnxOptions) -> WeightsLimit | None:
         if options.external_data is not False:
             return None
-        smaller = {OnnxMode.FP32: 1, OnnxMode.FP16: 2, OnnxMode.WEIGHT_INT8: 4, OnnxMode.INT8: 4}[
-            options.mode
-        ]
+        smaller = {
+            OnnxMode.FP32: 1,
+            OnnxMode.FP16: 2,
+            OnnxMode.WEIGHT_INT8: 4,
+            OnnxMode.INT8: 4,
+            OnnxMode.WEIGHT_INT4: 6,
+        }[options.mode]
         return WeightsLimit(ONE_FILE * smaller, "leave --no-external-data out")
 
     def validate(self, request: ExportRequest, options: OnnxOptions) -> None:
         from timmx_onnx.validation import validate
 
-        validate(options)
+        validate(request, options)
 
     def export(self, job: ExportJob, options: OnnxOptions) -> Exported:
         from timmx_onnx.export import export

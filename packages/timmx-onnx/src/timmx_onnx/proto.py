@@ -194,15 +194,26 @@ def inspect(path: Path) -> dict[str, Any]:
                 f"{path} is damaged: its weight {shown(tensor.name[:200])} has an impossible shape",
                 hint="export it again",
             )
+    packed = dict(filter(None, map(_packed, proto.graph.node)))
     operations = Counter(node.op_type for node in proto.graph.node)
     constants = {tensor.name for tensor in proto.graph.initializer}  # old files list them as inputs too
     return {
         "operations": dict(sorted(operations.items())),
-        "parameters": sum(math.prod(tensor.dims) for tensor in proto.graph.initializer),
+        "parameters": sum(
+            packed.get(tensor.name, math.prod(tensor.dims)) for tensor in proto.graph.initializer
+        ),
         "opsets": {entry.domain: entry.version for entry in proto.opset_import},
         "inputs": [_describe(value) for value in proto.graph.input if value.name not in constants],
         "outputs": [_describe(value) for value in proto.graph.output],
     }
+
+
+def _packed(node: onnx.NodeProto) -> tuple[str, int] | None:
+    """The name of a node's packed weights, several in one byte, and their number; None if it has none."""
+    if (node.domain, node.op_type) != ("com.microsoft", "MatMulNBits") or len(node.input) < 2:
+        return None
+    sizes = {attribute.name: attribute.i for attribute in node.attribute}
+    return node.input[1], sizes.get("K", 0) * sizes.get("N", 0)
 
 
 def _describe(value: onnx.ValueInfoProto) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     NotImplemented as NotImplementedByRuntime,
     RuntimeException,
 )
-from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable, TensorSpec
+from timmx.plugin import ArtifactError, Metadata, Runner, RuntimeUnavailable, TensorSpec, parse_json_object
 
-from timmx_onnx.keys import DATA_KEY
+from timmx_onnx.keys import DATA_KEY, METADATA_KEY
 from timmx_onnx.proto import check_data, check_external_data, read_proto
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from timmx_onnx.operations import Operations
 
-_LAYOUTS = {4: "NCHW", 3: "NLC", 2: "NC"}
+_LAYOUTS = {3: "NLC", 2: "NC"}
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -84,8 +84,7 @@ class OnnxRunner(Runner):
         self._path = path
         try:
             self._session = open_session(path, threads, integer_kernels=integer_kernels, spins=spins)
-            self.inputs = tuple(map(_spec, self._session.get_inputs()))
-            self.outputs = tuple(map(_spec, self._session.get_outputs()))
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
             properties = self._session.get_modelmeta().custom_metadata_map
         except (InvalidProtobuf, InvalidArgument, UnicodeDecodeError) as exc:
             raise ArtifactError(
@@ -101,6 +100,10 @@ class OnnxRunner(Runner):
                 f"ONNX Runtime {onnxruntime.__version__} has no kernel for an operation of {path}: {exc}",
                 hint="try a newer onnxruntime, or export it with another --opset or --mode",
             ) from exc
+        text = properties.get(METADATA_KEY)
+        layout = Metadata.parse(path, parse_json_object(path, text)).input.layout if text else "NCHW"
+        self.inputs = tuple(_spec(argument, layout) for argument in inputs)
+        self.outputs = tuple(_spec(argument, "NCHW") for argument in outputs)
         if not self.inputs or not self.outputs:
             raise ArtifactError(
                 f"{path} is damaged: its graph has no inputs or no outputs", hint="export it again"
@@ -121,11 +124,16 @@ class OnnxRunner(Runner):
         return Operations(self._path)
 
 
-def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:
+def _spec(argument: onnxruntime.NodeArg, images: str) -> TensorSpec:
+    """An input or output.
+
+    Args:
+        images: the layout if it has four axes.
+    """
     shape = tuple(argument.shape)
     return TensorSpec(
         name=argument.name,
         shape=shape,
         dtype=_DTYPES.get(argument.type, argument.type),
-        layout=_LAYOUTS.get(len(shape), ""),
+        layout=images if len(shape) == 4 else _LAYOUTS.get(len(shape), ""),
     )

@@ -50,19 +50,22 @@ def _js(file: str, entry: str, output: str, metadata: Metadata) -> Snippet:
 
 def _kotlin(file: str, entry: str, output: str, metadata: Metadata) -> Snippet:
     shape = ", ".join(map(str, _shape(metadata)))
+    takes_bytes = metadata.input.dtype == "uint8"
+    buffer, dtype = ("ByteBuffer", ", OnnxJavaType.UINT8") if takes_bytes else ("FloatBuffer", "")
     return Snippet(
         requires=("com.microsoft.onnxruntime:onnxruntime-android",),
         imports=(
+            *(["import ai.onnxruntime.OnnxJavaType"] if takes_bytes else []),
             "import ai.onnxruntime.OnnxTensor",
             "import ai.onnxruntime.OrtEnvironment",
-            "import java.nio.FloatBuffer",
+            f"import java.nio.{buffer}",
         ),
         load=(
             "val environment = OrtEnvironment.getEnvironment()",
             f"val session = environment.createSession(context.assets.open({file}).readBytes())",
         ),
         run=(
-            f"val tensor = OnnxTensor.createTensor(environment, FloatBuffer.wrap(x), longArrayOf({shape}))",
+            f"val tensor = OnnxTensor.createTensor(environment, {buffer}.wrap(x), longArrayOf({shape}){dtype})",
             f"val result = session.run(mapOf({entry} to tensor)).get({output}).get() as OnnxTensor",
             "val output = FloatArray(result.floatBuffer.remaining()).also { result.floatBuffer.get(it) }",
         ),

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.plugin import ConfigurationError, calibration_flags, check_calibration
+from timmx.plugin import ConfigurationError, calibration_flags, check_calibration, check_image_bytes
 
-from timmx_onnx.options import OnnxMode
+from timmx_onnx.options import IoType, OnnxMode
 
 if TYPE_CHECKING:
+    from timmx.plugin import ExportRequest
+
     from timmx_onnx.options import OnnxOptions
 
-_MIN_OPSET = 19
-"""The first opset whose Q/DQ pairs all readers take."""
 
-
-def validate(options: OnnxOptions) -> None:
+def validate(request: ExportRequest, options: OnnxOptions) -> None:
     """Refuse options that contradict each other.
 
     Raises:
         ConfigurationError: they do.
     """
+    if options.io is IoType.UINT8:
+        check_image_bytes(request, "--io uint8")
     flags = calibration_flags(
         options.calibration_data,
         options.calibration_samples,

@@ -6,6 +6,7 @@ from timmx.inputs.calibration import (
     choose_calibration as choose_calibration,
 )
 from timmx.inputs.conversion import feed as feed, fetch as fetch
+from timmx.inputs.image_bytes import check_image_bytes as check_image_bytes
 from timmx.inputs.images import (
     IMAGE_SUFFIXES as IMAGE_SUFFIXES,
     MOST_PIXELS as MOST_PIXELS,

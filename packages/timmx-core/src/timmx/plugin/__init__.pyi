@@ -93,6 +93,7 @@ from timmx.exporting import command_words as command_words
 from timmx.inputs import (
     calibration_flags as calibration_flags,
     check_calibration as check_calibration,
+    check_image_bytes as check_image_bytes,
     feed as feed,
     fetch as fetch,
     run_batches as run_batches,

@@ -297,7 +297,7 @@ class IntegerSimulation:
         return QuantizableLayer(name, self._kind(node), WeightKey.of(weight.cpu().numpy()), positions * each)
 
     def _last_uses(self) -> dict[Node, list[Node]]:
-        """The values after whose use by a node nobody needs them, by that node."""
+        """The values that a node is the last to use, by that node."""
         last: dict[Node, Node] = {}
         for node in self._steps:
             last |= dict.fromkeys(self._sources[node], node)

@@ -30,7 +30,7 @@ class ToolChecks(ConformanceBase):
         self, classifier: ExportResult, subject: ExportBackend, tmp_path: Path
     ) -> None:
         inspection = _json("inspect", classifier.path)
-        assert inspection["model"]["architecture"] == "test_resnet"
+        assert inspection["model"]["architecture"] == metadata_of(classifier).model.architecture
         try:
             subject.open(classifier.path, OpenSettings()).close()
         except RuntimeUnavailable as exc:
