@@ -46,7 +46,13 @@ FILES = {
 }
 """The options of each file, by format."""
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "tensorrt": ".onnx", "coreml": ".mlpackage"}
-CALIBRATED = {("litert", "int8"), ("litert", "int16x8"), ("tensorrt", "int8")}
+CALIBRATED = {
+    ("onnx", "int8"),
+    ("onnx", "int8 --reduce-range"),
+    ("litert", "int8"),
+    ("litert", "int16x8"),
+    ("tensorrt", "int8"),
+}
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class IntegerSimulation:
         tensors = {**program.state_dict, **program.constants}
         nodes = list(program.graph.nodes)
         self._constants = {
-            node: tensors[targets[node.name]]
+            node: tensors[targets[node.name]].detach()
             for node in nodes
             if node.op == "placeholder" and node.name in targets
         }
