@@ -66,6 +66,17 @@ def test_a_dynamic_batch_and_other_opsets(export, digits, tmp_path):
     assert result.verification.batch_sizes == (1, 2, 3)
 
 
+def test_inspect_shows_the_plan(exported_digits, digits, run_timmx):
+    samples = Path(digits.removeprefix("local-dir:")) / "samples"
+    path = exported_digits("onnx", mode="int8", calibration_data=samples, max_drop=1.0, reduce_range=True)
+    shown = run_timmx("inspect", str(path)).stdout
+    plan = plan_of(path)
+    assert f"{plan['layers']['integer']} of {sum(plan['layers'].values())} layers" in shown
+    assert f"predicted {plan['predicted_db']:.1f} dB, measured {plan['measured_db']:.1f} dB" in shown
+    assert "points, at most 1" in shown
+    assert "CPUs: any CPU" in shown
+
+
 def network(*nodes: onnx.NodeProto, size: int = 28, channels: int = 32, **weights: np.ndarray) -> ir.Model:
     entry = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, channels, size, size])
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)

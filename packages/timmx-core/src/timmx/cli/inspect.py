@@ -97,6 +97,8 @@ def _rows(inspection: Inspection) -> Iterator[tuple[str, list[str]]]:
         yield "operations", [_operations(inspection.operations)]
     if inspection.parameters is not None:
         yield "parameters", [f"{inspection.parameters:,}"]
+    if metadata and (plan := metadata.format.get("quantization_plan")):
+        yield "integers", [_cut(line) for line in _plan(plan)]
     for name, value in inspection.details.items():
         if lines := _plain(value):
             yield name.replace("_", " "), [_cut(line) for line in lines]
@@ -139,6 +141,28 @@ def _operations(counts: Mapping[str, int]) -> str:
     rest = sum(count for _, count in ordered[_SHOWN:])
     named = ", ".join(f"{name} {count}" for name, count in ordered[:_SHOWN])
     return f"{sum(counts.values())}: {named}{f', others {rest}' if rest else ''}"
+
+
+def _plan(plan: Any) -> list[str]:
+    """A quantization plan as `timmx.contract.QuantizationPlanner.facts` makes it; anything else as it is."""
+    try:
+        layers = {name: int(count) for name, count in plan["layers"].items()}
+        lines = [
+            f"{layers['integer']} of {sum(layers.values())} layers, {100 * plan['integer_share']:.0f} % of the "
+            f"multiply-adds; {layers['stored']} have 8-bit weights and compute in float, {layers['float']} are float"
+        ]
+        figures = [f"predicted {plan['predicted_db']:.1f} dB, measured {plan['measured_db']:.1f} dB"]
+        if "max_drop" in plan:
+            figures.append(
+                f"drop of {plan['drop_of']} predicted {plan['predicted_drop']:.2f}, measured "
+                f"{plan['measured_drop']:.2f} points, at most {plan['max_drop']:g}"
+            )
+        lines.append(f"{'; '.join(figures)} (calibration inputs)")
+        if kept := plan["kept_for_accuracy"]:
+            lines.append(f"in float for accuracy: {', '.join(map(str, kept))}")
+        return [*lines, f"CPUs: {plan['assumes']}"] if "assumes" in plan else lines
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return _plain(plan)
 
 
 def _plain(value: Any) -> list[str]:
