@@ -27,7 +27,13 @@ from timmx.tools.eval import evaluate
 
 FLOAT = "float"
 FILES = {
-    "onnx": {FLOAT: {}, "weight-int8": {"mode": "weight-int8"}, "weight-int4": {"mode": "weight-int4"}},
+    "onnx": {
+        FLOAT: {},
+        "weight-int8": {"mode": "weight-int8"},
+        "weight-int4": {"mode": "weight-int4"},
+        "int8": {"mode": "int8"},
+        "int8 --reduce-range": {"mode": "int8", "reduce_range": True},
+    },
     "litert": {
         FLOAT: {},
         "weight-int8": {"mode": "weight-int8"},

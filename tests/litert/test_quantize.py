@@ -58,3 +58,10 @@ def test_modes_lose_little_more_than_rounded_weights(photograph_folders, tmp_pat
     ratios = kept_db(model, photograph_folders, tmp_path, ["weight-int8", *max_loss])
     losses = {mode: ratios["weight-int8"] - ratios[mode] for mode in max_loss}
     assert {mode: db for mode, db in losses.items() if db > max_loss[mode]} == {}, ratios
+
+
+def test_a_layer_scale_that_the_converter_folds_into_a_linear_layer_is_quantized(export, awakened, tmp_path):
+    """Its bias has four axes, of which the quantizer would take the first one for the channels."""
+    model = str(awakened("test_convnext2"))
+    result = export("litert", model, tmp_path / "m.tflite", mode="int8", random_calibration=True)
+    assert result.verification.snr_db > 20

@@ -13,6 +13,7 @@ from timmx.plugin import UnsupportedError, quick_decompositions
 from torch import nn
 
 from timmx_litert.lower import lower
+from timmx_litert.model_file import flatten_biases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,7 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
         import litert_torch
 
         try:
-            return litert_torch.convert(adapter, sample_kwargs={"input": example}).model_content()
+            content = litert_torch.convert(adapter, sample_kwargs={"input": example}).model_content()
         except (OSError, MemoryError):
             raise
         except Exception as exc:  # litert-torch, jax and MLIR raise many types for what they cannot lower
@@ -78,6 +79,7 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
                 f"litert-torch cannot convert this model: {reason[:300].rstrip('.')}",
                 hint="use timmx onnx or timmx torch-export, which support most models",
             ) from exc
+    return flatten_biases(content)
 
 
 @contextlib.contextmanager

@@ -153,6 +153,48 @@ def metadata_buffer(model: Any, name: str) -> bytes | None:
     return None
 
 
+def flatten_biases(content: bytes) -> bytes:
+    """Give the bias of a convolution or matrix product one axis, as the quantizer expects it.
+
+    litert-torch folds a constant that follows a linear layer, such as a layer scale, into its bias, which then has the
+    shape (1, 1, 1, N): the quantizer (0.10) takes its first axis for the channels, and the runtime refuses the file.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    graph = model.Subgraphs(0)
+    changes: dict[int, bytes] = {}
+    codes = [model.OperatorCodes(index) for index in range(model.OperatorCodesLength())]
+    operators = schema.BuiltinOperator
+    linear = {operators.CONV_2D, operators.DEPTHWISE_CONV_2D, operators.FULLY_CONNECTED}
+    for position in range(graph.OperatorsLength()):
+        operation = graph.Operators(position)
+        code = codes[operation.OpcodeIndex()]
+        if (
+            max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) not in linear
+            or operation.InputsLength() < 3
+        ):
+            continue
+        index = operation.Inputs(2)
+        tensor = graph.Tensors(index) if index >= 0 else None
+        if tensor is None or tensor.ShapeLength() < 2 or math.prod(tensor.ShapeAsNumpy()[:-1]) != 1:
+            continue
+        table = tensor._tab
+        start = table.Vector(table.Offset(_SHAPE_FIELD))
+        channels = int(tensor.Shape(tensor.ShapeLength() - 1))
+        changes[start - 4] = struct.pack("<ii", 1, channels)  # the number of axes, and the only one
+    if not changes:
+        return content
+    changed = bytearray(content)
+    for start, length_and_size in changes.items():
+        changed[start : start + 8] = length_and_size
+    return bytes(changed)
+
+
+_SHAPE_FIELD = 4
+"""Where a flatbuffer's table of fields has the offset of a tensor's shape."""
+
+
 @dataclass(frozen=True)
 class IOTensor:
     """The element type and quantization of an input or output."""

@@ -18,6 +18,7 @@ from timmx.plugin import (
     LayerState,
     Precision,
     WeightKey,
+    worst_db,
 )
 
 from timmx_onnx.calibrate import observe
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from timmx_onnx.weights import Layer
 
 _Built = tuple[ir.Model, dict[str, LayerState]]
+_SATURATION_INPUTS = 8
 _REDUCED, _FULL = 64, 127
 _ACTIVATIONS = frozenset(("HardSigmoid", "HardSwish", "ReduceMean"))
 """Operators without an integer kernel that are written as others that have one."""
@@ -93,6 +95,7 @@ def to_int8(
     ranges = observe(model, _float_values(model), calibration, batch if isinstance(batch, int) else 1, method)
     proto = ir.to_proto(model)
 
+    # Measured with the arithmetic that ONNX defines, so that the file is the same on every machine.
     def build(plan: QuantizationPlan) -> tuple[_Built, Callable[[np.ndarray], Sequence[np.ndarray]]]:
         copy = ir.from_proto(proto)
         chosen = _choose(copy, {node for node, name in matched.items() if name not in plan.kept})
@@ -103,7 +106,9 @@ def to_int8(
         }
         quantized = _quantize(copy, chosen, ranges, reduce_range=reduce_range)
         store_weights(quantized, lambda node: matched.get(str(node.name), "") in floats)
-        return (quantized, states | dict.fromkeys(floats, LayerState.FLOAT)), opened(quantized)
+        return (quantized, states | dict.fromkeys(floats, LayerState.FLOAT)), opened(
+            quantized, integer_kernels=False
+        )
 
     fast = _choose(ir.from_proto(proto), set(matched))
     candidates = [name for node, name in matched.items() if node in fast]
@@ -115,7 +120,25 @@ def to_int8(
         "calibration_method": str(method),
         "quantization_plan": shown,
     }
-    return IntegerGraph(result, facts, _notes(shown, plan))
+    notes = _notes(shown, plan)
+    if not reduce_range and _saturates(result, job, measured.snr_db):
+        notes += (
+            "This CPU adds 8-bit products in 16 bits, which saturate: here the file is less accurate than on Arm or on "
+            "x86 with VNNI. --reduce-range avoids that.",
+        )
+    return IntegerGraph(result, facts, notes)
+
+
+def _saturates(model: ir.Model, job: ExportJob, measured_db: float) -> bool:
+    """Whether the kernels of this CPU add more noise than the integers."""
+    inputs = job.samples(_SATURATION_INPUTS)
+    batch = job.example_input.shape[0]
+    batches = [inputs[np.arange(at, at + batch) % len(inputs)] for at in range(0, len(inputs), batch)]
+    exact, found = (
+        [np.concatenate(arrays) for arrays in zip(*map(run, batches), strict=True)]
+        for run in (opened(model, integer_kernels=False), opened(model))
+    )
+    return worst_db(exact, found) < measured_db
 
 
 def _assumption(reduce_range: bool) -> str:

@@ -149,7 +149,7 @@ def _plan(plan: Any) -> list[str]:
         layers = {name: int(count) for name, count in plan["layers"].items()}
         lines = [
             f"{layers['integer']} of {sum(layers.values())} layers, {100 * plan['integer_share']:.0f} % of the "
-            f"multiply-adds; {layers['stored']} have 8-bit weights and compute in float, {layers['float']} are float"
+            f"multiply-adds; {layers['stored']} with 8-bit weights in float arithmetic, {layers['float']} in float"
         ]
         figures = [f"predicted {plan['predicted_db']:.1f} dB, measured {plan['measured_db']:.1f} dB"]
         if "max_drop" in plan:

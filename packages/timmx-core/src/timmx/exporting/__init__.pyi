@@ -20,3 +20,4 @@ from timmx.exporting.several import (
     record_result as record_result,
 )
 from timmx.exporting.targets import Target as Target, check_extra_outputs as check_extra_outputs
+from timmx.exporting.validation import calibration_data as calibration_data

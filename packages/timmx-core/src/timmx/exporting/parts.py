@@ -33,6 +33,7 @@ from timmx.base import (
 )
 from timmx.errors import PluginError, TimmxError, system_error
 from timmx.exporting.pipeline import export_session
+from timmx.exporting.validation import calibration_data
 from timmx.processes import WAITING_THREADS, ProcessLauncher, StartMethod, is_safe_to_fork
 
 if TYPE_CHECKING:
@@ -170,7 +171,10 @@ def _open(work: Work, send: Send) -> ModelSession | Exception:
         )
     with reporting(_Sending(send)):
         try:
-            session = ModelSession(replace(work.targets[0].request, output=None))
+            session = ModelSession(
+                replace(work.targets[0].request, output=None),
+                calibration_data=calibration_data(target.options for target in work.targets),
+            )
             session.prepare()
         except Exception as exc:  # a model may raise anything
             return exc
@@ -268,7 +272,10 @@ def run_part(part: Part, send: Send) -> None:
 
         with reporting(_Sending(send)):
             try:
-                session = ModelSession(replace(next(iter(part.targets.values())).request, output=None))
+                session = ModelSession(
+                    replace(next(iter(part.targets.values())).request, output=None),
+                    calibration_data=calibration_data(target.options for target in part.targets.values()),
+                )
                 session.prepare()
             except Exception as exc:  # a model may raise anything
                 send(Event.BROKEN, {"error": portable(system_error(exc))})

@@ -21,7 +21,7 @@ from timmx.errors import (
     VerificationError,
 )
 from timmx.exporting.job import Job
-from timmx.exporting.validation import check_weights, validate
+from timmx.exporting.validation import calibration_data, check_weights, validate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,7 +118,8 @@ def _session(backend: ExportBackend, request: ExportRequest, options: Any) -> Mo
 
     # The size is computed from a model without weights, which takes a while: only for a format with a limit.
     limited = backend.weights_limit(options) is not None
-    session = ModelSession(request, partial(check_weights, backend, options) if limited else None)
+    check = partial(check_weights, backend, options) if limited else None
+    session = ModelSession(request, check, calibration_data([options]))
     session.prepare()
     return session
 

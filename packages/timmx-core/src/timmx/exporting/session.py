@@ -27,6 +27,7 @@ from timmx.verification import Model, Reference, Skipped, run_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
+    from pathlib import Path
 
     import numpy as np
     import torch
@@ -106,13 +107,20 @@ class ModelSession(Session):
         seconds: wall time of each step.
     """
 
-    def __init__(self, request: ExportRequest, check_weights: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        request: ExportRequest,
+        check_weights: Callable[[int], None] | None = None,
+        calibration_data: Path | None = None,
+    ) -> None:
         """Load the model and run it.
 
         Args:
             request: the shared options.
             check_weights: see `load_model`.
+            calibration_data: see `choose_samples`.
         """
+        self._calibration_data = calibration_data
         super().__init__(request)
         self._captures: dict[tuple[bool, bool, int], torch.export.ExportedProgram] = {}
         self._graphs: dict[int, torch.fx.GraphModule] = {}
@@ -246,7 +254,9 @@ class ModelSession(Session):
         config, request = self.loaded.data_config, self.request
         if not request.verify:
             return SyntheticSamples(config, request.normalize, LEAST_INPUTS)
-        return choose_samples(request.verify_data, self.loaded.samples, config, request.normalize)
+        return choose_samples(
+            request.verify_data, self.loaded.samples, config, request.normalize, self._calibration_data
+        )
 
     def _run_reference(self, module: ExportModule, samples: Samples) -> Reference:
         from timmx.model import output_names

@@ -17,6 +17,7 @@ from timmx.exporting.parallel import Shared, check_jobs, export_in_parallel
 from timmx.exporting.parts import export_target
 from timmx.exporting.pipeline import ONE_AT_A_TIME, ExportResult
 from timmx.exporting.targets import Target, TargetOptions, parse_target, plan, plan_each, target_of
+from timmx.exporting.validation import calibration_data
 from timmx.registry import build, option_specs, reject_unknown
 
 if TYPE_CHECKING:
@@ -240,7 +241,10 @@ def _one_by_one(
     with ONE_AT_A_TIME:
         from timmx.exporting.session import ModelSession
 
-        session = ModelSession(replace(targets[0].request, output=None))
+        session = ModelSession(
+            replace(targets[0].request, output=None),
+            calibration_data=calibration_data(target.options for target in targets),
+        )
         session.prepare()
         for target in targets:
             reporter().row(target.label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.base import brief, size_text
@@ -14,8 +15,7 @@ from timmx.inputs import image_paths
 from timmx.registry import option_specs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     from timmx.contract import ExportBackend
 
@@ -193,6 +193,12 @@ def softmax_over_one_class() -> ConfigurationError:
         "--softmax over one class is 1 for every image",
         hint="use --sigmoid, which converts the logit to the probability of the class",
     )
+
+
+def calibration_data(options: Iterable[Any]) -> Path | None:
+    """The first calibration data that options name; their fields of the type `CalibrationData` have this name."""
+    paths = (getattr(item, "calibration_data", None) for item in options)
+    return next((path for path in paths if isinstance(path, Path)), None)
 
 
 def check_batch(request: ExportRequest, size: Sequence[int]) -> None:

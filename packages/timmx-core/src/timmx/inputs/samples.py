@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = 512
 """More would not change the results; of a larger folder, evenly spaced images are used."""
+_OF_CALIBRATION = 64
+"""As many as the agreement of classes needs; the user did not ask for a longer verification."""
 LEAST_INPUTS = 4
 SYNTHETIC_INPUTS = 6
 _CACHE_BYTES = 256 * 2**20
@@ -106,20 +108,27 @@ class ImageSamples:
 
 
 def choose_samples(
-    verify_data: Path | None, own_samples: Path | None, config: DataConfig, in_graph: bool
+    verify_data: Path | None,
+    own_samples: Path | None,
+    config: DataConfig,
+    in_graph: bool,
+    calibration_data: Path | None = None,
 ) -> Samples:
-    """The images of `verify_data`, otherwise the model's own samples, otherwise synthetic images.
+    """The images of `verify_data`, otherwise the model's own samples, images of `calibration_data`, or synthetic ones.
 
     Args:
         verify_data: the folder of `--verify-data`.
         own_samples: the `samples/` folder of a `local-dir:` model, if it has one.
         config: the model's data config.
         in_graph: the artifact normalizes, so inputs are pixels in [0, 1].
+        calibration_data: what activations are calibrated on; others are outside of their ranges.
 
     Raises:
         ConfigurationError: `verify_data` does not fit this model, or has too few readable images.
     """
-    folder = verify_data or own_samples
+    folder, most = verify_data or own_samples, MOST_IMAGES
+    if folder is None and calibration_data is not None and calibration_data.is_dir():
+        folder, most = calibration_data, _OF_CALIBRATION
     if folder is None:
         return SyntheticSamples(config, in_graph)
     if config.input_size[0] not in (1, 3):
@@ -136,7 +145,7 @@ def choose_samples(
         return SyntheticSamples(config, in_graph)
     if others := other_files(folder):
         reporter().warn(others)
-    samples = ImageSamples(spread(paths, MOST_IMAGES), folder, config, in_graph)
+    samples = ImageSamples(spread(paths, most), folder, config, in_graph)
     if samples.unreadable:
         reporter().warn(left_out(samples.unreadable))
     if dark := samples.preprocessor.depth.warning():

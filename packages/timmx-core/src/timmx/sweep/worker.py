@@ -18,6 +18,7 @@ from timmx.errors import TimmxError, VerificationError, error_dict
 from timmx.exporting import (
     ModelSession,
     Target,
+    calibration_data,
     export_session,
     plan_separately,
     record_result,
@@ -136,7 +137,9 @@ def _load(task: Task, target: Target) -> ModelSession:
         import torch
 
         torch.set_num_threads(task.threads)
-    session = ModelSession(replace(target.request, output=None))
+    session = ModelSession(
+        replace(target.request, output=None), calibration_data=calibration_data([target.options])
+    )
     session.prepare()
     return session
 
