@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import forks
+import node
 import numpy as np
 import onnx
 import pytest
@@ -221,31 +221,7 @@ def test_python_code_for_core_ml_feeds_the_right_input(process, exported_digits,
 @pytest.fixture(scope="module")
 def node_packages(shared) -> Path:
     """A folder `node_modules` with the packages that the JavaScript needs."""
-    if not shutil.which("node") or not shutil.which("npm"):
-        pytest.skip("Node is not installed")
-
-    def fill(folder: Path) -> None:
-        (folder / "package.json").write_text("{}")
-        # Install scripts would download CUDA libraries; the packages contain what the CPU needs.
-        command = [
-            *("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"),
-            *("onnxruntime-node", "sharp"),
-        ]
-        try:
-            done = subprocess.run(
-                command, cwd=folder, text=True, capture_output=True, check=False, timeout=300
-            )
-        except subprocess.TimeoutExpired:
-            (folder / "problem").write_text("npm does not answer")
-            return
-        if done.returncode:
-            reason = f"npm has no onnxruntime-node and sharp here: {done.stderr.strip()[-200:]}"
-            (folder / "problem").write_text(reason)
-
-    folder = shared("node-packages", fill)
-    if (folder / "problem").exists():
-        pytest.skip((folder / "problem").read_text())
-    return folder / "node_modules"
+    return node.install(shared, "onnxruntime-node", "sharp")
 
 
 NODE_RUNS = """
