@@ -114,6 +114,11 @@ def test_large_convolutions_are_in_integers_and_a_tiny_one_is_not_worth_the_conv
     assert chosen(tiny) == set()
 
 
+def test_a_graph_in_which_nothing_is_worth_integers_is_accepted():
+    model = network(helper.make_node("Sin", ["input"], ["y"]), channels=4)
+    assert integer_nodes(model, []) == frozenset()
+
+
 def test_operators_between_integers_are_in_integers_too():
     model = network(
         conv("input", "a", "w"),

@@ -61,6 +61,7 @@ class _Cut:
 
     def __init__(self, graph: ir.Graph, candidates: Collection[ir.Node]) -> None:
         self.flow = networkx.DiGraph()
+        self.flow.add_nodes_from((self.INTEGER, self.FLOAT))
         self._layers: Mapping[ir.Node, Layer] = {layer.node: layer for layer in layers(graph)}
         allowed = set(candidates)
         for node in graph:
