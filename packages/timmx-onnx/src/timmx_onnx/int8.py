@@ -21,6 +21,7 @@ from timmx.plugin import (
 )
 
 from timmx_onnx.calibrate import observe
+from timmx_onnx.fusions import keep_float_layers, keep_products
 from timmx_onnx.names import Names, add_constant
 from timmx_onnx.regions import integer_nodes, is_global_average
 from timmx_onnx.repair import name_nodes
@@ -198,6 +199,7 @@ def _quantize(
     ranges = dict(ranges)
     chosen = set(chosen)
     scales = _rewrite_activations(model, chosen, ranges)
+    keep_products(model, chosen)
     quantizer = QDQQuantizer(
         ir.to_proto(model),
         per_channel=True,
@@ -221,6 +223,7 @@ def _quantize(
     result = ir.from_proto(quantizer.model.model)
     _scale_results(result, scales)
     _give_floats(result, chosen)
+    keep_float_layers(result)
     common.RemoveUnusedNodesPass()(result)
     common.TopologicalSortPass()(result)
     return result
