@@ -60,6 +60,22 @@ class TestWeightInt4(BackendConformance):
         return _kept["classifier"]
 
 
+INTEGERS = {"mode": "int8", "random_calibration": True, "reduce_range": True}
+"""Without reduce_range, the numbers depend on the CPU: some saturate, and random weights amplify the error."""
+
+
+@pytest.mark.slow
+class TestInt8(BackendConformance):
+    backend = "onnx"
+    export_options: ClassVar = INTEGERS
+
+
+@pytest.mark.slow
+class TestInt8Bytes(BackendConformance):
+    backend = "onnx"
+    export_options: ClassVar = INTEGERS | {"io": "uint8", "normalize": True}
+
+
 @pytest.mark.slow
 class TestImageBytes(BackendConformance):
     backend = "onnx"

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes.common import ShapeInferencePass
@@ -185,28 +184,3 @@ def test_activations_in_integers_are_the_activations(name):
     run = opened(quantized, integer_kernels=False)
     found = np.concatenate([run(array[None])[0] for array in inputs])
     assert worst_db([exact], [found]) > 28
-
-
-def test_matrix_products_with_a_bias_have_an_integer_kernel(tmp_path):
-    """Also where ONNX Runtime would fuse the bias before it looks for Q/DQ pairs."""
-    entry = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 64, 192])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    tensors = [
-        numpy_helper.from_array(GENERATOR.normal(size=shape).astype(np.float32), name)
-        for name, shape in (("w", (192, 192)), ("b", (192,)))
-    ]
-    nodes = [
-        helper.make_node("MatMul", ["input", "w"], ["h"], name="h"),
-        helper.make_node("Add", ["h", "b"], ["y"]),
-    ]
-    graph = helper.make_graph(nodes, "g", [entry], [result], tensors)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
-    _prepare(model)
-    quantized = _quantize(model, {"h"}, {"input": (-4.0, 4.0), "h": (-50.0, 50.0)}, reduce_range=True)
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    content = ir.to_proto(quantized).SerializeToString()
-    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    kinds = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
-    assert kinds & {"MatMulIntegerToFloat", "QGemm"}, kinds

@@ -22,12 +22,13 @@ from timmx.plugin import (
 )
 
 from timmx_onnx.calibrate import observe
+from timmx_onnx.fusions import keep_float_layers, keep_products
 from timmx_onnx.names import Names, add_constant
 from timmx_onnx.regions import integer_nodes, is_global_average
 from timmx_onnx.repair import name_nodes
 from timmx_onnx.running import opened
 from timmx_onnx.speed import assumed_cpu
-from timmx_onnx.weights import constant, layers, store_weights
+from timmx_onnx.weights import layers, store_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -221,7 +222,7 @@ def _quantize(
     ranges = dict(ranges)
     chosen = set(chosen)
     scales = _rewrite_activations(model, chosen, ranges)
-    _separate_biases(model, chosen)
+    keep_products(model, chosen)
     quantizer = QDQQuantizer(
         ir.to_proto(model),
         per_channel=True,
@@ -245,6 +246,7 @@ def _quantize(
     result = ir.from_proto(quantizer.model.model)
     _scale_results(result, scales)
     _give_floats(result, chosen)
+    keep_float_layers(result)
     common.RemoveUnusedNodesPass()(result)
     common.TopologicalSortPass()(result)
     return result
@@ -310,28 +312,6 @@ def _rewrite_activations(
         ir.convenience.replace_all_uses_with(result, final, replace_graph_outputs=True)
         graph.remove(node, safe=True)
     return scales
-
-
-def _separate_biases(model: ir.Model, chosen: Collection[str]) -> None:
-    """Give the biases of the chosen matrix products as many axes as the product, which changes no result.
-
-    ONNX Runtime (1.32) fuses a product and a bias of one axis to a Gemm before it looks for Q/DQ pairs, and has no
-    integer kernel for a Gemm with a float bias: vit_tiny then takes three times as long as in float32, otherwise half.
-    """
-    names = Names.of(model.graph)
-    for node in model.graph:
-        uses = list(node.outputs[0].uses()) if node.op_type == "MatMul" and node.name in chosen else []
-        if len(uses) != 1 or uses[0][0].op_type != "Add" or node.outputs[0].shape is None:
-            continue
-        add, index = uses[0]
-        source = add.inputs[1 - index]
-        bias = constant(source)
-        rank = len(node.outputs[0].shape)
-        if source is not None and bias is not None and bias.ndim == 1 and rank > 2:
-            bias = bias.reshape((1,) * (rank - 1) + bias.shape)
-            add.replace_input_with(
-                1 - index, add_constant(model.graph, names.unused(f"{source.name}_bias"), bias)
-            )
 
 
 def _scale_results(model: ir.Model, scales: Mapping[str, float]) -> None:

@@ -66,7 +66,7 @@ class IntegerScheme:
         bits: bits per activation, 8 or 16.
         symmetric: activations have no zero point.
         per_channel: one scale per output channel, otherwise one per weight.
-        weight_limit: the largest magnitude of an integer weight, 127 or 63.
+        weight_limit: the largest magnitude of an integer weight: 127, or 64 for 7 bits.
         rounded_results: the kinds of layers whose result is an integer too.
         method: how the ranges of activations are chosen.
     """

@@ -299,8 +299,8 @@ class ImageCalibration(CalibrationInputs):
             return np.array([numbers[name] for name in folders])
         if len(unknown) < len(set(folders)):
             raise ConfigurationError(
-                f"{_FLAG} {self._folder}: {counted(len(unknown), 'folder')} of {len(set(folders))} are not named after "
-                f"a class of the model, such as {shown(unknown[0])}",
+                f"{_FLAG} {self._folder} has folders that are not named after a class of the model: "
+                f"{len(unknown)} of {len(set(folders))}, such as {shown(unknown[0])}",
                 hint=f"rename them, or leave them out; the classes are {', '.join(map(shown, labels[:3]))} and so on",
             )
         return None
