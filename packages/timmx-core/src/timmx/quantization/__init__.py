@@ -1,4 +1,4 @@
-"""Value ranges of activations, computed from calibration inputs."""
+"""Value ranges of activations, the simulation of layers in integers, and the plans that keep layers in float."""
 
 from timmx.base import door
 
