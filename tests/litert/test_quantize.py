@@ -62,6 +62,12 @@ def test_modes_lose_little_more_than_rounded_weights(photograph_folders, tmp_pat
 
 def test_a_layer_scale_that_the_converter_folds_into_a_linear_layer_is_quantized(export, awakened, tmp_path):
     """Its bias has four axes, of which the quantizer would take the first one for the channels."""
-    model = str(awakened("test_convnext2"))
-    result = export("litert", model, tmp_path / "m.tflite", mode="int8", random_calibration=True)
+    result = export(
+        "litert",
+        "test_convnext2",
+        tmp_path / "m.tflite",
+        checkpoint=awakened("test_convnext2"),
+        mode="int8",
+        random_calibration=True,
+    )
     assert result.verification.snr_db > 20
