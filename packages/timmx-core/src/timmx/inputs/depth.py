@@ -152,6 +152,7 @@ class DepthReport:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._images = self._few = self._largest = 0
+        self._refused = False
 
     def add(self, largest: int) -> None:
         """Count an image by its largest value; a black image says nothing."""
@@ -162,7 +163,7 @@ class DepthReport:
                 self._largest = max(self._largest, largest)
 
     def check(self, images: int = _LEAST_DARK) -> None:
-        """Refuse images that all use few bits, if there are at least as many; then `warning` does not repeat it.
+        """Refuse images that all use few bits, if there are at least as many; then `warning` is empty.
 
         Raises:
             ConfigurationError: they are probably of a smaller depth than 16 bits.
@@ -171,7 +172,7 @@ class DepthReport:
             count, few, largest = self._images, self._few, self._largest
             if count < images or few < count:
                 return
-            self._images = self._few = self._largest = 0
+            self._refused = True  # threads may still add images
         bits = largest.bit_length()
         raise ConfigurationError(
             f"all {count:,} images of 16 bits have values of at most {largest:,} of 65,535: they are very dark, or "
@@ -184,7 +185,8 @@ class DepthReport:
         with self._lock:
             images, few, largest = self._images, self._few, self._largest
             self._images = self._few = self._largest = 0
-        if not few:
+            refused = self._refused
+        if refused or not few:
             return ""
         bits = largest.bit_length()
         they = "its values are" if few == 1 else "their values are"
