@@ -166,34 +166,24 @@ def make_integer(
 
         return plan, run
 
-    choice, plan, measured = planner.choose(list(names.values()), wish, build)
-    states = {
-        name: LayerState.INTEGER
-        if at in plan.integer
-        else LayerState.STORED
-        if at in plan.weight_only
-        else LayerState.FLOAT
-        for at, name in _names(graph, planner, plan).items()
-    }
+    candidates = [names[at] for at in linear_positions(graph) if at in names]
+    choice, plan, measured = planner.choose(candidates, wish, build)
+    states = {names[at]: LayerState.STORED for at in plan.weight_only if at in names}
+    states |= {names[at]: LayerState.INTEGER for at in plan.integer if at in names}
     return IntegerFile(
         content=quantized(plan, set_io=True), plan=plan, choice=choice, measured=measured, states=states
     )
 
 
-def _names(graph: Graph, planner: QuantizationPlanner, plan: Plan | None = None) -> dict[int, str]:
-    """The planner's layers by the position of their operation.
-
-    Args:
-        plan: name all layers that it quantizes, otherwise those that can compute in integers.
-    """
-    positions = linear_positions(graph) if plan is None else sorted(plan.integer | plan.weight_only)
+def _names(graph: Graph, planner: QuantizationPlanner) -> dict[int, str]:
+    """The planner's layers by the position of their operation."""
     weights = {
         at: key
         for at, operation in enumerate(graph.operations)
         if operation.kind in LINEAR and (key := graph.weight(operation)) is not None
     }
-    names = dict(zip(weights, planner.match(list(weights.values())), strict=True))
-    return {at: name for at in positions if (name := names.get(at)) is not None}
+    names = planner.match(list(weights.values()))
+    return {at: name for at, name in zip(weights, names, strict=True) if name is not None}
 
 
 def _apply(

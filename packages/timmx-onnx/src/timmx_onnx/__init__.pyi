@@ -21,6 +21,7 @@ from timmx_onnx.weights import (
     WEIGHTED as WEIGHTED,
     Layer as Layer,
     constant as constant,
+    infer_shapes as infer_shapes,
     layers as layers,
     scaled_weight as scaled_weight,
 )

@@ -18,7 +18,7 @@ _BITS = 8
 
 
 def observe(
-    model: ir.Model, names: Sequence[str], calibration: Calibration, batch: int, method: CalibrationMethod
+    model: ir.Model, names: Sequence[str], calibration: Calibration, method: CalibrationMethod
 ) -> dict[str, tuple[float, float]]:
     """The range (low, high) of each value, by name.
 
@@ -26,7 +26,6 @@ def observe(
         model: float32; restored afterwards.
         names: the names of values in its main graph.
         calibration: iterated twice unless the method is minmax.
-        batch: the batch size that the graph takes.
         method: how ranges are chosen from the observed values.
     """
     graph = model.graph
@@ -38,6 +37,8 @@ def observe(
         session = graph_session(model)
     finally:
         graph.outputs[:] = outputs
+    size = session.get_inputs()[0].shape[0]
+    batch = size if isinstance(size, int) else 1
     observed = {name: Observed() for name in names}
     for second_pass in (False, True) if method is not CalibrationMethod.MINMAX else (False,):
         for array in calibration.batches(batch):

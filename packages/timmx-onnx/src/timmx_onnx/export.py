@@ -9,7 +9,6 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from timmx.plugin import (
-    CalibrationMethod,
     Exported,
     Precision,
     UnsupportedError,
@@ -67,14 +66,7 @@ def export(job: ExportJob, options: OnnxOptions) -> Exported:
         from timmx_onnx.int8 import to_int8  # imports onnxruntime
 
         precision = Precision.INT8
-        quantized = to_int8(
-            model,
-            job,
-            calibration,
-            method=options.calibration_method or CalibrationMethod.MINMAX,
-            max_drop=options.max_drop,
-            reduce_range=options.reduce_range,
-        )
+        quantized = to_int8(model, job, calibration, options)
         model, notes = quantized.model, quantized.notes
         facts |= quantized.facts
     facts |= {"opset": options.opset, "ir_version": model.ir_version}

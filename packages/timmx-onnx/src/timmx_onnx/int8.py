@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,18 +24,19 @@ from timmx.plugin import (
 
 from timmx_onnx.calibrate import observe
 from timmx_onnx.fusions import keep_float_layers, keep_products
-from timmx_onnx.names import Names, add_constant
+from timmx_onnx.names import Names, add_constant, name_nodes
 from timmx_onnx.regions import integer_nodes, is_global_average
-from timmx_onnx.repair import name_nodes
-from timmx_onnx.running import opened
+from timmx_onnx.runner import OnnxRunner
+from timmx_onnx.running import opened, run_model
 from timmx_onnx.speed import assumed_cpu
-from timmx_onnx.weights import layers, store_weights
+from timmx_onnx.weights import infer_shapes, layers, store_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from timmx.plugin import Calibration, ExportJob, QuantizationPlan, QuantizationPlanner
 
+    from timmx_onnx.options import OnnxOptions
     from timmx_onnx.weights import Layer
 
 _Built = tuple[ir.Model, dict[str, LayerState]]
@@ -63,10 +65,7 @@ def to_int8(
     model: ir.Model,
     job: ExportJob,
     calibration: Calibration,
-    *,
-    method: CalibrationMethod,
-    max_drop: float | None,
-    reduce_range: bool,
+    options: OnnxOptions,
 ) -> IntegerGraph:
     """Choose the layers by their accuracy and the table of operator speeds, quantize them, and measure the graph.
 
@@ -75,13 +74,13 @@ def to_int8(
     Args:
         model: float32; changed.
         calibration: inputs from `job`.
-        method: how ranges are chosen.
-        max_drop: the largest drop in points; None for the signal-to-noise ratio.
-        reduce_range: use 7 bits of each weight, for processors whose sums of two products saturate.
+        options: how ranges are chosen, the largest drop, and whether weights have 7 bits.
 
     Raises:
-        UnsupportedError: no plan meets the wish.
+        ConfigurationError: a drop cannot be measured with this model and these inputs.
+        UnsupportedError: no plan meets the largest drop.
     """
+    method, reduce_range = options.calibration_method or CalibrationMethod.MINMAX, options.reduce_range
     scheme = IntegerScheme(
         weight_limit=_REDUCED if reduce_range else _FULL,
         rounded_results=frozenset((LayerKind.CONVOLUTION,)),
@@ -90,10 +89,8 @@ def to_int8(
     planner = job.quantization_planner(calibration, scheme)
     _prepare(model)
     matched = _match(model, planner)
-    wish = job.wish(Precision.INT8, max_drop)
     job.progress("Choosing layers for integers")
-    batch = model.graph.inputs[0].shape[0] if model.graph.inputs[0].shape else 1
-    ranges = observe(model, _float_values(model), calibration, batch if isinstance(batch, int) else 1, method)
+    ranges = observe(model, _float_values(model), calibration, method)
     proto = ir.to_proto(model)
 
     # Measured with the arithmetic that ONNX defines, so that the file is the same on every machine.
@@ -107,12 +104,12 @@ def to_int8(
         }
         quantized = _quantize(copy, chosen, ranges, reduce_range=reduce_range)
         store_weights(quantized, lambda node: matched.get(str(node.name), "") in floats)
-        return (quantized, states | dict.fromkeys(floats, LayerState.FLOAT)), opened(
-            quantized, integer_kernels=False
-        )
+        states |= dict.fromkeys(floats, LayerState.FLOAT)
+        return (quantized, states), opened(quantized, integer_kernels=False)
 
     fast = _choose(ir.from_proto(proto), set(matched))
     candidates = [name for node, name in matched.items() if node in fast]
+    wish = job.wish(Precision.INT8, options.max_drop)
     plan, (result, states), measured = planner.choose(candidates, wish, build)
     shown = planner.facts(plan, measured, states)
     shown |= {"assumes": _assumption(reduce_range), "speed_table": assumed_cpu()}
@@ -133,13 +130,8 @@ def to_int8(
 def _saturates(model: ir.Model, job: ExportJob, measured_db: float) -> bool:
     """Whether the kernels of this CPU add more noise than the integers."""
     inputs = job.samples(_SATURATION_INPUTS)
-    batch = job.example_input.shape[0]
-    batches = [inputs[np.arange(at, at + batch) % len(inputs)] for at in range(0, len(inputs), batch)]
-    exact, found = (
-        [np.concatenate(arrays) for arrays in zip(*map(run, batches), strict=True)]
-        for run in (opened(model, integer_kernels=False), opened(model))
-    )
-    return worst_db(exact, found) < measured_db
+    exact = run_model(model, inputs, partial(OnnxRunner, integer_kernels=False))
+    return worst_db(exact, run_model(model, inputs)) < measured_db
 
 
 def _assumption(reduce_range: bool) -> str:
@@ -165,9 +157,7 @@ def _notes(facts: Mapping[str, Any], plan: QuantizationPlan) -> tuple[str, ...]:
 def _prepare(model: ir.Model) -> None:
     """Name all nodes, infer the shapes of all values, and make each weight a constant of its own."""
     name_nodes(model)
-    common.InlinePass()(model)
-    if any(value.shape is None for node in model.graph for value in node.outputs):
-        common.ShapeInferencePass()(model)
+    infer_shapes(model)
     graph = model.graph
     names = Names.of(graph)
     for layer in list(layers(graph)):

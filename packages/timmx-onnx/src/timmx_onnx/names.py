@@ -1,4 +1,4 @@
-"""Finds names that no value of a graph has yet, and adds constants under such names."""
+"""Unique names of nodes and values in a graph, and constants under such names."""
 
 from __future__ import annotations
 
@@ -43,3 +43,10 @@ def add_constant(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.V
     )
     graph.register_initializer(value)
     return value
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give all nodes of the main graph unique names."""
+    names = Names(())
+    for node in model.graph:
+        node.name = names.unused(node.name or node.op_type)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-from timmx.plugin import run_batches, smallest_float32_set, worst_db
+from timmx.plugin import smallest_float32_set, worst_db
 
-from timmx_onnx.names import Names
+from timmx_onnx.names import name_nodes
 from timmx_onnx.precision import computing_nodes, lower_precision
 from timmx_onnx.runner import OnnxRunner
+from timmx_onnx.running import run_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    import numpy as np
     from timmx.plugin import Repair, Runner
 
 
@@ -52,28 +51,3 @@ def nodes_in_float32(
 
     found = smallest_float32_set(items, measure, repair.target_db)
     return frozenset() if found is None else found.items
-
-
-def name_nodes(model: ir.Model) -> None:
-    """Give all nodes of the main graph unique names."""
-    names = Names(())
-    for node in model.graph:
-        node.name = names.unused(node.name or node.op_type)
-
-
-def run_model(
-    model: ir.Model, inputs: np.ndarray, open_file: Callable[[Path], Runner] = OnnxRunner
-) -> list[np.ndarray]:
-    """The outputs of a graph for inputs, (N, C, H, W), in the order of its outputs.
-
-    Args:
-        open_file: opens its file in a runtime.
-    """
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = Path(folder, "model.onnx")
-        ir.save(model, path, external_data="weights")
-        with open_file(path) as runner:
-            batch = runner.inputs[0].shape[0]
-            names = [spec.name for spec in runner.outputs]
-            outputs = run_batches(runner, inputs, names, batch if isinstance(batch, int) else 1)
-    return [outputs[name] for name in names]

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from timmx.plugin import Precision, UnsupportedError, exempt_layers, worst_db
 
 from timmx_onnx.int4 import linear_layers, store_in_blocks
-from timmx_onnx.repair import name_nodes, run_model
+from timmx_onnx.names import name_nodes
+from timmx_onnx.running import run_model
 from timmx_onnx.weights import storable, store_weights
 
 if TYPE_CHECKING:

@@ -51,6 +51,13 @@ def layers(graph: ir.Graph) -> Iterator[Layer]:
                 yield Layer(node, weight, _output_axis(node, weight))
 
 
+def infer_shapes(model: ir.Model) -> None:
+    """Inline the functions of a graph, and infer the shapes of its values where they are missing, in place."""
+    common.InlinePass()(model)
+    if any(value.shape is None for node in model.graph for value in node.outputs):
+        common.ShapeInferencePass()(model)
+
+
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
     """A constant, also through transposes and reshapes; None for anything else."""
     if value is None or value.is_graph_input():

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
-from timmx_onnx import WEIGHTED, Layer, constant, layers
+from timmx_onnx import WEIGHTED, Layer, constant, infer_shapes, layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -99,7 +98,7 @@ def targets(model: ir.Model, grid: Grid = INT8) -> Targets:
         model: a float32 graph. Functions are inlined and missing shapes inferred, in place.
         grid: INT8 or FP8.
     """
-    _infer_shapes(model)
+    infer_shapes(model)
     batch = _batch(model.graph)
     chosen: list[Layer] = []
     float_reasons: dict[ir.Node, str] = {}
@@ -122,12 +121,6 @@ def observed_values(model: ir.Model, grid: Grid = INT8) -> list[str]:
     values = [layer.node.inputs[0] for layer in selection.layers]
     values += [shortcut.add.inputs[shortcut.index] for shortcut in selection.shortcuts]
     return list(dict.fromkeys(str(value.name) for value in values if value is not None))
-
-
-def _infer_shapes(model: ir.Model) -> None:
-    common.InlinePass()(model)
-    if any(value.shape is None for node in model.graph for value in node.outputs):
-        common.ShapeInferencePass()(model)
 
 
 def _batch(graph: ir.Graph) -> int | ir.SymbolicDim | None:

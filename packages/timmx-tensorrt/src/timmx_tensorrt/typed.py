@@ -98,8 +98,7 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> TypedOn
     if calibration is not None and grid is not None:
         job.progress("Calibrating")
         method = options.calibration_method or CalibrationMethod.MINMAX
-        batch = 1 if job.request.dynamic_batch else profile.optimal
-        ranges = observe(model, observed_values(model, grid), calibration, batch, method)
+        ranges = observe(model, observed_values(model, grid), calibration, method)
         facts |= {"calibration": calibration.origin, "calibration_method": str(method)}
         if grid is INT8:
             model, facts["quantization_plan"] = _to_int8(model, job, calibration, ranges, options)
@@ -144,8 +143,9 @@ def _to_int8(
     scheme = IntegerScheme(symmetric=True, rounded_results=frozenset(), method=method)
     planner = job.quantization_planner(calibration, scheme)
     found = list(layers(model.graph))
-    names = planner.match([WeightKey.of(layer.weight) for layer in found])
-    keys = {name: WeightKey.of(layer.weight) for layer, name in zip(found, names, strict=True) if name}
+    weights = [WeightKey.of(layer.weight) for layer in found]
+    names = planner.match(weights)
+    keys = {name: key for name, key in zip(names, weights, strict=True) if name}
     nodes = {layer.node for layer in targets(model).layers}
     chosen = [name for layer, name in zip(found, names, strict=True) if name and layer.node in nodes]
     proto = ir.to_proto(model)

@@ -153,14 +153,6 @@ class QuantizationPlanner(Protocol):
     def layers(self) -> tuple[QuantizableLayer, ...]:
         """All layers that can be chosen, in order of execution."""
 
-    @property
-    def drop_of(self) -> str:
-        """What a drop is of: `accuracy`, or `agreement` with the model in float.
-
-        Raises:
-            ConfigurationError: a drop cannot be measured with this model and these inputs.
-        """
-
     def match(self, weights: Sequence[WeightKey]) -> list[str | None]:
         """The layer of each weight in a format's graph; None for what the capture does not have.
 
@@ -191,9 +183,6 @@ class QuantizationPlanner(Protocol):
             UnsupportedError: the file loses more than the largest drop; it says what can be reached. A ratio that is
                 missed is left to verification.
         """
-
-    def predict(self, integer: frozenset[str], *, drop: bool = False) -> Figures:
-        """Figures of the model with these layers in integers, simulated; the drop is of all calibration inputs."""
 
     def facts(
         self, plan: QuantizationPlan, measured: Figures, states: Mapping[str, LayerState]

@@ -1,7 +1,7 @@
 """Chooses the layers that compute in integers by what each of them costs at the model's output (docs/quantization.md).
 
 The noise of layers is simulated in torch on calibration inputs, so that the choice is the same for all formats with the
-same arithmetic; a backend then measures its file, and corrects the choice once.
+same arithmetic. What a backend builds by it is then measured, and the choice corrected if it was wrong.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Planner:
         self.layers: tuple[QuantizableLayer, ...] = self._simulation.layers
         self.origin = calibration.origin
         self._truth = functools.cache(classes)
-        self._size, self._count = self._budget()
-        self._inputs = list(self._batches(calibration.some(self._count)))
+        self._size, count = self._budget()
+        self._inputs = list(self._batches(calibration.some(count)))
         self._exact = [self._simulation.outputs(batch) for batch in self._inputs]
         self._exact_classes: np.ndarray | None = None
         self._predictions: dict[tuple[frozenset[str], bool], Figures] = {}
@@ -88,9 +88,10 @@ class Planner:
         for key in weights:
             names = by_key.get(key, [])
             found.append(names.pop(0) if len(names) > 1 else names[0] if names else None)
+        matched = set(found)
         left: dict[int, list[str]] = {}
         for layer in self.layers:
-            if layer.name not in found:
+            if layer.name not in matched:
                 left.setdefault(layer.weight.size, []).append(layer.name)
         for size, names in left.items():
             places = [at for at, key in enumerate(weights) if found[at] is None and key.size == size]
@@ -156,11 +157,12 @@ class Planner:
             "integer_share": round(in_integers / total, 4) if total else 0.0,
             "kept_for_accuracy": [name for name in plan.candidates if name in plan.kept],
             "predicted_db": _rounded(plan.predicted.snr_db),
+            "measured_db": _rounded(measured.snr_db),
         }
-        facts["measured_db"] = _rounded(measured.snr_db)
         if plan.wish.max_drop is not None:
-            facts |= {"max_drop": plan.wish.max_drop, "drop_of": self.drop_of}
             facts |= {
+                "max_drop": plan.wish.max_drop,
+                "drop_of": self.drop_of,
                 "predicted_drop": _rounded(plan.predicted.drop),
                 "measured_drop": _rounded(measured.drop),
             }
@@ -302,10 +304,10 @@ class Planner:
         return Figures(snr_db, self._drop(run) if drop else None)
 
     def _drop(self, run: Callable[[np.ndarray], Sequence[np.ndarray]]) -> float:
-        self._truth()  # before the long run
+        truth = self._truth()  # raises before the long runs
         if self._exact_classes is None:
             self._exact_classes = self._classes(self._simulation.outputs)
-        exact, found, truth = self._exact_classes, self._classes(run), self._truth()
+        exact, found = self._exact_classes, self._classes(run)
         if truth is None:
             return 100 * float(np.mean(exact != found))
         return 100 * float(np.mean(exact == truth) - np.mean(found == truth))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ class _Place:
 
     Attributes:
         node: the layer.
+        kind: its arithmetic.
+        position: of its activation in the arguments; its weight is the next one.
         source: the node of its activation.
         weight: float32.
         axis: the weight's axis of the output channels; None if one scale has to do for all.
@@ -53,6 +56,8 @@ class _Place:
     """
 
     node: Node
+    kind: LayerKind
+    position: int
     source: Node
     weight: torch.Tensor
     axis: int | None
@@ -101,7 +106,7 @@ class IntegerSimulation:
         for node in self._steps:
             place = self._place(node)
             if place is not None:
-                name = targets[node.args[1 + (node.target is aten.addmm.default)].name]
+                name = targets[node.args[place.position + 1].name]
                 count = sum(name == other.partition("#")[0] for other in self._places)
                 self._places[f"{name}#{count}" if count else name] = place
         self._layer_of = {place.node: name for name, place in self._places.items()}
@@ -178,37 +183,23 @@ class IntegerSimulation:
             visit: receives each value.
         """
         values: dict[Node, Any] = {}
-        constants = self._constants
+        known = ChainMap(values, self._constants, dict(exact or {}))
         if exact is None:
-            device = next(
-                (value.device for value in constants.values() if isinstance(value, torch.Tensor)), "cpu"
-            )
+            device = next((value.device for value in self._constants.values()), "cpu")
             values[self._input] = torch.from_numpy(np.ascontiguousarray(array)).to(device)
             if visit is not None:
                 visit(self._input, values[self._input])
 
-        def value_of(node: Node) -> Any:
-            if node in values:
-                return values[node]
-            return constants[node] if exact is None or node in constants else exact[node]
-
         for node in self._steps:
-            layer = self._layer_of.get(node)
-            layer = layer if layer in integer else None
-            if (
-                exact is not None
-                and layer is None
-                and not any(source in values for source in self._sources[node])
-            ):
+            layer, ended = self._layer_of.get(node), self._result_of.get(node)
+            same = layer not in integer and not any(source in values for source in self._sources[node])
+            if exact is not None and same:
                 continue
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), value_of)
-            if layer is not None:
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
+            if layer in integer:
                 args = self._in_integers(layer, list(args))
             result = node.target(*args, **kwargs)
-            rounds = self._result_of.get(node)
-            if rounds in integer and self._kind(node if layer else self._places[str(rounds)].node) in (
-                self._scheme.rounded_results
-            ):
+            if ended in integer and self._places[ended].kind in self._scheme.rounded_results:
                 result = self._round(result, node)
             values[node] = result
             if visit is not None:
@@ -220,11 +211,10 @@ class IntegerSimulation:
 
     def _in_integers(self, name: str, args: list[Any]) -> list[Any]:
         place = self._places[name]
-        first = int(place.node.target is aten.addmm.default)
         if name not in self._weights:
             self._weights[name] = self._rounded_weight(place)
-        args[first] = self._round(args[first], place.source)
-        args[first + 1] = self._weights[name]
+        args[place.position] = self._round(args[place.position], place.source)
+        args[place.position + 1] = self._weights[name]
         return args
 
     def _rounded_weight(self, place: _Place) -> torch.Tensor:
@@ -257,8 +247,8 @@ class IntegerSimulation:
         convolution = node.target in _CONVOLUTIONS
         if not convolution and node.target not in _LINEAR:
             return None
-        first = int(node.target is aten.addmm.default)
-        source, parameter = node.args[first : first + 2]
+        position = int(node.target is aten.addmm.default)  # whose first argument is the bias
+        source, parameter = node.args[position : position + 2]
         if not isinstance(source, torch.fx.Node) or source in self._constants:
             return None
         weight = self._constants.get(parameter) if isinstance(parameter, torch.fx.Node) else None
@@ -277,24 +267,28 @@ class IntegerSimulation:
         if len(node.users) == 1:
             user = next(iter(node.users))
             result = user if user.target in _FUSED else node
-        return _Place(node=node, source=source, weight=weight, axis=axis, result=result)
+        return _Place(
+            node=node,
+            kind=LayerKind.CONVOLUTION if convolution else LayerKind.LINEAR,
+            position=position,
+            source=source,
+            weight=weight,
+            axis=axis,
+            result=result,
+        )
 
     @staticmethod
     def _groups(node: Node) -> int:
         position = 8 if node.target is aten.convolution.default else 6
         return int(node.args[position]) if len(node.args) > position else 1  # type: ignore[arg-type]
 
-    @staticmethod
-    def _kind(node: Node) -> LayerKind:
-        return LayerKind.CONVOLUTION if node.target in _CONVOLUTIONS else LayerKind.LINEAR
-
     def _layer(self, name: str, place: _Place, sizes: Mapping[Node, int]) -> QuantizableLayer:
         weight, node = place.weight, place.node
         transposed = node.target is aten.conv_transpose2d.input
         positions = sizes[place.source if transposed else node]
-        channels = weight.shape[place.axis or 0]
-        each = weight[0].numel() if self._kind(node) is LayerKind.CONVOLUTION else weight.numel() // channels
-        return QuantizableLayer(name, self._kind(node), WeightKey.of(weight.cpu().numpy()), positions * each)
+        convolution = place.kind is LayerKind.CONVOLUTION
+        each = weight[0].numel() if convolution else weight.numel() // weight.shape[place.axis or 0]
+        return QuantizableLayer(name, place.kind, WeightKey.of(weight.cpu().numpy()), positions * each)
 
     def _last_uses(self) -> dict[Node, list[Node]]:
         """The values that a node is the last to use, by that node."""
