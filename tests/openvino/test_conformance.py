@@ -1,0 +1,22 @@
+"""The conformance kit on the openvino backend."""
+
+from typing import ClassVar
+
+import pytest
+from timmx.testing import BackendConformance
+
+
+class TestOpenVINO(BackendConformance):
+    backend = "openvino"
+
+
+@pytest.mark.slow  # the same checks again; test_modes.py has exports of each mode in every run
+class TestFloat16(BackendConformance):
+    backend = "openvino"
+    export_options: ClassVar = {"mode": "fp16"}
+
+
+@pytest.mark.slow
+class TestImageBytes(BackendConformance):
+    backend = "openvino"
+    export_options: ClassVar = {"io": "uint8", "normalize": True}
