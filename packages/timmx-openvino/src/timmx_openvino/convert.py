@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def convert(job: ExportJob) -> openvino.Model:
     """Convert the captured model to a float32 graph, from `input` (N, C, H, W) to `job.output_names`.
 
-    This is what `openvino.convert_model` does, but with `decompose`, which takes a fraction of the time, with the sizes of
-    the input, which `convert_model` forgets (2026.4), and without its telemetry.
+    This is what `openvino.convert_model` does, but with `decompose`, which takes a fraction of the time, with the
+    sizes of the input, which `convert_model` forgets (2026.4), and without its telemetry.
 
     Raises:
         UnsupportedError: the front end cannot translate an operation.
@@ -47,7 +47,7 @@ def convert(job: ExportJob) -> openvino.Model:
         ) from exc
     apply_moc_transformations(model, cf=True, smart_reshape=False)
     apply_fused_names_cleanup(model)
-    _name(model, job.output_names)
+    name_nodes(model, job.output_names)
     return model
 
 
@@ -76,7 +76,7 @@ def _reason(exc: Exception) -> str:
     return " ".join(lines[-3:])[-400:].rstrip(".")
 
 
-def _name(model: openvino.Model, outputs: tuple[str, ...]) -> None:
+def name_nodes(model: openvino.Model, outputs: tuple[str, ...]) -> None:
     """Name the input and outputs, and number the nodes that OpenVINO has numbered in the order of its process.
 
     The names of inner tensors are removed: they are numbers too, and nobody fetches them.
@@ -91,7 +91,6 @@ def _name(model: openvino.Model, outputs: tuple[str, ...]) -> None:
     (entry,) = model.inputs
     entry.get_tensor().set_names({"input"})
     entry.node.set_friendly_name("input")
-    entry.node.set_layout(openvino.Layout("NCHW"))
     for output, name in zip(model.outputs, outputs, strict=True):
         output.get_tensor().set_names({name})
         output.node.set_friendly_name(name)

@@ -8,7 +8,7 @@ from xml.sax.saxutils import quoteattr
 import openvino
 from timmx.plugin import Exported, Precision, sha256
 
-from timmx_openvino.convert import convert, take_bytes
+from timmx_openvino.convert import convert, name_nodes, take_bytes
 from timmx_openvino.ir import METADATA_KEY, WEIGHTS_SUFFIX
 from timmx_openvino.model_info import KEY, model_info
 from timmx_openvino.options import IoType, OpenVINOMode
@@ -26,22 +26,42 @@ def export(job: ExportJob, options: OpenVINOOptions) -> Exported:
 
     Raises:
         ConfigurationError: the calibration data cannot be used with this model.
-        UnsupportedError: OpenVINO's front end cannot convert an operation.
+        UnsupportedError: OpenVINO's front end cannot convert an operation, `mode` is 4 bits and the model has no linear
+            layer, or no plan meets the largest drop.
     """
     calibration = None
     if options.mode is OpenVINOMode.INT8:  # unusable data is refused before the long conversion
         calibration = job.calibration(options.calibration_data, options.calibration_samples)
     model = job.shared("float graph", lambda: convert(job)).clone()
-    precision = Precision.FP16 if options.mode is OpenVINOMode.FP16 else Precision.FP32
+    precision, notes = Precision.FP32, tuple[str, ...]()
     facts: dict[str, Any] = {"mode": str(options.mode)}
-    notes: tuple[str, ...] = ()
+    if options.mode is OpenVINOMode.FP16:
+        precision = Precision.FP16
+    elif options.mode is OpenVINOMode.WEIGHT_INT8:
+        from timmx_openvino.storage import in_8_bits
+
+        job.progress("Quantizing the weights")
+        model, precision = in_8_bits(model), Precision.INT8_WEIGHTS
+    elif options.mode is OpenVINOMode.WEIGHT_INT4:
+        from timmx_openvino.storage import BLOCK, in_4_bits
+
+        job.progress("Quantizing the weights")
+        (model, count), precision = in_4_bits(model), Precision.INT4_WEIGHTS
+        facts |= {"int4_operations": count, "block_size": BLOCK}
+    elif calibration is not None:
+        from timmx_openvino.int8 import to_int8
+
+        precision = Precision.INT8
+        quantized = to_int8(model, job, calibration, options)
+        model, notes = quantized.model, quantized.notes
+        facts |= quantized.facts
     if options.io is IoType.UINT8:
         model = take_bytes(model)
     job.progress("Writing OpenVINO")
-    return write(job, model, precision, facts, notes, takes_bytes=options.io is IoType.UINT8)
+    return _write(job, model, precision, facts, notes, takes_bytes=options.io is IoType.UINT8)
 
 
-def write(
+def _write(
     job: ExportJob,
     model: openvino.Model,
     precision: Precision,
@@ -51,6 +71,9 @@ def write(
     takes_bytes: bool,
 ) -> Exported:
     """Write the `.bin`, and the `.xml` with the hash of the `.bin` in its metadata."""
+    name_nodes(model, job.output_names)
+    (entry,) = model.inputs
+    entry.node.set_layout(openvino.Layout("NHWC" if takes_bytes else "NCHW"))
     described: dict[str, Any] = {"input_dtype": "uint8", "input_layout": "NHWC"} if takes_bytes else {}
     weights = job.path.with_suffix(WEIGHTS_SUFFIX)
     model.set_rt_info(_PLACEHOLDER, METADATA_KEY)

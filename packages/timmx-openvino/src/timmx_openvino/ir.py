@@ -195,8 +195,8 @@ class _Parser:
             case ["net"]:
                 self.graph.version = _number(attributes.get("version"))
             case ["net", "layers", "layer"]:
-                found = (attributes.get(key, "") for key in ("name", "type", "version"))
-                self.graph.layers.append(Layer(*found))
+                name, kind, opset = (attributes.get(key, "") for key in ("name", "type", "version"))
+                self.graph.layers.append(Layer(name, kind, opset))
             case ["net", "layers", "layer", "data"]:
                 self.graph.layers[-1].data = attributes
             case ["net", "layers", "layer", _, "port"]:

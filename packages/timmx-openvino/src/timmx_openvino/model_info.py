@@ -18,8 +18,8 @@ _INTERPOLATIONS = {"nearest": "NEAREST", "bilinear": "LINEAR", "bicubic": "CUBIC
 def model_info(metadata: Metadata) -> tuple[dict[str, str], tuple[str, ...]]:
     """The entries under `model_info`, empty for what Model API's classifier cannot run, and notes for the user.
 
-    Model API 0.4 takes images as OpenCV reads them, BGR bytes, resizes them without antialiasing, reverses the channels,
-    subtracts a mean, and divides by a scale.
+    Model API 0.4 takes images as OpenCV reads them, BGR bytes, resizes them without antialiasing, reverses the
+    channels, subtracts a mean, and divides by a scale.
     """
     if problem := _problem(metadata):
         return {}, (f"Model API's classifier cannot use this file: {problem}.",)

@@ -39,7 +39,8 @@ _LAYOUTS = {2: "NC", 3: "NLC", 4: "NCHW"}
 class OpenVINORunner(Runner):
     """Runs an OpenVINO model.
 
-    Files in fp32 compute in float32, also where the device would choose bfloat16 (CPUs with AMX) or float16 (GPUs).
+    The CPU computes floats in float32, and GPUs those of files in fp32, also where they would choose bfloat16 (CPUs with
+    AVX512_BF16 or AMX: 22.6 dB in place of 50 for an efficientnet_b0 in fp16) or float16 (GPUs).
 
     Args:
         path: the `.xml`, with its `.bin` next to it.
@@ -143,7 +144,8 @@ def _require(core: openvino.Core, device: str) -> None:
 
 def _properties(device: str, metadata: Metadata | None, threads: int | None) -> dict[Any, Any]:
     chosen: dict[Any, Any] = {hints.performance_mode: hints.PerformanceMode.LATENCY}
-    if metadata is not None and metadata.precision == Precision.FP32:
+    exact = metadata is None or metadata.precision == Precision.FP32
+    if device == "CPU" or (exact and device != "NPU"):  # which has no float32
         chosen[hints.inference_precision] = openvino.Type.f32
     if device != "CPU":  # which compiles in less than a second
         chosen[properties.cache_dir] = str(cache_folder("openvino"))

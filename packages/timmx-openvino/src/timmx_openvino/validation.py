@@ -5,7 +5,14 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from timmx.plugin import ConfigurationError, Problem, calibration_flags, check_calibration, check_image_bytes
+from timmx.plugin import (
+    CalibrationMethod,
+    ConfigurationError,
+    Problem,
+    calibration_flags,
+    check_calibration,
+    check_image_bytes,
+)
 
 from timmx_openvino.options import IoType, OpenVINOMode
 
@@ -51,6 +58,11 @@ def validate(request: ExportRequest, options: OpenVINOOptions) -> None:
                 hint=f"use --mode int8, or leave {flags[0]} out",
             )
         return
+    if options.calibration_method is CalibrationMethod.MSE:
+        raise ConfigurationError(
+            "--calibration-method mse is not one of those that NNCF has",
+            hint="use --calibration-method minmax or percentile",
+        )
     check_calibration(
         options.calibration_data, options.calibration_samples, options.random_calibration, options.max_drop
     )

@@ -7,12 +7,8 @@ costs the user `--trust`; a cache that cannot be read or written is ignored.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from timmx.base import cache_folder
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _KIND = "own-files"
 _MOST = 10_000

@@ -77,7 +77,7 @@ class Worker:
                 Path(path),
                 threads=threads,
                 trust=trust,
-                runtime_device=runtime_device and RuntimeDevice(runtime_device),
+                runtime_device=RuntimeDevice(runtime_device) if runtime_device else None,
             )
         if "torch" in sys.modules:
             import torch
