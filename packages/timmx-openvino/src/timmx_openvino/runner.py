@@ -39,8 +39,8 @@ _LAYOUTS = {2: "NC", 3: "NLC", 4: "NCHW"}
 class OpenVINORunner(Runner):
     """Runs an OpenVINO model.
 
-    The CPU computes floats in float32, and GPUs those of files in fp32, also where they would choose bfloat16 (CPUs with
-    AVX512_BF16 or AMX: 22.6 dB in place of 50 for an efficientnet_b0 in fp16) or float16 (GPUs).
+    The CPU computes floats in float32, and GPUs those of files in fp32, also where they would choose bfloat16 (CPUs
+    with AVX512_BF16 or AMX: 22.6 dB in place of 50 for an efficientnet_b0 in fp16) or float16 (GPUs).
 
     Args:
         path: the `.xml`, with its `.bin` next to it.

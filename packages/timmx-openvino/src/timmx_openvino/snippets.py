@@ -23,10 +23,18 @@ def _python(file: str, metadata: Metadata) -> Snippet:
     return Snippet(
         requires=("openvino",),
         imports=("import openvino", "import json"),
-        load=(f'model = openvino.Core().compile_model({file}, "CPU")',),
+        load=(
+            "core = openvino.Core()",
+            f"graph = core.read_model({file})",
+            'model = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
+        ),
         run=("output = model(x)[0]",),
-        labels='json.loads(model.get_runtime_model().get_rt_info("timmx").astype(str))["labels"]',
+        labels='json.loads(graph.get_rt_info("timmx").astype(str))["labels"]',
     )
+
+
+def _element_type(metadata: Metadata) -> str:
+    return "u8" if metadata.input.dtype == "uint8" else "f32"
 
 
 def _shape(metadata: Metadata) -> str:
@@ -34,17 +42,17 @@ def _shape(metadata: Metadata) -> str:
 
 
 def _js(file: str, metadata: Metadata) -> Snippet:
-    dtype = {"float32": "f32", "uint8": "u8"}.get(metadata.input.dtype, metadata.input.dtype)
     return Snippet(
         requires=("openvino-node",),
         imports=('import { addon as ov } from "openvino-node";',),
         load=(
             "const core = new ov.Core();",
-            f'const model = await core.compileModel(await core.readModel({file}), "CPU");',
+            f"const graph = await core.readModel({file});",
+            'const model = await core.compileModel(graph, "CPU", { INFERENCE_PRECISION_HINT: "f32" });',
             "const request = model.createInferRequest();",
         ),
         run=(
-            f'request.setInputTensor(new ov.Tensor("{dtype}", [{_shape(metadata)}], x));',
+            f'request.setInputTensor(new ov.Tensor("{_element_type(metadata)}", [{_shape(metadata)}], x));',
             "request.infer();",
             "const output = request.getOutputTensor(0).data;",
         ),
@@ -52,16 +60,18 @@ def _js(file: str, metadata: Metadata) -> Snippet:
 
 
 def _cpp(file: str, metadata: Metadata) -> Snippet:
-    dtype = {"float32": "f32", "uint8": "u8"}.get(metadata.input.dtype, metadata.input.dtype)
     return Snippet(
         requires=("OpenVINO",),
         imports=("#include <openvino/openvino.hpp>",),
         load=(
             "ov::Core core;",
-            f'ov::InferRequest request = core.compile_model({file}, "CPU").create_infer_request();',
+            f'ov::CompiledModel model = core.compile_model({file}, "CPU", '
+            "ov::hint::inference_precision(ov::element::f32));",
+            "ov::InferRequest request = model.create_infer_request();",
         ),
         run=(
-            f"request.set_input_tensor(ov::Tensor(ov::element::{dtype}, {{{_shape(metadata)}}}, x.data()));",
+            f"request.set_input_tensor(ov::Tensor(ov::element::{_element_type(metadata)}, "
+            f"{{{_shape(metadata)}}}, x.data()));",
             "request.infer();",
             "const float* output = request.get_output_tensor(0).data<float>();",
         ),
