@@ -49,6 +49,8 @@ class Layer:
     opset: str
     data: dict[str, str] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=list)
+    weights_end: int = 0
+    """Of a constant: the place of the byte after it in the `.bin`."""
 
 
 @dataclass
@@ -92,10 +94,7 @@ def check_weights(path: Path, graph: Graph, content: dict[str, Any]) -> None:
     if isinstance(expected, str):
         check_companion(path, weights, expected)
         return
-    needed = max(
-        (_number(layer.data.get("offset")) + _number(layer.data.get("size")) for layer in graph.layers),
-        default=0,
-    )
+    needed = max((layer.weights_end for layer in graph.layers), default=0)
     if not needed:
         return
     if not weights.exists():
@@ -198,7 +197,9 @@ class _Parser:
                 name, kind, opset = (attributes.get(key, "") for key in ("name", "type", "version"))
                 self.graph.layers.append(Layer(name, kind, opset))
             case ["net", "layers", "layer", "data"]:
-                self.graph.layers[-1].data = attributes
+                layer = self.graph.layers[-1]
+                layer.data = attributes
+                layer.weights_end = _number(attributes.get("offset")) + _number(attributes.get("size"))
             case ["net", "layers", "layer", _, "port"]:
                 self.graph.layers[-1].data.setdefault("precision", attributes.get("precision", ""))
             case ["net", "rt_info", key] if key == METADATA_KEY:
@@ -222,7 +223,7 @@ def _number(text: str | None) -> int:
         ValueError: it is not an integer that a file of this format may have.
     """
     value = int(text or 0)
-    if not -1 <= value < 2**63:
+    if not -1 <= value < 2**63:  # -1 is a dynamic size
         raise ValueError(f"{value} is not a size")
     return value
 

@@ -118,7 +118,7 @@ def _read(facts: Facts) -> Iterator[str]:
     yield '    if (image.empty()) throw std::runtime_error(std::string(path) + " cannot be read");'
     yield f"    const std::vector<uint8_t> data(image.data, image.data + size_t({channels}) * image.rows * image.cols);"
     yield from _scaled(facts)
-    yield "    const std::vector<uint8_t> pixels = resize(resize(data, image.cols, image.rows, w), image.rows, h, w);"
+    yield "    const std::vector<uint8_t> pixels = resize(resize(data, image.cols, image.rows, w), image.rows, w, h);"
     yield "    // The crop is centered, with halves to even, as in Python; outside of the image it is filled"
     yield "    const auto offset = [](int beyond) {"
     yield "        return beyond < 0 ? int(std::ceil(beyond / 2.0)) : int(std::nearbyint(beyond / 2.0));"
