@@ -72,11 +72,11 @@ def _resize(metadata: Metadata) -> tuple[dict[str, str], tuple[str, ...]]:
         fill = {round(255 * value) for value in entry.mean}
         resize = {"resize_type": "fit_to_window_letterbox", "pad_value": str(sorted(fill)[0])}
         if len(fill) > 1:
-            lacks.append("a border in the mean color")
+            lacks.append("border in the mean color")
     else:
         resize = {"resize_type": "crop"}
     if entry.crop_pct != 1:
-        lacks.append(f"a crop of {100 * entry.crop_pct:.4g} % of the resized image")
+        lacks.append(f"crop of {100 * entry.crop_pct:.4g} % of the resized image")
     if resize["resize_type"] == "crop":
         if entry.interpolation != "bilinear":
             lacks.append(f"{entry.interpolation} resampling of a crop")
