@@ -20,3 +20,21 @@ class TestFloat16(BackendConformance):
 class TestImageBytes(BackendConformance):
     backend = "openvino"
     export_options: ClassVar = {"io": "uint8", "normalize": True}
+
+
+@pytest.mark.slow
+class TestWeightInt8(BackendConformance):
+    backend = "openvino"
+    export_options: ClassVar = {"mode": "weight-int8"}
+
+
+@pytest.mark.slow
+class TestWeightInt4(BackendConformance):
+    backend = "openvino"
+    export_options: ClassVar = {"mode": "weight-int4"}
+
+
+@pytest.mark.slow
+class TestInt8(BackendConformance):
+    backend = "openvino"
+    export_options: ClassVar = {"mode": "int8", "random_calibration": True}

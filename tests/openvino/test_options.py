@@ -65,6 +65,17 @@ def test_refusal_imports_nothing_heavy(process, tmp_path):
     assert json.loads(done.stdout) == []
 
 
+def test_nncf_sends_no_events(process):
+    """The tests themselves do not show it: NNCF sends none if pytest is imported."""
+    code = (
+        "import timmx_openvino.int8\n"
+        "from nncf.telemetry.wrapper import NNCFTelemetryStub, telemetry\n"
+        "print(isinstance(telemetry, NNCFTelemetryStub))"
+    )
+    done = process([sys.executable, "-c", code])
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_nncf_is_required_by_the_modes_that_use_it(monkeypatch, tmp_path):
     find = importlib.util.find_spec
     monkeypatch.setattr(

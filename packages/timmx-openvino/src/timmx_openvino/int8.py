@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import openvino
 import openvino.properties.hint as hints
-from nncf.quantization.range_estimator import (
-    AggregatorType,
-    RangeEstimatorParameters,
-    StatisticsCollectorParameters,
-    StatisticsType,
-)
 from timmx.plugin import CalibrationMethod, IntegerScheme, LayerState, Precision, WeightKey
 
 from timmx_openvino.graph import varying_nodes
 from timmx_openvino.layers import layers
-from timmx_openvino.nncf_library import nncf
+from timmx_openvino.nncf_library import nncf, quantize, range_estimator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -119,17 +113,18 @@ def _quantize(
     """
     exact = method is CalibrationMethod.MINMAX
 
-    def end(statistics: StatisticsType, aggregator: AggregatorType) -> StatisticsCollectorParameters:
-        if exact:
-            return StatisticsCollectorParameters(statistics, aggregator)
-        return StatisticsCollectorParameters(StatisticsType.QUANTILE, aggregator, quantile_outlier_prob=1e-4)
+    def end(name: str) -> Any:
+        statistics = range_estimator.StatisticsType[name if exact else "QUANTILE"]
+        return range_estimator.StatisticsCollectorParameters(
+            statistics, range_estimator.AggregatorType[name], quantile_outlier_prob=1e-4
+        )
 
     others = [
         node.get_friendly_name()
         for node in varying_nodes(model)
         if node.get_friendly_name() not in chosen and node.get_type_name() not in _MOVES
     ]
-    return nncf.quantize(
+    return quantize(
         model.clone(),
         nncf.Dataset(data),
         subset_size=len(data),
@@ -137,8 +132,8 @@ def _quantize(
         ignored_scope=nncf.IgnoredScope(names=others, validate=False),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             disable_bias_correction=True,
-            activations_range_estimator_params=RangeEstimatorParameters(
-                end(StatisticsType.MIN, AggregatorType.MIN), end(StatisticsType.MAX, AggregatorType.MAX)
+            activations_range_estimator_params=range_estimator.RangeEstimatorParameters(
+                end("MIN"), end("MAX")
             ),
         ),
     )

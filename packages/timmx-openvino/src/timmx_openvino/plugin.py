@@ -26,7 +26,6 @@ class OpenVINOBackend(ExportBackend):
     runtime = "OpenVINO"
     runtime_devices = tuple(RuntimeDevice)
     toolchain = ("openvino", "nncf")
-    preload = ("openvino.frontend.pytorch.fx_decoder", "timmx_openvino.export")
     options = OpenVINOOptions
 
     def check_environment(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from timmx.plugin import UnsupportedError
 
 from timmx_openvino.layers import LINEAR, layers
-from timmx_openvino.nncf_library import nncf
+from timmx_openvino.nncf_library import compress_weights, nncf
 
 if TYPE_CHECKING:
     import openvino
@@ -18,7 +18,7 @@ BLOCK = 32
 
 def in_8_bits(model: openvino.Model) -> openvino.Model:
     """The graph with the weights of its layers in 8 bits, with one scale per output channel."""
-    return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    return compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
 
 
 def in_4_bits(model: openvino.Model) -> tuple[openvino.Model, int]:
@@ -35,7 +35,7 @@ def in_4_bits(model: openvino.Model) -> tuple[openvino.Model, int]:
             "store in 4 bits",
             hint="use --mode weight-int8",
         )
-    compressed = nncf.compress_weights(
+    compressed = compress_weights(
         model,
         mode=nncf.CompressWeightsMode.INT4_ASYM,
         group_size=BLOCK,
