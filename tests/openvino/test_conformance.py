@@ -32,6 +32,17 @@ class TestWeightInt8(BackendConformance):
 class TestWeightInt4(BackendConformance):
     backend = "openvino"
     export_options: ClassVar = {"mode": "weight-int4"}
+    overridden: ClassVar = dict.fromkeys(
+        (
+            "test_embedding",
+            "test_failure_leaves_what_was_there",
+            "test_feature_pyramid",
+            "test_one_class_with_sigmoid",
+        ),
+        "its model has no linear layer that is large enough for 4 bits, and is refused",
+    )
+    test_embedding = test_failure_leaves_what_was_there = None
+    test_feature_pyramid = test_one_class_with_sigmoid = None
 
 
 @pytest.mark.slow

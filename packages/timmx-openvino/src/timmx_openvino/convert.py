@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING
 
 import openvino
@@ -17,6 +18,9 @@ from torch.export.decomp_utils import CustomDecompTable
 
 if TYPE_CHECKING:
     from timmx.plugin import ExportJob
+
+_NUMBERED = re.compile(r"\w+_\d+")
+"""The name that OpenVINO gives to a node: its kind, and the number of nodes that the process has created."""
 
 
 def convert(job: ExportJob) -> openvino.Model:
@@ -84,7 +88,7 @@ def name_nodes(model: openvino.Model, outputs: tuple[str, ...]) -> None:
     model.set_friendly_name("model")  # otherwise it is numbered too
     for index, node in enumerate(model.get_ordered_ops()):
         kind = node.get_type_name()
-        if node.get_friendly_name().startswith(f"{kind}_") or kind == "Constant":
+        if kind == "Constant" or _NUMBERED.fullmatch(node.get_friendly_name()):
             node.set_friendly_name(f"{kind}_{index}")
         for output in node.outputs():
             output.get_tensor().set_names(set())

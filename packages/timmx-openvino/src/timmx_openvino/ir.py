@@ -40,9 +40,15 @@ _INTEGERS = {
 }
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Layer:
-    """A node of the graph, as the file states it."""
+    """A node of the graph, as the file states it.
+
+    Attributes:
+        data: its attributes, as text.
+        sizes: of a result: the sizes of its input, -1 for a dynamic one.
+        weights_end: of a constant: the place of the byte after it in the `.bin`.
+    """
 
     name: str
     kind: str
@@ -50,7 +56,6 @@ class Layer:
     data: dict[str, str] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=list)
     weights_end: int = 0
-    """Of a constant: the place of the byte after it in the `.bin`."""
 
 
 @dataclass
@@ -195,7 +200,7 @@ class _Parser:
                 self.graph.version = _number(attributes.get("version"))
             case ["net", "layers", "layer"]:
                 name, kind, opset = (attributes.get(key, "") for key in ("name", "type", "version"))
-                self.graph.layers.append(Layer(name, kind, opset))
+                self.graph.layers.append(Layer(name=name, kind=kind, opset=opset))
             case ["net", "layers", "layer", "data"]:
                 layer = self.graph.layers[-1]
                 layer.data = attributes
