@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import openvino
 import torch
 from openvino._offline_transformations import apply_fused_names_cleanup, apply_moc_transformations
-from openvino.frontend import FrontEndManager
+from openvino.frontend import FrontEndManager, GeneralFailure, OpConversionFailure, OpValidationFailure
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
 from openvino.preprocess import PrePostProcessor
@@ -18,6 +18,9 @@ from torch.export.decomp_utils import CustomDecompTable
 
 if TYPE_CHECKING:
     from timmx.plugin import ExportJob
+
+_FAILURES = (RuntimeError, GeneralFailure, OpConversionFailure, OpValidationFailure)
+"""What the front end raises."""
 
 _NUMBERED = re.compile(r"\w+_\d+")
 """The name that OpenVINO gives to a node: its kind, and the number of nodes that the process has created."""
@@ -44,7 +47,7 @@ def convert(job: ExportJob) -> openvino.Model:
     decoder = TorchFXPythonDecoder(program.module(check_guards=False), dynamic_shapes=False)
     try:
         model = front_end.convert(front_end.load(decoder))
-    except RuntimeError as exc:
+    except _FAILURES as exc:
         raise UnsupportedError(
             f"OpenVINO's PyTorch front end cannot convert this model: {_reason(exc)}",
             hint="use timmx onnx, whose files OpenVINO reads too",
@@ -75,9 +78,9 @@ def _decompositions() -> CustomDecompTable:
 
 
 def _reason(exc: Exception) -> str:
-    """The last sentence of OpenVINO's error, on one line; the ones before it name files of its source."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return " ".join(lines[-3:])[-400:].rstrip(".")
+    """The summary of OpenVINO's error, on one line; what comes before it names files of its source."""
+    summary = str(exc).rpartition("Summary:")[2]
+    return " ".join(line.strip(" -") for line in summary.splitlines() if line.strip())[:400].rstrip(".")
 
 
 def name_nodes(model: openvino.Model, outputs: tuple[str, ...]) -> None:
