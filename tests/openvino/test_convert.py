@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from timmx.errors import UnsupportedError
+from timmx.registry import load
 from torch import nn
 
 
@@ -56,3 +57,21 @@ def test_convert_model_forgets_the_sizes_of_the_input(export):
     model = timm.create_model("test_resnet").eval()
     program = torch.export.export(model, (torch.zeros(1, 3, 160, 160),))
     assert openvino.convert_model(program).is_dynamic()
+
+
+class Products(nn.Module):
+    """A weight that is multiplied with several matrices."""
+
+    pretrained_cfg = Spectrum.pretrained_cfg
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(32, 16))
+
+    def forward(self, x):
+        return (x @ self.weight).mean((1, 2))
+
+
+def test_a_weight_of_several_products_is_stored_once(export, tmp_path):
+    path = export("openvino", Products(), tmp_path / "m.xml").path
+    assert load("openvino").inspect(path)["parameters"] < 2 * 32 * 16

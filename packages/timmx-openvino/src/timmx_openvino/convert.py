@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import openvino
 import torch
+from openvino import opset1
 from openvino._offline_transformations import apply_fused_names_cleanup, apply_moc_transformations
 from openvino.frontend import FrontEndManager, GeneralFailure, OpConversionFailure, OpValidationFailure
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
@@ -54,6 +55,7 @@ def convert(job: ExportJob) -> openvino.Model:
         ) from exc
     apply_moc_transformations(model, cf=True, smart_reshape=False)
     apply_fused_names_cleanup(model)
+    _drop_copies_of_weights(model)
     name_nodes(model, job.output_names)
     return model
 
@@ -75,6 +77,24 @@ def _decompositions() -> CustomDecompTable:
         with contextlib.suppress(KeyError):  # of operators that torch keeps anyway
             table.pop(operation)
     return table
+
+
+def _drop_copies_of_weights(model: openvino.Model) -> None:
+    """Let matrix products broadcast one weight, in place of a constant with a copy of it for each matrix.
+
+    torch decomposes a product of several matrices with one weight to `bmm`, for which it expands the weight: the file
+    of a halonet_h1 is twice as large. The numbers are the same.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul" or node.input_value(1).get_node().get_type_name() != "Constant":
+            continue
+        copies = node.input_value(1).get_node().data
+        first = copies[(0,) * (copies.ndim - 2)]
+        left = node.get_input_partial_shape(0).to_string()[1:-1].split(",")
+        alike = copies.ndim == len(left) > 2 and left[:-2] == list(map(str, copies.shape[:-2]))
+        if alike and (copies == first).all():
+            node.input(1).replace_source_output(opset1.constant(first).output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def _reason(exc: Exception) -> str:
