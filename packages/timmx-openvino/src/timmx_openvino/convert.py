@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import openvino
 import torch
 from openvino import opset1
-from openvino._offline_transformations import apply_fused_names_cleanup, apply_moc_transformations
 from openvino.frontend import FrontEndManager, GeneralFailure, OpConversionFailure, OpValidationFailure
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
+from openvino.passes import ConstantFolding, Manager
 from openvino.preprocess import PrePostProcessor
 from timmx.plugin import UnsupportedError, decompose
 from torch.export.decomp_utils import CustomDecompTable
@@ -31,7 +31,9 @@ def convert(job: ExportJob) -> openvino.Model:
     """Convert the captured model to a float32 graph, from `input` (N, C, H, W) to `job.output_names`.
 
     This is what `openvino.convert_model` does, but with `decompose`, which takes a fraction of the time, with the
-    sizes of the input, which `convert_model` forgets (2026.4), and without its telemetry.
+    sizes of the input, which `convert_model` forgets (2026.4), and without its telemetry. Nor are operations fused:
+    the runtime does that when it compiles the file, as fast, and only operations as the model has them can be verified
+    one by one (a levit_128s, whose attention was fused, was refused).
 
     Raises:
         UnsupportedError: the front end cannot translate an operation.
@@ -53,8 +55,9 @@ def convert(job: ExportJob) -> openvino.Model:
             f"OpenVINO's PyTorch front end cannot convert this model: {_reason(exc)}",
             hint="use timmx onnx, whose files OpenVINO reads too",
         ) from exc
-    apply_moc_transformations(model, cf=True, smart_reshape=False)
-    apply_fused_names_cleanup(model)
+    folding = Manager()
+    folding.register_pass(ConstantFolding())
+    folding.run_passes(model)
     _drop_copies_of_weights(model)
     name_nodes(model, job.output_names)
     return model
