@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ LABELS = (
 NAMES = [label.replace(" ", "_") for label in LABELS]
 """Model API separates labels with spaces."""
 
-IMAGES = sorted((DIGITS / "samples").glob("*/*"))[::25]
+IMAGES = sorted((DIGITS / "samples").glob("*/*"))[::50]
 CASES = {
     "float": {},
     "normalize-softmax": {"normalize": True, "softmax": True},
@@ -37,13 +38,19 @@ def classes(tmp_path_factory):
     return path
 
 
-def classify(path, image):
-    """The most likely class by Model API, and its probability."""
+@cache
+def classifier(path):
+    """The file in Model API."""
     exact = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs choose bfloat16
     adapter = OpenvinoAdapter(create_core(), str(path), device="CPU", plugin_config=exact)
-    model = ClassificationModel.create_model(adapter)
+    return ClassificationModel.create_model(adapter)
+
+
+def classify(path, image):
+    """The most likely class by Model API, and its probability."""
     ((_, name, probability),) = [
-        (label.id, label.name, label.confidence) for label in model(cv2.imread(str(image))).top_labels
+        (label.id, label.name, label.confidence)
+        for label in classifier(path)(cv2.imread(str(image))).top_labels
     ]
     return name, float(probability)
 

@@ -98,6 +98,7 @@ def test_a_model_without_linear_layers_has_no_4_bits(export, tmp_path):
     assert caught.value.hint == "use --mode weight-int8"
 
 
+@pytest.mark.slow
 def test_a_mobilenet_keeps_its_ratio_in_int8(export, tmp_path):
     """NNCF's own ranges leave 1 dB of it."""
     model = awaken(timm.create_model("mobilenetv3_small_050"))
