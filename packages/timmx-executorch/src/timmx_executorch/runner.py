@@ -1,0 +1,147 @@
+"""Runs a `.pte` in the ExecuTorch runtime."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timmx.plugin import (
+    ArtifactError,
+    ConfigurationError,
+    Metadata,
+    Runner,
+    RuntimeUnavailable,
+    TensorSpec,
+    parse_json_object,
+    usable_cores,
+)
+
+from timmx_executorch.pte_file import read_metadata, reading, weights_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+
+    from timmx_executorch.schema import Tensor
+
+METHOD = "forward"
+_LAYOUTS = {2: "NC", 3: "NLC", 4: "NCHW"}
+
+
+def open_runner(path: Path, threads: int | None = None) -> Runner:
+    """Open a `.pte` file.
+
+    Raises:
+        ArtifactError: the file is not an ExecuTorch program, is damaged, or its weights are of another file.
+        RuntimeUnavailable: the runtime lacks its delegate or a kernel.
+    """
+    return ExecuTorchRunner(path, threads)
+
+
+class ExecuTorchRunner(Runner):
+    """Runs the method `forward` on the CPU.
+
+    Args:
+        threads: the number of threads; by default one per core that this process may use. The runtime has one pool of
+            threads for all files of a process.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self._path, self._threads = path, threads or usable_cores()
+        read_metadata(path)  # compares the second file
+        with reading(path) as file:
+            plan = next((plan for plan in file.program.plans if plan.name == METHOD), None)
+            if plan is None:
+                raise ArtifactError(f"{path} has no method {METHOD}", hint="name a file of timmx, or export it again")
+            backends = sorted({call.backend for call in plan.delegates})
+            inputs, outputs, text = plan.inputs, plan.outputs, file.metadata
+            metadata = None if text is None else Metadata.parse(path, parse_json_object(path, text))
+            self.inputs = tuple(_spec(tensor, _name("input", number)) for number, tensor in enumerate(inputs))
+            names = [output.name for output in metadata.outputs] if metadata else []
+            if len(names) != len(outputs):
+                names = [_name("output", number) for number in range(len(outputs))]
+            self.outputs = tuple(_spec(tensor, name) for tensor, name in zip(outputs, names, strict=True))
+            self._most = inputs[0].sizes[0] if inputs and inputs[0].dynamic else None
+        if self._most is not None:
+            self.batch_sizes = tuple(sorted({1, 2, self._most}))
+        self._method = self._load(backends)
+
+    def _load(self, backends: list[str]) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "This API is experimental"
+            from executorch.runtime import Runtime
+        runtime = Runtime.get()
+        missing = [name for name in backends if not runtime.backend_registry.is_available(name)]
+        if missing:
+            raise RuntimeUnavailable(
+                f"{self._path} was made for {', '.join(missing)}, which this build of the ExecuTorch runtime does not have",
+                hint="run it on a device that has it, or export it with --delegate xnnpack",
+            )
+        data = weights_file(self._path)
+        try:
+            self._program = runtime.load_program(self._path, data_path=data if data.exists() else None)
+            return self._program.load_method(METHOD)
+        except RuntimeError as exc:
+            raise ArtifactError(
+                f"the ExecuTorch runtime cannot load {self._path}: {_one_line(exc)}", hint="export it again"
+            ) from exc
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        tensors = [self._checked(spec, feeds) for spec in self.inputs]
+        _use_threads(self._threads)
+        try:
+            outputs = self._method.execute(tensors)
+        except RuntimeError as exc:
+            raise ArtifactError(
+                f"the ExecuTorch runtime failed to run {self._path}: {_one_line(exc)}",
+                hint="export it again, or copy it again",
+            ) from exc
+        return {spec.name: output.numpy() for spec, output in zip(self.outputs, outputs, strict=True)}
+
+    def _checked(self, spec: TensorSpec, feeds: Mapping[str, np.ndarray]) -> torch.Tensor:
+        array = feeds.get(spec.name)
+        if array is None or len(feeds) != len(self.inputs):
+            names = ", ".join(entry.name for entry in self.inputs)
+            raise ConfigurationError(
+                f"the file takes {names}, but got {', '.join(feeds) or 'nothing'}", hint=f"pass an array for {names}"
+            )
+        if len(array.shape) != len(spec.shape) or any(
+            size not in ("batch", got) for size, got in zip(spec.shape, array.shape, strict=True)
+        ):
+            raise ConfigurationError(
+                f"the file takes {spec.name} of shape {spec.shape}, but got shape {array.shape}",
+                hint=f"pass an array of shape {spec.shape}",
+            )
+        if self._most is not None and not 1 <= array.shape[0] <= self._most:
+            raise ConfigurationError(
+                f"the file takes batches of 1 to {self._most}, but got {array.shape[0]}",
+                hint="pass smaller batches, or export it again with a larger --batch-max",
+            )
+        return torch.from_numpy(array).contiguous()
+
+    def close(self) -> None:
+        self._method = self._program = None
+
+
+def _use_threads(count: int) -> None:
+    from executorch.extension.pybindings import portable_lib
+
+    if portable_lib._threadpool_get_thread_count() != count:
+        portable_lib._unsafe_reset_threadpool(count)
+
+
+def _name(base: str, number: int) -> str:
+    return f"{base}_{number}" if number else base
+
+
+def _spec(tensor: Tensor, name: str) -> TensorSpec:
+    sizes = tensor.sizes
+    shape = ("batch", *sizes[1:]) if tensor.dynamic and sizes else sizes
+    return TensorSpec(name=name, shape=shape, dtype=tensor.dtype, layout=_LAYOUTS.get(len(sizes), ""))
+
+
+def _one_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:300].rstrip(".")
