@@ -1,24 +1,18 @@
-"""Rewrites a captured program for ExecuTorch: bounds its batch size, and replaces operations outside core ATen."""
+"""Rewrites a captured program for ExecuTorch: the same function, in operations that it and its delegates compute."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from timmx.plugin import (
-    BICUBIC_OR_ANTIALIASED,
-    attention_on_four_axes,
-    col2im,
     decompose,
     drop_copies,
-    im2col,
-    resize_by_matmul,
+    drop_expands,
+    infer_symbolic_sizes,
+    merge_reshapes,
+    use_reshapes,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-aten = torch.ops.aten
+from timmx_executorch.decompositions import decompositions
 
 
 def lower(
@@ -35,15 +29,12 @@ def lower(
         if batch_max is not None:  # traced again, since the capture shares its sizes with other formats
             shapes = ({0: torch.export.Dim("batch", min=1, max=batch_max)},)
             program = torch.export.export(program.module(), (example,), dynamic_shapes=shapes)
-        lowered = decompose(program, _decompositions())
+        lowered = decompose(program, decompositions())
     drop_copies(lowered)
+    drop_expands(lowered.graph)
+    use_reshapes(lowered.graph)
+    merge_reshapes(lowered.graph)
+    infer_symbolic_sizes(lowered.graph)
+    lowered.graph.eliminate_dead_code()
     lowered.graph_module.recompile()
     return lowered
-
-
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    return {op: resize_by_matmul(op) for op in BICUBIC_OR_ANTIALIASED} | {
-        aten.im2col.default: im2col,
-        aten.col2im.default: col2im,
-        aten.scaled_dot_product_attention.default: attention_on_four_axes,
-    }

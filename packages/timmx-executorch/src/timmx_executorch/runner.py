@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from timmx.plugin import (
@@ -46,11 +47,11 @@ class ExecuTorchRunner(Runner):
 
     Args:
         threads: the number of threads; by default one per core that this process may use. The runtime has one pool of
-            threads for all files of a process.
+            threads for all files of a process, so it has no effect while another file is open.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        self._path, self._threads = path, threads or usable_cores()
+        self._path = path
         read_metadata(path)  # compares the second file
         with reading(path) as file:
             plan = next((plan for plan in file.program.plans if plan.name == METHOD), None)
@@ -67,9 +68,9 @@ class ExecuTorchRunner(Runner):
             self._most = inputs[0].sizes[0] if inputs and inputs[0].dynamic else None
         if self._most is not None:
             self.batch_sizes = tuple(sorted({1, 2, self._most}))
-        self._method = self._load(backends)
+        self._method = self._load(backends, threads or usable_cores())
 
-    def _load(self, backends: list[str]) -> Any:
+    def _load(self, backends: list[str], threads: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "This API is experimental"
             from executorch.runtime import Runtime
@@ -80,18 +81,20 @@ class ExecuTorchRunner(Runner):
                 f"{self._path} was made for {', '.join(missing)}, which this build of the ExecuTorch runtime does not have",
                 hint="run it on a device that has it, or export it with --delegate xnnpack",
             )
+        _use_threads(threads)
         data = weights_file(self._path)
         try:
             self._program = runtime.load_program(self._path, data_path=data if data.exists() else None)
-            return self._program.load_method(METHOD)
+            method = self._program.load_method(METHOD)
         except RuntimeError as exc:
             raise ArtifactError(
                 f"the ExecuTorch runtime cannot load {self._path}: {_one_line(exc)}", hint="export it again"
             ) from exc
+        _opened.add(self)
+        return method
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         tensors = [self._checked(spec, feeds) for spec in self.inputs]
-        _use_threads(self._threads)
         try:
             outputs = self._method.execute(tensors)
         except RuntimeError as exc:
@@ -124,12 +127,17 @@ class ExecuTorchRunner(Runner):
 
     def close(self) -> None:
         self._method = self._program = None
+        _opened.discard(self)
+
+
+_opened: WeakSet[ExecuTorchRunner] = WeakSet()
 
 
 def _use_threads(count: int) -> None:
+    """Set the size of the process's pool of threads; loaded programs hold it, and crash if it is replaced (1.5)."""
     from executorch.extension.pybindings import portable_lib
 
-    if portable_lib._threadpool_get_thread_count() != count:
+    if not _opened and portable_lib._threadpool_get_thread_count() != count:
         portable_lib._unsafe_reset_threadpool(count)
 
 
