@@ -57,9 +57,9 @@ def partitioners(delegate: Delegate) -> list[Partitioner]:
     """What chooses the operations of a delegate."""
     with quiet():
         if delegate is Delegate.XNNPACK:
-            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from timmx_executorch.partition import xnnpack_partitioner
 
-            return [XnnpackPartitioner()]
+            return [xnnpack_partitioner()]
     return []
 
 

@@ -27,6 +27,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.scaled_dot_product_attention.default: _attention,
         aten.matmul.default: _matmul,
         aten.hardsigmoid.default: _hardsigmoid,
+        aten.silu.default: _silu,
+        aten.conv2d.padding: _padded_conv2d,
         aten.avg_pool2d.default: _avg_pool2d,
         aten.mean.dim: _mean,
         aten.roll.default: _roll,
@@ -92,6 +94,31 @@ def _matmul(x: torch.Tensor, y: torch.Tensor) -> Any:
 def _hardsigmoid(x: torch.Tensor) -> torch.Tensor:
     """torch's own has integer constants, which are converted to floats in each run."""
     return F.relu6(x + 3.0) / 6.0
+
+
+def _silu(x: torch.Tensor) -> torch.Tensor:
+    """torch's own converts half precision to float32 and back."""
+    return x * x.sigmoid()
+
+
+def _padded_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: str = "valid",
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> torch.Tensor:
+    """Padding in numbers: the quantizer does not see the padding `same` (pytorch/executorch issue 20517)."""
+    around = [
+        step * (size - 1) if padding == "same" else 0
+        for size, step in zip(weight.shape[-2:], [*dilation, *dilation][:2], strict=True)
+    ]
+    if any(total % 2 for total in around):  # the larger half follows
+        x = F.pad(x, [side for total in reversed(around) for side in (total // 2, total - total // 2)])
+        around = [0, 0]
+    return F.conv2d(x, weight, bias, stride, [total // 2 for total in around], dilation, groups)
 
 
 def _avg_pool2d(

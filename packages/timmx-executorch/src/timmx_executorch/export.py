@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from timmx.plugin import Exported, Precision
 
+from timmx_executorch.arithmetic import apply
 from timmx_executorch.convert import finish, partitioners, to_edge
 from timmx_executorch.delegation import LEAST_SHARE, Delegation, measure
 from timmx_executorch.lower import lower
@@ -40,12 +41,17 @@ def export(job: ExportJob, options: ExecuTorchOptions) -> Exported:
     if job.request.dynamic_batch:
         batch_max = options.batch_max or BATCH_MAX
         facts["batch_range"] = [1, batch_max]
-    program = lower(_on_cpu(job), job.example_input.cpu(), batch_max)
+    calibration = None
+    if options.mode is Mode.INT8:  # unusable data is refused before the long conversion
+        calibration = job.calibration(options.calibration_data, options.calibration_samples)
+    lowered = lower(_on_cpu(job), job.example_input.cpu(), batch_max)
+    arithmetic = apply(job, options, lowered, calibration, batch_max)
+    facts |= arithmetic.facts
     job.progress("Converting to ExecuTorch")
-    edge = to_edge(program, partitioners(options.delegate))
+    edge = to_edge(arithmetic.program, partitioners(options.delegate))
     delegation = measure(edge)
     facts |= delegation.facts
-    notes = _notes(delegation, options.delegate)
+    notes = (*arithmetic.notes, *_notes(delegation, options.delegate))
     metadata = job.metadata(precision, **facts)
     job.progress("Writing ExecuTorch")
     program = finish(edge, metadata.dumps())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,9 @@ _WEIGHTS = QuantizationSpec(
     ch_axis=0,
     observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=_SMALLEST_SCALE),
 )
-_FIXED = FixedQParamsQuantizationSpec(dtype=torch.int8, scale=1.0, zero_point=0)
+_FIXED = FixedQParamsQuantizationSpec(
+    dtype=torch.int8, scale=1.0, zero_point=0, quant_min=_LOW, quant_max=_HIGH, qscheme=torch.per_tensor_affine
+)
 """Stands for a range until `_Planned` knows whose it is."""
 _RUN_TIME = QuantizationSpec(
     dtype=torch.int8,
@@ -118,14 +120,7 @@ class StaticQuantizer(XNNPACKQuantizer):  # type: ignore[misc]
     def _spec(self, node: torch.fx.Node) -> FixedQParamsQuantizationSpec:
         low, high = self._ranges[node.name]
         scale = max((high - low) / (_HIGH - _LOW), 2**-20)
-        return FixedQParamsQuantizationSpec(
-            dtype=torch.int8,
-            scale=scale,
-            zero_point=int(np.clip(round(_LOW - low / scale), _LOW, _HIGH)),
-            quant_min=_LOW,
-            quant_max=_HIGH,
-            qscheme=torch.per_tensor_affine,
-        )
+        return replace(_FIXED, scale=scale, zero_point=int(np.clip(round(_LOW - low / scale), _LOW, _HIGH)))
 
 
 class LayerQuantizer(Quantizer):  # type: ignore[misc]
@@ -175,7 +170,8 @@ def run(module: torch.nn.Module, batch: np.ndarray) -> list[np.ndarray]:
         return [output.numpy() for output in pytree.tree_leaves(module(torch.from_numpy(batch)))]
 
 
-_ADDS = frozenset((aten.add.Tensor, aten.mul.Tensor, aten.cat.default, aten.adaptive_avg_pool2d.default))
+_PAIRS = frozenset((aten.add.Tensor, aten.mul.Tensor))
+_ADDS = _PAIRS | {aten.cat.default, aten.adaptive_avg_pool2d.default}
 """Operations that XNNPACK computes in integers if their inputs are."""
 _MOVES = frozenset(
     (
@@ -206,9 +202,10 @@ def with_sums(program: torch.export.ExportedProgram, integers: Collection[str]) 
         if node.name in integers:
             results.add(node.name)
         elif sources and all(source.name in results for source in sources):
-            if node.target in _ADDS:
+            sums = node.target in _ADDS and not (node.target in _PAIRS and len(sources) < 2)
+            if sums:
                 chosen.add(node.name)
-            if node.target in _ADDS or node.target in _MOVES:
+            if sums or node.target in _MOVES:
                 results.add(node.name)
     return frozenset(chosen)
 
