@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 aten = torch.ops.aten
+
+_MOST_PIXELS = 49
+"""Of a window; a convolution with a larger one stays, since each pixel is a slice."""
 
 
 def as_matrices(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
@@ -56,6 +60,11 @@ def _conv2d(
     ]
     after = [need - size - pad for need, size, pad in zip(sizes, (height, width), padding, strict=True)]
     x = x.permute(0, 2, 3, 1)
+    if list(window) == stride and not any(padding) and dilation == [1, 1]:
+        pixels = _patches(x, rows, columns, stride)
+        return _product(pixels, weight, bias)
+    if math.prod(window) > _MOST_PIXELS:
+        return NotImplemented
     x = F.pad(x, [0, 0, padding[1], max(0, after[1]), padding[0], max(0, after[0])])
     parts = [
         _every(
@@ -63,10 +72,20 @@ def _conv2d(
         )
         for i, j in itertools.product(range(window[0]), range(window[1]))
     ]
-    pixels = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-    matrix = weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
-    y = F.linear(pixels, matrix)
+    return _product(parts[0] if len(parts) == 1 else torch.cat(parts, -1), weight, bias)
+
+
+def _product(pixels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    y = F.linear(pixels, weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1))
     return (y if bias is None else y + bias).permute(0, 3, 1, 2)
+
+
+def _patches(x: torch.Tensor, rows: int, columns: int, stride: Sequence[int]) -> torch.Tensor:
+    """The pixels of each window side by side, if windows do not overlap."""
+    batch, _, _, channels = x.shape
+    x = x.narrow(1, 0, rows * stride[0]).narrow(2, 0, columns * stride[1])
+    x = x.reshape(batch, rows, stride[0], columns, stride[1] * channels).permute(0, 1, 3, 2, 4)
+    return x.reshape(batch, rows, columns, -1)
 
 
 def _every(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
