@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from executorch.exir import EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
+from executorch.exir._serialize._serialize import serialize_for_executorch
 from timmx.plugin import UnsupportedError, quick_decompositions
+from torch.export.graph_signature import InputKind
 
-from timmx_executorch.options import Delegate
-from timmx_executorch.pte_file import METADATA_NAME
+from timmx_executorch.options import Delegate, Mode
+from timmx_executorch.pte_file import METADATA_NAME, WEIGHTS_SUFFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from executorch.exir import ExecutorchProgramManager
+    from executorch.exir._serialize._cord import Cord
     from executorch.exir.backend.partitioner import Partitioner
+
+WEIGHTS_TAG = "weights"
+"""ExecuTorch's name of the second file while it is made."""
 
 
 def to_edge(program: torch.export.ExportedProgram, partitioners: list[Partitioner]) -> EdgeProgramManager:
@@ -41,25 +48,75 @@ def to_edge(program: torch.export.ExportedProgram, partitioners: list[Partitione
             raise _unsupported(exc) from exc
 
 
-def finish(edge: EdgeProgramManager, metadata: str) -> ExecutorchProgramManager:
-    """Plan the memory and serialize, with the metadata as a named blob."""
-    edge._named_data_store.add_named_data(METADATA_NAME, metadata.encode())
+@dataclass(frozen=True)
+class Written:
+    """The files of a program, in memory.
+
+    Attributes:
+        program: the `.pte` file.
+        weights: the `.ptd` file; None if the weights are in the `.pte`.
+    """
+
+    program: Cord
+    weights: Cord | None
+
+
+def finish(
+    edge: EdgeProgramManager, describe: Callable[[dict[str, str]], str], *, external_weights: bool
+) -> Written:
+    """Plan the memory and serialize, with the metadata as a named blob.
+
+    Args:
+        describe: returns the metadata for the SHA-256 of the companions by suffix.
+        external_weights: serialize the weights apart, those of operations of `tag_weights`.
+    """
+    store = edge._named_data_store
+    if not external_weights:
+        store.add_named_data(METADATA_NAME, describe({}).encode())
+    config = ExecutorchBackendConfig(external_constants=(lambda _: WEIGHTS_TAG) if external_weights else False)
     with quiet():
         try:
-            return edge.to_executorch(ExecutorchBackendConfig())
+            program = edge.to_executorch(config)
         except (OSError, MemoryError):
             raise
         except Exception as exc:  # as above
             raise _unsupported(exc) from exc
+        weights = program._tensor_data.get(WEIGHTS_TAG)
+        if weights is None:
+            if external_weights:
+                store.add_named_data(METADATA_NAME, describe({}).encode())
+            else:
+                return Written(program._pte_data, None)
+            companions = {}
+        else:
+            companions = {WEIGHTS_SUFFIX: hashlib.sha256(bytes(weights)).hexdigest()}
+            store.add_named_data(METADATA_NAME, describe(companions).encode())
+        # once more, since the metadata states the hash of the weights
+        again, _ = serialize_for_executorch(
+            program._emitter_output, config, program._data_serializer, store.get_named_data_store_output()
+        )
+        return Written(again, weights)
 
 
-def partitioners(delegate: Delegate) -> list[Partitioner]:
+def tag_weights(program: torch.export.ExportedProgram) -> None:
+    """Mark the weights, for delegates to leave them out of their data."""
+    inputs = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in inputs:
+            node.meta.setdefault("custom", {})["delegate_constant_tag"] = WEIGHTS_TAG
+
+
+def partitioners(delegate: Delegate, mode: Mode) -> list[Partitioner]:
     """What chooses the operations of a delegate."""
     with quiet():
         if delegate is Delegate.XNNPACK:
             from timmx_executorch.partition import xnnpack_partitioner
 
             return [xnnpack_partitioner()]
+        if delegate is Delegate.COREML:
+            from timmx_executorch.core_ml import core_ml_partitioner
+
+            return [core_ml_partitioner(half=mode is Mode.FP16)]
     return []
 
 

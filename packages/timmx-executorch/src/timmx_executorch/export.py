@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from timmx.plugin import Exported, Precision
 
 from timmx_executorch.arithmetic import apply
-from timmx_executorch.convert import finish, partitioners, to_edge
+from timmx_executorch.convert import finish, partitioners, tag_weights, to_edge
 from timmx_executorch.delegation import LEAST_SHARE, Delegation, measure
 from timmx_executorch.lower import lower
 from timmx_executorch.options import Delegate, Mode
+from timmx_executorch.pte_file import weights_file
 from timmx_executorch.validation import BATCH_MAX
 
 if TYPE_CHECKING:
@@ -48,15 +49,28 @@ def export(job: ExportJob, options: ExecuTorchOptions) -> Exported:
     arithmetic = apply(job, options, lowered, calibration, batch_max)
     facts |= arithmetic.facts
     job.progress("Converting to ExecuTorch")
-    edge = to_edge(arithmetic.program, partitioners(options.delegate))
+    if options.external_weights:
+        tag_weights(arithmetic.program)
+    edge = to_edge(arithmetic.program, partitioners(options.delegate, options.mode))
+    if options.delegate is Delegate.COREML:
+        from timmx_executorch.core_ml import name_models
+
+        name_models(edge)
     delegation = measure(edge)
     facts |= delegation.facts
-    notes = (*arithmetic.notes, *_notes(delegation, options.delegate))
-    metadata = job.metadata(precision, **facts)
     job.progress("Writing ExecuTorch")
-    program = finish(edge, metadata.dumps())
-    with job.path.open("wb") as file:
-        program.write_to_file(file)
+
+    def describe(companions: dict[str, str]) -> str:
+        return job.metadata(precision, **facts, **({"companions": companions} if companions else {})).dumps()
+
+    written = finish(edge, describe, external_weights=options.external_weights)
+    notes = (*arithmetic.notes, *_notes(delegation, options.delegate))
+    if options.external_weights and written.weights is None:
+        notes += ("All weights are inside: nothing of this program can be in a second file.",)
+    for path, content in ((weights_file(job.path), written.weights), (job.path, written.program)):
+        if content is not None:
+            with path.open("wb") as file:
+                content.write_to_file(file)
     return Exported(precision, notes)
 
 

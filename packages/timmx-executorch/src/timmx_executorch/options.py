@@ -31,7 +31,6 @@ class Delegate(StrEnum):
     XNNPACK = "xnnpack"
     PORTABLE = "portable"
     COREML = "coreml"
-    OPENVINO = "openvino"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class ExecuTorchOptions:
         typer.Option(
             "--delegate",
             help="xnnpack: CPUs of phones and computers. portable: ExecuTorch's own kernels, for any CPU, slow. "
-            "coreml: Apple devices. openvino: Intel devices, on Linux.",
+            "coreml: Apple devices.",
         ),
     ] = Delegate.XNNPACK
     mode: Annotated[

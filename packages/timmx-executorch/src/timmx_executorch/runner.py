@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from timmx_executorch.schema import Tensor
+    from timmx_executorch.pte_file import PteFile
+    from timmx_executorch.schema import Plan, Tensor
 
 METHOD = "forward"
+CORE_ML = "CoreMLBackend"
 _LAYOUTS = {2: "NC", 3: "NLC", 4: "NCHW"}
 
 
@@ -39,6 +42,12 @@ def open_runner(path: Path, threads: int | None = None) -> Runner:
         ArtifactError: the file is not an ExecuTorch program, is damaged, or its weights are of another file.
         RuntimeUnavailable: the runtime lacks its delegate or a kernel.
     """
+    with reading(path) as file:
+        core_ml = any(call.backend == CORE_ML for plan in file.program.plans for call in plan.delegates)
+    if core_ml and sys.platform != "darwin":
+        from timmx_executorch.core_ml import CoreMLDelegateRunner
+
+        return CoreMLDelegateRunner(path)
     return ExecuTorchRunner(path, threads)
 
 
@@ -58,14 +67,7 @@ class ExecuTorchRunner(Runner):
             if plan is None:
                 raise ArtifactError(f"{path} has no method {METHOD}", hint="name a file of timmx, or export it again")
             backends = sorted({call.backend for call in plan.delegates})
-            inputs, outputs, text = plan.inputs, plan.outputs, file.metadata
-            metadata = None if text is None else Metadata.parse(path, parse_json_object(path, text))
-            self.inputs = tuple(_spec(tensor, _name("input", number)) for number, tensor in enumerate(inputs))
-            names = [output.name for output in metadata.outputs] if metadata else []
-            if len(names) != len(outputs):
-                names = [_name("output", number) for number in range(len(outputs))]
-            self.outputs = tuple(_spec(tensor, name) for tensor, name in zip(outputs, names, strict=True))
-            self._most = inputs[0].sizes[0] if inputs and inputs[0].dynamic else None
+            self.inputs, self.outputs, self._most = described(path, file, plan)
         if self._most is not None:
             self.batch_sizes = tuple(sorted({1, 2, self._most}))
         self._method = self._load(backends, threads or usable_cores())
@@ -139,6 +141,21 @@ def _use_threads(count: int) -> None:
 
     if not _opened and portable_lib._threadpool_get_thread_count() != count:
         portable_lib._unsafe_reset_threadpool(count)
+
+
+def described(path: Path, file: PteFile, plan: Plan) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], int | None]:
+    """Inputs, outputs, and the largest batch size if it is dynamic. A program has no names; the metadata has."""
+    text = file.metadata
+    metadata = None if text is None else Metadata.parse(path, parse_json_object(path, text))
+    names = [output.name for output in metadata.outputs] if metadata else []
+    inputs, outputs = plan.inputs, plan.outputs
+    if len(names) != len(outputs):
+        names = [_name("output", number) for number in range(len(outputs))]
+    return (
+        tuple(_spec(tensor, _name("input", number)) for number, tensor in enumerate(inputs)),
+        tuple(_spec(tensor, name) for tensor, name in zip(outputs, names, strict=True)),
+        inputs[0].sizes[0] if inputs and inputs[0].dynamic else None,
+    )
 
 
 def _name(base: str, number: int) -> str:

@@ -24,15 +24,10 @@ MODES = {
     Delegate.XNNPACK: frozenset(Mode),
     Delegate.PORTABLE: frozenset((Mode.FP32, Mode.FP16)),
     Delegate.COREML: frozenset((Mode.FP32, Mode.FP16)),
-    Delegate.OPENVINO: frozenset((Mode.FP32,)),
 }
 """What each delegate computes with."""
 
 _LIBRARIES = {"executorch": "executorch>=1.5,<1.6", "torchao": "torchao>=0.18,<0.19"}
-_EXTRAS = {Delegate.COREML: ("timmx_coreml",), Delegate.OPENVINO: ("openvino", "nncf")}
-"""What a delegate requires in addition, installed by the extra of its name."""
-
-
 def validate(request: ExportRequest, options: ExecuTorchOptions) -> None:
     """Refuse invalid combinations of options.
 
@@ -47,19 +42,19 @@ def validate(request: ExportRequest, options: ExecuTorchOptions) -> None:
             hint=f"use --mode {modes}, or --delegate xnnpack",
         )
     _check_batch(request, options)
-    if options.external_weights and delegate in (Delegate.COREML, Delegate.OPENVINO):
+    if options.external_weights and delegate is Delegate.COREML:
         raise ConfigurationError(
-            f"--external-weights is not available with --delegate {delegate}, which keeps the weights in its own data",
+            "--external-weights is not available with --delegate coreml, which keeps the weights in a model of its own",
             hint="leave --external-weights out, or use --delegate xnnpack",
         )
     _check_calibration(options)
 
 
 def _check_batch(request: ExportRequest, options: ExecuTorchOptions) -> None:
-    if request.dynamic_batch and options.delegate in (Delegate.COREML, Delegate.OPENVINO):
+    if request.dynamic_batch and options.delegate is Delegate.COREML:
         raise ConfigurationError(
-            f"--dynamic-batch is not available with --delegate {options.delegate}, which compiles fixed sizes",
-            hint="use --batch-size N, or --delegate xnnpack",
+            "--dynamic-batch is not available with --delegate coreml, for which ExecuTorch has fixed sizes only",
+            hint="use --batch-size N, --delegate xnnpack, or timmx coreml --dynamic-batch",
         )
     if options.batch_max is not None and not request.dynamic_batch:
         raise ConfigurationError(
@@ -109,16 +104,27 @@ def problems(options: ExecuTorchOptions | None) -> Sequence[Problem]:
                 ),
             )
         return (Problem(message, "uv pip install " + " ".join(f"'{requirement}'" for requirement in missing)),)
-    found = []
-    for delegate in _EXTRAS if options is None else (options.delegate,):
-        absent = [module for module in _EXTRAS.get(delegate, ()) if importlib.util.find_spec(module) is None]
-        if absent:
-            names = " and ".join(module.replace("_", "-") for module in absent)
-            found.append(
-                Problem(
-                    f"--delegate {delegate} requires {names}, not installed",
-                    f"uv pip install 'timmx-executorch[{delegate}]'",
-                    partial=options is None,
-                )
-            )
-    return tuple(found)
+    return _core_ml_problems(options)
+
+
+def _core_ml_problems(options: ExecuTorchOptions | None) -> Sequence[Problem]:
+    """What `--delegate coreml` requires."""
+    if options is not None and options.delegate is not Delegate.COREML:
+        return ()
+    if importlib.util.find_spec("coremltools") is None:
+        return (
+            Problem(
+                "--delegate coreml requires coremltools, not installed",
+                "uv pip install 'coremltools==9.0' (Python 3.13 or earlier, on macOS or on Linux on x86-64)",
+                partial=options is None,
+            ),
+        )
+    if options is None and sys.platform != "darwin" and importlib.util.find_spec("timmx_coreml") is None:
+        return (
+            Problem(
+                "files of --delegate coreml are not verified without timmx-coreml",
+                "uv pip install 'timmx-executorch[coreml]'",
+                partial=True,
+            ),
+        )
+    return ()
