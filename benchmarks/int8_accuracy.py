@@ -45,19 +45,32 @@ FILES = {
         FLOAT: {"onnx_only": True, "mode": "fp32"},
         "int8": {"onnx_only": True, "mode": "int8"},
     },
+    "executorch": {
+        FLOAT: {},
+        "weight-int8": {"mode": "weight-int8"},
+        "dynamic-int8": {"mode": "dynamic-int8"},
+        "int8": {"mode": "int8"},
+    },
     "coreml": {
         FLOAT: {"compute_precision": "float32"},
         "int8": {"quantize": "int8"},
     },
 }
 """The options of each file, by format."""
-SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "tensorrt": ".onnx", "coreml": ".mlpackage"}
+SUFFIXES = {
+    "onnx": ".onnx",
+    "litert": ".tflite",
+    "tensorrt": ".onnx",
+    "executorch": ".pte",
+    "coreml": ".mlpackage",
+}
 CALIBRATED = {
     ("onnx", "int8"),
     ("onnx", "int8 --reduce-range"),
     ("litert", "int8"),
     ("litert", "int16x8"),
     ("tensorrt", "int8"),
+    ("executorch", "int8"),
 }
 
 

@@ -21,7 +21,7 @@ import torch
 
 from timmx_executorch.half import float32_nodes, to_half
 from timmx_executorch.matrices import as_matrices
-from timmx_executorch.options import Mode
+from timmx_executorch.options import Delegate, Mode
 from timmx_executorch.quantize import (
     Layer,
     LayerQuantizer,
@@ -77,7 +77,7 @@ def apply(
         batch_max: the largest batch size, if it is dynamic.
     """
     example = job.example_input.cpu()
-    if options.mode is Mode.FP32:
+    if options.mode is Mode.FP32 or options.delegate is Delegate.COREML:  # coremltools converts to float16 itself
         return Arithmetic(program)
     if options.mode is Mode.FP16:
         kept = float32_nodes(program, job.repair) if job.repair else frozenset[str]()

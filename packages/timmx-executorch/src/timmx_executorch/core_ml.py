@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from executorch.exir import EdgeProgramManager
 
-_MODEL, _FACTS = "model.mlpackage", "metadata.json"
-"""What ExecuTorch's delegate packs: the model, and the names of its inputs and outputs."""
+_FOLDER, _MODEL, _FACTS = "lowered_module", "model.mlpackage", "metadata.json"
+"""What ExecuTorch's delegate packs: a folder with the model, and the names of its inputs and outputs."""
 _NAMESPACE = uuid.UUID("0d0c2f0c-7a2e-5b53-8d6b-3a8f6f5f3f61")
 
 
@@ -51,7 +51,7 @@ def name_models(edge: EdgeProgramManager) -> None:
 
 def _renamed(content: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = Path(name, _FOLDER)
         executorchcoreml.unflatten_directory_contents(content, name)
         manifest = folder / _MODEL / "Manifest.json"
         entries: dict[str, Any] = json.loads(manifest.read_text())
@@ -67,7 +67,7 @@ def _renamed(content: bytes) -> bytes:
         facts = folder / _FACTS
         identifier = f"executorch_{uuid.uuid5(_NAMESPACE, digest.hexdigest())}"  # Core ML caches compiled models by it
         facts.write_text(json.dumps(json.loads(facts.read_text()) | {"identifier": identifier}))
-        packed: bytes = executorchcoreml.flatten_directory_contents(name)
+        packed: bytes = executorchcoreml.flatten_directory_contents(str(folder))
         return packed
 
 
@@ -96,14 +96,15 @@ class CoreMLDelegateRunner(Runner):
                 )
             content = bytes(file.segment(plan.delegates[0].data[1]))
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        model = Path(self._folder.name, _MODEL)
+        folder = Path(self._folder.name, _FOLDER)
+        model = folder / _MODEL
         if not executorchcoreml.unflatten_directory_contents(content, self._folder.name) or not model.is_dir():
             raise ArtifactError(f"the Core ML model in {path} is damaged", hint="export it again")
         self._model = open_runner(model)
         self.engine = self._model.engine
         self.intermediates = self._model.intermediates
-        facts = json.loads(Path(self._folder.name, _FACTS).read_text())
-        self._names = dict(zip((spec.name for spec in self.outputs), facts["outputNames"], strict=True))
+        facts = json.loads((folder / _FACTS).read_text())
+        self._inner = tuple(zip(self.outputs, facts["outputNames"], strict=True))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -111,7 +112,8 @@ class CoreMLDelegateRunner(Runner):
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs = self._model.run({self._model.inputs[0].name: feeds["input"]})
-        return {name: outputs[inner] for name, inner in self._names.items()}
+        # as ExecuTorch's delegate, which copies float16 outputs into the float32 tensors of the program
+        return {spec.name: outputs[inner].astype(spec.dtype) for spec, inner in self._inner}
 
     def close(self) -> None:
         self._model.close()
