@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from timmx.plugin import (
     Calibration,
     CalibrationMethod,
@@ -16,14 +18,10 @@ from timmx.plugin import (
     worst_db,
 )
 
-import numpy as np
-import torch
-
 from timmx_executorch.half import float32_nodes, to_half
 from timmx_executorch.matrices import as_matrices
 from timmx_executorch.options import Delegate, Mode
 from timmx_executorch.quantize import (
-    Layer,
     LayerQuantizer,
     StaticQuantizer,
     entry_name,
@@ -77,14 +75,18 @@ def apply(
         batch_max: the largest batch size, if it is dynamic.
     """
     example = job.example_input.cpu()
-    if options.mode is Mode.FP32 or options.delegate is Delegate.COREML:  # coremltools converts to float16 itself
+    if (
+        options.mode is Mode.FP32 or options.delegate is Delegate.COREML
+    ):  # coremltools converts to float16 itself
         return Arithmetic(program)
     if options.mode is Mode.FP16:
         kept = float32_nodes(program, job.repair) if job.repair else frozenset[str]()
         result = Arithmetic(trace(to_half(program, kept), example, batch_max))
         if kept:
             result.facts["float32_operations"] = len(kept)
-            result.notes.append(f"{len(kept)} operations compute in float32: in float16 they lose too much accuracy.")
+            result.notes.append(
+                f"{len(kept)} operations compute in float32: in float16 they lose too much accuracy."
+            )
         return result
     if options.mode is Mode.INT8:
         assert calibration is not None
@@ -143,7 +145,9 @@ def _integers(
     samples = next(iter(calibration.batches(max(_SAMPLES, len(example)))))
     exact = _outputs(program.module(), samples, len(example))
 
-    def build(plan: QuantizationPlan) -> tuple[torch.fx.GraphModule, Callable[[np.ndarray], Sequence[np.ndarray]]]:
+    def build(
+        plan: QuantizationPlan,
+    ) -> tuple[torch.fx.GraphModule, Callable[[np.ndarray], Sequence[np.ndarray]]]:
         integers = [node for node, name in names.items() if name not in plan.kept]
         alone, summed = (
             quantize(program, StaticQuantizer(chosen, ranges), example)
@@ -181,8 +185,7 @@ class _Observer(torch.fx.Interpreter):
     def run_node(self, n: torch.fx.Node) -> Any:
         value = super().run_node(n)
         if n.op == "call_function" and isinstance(value, torch.Tensor) and value.dtype is torch.float32:
-            if value.numel():
-                self._observe(n.name, value.numpy())
+            self._observe(n.name, value.numpy())
         return value
 
 

@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from executorch.exir import EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
@@ -44,7 +44,9 @@ def to_edge(program: torch.export.ExportedProgram, partitioners: list[Partitione
             return to_edge_transform_and_lower(program, partitioner=partitioners)
         except (OSError, MemoryError):
             raise
-        except Exception as exc:  # torch, ExecuTorch and its delegates raise many types for what they cannot lower
+        except (
+            Exception
+        ) as exc:  # torch, ExecuTorch and its delegates raise many types for what they cannot lower
             raise _unsupported(exc) from exc
 
 
@@ -73,7 +75,9 @@ def finish(
     store = edge._named_data_store
     if not external_weights:
         store.add_named_data(METADATA_NAME, describe({}).encode())
-    config = ExecutorchBackendConfig(external_constants=(lambda _: WEIGHTS_TAG) if external_weights else False)
+    config = ExecutorchBackendConfig(
+        external_constants=(lambda _: WEIGHTS_TAG) if external_weights else False
+    )
     with quiet():
         try:
             program = edge.to_executorch(config)
@@ -100,7 +104,9 @@ def finish(
 
 def tag_weights(program: torch.export.ExportedProgram) -> None:
     """Mark the weights, for delegates to leave them out of their data."""
-    inputs = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT}
+    inputs = {
+        spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT
+    }
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in inputs:
             node.meta.setdefault("custom", {})["delegate_constant_tag"] = WEIGHTS_TAG

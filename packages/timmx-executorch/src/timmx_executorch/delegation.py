@@ -22,7 +22,7 @@ LEAST_SHARE = 0.95
 _NOT_COMPUTED = frozenset((operator.getitem, executorch_call_delegate))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Delegation:
     """The operations of a program by what computes them.
 
@@ -96,7 +96,9 @@ def _name(node: torch.fx.Node) -> str:
 def multiply_adds(node: torch.fx.Node) -> int:
     """Of a convolution or matrix product, of the traced batch size; 0 for others."""
     packet = getattr(_overload(node), "overloadpacket", None)
-    args, value = pytree.tree_map_only(torch.fx.Node, lambda source: _hinted(source.meta["val"]), (node.args, node.meta.get("val")))
+    args, value = pytree.tree_map_only(
+        torch.fx.Node, lambda source: _hinted(source.meta["val"]), (node.args, node.meta.get("val"))
+    )
     if packet is aten.linear:
         return int(_hinted(value).numel() * args[1].shape[-1])
     count = flop_registry.get(packet)

@@ -61,7 +61,7 @@ def export(job: ExportJob, options: ExecuTorchOptions) -> Exported:
     job.progress("Writing ExecuTorch")
 
     def describe(companions: dict[str, str]) -> str:
-        return job.metadata(precision, **facts, **({"companions": companions} if companions else {})).dumps()
+        return job.metadata(precision, **facts | ({"companions": companions} if companions else {})).dumps()
 
     written = finish(edge, describe, external_weights=options.external_weights)
     notes = (*arithmetic.notes, *_notes(delegation, options.delegate))
@@ -89,6 +89,6 @@ def _notes(delegation: Delegation, delegate: Delegate) -> tuple[str, ...]:
         return ()
     names = ", ".join(f"{name} ({madds / 1e6:.0f} M)" for name, madds in delegation.heavy.most_common(5))
     return (
-        f"{delegate} computes only {100 * delegation.share:.0f} % of the multiply-adds; ExecuTorch's own kernels, which "
-        f"are slower, compute {names}.",
+        f"{delegate} computes only {100 * delegation.share:.0f} % of the multiply-adds. ExecuTorch's own kernels, "
+        f"which are slower, compute {names}.",
     )

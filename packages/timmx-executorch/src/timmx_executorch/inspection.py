@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from timmx_executorch.interface import numbered
 from timmx_executorch.pte_file import reading
 from timmx_executorch.schema import DELEGATE_CALL, KERNEL_CALL
 
@@ -42,9 +43,4 @@ def _calls(plan: Plan) -> Counter[str]:
 
 
 def _tensor(base: str, number: int, tensor: Tensor) -> dict[str, Any]:
-    sizes = list(tensor.sizes)
-    return {
-        "name": f"{base}_{number}" if number else base,
-        "shape": ["batch", *sizes[1:]] if tensor.dynamic and sizes else sizes,
-        "dtype": tensor.dtype,
-    }
+    return {"name": numbered(base, number), "shape": list(tensor.shape), "dtype": tensor.dtype}

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own customary name
 from timmx.plugin import decompose, fold_constants
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 aten = torch.ops.aten
 
@@ -24,7 +24,7 @@ def as_matrices(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
 
     The bias is added afterwards: executorch 1.5 writes no bias for a layer of which only the weight is quantized.
     """
-    table = {aten.conv2d.default: _conv2d, aten.linear.default: _linear}
+    table: dict[Any, Callable[..., Any]] = {aten.conv2d.default: _conv2d, aten.linear.default: _linear}
     with torch.no_grad():
         module = decompose(program, table).module()
     fold_constants(module)
@@ -44,15 +44,17 @@ def _conv2d(
     dilation: Sequence[int] = (1, 1),
     groups: int = 1,
 ) -> Any:
-    """The product of the weight, as a matrix, and the pixels of each window side by side."""
+    """The product of the weight, as a matrix, and a matrix with the pixels of each window in a row."""
     if groups != 1 or x.ndim != 4:
         return NotImplemented
     stride, padding, dilation = ([*part, *part][:2] for part in (stride, padding, dilation))
-    batch, channels, height, width = x.shape
+    height, width = x.shape[2:]
     window = weight.shape[-2:]
     rows, columns = (
         (size + 2 * pad - step * (count - 1) - 1) // jump + 1
-        for size, pad, step, count, jump in zip((height, width), padding, dilation, window, stride, strict=True)
+        for size, pad, step, count, jump in zip(
+            (height, width), padding, dilation, window, stride, strict=True
+        )
     )
     sizes = [
         step * (count - 1) + jump * number  # so that every window's slice has `jump * number` pixels
@@ -68,7 +70,8 @@ def _conv2d(
     x = F.pad(x, [0, 0, padding[1], max(0, after[1]), padding[0], max(0, after[0])])
     parts = [
         _every(
-            x.narrow(1, i * dilation[0], rows * stride[0]).narrow(2, j * dilation[1], columns * stride[1]), stride
+            x.narrow(1, i * dilation[0], rows * stride[0]).narrow(2, j * dilation[1], columns * stride[1]),
+            stride,
         )
         for i, j in itertools.product(range(window[0]), range(window[1]))
     ]
@@ -81,7 +84,7 @@ def _product(pixels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
 
 
 def _patches(x: torch.Tensor, rows: int, columns: int, stride: Sequence[int]) -> torch.Tensor:
-    """The pixels of each window side by side, if windows do not overlap."""
+    """The pixels of each window in a row, if windows do not overlap."""
     batch, _, _, channels = x.shape
     x = x.narrow(1, 0, rows * stride[0]).narrow(2, 0, columns * stride[1])
     x = x.reshape(batch, rows, stride[0], columns, stride[1] * channels).permute(0, 1, 3, 2, 4)
@@ -94,4 +97,8 @@ def _every(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
         return x
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // stride[0], stride[0], width // stride[1], stride[1] * channels)
-    return x.narrow(2, 0, 1).narrow(4, 0, channels).reshape(batch, height // stride[0], width // stride[1], channels)
+    return (
+        x.narrow(2, 0, 1)
+        .narrow(4, 0, channels)
+        .reshape(batch, height // stride[0], width // stride[1], channels)
+    )

@@ -1,4 +1,4 @@
-"""Which operations go to XNNPACK: those that ExecuTorch gives it, and linear layers of which only the weight is quantized."""
+"""The operations for XNNPACK: those that ExecuTorch gives it, and linear layers with 8-bit weights only."""
 
 from __future__ import annotations
 

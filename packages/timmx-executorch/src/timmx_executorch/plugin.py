@@ -47,7 +47,7 @@ class ExecuTorchBackend(ExportBackend):
         return export(job, options)
 
     def open(self, path: Path, settings: OpenSettings) -> Runner:
-        from timmx_executorch.runner import open_runner
+        from timmx_executorch.opening import open_runner
 
         settings.require_device(Device.CPU, path)
         return open_runner(path, settings.threads)

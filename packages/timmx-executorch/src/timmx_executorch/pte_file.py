@@ -86,7 +86,9 @@ def reading(path: Path) -> Iterator[PteFile]:
                 with view[:program_size] as flatbuffer, view[start : start + size] as segments:
                     yield PteFile(Program.root(flatbuffer), segments)
         except _DAMAGE as exc:
-            raise ArtifactError(f"{path} is damaged: {exc}", hint="export it again, or copy it again") from exc
+            raise ArtifactError(
+                f"{path} is damaged: {exc}", hint="export it again, or copy it again"
+            ) from exc
 
 
 def _layout(head: bytes, length: int) -> tuple[int, int, int]:
@@ -94,7 +96,11 @@ def _layout(head: bytes, length: int) -> tuple[int, int, int]:
     if len(head) < 8 + _HEADER.size or head[8:12] != b"eh00":
         return length, length, 0  # a program without segments
     _, header_length, program_size, start, size = _HEADER.unpack_from(head, 8)
-    return program_size, start or program_size, size if header_length >= _HEADER.size else max(0, length - start)
+    return (
+        program_size,
+        start or program_size,
+        size if header_length >= _HEADER.size else max(0, length - start),
+    )
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

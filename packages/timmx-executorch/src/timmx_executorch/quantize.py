@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torchao.quantization.pt2e.quantizer import (
 from timmx_executorch.convert import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
 aten = torch.ops.aten
 
@@ -42,7 +42,12 @@ _WEIGHTS = QuantizationSpec(
     observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=_SMALLEST_SCALE),
 )
 _FIXED = FixedQParamsQuantizationSpec(
-    dtype=torch.int8, scale=1.0, zero_point=0, quant_min=_LOW, quant_max=_HIGH, qscheme=torch.per_tensor_affine
+    dtype=torch.int8,
+    scale=1.0,
+    zero_point=0,
+    quant_min=_LOW,
+    quant_max=_HIGH,
+    qscheme=torch.per_tensor_affine,
 )
 """Stands for a range until `_Planned` knows whose it is."""
 _RUN_TIME = QuantizationSpec(

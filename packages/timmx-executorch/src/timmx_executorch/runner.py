@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -11,14 +10,13 @@ import torch
 from timmx.plugin import (
     ArtifactError,
     ConfigurationError,
-    Metadata,
     Runner,
     RuntimeUnavailable,
     TensorSpec,
-    parse_json_object,
     usable_cores,
 )
 
+from timmx_executorch.interface import METHOD, interface
 from timmx_executorch.pte_file import read_metadata, reading, weights_file
 
 if TYPE_CHECKING:
@@ -27,29 +25,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from timmx_executorch.pte_file import PteFile
-    from timmx_executorch.schema import Plan, Tensor
-
-METHOD = "forward"
-CORE_ML = "CoreMLBackend"
-_LAYOUTS = {2: "NC", 3: "NLC", 4: "NCHW"}
-
-
-def open_runner(path: Path, threads: int | None = None) -> Runner:
-    """Open a `.pte` file.
-
-    Raises:
-        ArtifactError: the file is not an ExecuTorch program, is damaged, or its weights are of another file.
-        RuntimeUnavailable: the runtime lacks its delegate or a kernel.
-    """
-    with reading(path) as file:
-        core_ml = any(call.backend == CORE_ML for plan in file.program.plans for call in plan.delegates)
-    if core_ml and sys.platform != "darwin":
-        from timmx_executorch.core_ml import CoreMLDelegateRunner
-
-        return CoreMLDelegateRunner(path)
-    return ExecuTorchRunner(path, threads)
-
 
 class ExecuTorchRunner(Runner):
     """Runs the method `forward` on the CPU.
@@ -57,17 +32,21 @@ class ExecuTorchRunner(Runner):
     Args:
         threads: the number of threads; by default one per core that this process may use. The runtime has one pool of
             threads for all files of a process, so it has no effect while another file is open.
+
+    Raises:
+        ArtifactError: the file is not an ExecuTorch program, is damaged, or its weights are of another file; in `run`,
+            the runtime fails.
+        ConfigurationError: in `run`, an input has another name or shape than the file takes.
+        RuntimeUnavailable: the runtime lacks its delegate or a kernel.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self._path = path
         read_metadata(path)  # compares the second file
         with reading(path) as file:
-            plan = next((plan for plan in file.program.plans if plan.name == METHOD), None)
-            if plan is None:
-                raise ArtifactError(f"{path} has no method {METHOD}", hint="name a file of timmx, or export it again")
-            backends = sorted({call.backend for call in plan.delegates})
-            self.inputs, self.outputs, self._most = described(path, file, plan)
+            found = interface(path, file)
+            backends = sorted({call.backend for call in found.plan.delegates})
+        self.inputs, self.outputs, self._most = found.inputs, found.outputs, found.batch_max
         if self._most is not None:
             self.batch_sizes = tuple(sorted({1, 2, self._most}))
         self._method = self._load(backends, threads or usable_cores())
@@ -80,7 +59,7 @@ class ExecuTorchRunner(Runner):
         missing = [name for name in backends if not runtime.backend_registry.is_available(name)]
         if missing:
             raise RuntimeUnavailable(
-                f"{self._path} was made for {', '.join(missing)}, which this build of the ExecuTorch runtime does not have",
+                f"{self._path} was made for {', '.join(missing)}, which this build of the ExecuTorch runtime lacks",
                 hint="run it on a device that has it, or export it with --delegate xnnpack",
             )
         _use_threads(threads)
@@ -111,7 +90,8 @@ class ExecuTorchRunner(Runner):
         if array is None or len(feeds) != len(self.inputs):
             names = ", ".join(entry.name for entry in self.inputs)
             raise ConfigurationError(
-                f"the file takes {names}, but got {', '.join(feeds) or 'nothing'}", hint=f"pass an array for {names}"
+                f"the file takes {names}, but got {', '.join(feeds) or 'nothing'}",
+                hint=f"pass an array for {names}",
             )
         if len(array.shape) != len(spec.shape) or any(
             size not in ("batch", got) for size, got in zip(spec.shape, array.shape, strict=True)
@@ -141,31 +121,6 @@ def _use_threads(count: int) -> None:
 
     if not _opened and portable_lib._threadpool_get_thread_count() != count:
         portable_lib._unsafe_reset_threadpool(count)
-
-
-def described(path: Path, file: PteFile, plan: Plan) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], int | None]:
-    """Inputs, outputs, and the largest batch size if it is dynamic. A program has no names; the metadata has."""
-    text = file.metadata
-    metadata = None if text is None else Metadata.parse(path, parse_json_object(path, text))
-    names = [output.name for output in metadata.outputs] if metadata else []
-    inputs, outputs = plan.inputs, plan.outputs
-    if len(names) != len(outputs):
-        names = [_name("output", number) for number in range(len(outputs))]
-    return (
-        tuple(_spec(tensor, _name("input", number)) for number, tensor in enumerate(inputs)),
-        tuple(_spec(tensor, name) for tensor, name in zip(outputs, names, strict=True)),
-        inputs[0].sizes[0] if inputs and inputs[0].dynamic else None,
-    )
-
-
-def _name(base: str, number: int) -> str:
-    return f"{base}_{number}" if number else base
-
-
-def _spec(tensor: Tensor, name: str) -> TensorSpec:
-    sizes = tensor.sizes
-    shape = ("batch", *sizes[1:]) if tensor.dynamic and sizes else sizes
-    return TensorSpec(name=name, shape=shape, dtype=tensor.dtype, layout=_LAYOUTS.get(len(sizes), ""))
 
 
 def _one_line(exc: Exception) -> str:

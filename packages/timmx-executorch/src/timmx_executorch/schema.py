@@ -6,7 +6,7 @@ ExecuTorch's own Python modules for them are below `executorch.exir`, whose impo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from flatbuffers import encode, packer
 from flatbuffers.table import Table
@@ -20,7 +20,16 @@ KERNEL_CALL, DELEGATE_CALL = 1, 2
 """Kinds of instructions, in the union `InstructionArguments`."""
 DYNAMIC_BOUND = 1
 """A tensor whose sizes are upper bounds, in the enumeration `TensorShapeDynamism`."""
-SCALAR_TYPES = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64"}
+SCALAR_TYPES = {
+    0: "uint8",
+    1: "int8",
+    2: "int16",
+    3: "int32",
+    4: "int64",
+    5: "float16",
+    6: "float32",
+    7: "float64",
+}
 """numpy's names of PyTorch's scalar types."""
 
 _MOST = 10_000_000
@@ -40,7 +49,7 @@ class Record:
     position: int
 
     @classmethod
-    def root(cls, content: Any) -> Record:
+    def root(cls, content: Any) -> Self:
         return cls(content, encode.Get(packer.uoffset, content, 0))
 
     def number(self, field: int, form: Any = packer.uint32, default: int = 0) -> int:
@@ -73,7 +82,8 @@ class Record:
 
     def records(self, field: int) -> list[Record]:
         return [
-            Record(self.content, at + encode.Get(packer.uoffset, self.content, at)) for at in self._items(field, 4)
+            Record(self.content, at + encode.Get(packer.uoffset, self.content, at))
+            for at in self._items(field, 4)
         ]
 
     def numbers(self, field: int, form: Any = packer.int32, size: int = 4) -> list[int]:
@@ -146,7 +156,9 @@ class Plan(Record):
         for chain in self.records(5):
             for entry in chain.records(2):
                 call = entry.record(1)
-                found.append((entry.number(0, packer.uint8), 0 if call is None else call.number(0, packer.int32)))
+                found.append(
+                    (entry.number(0, packer.uint8), 0 if call is None else call.number(0, packer.int32))
+                )
         return found
 
     def _tensors(self, field: int) -> list[Tensor]:
@@ -171,6 +183,11 @@ class Tensor(Record):
     @property
     def sizes(self) -> tuple[int, ...]:
         return tuple(self.numbers(2))
+
+    @property
+    def shape(self) -> tuple[int | str, ...]:
+        """The sizes; the first one is `batch` if they are upper bounds."""
+        return ("batch", *self.sizes[1:]) if self.dynamic and self.sizes else self.sizes
 
     @property
     def dynamic(self) -> bool:

@@ -28,6 +28,8 @@ MODES = {
 """What each delegate computes with."""
 
 _LIBRARIES = {"executorch": "executorch>=1.5,<1.6", "torchao": "torchao>=0.18,<0.19"}
+
+
 def validate(request: ExportRequest, options: ExecuTorchOptions) -> None:
     """Refuse invalid combinations of options.
 
@@ -103,7 +105,9 @@ def problems(options: ExecuTorchOptions | None) -> Sequence[Problem]:
                     "export on Linux, on macOS or in WSL",
                 ),
             )
-        return (Problem(message, "uv pip install " + " ".join(f"'{requirement}'" for requirement in missing)),)
+        return (
+            Problem(message, "uv pip install " + " ".join(f"'{requirement}'" for requirement in missing)),
+        )
     return _core_ml_problems(options)
 
 
