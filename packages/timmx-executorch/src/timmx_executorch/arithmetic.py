@@ -31,6 +31,7 @@ from timmx_executorch.quantize import (
     trace,
     with_sums,
 )
+from timmx_executorch.simulation import StoredWeights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,16 +104,17 @@ def _stored(
         program = trace(as_matrices(program), example, batch_max)
     names = [layer.node for layer in layers(program) if not layer.grouped]
     activations = mode is Mode.DYNAMIC_INT8
-    exact = _outputs(program.module(), samples, len(example))
-
-    def build(kept: frozenset[str]) -> torch.fx.GraphModule:
-        return quantize(program, LayerQuantizer(set(names) - kept, activations=activations), example)
-
+    module = program.module()
+    exact = _outputs(module, samples, len(example))
     job.progress("Quantizing the weights")
+    stored = StoredWeights(module, activations=activations)
     kept, _ = exempt_layers(
-        names, lambda some: worst_db(exact, _outputs(build(some), samples, len(example))), job.progress
+        names,
+        lambda some: worst_db(exact, _outputs(stored.of(set(names) - some), samples, len(example))),
+        job.progress,
     )
-    result = Arithmetic(trace(build(kept), example, batch_max))
+    quantizer = LayerQuantizer(set(names) - kept, activations=activations)
+    result = Arithmetic(trace(quantize(program, quantizer, example), example, batch_max))
     result.facts["stored_operations"] = len(names) - len(kept)
     if kept:
         many = len(kept) > 1
@@ -208,7 +210,7 @@ def _observe(
     return {name: statistics.range(method, 8) for name, statistics in observed.items()}
 
 
-def _outputs(module: torch.nn.Module, inputs: np.ndarray, size: int) -> list[np.ndarray]:
+def _outputs(module: Callable[[torch.Tensor], Any], inputs: np.ndarray, size: int) -> list[np.ndarray]:
     """Each output for all inputs, in batches of a size; inputs are repeated to fill the last one."""
     count = len(inputs)
     parts = [
@@ -218,5 +220,7 @@ def _outputs(module: torch.nn.Module, inputs: np.ndarray, size: int) -> list[np.
     return [np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)]
 
 
-def _ratio(exact: Sequence[np.ndarray], module: torch.nn.Module, inputs: np.ndarray, size: int) -> float:
+def _ratio(
+    exact: Sequence[np.ndarray], module: Callable[[torch.Tensor], Any], inputs: np.ndarray, size: int
+) -> float:
     return worst_db(exact, _outputs(module, inputs, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torchao.quantization.pt2e.quantizer import (
 from timmx_executorch.convert import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 aten = torch.ops.aten
 
@@ -169,7 +169,7 @@ def trace(
         return torch.export.export(module, (example,), dynamic_shapes=shapes)
 
 
-def run(module: torch.nn.Module, batch: np.ndarray) -> list[np.ndarray]:
+def run(module: Callable[[torch.Tensor], Any], batch: np.ndarray) -> list[np.ndarray]:
     """The outputs of a module for a batch of its size."""
     with torch.no_grad():
         return [output.numpy() for output in pytree.tree_leaves(module(torch.from_numpy(batch)))]

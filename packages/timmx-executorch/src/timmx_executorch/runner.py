@@ -46,12 +46,13 @@ class ExecuTorchRunner(Runner):
         with reading(path) as file:
             found = interface(path, file)
             backends = sorted({call.backend for call in found.plan.delegates})
+            kernels = found.plan.operators
         self.inputs, self.outputs, self._most = found.inputs, found.outputs, found.batch_max
         if self._most is not None:
             self.batch_sizes = tuple(sorted({1, 2, self._most}))
-        self._method = self._load(backends, threads or usable_cores())
+        self._method = self._load(backends, kernels, threads or usable_cores())
 
-    def _load(self, backends: list[str], threads: int) -> Any:
+    def _load(self, backends: list[str], kernels: list[str], threads: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "This API is experimental"
             from executorch.runtime import Runtime
@@ -61,6 +62,12 @@ class ExecuTorchRunner(Runner):
             raise RuntimeUnavailable(
                 f"{self._path} was made for {', '.join(missing)}, which this build of the ExecuTorch runtime lacks",
                 hint="run it on a device that has it, or export it with --delegate xnnpack",
+            )
+        if unknown := sorted(set(kernels) - runtime.operator_registry.operator_names):
+            raise RuntimeUnavailable(
+                f"{self._path} has operators for which this build of the ExecuTorch runtime has no kernel: "
+                f"{', '.join(unknown)[:200]}",
+                hint="run it in a runtime that has them, or export it again",
             )
         _use_threads(threads)
         data = weights_file(self._path)
