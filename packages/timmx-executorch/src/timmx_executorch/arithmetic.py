@@ -11,6 +11,7 @@ from timmx.plugin import (
     Calibration,
     CalibrationMethod,
     IntegerScheme,
+    LayerKind,
     LayerState,
     Observed,
     Precision,
@@ -102,8 +103,12 @@ def _stored(
     example, samples = job.example_input.cpu(), job.samples(_SAMPLES)
     if mode is Mode.WEIGHT_INT8:
         program = trace(as_matrices(program), example, batch_max)
-    names = [layer.node for layer in layers(program) if not layer.grouped]
     activations = mode is Mode.DYNAMIC_INT8
+    names = [
+        layer.node
+        for layer in layers(program)
+        if (layer.dynamic if activations else layer.kind is LayerKind.LINEAR)
+    ]
     module = program.module()
     exact = _outputs(module, samples, len(example))
     job.progress("Quantizing the weights")

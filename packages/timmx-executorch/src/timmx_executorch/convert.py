@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from executorch.exir import EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
@@ -39,7 +39,7 @@ def to_edge(program: torch.export.ExportedProgram, partitioners: list[Partitione
     Raises:
         UnsupportedError: ExecuTorch lacks an operation, or a delegate refuses one that it accepted before.
     """
-    with quiet(), quick_decompositions():
+    with quiet(), quick_decompositions(), _half_weights():
         try:
             return to_edge_transform_and_lower(program, partitioner=partitioners)
         except (OSError, MemoryError):
@@ -124,6 +124,26 @@ def partitioners(delegate: Delegate, mode: Mode) -> list[Partitioner]:
 
             return [core_ml_partitioner(half=mode is Mode.FP16)]
     return []
+
+
+@contextlib.contextmanager
+def _half_weights() -> Iterator[None]:
+    """Store the weights of half-precision convolutions in half precision, which XNNPACK reads.
+
+    executorch 1.5 stores them in float32: a float16 file of a convolutional network would be as large as a float32 one.
+    """
+    from executorch.backends.xnnpack.operators import node_visitor
+
+    visitor = node_visitor._node_visitor_dict["aten.convolution.default"]
+
+    def define_tensor(self: Any, *arguments: Any, **options: Any) -> None:
+        node_visitor.NodeVisitor.define_tensor(self, *arguments, **options | {"force_fp32": False})
+
+    visitor.define_tensor = define_tensor
+    try:
+        yield
+    finally:
+        del visitor.define_tensor
 
 
 @contextlib.contextmanager

@@ -68,13 +68,14 @@ class Layer:
         node: its name in the module of the program.
         kind: its arithmetic.
         weight: recognizes it in the model.
-        grouped: whether it is a convolution of groups of channels.
+        dynamic: whether XNNPACK computes it with ranges of each run: no convolution of groups of channels, and none
+            whose padding is an operation of its own, which executorch 1.5 writes but does not run.
     """
 
     node: str
     kind: LayerKind
     weight: WeightKey
-    grouped: bool
+    dynamic: bool
 
 
 def layers(program: torch.export.ExportedProgram) -> list[Layer]:
@@ -84,8 +85,10 @@ def layers(program: torch.export.ExportedProgram) -> list[Layer]:
     for node in module.graph.nodes:
         if node.target in _KINDS and node.args[1].op == "get_attr":
             weight = _attribute(module, node.args[1].target)
-            groups = node.args[6] if len(node.args) > 6 else 1
-            found.append(Layer(node.name, _KINDS[node.target], WeightKey.of(weight), groups != 1))
+            grouped = len(node.args) > 6 and node.args[6] != 1
+            padded = node.args[0].target in (aten.pad.default, aten.constant_pad_nd.default)
+            key = WeightKey.of(weight)
+            found.append(Layer(node.name, _KINDS[node.target], key, not (grouped or padded)))
     return found
 
 
