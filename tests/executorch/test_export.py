@@ -12,6 +12,7 @@ import timmx
 import torch
 from executorch.exir._serialize._program import deserialize_pte_binary
 from timmx.errors import ArtifactError, ConfigurationError
+from timmx_executorch.core_ml_data import unpack
 from timmx_executorch.plugin import ExecuTorchBackend
 from torch import nn
 
@@ -149,7 +150,7 @@ def test_little_delegation_is_a_warning_that_names_the_operators(tmp_path):
         (lambda content: content[:16] + struct.pack("<Q", 2**40) + content[24:], "is damaged: it is cut off"),
         (
             lambda content: content.replace(b"XnnpackBackend", b"UnknownBackend"),
-            "UnknownBackend, which this build",
+            "UnknownBackend, which timmx does not run",
         ),
     ],
 )
@@ -165,6 +166,18 @@ def test_a_kernel_that_the_runtime_lacks_is_named(files, tmp_path):
     path.write_bytes(files["portable"].path.read_bytes().replace(b"aten::sigmoid", b"aten::sigmoix"))
     with pytest.raises(timmx.errors.RuntimeUnavailable, match=r"no kernel: aten::sigmoix\.out"):
         timmx.open(path)
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", ""])
+def test_names_of_a_core_ml_model_cannot_leave_the_folder(files, tmp_path, name):
+    nodes = [
+        {"name": name, "kind": 0, "dataRegion": {"offset": 0, "size": 1}, "children": {}},
+        {"name": "lowered_module", "kind": 1, "dataRegion": {"offset": 0, "size": 0}, "children": {"x": 0}},
+    ]
+    content = b"x" + json.dumps({"nodes": nodes}).encode()[::-1]
+    with pytest.raises(ArtifactError, match=r"the Core ML model in .* is damaged"):
+        unpack(tmp_path / "a.pte", content, tmp_path / "inside")
+    assert not list(tmp_path.iterdir())
 
 
 def test_inputs_of_another_shape_are_refused(files):

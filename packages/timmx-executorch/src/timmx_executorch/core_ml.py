@@ -15,11 +15,11 @@ from executorch.backends.apple.coreml.compiler import CoreMLBackend
 from executorch.backends.apple.coreml.partition import CoreMLPartitioner
 from executorch.exir.delegate import executorch_call_delegate
 
+from timmx_executorch.core_ml_data import FACTS, FOLDER, MODEL
+
 if TYPE_CHECKING:
     from executorch.exir import EdgeProgramManager
 
-FOLDER, MODEL, FACTS = "lowered_module", "model.mlpackage", "metadata.json"
-"""What ExecuTorch's delegate packs: a folder with the model, and the names of its inputs and outputs."""
 _NAMESPACE = uuid.UUID("0d0c2f0c-7a2e-5b53-8d6b-3a8f6f5f3f61")
 
 

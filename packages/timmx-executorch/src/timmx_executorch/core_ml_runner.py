@@ -7,10 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from executorch.backends.apple.coreml import executorchcoreml
-from timmx.plugin import ArtifactError, Runner, RuntimeUnavailable
+from timmx.plugin import Runner, RuntimeUnavailable
 
-from timmx_executorch.core_ml import FACTS, FOLDER, MODEL
+from timmx_executorch.core_ml_data import FACTS, FOLDER, MODEL, unpack
 from timmx_executorch.interface import interface
 from timmx_executorch.pte_file import reading
 from timmx_executorch.schema import SEGMENT
@@ -46,13 +45,9 @@ class CoreMLDelegateRunner(Runner):
                 )
             content = bytes(file.segment(plan.delegates[0].data[1]))
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        unpack(path, content, Path(self._folder.name))
         folder = Path(self._folder.name, FOLDER)
         model = folder / MODEL
-        if (
-            not executorchcoreml.unflatten_directory_contents(content, self._folder.name)
-            or not model.is_dir()
-        ):
-            raise ArtifactError(f"the Core ML model in {path} is damaged", hint="export it again")
         self._model = open_runner(model)
         self.engine = self._model.engine
         self.intermediates = self._model.intermediates

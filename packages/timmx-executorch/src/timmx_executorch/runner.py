@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+_DELEGATES = frozenset(("XnnpackBackend", "CoreMLBackend"))
+"""Others of the build load libraries and code for devices, from data in the file."""
+
+
 class ExecuTorchRunner(Runner):
     """Runs the method `forward` on the CPU.
 
@@ -57,11 +61,15 @@ class ExecuTorchRunner(Runner):
             warnings.simplefilter("ignore")  # "This API is experimental"
             from executorch.runtime import Runtime
         runtime = Runtime.get()
-        missing = [name for name in backends if not runtime.backend_registry.is_available(name)]
+        missing = [
+            name
+            for name in backends
+            if name not in _DELEGATES or not runtime.backend_registry.is_available(name)
+        ]
         if missing:
             raise RuntimeUnavailable(
-                f"{self._path} was made for {', '.join(missing)}, which this build of the ExecuTorch runtime lacks",
-                hint="run it on a device that has it, or export it with --delegate xnnpack",
+                f"{self._path} was made for {', '.join(missing)}, which timmx does not run here",
+                hint="run it in an ExecuTorch runtime that has it, or export it with --delegate xnnpack",
             )
         if unknown := sorted(set(kernels) - runtime.operator_registry.operator_names):
             raise RuntimeUnavailable(
