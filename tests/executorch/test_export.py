@@ -15,6 +15,7 @@ from timmx.errors import ArtifactError, ConfigurationError
 from timmx_executorch.core_ml_data import unpack
 from timmx_executorch.plugin import ExecuTorchBackend
 from torch import nn
+from torch.nn import functional
 
 pytestmark = pytest.mark.usefixtures("export")
 
@@ -110,12 +111,13 @@ def test_batches_up_to_the_bound_run(digits, tmp_path):
         assert "--batch-max" in caught.value.hint
 
 
-class Products(nn.Module):
-    """A layer, and a larger product of two activations of rank 2, which XNNPACK does not compute."""
+class Computed(nn.Module):
+    """A convolution whose weight is computed from the input, which XNNPACK does not have."""
 
     def __init__(self):
         super().__init__()
         self.embed = nn.Conv2d(3, 8, 4, stride=4)
+        self.weight = nn.Parameter(torch.randn(8, 8, 5, 5))
         self.pretrained_cfg = {
             "input_size": (3, 32, 32),
             "mean": (0.5,) * 3,
@@ -125,15 +127,15 @@ class Products(nn.Module):
         }
 
     def forward(self, x):
-        rows = self.embed(x).reshape(len(x), 64, 8)[0]
-        return torch.mm(torch.mm(rows, rows.T), torch.mm(rows, rows.T)).mean(0, keepdim=True)
+        one = x.mean() * 0 + 1
+        return functional.conv2d(self.embed(x), self.weight * one, padding=2).relu().mean((2, 3))
 
 
 def test_little_delegation_is_a_warning_that_names_the_operators(tmp_path):
     torch.manual_seed(0)
-    result = timmx.export("executorch", Products().eval(), output=tmp_path / "products.pte")
+    result = timmx.export("executorch", Computed().eval(), output=tmp_path / "computed.pte")
     (note,) = (note for note in result.notes if "multiply-adds" in note)
-    assert re.search(r"only \d+ % of the multiply-adds.*compute mm \(", note)
+    assert re.search(r"only \d+ % of the multiply-adds.*compute convolution \(", note)
     assert result.metadata["format"]["delegated_share"] < 0.5
 
 
