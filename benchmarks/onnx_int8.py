@@ -4,8 +4,8 @@
 
 `--models` is a folder of `local-dir:` models, which are measured at their own size; `--names` are models of timm at 224
 pixels with awakened random weights. Both files of a model run in turns. Prints the fastest and the median run of each,
-their ratio, and the share of the multiply-adds that is computed in integers. The ratio depends on the CPU: the table
-that chooses the operators is of a CPU without VNNI (docs/onnx.md).
+their ratio, and the share of the multiply-adds that is computed in integers. The ratio depends on the CPU: operators
+are chosen by a table of a CPU with VNNI, with `--reduce-range` by one of a CPU without it (docs/onnx.md).
 """
 
 from __future__ import annotations

@@ -24,18 +24,19 @@ def conv(
         return graph.quantized(y, zero=0 if after else 128)
 
     new = size // s
-    outputs = new * new * out
-    units = outputs * (c // groups) * k * k
+    pixels = new * new
+    units = pixels * out * (c // groups) * k * k
+    parts = pixels if groups == c else pixels * out
     shape = ((1, c, size, size),)
     if s > 1:
         block = lambda graph, x: one(graph, x, c, out)  # noqa: E731
-        return Case(kind, block, shape, units, outputs, join="product", less=(product((1, out, new, new)),))
+        return Case(kind, block, shape, units, parts, join="product", less=(product((1, out, new, new)),))
     if c == out:
-        return Case(kind, lambda graph, x: one(graph, x, c, c), shape, units, outputs)
+        return Case(kind, lambda graph, x: one(graph, x, c, c), shape, units, parts)
     pair = lambda graph, x: one(graph, one(graph, x, c, out), out, c)  # noqa: E731
     # With one pixel, the time is that of reading the weights.
-    outputs = new * new * (c + out) if size > 1 else 0
-    return Case(kind, pair, shape, 2 * units, outputs, operators=2)
+    parts = pixels * (c + out) if size > 1 else 0
+    return Case(kind, pair, shape, 2 * units, parts, operators=2)
 
 
 def product(shape: Shape) -> Case:
@@ -45,6 +46,31 @@ def product(shape: Shape) -> Case:
 def depthwise(shape: Shape) -> Case:
     _, c, size, _ = shape
     return conv("depthwise", c, c, size, groups=c)
+
+
+def boundary(shape: Shape) -> Case:
+    """An integer convolution between two in float: the conversions before and after it, and the changes of layout."""
+    _, c, _, _ = shape
+    whole = depthwise(shape).block
+
+    def in_float(graph: Graph, x: str) -> str:
+        integers, graph.integers = graph.integers, False
+        if x in graph.stored:
+            # ONNX Runtime quantizes a float convolution unless its input has a scale per channel.
+            constants = [
+                graph.constant(np.full(c, SCALE, np.float32)),
+                graph.constant(np.full(c, 128, np.uint8)),
+            ]
+            x = graph.node("DequantizeLinear", [graph.stored[x], *constants], axis=1)
+        y = whole(graph, x)
+        graph.integers = integers
+        return y
+
+    def both(graph: Graph, x: str) -> str:
+        return whole(graph, graph.quantized(in_float(graph, x)))
+
+    less = (Case("float", in_float, (shape,), 0.0), depthwise(shape))
+    return Case("boundary", both, (shape,), float(np.prod(shape)), less=less)
 
 
 def between_convs(case: Case, result: Shape = ()) -> Case:
@@ -65,6 +91,12 @@ def after_conv(case: Case, residual: bool = False) -> Case:
 
 def elementwise(kind: str, block: Block, shape: Shape, *others: Shape) -> Case:
     return Case(kind, block, (shape, *others), float(np.prod(shape)))
+
+
+def of_channels(kind: str, shape: Shape) -> Case:
+    """The product of a map with one value per channel."""
+    _, c, _, _ = shape
+    return replace(elementwise(kind, binary("Mul"), shape, (1, c, 1, 1)), parts=float(c))
 
 
 def unary(operator: str, **attributes: object) -> Block:
@@ -115,10 +147,10 @@ def mean(kind: str, c: int, size: int) -> Case:
     def reduce(graph: Graph, x: str) -> str:
         return graph.apply("ReduceMean", [x, graph.constant(np.array([2, 3]))], keepdims=1)
 
-    block = unary("GlobalAveragePool") if kind == "global_average_pool" else reduce
+    block = reduce if kind == "reduce_mean" else unary("GlobalAveragePool")
     less = (product((1, c, 1, 1)),)
-    case = Case(kind, block, ((1, c, size, size),), c * size * size, join="product", less=less)
-    return between_convs(case, (1, c, 1, 1))
+    case = Case(kind, block, ((1, c, size, size),), c * size * size, c, join="product", less=less)
+    return case if kind.endswith("_alone") else between_convs(case, (1, c, 1, 1))
 
 
 def concat(c: int, size: int) -> Case:
@@ -185,6 +217,7 @@ VECTORS = ((576, 144, 1), (96, 24, 1), (240, 64, 1), (960, 240, 1), (64, 16, 1))
 MAPS = ((1, 384, 14, 14), (1, 144, 56, 56), (1, 192, 28, 28), (1, 960, 7, 7), (1, 64, 24, 24), (1, 576, 3, 3))
 TOKENS = ((197, 192, 768), (197, 384, 1536), (37, 192, 768), (3136, 96, 384), (49, 384, 1536))
 MACS, OUTPUTS, INPUTS = "multiply-adds", "output elements", "input elements"
+PIXELS, CHANNELS = "output pixels", "channels"
 
 
 def kinds() -> dict[str, Kind]:
@@ -248,14 +281,34 @@ def kinds() -> dict[str, Kind]:
                         (960, 7, 5),
                         (96, 48, 3),
                         (144, 24, 3),
+                        (16, 24, 3),
+                        (48, 12, 3),
+                        (144, 6, 5),
                         (576, 6, 5),
-                        (40, 56, 7),
                         (160, 14, 7),
                     )
                 ),
                 conv("depthwise", 96, 96, 112, 3, groups=96, s=2),
                 conv("depthwise", 144, 144, 28, 5, groups=144, s=2),
             ],
+            PIXELS,
+        ),
+        "depthwise_partial": Kind(
+            MACS,
+            ("QLinearConv",),
+            [
+                conv("depthwise_partial", c, c, size, k, groups=c)
+                for c, size, k in (
+                    (72, 28, 5),
+                    (40, 56, 3),
+                    (120, 28, 3),
+                    (24, 24, 3),
+                    (72, 12, 3),
+                    (72, 6, 5),
+                    (40, 56, 7),
+                )
+            ],
+            PIXELS,
         ),
         "grouped": Kind(
             MACS,
@@ -296,7 +349,11 @@ def kinds() -> dict[str, Kind]:
         "mul_channel": Kind(
             OUTPUTS,
             ("QLinearMul",),
-            [after_conv(elementwise("mul_channel", binary("Mul"), s, (*s[:2], 1, 1))) for s in MAPS],
+            [after_conv(of_channels("mul_channel", s)) for s in MAPS],
+            CHANNELS,
+        ),
+        "mul_channel_alone": Kind(
+            OUTPUTS, ("QLinearMul",), [of_channels("mul_channel_alone", s) for s in MAPS], CHANNELS
         ),
         "relu": Kind(OUTPUTS, (), [elementwise("relu", unary("Relu"), s) for s in MAPS]),
         "clip": Kind(OUTPUTS, (), [elementwise("clip", clip, s) for s in MAPS]),
@@ -323,10 +380,11 @@ def kinds() -> dict[str, Kind]:
                 for s in ((1, 3, 197, 197), (1, 6, 197, 197), (1, 3, 37, 37), (64, 3, 49, 49))
             ],
         ),
-        "global_average_pool": Kind(
-            INPUTS, ("QLinearGlobalAveragePool",), [mean("global_average_pool", *s) for s in MEANS]
-        ),
-        "reduce_mean": Kind(INPUTS, (), [mean("reduce_mean", *s) for s in MEANS]),
+        **{
+            kind: Kind(INPUTS, ("QLinearGlobalAveragePool",), [mean(kind, *s) for s in MEANS], CHANNELS)
+            for kind in ("global_average_pool", "global_average_pool_alone")
+        },
+        "reduce_mean": Kind(INPUTS, (), [mean("reduce_mean", *s) for s in MEANS], CHANNELS),
         "max_pool": Kind(
             INPUTS,
             ("MaxPool",),
@@ -347,6 +405,11 @@ def kinds() -> dict[str, Kind]:
             OUTPUTS,
             ("QLinearConcat",),
             [concat(*s) for s in ((128, 28), (64, 56), (256, 14), (64, 24), (256, 6))],
+        ),
+        "boundary": Kind(
+            OUTPUTS,
+            ("QuantizeLinear", "DequantizeLinear", "Transpose", "Transpose", "ReorderInput", "ReorderOutput"),
+            [boundary(s) for s in (*MAPS, (1, 48, 6, 6), (1, 96, 24, 24))],
         ),
         "transpose": Kind(OUTPUTS, ("Transpose",), [transpose(s) for s in MAPS]),
         "quantize": Kind(OUTPUTS, ("QuantizeLinear",), [conversion("quantize", s) for s in MAPS]),

@@ -119,7 +119,7 @@ class Case:
     block: Block
     inputs: tuple[Shape, ...]
     units: float
-    outputs: float = 0.0
+    parts: float = 0.0
     operators: int = 1
     join: str = "chain"
     less: tuple[Case, ...] = ()
@@ -129,7 +129,7 @@ class Case:
     @property
     def follows_conv(self) -> bool:
         """Each copy follows a convolution, and only its time is subtracted."""
-        return self.join == "chain" and bool(self.less)
+        return self.join == "chain" and len(self.less) == 1
 
     def graph(self, integers: bool, copies: int) -> onnx.ModelProto:
         graph = Graph(integers)
@@ -159,4 +159,5 @@ class Kind:
     """The integer kernels of one copy; empty if ONNX Runtime has none."""
     cases: list[Case] = field(default_factory=list)
     """The first is the typical one."""
-    float32: bool = True
+    part: str = "output elements"
+    """What `Case.parts` counts."""

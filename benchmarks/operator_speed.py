@@ -2,7 +2,8 @@
 
     uv run benchmarks/operator_speed.py [--only KIND ...] [--passes 4] [--seconds 0.5] [--write FILE]
 
-`--write packages/timmx-onnx/src/timmx_onnx/speed.json` writes the table that timmx-onnx reads.
+`--write packages/timmx-onnx/src/timmx_onnx/speed_tables/vnni.json`, on a CPU with VNNI, writes the table that
+timmx-onnx reads; `avx2.json` is that of a CPU without it.
 
 An operator is measured in a region of its own arithmetic: two graphs with few and with many copies of it are run in
 turns, and the difference of their least times is divided by the number of copies. So the time of the region's inputs
@@ -12,10 +13,11 @@ of an image model. In int8, inputs are uint8 with a zero point and weights int8 
 pairs, as onnxruntime.quantization writes them; the optimized graph must have the integer kernels and no other nodes.
 Times are CPU times of the thread, which other processes hardly change.
 
-The model is `nanoseconds = fixed + per_unit * units + per_output * outputs`, fitted to the shapes of a kind with the
-least absolute values of the relative errors; no number is negative. `outputs` are output elements, of kinds whose unit
-is the multiply-add: int8 kernels convert each of them, and gather the inputs of each. `error` is the largest relative
-error of the kind's shapes.
+The model is `nanoseconds = fixed + per_unit * units + per_part * parts`, fitted to the shapes of a kind with the least
+absolute values of the relative errors; no number is negative. Parts are a second number that the time depends on:
+output elements where units are multiply-adds, because int8 kernels convert each of them and gather its inputs; output
+pixels of depthwise convolutions; channels where there is one value per channel. `error` is the largest relative error
+of the kind's shapes.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ def main() -> None:
 
 
 HEADER = (
-    "| kind | float32: fixed, per 1000 units + outputs | int8: fixed, per 1000 units + outputs | typical size "
+    "| kind | float32: fixed, per 1000 units + parts | int8: fixed, per 1000 units + parts | typical size "
     "| float32 | int8 | int8 / float32 | error | integer kernels |\n|" + " --- |" * 9
 )
 
@@ -136,17 +138,22 @@ def costs(case: Case, times: Times) -> tuple[np.ndarray, np.ndarray]:
 
 
 def arithmetics(kind: str, kernels: tuple[str, ...]) -> list[str]:
-    if kind in ("quantize", "dequantize"):
+    if kind in ("quantize", "dequantize", "boundary"):
         return ["int8"]
     return ["float32", "int8"] if kernels else ["float32"]
 
 
 def describe(name: str, kind: Kind, times: list[Times]) -> dict:
     """The row of the JSON file."""
-    sizes = [(case.units / case.operators, case.outputs / case.operators) for case in kind.cases]
+    sizes = [(case.units / case.operators, case.parts / case.operators) for case in kind.cases]
     measured = [costs(case, found) for case, found in zip(kind.cases, times, strict=True)]
-    units, outputs = sizes[0]
-    row: dict = {"unit": kind.unit, "typical_units": round(units), "typical_outputs": round(outputs)}
+    units, parts = sizes[0]
+    row: dict = {
+        "unit": kind.unit,
+        "part": kind.part,
+        "typical_units": round(units),
+        "typical_parts": round(parts),
+    }
     row |= {"float32": None, "int8": None}
     for index, arithmetic in enumerate(arithmetics(name, kind.kernels)):
         row[arithmetic] = fit(sizes, [(cost[index], unknown[index]) for cost, unknown in measured])
@@ -158,7 +165,7 @@ def verify(case: Case, kernels: tuple[str, ...], copies: int, operators: Counter
         {kernel: count * case.operators * copies for kernel, count in Counter(kernels).items()}
     )
     for part in case.less:
-        expected["QLinearMul" if part.kind == "mul" else "QLinearConv"] += copies
+        expected[{"mul": "QLinearMul", "float": "Conv"}.get(part.kind, "QLinearConv")] += copies
     if operators != expected:
         shapes = ", ".join("x".join(map(str, shape)) for shape in case.inputs)
         raise SystemExit(
@@ -237,11 +244,11 @@ def fit(sizes: list[tuple[float, float]], measured: list[tuple[float, float]]) -
                 best, least_error = values, error
     error = float(np.abs(columns @ best - times * weights).max())
     fixed, *others = best.tolist()
-    per_unit, per_output = (float(f"{value:.4g}") for value in others)
+    per_unit, per_part = (float(f"{value:.4g}") for value in others)
     return {
         "fixed_ns": round(fixed, 1),
         "per_unit_ns": per_unit,
-        "per_output_ns": per_output,
+        "per_part_ns": per_part,
         "error": round(error, 2),
     }
 
@@ -254,10 +261,10 @@ def line(kind: str, row: dict) -> str:
             cells.append("-")
             typical.append(None)
             continue
-        outputs = f" + {1000 * cost['per_output_ns']:.3g}" if cost["per_output_ns"] else ""
-        cells.append(f"{cost['fixed_ns'] / 1000:.1f} µs, {1000 * cost['per_unit_ns']:.3g}{outputs} ns")
+        parts = f" + {1000 * cost['per_part_ns']:.3g}" if cost["per_part_ns"] else ""
+        cells.append(f"{cost['fixed_ns'] / 1000:.1f} µs, {1000 * cost['per_unit_ns']:.3g}{parts} ns")
         time_ns = cost["fixed_ns"] + cost["per_unit_ns"] * row["typical_units"]
-        typical.append((time_ns + cost["per_output_ns"] * row["typical_outputs"]) / 1000)
+        typical.append((time_ns + cost["per_part_ns"] * row["typical_parts"]) / 1000)
         errors.append(f"{100 * cost['error']:.0f} %")
     shown = ["-" if value is None else f"{value:.1f} µs" for value in typical]
     ratio = "-" if None in typical else f"{typical[1] / typical[0]:.2f}"

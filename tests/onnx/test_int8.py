@@ -16,8 +16,10 @@ from timmx.base import worst_db
 from timmx_onnx.int8 import _prepare, _quantize
 from timmx_onnx.regions import integer_nodes
 from timmx_onnx.running import opened
+from timmx_onnx.speed import speed_table
 from timmx_onnx.weights import layers
 
+SPEEDS = speed_table(vnni=True)
 GENERATOR = np.random.default_rng(0)
 
 
@@ -94,13 +96,13 @@ def network(*nodes: onnx.NodeProto, size: int = 28, channels: int = 32, **weight
     return model
 
 
-def conv(source: str, result: str, weight: str) -> onnx.NodeProto:
-    return helper.make_node("Conv", [source, weight], [result], name=result)
+def conv(source: str, result: str, weight: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node("Conv", [source, weight], [result], name=result, **attributes)
 
 
 def chosen(model: ir.Model) -> set[str]:
     nodes = [layer.node for layer in layers(model.graph)]
-    return {str(node.outputs[0].name) for node in integer_nodes(model, nodes)}
+    return {str(node.outputs[0].name) for node in integer_nodes(model, nodes, SPEEDS)}
 
 
 def weight(outputs: int, inputs: int, size: int = 1) -> np.ndarray:
@@ -116,9 +118,25 @@ def test_large_convolutions_are_in_integers_and_a_tiny_one_is_not_worth_the_conv
     assert chosen(tiny) == set()
 
 
+@pytest.mark.parametrize(("channels", "integer"), [(240, True), (232, False)])
+def test_a_depthwise_convolution_of_few_remaining_channels_is_slow_in_integers(channels, integer):
+    depthwise = conv("a", "b", "d", group=channels, kernel_shape=[5, 5], pads=[2] * 4)
+    weights = {name: weight(channels, channels) for name in "wv"}
+    model = network(
+        conv("input", "a", "w"),
+        depthwise,
+        conv("b", "y", "v"),
+        channels=channels,
+        d=weight(channels, 1, 5),
+        **weights,
+    )
+    assert {"a", "y"} < chosen(model) | {"b"}
+    assert ("b" in chosen(model)) is integer
+
+
 def test_a_graph_in_which_nothing_is_worth_integers_is_accepted():
     model = network(helper.make_node("Sin", ["input"], ["y"]), channels=4)
-    assert integer_nodes(model, []) == frozenset()
+    assert integer_nodes(model, [], SPEEDS) == frozenset()
 
 
 def test_operators_between_integers_are_in_integers_too():
@@ -138,7 +156,7 @@ def test_a_layer_that_may_not_be_in_integers_is_float():
         conv("input", "a", "w"), conv("a", "y", "v"), channels=256, w=weight(256, 256), v=weight(256, 256)
     )
     first = next(layers(model.graph)).node
-    nodes = {str(node.outputs[0].name) for node in integer_nodes(model, [first])}
+    nodes = {str(node.outputs[0].name) for node in integer_nodes(model, [first], SPEEDS)}
     assert nodes == {"a"}
 
 

@@ -9,7 +9,10 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,11 @@ class Cost:
 
     fixed_ns: float
     per_unit_ns: float
-    per_output_ns: float = 0.0
+    per_part_ns: float = 0.0
 
-    def nanoseconds(self, units: float, outputs: float = 0.0) -> float:
-        """The time for so many units, and output elements if the unit is the multiply-add."""
-        return self.fixed_ns + self.per_unit_ns * units + self.per_output_ns * outputs
+    def nanoseconds(self, units: float, parts: float = 0.0) -> float:
+        """The time for so many units and parts."""
+        return self.fixed_ns + self.per_unit_ns * units + self.per_part_ns * parts
 
 
 NOTHING = Cost(0.0, 0.0)
@@ -32,41 +35,42 @@ NOTHING = Cost(0.0, 0.0)
 class OperatorCost:
     """The costs of one kind of operator.
 
-    `unit` says what is counted: multiply-adds, output elements or input elements. `float32` is zero for conversions,
-    which a float32 graph does not have. `int8` is None if ONNX Runtime has no integer kernel.
+    `unit` says what is counted: multiply-adds, output elements or input elements; `part` is the second number that the
+    time depends on, such as the output pixels of a depthwise convolution. `float32` is zero for conversions, which a
+    float32 graph does not have. `int8` is None if ONNX Runtime has no integer kernel.
     """
 
-    kind: str
     unit: str
+    part: str
     float32: Cost
     int8: Cost | None
 
 
-def operator_cost(kind: str) -> OperatorCost | None:
-    """The costs of a kind, such as `conv1x1`; None if it was not measured."""
-    return operator_costs().get(kind)
+@dataclass(frozen=True)
+class SpeedTable:
+    """The costs of all kinds of operators on one CPU.
+
+    Attributes:
+        costs: by kind, such as `conv1x1`.
+        cpu: the CPU and the version of ONNX Runtime that were measured.
+    """
+
+    costs: Mapping[str, OperatorCost]
+    cpu: str
 
 
 @cache
-def operator_costs() -> dict[str, OperatorCost]:
-    """All measured kinds, by name."""
-    return {
-        kind: OperatorCost(kind, row["unit"], _cost(row["float32"]) or NOTHING, _cost(row["int8"]))
-        for kind, row in _table()["kinds"].items()
+def speed_table(*, vnni: bool) -> SpeedTable:
+    """The table for CPUs that multiply 8-bit integers without saturation, as VNNI does, or for older ones with AVX2."""
+    name = "vnni.json" if vnni else "avx2.json"
+    table = json.loads(resources.files("timmx_onnx").joinpath("speed_tables", name).read_text("utf-8"))
+    costs = {
+        kind: OperatorCost(row["unit"], row["part"], _cost(row["float32"]) or NOTHING, _cost(row["int8"]))
+        for kind, row in table["kinds"].items()
     }
-
-
-def assumed_cpu() -> str:
-    """The CPU and the version of ONNX Runtime that the costs are for."""
-    table = _table()
     instructions = ", ".join(table["instructions"])
-    return f"{table['cpu']} ({instructions}), ONNX Runtime {table['onnxruntime']}"
+    return SpeedTable(costs, f"{table['cpu']} ({instructions}), ONNX Runtime {table['onnxruntime']}")
 
 
 def _cost(row: dict[str, float] | None) -> Cost | None:
-    return None if row is None else Cost(row["fixed_ns"], row["per_unit_ns"], row["per_output_ns"])
-
-
-@cache
-def _table() -> dict[str, Any]:
-    return json.loads(resources.files("timmx_onnx").joinpath("speed.json").read_text("utf-8"))
+    return None if row is None else Cost(row["fixed_ns"], row["per_unit_ns"], row["per_part_ns"])

@@ -34,8 +34,10 @@ def validate(backend: ExportBackend, request: ExportRequest, options: Any) -> Pa
     source = backend.source_artifact(options)
     if source is not None:
         _source_artifact(request, source)
-    for check in (_weights, _outputs, _tensors, _verification):
-        check(request)
+    _weights(request)
+    _outputs(request, max_drop=getattr(options, "max_drop", None) is not None)
+    _tensors(request)
+    _verification(request)
     _capabilities(backend, request)
     backend.validate(request, options)
     if source is None:
@@ -133,7 +135,7 @@ def _weights(request: ExportRequest) -> None:
         )
 
 
-def _outputs(request: ExportRequest) -> None:
+def _outputs(request: ExportRequest, *, max_drop: bool) -> None:
     from timmx.model import read_labels
 
     if request.out_indices is not None and not request.features:
@@ -171,6 +173,7 @@ def _outputs(request: ExportRequest) -> None:
         ("--sigmoid", request.sigmoid),
         ("--multi-label", request.multi_label),
         ("--labels", request.labels is not None),
+        ("--max-drop", max_drop),
         ("--num-classes", request.features and request.num_classes is not None),
     ):
         if is_set and without_classes:
@@ -178,6 +181,11 @@ def _outputs(request: ExportRequest) -> None:
                 f"{flag} requires classes, but with {without_classes} the model has none",
                 hint="leave one of them out",
             )
+    if max_drop and request.multi_label:
+        raise ConfigurationError(
+            "--max-drop requires classes that exclude each other, but with --multi-label they do not",
+            hint="leave one of them out",
+        )
     if request.labels is not None:
         labels = read_labels(request.labels)
         if request.num_classes is not None and len(labels) != request.num_classes:
