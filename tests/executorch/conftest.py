@@ -27,7 +27,6 @@ def files(export, shared, digits, training_digits):
         "dynamic-int8": {"mode": "dynamic-int8"},
         "int8": {"mode": "int8", "calibration_data": training_digits},
         "portable": {"delegate": "portable"},
-        "coreml": {"delegate": "coreml"},
         "coreml-fp16": {"delegate": "coreml", "mode": "fp16"},
         "external": {"external_weights": True},
     }

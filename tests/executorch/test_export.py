@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timmx
 import torch
 from executorch.exir._serialize._program import deserialize_pte_binary
+from plugins import timmx as timmx_command
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx_executorch.core_ml_data import unpack
 from timmx_executorch.plugin import ExecuTorchBackend
@@ -29,7 +31,6 @@ pytestmark = pytest.mark.usefixtures("export")
         ("dynamic-int8", 25),
         ("int8", 20),
         ("portable", 100),
-        ("coreml", 100),
         ("coreml-fp16", 45),
         ("external", 100),
     ],
@@ -48,7 +49,7 @@ def test_eight_bit_weights_take_less_than_half_of_the_file(files):
 
 
 def test_all_of_the_model_runs_in_its_delegate(files):
-    for name in ("fp32", "fp16", "weight-int8", "dynamic-int8", "int8", "coreml"):
+    for name in ("fp32", "fp16", "weight-int8", "dynamic-int8", "int8", "coreml-fp16"):
         assert files[name].metadata["format"]["delegated_share"] == 1
     facts = files["portable"].metadata["format"]
     assert facts["delegated_operators"] == 0
@@ -63,7 +64,7 @@ def test_int8_states_its_plan(files):
 
 
 def test_core_ml_files_are_evaluated_by_timmx_coreml(files):
-    assert files["coreml"].verification["engine"] == "timmx's MIL evaluator"
+    assert files["coreml-fp16"].verification["engine"] == "timmx's MIL evaluator"
 
 
 def test_executorch_reads_the_metadata(files):
@@ -196,3 +197,15 @@ def test_two_open_files_share_the_threads(files):
     image = np.zeros((1, 3, 64, 64), np.float32)
     with timmx.open(files["fp32"].path, threads=1) as one, timmx.open(files["int8"].path, threads=2) as two:
         assert one.run({"input": image})["output"].shape == two.run({"input": image})["output"].shape
+
+
+def test_logs_of_the_runtime_are_shown_only_on_request(process, files):
+    path = files["fp32"].path
+    image = next((Path(__file__).parents[2] / "examples/digits/samples/3").glob("*.png"))
+    quiet, verbose = (
+        timmx_command("predict", path, image, *more, forked=True) for more in ((), ("--verbose",))
+    )
+    assert quiet.returncode == verbose.returncode == 0
+    assert "cpuinfo" not in quiet.stdout + quiet.stderr
+    assert "cpuinfo" in verbose.stderr
+    assert "cpuinfo" not in verbose.stdout

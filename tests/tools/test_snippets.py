@@ -421,6 +421,6 @@ def test_an_unsupported_language_lists_the_supported_ones(exported, run_timmx):
     assert "hint: use one of python, kotlin, js" in done.stderr
     done = run_timmx("inspect", path, "--snippet", "cobol")
     assert done.exit_code == 2
-    assert "hint: use one of python, swift, kotlin, js" in done.stderr
+    assert "hint: use one of python, swift, kotlin, js, cpp" in done.stderr
     done = run_timmx("inspect", path, "--snippet", "python", "--json")
     assert json.loads(done.stdout)["code"] == make_snippet(path, "python")

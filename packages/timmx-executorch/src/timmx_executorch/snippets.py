@@ -59,8 +59,9 @@ def _kotlin(path: Path, metadata: Metadata, external: bool) -> Snippet:
             "import org.pytorch.executorch.Tensor",
         ),
         load=(
-            f"val file = File(context.filesDir, {file})",
-            f"context.assets.open({file}).use {{ asset -> file.outputStream().use {{ asset.copyTo(it) }} }}",
+            f"val file = File(context.filesDir, {file}).apply {{",
+            f"    context.assets.open({file}).use {{ asset -> outputStream().use {{ asset.copyTo(it) }} }}",
+            "}",
             "val module = Module.load(file.path)",
         ),
         run=(

@@ -32,7 +32,7 @@ def inspect(
         typer.Option(
             "--snippet",
             metavar="LANGUAGE",
-            help="Print code that loads and runs the file instead: python, swift, kotlin or js.",
+            help="Print code that loads and runs the file instead: python, swift, kotlin, js or cpp.",
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -55,7 +55,7 @@ class ExportBackend(ABC):
         options: a frozen dataclass, one field per option: `field: Annotated[type, typer.Option(...)] = default`.
         capabilities: what the format does not support, with reasons.
         caveat: a limitation that users should know, such as hardware that was not tested; `timmx doctor` shows it.
-        snippet_languages: languages that `snippet` supports, of python, swift, kotlin and js.
+        snippet_languages: languages that `snippet` supports, of python, swift, kotlin, js and cpp.
         runtime: what opens its files, such as `ONNX Runtime`; for the message if that crashes.
         toolchain: distributions that convert, write or run the file, such as `("onnx", "onnxruntime")`. The metadata
             records the versions of the installed ones.

@@ -43,8 +43,8 @@ def quote_string(text: str, language: str) -> str:
 
     Args:
         text: any text; it may come from an untrusted file.
-        language: `python`, `swift`, `kotlin` or `js`. A string of Swift cannot hold a lone surrogate, so there U+FFFD
-            takes its place.
+        language: `python`, `swift`, `kotlin`, `js` or `cpp`. A string of Swift or C++ cannot hold a lone surrogate, so
+            there U+FFFD takes its place.
     """
     escape, special = _LANGUAGES[language]
     escapes = _ESCAPES | special
@@ -65,7 +65,7 @@ def in_ascii(code: str, language: str) -> str:
 
 
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-"""Escapes that all four languages have."""
+"""Escapes that all languages have."""
 
 
 def _python_escape(code: int) -> str:
@@ -74,6 +74,12 @@ def _python_escape(code: int) -> str:
 
 def _swift_escape(code: int) -> str:
     return f"\\u{{{0xFFFD if 0xD800 <= code < 0xE000 else code:x}}}"
+
+
+def _cpp_escape(code: int) -> str:
+    if 0xD800 <= code < 0xE000:
+        code = 0xFFFD
+    return "".join(f"\\{byte:03o}" for byte in chr(code).encode())
 
 
 def _utf16_escape(code: int) -> str:
@@ -85,6 +91,7 @@ _LANGUAGES: dict[str, tuple[Callable[[int], str], dict[str, str]]] = {
     "python": (_python_escape, {}),
     "swift": (_swift_escape, {"*": "\\u{2a}"}),  # tree-sitter-swift 0.7, for editors, sees a comment in "/*"
     "kotlin": (_utf16_escape, {"$": "\\$"}),  # "$name" is replaced by a value
+    "cpp": (_cpp_escape, {"?": "\\?"}),  # "??/" is another character in C++ before C++17
     "js": (_utf16_escape, {"<": "\\u003c"}),  # "</script>" would end a script within HTML
 }
 """The escape of one character, and the characters that only this language escapes."""

@@ -12,7 +12,7 @@ from timmx.tools.snippets.facts import Facts
 if TYPE_CHECKING:
     from pathlib import Path
 
-LANGUAGES = ("python", "swift", "kotlin", "js")
+LANGUAGES = ("python", "swift", "kotlin", "js", "cpp")
 
 
 def make_snippet(path: Path, language: str) -> str:
@@ -49,6 +49,8 @@ def make_snippet(path: Path, language: str) -> str:
         raise ConfigurationError(f"{path.name} has no snippet in {language}", hint="use --snippet python")
     if language == "js":
         from timmx.tools.snippets.javascript import compose
+    elif language == "cpp":
+        from timmx.tools.snippets.cpp import compose
     elif language == "kotlin":
         from timmx.tools.snippets.kotlin import compose
     else:
