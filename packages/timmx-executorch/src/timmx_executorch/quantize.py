@@ -68,8 +68,8 @@ class Layer:
         node: its name in the module of the program.
         kind: its arithmetic.
         weight: recognizes it in the model.
-        dynamic: whether XNNPACK computes it with ranges of each run: no convolution of groups of channels, and none
-            whose padding is an operation of its own, which executorch 1.5 writes but does not run.
+        dynamic: whether XNNPACK computes it with ranges of each run: no convolution of groups of channels or of one
+            channel, and none whose padding is an operation of its own, which executorch 1.5 writes but does not run.
     """
 
     node: str
@@ -85,7 +85,9 @@ def layers(program: torch.export.ExportedProgram) -> list[Layer]:
     for node in module.graph.nodes:
         if node.target in _KINDS and node.args[1].op == "get_attr":
             weight = _attribute(module, node.args[1].target)
-            grouped = len(node.args) > 6 and node.args[6] != 1
+            grouped = weight.ndim == 4 and (
+                weight.shape[1] == 1 or (len(node.args) > 6 and node.args[6] != 1)
+            )
             padded = node.args[0].target in (aten.pad.default, aten.constant_pad_nd.default)
             key = WeightKey.of(weight)
             found.append(Layer(node.name, _KINDS[node.target], key, not (grouped or padded)))
