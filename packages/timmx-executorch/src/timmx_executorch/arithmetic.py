@@ -26,6 +26,7 @@ from timmx_executorch.quantize import (
     LayerQuantizer,
     StaticQuantizer,
     entry_name,
+    inner_outputs,
     layers,
     quantize,
     run,
@@ -140,11 +141,11 @@ def _integers(
     example = job.example_input.cpu()
     method = options.calibration_method or CalibrationMethod.MINMAX
     planner = job.quantization_planner(calibration, IntegerScheme(method=method))
-    found = layers(program)
+    found, floats = layers(program), inner_outputs(program)
     names = {
         layer.node: name
         for layer, name in zip(found, planner.match([layer.weight for layer in found]), strict=True)
-        if name is not None
+        if name is not None and layer.node not in floats
     }
     job.progress("Choosing layers for integers")
     low, high = job.metadata(Precision.FP32).input.value_range

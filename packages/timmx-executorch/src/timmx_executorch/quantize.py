@@ -203,15 +203,29 @@ def _chooses(node: torch.fx.Node) -> bool:
     return node.target in _KINDS or node.target in _ADDS
 
 
+def inner_outputs(program: torch.export.ExportedProgram) -> frozenset[str]:
+    """The nodes whose results are outputs, and inputs of other operations: XNNPACK cannot return them as integers."""
+    graph = program.module().graph
+    found: set[str] = set()
+    for node in graph.output_node().all_input_nodes:
+        if len(node.users) > 1:
+            found.add(node.name)
+            while node.target in _MOVES:
+                node = node.args[0]
+                found.add(node.name)
+    return frozenset(found)
+
+
 def with_sums(program: torch.export.ExportedProgram, integers: Collection[str]) -> frozenset[str]:
     """The nodes of these layers, and the sums, products, averages and concatenations of their results."""
     results: set[str] = set()
     chosen = set(integers)
+    floats = inner_outputs(program)
     for node in program.module().graph.nodes:
         sources = [source for source in pytree.tree_leaves(node.args) if isinstance(source, torch.fx.Node)]
         if node.name in integers:
             results.add(node.name)
-        elif sources and all(source.name in results for source in sources):
+        elif node.name not in floats and sources and all(source.name in results for source in sources):
             sums = node.target in _ADDS and not (node.target in _PAIRS and len(sources) < 2)
             if sums:
                 chosen.add(node.name)
