@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import executorch
+import executorch.runtime
 import pytest
 import tree_sitter
 import tree_sitter_kotlin
@@ -21,7 +21,7 @@ from timmx_executorch.plugin import ExecuTorchBackend
 from timmx_executorch.snippets import snippet
 
 pytestmark = pytest.mark.usefixtures("export")
-INCLUDE = Path(next(iter(executorch.__path__)), "include")
+INCLUDE = Path(executorch.runtime.__file__).parents[1] / "include"
 
 
 @pytest.mark.parametrize("name", ["fp32", "int8", "external"])

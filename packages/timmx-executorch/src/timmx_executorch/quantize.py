@@ -211,7 +211,7 @@ def inner_outputs(program: torch.export.ExportedProgram) -> frozenset[str]:
         if len(node.users) > 1:
             found.add(node.name)
             while node.target in _MOVES:
-                node = node.args[0]
+                node = node.all_input_nodes[0]
                 found.add(node.name)
     return frozenset(found)
 
