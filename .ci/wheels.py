@@ -110,7 +110,8 @@ def export(backend: str, timmx, empty: Path) -> None:
     status, path = result["verification"]["status"], empty / result["path"]
     expect(status == "verified", f"verification says {status}", exported)
     expect(path.name.startswith("digits.") and path.exists(), f"{path.name} was written", exported)
-    expect({item.name for item in empty.iterdir()} == {path.name}, "and nothing else", exported)
+    files = {Path(name).name for name in result["files"]}
+    expect({item.name for item in empty.iterdir()} == files, "and nothing else", exported)
 
 
 def backend_requirements(backend: str, dist: Path) -> list[str]:

@@ -41,6 +41,13 @@ FILES = {
         "int8": {"mode": "int8"},
         "int16x8": {"mode": "int16x8"},
     },
+    "openvino": {
+        FLOAT: {},
+        "fp16": {"mode": "fp16"},
+        "weight-int8": {"mode": "weight-int8"},
+        "weight-int4": {"mode": "weight-int4"},
+        "int8": {"mode": "int8"},
+    },
     "tensorrt": {
         FLOAT: {"onnx_only": True, "mode": "fp32"},
         "int8": {"onnx_only": True, "mode": "int8"},
@@ -60,6 +67,7 @@ FILES = {
 SUFFIXES = {
     "onnx": ".onnx",
     "litert": ".tflite",
+    "openvino": ".xml",
     "tensorrt": ".onnx",
     "executorch": ".pte",
     "coreml": ".mlpackage",
@@ -69,6 +77,7 @@ CALIBRATED = {
     ("onnx", "int8 --reduce-range"),
     ("litert", "int8"),
     ("litert", "int16x8"),
+    ("openvino", "int8"),
     ("tensorrt", "int8"),
     ("executorch", "int8"),
 }

@@ -233,7 +233,7 @@ def generated_project(folder: Path) -> list[Source]:
     """The sources of a project that `timmx new-backend` writes."""
     from timmx.cli.new_backend import NewBackend, write_project
 
-    new = NewBackend(name="vino", title="OpenVINO", suffix=".xml", companions=(".bin",))
+    new = NewBackend(name="paddle", title="Paddle", suffix=".pdmodel", companions=(".pdiparams",))
     root = write_project(new, folder / "project").folder / "src"
     return [
         Source(".".join(path.relative_to(root).with_suffix("").parts), path, path.read_text("utf-8"))

@@ -67,6 +67,7 @@ def test_options_that_the_documents_name_exist():
                 "executorch",
                 "litert",
                 "onnx",
+                "openvino",
                 "tensorrt",
                 "torch-export",
                 "list",

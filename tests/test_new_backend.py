@@ -68,20 +68,22 @@ def test_a_suffix_of_our_own_formats_is_not_reused(run_timmx, tmp_path: Path):
 
 
 def test_suffix_name_and_companions_are_in_the_project(run_timmx, tmp_path: Path):
-    words = ["--suffix", ".xml", "--name", "OpenVINO", "--companion", ".bin", "--companion", ".map"]
-    assert run_timmx("new-backend", "vino", *words).exit_code == 0
-    project = tmp_path / "timmx-vino"
-    plugin = (project / "src/timmx_vino/plugin.py").read_text("utf-8")
-    assert 'suffixes = (".xml",)' in plugin
-    assert 'help = "Export to the OpenVINO format."' in plugin
-    assert "class OpenVINOBackend(ExportBackend)" in plugin
-    assert 'for suffix in (".bin", ".map")' in (project / "src/timmx_vino/archive.py").read_text("utf-8")
-    assert "class TestOpenVINO(" in (project / "tests/test_conformance.py").read_text("utf-8")
+    words = ["--suffix", ".pdmodel", "--name", "Paddle", "--companion", ".pdiparams", "--companion", ".map"]
+    assert run_timmx("new-backend", "paddle", *words).exit_code == 0
+    project = tmp_path / "timmx-paddle"
+    plugin = (project / "src/timmx_paddle/plugin.py").read_text("utf-8")
+    assert 'suffixes = (".pdmodel",)' in plugin
+    assert 'help = "Export to the Paddle format."' in plugin
+    assert "class PaddleBackend(ExportBackend)" in plugin
+    assert 'for suffix in (".pdiparams", ".map")' in (project / "src/timmx_paddle/archive.py").read_text(
+        "utf-8"
+    )
+    assert "class TestPaddle(" in (project / "tests/test_conformance.py").read_text("utf-8")
     facts = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
-    assert facts["project"]["description"] == "Export to the OpenVINO format."
-    assert list(facts["project"]["entry-points"]["timmx.backends"]) == ["vino"]
+    assert facts["project"]["description"] == "Export to the Paddle format."
+    assert list(facts["project"]["entry-points"]["timmx.backends"]) == ["paddle"]
     readme = (project / "README.md").read_text("utf-8")
-    assert "into a `.xml` file with a `.bin` file and a `.map` file next to it" in readme
+    assert "into a `.pdmodel` file with a `.pdiparams` file and a `.map` file next to it" in readme
 
 
 @pytest.mark.parametrize(
@@ -94,19 +96,25 @@ def test_suffix_name_and_companions_are_in_the_project(run_timmx, tmp_path: Path
         (["--suffix", ".XML"], "--suffix '.XML' is invalid"),
         (["--suffix", ".onnx"], "is already used by one of timmx's own backends"),
         (["--companion", "bin"], "--companion 'bin' is invalid"),
-        (["--suffix", ".xml", "--companion", ".xml"], "the suffixes .xml, .xml are not unique"),
+        (
+            ["--suffix", ".pdmodel", "--companion", ".pdmodel"],
+            "the suffixes .pdmodel, .pdmodel are not unique",
+        ),
         (["--name", 'a"b'], "hint: use the format's usual spelling"),
     ],
 )
 def test_suffixes_and_names_that_are_refused(run_timmx, tmp_path: Path, words: list[str], reason: str):
-    done = run_timmx("new-backend", "vino", *words)
+    done = run_timmx("new-backend", "paddle", *words)
     assert done.exit_code == 2
     assert reason in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_generated_files_are_within_88_columns(tmp_path: Path):
-    for new in (NewBackend(name="my-format"), NewBackend(name="vino", suffix=".xml", companions=(".bin",))):
+    for new in (
+        NewBackend(name="my-format"),
+        NewBackend(name="paddle", suffix=".pdmodel", companions=(".pdiparams",)),
+    ):
         project = write_project(new, tmp_path / new.name)
         for path in project.folder.rglob("*.py"):
             assert max(map(len, path.read_text("utf-8").splitlines()), default=0) <= 88, path
@@ -228,7 +236,7 @@ def test_a_new_project_passes_checks_of_the_kit(process, tmp_path: Path):
 
 
 def test_a_new_project_with_companions_passes_checks_of_the_kit(process, tmp_path: Path):
-    new = NewBackend(name="vino", title="OpenVINO", suffix=".xml", companions=(".bin",))
+    new = NewBackend(name="paddle", title="Paddle", suffix=".pdmodel", companions=(".pdiparams",))
     project = write_project(new, tmp_path / "project")
     install_project(project.folder, tmp_path / "site")
     checks = "lost or suffixes or (test_export and resnet) or failure or same_bytes or elsewhere or damaged or second"

@@ -172,6 +172,23 @@ def test_a_file_that_is_worse_than_predicted_gets_more_layers_in_float(calibrati
     assert measured.snr_db > 15
 
 
+@pytest.mark.parametrize(("seed", "outlier", "more_db"), [(0, 5, 7), (1, 20, 1), (2, 20, 3), (0, 50, 5)])
+def test_no_layer_stays_in_float_that_the_wish_does_not_need(calibration, seed, outlier, more_db):
+    GENERATOR.manual_seed(seed)
+    made = planner(Net(outlier=outlier), calibration)
+    names = frozenset(layer.name for layer in made.layers)
+    target = made.predict(names).snr_db + more_db
+    run = made._simulation.outputs  # stands for a file that is what was predicted
+    plan, kept, _ = made.choose(
+        names,
+        Wish(floor_db=target, target_db=target),
+        lambda plan: (plan.kept, lambda batch: run(batch, names - plan.kept)),
+    )
+    assert kept == plan.kept != frozenset()
+    assert plan.predicted.snr_db >= target
+    assert all(made.predict(names - kept | {name}).snr_db < target for name in kept)
+
+
 def test_a_largest_drop_is_met_or_refused_with_what_can_be_reached(calibration):
     module = Net(outlier=1000.0)
     with torch.no_grad():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tree_sitter
+import tree_sitter_cpp
 import tree_sitter_kotlin
 import tree_sitter_swift
 from timmx.contract import (
@@ -27,7 +28,7 @@ from timmx.contract import (
     quote_string,
 )
 from timmx.errors import ArtifactError
-from timmx.tools.snippets import javascript, kotlin, python, swift
+from timmx.tools.snippets import cpp, javascript, kotlin, python, swift
 from timmx.tools.snippets.facts import Facts
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
 
     from timmx.contract import Snippet
 
-LANGUAGES = ("python", "swift", "kotlin", "js")
+LANGUAGES = ("python", "swift", "kotlin", "js", "cpp")
 COMPOSERS = {
     "python": python.compose,
     "swift": swift.compose,
     "kotlin": kotlin.compose,
     "js": javascript.compose,
+    "cpp": cpp.compose,
 }
 
 PIECES = [
@@ -212,6 +214,12 @@ def _litert(names: Names, language: str) -> Snippet:
         )
 
 
+def _openvino(names: Names, language: str) -> Snippet:
+    from timmx_openvino.snippets import snippet
+
+    return snippet(Path("folder", f"{names.file}.xml"), metadata_of(names), language)
+
+
 def _through_timmx(names: Names, language: str) -> Snippet:
     facts = Facts.of(Path("folder", f"{names.file}.other"), metadata_of(names))
     return python.through_timmx(facts, "timmx-other")
@@ -222,12 +230,15 @@ MAKERS: list[tuple[Callable[[Names, str], Snippet], str]] = [
     (_torch_export, "python"),
     (_litert, "python"),
     (_coreml, "python"),
+    (_openvino, "python"),
     (_through_timmx, "python"),
     (_onnx, "kotlin"),
     (_litert, "kotlin"),
     (_coreml, "swift"),
     (_coreml_arrays, "swift"),
     (_onnx, "js"),
+    (_openvino, "js"),
+    (_openvino, "cpp"),
 ]
 
 
@@ -238,7 +249,7 @@ def code_of(make: Callable[[Names, str], Snippet], names: Names, language: str) 
 
 @cache
 def parser(language: str) -> tree_sitter.Parser:
-    grammar = {"kotlin": tree_sitter_kotlin, "swift": tree_sitter_swift}[language]
+    grammar = {"cpp": tree_sitter_cpp, "kotlin": tree_sitter_kotlin, "swift": tree_sitter_swift}[language]
     return tree_sitter.Parser(tree_sitter.Language(grammar.language()))
 
 
@@ -272,9 +283,18 @@ def shape(code: str, language: str) -> tuple[list[str], list[str]]:
     return nodes, literals
 
 
+CPP_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"\\": b"\\", b'"': b'"', b"?": b"?"}
+
+
 def decode(literal: str, language: str) -> str:
-    """The text of a literal, by the escapes that Kotlin and Swift define."""
+    """The text of a literal, by the escapes that Kotlin, Swift and C++ define."""
     assert literal[0] == literal[-1] == '"'
+    if language == "cpp":
+        return re.sub(
+            rb"\\([0-7]{3}|.)",
+            lambda match: CPP_ESCAPES.get(match[1]) or bytes([int(match[1], 8)]),
+            literal[1:-1].encode(),
+        ).decode()
     escapes = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "$": "$"}
     pattern = r"\\(u\{[0-9a-f]+\}|u[0-9a-f]{4}|.)" if language == "swift" else r"\\(u[0-9a-f]{4}|.)"
 
@@ -324,7 +344,13 @@ def swift_text(text: str) -> str:
 
 def without_literals(code: str, names: Names) -> str:
     """The code of JavaScript with the literals of names replaced by a word."""
-    texts = (f"folder/{names.file}.onnx", names.entry, names.output, *names.labels)
+    texts = (
+        f"folder/{names.file}.onnx",
+        f"folder/{names.file}.xml",
+        names.entry,
+        names.output,
+        *names.labels,
+    )
     for literal in sorted((quote_string(text, "js") for text in texts), key=len, reverse=True):
         code = re.sub(rf"(?<=[\[( ]){re.escape(literal)}(?=[\]),])", "TEXT", code)
     return code
@@ -351,12 +377,12 @@ def test_literals_of_python_have_the_text():
         literal.encode()  # no surrogate is left in the code
 
 
-@pytest.mark.parametrize("language", ["kotlin", "js", "swift"])
+@pytest.mark.parametrize("language", ["kotlin", "js", "swift", "cpp"])
 def test_literals_of_the_other_languages_have_the_text(language):
     for text in odd_strings(3000):
         literal = quote_string(text, language)
         assert literal.encode().decode().isprintable()
-        if language == "swift":
+        if language in ("swift", "cpp"):
             assert decode(literal, language) == swift_text(text)
         else:
             assert as_utf16(decode(literal, language)) == as_utf16(text)
@@ -369,6 +395,7 @@ def test_literals_of_the_other_languages_have_the_text(language):
         ("swift", '"\\u{1f600} \\u{df}"'),
         ("kotlin", '"\\ud83d\\ude00 \\u00df"'),
         ("js", '"\\ud83d\\ude00 \\u00df"'),
+        ("cpp", '"\\360\\237\\230\\200 \\303\\237"'),
     ],
 )
 def test_code_for_an_output_without_utf8_is_escaped_by_its_language(language, escaped):
@@ -379,7 +406,7 @@ def test_code_for_an_output_without_utf8_is_escaped_by_its_language(language, es
         assert literal.isascii()
         if language == "python":
             assert ast.literal_eval(literal) == text
-        elif language == "swift":
+        elif language in ("swift", "cpp"):
             assert decode(literal, language) == swift_text(text)
         else:
             assert as_utf16(decode(literal, language)) == as_utf16(text)
@@ -427,9 +454,12 @@ def test_a_number_of_classes_that_is_text_is_an_error(size):
         Facts.of(Path("a.onnx"), metadata)
 
 
-@pytest.mark.parametrize(("composer", "language"), [(kotlin.compose, "kotlin"), (javascript.compose, "js")])
+@pytest.mark.parametrize(
+    ("composer", "language"), [(kotlin.compose, "kotlin"), (javascript.compose, "js"), (cpp.compose, "cpp")]
+)
 def test_an_element_type_that_is_text_is_an_error(composer, language):
     metadata = metadata_of(Names.plain(3))
     metadata = replace(metadata, input=replace(metadata.input, dtype='float32"; run(); "'))
+    make = next(maker for maker, spoken in MAKERS if spoken == language)
     with pytest.raises(ArtifactError, match=f"which snippets in {language} do not support"):
-        composer(Facts.of(Path("a.onnx"), metadata), _onnx(Names.plain(3), language))
+        composer(Facts.of(Path("a.onnx"), metadata), make(Names.plain(3), language))

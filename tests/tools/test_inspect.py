@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import forks
+import platformdirs
 import pytest
 from plugins import install_plugin, installed, on_path
-from timmx.artifact import records
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "examples" / "digits" / "samples"
@@ -34,7 +34,7 @@ def cache(tmp_path_factory) -> Path:
 @pytest.fixture
 def inspected(run_timmx, cache, monkeypatch):
     """What `timmx inspect FILE --json` prints."""
-    monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: cache)
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_, **__: cache)
 
     def run(path: Path) -> dict:
         done = run_timmx("inspect", path, "--json")
@@ -105,7 +105,7 @@ def test_byte_and_integer_inputs_and_outputs_are_shown(bytes_file, inspected):
 
 
 def test_a_missing_verification_names_the_command(files, tmp_path, run_timmx, monkeypatch):
-    monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "empty")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "empty")
     text = run_timmx("inspect", files["onnx"]).stdout
     assert f"not recorded here; run timmx verify {files['onnx']}" in " ".join(text.split())
 
@@ -253,7 +253,7 @@ def test_damaged_and_newer_metadata_are_reported(files, run_timmx, tmp_path):
 
 
 def test_a_third_party_format_is_inspected(process, export, digits, run_timmx, tmp_path, monkeypatch):
-    monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
     site = tmp_path / "site"
     install_plugin(
         site,

@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import platformdirs
 import pytest
 from timmx.artifact import changes, records
 from timmx.cli.terminal import working
@@ -18,7 +19,7 @@ FIGURES = {"status": "verified", "reason": "", "snr_db": 101.5, "outputs": []}
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache folder."""
-    monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
     return tmp_path / "cache" / "verifications"
 
 

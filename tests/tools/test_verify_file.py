@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import platformdirs
 import pytest
 import timmx
 from timmx.artifact import records
@@ -15,7 +16,7 @@ SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "digits" / "samples
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """An empty cache folder."""
-    monkeypatch.setattr(records.platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
 
 
 @pytest.fixture(scope="module")

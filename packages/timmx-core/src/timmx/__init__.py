@@ -120,6 +120,7 @@ def open(
     device: str | None = None,
     threads: int | None = None,
     trust: bool = False,
+    runtime_device: str | None = None,
 ) -> Runner:
     """Open an artifact in its own runtime: arrays in, arrays out.
 
@@ -129,20 +130,29 @@ def open(
         threads: number of CPU threads that the runtime may use. Default: the runtime chooses. Formats that PyTorch
             runs use `torch.set_num_threads` instead.
         trust: load the file even if loading it can run code that it contains. Only for files whose origin you trust.
+        runtime_device: `cpu`, `gpu`, `npu` or `auto`: where the runtime computes, if its format has a choice, such as
+            OpenVINO. Default: the CPU.
 
     Raises:
         ArtifactError: the file does not exist, its content does not match its suffix, or it can run code and is not
             trusted.
         BackendError: no installed backend opens that suffix.
-        ConfigurationError: the artifact does not run on that device, or `threads` is less than 1.
+        ConfigurationError: the artifact does not run on that device, its runtime does not compute on
+            `runtime_device`, or `threads` is less than 1.
         RuntimeUnavailable: it cannot run on this machine, with the reason.
     """
     from timmx.artifact import open_artifact
-    from timmx.contract import Device, OpenSettings
+    from timmx.contract import Device, OpenSettings, RuntimeDevice
 
-    if device not in (None, *Device):
-        raise ConfigurationError(f"unknown device {device!r}", hint=f"use {' or '.join(Device)}")
-    settings = OpenSettings(trust=trust, device=Device(device) if device else None, threads=threads)
+    for value, known in ((device, Device), (runtime_device, RuntimeDevice)):
+        if value not in (None, *known):
+            raise ConfigurationError(f"unknown device {value!r}", hint=f"use {' or '.join(known)}")
+    settings = OpenSettings(
+        trust=trust,
+        device=Device(device) if device else None,
+        threads=threads,
+        runtime_device=RuntimeDevice(runtime_device) if runtime_device else None,
+    )
     return open_artifact(path, settings)
 
 

@@ -4,6 +4,7 @@ from timmx.artifact.opening import (
     backend_for as backend_for,
     backend_of as backend_of,
     open_artifact as open_artifact,
+    open_with as open_with,
     read_artifact as read_artifact,
 )
 from timmx.artifact.own_files import is_own as is_own, remember_own as remember_own

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import records
-from timmx.base import atomic_write, reporter, walk
+from timmx.base import atomic_write, cache_folder, reporter, walk
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -179,13 +179,13 @@ def _state(files: Sequence[Path]) -> list[list[Any]]:
 def _record(path: Path) -> Path:
     """The file in the cache with what is known of the artifact at a path."""
     name = hashlib.sha256(str(path.resolve()).encode(errors="surrogatepass")).hexdigest()
-    return records.cache_folder("exports") / f"{name}.json"
+    return cache_folder("exports") / f"{name}.json"
 
 
 def _record_of(metadata: Mapping[str, Any]) -> Path:
     """The file in the cache with what is known of artifacts with this metadata."""
     name = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode(errors="surrogatepass")).hexdigest()
-    return records.cache_folder("exports") / f"{name}.json"
+    return cache_folder("exports") / f"{name}.json"
 
 
 def _write(record: Path, content: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from timmx import registry
 from timmx.base import check_path, is_utf8, locale_problem, printable, require_artifact
 from timmx.contract import Metadata
-from timmx.errors import ArtifactError, BackendError
+from timmx.errors import ArtifactError, BackendError, ConfigurationError
 
 if TYPE_CHECKING:
     from timmx.contract import ExportBackend, OpenSettings, Runner
@@ -18,7 +18,28 @@ if TYPE_CHECKING:
 def open_artifact(path: str | os.PathLike[str], settings: OpenSettings) -> Runner:
     """See `timmx.open`."""
     artifact = Path(os.fspath(path)).expanduser()
-    return backend_of(artifact).open(artifact, settings)
+    return open_with(backend_of(artifact), artifact, settings)
+
+
+def open_with(backend: ExportBackend, path: Path, settings: OpenSettings) -> Runner:
+    """Open an artifact of this backend.
+
+    Raises:
+        ConfigurationError: its runtime does not compute on `settings.runtime_device`.
+        TimmxError: see `timmx.open`.
+    """
+    wanted, devices = settings.runtime_device, backend.runtime_devices
+    if wanted is not None and wanted not in devices:
+        raise ConfigurationError(
+            f"{path.name} cannot run with --runtime-device {wanted}: "
+            + (
+                f"its devices are {', '.join(devices)}"
+                if devices
+                else f"{backend.name} has no choice of devices"
+            ),
+            hint=f"use --runtime-device {devices[0]}" if devices else "leave --runtime-device out",
+        )
+    return backend.open(path, settings)
 
 
 def read_artifact(path: Path) -> tuple[ExportBackend, Metadata]:

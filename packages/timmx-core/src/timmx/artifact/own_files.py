@@ -7,20 +7,17 @@ costs the user `--trust`; a cache that cannot be read or written is ignored.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-import platformdirs
+from timmx.base import cache_folder
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+_KIND = "own-files"
 _MOST = 10_000
 """Maximum number of records; the oldest are deleted first."""
 
 
 def remember_own(sha256: str) -> None:
     """Remember that this user's timmx wrote the file with this SHA-256, in hexadecimal digits."""
-    folder = _folder()
+    folder = cache_folder(_KIND)
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / sha256).touch()
@@ -34,13 +31,9 @@ def is_own(sha256: str) -> bool:
     if len(sha256) != _DIGITS or not set(sha256) <= set("0123456789abcdef"):
         return False
     try:
-        return (_folder() / sha256).is_file()
+        return (cache_folder(_KIND) / sha256).is_file()
     except OSError:
         return False
 
 
 _DIGITS = 64
-
-
-def _folder() -> Path:
-    return platformdirs.user_cache_path("timmx", appauthor=False) / "own-files"

@@ -12,9 +12,7 @@ import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
-
-from timmx.base import atomic_write, parse_json, read_file, reporter, sha256, walk
+from timmx.base import atomic_write, cache_folder, parse_json, read_file, reporter, sha256, walk
 from timmx.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -124,11 +122,6 @@ def is_verified(sha256: str) -> bool:
     record = read_record(cache_folder("verifications") / f"{sha256}.json")
     verification = record.get("verification")
     return isinstance(verification, dict) and verification.get("status") in ("verified", "unproven")
-
-
-def cache_folder(kind: str) -> Path:
-    """The folder of the user's cache for records of this kind."""
-    return platformdirs.user_cache_path("timmx", appauthor=False) / kind
 
 
 def _digest(path: Path) -> str:

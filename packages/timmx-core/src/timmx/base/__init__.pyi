@@ -4,6 +4,7 @@ from timmx.base.doors import door as door
 from timmx.base.files import (
     artifact_size as artifact_size,
     atomic_write as atomic_write,
+    cache_folder as cache_folder,
     check_companion as check_companion,
     check_path as check_path,
     may_replace as may_replace,

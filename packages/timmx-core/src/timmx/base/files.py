@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import platformdirs
+
 from timmx.base.reading import open_file, special_kind
 from timmx.base.strict_json import brief
 from timmx.base.text import path_problem
@@ -20,6 +22,11 @@ from timmx.errors import ArtifactError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+
+def cache_folder(kind: str) -> Path:
+    """The folder of the user's cache for files of this kind; it may not exist yet."""
+    return platformdirs.user_cache_path("timmx", appauthor=False) / kind
 
 
 def why_not_in(folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timmx.base import format_table
-from timmx.cli.options import DebugOption, ReportOption, TrustOption, VerboseOption
+from timmx.cli.options import DebugOption, ReportOption, RuntimeDeviceOption, TrustOption, VerboseOption
 from timmx.cli.output import write, write_error, write_json
 from timmx.contract import Ints, JsonOption
 
@@ -64,6 +64,7 @@ def bench(
         typer.Option("--rounds", min=1, help="Number of rounds. Default: rounds of 0.1 s each, at least 10."),
     ] = None,
     report: ReportOption = None,
+    runtime_device: RuntimeDeviceOption = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -88,6 +89,7 @@ def bench(
             rounds=rounds,
             compile=compile_model,
             trust=trust,
+            runtime_device=runtime_device,
         )
         if report is not None:
             from timmx.report import write_report

@@ -16,6 +16,7 @@ from timmx.cli.options import (
     ImageBitsOption,
     MaxPixelsOption,
     ReportOption,
+    RuntimeDeviceOption,
     TrustOption,
     VerboseOption,
     WorkersOption,
@@ -80,6 +81,7 @@ def evaluate(
         ),
     ] = None,
     model_options: Any = None,
+    runtime_device: RuntimeDeviceOption = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -118,6 +120,7 @@ def evaluate(
             model_options=model_options,
             settings=ImageSettings(exif=exif, bits=image_bits, max_pixels=max_pixels),
             trust=trust,
+            runtime_device=runtime_device,
         )
         if csv is not None:
             write_csv(evaluation, csv)

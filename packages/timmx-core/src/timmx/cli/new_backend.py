@@ -29,7 +29,7 @@ _TITLE = re.compile(r"[^\W_][\w .+-]{0,39}")
 
 
 def command_name(title: str) -> str:
-    """The name of the command for a format's name: `openvino` for `OpenVINO`.
+    """The name of the command for a format's name: `tensorrt` for `TensorRT`.
 
     Raises:
         ConfigurationError: there is no title.
@@ -73,7 +73,7 @@ class NewBackend:
             if suffix and not _SUFFIX.fullmatch(suffix):
                 raise ConfigurationError(
                     f"{flag} {suffix!r} is invalid: a suffix is a dot and lower-case letters or digits",
-                    hint=f"write it as {flag} .xml",
+                    hint=f"write it as {flag} .pdmodel",
                 )
         if self.suffix in _our_suffixes():
             raise ConfigurationError(

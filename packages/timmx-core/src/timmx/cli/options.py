@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timmx.contract import MODEL_OPTIONS, ExportRequest
+from timmx.contract import MODEL_OPTIONS, ExportRequest, RuntimeDevice
 from timmx.registry import option_specs, set_signature
 
 if TYPE_CHECKING:
@@ -46,6 +46,15 @@ ReportOption = Annotated[
 TrustOption = Annotated[
     bool,
     typer.Option("--trust", help="Also load files that can run code. Use only for files that you trust."),
+]
+
+RuntimeDeviceOption = Annotated[
+    RuntimeDevice | None,
+    typer.Option(
+        "--runtime-device",
+        help="Where the runtime computes, if its format has a choice, such as OpenVINO. Default: the CPU.",
+        show_default=False,
+    ),
 ]
 
 BatchSizeOption = Annotated[

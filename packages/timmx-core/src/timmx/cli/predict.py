@@ -15,6 +15,7 @@ from timmx.cli.options import (
     FileArgument,
     ImageBitsOption,
     MaxPixelsOption,
+    RuntimeDeviceOption,
     TrustOption,
     VerboseOption,
     WorkersOption,
@@ -52,6 +53,7 @@ def predict(
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV: path, rank, class, label, probability.")
     ] = False,
+    runtime_device: RuntimeDeviceOption = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -74,6 +76,7 @@ def predict(
             workers=workers,
             settings=ImageSettings(exif=exif, bits=image_bits, max_pixels=max_pixels),
             trust=trust,
+            runtime_device=runtime_device,
         )
     if as_json:
         write_json(predictions.to_dict())

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from timmx.base import size_text
-from timmx.cli.options import DebugOption, FileArgument, TrustOption, VerboseOption
+from timmx.cli.options import DebugOption, FileArgument, RuntimeDeviceOption, TrustOption, VerboseOption
 from timmx.cli.output import write, write_json
 from timmx.cli.results import located_table, verdict
 from timmx.contract import JsonOption
@@ -61,6 +61,7 @@ def verify(
             help="Compare the file operation by operation with the model instead, and print a table of their errors.",
         ),
     ] = False,
+    runtime_device: RuntimeDeviceOption = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -78,7 +79,14 @@ def verify(
                     hint=f"leave {flag} or --locate out",
                 )
         with working(verbose):
-            located = locate_operations(file, against, model_options, verify_data=verify_data, trust=trust)
+            located = locate_operations(
+                file,
+                against,
+                model_options,
+                verify_data=verify_data,
+                trust=trust,
+                runtime_device=runtime_device,
+            )
         if as_json:
             write_json(located.to_dict())
         else:
@@ -93,6 +101,7 @@ def verify(
             min_snr=min_snr,
             min_agreement=min_agreement,
             trust=trust,
+            runtime_device=runtime_device,
         )
     if as_json:
         write_json(result.to_dict())

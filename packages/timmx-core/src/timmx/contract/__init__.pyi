@@ -42,6 +42,7 @@ from timmx.contract.options import (
     JsonOption as JsonOption,
     MaxDrop as MaxDrop,
     RandomCalibration as RandomCalibration,
+    RuntimeDevice as RuntimeDevice,
     agreement_share as agreement_share,
 )
 from timmx.contract.planning import (

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from timmx.contract.capabilities import Problem, WeightsLimit
     from timmx.contract.job import Exported, ExportJob
     from timmx.contract.metadata import Metadata
-    from timmx.contract.options import ExportRequest
+    from timmx.contract.options import ExportRequest, RuntimeDevice
     from timmx.contract.runner import OpenSettings, Runner
     from timmx.contract.snippet import Snippet
 
@@ -59,6 +59,8 @@ class ExportBackend(ABC):
         runtime: what opens its files, such as `ONNX Runtime`; for the message if that crashes.
         toolchain: distributions that convert, write or run the file, such as `("onnx", "onnxruntime")`. The metadata
             records the versions of the installed ones.
+        runtime_devices: what `OpenSettings.runtime_device` may be: the devices on which the runtime can compute. The
+            core refuses others.
         repairs: whether `export` uses `job.repair`.
         preload: modules that take long to import, such as `("onnxscript", "timmx_onnx.export")`: a sweep imports them
             once for all models, and forks. Importing them must not start threads.
@@ -73,6 +75,7 @@ class ExportBackend(ABC):
     caveat: ClassVar[str] = ""
     snippet_languages: ClassVar[tuple[str, ...]] = ("python",)
     runtime: ClassVar[str] = ""
+    runtime_devices: ClassVar[tuple[RuntimeDevice, ...]] = ()
     toolchain: ClassVar[tuple[str, ...]] = ()
     repairs: ClassVar[bool] = False
     preload: ClassVar[tuple[str, ...]] = ()

@@ -26,6 +26,15 @@ class Device(StrEnum):
         return self.value
 
 
+class RuntimeDevice(StrEnum):
+    """Where the runtime of a format computes; `auto` leaves the choice to the runtime."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+    NPU = "npu"
+    AUTO = "auto"
+
+
 class CalibrationMethod(StrEnum):
     """How the range of an activation is chosen from the values observed in calibration."""
 

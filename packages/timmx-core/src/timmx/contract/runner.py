@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from timmx.contract.options import Device
+    from timmx.contract.options import Device, RuntimeDevice
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class OpenSettings:
         trust: the user trusts the file. A backend whose runtime can run code from a file refuses such files without it.
         device: where to run; None for the device that the artifact was exported for.
         threads: number of CPU threads that the runtime may use, 1 or more; None lets the runtime choose.
+        runtime_device: where the runtime computes, one of the backend's `runtime_devices`; None for its default.
 
     Raises:
         ConfigurationError: fewer than 1 thread.
@@ -34,6 +35,7 @@ class OpenSettings:
     trust: bool = False
     device: Device | None = None
     threads: int | None = None
+    runtime_device: RuntimeDevice | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

@@ -33,6 +33,8 @@ _MAX_SHARE = 1 / 3
 _MOST_INPUTS, _LEAST_INPUTS = 32, 8
 _CALIBRATION_PASSES = 3
 """What measuring each layer may cost, in runs of the model over all calibration inputs."""
+_MOST_RETURNS = 4
+"""How many layers are tried in integers again, the largest first."""
 
 
 class Planner:
@@ -176,17 +178,17 @@ class Planner:
             figures = self.predict(frozenset(ordered) - set(kept), drop=wish.max_drop is not None)
             return QuantizationPlan(candidates=ordered, kept=frozenset(kept), predicted=figures, wish=wish)
 
-        if wish.max_drop is not None:
-            return self._smallest(ordered, len(ordered), of, lambda plan: wish.met_by(plan.predicted))
-        wanted = self._smallest(
-            ordered,
-            int(len(ordered) * _MAX_SHARE),
-            of,
-            lambda plan: plan.predicted.snr_db >= wish.target_db,
-        )
-        if wish.met_by(wanted.predicted):
-            return wanted
-        return self._smallest(ordered, len(ordered), of, lambda plan: wish.met_by(plan.predicted))
+        def meets_target(plan: QuantizationPlan) -> bool:
+            return plan.predicted.snr_db >= wish.target_db
+
+        def meets(plan: QuantizationPlan) -> bool:
+            return wish.met_by(plan.predicted)
+
+        if wish.max_drop is None:
+            wanted = self._smallest(ordered, int(len(ordered) * _MAX_SHARE), of, meets_target)
+            if meets(wanted):
+                return self._without_needless(wanted, meets_target)
+        return self._without_needless(self._smallest(ordered, len(ordered), of, meets), meets)
 
     def _satisfied(self, measured: Figures, plan: QuantizationPlan) -> bool:
         wish = plan.wish
@@ -195,9 +197,16 @@ class Planner:
 
     def _one_more(self, plan: QuantizationPlan, _measured: Figures) -> QuantizationPlan:
         """The plan that keeps the noisiest layer left, in which the error of the prediction is most likely."""
-        noise = self._noise_of_each()
+        noise, wish = self._noise_of_each(), plan.wish
         noisiest = max((name for name in plan.candidates if name not in plan.kept), key=noise.__getitem__)
-        return self._with(plan, plan.kept | {noisiest})
+        return self._without_needless(
+            self._with(plan, plan.kept | {noisiest}),
+            lambda other: (
+                wish.met_by(other.predicted)
+                and (wish.max_drop is not None or other.predicted.snr_db >= wish.target_db)
+            ),
+            needed=noisiest,
+        )
 
     def _stricter(self, plan: QuantizationPlan, measured: Figures) -> QuantizationPlan | None:
         """The plan for a wish that is stricter by as much as the prediction was wrong; None if it is the same."""
@@ -215,6 +224,28 @@ class Planner:
         """A correction of a plan."""
         figures = self.predict(frozenset(plan.candidates) - kept, drop=plan.wish.max_drop is not None)
         return replace(plan, kept=kept, predicted=figures, corrected=True)
+
+    def _without_needless(
+        self,
+        plan: QuantizationPlan,
+        meets: Callable[[QuantizationPlan], bool],
+        needed: str = "",
+    ) -> QuantizationPlan:
+        """The plan without those of its largest kept layers that it does not need: noise of layers is not independent.
+
+        Args:
+            needed: a layer that is kept in any case.
+        """
+        if not meets(plan):
+            return plan
+        sizes = {layer.name: layer.multiply_adds for layer in self.layers}
+        largest_first = sorted(plan.kept - {needed}, key=lambda name: (-sizes[name], name))
+        for name in largest_first[:_MOST_RETURNS]:
+            kept = plan.kept - {name}
+            figures = self.predict(frozenset(plan.candidates) - kept, drop=plan.wish.max_drop is not None)
+            other = replace(plan, kept=kept, predicted=figures)
+            plan = other if meets(other) else plan
+        return plan
 
     def _smallest(
         self,

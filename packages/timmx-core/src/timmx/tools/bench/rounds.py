@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
+    from timmx.contract import RuntimeDevice
+
 _SLICE_S = 0.1
 """Length of a turn: short compared with the drift of a machine, long compared with a switch of processes."""
 _DEFAULT_ROUNDS = 10
@@ -62,6 +64,7 @@ def bench(
     rounds: int | None = None,
     compile: bool = False,
     trust: bool = False,
+    runtime_device: RuntimeDevice | None = None,
 ) -> BenchResult:
     """Measure the latency, throughput and memory of files and of the PyTorch model.
 
@@ -79,6 +82,7 @@ def bench(
         rounds: number of rounds; by default rounds of 0.1 s, at least 10.
         compile: also measure the model under `torch.compile`.
         trust: the files may run code that they contain.
+        runtime_device: where the runtimes of the files compute; None for their default.
 
     Returns:
         The measurements of each case. A failed case has an `error`; the others are still measured.
@@ -115,13 +119,14 @@ def bench(
     with ExitStack() as workers:
         cases: list[BenchCase | _Measurement] = []
         reporter().step("Opening and warming up")
+        opening = {"trust": trust, "runtime_device": runtime_device}
         files = dict.fromkeys(subject.path for subject in subjects if not subject.is_model)
         checks = [_change_check(path) for path in files]
         for index, subject in enumerate(subjects):
             reporter().advance(subject.name, index / len(subjects))
             for count in counts:
                 cases += _start(
-                    subject, count, sizes_of_base if subject.is_model else sizes, workers, warnings, trust
+                    subject, count, sizes_of_base if subject.is_model else sizes, workers, warnings, opening
                 )
         warnings += [text for check in checks if (text := check.finish())]
         measured, turns = _take_turns(cases, seconds, rounds)
@@ -150,7 +155,7 @@ def _start(
     batch_sizes: Sequence[int],
     workers: ExitStack,
     warnings: list[str],
-    trust: bool,
+    opening: Mapping[str, Any],
 ) -> list[BenchCase | _Measurement]:
     """Open a subject in a worker and warm it up at each batch size, smaller ones first."""
     path = None if subject.is_model else subject.path
@@ -169,7 +174,7 @@ def _start(
     reporter().detail(f"{subject.name}{_by(threads)}: process {worker.pid}")
     try:
         opened = worker.ask(
-            "open", path=str(subject.path.absolute()), threads=threads, trust=trust, **subject.opening
+            "open", path=str(subject.path.absolute()), threads=threads, **opening, **subject.opening
         )
     except WorkerFailure as exc:
         if subject.is_model and not exc.died:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmx.base import Reporter, peak_resident_bytes, reporting
+from timmx.contract import RuntimeDevice
 from timmx.errors import TimmxError, one_line
 from timmx.registry import skip_unreadable_entry_points
 
@@ -52,6 +53,7 @@ class Worker:
         compile: bool = False,
         is_model: bool = False,
         trust: bool = False,
+        runtime_device: str | None = None,
     ) -> dict[str, Any]:
         """Open the file, or the model instead of it.
 
@@ -63,6 +65,7 @@ class Worker:
             compile: compile the model with torch.compile.
             is_model: open the model, not the file.
             trust: the file may run code that it contains.
+            runtime_device: where the runtime of the file computes.
         """
         start = peak_resident_bytes()
         if is_model:
@@ -70,7 +73,12 @@ class Worker:
         else:
             from timmx.tools.subject import open_subject
 
-            self._subject = open_subject(Path(path), threads=threads, trust=trust)
+            self._subject = open_subject(
+                Path(path),
+                threads=threads,
+                trust=trust,
+                runtime_device=RuntimeDevice(runtime_device) if runtime_device else None,
+            )
         if "torch" in sys.modules:
             import torch
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from timmx.contract import RuntimeDevice
     from timmx.inputs import ImageSettings
     from timmx.tools.eval.dataset import Dataset
     from timmx.tools.subject import Answer, Described, Subject
@@ -51,6 +52,7 @@ def evaluate(
     model_options: Mapping[str, Any] | None = None,
     settings: ImageSettings | None = None,
     trust: bool = False,
+    runtime_device: RuntimeDevice | None = None,
 ) -> Evaluation | MultiLabelEvaluation:
     """Measure the accuracy of an artifact on labeled images.
 
@@ -68,6 +70,7 @@ def evaluate(
             model_options: which weights and shape the model has; see `timmx.contract.MODEL_OPTIONS`.
         settings: how image files are read.
         trust: the artifacts may run code that they contain.
+        runtime_device: where the runtime of `path` computes; None for its default.
 
     Raises:
         ConfigurationError: the data does not match the artifact, or none of the images can be read.
@@ -77,7 +80,7 @@ def evaluate(
     if settings is not None:
         settings.check()
     say.step(f"Opening {path.name}")
-    file = describe(path, trust, settings)
+    file = describe(path, trust, settings, runtime_device)
     dataset = dataset_for(file, data, class_map).limited(limit)
     with ExitStack() as stack:
         subject = stack.enter_context(open_for_stream(file, batch_size))

@@ -18,6 +18,8 @@ from timmx.tools.subject import Answer, answers, describe, open_for_stream
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from timmx.contract import RuntimeDevice
+
 
 _TOP = 5
 """Default number of classes that are shown, if they exclude each other."""
@@ -97,6 +99,7 @@ def predict(
     workers: int | None = None,
     settings: ImageSettings | None = None,
     trust: bool = False,
+    runtime_device: RuntimeDevice | None = None,
 ) -> Predictions:
     """Classify images with a file that timmx wrote.
 
@@ -108,6 +111,7 @@ def predict(
         workers: threads that decode images; see `answers`.
         settings: how image files are read.
         trust: the file may run code that it contains.
+        runtime_device: where its runtime computes; None for its default.
 
     Raises:
         ConfigurationError: a name without an image, no image that can be read and has a finite output, or an option
@@ -126,7 +130,7 @@ def predict(
     predictions: list[Prediction] = []
     unreadable: list[tuple[Path, str]] = []
     not_finite, hint = 0, "use images that Pillow can open"
-    with open_for_stream(describe(file, trust, settings), batch_size) as subject:
+    with open_for_stream(describe(file, trust, settings, runtime_device), batch_size) as subject:
         stream = answers(subject, paths, workers=workers)
         shown = top_k or (_TOP if subject.exclusive else subject.num_classes)
         say.step(f"Running {file.name}")

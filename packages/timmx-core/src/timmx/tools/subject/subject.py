@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from timmx.artifact import read_artifact
+from timmx.artifact import open_with, read_artifact
 from timmx.base import memory_bytes
 from timmx.contract import MOST_ELEMENTS, Activation, OpenSettings, OutputKind, Runner
 from timmx.errors import ArtifactError, ConfigurationError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from timmx.artifact import ChangeCheck
-    from timmx.contract import ExportBackend, Metadata
+    from timmx.contract import ExportBackend, Metadata, RuntimeDevice
     from timmx.inputs import ImageSettings
 
 _MOST_AT_ONCE = 8
@@ -41,6 +41,7 @@ class Described:
         path: of the file; None for a model.
         backend: that opens the file; None for a model.
         trust: the file may run code that it contains; see `OpenSettings`.
+        runtime_device: where its runtime computes; see `OpenSettings`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Described:
     path: Path | None = None
     backend: ExportBackend | None = None
     trust: bool = False
+    runtime_device: RuntimeDevice | None = None
 
     @property
     def ranks_classes(self) -> bool:
@@ -98,7 +100,8 @@ class Described:
                 f"{path} has a fixed batch size of {fixed}, not {batch_size}",
                 hint="leave --batch-size out, or export it again with --dynamic-batch",
             )
-        runner = self.backend.open(path, OpenSettings(trust=self.trust, threads=threads))
+        settings = OpenSettings(trust=self.trust, threads=threads, runtime_device=self.runtime_device)
+        runner = open_with(self.backend, path, settings)
         try:
             check_interface(path, runner, self.metadata)
             size = fixed or batch_size or _batch_of(runner)
@@ -165,13 +168,19 @@ class Subject(Described):
         return answers if conversion is None else conversion(answers)
 
 
-def describe(path: Path, trust: bool = False, settings: ImageSettings | None = None) -> Described:
+def describe(
+    path: Path,
+    trust: bool = False,
+    settings: ImageSettings | None = None,
+    runtime_device: RuntimeDevice | None = None,
+) -> Described:
     """Describe a file that timmx wrote, without running it.
 
     Args:
         path: a file of any installed backend.
         trust: when it is opened, it may run code that it contains.
         settings: how image files are read.
+        runtime_device: where its runtime computes when it is opened.
 
     Raises:
         ArtifactError: the file does not exist, is damaged, or was not written by timmx.
@@ -189,11 +198,16 @@ def describe(path: Path, trust: bool = False, settings: ImageSettings | None = N
         path=path,
         backend=backend,
         trust=trust,
+        runtime_device=runtime_device,
     )
 
 
 def open_subject(
-    path: Path, batch_size: int | None = None, threads: int | None = None, trust: bool = False
+    path: Path,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    trust: bool = False,
+    runtime_device: RuntimeDevice | None = None,
 ) -> Subject:
     """Open a file that timmx wrote.
 
@@ -202,14 +216,15 @@ def open_subject(
         batch_size: images per run; by default the file's batch size, or up to 8 if that is dynamic.
         threads: of the runtime; None for its default.
         trust: the file may run code that it contains.
+        runtime_device: where its runtime computes; None for its default.
 
     Raises:
         ArtifactError: the file does not exist, is damaged, or was not written by timmx.
         BackendError: no installed backend opens it.
-        ConfigurationError: the file has another fixed batch size.
+        ConfigurationError: the file has another fixed batch size, or its runtime does not compute on that device.
         RuntimeUnavailable: it cannot run here.
     """
-    return describe(path, trust).open(batch_size, threads)
+    return describe(path, trust, runtime_device=runtime_device).open(batch_size, threads)
 
 
 def check_batch_size(batch_size: int, size: Sequence[int], what: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from timmx.artifact import read_artifact
+from timmx.artifact import open_with, read_artifact
 from timmx.base import reporter
 from timmx.contract import OpenSettings
 from timmx.errors import ConfigurationError, UnsupportedError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from timmx.contract import RuntimeDevice
     from timmx.verification import OperationReport
 
 
@@ -62,6 +63,7 @@ def locate_operations(
     *,
     verify_data: Path | None = None,
     trust: bool = False,
+    runtime_device: RuntimeDevice | None = None,
 ) -> LocatedOperations:
     """Compare the operations of a file one by one with those of its PyTorch model.
 
@@ -71,6 +73,7 @@ def locate_operations(
         model_options: see `verify_file`.
         verify_data: see `verify_file`.
         trust: see `verify_file`.
+        runtime_device: see `verify_file`.
 
     Raises:
         ConfigurationError: `against` is a file.
@@ -90,7 +93,7 @@ def locate_operations(
     session = ModelSession(replace(request, verify_data=verify_data))
     check_weights(session.loaded.weights_sha256, metadata, request.source)
     session.prepare()
-    with backend.open(path, OpenSettings(trust=trust)) as runner:
+    with open_with(backend, path, OpenSettings(trust=trust, runtime_device=runtime_device)) as runner:
         reporter().step("Comparing operation by operation")
         try:
             report = compare_by_operation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from timmx.artifact import read_artifact, remember
+from timmx.artifact import open_with, read_artifact, remember
 from timmx.base import artifact_size, reporter
 from timmx.contract import ExportRequest, OpenSettings, Precision, agreement_share
 from timmx.errors import ArtifactError, ConfigurationError, VerificationError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.contract import Metadata
+    from timmx.contract import Metadata, RuntimeDevice
     from timmx.verification import Model, Reference, VerificationReport
 
 
@@ -78,6 +78,7 @@ def verify_file(
     min_snr: float | None = None,
     min_agreement: float | None = None,
     trust: bool = False,
+    runtime_device: RuntimeDevice | None = None,
 ) -> FileVerification:
     """Compare a file with the model that it was exported from, as the export did, and record the results.
 
@@ -90,6 +91,7 @@ def verify_file(
         min_snr: the minimum ratio in dB; by default the floor of the file's precision.
         min_agreement: the minimum top-1 agreement, as a share or in percent; see `timmx.verification.verify`.
         trust: the files may run code that they contain.
+        runtime_device: where the runtime of `path` computes; None for its default.
 
     Raises:
         ArtifactError: the file does not exist, is damaged, or was not written by timmx.
@@ -110,7 +112,7 @@ def verify_file(
     from timmx.verification import Status, judge_arithmetic, verify
 
     reporter().step("Verifying")
-    with backend.open(path, OpenSettings(trust=trust)) as runner:
+    with open_with(backend, path, OpenSettings(trust=trust, runtime_device=runtime_device)) as runner:
         report = verify(
             runner,
             baseline.reference,
