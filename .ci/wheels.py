@@ -120,12 +120,13 @@ def backend_requirements(backend: str, dist: Path) -> list[str]:
 
 
 def required(backend: str, dist: Path) -> set[str]:
-    """The distributions that a backend's wheel requires."""
+    """The distributions that a backend's wheel requires, without its extras."""
     (wheel,) = dist.glob(f"timmx_{backend.replace('-', '_')}-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
-    return {re.match(r"[\w.-]+", text)[0] for text in metadata.get_all("Requires-Dist", [])}
+    texts = metadata.get_all("Requires-Dist", [])
+    return {re.match(r"[\w.-]+", text)[0] for text in texts if "extra ==" not in text}
 
 
 def installed_backends(answer: subprocess.CompletedProcess[str]) -> list[str]:

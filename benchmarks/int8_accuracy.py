@@ -52,6 +52,12 @@ FILES = {
         FLOAT: {"onnx_only": True, "mode": "fp32"},
         "int8": {"onnx_only": True, "mode": "int8"},
     },
+    "executorch": {
+        FLOAT: {},
+        "weight-int8": {"mode": "weight-int8"},
+        "dynamic-int8": {"mode": "dynamic-int8"},
+        "int8": {"mode": "int8"},
+    },
     "coreml": {
         FLOAT: {"compute_precision": "float32"},
         "int8": {"quantize": "int8"},
@@ -63,6 +69,7 @@ SUFFIXES = {
     "litert": ".tflite",
     "openvino": ".xml",
     "tensorrt": ".onnx",
+    "executorch": ".pte",
     "coreml": ".mlpackage",
 }
 CALIBRATED = {
@@ -72,6 +79,7 @@ CALIBRATED = {
     ("litert", "int16x8"),
     ("openvino", "int8"),
     ("tensorrt", "int8"),
+    ("executorch", "int8"),
 }
 
 

@@ -38,7 +38,7 @@ ROOMS = (
 PUBLIC = {"timmx.plugin", "timmx.testing"}
 """What a backend may import of the core."""
 
-BETWEEN_WHEELS = {("timmx_tensorrt", "timmx_onnx")}
+BETWEEN_WHEELS = {("timmx_tensorrt", "timmx_onnx"), ("timmx_executorch", "timmx_coreml")}
 """Which of our backends builds on the public names of another."""
 
 HEAVY = {"torch", "torchvision", "timm", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "coremltools"}

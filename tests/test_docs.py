@@ -64,6 +64,7 @@ def test_options_that_the_documents_name_exist():
             *(
                 "",
                 "coreml",
+                "executorch",
                 "litert",
                 "onnx",
                 "openvino",

@@ -1,0 +1,167 @@
+"""From a lowered program to the bytes of a `.pte` file: delegation, memory planning, serialization."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from executorch.exir import EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
+from executorch.exir._serialize._serialize import serialize_for_executorch
+from timmx.plugin import UnsupportedError, quick_decompositions
+from torch.export.graph_signature import InputKind
+
+from timmx_executorch.options import Delegate, Mode
+from timmx_executorch.pte_file import METADATA_NAME, WEIGHTS_SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from executorch.exir._serialize._cord import Cord
+    from executorch.exir.backend.partitioner import Partitioner
+
+WEIGHTS_TAG = "weights"
+"""ExecuTorch's name of the second file while it is made."""
+
+
+def to_edge(program: torch.export.ExportedProgram, partitioners: list[Partitioner]) -> EdgeProgramManager:
+    """Convert to ExecuTorch's edge dialect, and give the delegates what they support.
+
+    Args:
+        program: in operations that ExecuTorch has; changed.
+        partitioners: of the delegate.
+
+    Raises:
+        UnsupportedError: ExecuTorch lacks an operation, or a delegate refuses one that it accepted before.
+    """
+    with quiet(), quick_decompositions(), _half_weights():
+        try:
+            return to_edge_transform_and_lower(program, partitioner=partitioners)
+        except (OSError, MemoryError):
+            raise
+        except (
+            Exception
+        ) as exc:  # torch, ExecuTorch and its delegates raise many types for what they cannot lower
+            raise _unsupported(exc) from exc
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files of a program, in memory.
+
+    Attributes:
+        program: the `.pte` file.
+        weights: the `.ptd` file; None if the weights are in the `.pte`.
+    """
+
+    program: Cord
+    weights: Cord | None
+
+
+def finish(
+    edge: EdgeProgramManager, describe: Callable[[dict[str, str]], str], *, external_weights: bool
+) -> Written:
+    """Plan the memory and serialize, with the metadata as a named blob.
+
+    Args:
+        describe: returns the metadata for the SHA-256 of the companions by suffix.
+        external_weights: serialize the weights apart, those of operations of `tag_weights`.
+    """
+    store = edge._named_data_store
+    if not external_weights:
+        store.add_named_data(METADATA_NAME, describe({}).encode())
+    config = ExecutorchBackendConfig(
+        external_constants=(lambda _: WEIGHTS_TAG) if external_weights else False
+    )
+    with quiet():
+        try:
+            program = edge.to_executorch(config)
+        except (OSError, MemoryError):
+            raise
+        except Exception as exc:  # as above
+            raise _unsupported(exc) from exc
+        weights = program._tensor_data.get(WEIGHTS_TAG)
+        if weights is None:
+            if external_weights:
+                store.add_named_data(METADATA_NAME, describe({}).encode())
+            else:
+                return Written(program._pte_data, None)
+            companions = {}
+        else:
+            companions = {WEIGHTS_SUFFIX: hashlib.sha256(bytes(weights)).hexdigest()}
+            store.add_named_data(METADATA_NAME, describe(companions).encode())
+        # once more, since the metadata states the hash of the weights
+        again, _ = serialize_for_executorch(
+            program._emitter_output, config, program._data_serializer, store.get_named_data_store_output()
+        )
+        return Written(again, weights)
+
+
+def tag_weights(program: torch.export.ExportedProgram) -> None:
+    """Mark the weights, for delegates to leave them out of their data."""
+    inputs = {
+        spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT
+    }
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in inputs:
+            node.meta.setdefault("custom", {})["delegate_constant_tag"] = WEIGHTS_TAG
+
+
+def partitioners(delegate: Delegate, mode: Mode) -> list[Partitioner]:
+    """What chooses the operations of a delegate."""
+    with quiet():
+        if delegate is Delegate.XNNPACK:
+            from timmx_executorch.partition import xnnpack_partitioner
+
+            return [xnnpack_partitioner()]
+        if delegate is Delegate.COREML:
+            from timmx_executorch.core_ml import core_ml_partitioner
+
+            return [core_ml_partitioner(half=mode is Mode.FP16)]
+    return []
+
+
+@contextlib.contextmanager
+def _half_weights() -> Iterator[None]:
+    """Store the weights of half-precision convolutions in half precision, which XNNPACK reads.
+
+    executorch 1.5 stores them in float32: a float16 file of a convolutional network would be as large as a float32 one.
+    """
+    from executorch.backends.xnnpack.operators import node_visitor
+
+    visitor = node_visitor._node_visitor_dict["aten.convolution.default"]
+
+    def define_tensor(self: Any, *arguments: Any, **options: Any) -> None:
+        node_visitor.NodeVisitor.define_tensor(self, *arguments, **options | {"force_fp32": False})
+
+    visitor.define_tensor = define_tensor
+    try:
+        yield
+    finally:
+        del visitor.define_tensor
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress what ExecuTorch, its delegates and torch print by default."""
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _unsupported(exc: Exception) -> UnsupportedError:
+    reason = " ".join(str(exc).split()) or type(exc).__name__
+    return UnsupportedError(
+        f"ExecuTorch cannot convert this model: {reason[:300].rstrip('.')}",
+        hint="use timmx onnx or timmx torch-export, which support most models",
+    )

@@ -1,0 +1,134 @@
+"""Refuses invalid combinations of options, and reports missing libraries, before torch or executorch is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+from typing import TYPE_CHECKING
+
+from timmx.plugin import ConfigurationError, Problem, calibration_flags, check_calibration
+
+from timmx_executorch.options import Delegate, Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from timmx.plugin import ExportRequest
+
+    from timmx_executorch.options import ExecuTorchOptions
+
+BATCH_MAX = 8
+"""The default largest batch size of `--dynamic-batch`."""
+MODES = {
+    Delegate.XNNPACK: frozenset(Mode),
+    Delegate.PORTABLE: frozenset((Mode.FP32, Mode.FP16)),
+    Delegate.COREML: frozenset((Mode.FP32, Mode.FP16)),
+}
+"""What each delegate computes with."""
+
+_LIBRARIES = {"executorch": "executorch>=1.5,<1.6", "torchao": "torchao>=0.18,<0.19"}
+
+
+def validate(request: ExportRequest, options: ExecuTorchOptions) -> None:
+    """Refuse invalid combinations of options.
+
+    Raises:
+        ConfigurationError: the options contradict each other, or calibration data is missing or unusable.
+    """
+    delegate, mode = options.delegate, options.mode
+    if mode not in MODES[delegate]:
+        modes = " or ".join(sorted(MODES[delegate]))
+        raise ConfigurationError(
+            f"--mode {mode} is not available with --delegate {delegate}",
+            hint=f"use --mode {modes}, or --delegate xnnpack",
+        )
+    _check_batch(request, options)
+    if options.external_weights and delegate is Delegate.COREML:
+        raise ConfigurationError(
+            "--external-weights is not available with --delegate coreml, which keeps the weights in a model of its own",
+            hint="leave --external-weights out, or use --delegate xnnpack",
+        )
+    _check_calibration(options)
+
+
+def _check_batch(request: ExportRequest, options: ExecuTorchOptions) -> None:
+    if request.dynamic_batch and options.delegate is Delegate.COREML:
+        raise ConfigurationError(
+            "--dynamic-batch is not available with --delegate coreml, for which ExecuTorch has fixed sizes only",
+            hint="use --batch-size N, --delegate xnnpack, or timmx coreml --dynamic-batch",
+        )
+    if options.batch_max is not None and not request.dynamic_batch:
+        raise ConfigurationError(
+            "--batch-max requires --dynamic-batch",
+            hint="add --dynamic-batch, or use --batch-size instead of --batch-max",
+        )
+
+
+def _check_calibration(options: ExecuTorchOptions) -> None:
+    flags = calibration_flags(
+        options.calibration_data,
+        options.calibration_samples,
+        options.random_calibration,
+        options.calibration_method,
+        options.max_drop,
+    )
+    if options.mode is not Mode.INT8:
+        if flags:
+            raise ConfigurationError(
+                f"{flags[0]} requires --mode int8, but --mode is {options.mode}",
+                hint=f"use --mode int8, or leave {flags[0]} out",
+            )
+        return
+    if options.calibration_data is None and not options.random_calibration:
+        raise ConfigurationError(
+            "--mode int8 requires typical images, from which the ranges of activations are computed",
+            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration (lowers "
+            "accuracy), or --mode dynamic-int8, which requires none",
+        )
+    check_calibration(
+        options.calibration_data, options.calibration_samples, options.random_calibration, options.max_drop
+    )
+
+
+def problems(options: ExecuTorchOptions | None) -> Sequence[Problem]:
+    """What is not installed, for these options or, if they are None, for any; nothing is imported."""
+    missing = [name for module, name in _LIBRARIES.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        names = " and ".join(requirement.partition(">")[0] for requirement in missing)
+        message = f"{names} {'is' if len(missing) == 1 else 'are'} not installed"
+        if sys.platform == "win32":
+            where = f"{platform.system()} on {platform.machine()}"
+            return (
+                Problem(
+                    f"{message}: executorch has wheels only for Linux and macOS, and this is {where}",
+                    "export on Linux, on macOS or in WSL",
+                ),
+            )
+        return (
+            Problem(message, "uv pip install " + " ".join(f"'{requirement}'" for requirement in missing)),
+        )
+    return _core_ml_problems(options)
+
+
+def _core_ml_problems(options: ExecuTorchOptions | None) -> Sequence[Problem]:
+    """What `--delegate coreml` requires."""
+    if options is not None and options.delegate is not Delegate.COREML:
+        return ()
+    if importlib.util.find_spec("coremltools") is None:
+        return (
+            Problem(
+                "--delegate coreml requires coremltools, not installed",
+                "uv pip install 'coremltools==9.0' (Python 3.13 or earlier, on macOS or on Linux on x86-64)",
+                partial=options is None,
+            ),
+        )
+    if options is None and sys.platform != "darwin" and importlib.util.find_spec("timmx_coreml") is None:
+        return (
+            Problem(
+                "files of --delegate coreml are not verified without timmx-coreml",
+                "uv pip install 'timmx-executorch[coreml]'",
+                partial=True,
+            ),
+        )
+    return ()
