@@ -23,6 +23,8 @@ IMAGE = torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(0))
         lambda x: F.scaled_dot_product_attention(x, x[:, :2], x[:, :2], enable_gqa=True),
         lambda x: F.scaled_dot_product_attention(x, x, x, torch.eye(12)),
         lambda x: x @ x.transpose(-1, -2),
+        lambda x: x.softmax(-1),
+        lambda x: x.softmax(1),
         F.hardsigmoid,
         F.silu,
         lambda x: F.avg_pool2d(x, 3, 2, 1),
@@ -96,3 +98,22 @@ def test_padding_same_runs_in_xnnpack(export, tmp_path, mode):
     assert result.metadata["format"]["delegated_share"] == 1
     with timmx.open(result.path) as runner:
         assert np.isfinite(runner.run({"input": np.zeros((1, 3, 32, 32), np.float32)})["output"]).all()
+
+
+class Attends(nn.Module):
+    """Weighs the columns of each row of a map by themselves, after a convolution, as in an efficientformerv2_s0."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.pretrained_cfg = Same().pretrained_cfg
+
+    def forward(self, x):
+        x = self.conv(x)
+        return (x * x.softmax(-1)).sum((2, 3))
+
+
+def test_softmax_of_a_map_is_over_its_last_axis(export, tmp_path):
+    torch.manual_seed(0)
+    result = timmx.export("executorch", Attends().eval(), output=tmp_path / "a.pte", input_size=(3, 32, 32))
+    assert result.verification.snr_db > 80

@@ -26,6 +26,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.col2im.default: col2im,
         aten.scaled_dot_product_attention.default: _attention,
         aten.matmul.default: _matmul,
+        aten.softmax.int: _softmax,
         aten.hardsigmoid.default: _hardsigmoid,
         aten.silu.default: _silu,
         aten.conv2d.padding: _padded_conv2d,
@@ -89,6 +90,14 @@ def _matmul(x: torch.Tensor, y: torch.Tensor) -> Any:
     if x.ndim < 3 or x.ndim != y.ndim or x.shape[:-2] != y.shape[:-2]:
         return NotImplemented
     return _product(x, y)
+
+
+def _softmax(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
+    """Softmax over the last of four axes, on three: XNNPACK's is over the channels if the tensor is a map."""
+    if x.ndim != 4 or dim % 4 != 3 or dtype is not None:
+        return NotImplemented
+    first, second, *rest = x.shape
+    return x.reshape(first * second, *rest).softmax(-1).reshape(x.shape)
 
 
 def _hardsigmoid(x: torch.Tensor) -> torch.Tensor:
