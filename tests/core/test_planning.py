@@ -186,7 +186,9 @@ def test_no_layer_stays_in_float_that_the_wish_does_not_need(calibration, seed, 
     )
     assert kept == plan.kept != frozenset()
     assert plan.predicted.snr_db >= target
-    assert all(made.predict(names - kept | {name}).snr_db < target for name in kept)
+    for name in kept:
+        without = made.predict(names - kept | {name}).snr_db
+        assert without < target or without < plan.predicted.snr_db - 1
 
 
 def test_a_largest_drop_is_met_or_refused_with_what_can_be_reached(calibration):

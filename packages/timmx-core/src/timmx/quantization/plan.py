@@ -35,6 +35,8 @@ _CALIBRATION_PASSES = 3
 """What measuring each layer may cost, in runs of the model over all calibration inputs."""
 _MOST_RETURNS = 4
 """How many layers are tried in integers again, the largest first."""
+_RETURN_DB = 1.0
+"""What each of these may cost: at 24 dB, 2 dB less cost a trained mobilenetv3_small_050 0.3 points of accuracy."""
 
 
 class Planner:
@@ -244,7 +246,8 @@ class Planner:
             kept = plan.kept - {name}
             figures = self.predict(frozenset(plan.candidates) - kept, drop=plan.wish.max_drop is not None)
             other = replace(plan, kept=kept, predicted=figures)
-            plan = other if meets(other) else plan
+            costs_db = plan.predicted.snr_db - figures.snr_db
+            plan = other if meets(other) and not costs_db > _RETURN_DB else plan
         return plan
 
     def _smallest(
