@@ -47,6 +47,12 @@ class Net(torch.nn.Module):
         return self.head(torch.nn.functional.relu(x).mean((2, 3)))
 
 
+def chain(count: int) -> torch.nn.Module:
+    """Convolutions in a row, and a linear layer."""
+    convolutions = [torch.nn.Conv2d(3, 3, 1) for _ in range(count)]
+    return torch.nn.Sequential(*convolutions, torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 5))
+
+
 def program_of(module: torch.nn.Module, batch: int = 1) -> torch.export.ExportedProgram:
     return capture(module.eval(), torch.zeros(batch, 3, 16, 16), dynamic=False)
 
@@ -208,6 +214,21 @@ def test_a_largest_drop_is_met_or_refused_with_what_can_be_reached(calibration):
         UnsupportedError, match=r"--max-drop 0 cannot be met: the best file loses \d+\.\d\d points of"
     ):
         made.choose(names, wish, lambda plan: (None, lambda batch: [-outputs(batch)[0]]))
+
+
+def test_a_drop_that_is_larger_than_predicted_is_met_with_more_layers_in_float(calibration):
+    torch.manual_seed(0)
+    made = planner(chain(10), calibration)
+    names = [layer.name for layer in made.layers]
+    outputs = made._simulation.outputs
+
+    def build(plan):  # every class is wrong while fewer than seven layers are in float
+        wrong = len(plan.kept) < 7
+        return len(plan.kept), lambda batch: [outputs(batch)[0] * (-1 if wrong else 1)]
+
+    plan, built, measured = made.choose(names, Wish(floor_db=10, max_drop=0.5), build)
+    assert 7 <= built == len(plan.kept) < len(names)
+    assert measured.drop == 0
 
 
 def test_without_classes_a_drop_is_refused(calibration):

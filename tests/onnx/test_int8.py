@@ -46,6 +46,7 @@ def test_a_trained_model_keeps_its_classes_and_the_metadata_has_the_plan(export,
     assert plan["assumes"] == "any CPU"
     operations = Counter(node.op_type for node in onnx.load(result.path).graph.node)
     assert operations["DequantizeLinear"] > 2 * plan["layers"]["integer"]
+    assert operations["Cast"] == plan["layers"]["stored"]
     float_file = export("onnx", digits, tmp_path / "float.onnx")
     assert result.size_bytes < 0.45 * float_file.size_bytes
 

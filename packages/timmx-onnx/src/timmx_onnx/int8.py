@@ -29,7 +29,7 @@ from timmx_onnx.regions import integer_nodes, is_global_average
 from timmx_onnx.runner import OnnxRunner
 from timmx_onnx.running import opened, run_model
 from timmx_onnx.speed import speed_table
-from timmx_onnx.weights import infer_shapes, layers, store_weights
+from timmx_onnx.weights import infer_shapes, layers, storable, store_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -88,7 +88,8 @@ def to_int8(
     )
     planner = job.quantization_planner(calibration, scheme)
     _prepare(model)
-    matched = _match(model, planner)
+    matched, without_kernel = _match(model, planner)
+    storing = {str(layer.node.name) for layer in storable(model.graph)}
     job.progress("Choosing layers for integers")
     ranges = observe(model, _float_values(model), calibration, method)
     proto = ir.to_proto(model)
@@ -103,10 +104,9 @@ def to_int8(
         copy = ir.from_proto(proto)
         chosen = choose(copy, {node for node, name in matched.items() if name not in plan.kept})
         floats = plan.kept if plan.corrected else frozenset()
-        states = {
-            name: LayerState.INTEGER if node in chosen else LayerState.STORED
-            for node, name in matched.items()
-        }
+        stored = {name for node, name in (matched | without_kernel).items() if node in storing}
+        states = dict.fromkeys(stored, LayerState.STORED)
+        states |= {name: LayerState.INTEGER for node, name in matched.items() if node in chosen}
         quantized = _quantize(copy, chosen, ranges, reduce_range=reduce_range)
         store_weights(quantized, lambda node: matched.get(str(node.name), "") in floats)
         states |= dict.fromkeys(floats, LayerState.FLOAT)
@@ -176,15 +176,16 @@ def _prepare(model: ir.Model) -> None:
     common.RemoveUnusedNodesPass()(model)
 
 
-def _match(model: ir.Model, planner: QuantizationPlanner) -> dict[str, str]:
-    """The name of the planner's layer for each node with one and with an integer kernel, by the node's name."""
+def _match(model: ir.Model, planner: QuantizationPlanner) -> tuple[dict[str, str], dict[str, str]]:
+    """The names of the planner's layers by the name of the node: of those with an integer kernel, and of the others."""
     found = list(layers(model.graph))
     names = planner.match([WeightKey.of(layer.weight) for layer in found])
-    return {
-        str(layer.node.name): name
-        for layer, name in zip(found, names, strict=True)
-        if name is not None and _has_kernel(layer)
-    }
+    matched = [(layer, name) for layer, name in zip(found, names, strict=True) if name is not None]
+    with_kernel, without = (
+        {str(layer.node.name): name for layer, name in matched if _has_kernel(layer) is kernel}
+        for kernel in (True, False)
+    )
+    return with_kernel, without
 
 
 def _has_kernel(layer: Layer) -> bool:

@@ -170,7 +170,8 @@ class QuantizationPlanner(Protocol):
     ) -> tuple[QuantizationPlan, Built, Figures]:
         """The plan with the fewest layers in float that meets a wish, what was built by it, and its figures.
 
-        What is built is measured. If it misses the wish, up to two stricter plans are tried; the best is returned.
+        What is built is measured. If it misses the wish, up to two stricter plans are tried, and if the wish is a drop,
+        plans with more and more layers in float; the best is returned.
 
         Args:
             candidates: names of the layers that the format can compute in integers.
