@@ -142,7 +142,9 @@ def test_folders_that_are_partly_named_after_classes_are_refused_with_a_drop(exp
     assert error.message.endswith(
         "has folders that are not named after a class of the model: 1 of 3, such as other"
     )
-    assert error.hint.startswith("rename them, or leave them out; the classes are 0, 1, 2 and so on")
+    assert error.hint.startswith(
+        "rename them after a class or its number, or leave them out; the classes are 0, 1, 2 and so on"
+    )
 
 
 def test_folders_of_other_names_are_compared_with_the_model_in_float(export, digits, tmp_path):
@@ -159,6 +161,21 @@ def test_folders_of_other_names_are_compared_with_the_model_in_float(export, dig
     plan = result.metadata["format"]["quantization_plan"]
     assert (plan["max_drop"], plan["drop_of"]) == (100, "agreement")
     assert plan["measured_drop"] >= 0
+
+
+def test_numbered_folders_are_the_classes_of_a_model_without_names(export, tmp_path):
+    model = awakened_model("test_resnet", num_classes=10)
+    result = export(
+        "onnx",
+        model,
+        tmp_path / "a.onnx",
+        mode="int8",
+        calibration_data=SAMPLES,
+        calibration_samples=16,
+        max_drop=100,
+        verify=False,
+    )
+    assert result.metadata["format"]["quantization_plan"]["drop_of"] == "accuracy"
 
 
 @pytest.mark.parametrize(("count", "warned"), [(15, True), (16, False)])

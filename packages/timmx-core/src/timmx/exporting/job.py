@@ -109,7 +109,8 @@ class Job:
                     "--max-drop needs a model with one output of classes that exclude each other",
                     hint="leave --max-drop out; --min-snr sets the signal-to-noise ratio to reach",
                 )
-            return inputs.true_classes(labels) if labels else None
+            numbers = [str(number) for number in range(reference.outputs[0].shape[1])]
+            return inputs.true_classes(labels or numbers)
 
         def make() -> QuantizationPlanner:
             reporter().step("Observing activations")

@@ -301,7 +301,8 @@ class ImageCalibration(CalibrationInputs):
             raise ConfigurationError(
                 f"{_FLAG} {self._folder} has folders that are not named after a class of the model: "
                 f"{len(unknown)} of {len(set(folders))}, such as {shown(unknown[0])}",
-                hint=f"rename them, or leave them out; the classes are {', '.join(map(shown, labels[:3]))} and so on",
+                hint="rename them after a class or its number, or leave them out; the classes are "
+                f"{', '.join(map(shown, labels[:3]))} and so on",
             )
         return None
 
