@@ -16,6 +16,7 @@ from timmx.plugin import (
     Observed,
     Precision,
     exempt_layers,
+    plan_notes,
     worst_db,
 )
 
@@ -169,17 +170,13 @@ def _integers(
     plan, module, measured = planner.choose(list(names.values()), wish, build)
     states = {name: LayerState.INTEGER for name in names.values() if name not in plan.kept}
     shown = planner.facts(plan, measured, states)
-    counts = shown["layers"]
     result = Arithmetic(trace(module, example, batch_max))
     result.facts |= {
         "calibration": calibration.origin,
         "calibration_method": str(method),
         "quantization_plan": shown,
     }
-    result.notes.append(
-        f"{counts['integer']} of {sum(counts.values())} layers compute in integers, "
-        f"{100 * shown['integer_share']:.0f} % of the multiply-adds."
-    )
+    result.notes += plan_notes(shown)
     return result
 
 

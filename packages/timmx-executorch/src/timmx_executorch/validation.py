@@ -7,7 +7,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-from timmx.plugin import ConfigurationError, Problem, calibration_flags, check_calibration
+from timmx.plugin import ConfigurationError, Problem, check_int8_calibration
 
 from timmx_executorch.options import Delegate, Mode
 
@@ -49,7 +49,7 @@ def validate(request: ExportRequest, options: ExecuTorchOptions) -> None:
             "--external-weights is not available with --delegate coreml, which keeps the weights in a model of its own",
             hint="leave --external-weights out, or use --delegate xnnpack",
         )
-    _check_calibration(options)
+    check_int8_calibration(options, instead="dynamic-int8")
 
 
 def _check_batch(request: ExportRequest, options: ExecuTorchOptions) -> None:
@@ -63,32 +63,6 @@ def _check_batch(request: ExportRequest, options: ExecuTorchOptions) -> None:
             "--batch-max requires --dynamic-batch",
             hint="add --dynamic-batch, or use --batch-size instead of --batch-max",
         )
-
-
-def _check_calibration(options: ExecuTorchOptions) -> None:
-    flags = calibration_flags(
-        options.calibration_data,
-        options.calibration_samples,
-        options.random_calibration,
-        options.calibration_method,
-        options.max_drop,
-    )
-    if options.mode is not Mode.INT8:
-        if flags:
-            raise ConfigurationError(
-                f"{flags[0]} requires --mode int8, but --mode is {options.mode}",
-                hint=f"use --mode int8, or leave {flags[0]} out",
-            )
-        return
-    if options.calibration_data is None and not options.random_calibration:
-        raise ConfigurationError(
-            "--mode int8 requires typical images, from which the ranges of activations are computed",
-            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration (lowers "
-            "accuracy), or --mode dynamic-int8, which requires none",
-        )
-    check_calibration(
-        options.calibration_data, options.calibration_samples, options.random_calibration, options.max_drop
-    )
 
 
 def problems(options: ExecuTorchOptions | None) -> Sequence[Problem]:

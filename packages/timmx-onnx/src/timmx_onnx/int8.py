@@ -19,6 +19,7 @@ from timmx.plugin import (
     LayerState,
     Precision,
     WeightKey,
+    plan_notes,
     worst_db,
 )
 
@@ -89,7 +90,12 @@ def to_int8(
     planner = job.quantization_planner(calibration, scheme)
     _prepare(model)
     matched, without_kernel = _match(model, planner)
-    storing = {str(layer.node.name) for layer in storable(model.graph)}
+    named = matched | without_kernel
+    stored = {
+        named[name]: LayerState.STORED
+        for layer in storable(model.graph)
+        if (name := str(layer.node.name)) in named
+    }
     job.progress("Choosing layers for integers")
     ranges = observe(model, _float_values(model), calibration, method)
     proto = ir.to_proto(model)
@@ -104,9 +110,7 @@ def to_int8(
         copy = ir.from_proto(proto)
         chosen = choose(copy, {node for node, name in matched.items() if name not in plan.kept})
         floats = plan.kept if plan.corrected else frozenset()
-        stored = {name for node, name in (matched | without_kernel).items() if node in storing}
-        states = dict.fromkeys(stored, LayerState.STORED)
-        states |= {name: LayerState.INTEGER for node, name in matched.items() if node in chosen}
+        states = stored | {name: LayerState.INTEGER for node, name in matched.items() if node in chosen}
         quantized = _quantize(copy, chosen, ranges, reduce_range=reduce_range)
         store_weights(quantized, lambda node: matched.get(str(node.name), "") in floats)
         states |= dict.fromkeys(floats, LayerState.FLOAT)
@@ -123,7 +127,7 @@ def to_int8(
         "calibration_method": str(method),
         "quantization_plan": shown,
     }
-    notes = _notes(shown, plan)
+    notes = plan_notes(shown)
     if not reduce_range and _saturates(result, job, measured.snr_db):
         notes += (
             "This CPU adds 8-bit products in 16 bits, which saturate: here the file is less accurate than on Arm or on "
@@ -143,20 +147,6 @@ def _assumption(reduce_range: bool) -> str:
     if reduce_range:
         return "any CPU"
     return "Arm, or x86 with VNNI; on other x86 CPUs, sums of two products saturate"
-
-
-def _notes(facts: Mapping[str, Any], plan: QuantizationPlan) -> tuple[str, ...]:
-    counts = facts["layers"]
-    total = sum(counts.values())
-    notes = [
-        f"{counts['integer']} of {total} layers compute in integers, {100 * facts['integer_share']:.0f} % of the "
-        "multiply-adds."
-    ]
-    if plan.kept:
-        notes.append(
-            f"{len(plan.kept)} layer{'s stay' if len(plan.kept) > 1 else ' stays'} in float for accuracy."
-        )
-    return tuple(notes)
 
 
 def _prepare(model: ir.Model) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.plugin import ConfigurationError, calibration_flags, check_calibration, check_image_bytes
+from timmx.plugin import check_image_bytes, check_int8_calibration
 
-from timmx_onnx.options import IoType, OnnxMode
+from timmx_onnx.options import IoType
 
 if TYPE_CHECKING:
     from timmx.plugin import ExportRequest
@@ -22,27 +22,6 @@ def validate(request: ExportRequest, options: OnnxOptions) -> None:
     """
     if options.io is IoType.UINT8:
         check_image_bytes(request, "--io uint8")
-    flags = calibration_flags(
-        options.calibration_data,
-        options.calibration_samples,
-        options.random_calibration,
-        options.calibration_method,
-        options.max_drop,
+    check_int8_calibration(
+        options, instead="weight-int8", other_flags=["--reduce-range"] * options.reduce_range
     )
-    flags += ["--reduce-range"] * options.reduce_range
-    if options.mode is not OnnxMode.INT8:
-        if flags:
-            raise ConfigurationError(
-                f"{flags[0]} requires --mode int8, but --mode is {options.mode}",
-                hint=f"use --mode int8, or leave {flags[0]} out",
-            )
-        return
-    check_calibration(
-        options.calibration_data, options.calibration_samples, options.random_calibration, options.max_drop
-    )
-    if options.calibration_data is None and not options.random_calibration:
-        raise ConfigurationError(
-            "--mode int8 requires typical images, from which the ranges of activations are computed",
-            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration (lowers "
-            "accuracy), or --mode weight-int8, which requires none",
-        )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import openvino
 import openvino.properties.hint as hints
-from timmx.plugin import CalibrationMethod, IntegerScheme, LayerState, Precision, WeightKey
+from timmx.plugin import CalibrationMethod, IntegerScheme, LayerState, Precision, WeightKey, plan_notes
 
 from timmx_openvino.graph import varying_nodes
 from timmx_openvino.layers import layers
@@ -77,16 +77,7 @@ def to_int8(
         "calibration_method": str(method),
         "quantization_plan": shown,
     }
-    total = sum(shown["layers"].values())
-    notes = [
-        f"{shown['layers']['integer']} of {total} layers compute in integers, {100 * shown['integer_share']:.0f} % of "
-        "the multiply-adds."
-    ]
-    if plan.kept:
-        notes.append(
-            f"{len(plan.kept)} layer{'s stay' if len(plan.kept) > 1 else ' stays'} in float for accuracy."
-        )
-    return IntegerGraph(quantized, facts, tuple(notes))
+    return IntegerGraph(quantized, facts, plan_notes(shown))
 
 
 class _Inputs:

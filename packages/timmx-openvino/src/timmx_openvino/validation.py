@@ -9,9 +9,8 @@ from timmx.plugin import (
     CalibrationMethod,
     ConfigurationError,
     Problem,
-    calibration_flags,
-    check_calibration,
     check_image_bytes,
+    check_int8_calibration,
 )
 
 from timmx_openvino.options import IoType, OpenVINOMode
@@ -44,31 +43,9 @@ def validate(request: ExportRequest, options: OpenVINOOptions) -> None:
     """
     if options.io is IoType.UINT8:
         check_image_bytes(request, "--io uint8")
-    flags = calibration_flags(
-        options.calibration_data,
-        options.calibration_samples,
-        options.random_calibration,
-        options.calibration_method,
-        options.max_drop,
-    )
-    if options.mode is not OpenVINOMode.INT8:
-        if flags:
-            raise ConfigurationError(
-                f"{flags[0]} requires --mode int8, but --mode is {options.mode}",
-                hint=f"use --mode int8, or leave {flags[0]} out",
-            )
-        return
-    if options.calibration_method is CalibrationMethod.MSE:
+    if options.mode is OpenVINOMode.INT8 and options.calibration_method is CalibrationMethod.MSE:
         raise ConfigurationError(
             "--calibration-method mse is not one of those that NNCF has",
             hint="use --calibration-method minmax or percentile",
         )
-    check_calibration(
-        options.calibration_data, options.calibration_samples, options.random_calibration, options.max_drop
-    )
-    if options.calibration_data is None and not options.random_calibration:
-        raise ConfigurationError(
-            "--mode int8 requires typical images, from which the ranges of activations are computed",
-            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration (lowers "
-            "accuracy), or --mode weight-int8, which requires none",
-        )
+    check_int8_calibration(options, instead="weight-int8")

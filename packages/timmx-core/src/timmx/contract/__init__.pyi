@@ -55,6 +55,7 @@ from timmx.contract.planning import (
     QuantizationPlanner as QuantizationPlanner,
     WeightKey as WeightKey,
     Wish as Wish,
+    plan_notes as plan_notes,
 )
 from timmx.contract.preprocessing import (
     CROP_MODE as CROP_MODE,

@@ -142,6 +142,22 @@ class QuantizationPlan:
     corrected: bool = False
 
 
+def plan_notes(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a user should know of a plan.
+
+    Args:
+        facts: from `QuantizationPlanner.facts`.
+    """
+    counts, kept = facts["layers"], len(facts["kept_for_accuracy"])
+    notes = [
+        f"{counts['integer']} of {sum(counts.values())} layers compute in integers, "
+        f"{100 * facts['integer_share']:.0f} % of the multiply-adds."
+    ]
+    if kept:
+        notes.append(f"{kept} layer{'s stay' if kept > 1 else ' stays'} in float for accuracy.")
+    return tuple(notes)
+
+
 class QuantizationPlanner(Protocol):
     """Chooses the layers that compute in integers, by what each of them costs at the model's output.
 

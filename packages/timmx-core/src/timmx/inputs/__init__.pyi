@@ -2,6 +2,7 @@ from timmx.inputs.calibration import (
     CalibrationInputs as CalibrationInputs,
     calibration_flags as calibration_flags,
     check_calibration as check_calibration,
+    check_int8_calibration as check_int8_calibration,
     check_representative as check_representative,
     choose_calibration as choose_calibration,
 )

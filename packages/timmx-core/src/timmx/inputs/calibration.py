@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from timmx.base import counted, reporter, shown
 from timmx.contract import DEFAULT_CALIBRATION_SAMPLES, LEAST_CALIBRATION_SAMPLES
@@ -15,6 +15,7 @@ from timmx.model import check_content, read_pickle, value_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from enum import StrEnum
     from pathlib import Path
 
     import numpy as np
@@ -99,6 +100,53 @@ def calibration_flags(
         "--max-drop": max_drop is not None,
     }
     return [flag for flag, is_set in flags.items() if is_set]
+
+
+class Int8Options(Protocol):
+    """The options of a backend whose `--mode int8` is calibrated, and no other mode."""
+
+    @property
+    def mode(self) -> StrEnum: ...
+    @property
+    def calibration_data(self) -> Path | None: ...
+    @property
+    def calibration_samples(self) -> int | None: ...
+    @property
+    def random_calibration(self) -> bool: ...
+    @property
+    def calibration_method(self) -> CalibrationMethod | None: ...
+    @property
+    def max_drop(self) -> float | None: ...
+
+
+def check_int8_calibration(options: Int8Options, *, instead: str, other_flags: Sequence[str] = ()) -> None:
+    """Check the calibration options of a backend that has them for `--mode int8` only; for its `validate`.
+
+    Args:
+        options: with the fields of calibration under their usual names.
+        instead: the mode to recommend if there is no data.
+        other_flags: flags that were given and need `--mode int8` too.
+
+    Raises:
+        ConfigurationError: flags need another mode, calibration data is missing, or see `check_calibration`.
+    """
+    data, samples, random = options.calibration_data, options.calibration_samples, options.random_calibration
+    flags = calibration_flags(data, samples, random, options.calibration_method, options.max_drop)
+    flags += other_flags
+    if options.mode != "int8":
+        if flags:
+            raise ConfigurationError(
+                f"{flags[0]} requires --mode int8, but --mode is {options.mode}",
+                hint=f"use --mode int8, or leave {flags[0]} out",
+            )
+        return
+    check_calibration(data, samples, random, options.max_drop)
+    if data is None and not random:
+        raise ConfigurationError(
+            "--mode int8 requires typical images, from which the ranges of activations are computed",
+            hint="use --calibration-data FOLDER with images (or a tensor file), --random-calibration (lowers "
+            f"accuracy), or --mode {instead}, which requires none",
+        )
 
 
 def choose_calibration(

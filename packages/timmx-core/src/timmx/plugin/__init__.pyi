@@ -80,6 +80,7 @@ from timmx.contract import (
     WeightsLimit as WeightsLimit,
     Wish as Wish,
     parse_json_object as parse_json_object,
+    plan_notes as plan_notes,
     quote_string as quote_string,
 )
 from timmx.errors import (
@@ -96,6 +97,7 @@ from timmx.inputs import (
     calibration_flags as calibration_flags,
     check_calibration as check_calibration,
     check_image_bytes as check_image_bytes,
+    check_int8_calibration as check_int8_calibration,
     feed as feed,
     fetch as fetch,
     run_batches as run_batches,
