@@ -189,6 +189,21 @@ def test_integers_are_not_spent_on_what_hardswish_turns_into_zero(calibration):
     assert clipped > wide + 6
 
 
+def test_weights_that_8_bits_destroy_are_not_stored_in_them(calibration):
+    made = planner(Net(outlier=1000.0), calibration)
+    names = frozenset(layer.name for layer in made.layers)
+    assert made.predict(frozenset(), names).snr_db < 20
+    plan, _, measured = made.choose(
+        (),
+        Wish(floor_db=12),
+        lambda plan: (None, lambda batch: made._simulation.outputs(batch, (), plan.stored)),
+        storable=names,
+    )
+    assert "first.weight" in plan.stored
+    assert "second.weight" not in plan.stored
+    assert measured.snr_db > 28
+
+
 def test_a_file_that_is_worse_than_predicted_gets_more_layers_in_float(calibration):
     made = planner(Net(), calibration)
     names = [layer.name for layer in made.layers]
@@ -284,14 +299,15 @@ def test_measuring_each_layer_takes_at_most_three_runs_over_the_calibration_data
         torch.nn.Conv2d(3, 8, 1), *(torch.nn.Conv2d(8, 8, 1) for _ in range(19)), torch.nn.Flatten()
     )
     made = planner(module, few)
-    groups = made._groups()
-    assert len(made.layers) == 20
+    names = [layer.name for layer in made.layers]
+    groups = [names[start : start + made._size] for start in range(0, 20, made._size)]
+    assert len(names) == 20
     assert sum(map(len, groups)) == 20
     following = [20 - 2 * at for at in range(len(groups))] if len(groups) == 10 else None
     share = sum(1 - sum(map(len, groups[:at])) / 20 for at in range(len(groups)))
     assert 1 + share <= 3, f"{len(groups)} groups {following}"
     noise = made._noise_of_each()
-    assert noise.keys() == {layer.name for layer in made.layers}
+    assert noise.keys() == set(names)
     assert all(noise[name] == noise[group[0]] for group in groups for name in group)
 
 

@@ -93,11 +93,7 @@ def to_int8(
     _prepare(model)
     matched, without_kernel = _match(model, planner)
     named = matched | without_kernel
-    stored = {
-        named[name]: LayerState.STORED
-        for layer in storable(model.graph)
-        if (name := str(layer.node.name)) in named
-    }
+    storing = {named[name] for layer in storable(model.graph) if (name := str(layer.node.name)) in named}
     job.progress("Choosing layers for integers")
     ranges = observe(model, _float_values(model), calibration, method)
     for name in _read_by_hardswish(model):
@@ -114,16 +110,17 @@ def to_int8(
     def build(plan: QuantizationPlan) -> tuple[_Built, Callable[[np.ndarray], Sequence[np.ndarray]]]:
         copy = ir.from_proto(proto)
         chosen = choose(copy, {node for node, name in matched.items() if name not in plan.kept})
-        states = stored | {name: LayerState.INTEGER for node, name in matched.items() if node in chosen}
         quantized = _quantize(copy, chosen, ranges, reduce_range=reduce_range)
-        store_weights(quantized, lambda node: matched.get(str(node.name), "") in plan.kept)
-        states |= dict.fromkeys(plan.kept, LayerState.FLOAT)
+        floats = plan.kept | storing - set(plan.candidates) - plan.stored
+        store_weights(quantized, lambda node: named.get(str(node.name), "") in floats)
+        states = dict.fromkeys(storing - floats, LayerState.STORED)
+        states |= {name: LayerState.INTEGER for node, name in matched.items() if node in chosen}
         return (quantized, states), opened(quantized, integer_kernels=False)
 
     fast = choose(ir.from_proto(proto), matched)
     candidates = [name for node, name in matched.items() if node in fast]
     wish = job.wish(Precision.INT8, options.max_drop)
-    plan, (result, states), measured = planner.choose(candidates, wish, build)
+    plan, (result, states), measured = planner.choose(candidates, wish, build, storing)
     shown = planner.facts(plan, measured, states)
     shown |= {"assumes": _assumption(reduce_range), "speed_table": speeds.cpu}
     facts = {

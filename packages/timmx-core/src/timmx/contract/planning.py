@@ -138,12 +138,14 @@ class QuantizationPlan:
     Attributes:
         candidates: names of the layers that the format can compute in integers, in order of execution.
         kept: those of them that do not, for their accuracy: their weights are float too.
+        stored: names of other layers, in float, whose weights may be stored in 8 bits.
         predicted: figures of the layers in integers, simulated.
         wish: what it was chosen for.
     """
 
     candidates: tuple[str, ...]
     kept: frozenset[str]
+    stored: frozenset[str] = frozenset()
     predicted: Figures
     wish: Wish
 
@@ -193,6 +195,7 @@ class QuantizationPlanner(Protocol):
         candidates: Collection[str],
         wish: Wish,
         build: Callable[[QuantizationPlan], tuple[Built, Callable[[np.ndarray], Sequence[np.ndarray]]]],
+        storable: Collection[str] = (),
     ) -> tuple[QuantizationPlan, Built, Figures]:
         """The plan with the fewest layers in float that meets a wish, what was built by it, and its figures.
 
@@ -204,6 +207,8 @@ class QuantizationPlanner(Protocol):
             wish: what to reach.
             build: returns a file by a plan, and a function that runs it: outputs in the order of the model's, for a
                 batch of inputs, (N, C, H, W) float32.
+            storable: names of other layers whose weights the format would store in 8 bits, while they compute in float;
+                the plan has those with which that costs little.
 
         Raises:
             ConfigurationError: the wish is a drop, which cannot be measured with this model and these inputs.

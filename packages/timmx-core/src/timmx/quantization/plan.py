@@ -7,6 +7,7 @@ same arithmetic. What a backend builds by it is then measured, and the choice co
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +33,8 @@ _MAX_SHARE = 1 / 3
 """The largest share of the layers that stays in float for a wish's target; for its floor, all may."""
 _CHEAP_SHARE = 1 / 10
 """The largest share of the multiply-adds that stays in float for the ratio that a wish prefers."""
+_STORED_DB = 30.0
+"""The least ratio of all layers that only store their weights in 8 bits, so that integers decide the accuracy."""
 _MOST_INPUTS, _LEAST_INPUTS = 32, 8
 _CALIBRATION_PASSES = 3
 """What measuring each layer may cost, in runs of the model over all calibration inputs."""
@@ -75,7 +78,7 @@ class Planner:
         self._inputs = list(self._batches(calibration.some(count)))
         self._exact = [self._simulation.outputs(batch) for batch in self._inputs]
         self._exact_classes: np.ndarray | None = None
-        self._predictions: dict[tuple[frozenset[str], bool], Figures] = {}
+        self._predictions: dict[tuple[frozenset[str], frozenset[str], bool], Figures] = {}
         self._noise: dict[str, float] | None = None
 
     @property
@@ -113,10 +116,11 @@ class Planner:
         candidates: Collection[str],
         wish: Wish,
         build: Callable[[QuantizationPlan], tuple[Built, Callable[[np.ndarray], Sequence[np.ndarray]]]],
+        storable: Collection[str] = (),
     ) -> tuple[QuantizationPlan, Built, Figures]:
         """See `QuantizationPlanner.choose`."""
         drop = wish.max_drop is not None
-        plan = self._plan(candidates, wish)
+        plan = self._plan(candidates, wish, self._stored(frozenset(storable) - set(candidates)))
         reporter().step("Quantizing")
         built, run = build(plan)
         measured = self._figures(run, drop=drop)
@@ -149,12 +153,17 @@ class Planner:
             )
         return plan, built, measured
 
-    def predict(self, integer: frozenset[str], *, drop: bool = False) -> Figures:
-        """Figures of the model with these layers in integers, simulated; the drop is of all calibration inputs."""
-        key = (integer, drop)
+    def predict(
+        self, integer: frozenset[str], stored: frozenset[str] = frozenset(), *, drop: bool = False
+    ) -> Figures:
+        """Figures of the model with these layers in integers, and others with the weights of integers, simulated.
+
+        The drop is of all calibration inputs.
+        """
+        key = (integer, stored, drop)
         if key not in self._predictions:
             self._predictions[key] = self._figures(
-                lambda batch: self._simulation.outputs(batch, integer), drop=drop
+                lambda batch: self._simulation.outputs(batch, integer, stored), drop=drop
             )
         return self._predictions[key]
 
@@ -187,13 +196,15 @@ class Planner:
             }
         return facts
 
-    def _plan(self, candidates: Collection[str], wish: Wish) -> QuantizationPlan:
+    def _plan(self, candidates: Collection[str], wish: Wish, stored: frozenset[str]) -> QuantizationPlan:
         """The plan with the fewest layers in float that meets a wish; the closest to it if none does."""
         ordered = tuple(layer.name for layer in self.layers if layer.name in set(candidates))
 
         def of(kept: Sequence[str]) -> QuantizationPlan:
-            figures = self.predict(frozenset(ordered) - set(kept), drop=wish.max_drop is not None)
-            return QuantizationPlan(candidates=ordered, kept=frozenset(kept), predicted=figures, wish=wish)
+            figures = self.predict(frozenset(ordered) - set(kept), stored, drop=wish.max_drop is not None)
+            return QuantizationPlan(
+                candidates=ordered, kept=frozenset(kept), stored=stored, predicted=figures, wish=wish
+            )
 
         def meets(plan: QuantizationPlan) -> bool:
             return wish.met_by(plan.predicted)
@@ -259,12 +270,14 @@ class Planner:
         else:
             missed = plan.predicted.snr_db - measured.snr_db
             stricter = replace(wish, floor_db=wish.floor_db + missed, target_db=wish.target_db + missed)
-        corrected = self._plan(plan.candidates, stricter)
+        corrected = self._plan(plan.candidates, stricter, plan.stored)
         return self._with(plan, corrected.kept) if len(corrected.kept) > len(plan.kept) else None
 
     def _with(self, plan: QuantizationPlan, kept: frozenset[str]) -> QuantizationPlan:
         """A correction of a plan."""
-        figures = self.predict(frozenset(plan.candidates) - kept, drop=plan.wish.max_drop is not None)
+        figures = self.predict(
+            frozenset(plan.candidates) - kept, plan.stored, drop=plan.wish.max_drop is not None
+        )
         return replace(plan, kept=kept, predicted=figures)
 
     def _without_needless(
@@ -283,10 +296,8 @@ class Planner:
         sizes = {layer.name: layer.multiply_adds for layer in self.layers}
         largest_first = sorted(plan.kept - {needed}, key=lambda name: (-sizes[name], name))
         for name in largest_first[:_MOST_RETURNS]:
-            kept = plan.kept - {name}
-            figures = self.predict(frozenset(plan.candidates) - kept, drop=plan.wish.max_drop is not None)
-            other = replace(plan, kept=kept, predicted=figures)
-            costs_db = plan.predicted.snr_db - figures.snr_db
+            other = self._with(plan, plan.kept - {name})
+            costs_db = plan.predicted.snr_db - other.predicted.snr_db
             plan = other if meets(other) and not costs_db > _RETURN_DB else plan
         return plan
 
@@ -319,29 +330,42 @@ class Planner:
     def _noise_of_each(self) -> dict[str, float]:
         """The noise of each layer alone in integers, relative to the signal; of groups of layers, in large models."""
         if self._noise is None:
-            groups = self._groups()
             reporter().step(f"Measuring the quantization loss of each of {len(self.layers)} layers")
             if self._size > 1:
                 reporter().detail(
                     f"Measured by groups of {self._size} layers: one by one they would take longer than "
                     f"{_CALIBRATION_PASSES} runs over {self.origin}."
                 )
-            ratios = [[SignalToNoise() for _ in self._exact[0]] for _ in groups]
-            for batch in self._inputs:
-                exact, each = self._simulation.outputs_of_each(batch, groups)
-                for ratio, outputs in zip(ratios, each, strict=True):
-                    for item, *pair in zip(ratio, exact, outputs, strict=True):
-                        item.update(*pair)
-            self._noise = {
-                name: max(_relative_noise(item) for item in ratio)
-                for ratio, group in zip(ratios, groups, strict=True)
-                for name in group
-            }
+            self._noise = self._noise_of([layer.name for layer in self.layers])
         return self._noise
 
-    def _groups(self) -> list[tuple[str, ...]]:
-        names = [layer.name for layer in self.layers]
-        return [tuple(names[start : start + self._size]) for start in range(0, len(names), self._size)]
+    def _noise_of(self, names: Sequence[str], *, stored: bool = False) -> dict[str, float]:
+        """The noise of each of these layers alone in integers, or with only its weights in integers."""
+        groups = [tuple(names[start : start + self._size]) for start in range(0, len(names), self._size)]
+        ratios = [[SignalToNoise() for _ in self._exact[0]] for _ in groups]
+        for batch in self._inputs:
+            exact, each = self._simulation.outputs_of_each(batch, groups, stored=stored)
+            for ratio, outputs in zip(ratios, each, strict=True):
+                for item, *pair in zip(ratio, exact, outputs, strict=True):
+                    item.update(*pair)
+        return {
+            name: max(_relative_noise(item) for item in ratio)
+            for ratio, group in zip(ratios, groups, strict=True)
+            for name in group
+        }
+
+    def _stored(self, names: frozenset[str]) -> frozenset[str]:
+        """Those of these layers whose weights in 8 bits together cost little; all others keep float weights."""
+        if not names or self.predict(frozenset(), names).snr_db >= _STORED_DB:
+            return names
+        reporter().step("Measuring the quantization loss of weights")
+        noise = self._noise_of([layer.name for layer in self.layers if layer.name in names], stored=True)
+        quietest_first = sorted(noise, key=noise.__getitem__)
+        limit = 10 ** (-_STORED_DB / 10)
+        total = itertools.accumulate(noise[name] for name in quietest_first)
+        return frozenset(
+            name for name, together in zip(quietest_first, total, strict=True) if together <= limit
+        )
 
     def _budget(self) -> tuple[int, int]:
         """The number of layers that are measured together, and the number of inputs they are measured on.

@@ -149,20 +149,26 @@ class IntegerSimulation:
                     self._ranges[node] = max(low, HARDSWISH_ZERO), high
         self.layers = tuple(self._layer(name, place, sizes) for name, place in self._places.items())
 
-    def outputs(self, array: np.ndarray, integer: Collection[str] = ()) -> list[np.ndarray]:
-        """The outputs for a batch with these layers in integers."""
-        values = self._run(array, frozenset(integer))
+    def outputs(
+        self, array: np.ndarray, integer: Collection[str] = (), stored: Collection[str] = ()
+    ) -> list[np.ndarray]:
+        """The outputs for a batch with some layers in integers, and others with integer weights in float."""
+        values = self._run(array, frozenset(integer), frozenset(stored))
         return [values[node].cpu().numpy() for node in self._outputs]
 
     def outputs_of_each(
-        self, array: np.ndarray, groups: Sequence[Collection[str]]
+        self, array: np.ndarray, groups: Sequence[Collection[str]], *, stored: bool = False
     ) -> tuple[list[np.ndarray], Iterator[list[np.ndarray]]]:
-        """The outputs for a batch in float, and with each group of layers alone in integers.
+        """The outputs for a batch in float, and with each group of layers alone in integers; or `stored` weights only.
 
         For a group, only what follows its layers is computed again; all float values are in memory until then.
         """
         exact = self._run(array, keep=True)
-        each = (self._run(array, frozenset(group), exact=exact) for group in groups)
+        none = frozenset[str]()
+        each = (
+            self._run(array, *((none, frozenset(group)) if stored else (frozenset(group), none)), exact=exact)
+            for group in groups
+        )
         return (
             [exact[node].cpu().numpy() for node in self._outputs],
             ([values.get(node, exact[node]).cpu().numpy() for node in self._outputs] for values in each),
@@ -173,6 +179,7 @@ class IntegerSimulation:
         self,
         array: np.ndarray,
         integer: frozenset[str] = frozenset(),
+        stored: frozenset[str] = frozenset(),
         *,
         exact: Mapping[Node, Any] | None = None,
         keep: bool = False,
@@ -182,6 +189,7 @@ class IntegerSimulation:
 
         Args:
             integer: names of layers.
+            stored: names of layers in float whose weights are integers.
             exact: the values in float, of which only those are computed again that differ.
             keep: keep all values, not only the outputs.
             visit: receives each value.
@@ -196,12 +204,16 @@ class IntegerSimulation:
 
         for node in self._steps:
             layer, ended = self._layer_of.get(node), self._result_of.get(node)
-            same = layer not in integer and not any(source in values for source in self._sources[node])
+            same = layer not in integer | stored and not any(
+                source in values for source in self._sources[node]
+            )
             if exact is not None and same:
                 continue
             args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
             if layer in integer:
                 args = self._in_integers(layer, list(args))
+            elif layer in stored:
+                args = self._with_stored_weight(layer, list(args))
             result = node.target(*args, **kwargs)
             if ended in integer and self._places[ended].kind in self._scheme.rounded_results:
                 result = self._round(result, node)
@@ -215,9 +227,13 @@ class IntegerSimulation:
 
     def _in_integers(self, name: str, args: list[Any]) -> list[Any]:
         place = self._places[name]
+        args[place.position] = self._round(args[place.position], place.source)
+        return self._with_stored_weight(name, args)
+
+    def _with_stored_weight(self, name: str, args: list[Any]) -> list[Any]:
+        place = self._places[name]
         if name not in self._weights:
             self._weights[name] = self._rounded_weight(place)
-        args[place.position] = self._round(args[place.position], place.source)
         args[place.position + 1] = self._weights[name]
         return args
 
