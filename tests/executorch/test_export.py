@@ -199,6 +199,21 @@ def test_a_file_that_cannot_run_is_reported(files, tmp_path, change, words):
         timmx.open(path)
 
 
+def test_weights_behind_4_gb_are_read(files, tmp_path):
+    """The weights are moved to 5 GiB in a sparse file, as in a file of a very large model."""
+    content, far = files["fp32"].path.read_bytes(), 5 * 2**30
+    program_size, start, size = struct.unpack_from("<QQQ", content, 16)
+    path = tmp_path / "large.pte"
+    with path.open("wb") as file:
+        file.write(content[:24] + struct.pack("<QQ", far, size) + content[40:program_size])
+        file.seek(far)
+        file.write(content[start : start + size])
+    assert ExecuTorchBackend().read_metadata(path) == files["fp32"].metadata
+    image = {"input": np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)}
+    with timmx.open(files["fp32"].path) as near, timmx.open(path) as behind:
+        np.testing.assert_array_equal(behind.run(image)["output"], near.run(image)["output"])
+
+
 def test_a_kernel_that_the_runtime_lacks_is_named(files, tmp_path):
     path = tmp_path / "changed.pte"
     path.write_bytes(files["portable"].path.read_bytes().replace(b"aten::sigmoid", b"aten::sigmoix"))
