@@ -1,21 +1,24 @@
 """Latency of `.pte` files against ONNX Runtime, and time of an export against a plain script; rows in Markdown.
 
-    OMP_NUM_THREADS=1 uv run benchmarks/pte_speed.py latency MODEL...
-    OMP_NUM_THREADS=1 uv run benchmarks/pte_speed.py export MODEL...
+    OMP_NUM_THREADS=1 uv run benchmarks/pte_speed.py latency [--modes MODE ...] [--files DIR] --models MODEL ...
+    OMP_NUM_THREADS=1 uv run benchmarks/pte_speed.py export --models MODEL ...
 
-`latency` exports each model with weights of `--awaken` to ONNX and to ExecuTorch in five modes, and runs all files in
-turns with one thread, batch size 1: the fastest run of each, in ms. `export` starts `timmx executorch --no-verify` and
-`pte_plain.py` as processes, in turns: the least processor time of two runs, in seconds.
+`latency` exports each model with weights of `--awaken` to ONNX and to ExecuTorch in each mode, and runs all files in
+turns with one thread, batch size 1: the fastest run of each, in ms. Files that are in DIR are used again. `export`
+starts `timmx executorch --no-verify` and `pte_plain.py` as processes, in turns: the least processor time of two runs,
+in seconds.
 """
 
 from __future__ import annotations
 
+import argparse
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timmx
@@ -27,22 +30,30 @@ PLAIN = Path(__file__).with_name("pte_plain.py")
 
 
 def main() -> None:
-    command, *models = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=("latency", "export"))
+    parser.add_argument("--models", nargs="+", metavar="MODEL", required=True)
+    parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
+    parser.add_argument("--files", type=Path, metavar="DIR")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        {"latency": latency, "export": export}[command](models, Path(name))
+        if arguments.what == "latency":
+            latency(arguments.models, arguments.modes, arguments.files or Path(name))
+        else:
+            export(arguments.models, Path(name))
 
 
-def latency(models: list[str], folder: Path) -> None:
-    print("| model | ONNX Runtime |", " | ".join(MODES), "| fp32 / ONNX Runtime |", flush=True)
+def latency(models: list[str], modes: list[str], folder: Path) -> None:
+    print("| model | ONNX Runtime |", " | ".join(modes), f"| {modes[0]} / ONNX Runtime |", flush=True)
     for model in models:
-        options = {"awaken": True, "verify": False}
-        files = [timmx.export("onnx", model, output=folder / "model.onnx", force=True, **options).path]
-        for mode in MODES:
-            own = {"random_calibration": True, "calibration_samples": 16} if mode == "int8" else {}
-            output = folder / f"{mode}.pte"
-            files.append(
-                timmx.export("executorch", model, output=output, mode=mode, force=True, **options, **own).path
-            )
+        files = [folder / f"{model}.onnx", *(folder / f"{model}-{mode}.pte" for mode in modes)]
+        for path, mode in zip(files, ("", *modes), strict=True):
+            own: dict[str, Any] = {"mode": mode} if mode else {}
+            if mode == "int8":
+                own |= {"random_calibration": True, "calibration_samples": 16}
+            if not path.exists():
+                backend = "executorch" if mode else "onnx"
+                timmx.export(backend, model, output=path, awaken=True, verify=False, **own)
         times = in_turns(files)
         cells = " | ".join(f"{ms:.2f}" for ms in times)
         print(f"| {model} | {cells} | {times[1] / times[0]:.2f} |", flush=True)

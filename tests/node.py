@@ -37,7 +37,7 @@ def install(shared, *packages: str) -> Path:
             reason = f"npm has no {' and '.join(packages)} here: {done.stderr.strip()[-200:]}"
             (folder / "problem").write_text(reason)
 
-    folder = shared(f"node-{'-'.join(packages)}", fill)
+    folder = shared(f"node-{'-'.join(packages).replace('/', '-')}", fill)
     if (folder / "problem").exists():
         pytest.skip((folder / "problem").read_text())
     return folder / "node_modules"

@@ -1,8 +1,8 @@
 """Damages the files of each format for fuzz tests: at random, but the same for the same seed.
 
 A mutation changes raw bytes (cut, flipped, replaced by extreme numbers), or one field of a parsed file (protobuf,
-flatbuffer, JSON, members of a zip archive) to a value that a reader may not expect. Most bytes of a file are weights,
-where a change is only another number; raw changes prefer the bytes between them.
+flatbuffer, XML, JSON, members of a zip archive) to a value that a reader may not expect. Most bytes of a file are
+weights, where a change is only another number; raw changes prefer the bytes between them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import struct
 import zipfile
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 if TYPE_CHECKING:
     import random
@@ -57,8 +58,8 @@ def mutate(source: Path, target: Path, rng: random.Random) -> str:
     else:
         shutil.copyfile(source, target)
         files = [target]
-    for companion in source.parent.glob(f"{source.name}.*"):
-        copy = target.with_name(companion.name.replace(source.name, target.name))
+    for companion in companions(source):
+        copy = target.with_name(companion.name.replace(source.stem, target.stem))
         shutil.copyfile(companion, copy)
         files.append(copy)
     path = rng.choice(files)
@@ -74,6 +75,11 @@ def mutate(source: Path, target: Path, rng: random.Random) -> str:
     return f"{path.name}: {kind.__name__.strip('_')}"
 
 
+def companions(path: Path) -> list[Path]:
+    """The files next to an artifact that belong to it: `m.onnx.data`, `m.engine.json`, `m.bin` or `m.ptd`."""
+    return sorted(other for other in path.parent.glob(f"{path.stem}.*") if other != path)
+
+
 def _parsed(path: Path) -> Callable[[bytes, random.Random], bytes] | None:
     """The mutation of a file's structure, by its suffix."""
     return {
@@ -82,6 +88,8 @@ def _parsed(path: Path) -> Callable[[bytes, random.Random], bytes] | None:
         ".tflite": _flatbuffer,
         ".pt2": _zip,
         ".json": _json_file,
+        ".xml": _xml,
+        ".pte": _program,
     }.get(path.suffix)
 
 
@@ -279,6 +287,51 @@ def _change_table(table: Any, rng: random.Random, np: Any) -> None:
         else:
             setattr(table, name, None)
         return
+
+
+# ExecuTorch
+
+
+def _program(content: bytes, rng: random.Random) -> bytes:
+    """Change bytes of the flatbuffer, without the segments behind it."""
+    size = int.from_bytes(content[16:24], "little")
+    return rng.choice((_flip, _extremes, _overwrite))(content[:size], rng) + content[size:]
+
+
+# XML: OpenVINO
+
+
+def _xml(content: bytes, rng: random.Random) -> bytes:
+    root = ElementTree.fromstring(content)
+    for _ in range(rng.choice((1, 1, 1, 3))):
+        _change_element(root, rng)
+    return ElementTree.tostring(root)
+
+
+def _change_element(root: ElementTree.Element, rng: random.Random) -> None:
+    """Walk down to a random element, and change it."""
+    while len(root) and rng.random() < 0.85:
+        parent, root = root, rng.choice(root)
+        if rng.random() < 0.05:
+            parent.remove(root)
+        elif rng.random() < 0.05:
+            parent.append(root)
+    if not root.attrib:
+        root.text = _text(root.text or "", rng)
+        return
+    name = rng.choice(sorted(root.attrib))
+    if rng.random() < 0.1:
+        del root.attrib[name]
+    else:
+        root.attrib[name] = _text(root.attrib[name], rng)
+
+
+def _text(text: str, rng: random.Random) -> str:
+    """Another text; XML cannot hold control characters."""
+    if text.startswith("{"):
+        return _json_file(text.encode(), rng).decode()
+    choice = str(rng.choice((*TEXTS, *NUMBERS, *INTEGERS, f"{text}{text}", f"-{text}", f"{text},{text}")))
+    return "".join(character for character in choice if character >= " ")
 
 
 # JSON, and zip archives of JSON and raw tensors

@@ -38,3 +38,21 @@ class TestIntegers(BackendConformance):
 class TestPortable(BackendConformance):
     backend = "executorch"
     export_options: ClassVar = {"delegate": "portable"}
+
+
+@pytest.mark.slow
+class TestCoreML(BackendConformance):
+    """The model inside the program, in timmx-coreml's evaluator."""
+
+    backend = "executorch"
+    export_options: ClassVar = {"delegate": "coreml"}
+    overridden: ClassVar = dict.fromkeys(
+        (
+            "test_dynamic_batch",
+            "test_dynamic_batch_with_a_batch_size_of_one",
+            "test_numbers_at_several_batch_sizes",
+        ),
+        "ExecuTorch's Core ML delegate has fixed sizes only, and --dynamic-batch is refused",
+    )
+    test_dynamic_batch = test_dynamic_batch_with_a_batch_size_of_one = None
+    test_numbers_at_several_batch_sizes = None

@@ -13,7 +13,7 @@ import timmx
 import torch
 from executorch.exir._serialize._program import deserialize_pte_binary
 from plugins import timmx as timmx_command
-from timmx.errors import ArtifactError, ConfigurationError
+from timmx.errors import ArtifactError, ConfigurationError, UnsupportedError
 from timmx_executorch.core_ml_data import unpack
 from timmx_executorch.plugin import ExecuTorchBackend
 from torch import nn
@@ -112,20 +112,24 @@ def test_batches_up_to_the_bound_run(digits, tmp_path):
         assert "--batch-max" in caught.value.hint
 
 
+CONFIG = {
+    "input_size": (3, 32, 32),
+    "mean": (0.5,) * 3,
+    "std": (0.5,) * 3,
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+}
+
+
 class Computed(nn.Module):
     """A convolution whose weight is computed from the input, which XNNPACK does not have."""
+
+    pretrained_cfg = CONFIG
 
     def __init__(self):
         super().__init__()
         self.embed = nn.Conv2d(3, 8, 4, stride=4)
         self.weight = nn.Parameter(torch.randn(8, 8, 5, 5))
-        self.pretrained_cfg = {
-            "input_size": (3, 32, 32),
-            "mean": (0.5,) * 3,
-            "std": (0.5,) * 3,
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-        }
 
     def forward(self, x):
         one = x.mean() * 0 + 1
@@ -138,6 +142,37 @@ def test_little_delegation_is_a_warning_that_names_the_operators(tmp_path):
     (note,) = (note for note in result.notes if "multiply-adds" in note)
     assert re.search(r"only \d+ % of the multiply-adds.*compute convolution \(", note)
     assert result.metadata["format"]["delegated_share"] < 0.5
+
+
+class Applies(nn.Module):
+    """A function of the input."""
+
+    pretrained_cfg = CONFIG
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "delegate", "words"),
+    [
+        (lambda x: torch.linalg.svd(x[:, 0])[1], "xnnpack", "linalg_svd.default is not in Core ATen opset"),
+        (lambda x: torch.fft.rfft2(x).abs().mean((2, 3)), "portable", "complex64"),
+        (lambda x: ((x[:, 0] > 0) ^ (x[:, 1] > 0)).float().mean(1), "coreml", "bitwise_xor"),
+    ],
+)
+def test_an_operation_that_executorch_lacks_is_named(tmp_path, function, delegate, words):
+    with pytest.raises(UnsupportedError, match=f"cannot convert this model: .*{words}") as caught:
+        timmx.export(
+            "executorch", Applies(function), output=tmp_path / "m.pte", delegate=delegate, verify=False
+        )
+    assert "few things" not in caught.value.message
+    assert "timmx onnx" in caught.value.hint
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -162,6 +197,21 @@ def test_a_file_that_cannot_run_is_reported(files, tmp_path, change, words):
     path.write_bytes(change(files["fp32"].path.read_bytes()))
     with pytest.raises(timmx.errors.TimmxError, match=words):
         timmx.open(path)
+
+
+def test_weights_behind_4_gb_are_read(files, tmp_path):
+    """The weights are moved to 5 GiB in a sparse file, as in a file of a very large model."""
+    content, far = files["fp32"].path.read_bytes(), 5 * 2**30
+    program_size, start, size = struct.unpack_from("<QQQ", content, 16)
+    path = tmp_path / "large.pte"
+    with path.open("wb") as file:
+        file.write(content[:24] + struct.pack("<QQ", far, size) + content[40:program_size])
+        file.seek(far)
+        file.write(content[start : start + size])
+    assert ExecuTorchBackend().read_metadata(path) == files["fp32"].metadata
+    image = {"input": np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)}
+    with timmx.open(files["fp32"].path) as near, timmx.open(path) as behind:
+        np.testing.assert_array_equal(behind.run(image)["output"], near.run(image)["output"])
 
 
 def test_a_kernel_that_the_runtime_lacks_is_named(files, tmp_path):

@@ -27,6 +27,8 @@ IMAGE = torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(0))
         lambda x: x.softmax(1),
         F.hardsigmoid,
         F.silu,
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda x: F.pad(x, (-1, 1, -2, -1), value=0.5),
         lambda x: F.avg_pool2d(x, 3, 2, 1),
         lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True),
         lambda x: x.mean((2, 3)),
@@ -62,21 +64,25 @@ def test_layer_as_a_matrix_is_exact(layer):
     torch.testing.assert_close(module(IMAGE), layer(IMAGE), rtol=1e-5, atol=1e-5)
 
 
+CONFIG = {
+    "input_size": (3, 32, 32),
+    "mean": (0.5,) * 3,
+    "std": (0.5,) * 3,
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+}
+
+
 class Same(nn.Module):
     """Convolutions with padding `same`, of even and odd size, as in pytorch/executorch issue 20517."""
+
+    pretrained_cfg = CONFIG
 
     def __init__(self):
         super().__init__()
         self.even = nn.Conv2d(3, 8, (4, 2), padding="same")
         self.odd = nn.Conv2d(8, 8, 3, dilation=2, padding="same")
         self.head = nn.Linear(8, 5)
-        self.pretrained_cfg = {
-            "input_size": (3, 32, 32),
-            "mean": (0.5,) * 3,
-            "std": (0.5,) * 3,
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-        }
 
     def forward(self, x):
         return self.head(F.relu(self.odd(F.relu(self.even(x)))).mean((2, 3)))
@@ -100,20 +106,30 @@ def test_padding_same_runs_in_xnnpack(export, tmp_path, mode):
         assert np.isfinite(runner.run({"input": np.zeros((1, 3, 32, 32), np.float32)})["output"]).all()
 
 
-class Attends(nn.Module):
-    """Weighs the columns of each row of a map by themselves, after a convolution, as in an efficientformerv2_s0."""
+class After(nn.Module):
+    """A function of a convolution's output, averaged."""
 
-    def __init__(self):
+    pretrained_cfg = CONFIG
+
+    def __init__(self, function):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3)
-        self.pretrained_cfg = Same().pretrained_cfg
+        self.function = function
 
     def forward(self, x):
-        x = self.conv(x)
-        return (x * x.softmax(-1)).sum((2, 3))
+        return self.function(self.conv(x)).mean((2, 3))
 
 
-def test_softmax_of_a_map_is_over_its_last_axis(export, tmp_path):
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * x.softmax(-1),  # each row of a map by itself, as in an efficientformerv2_s0
+        lambda x: F.gelu(x, approximate="tanh"),  # as in a mobilenetv5_base
+        lambda x: F.pad(x, (-1, 1, -1, 1)),  # as in a nasnetalarge
+    ],
+)
+def test_what_xnnpack_would_compute_wrongly(export, tmp_path, function):
     torch.manual_seed(0)
-    result = timmx.export("executorch", Attends().eval(), output=tmp_path / "a.pte", input_size=(3, 32, 32))
-    assert result.verification.snr_db > 80
+    result = export("executorch", After(function).eval(), tmp_path / "a.pte", input_size=(3, 32, 32))
+    assert result.verification.snr_db > 100
+    assert result.metadata["format"]["delegated_share"] == 1

@@ -25,6 +25,10 @@ from timmx_executorch.plugin import ExecuTorchBackend
         ({"mode": "weight-int8", "delegate": "coreml"}, "use --mode fp16 or fp32"),
         ({"batch_max": 4}, "--batch-max requires --dynamic-batch"),
         (
+            {"dynamic_batch": True, "batch_size": 9},
+            r"--batch-size 9 is larger than .*, 8\nhint: use --batch-max 9",
+        ),
+        (
             {"dynamic_batch": True, "delegate": "coreml"},
             "--dynamic-batch is not available with --delegate coreml",
         ),

@@ -39,13 +39,20 @@ def test_python_code_gives_the_same_result_as_the_file(files, monkeypatch, name)
 
 
 @pytest.mark.parametrize(
-    ("language", "grammar"), [("kotlin", tree_sitter_kotlin), ("swift", tree_sitter_swift)]
+    ("name", "language", "grammar", "words"),
+    [
+        ("fp32", "kotlin", tree_sitter_kotlin, "Module.load(file.path)"),
+        ("fp32", "swift", tree_sitter_swift, "Module(filePath: program)"),
+        # as in extension/apple/ExecuTorch/Exported/ExecuTorchModule.h of executorch 1.4
+        ("external", "swift", tree_sitter_swift, "Module(filePath: program, dataFilePaths: [weights])"),
+    ],
 )
-def test_code_for_phones_parses(files, language, grammar):
-    code = make_snippet(files["fp32"].path, language)
+def test_code_for_phones_parses(files, name, language, grammar, words):
+    code = make_snippet(files[name].path, language)
     tree = tree_sitter.Parser(tree_sitter.Language(grammar.language())).parse(code.encode())
     assert not tree.root_node.has_error, code
-    assert "fp32" in code
+    assert name in code
+    assert words in code
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")

@@ -13,9 +13,29 @@ from pathlib import Path
 
 import pytest
 from security_fuzz import fuzz
+from security_mutations import companions
 from security_server import RESIDENT_BYTES, Server
 
-FORMATS = ("onnx", "onnx and data", "tflite", "mlpackage", "mlmodel", "pt2", "engine")
+FORMATS = (
+    "onnx",
+    "onnx and data",
+    "tflite",
+    "mlpackage",
+    "mlmodel",
+    "pt2",
+    "xml",
+    "pte",
+    "pte and ptd",
+    "engine",
+)
+BACKENDS = {
+    "onnx": "onnx",
+    "tflite": "litert",
+    "mlpackage": "coreml",
+    "pt2": "torch-export",
+    "xml": "openvino",
+    "pte": "executorch",
+}
 SHORT, FULL = 8, 500
 """Numbers of damaged copies."""
 
@@ -43,8 +63,9 @@ def artifact(exported_digits, tmp_path_factory):
             return _engine(exported_digits("onnx"), folder)
         if kind == "mlmodel":
             return _copy(exported_digits("coreml", convert_to="neuralnetwork"), folder / "digits.mlmodel")
-        backend = {"tflite": "litert", "mlpackage": "coreml", "pt2": "torch-export"}.get(kind, kind)
-        return _copy(exported_digits(backend), folder)
+        if kind == "pte and ptd":
+            return _copy(exported_digits("executorch", external_weights=True), folder)
+        return _copy(exported_digits(BACKENDS[kind]), folder)
 
     return make
 
@@ -56,7 +77,7 @@ def _copy(path: Path, target: Path) -> Path:
         shutil.copytree(path, target)
     else:
         shutil.copyfile(path, target)
-    for companion in path.parent.glob(f"{path.name}.*"):
+    for companion in companions(path):
         shutil.copyfile(companion, target.with_name(companion.name))
     return target
 
@@ -85,7 +106,9 @@ def _engine(onnx: Path, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in FORMATS if kind != "pte and ptd"]
+)  # its .pte is like the other
 def test_damaged_files_end_in_an_answer_or_an_error(kind, artifact, server, image, tmp_path):
     _check(fuzz(server, artifact(kind), image, tmp_path, range(SHORT)))
 

@@ -220,6 +220,19 @@ def _openvino(names: Names, language: str) -> Snippet:
     return snippet(Path("folder", f"{names.file}.xml"), metadata_of(names), language)
 
 
+def _executorch(names: Names, language: str) -> Snippet:
+    from timmx_executorch.snippets import snippet
+
+    return snippet(Path("folder", f"{names.file}.pte"), metadata_of(names), language)
+
+
+def _executorch_weights(names: Names, language: str) -> Snippet:
+    from timmx_executorch.snippets import snippet
+
+    metadata = replace(metadata_of(names), format={"companions": {".ptd": "0" * 64}})
+    return snippet(Path("folder", f"{names.file}.pte"), metadata, language)
+
+
 def _through_timmx(names: Names, language: str) -> Snippet:
     facts = Facts.of(Path("folder", f"{names.file}.other"), metadata_of(names))
     return python.through_timmx(facts, "timmx-other")
@@ -231,6 +244,7 @@ MAKERS: list[tuple[Callable[[Names, str], Snippet], str]] = [
     (_litert, "python"),
     (_coreml, "python"),
     (_openvino, "python"),
+    (_executorch, "python"),
     (_through_timmx, "python"),
     (_onnx, "kotlin"),
     (_litert, "kotlin"),
@@ -239,6 +253,9 @@ MAKERS: list[tuple[Callable[[Names, str], Snippet], str]] = [
     (_onnx, "js"),
     (_openvino, "js"),
     (_openvino, "cpp"),
+    (_executorch, "kotlin"),
+    (_executorch_weights, "swift"),
+    (_executorch_weights, "cpp"),
 ]
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from executorch.exir import EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
 from executorch.exir._serialize._serialize import serialize_for_executorch
+from executorch.exir.error import ExportError, InternalError
 from timmx.plugin import UnsupportedError, quick_decompositions
+from torch._export.verifier import SpecViolationError
 from torch.export.graph_signature import InputKind
 
 from timmx_executorch.options import Delegate, Mode
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 WEIGHTS_TAG = "weights"
 """ExecuTorch's name of the second file while it is made."""
 
+_REFUSALS = (ExportError, InternalError, SpecViolationError, RuntimeError, AssertionError, ValueError)
+"""What ExecuTorch, its delegates and torch raise for what they cannot convert (executorch 1.5)."""
+_ADVICE = "There are a few things to try"
+"""What follows the reason in messages about operations: options of ExecuTorch's own functions."""
+
 
 def to_edge(program: torch.export.ExportedProgram, partitioners: list[Partitioner]) -> EdgeProgramManager:
     """Convert to ExecuTorch's edge dialect, and give the delegates what they support.
@@ -39,15 +46,8 @@ def to_edge(program: torch.export.ExportedProgram, partitioners: list[Partitione
     Raises:
         UnsupportedError: ExecuTorch lacks an operation, or a delegate refuses one that it accepted before.
     """
-    with quiet(), quick_decompositions(), _half_weights():
-        try:
-            return to_edge_transform_and_lower(program, partitioner=partitioners)
-        except (OSError, MemoryError):
-            raise
-        except (
-            Exception
-        ) as exc:  # torch, ExecuTorch and its delegates raise many types for what they cannot lower
-            raise _unsupported(exc) from exc
+    with quiet(), quick_decompositions(), _half_weights(), _refusals():
+        return to_edge_transform_and_lower(program, partitioner=partitioners)
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,8 @@ def finish(
         external_constants=(lambda _: WEIGHTS_TAG) if external_weights else False
     )
     with quiet():
-        try:
+        with _refusals():
             program = edge.to_executorch(config)
-        except (OSError, MemoryError):
-            raise
-        except Exception as exc:  # as above
-            raise _unsupported(exc) from exc
         weights = program._tensor_data.get(WEIGHTS_TAG)
         if weights is None:
             if external_weights:
@@ -159,9 +155,25 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _unsupported(exc: Exception) -> UnsupportedError:
-    reason = " ".join(str(exc).split()) or type(exc).__name__
-    return UnsupportedError(
-        f"ExecuTorch cannot convert this model: {reason[:300].rstrip('.')}",
-        hint="use timmx onnx or timmx torch-export, which support most models",
-    )
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Report what ExecuTorch cannot convert, by its first cause; other errors are internal ones.
+
+    Raises:
+        UnsupportedError: ExecuTorch, a delegate or torch refuses the program.
+    """
+    try:
+        yield
+    except Exception as exc:
+        if (
+            not isinstance(exc, _REFUSALS) and type(exc) is not Exception
+        ):  # a pass that fails raises only that
+            raise
+        cause: BaseException = exc
+        while type(cause) is Exception and cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).partition(_ADVICE)[0].split()).rstrip('".') or type(cause).__name__
+        raise UnsupportedError(
+            f"ExecuTorch cannot convert this model: {reason[:300]}",
+            hint="use timmx onnx or timmx torch-export, which support most models",
+        ) from exc

@@ -15,7 +15,7 @@ from timmx_executorch.pte_file import reading
 from timmx_executorch.schema import SEGMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
@@ -59,9 +59,18 @@ class CoreMLDelegateRunner(Runner):
         return self._model.notes
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = self._model.run({self._model.inputs[0].name: feeds["input"]})
+        outputs = self._model.run(self._renamed(feeds))
         # as ExecuTorch's delegate, which copies float16 outputs into the float32 tensors of the program
         return {spec.name: outputs[inner].astype(spec.dtype) for spec, inner in self._inner}
+
+    def run_intermediates(
+        self, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        return self._model.run_intermediates(self._renamed(feeds), names)
+
+    def _renamed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The feeds by the inner model's name of its input."""
+        return {self._model.inputs[0].name: feeds["input"]}
 
     def close(self) -> None:
         self._model.close()

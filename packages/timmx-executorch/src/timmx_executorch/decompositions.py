@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own customary name
-from timmx.plugin import BICUBIC_OR_ANTIALIASED, col2im, im2col, resize_by_matmul, traced_constant
+from timmx.plugin import (
+    BICUBIC_OR_ANTIALIASED,
+    col2im,
+    crop_and_pad,
+    im2col,
+    resize_by_matmul,
+    traced_constant,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +36,9 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.softmax.int: _softmax,
         aten.hardsigmoid.default: _hardsigmoid,
         aten.silu.default: _silu,
+        aten.gelu.default: _gelu,
+        aten.pad.default: _pad,
+        aten.constant_pad_nd.default: crop_and_pad,
         aten.conv2d.padding: _padded_conv2d,
         aten.avg_pool2d.default: _avg_pool2d,
         aten.mean.dim: _mean,
@@ -108,6 +118,21 @@ def _hardsigmoid(x: torch.Tensor) -> torch.Tensor:
 def _silu(x: torch.Tensor) -> torch.Tensor:
     """torch's own converts half precision to float32 and back."""
     return x * x.sigmoid()
+
+
+def _gelu(x: torch.Tensor, *, approximate: str = "none") -> Any:
+    """XNNPACK computes only GELU itself: executorch 1.5 drops `approximate`, which leaves 77 dB.
+
+    The form stays finite in half precision.
+    """
+    if approximate != "tanh":
+        return NotImplemented
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2 / math.pi) * x * (1.0 + 0.044715 * x * x)))
+
+
+def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Any:
+    """XNNPACK pads by negative amounts, which crop, when it is compiled, but fails when it runs (executorch 1.5)."""
+    return crop_and_pad(x, pad, value or 0) if mode == "constant" else NotImplemented
 
 
 def _padded_conv2d(

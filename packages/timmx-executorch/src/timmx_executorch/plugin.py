@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ExecuTorchBackend(ExportBackend):
-    """Writes `.pte` files with ExecuTorch, for its delegates XNNPACK, Core ML and OpenVINO or its own kernels."""
+    """Writes `.pte` files with ExecuTorch, for its delegates XNNPACK and Core ML or its own kernels."""
 
     contract = 1
     name = "executorch"

@@ -76,7 +76,7 @@ def _swift(path: Path, metadata: Metadata, external: bool) -> Snippet:
     load = [f'let program = Bundle.main.path(forResource: {stem}, ofType: "pte")!']
     if external:
         load.append(f'let weights = Bundle.main.path(forResource: {stem}, ofType: "ptd")!')
-    load.append(f"let module = Module(filePath: program{', dataFilePath: weights' if external else ''})")
+    load.append(f"let module = Module(filePath: program{', dataFilePaths: [weights]' if external else ''})")
     return Snippet(
         imports=("import ExecuTorch",),
         load=tuple(load),

@@ -63,6 +63,12 @@ def _check_batch(request: ExportRequest, options: ExecuTorchOptions) -> None:
             "--batch-max requires --dynamic-batch",
             hint="add --dynamic-batch, or use --batch-size instead of --batch-max",
         )
+    size, most = request.batch_size or 1, options.batch_max or BATCH_MAX
+    if request.dynamic_batch and size > most:
+        raise ConfigurationError(
+            f"--batch-size {size} is larger than the largest batch size with --dynamic-batch, {most}",
+            hint=f"use --batch-max {size}, or leave --batch-size out",
+        )
 
 
 def problems(options: ExecuTorchOptions | None) -> Sequence[Problem]:

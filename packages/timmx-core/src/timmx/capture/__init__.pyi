@@ -8,6 +8,7 @@ from timmx.capture.lowering.cleanup import (
     use_reshapes as use_reshapes,
 )
 from timmx.capture.lowering.constants import traced_constant as traced_constant
+from timmx.capture.lowering.padding import crop_and_pad as crop_and_pad
 from timmx.capture.lowering.ranks import rank_decompositions as rank_decompositions
 from timmx.capture.lowering.resampling import (
     BICUBIC_OR_ANTIALIASED as BICUBIC_OR_ANTIALIASED,

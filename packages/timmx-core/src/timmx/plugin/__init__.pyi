@@ -22,6 +22,7 @@ from timmx.capture import (
     adaptive_avg_pool2d as adaptive_avg_pool2d,
     attention_on_four_axes as attention_on_four_axes,
     col2im as col2im,
+    crop_and_pad as crop_and_pad,
     crop_padding as crop_padding,
     decompose as decompose,
     drop_copies as drop_copies,

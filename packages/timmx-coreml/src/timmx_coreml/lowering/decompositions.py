@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.plugin import UnsupportedError, col2im, im2col, rank_decompositions
+from timmx.plugin import UnsupportedError, col2im, crop_and_pad, im2col, rank_decompositions
 
 from timmx_coreml.lowering import arithmetic, resampling
 
@@ -41,7 +41,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.rms_norm.default: _rms_norm,
         aten.group_norm.default: _group_norm,
         aten.clamp.default: _before(table, aten.clamp.default, _clamp),
-        aten.constant_pad_nd.default: _constant_pad_nd,
+        aten.constant_pad_nd.default: crop_and_pad,
         aten.pad.default: _pad,
         aten.scaled_dot_product_attention.default: _scaled_dot_product_attention,
     }
@@ -144,17 +144,6 @@ def _group_norm(
     if weight is not None:
         normed = normed * weight.reshape(shape)
     return normed if bias is None else normed + bias.reshape(shape)
-
-
-def _constant_pad_nd(x: torch.Tensor, pad: list[int], value: Any = 0) -> Any:
-    """Replace negative padding, which Core ML lacks, by a slice."""
-    if all(not isinstance(amount, int) or amount >= 0 for amount in pad):
-        return NotImplemented
-    for index, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
-        dim = x.ndim - 1 - index
-        x = aten.slice.Tensor(x, dim, max(0, -before), min(0, after) or torch.iinfo(torch.int64).max)
-    rest = [max(0, amount) for amount in pad]
-    return aten.constant_pad_nd.default(x, rest, value) if any(rest) else x
 
 
 def _pad(x: torch.Tensor, pad: list[int], mode: str = "constant", value: Any = None) -> Any:
