@@ -121,7 +121,7 @@ class Wish:
 
     floor_db: float
     target_db: float = 20.0
-    preferred_db: float = 24.0
+    preferred_db: float = 26.0
     max_drop: float | None = None
 
     def met_by(self, figures: Figures) -> bool:
