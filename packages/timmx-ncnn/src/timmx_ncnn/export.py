@@ -1,0 +1,44 @@
+"""Exports a captured model to an ncnn `.param` and `.bin`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from timmx.plugin import Exported, Precision, move_to_cpu, sha256
+
+from timmx_ncnn.lower import lower
+from timmx_ncnn.options import NcnnMode
+from timmx_ncnn.param_file import METADATA_MARK, WEIGHTS_SUFFIX
+from timmx_ncnn.translate import translate
+from timmx_ncnn.write import essentials, to_text, write_weights
+
+if TYPE_CHECKING:
+    from timmx.plugin import ExportJob
+
+    from timmx_ncnn.layers import Layer
+    from timmx_ncnn.options import NcnnOptions
+
+
+def export(job: ExportJob, options: NcnnOptions) -> Exported:
+    """Translate the captured model to layers, and write them with the metadata behind them.
+
+    Raises:
+        UnsupportedError: ncnn has no layer for an operation, or a tensor has too many axes.
+    """
+    layers: list[Layer] = job.shared("layers", lambda: _layers(job))
+    job.progress("Writing ncnn")
+    half = options.mode is NcnnMode.FP16
+    precision = Precision.FP16 if half else Precision.FP32
+    weights = job.path.with_suffix(WEIGHTS_SUFFIX)
+    with weights.open("wb") as file:
+        write_weights(layers, file, half=half)
+    metadata = job.metadata(precision, mode=str(options.mode), companions={WEIGHTS_SUFFIX: sha256(weights)})
+    text = to_text(layers) + essentials(metadata) + METADATA_MARK + metadata.dumps() + "\n"
+    job.path.write_text(text, encoding="utf-8", newline="")
+    return Exported(precision)
+
+
+def _layers(job: ExportJob) -> list[Layer]:
+    program = job.capture()
+    job.progress("Converting to ncnn")
+    return translate(lower(move_to_cpu(program)), job.output_names)

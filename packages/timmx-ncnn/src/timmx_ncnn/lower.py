@@ -1,0 +1,59 @@
+"""Rewrites a captured program for ncnn: the same function, in operations that have layers and at most four axes."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timmx.plugin import (
+    BICUBIC_OR_ANTIALIASED,
+    col2im,
+    decompose,
+    drop_copies,
+    drop_expands,
+    im2col,
+    rank_decompositions,
+    resize_by_matmul,
+)
+from torch.export import default_decompositions
+
+from timmx_ncnn.layers import MOST_AXES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+aten = torch.ops.aten
+
+
+def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The same function in operations of `timmx_ncnn.translate.TABLE`.
+
+    Args:
+        program: from `job.capture()`, with a batch size of 1, on the CPU; not changed.
+    """
+    with torch.no_grad():
+        lowered = decompose(program, _decompositions())
+    drop_copies(lowered)
+    drop_expands(lowered.graph)
+    lowered.graph.eliminate_dead_code()
+    return lowered
+
+
+@functools.cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """torch's own, apart from operations that are translated, and those of operations that ncnn lacks."""
+    from timmx_ncnn import arithmetic, linear, maps, movement  # noqa: F401
+    from timmx_ncnn.translate import TABLE
+
+    table = {
+        operation: function
+        for operation, function in default_decompositions().materialize().items()
+        if operation not in TABLE
+    }
+    return (
+        table
+        | rank_decompositions(MOST_AXES)
+        | {operation: resize_by_matmul(operation) for operation in BICUBIC_OR_ANTIALIASED}
+        | {aten.im2col.default: im2col, aten.col2im.default: col2im}
+    )

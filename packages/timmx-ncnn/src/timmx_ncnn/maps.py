@@ -1,0 +1,203 @@
+"""Pooling, resampling and normalization."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from timmx.plugin import UnsupportedError
+
+from timmx_ncnn.arithmetic import MUL
+from timmx_ncnn.layers import Parameter, Value, Weight
+from timmx_ncnn.linear import _pair, _require_single
+from timmx_ncnn.translate import HINT, Translation, shape_of, translates
+
+aten = torch.ops.aten
+
+_MAXIMUM, _AVERAGE = 0, 1
+"""Types of `Pooling`."""
+
+
+@translates(aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.default)
+def _adaptive_pool(t: Translation, node: torch.fx.Node) -> Any:
+    source, size = node.args
+    assert isinstance(source, torch.fx.Node)
+    _require_single(source)
+    average = node.target is aten.adaptive_avg_pool2d.default
+    kind = _AVERAGE if average else _MAXIMUM
+    shape = shape_of(source)[1:]
+    value = t.take(source, shape)
+    rows, columns = _pair(size)
+    if rows == columns == 1:
+        result = t.network.add("Pooling", node.name, [value], shape[:1], {0: kind, 4: 1})
+    else:
+        out = (shape[0], rows or shape[1], columns or shape[2])
+        result = t.network.add("Pooling", node.name, [value], out, {0: kind, 7: 1, 8: out[2], 18: out[1]})
+    return result if average else [result]
+
+
+@translates(aten.max_pool2d.default, aten.max_pool2d_with_indices.default)
+def _max_pool2d(t: Translation, node: torch.fx.Node) -> Any:
+    source, kernel, stride, padding, dilation, ceil_mode = (
+        *node.args,
+        *([], [0, 0], [1, 1], False)[len(node.args) - 2 :],
+    )
+    if _pair(dilation) != [1, 1]:
+        raise UnsupportedError("ncnn has no pooling with dilation", hint=HINT)
+    assert isinstance(source, torch.fx.Node)
+    result = _pool(t, node, source, kernel, stride or kernel, padding, ceil_mode, {0: _MAXIMUM})
+    return result if node.target is aten.max_pool2d.default else [result]
+
+
+@translates(aten.avg_pool2d.default)
+def _avg_pool2d(t: Translation, node: torch.fx.Node) -> Value:
+    source, kernel, stride, padding, ceil_mode, include, divisor = (
+        *node.args,
+        *([], [0, 0], False, True, None)[len(node.args) - 2 :],
+    )
+    assert isinstance(source, torch.fx.Node)
+    kernel, stride, padding = _pair(kernel), _pair(stride or kernel), _pair(padding)
+    overhang = ceil_mode and any(
+        (size + 2 * pad - window) % step
+        for size, pad, window, step in zip(shape_of(source)[2:], padding, kernel, stride, strict=True)
+    )
+    if include and any(padding) and overhang:
+        raise UnsupportedError("an average over padding and pixels beyond it is not translated", hint=HINT)
+    counted = int(include and any(padding))
+    result = _pool(t, node, source, kernel, stride, padding, ceil_mode, {0: _AVERAGE, 6: counted})
+    if divisor is None:
+        return result
+    factor = math.prod(kernel) / divisor
+    return t.network.add("BinaryOp", node.name, [result], result.shape, {0: MUL, 1: 1, 2: factor})
+
+
+def _pool(
+    t: Translation,
+    node: torch.fx.Node,
+    source: torch.fx.Node,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    parameters: dict[int, Parameter],
+) -> Value:
+    _require_single(source)
+    kernel, stride, padding = _pair(kernel), _pair(stride), _pair(padding)
+    parameters |= {1: kernel[1], 11: kernel[0], 2: stride[1], 12: stride[0], 3: padding[1], 13: padding[0]}
+    parameters |= {14: padding[1], 15: padding[0], 5: int(not ceil_mode)}
+    shape = (
+        shape_of(node) if not isinstance(node.meta["val"], tuple | list) else tuple(node.meta["val"][0].shape)
+    )
+    rounded = [
+        -(-(size + 2 * pad - window) // step) + 1
+        for size, pad, window, step in zip(shape_of(source)[2:], padding, kernel, stride, strict=True)
+    ]
+    if ceil_mode and tuple(rounded) != shape[2:]:
+        raise UnsupportedError(
+            "a pooling window that would start in the padding is not translated", hint=HINT
+        )
+    return t.network.add("Pooling", node.name, [t.take(source, shape_of(source)[1:])], shape[1:], parameters)
+
+
+@translates(aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default, aten._upsample_nearest_exact2d.vec)
+def _nearest(t: Translation, node: torch.fx.Node) -> Value:
+    return _resized(t, node, {0: 1})
+
+
+@translates(aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default)
+def _bilinear(t: Translation, node: torch.fx.Node) -> Value:
+    return _resized(t, node, {0: 2, 6: int(bool(node.args[2]))})
+
+
+def _resized(t: Translation, node: torch.fx.Node, parameters: dict[int, Parameter]) -> Value:
+    source = node.args[0]
+    assert isinstance(source, torch.fx.Node)
+    _require_single(source)
+    shape = shape_of(node)[1:]
+    parameters |= {3: shape[1], 4: shape[2]}
+    return t.network.add("Interp", node.name, [t.take(source, shape_of(source)[1:])], shape, parameters)
+
+
+@translates(aten.pixel_shuffle.default)
+def _pixel_shuffle(t: Translation, node: torch.fx.Node) -> Value:
+    source, factor = node.args
+    assert isinstance(source, torch.fx.Node)
+    _require_single(source)
+    value = t.take(source, shape_of(source)[1:])
+    return t.network.add("PixelShuffle", node.name, [value], shape_of(node)[1:], {0: factor})  # type: ignore[dict-item]
+
+
+@translates(aten.layer_norm.default)
+def _layer_norm(t: Translation, node: torch.fx.Node) -> Value:
+    source, normalized, weight, bias, eps = (*node.args, *(None, None, 1e-5)[len(node.args) - 2 :])[:5]
+    assert isinstance(source, torch.fx.Node)
+    size = math.prod(normalized)
+    weights = _scale_and_shift(t, weight, bias, size)
+    parameters: dict[int, Parameter] = {0: size, 1: float(eps), 2: int(bool(weights))}
+    value = t.take(source, _rows(source, size))
+    return t.network.add("LayerNorm", node.name, [value], value.shape, parameters, weights)
+
+
+@translates(aten.rms_norm.default)
+def _rms_norm(t: Translation, node: torch.fx.Node) -> Value:
+    source, normalized, weight, eps = (*node.args, *(None, None)[len(node.args) - 2 :])[:4]
+    assert isinstance(source, torch.fx.Node)
+    size = math.prod(normalized)
+    weights = () if weight is None else (Weight(t.weight(weight, "scale of a norm"), tagged=False),)
+    epsilon = torch.finfo(torch.float32).eps if eps is None else float(eps)
+    parameters: dict[int, Parameter] = {0: size, 1: epsilon, 2: len(weights)}
+    value = t.take(source, _rows(source, size))
+    return t.network.add("RMSNorm", node.name, [value], value.shape, parameters, weights)
+
+
+def _rows(source: torch.fx.Node, size: int) -> tuple[int, ...]:
+    rows = math.prod(shape_of(source)) // size
+    return (rows, size) if rows > 1 else (size,)
+
+
+@translates(aten.group_norm.default)
+def _group_norm(t: Translation, node: torch.fx.Node) -> Value:
+    source, groups, weight, bias, eps = (*node.args, *(None, None, 1e-5)[len(node.args) - 2 :])[:5]
+    assert isinstance(source, torch.fx.Node)
+    _require_single(source)
+    shape = shape_of(source)[1:]
+    weights = _scale_and_shift(t, weight, bias, shape[0])
+    parameters: dict[int, Parameter] = {0: groups, 1: shape[0], 2: float(eps), 3: int(bool(weights))}
+    return t.network.add("GroupNorm", node.name, [t.take(source, shape)], shape, parameters, weights)
+
+
+@translates(aten._native_batch_norm_legit_no_training.default)
+def _batch_norm(t: Translation, node: torch.fx.Node) -> list[Value]:
+    source, weight, bias, mean, variance, _, eps = node.args
+    assert isinstance(source, torch.fx.Node)
+    channels = shape_of(source)[1]
+    scale, shift = _scale_and_shift(t, weight, bias, channels) or _ones_and_zeros(channels)
+    statistics = [
+        Weight(t.weight(part, "statistic of a batch norm"), tagged=False) for part in (mean, variance)
+    ]
+    shape = t.frame(shape_of(source), 1)[0]
+    if len(shape) > 1 and shape[0] != channels:
+        raise UnsupportedError("ncnn has no batch norm of several maps", hint=HINT)
+    parameters: dict[int, Parameter] = {0: channels, 1: float(eps)}  # type: ignore[arg-type]
+    weights = (scale, *statistics, shift)
+    return [t.network.add("BatchNorm", node.name, [t.take(source, shape)], shape, parameters, weights)]
+
+
+def _scale_and_shift(t: Translation, weight: Any, bias: Any, size: int) -> tuple[Weight, ...]:
+    """Both, if there is one of them."""
+    if weight is None and bias is None:
+        return ()
+    default = _ones_and_zeros(size)
+    return tuple(
+        standard if part is None else Weight(t.weight(part, "scale or shift of a norm"), tagged=False)
+        for part, standard in zip((weight, bias), default, strict=True)
+    )
+
+
+def _ones_and_zeros(size: int) -> tuple[Weight, Weight]:
+    import numpy
+
+    return Weight(numpy.ones(size, "float32"), tagged=False), Weight(
+        numpy.zeros(size, "float32"), tagged=False
+    )

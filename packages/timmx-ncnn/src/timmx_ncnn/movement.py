@@ -1,0 +1,429 @@
+"""Operations that only move numbers: reshapes, permutations, slices, concatenations."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timmx.plugin import UnsupportedError
+
+from timmx_ncnn.layers import MOST_AXES, Parameter, Value, Weight
+from timmx_ncnn.translate import HINT, Translation, shape_of, translates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+aten = torch.ops.aten
+
+
+@translates(
+    aten.alias.default,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+    aten.reshape.default,
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.flatten.using_ints,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.to.dtype,
+    aten._to_copy.default,
+)
+def _same_numbers(t: Translation, node: torch.fx.Node) -> Value:
+    if not node.meta["val"].dtype.is_floating_point:
+        raise UnsupportedError(f"ncnn computes in floats, not in {node.meta['val'].dtype}", hint=HINT)
+    return t.take(node.args[0])
+
+
+@translates(aten.permute.default)
+def _permute(t: Translation, node: torch.fx.Node) -> Value:
+    source, dims = node.args
+    assert isinstance(source, torch.fx.Node)
+    rank = len(shape_of(source))
+    return permuted(t, node.name, source, [dim % rank for dim in dims])
+
+
+@translates(aten.transpose.int, aten.t.default)
+def _transpose(t: Translation, node: torch.fx.Node) -> Value:
+    source, first, second = (*node.args, 0, 1)[:3] if node.target is aten.t.default else node.args
+    assert isinstance(source, torch.fx.Node)
+    order = list(range(len(shape_of(source))))
+    order[first], order[second] = order[second], order[first]
+    return permuted(t, node.name, source, order)
+
+
+def permuted(t: Translation, name: str, source: torch.fx.Node, order: Sequence[int]) -> Value:
+    """A permutation, with as few axes as possible: axes of size 1 are left out, neighbors that stay together are one."""
+    shape = shape_of(source)
+    moving = [axis for axis in order if shape[axis] != 1]
+    kept = sorted(moving)
+    groups = [[axis] for axis in moving[:1]]
+    for before, axis in itertools.pairwise(moving):
+        if kept.index(axis) == kept.index(before) + 1:
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    if len(groups) < 2:
+        return t.take(source)
+    if len(groups) > MOST_AXES:
+        raise UnsupportedError(f"ncnn permutes at most {MOST_AXES} axes, not {len(groups)}", hint=HINT)
+    merged = {group[0]: math.prod(shape[axis] for axis in group) for group in groups}
+    starts = sorted(merged)
+    value = t.take(source, tuple(merged[start] for start in starts))
+    places = tuple(starts.index(group[0]) for group in groups)
+    return t.network.add(
+        "Permute", name, [value], tuple(value.shape[place] for place in places), {0: _order_type(places)}
+    )
+
+
+@functools.cache
+def _order_type(places: tuple[int, ...]) -> int:
+    """ncnn's number of a permutation: they are listed from the innermost axis, which changes first."""
+    letters = {2: "hw", 3: "chw", 4: "cdhw"}[len(places)]
+    listed = {
+        2: "wh hw",
+        3: "whc hwc wch cwh hcw chw",
+        4: "whdc hwdc wdhc dwhc hdwc dhwc whcd hwcd wchd cwhd hcwd chwd "
+        "wdch dwch wcdh cwdh dcwh cdwh hdcw dhcw hcdw chdw dchw cdhw",
+    }[len(places)].split()
+    return listed.index("".join(letters[place] for place in reversed(places)))
+
+
+@translates(aten.slice.Tensor)
+def _slice(t: Translation, node: torch.fx.Node) -> Value:
+    source, dim, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])[:5]
+    assert isinstance(source, torch.fx.Node)
+    size = shape_of(source)[dim]
+    start, end, _ = slice(start, end).indices(size)
+    if step == 1:
+        return crop(t, node.name, source, dim, start, end)
+    return _every(t, node, source, dim % len(shape_of(source)), start, step)
+
+
+@translates(aten.narrow.default)
+def _narrow(t: Translation, node: torch.fx.Node) -> Value:
+    source, dim, start, length = node.args
+    assert isinstance(source, torch.fx.Node)
+    start %= shape_of(source)[dim]
+    return crop(t, node.name, source, dim, start, start + length)
+
+
+@translates(aten.select.int)
+def _select(t: Translation, node: torch.fx.Node) -> Value:
+    source, dim, index = node.args
+    assert isinstance(source, torch.fx.Node)
+    index %= shape_of(source)[dim]
+    return crop(t, node.name, source, dim, index, index + 1)
+
+
+def crop(t: Translation, name: str, source: torch.fx.Node, dim: int, start: int, end: int) -> Value:
+    """The part of a tensor from `start` to `end` along an axis."""
+    shape = shape_of(source)
+    dim %= len(shape)
+    if (start, end) == (0, shape[dim]):
+        return t.take(source)
+    frame, axes = _around(t, shape, dim)
+    value = t.take(source, frame)
+    return cut(t, name, value, axes, start, end)
+
+
+def cut(t: Translation, name: str, value: Value, axis: int, start: int, end: int) -> Value:
+    """A `Crop` of a value along an axis of its `Mat`."""
+    shape = tuple(end - start if place == axis else size for place, size in enumerate(value.shape))
+    return t.network.add("Crop", name, [value], shape, {9: (start,), 10: (end,), 11: (axis,)})
+
+
+def _around(t: Translation, shape: Sequence[int], dim: int) -> tuple[tuple[int, ...], int]:
+    """The usual shape and the place of an axis in it; (before, axis, after) if there are too many axes."""
+    try:
+        frame, axes = t.frame(shape, dim)
+        return frame, axes[dim]
+    except UnsupportedError:
+        return (math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])), 1
+
+
+def _every(
+    t: Translation, node: torch.fx.Node, source: torch.fx.Node, dim: int, start: int, step: int
+) -> Value:
+    """Every `step`-th element from `start`, as the first part of each group of `step`: ncnn's slices have no steps."""
+    shape = shape_of(source)
+    before, after = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
+    number = shape_of(node)[dim]
+    value = t.take(source, (before, shape[dim], after))
+    missing = start + number * step - shape[dim]
+    if missing > 0:
+        padded = (before, shape[dim] + missing, after)
+        value = t.network.add("Padding", f"{node.name}_pad", [value], padded, {1: missing})
+    if start or missing < 0:
+        value = cut(t, f"{node.name}_range", value, 1, start, start + number * step)
+    value = t.network.reshape(value, (before, number, step * after))
+    return cut(t, node.name, value, 2, 0, after)
+
+
+@translates(aten.unbind.int)
+def _unbind(t: Translation, node: torch.fx.Node) -> list[Value]:
+    source, dim = (*node.args, 0)[:2]
+    assert isinstance(source, torch.fx.Node)
+    return parts(t, node, source, dim, [1] * shape_of(source)[dim])
+
+
+@translates(aten.split.Tensor, aten.chunk.default, aten.split_with_sizes.default)
+def _split(t: Translation, node: torch.fx.Node) -> list[Value]:
+    source, _, dim = (*node.args, 0)[:3]
+    assert isinstance(source, torch.fx.Node)
+    return parts(t, node, source, dim, [part.shape[dim] for part in node.meta["val"]])
+
+
+def parts(
+    t: Translation, node: torch.fx.Node, source: torch.fx.Node, dim: int, lengths: Sequence[int]
+) -> list[Value]:
+    """Consecutive parts along an axis; one layer if all are used."""
+    if len(lengths) == 1:
+        return [t.take(source)]
+    dim %= len(shape_of(source))
+    frame, axis = _around(t, shape_of(source), dim)
+    value = t.take(source, frame)
+    starts = [sum(lengths[:number]) for number in range(len(lengths))]
+    used = {user.args[1] for user in node.users if user.users}
+    if used == set(range(len(lengths))):
+        shapes = [(*frame[:axis], length, *frame[axis + 1 :]) for length in lengths]
+        return t.network.add_several("Slice", node.name, [value], shapes, {0: (*lengths[:-1], -233), 1: axis})
+    return [
+        cut(t, f"{node.name}_{number}", value, axis, start, start + length)
+        for number, (start, length) in enumerate(zip(starts, lengths, strict=True))
+    ]
+
+
+@translates(aten.cat.default)
+def _cat(t: Translation, node: torch.fx.Node) -> Value:
+    sources, dim = (*node.args, 0)[:2]
+    dim %= len(shape_of(node))
+    sources = [source for source in sources if shape_of(source)[dim]]
+    return joined(t, node, [(source, shape_of(source)) for source in sources], dim)
+
+
+@translates(aten.stack.default)
+def _stack(t: Translation, node: torch.fx.Node) -> Value:
+    sources, dim = (*node.args, 0)[:2]
+    dim %= len(shape_of(node))
+    shapes = [(*shape_of(source)[:dim], 1, *shape_of(source)[dim:]) for source in sources]
+    return joined(t, node, list(zip(sources, shapes, strict=True)), dim)
+
+
+def joined(
+    t: Translation, node: torch.fx.Node, sources: Sequence[tuple[torch.fx.Node, tuple[int, ...]]], dim: int
+) -> Value:
+    """`Concat` of tensors, taken in these shapes, along an axis."""
+    if len(sources) == 1:
+        return t.take(sources[0][0])
+    frame, axis = _around(t, shape_of(node), dim)
+    values = [t.take(source, (*frame[:axis], shape[dim], *frame[axis + 1 :])) for source, shape in sources]
+    return t.network.add("Concat", node.name, values, frame, {0: axis})
+
+
+@translates(aten.roll.default)
+def _roll(t: Translation, node: torch.fx.Node) -> Value:
+    source, shifts, dims = (*node.args, ())[:3]
+    assert isinstance(source, torch.fx.Node)
+    if not dims:
+        raise UnsupportedError("a roll over all elements is not translated", hint=HINT)
+    shape = shape_of(source)
+    value: Value | None = None
+    for number, (shift, dim) in enumerate(zip(shifts, dims, strict=True)):
+        frame, axis = _around(t, shape, dim % len(shape))
+        value = t.take(source, frame) if value is None else t.network.reshape(value, frame)
+        size = shape[dim]
+        if start := -shift % size:
+            name = f"{node.name}_{number}"
+            halves = [
+                cut(t, f"{name}_end", value, axis, start, size),
+                cut(t, f"{name}_start", value, axis, 0, start),
+            ]
+            value = t.network.add("Concat", name, halves, frame, {0: axis})
+    assert value is not None
+    return value
+
+
+@translates(aten.flip.default)
+def _flip(t: Translation, node: torch.fx.Node) -> Value:
+    source, dims = node.args
+    assert isinstance(source, torch.fx.Node)
+    shape = shape_of(source)
+    frame, axes = t.frame(shape, *(dim % len(shape) for dim in dims))
+    places = tuple(axes[dim % len(shape)] for dim in dims)
+    return t.network.add("Flip", node.name, [t.take(source, frame)], frame, {0: places})
+
+
+@translates(aten.expand.default)
+def _expand(t: Translation, node: torch.fx.Node) -> Value:
+    source = node.args[0]
+    assert isinstance(source, torch.fx.Node)
+    shape = shape_of(node)
+    old = (1,) * (len(shape) - len(shape_of(source))) + shape_of(source)
+    return repeated(t, node, source, old, [new // size for new, size in zip(shape, old, strict=True)])
+
+
+@translates(aten.repeat.default)
+def _repeat(t: Translation, node: torch.fx.Node) -> Value:
+    source, repeats = node.args
+    assert isinstance(source, torch.fx.Node)
+    old = (1,) * (len(repeats) - len(shape_of(source))) + shape_of(source)
+    return repeated(t, node, source, old, repeats)
+
+
+def repeated(
+    t: Translation, node: torch.fx.Node, source: torch.fx.Node, shape: Sequence[int], repeats: Sequence[int]
+) -> Value:
+    """Copies along axes: `Tile`, one axis after the other."""
+    current = list(shape)
+    value = t.take(source)
+    for dim, number in enumerate(repeats):
+        if number == 1:
+            continue
+        merged = (math.prod(current[:dim]), current[dim] * math.prod(current[dim + 1 :]))
+        value = t.network.reshape(value, merged)
+        value = t.network.add(
+            "Tile", f"{node.name}_{dim}", [value], (merged[0], merged[1] * number), {0: 1, 1: number}
+        )
+        current[dim] *= number
+    return value
+
+
+@translates(aten.index.Tensor, aten.index_select.default)
+def _index(t: Translation, node: torch.fx.Node) -> Value:
+    """Constant indices along one axis: slices if they are a few ranges, otherwise a product with a matrix of 0 and 1."""
+    source = node.args[0]
+    assert isinstance(source, torch.fx.Node)
+    if node.target is aten.index_select.default:
+        dim, where = node.args[1:]
+    else:
+        indexed = [(place, item) for place, item in enumerate(node.args[1]) if item is not None]
+        if len(indexed) != 1:
+            raise UnsupportedError("ncnn has no indices along several axes", hint=HINT)
+        ((dim, where),) = indexed
+    places = t.constant(where)
+    if places is None:
+        raise UnsupportedError("ncnn has no indices that depend on the input", hint=HINT)
+    shape = shape_of(source)
+    if places.dtype == torch.bool:
+        places = places.nonzero()[:, 0]
+    indices = [int(index) % shape[dim] for index in places.reshape(-1).tolist()]
+    before, after = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
+    ranges = _ranges(indices)
+    if len(ranges) <= 8:
+        value = t.take(source, (before, shape[dim], after))
+        pieces = [cut(t, f"{node.name}_{number}", value, 1, *span) for number, span in enumerate(ranges)]
+        if len(pieces) == 1:
+            return pieces[0]
+        return t.network.add("Concat", node.name, pieces, (before, len(indices), after), {0: 1})
+    matrix = torch.zeros(len(indices), shape[dim])
+    matrix[range(len(indices)), indices] = 1
+    rows = t.network.reshape(
+        _swapped(t, f"{node.name}_rows", t.take(source, (before, shape[dim], after))),
+        (before * after, shape[dim]),
+    )
+    product = t.network.add(
+        "Gemm",
+        node.name,
+        [rows],
+        (before * after, len(indices)),
+        {2: 0, 3: 1, 5: 1, 6: 1, 8: len(indices), 9: shape[dim], 10: -1},
+        (Weight(matrix.numpy().ravel()),),
+    )
+    return _swapped(t, f"{node.name}_back", t.network.reshape(product, (before, after, len(indices))))
+
+
+def _swapped(t: Translation, name: str, value: Value) -> Value:
+    """The last two of three axes exchanged."""
+    first, second, third = value.shape
+    return t.network.add("Permute", name, [value], (first, third, second), {0: _order_type((0, 2, 1))})
+
+
+def _ranges(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """Consecutive indices as (start, end)."""
+    ranges: list[tuple[int, int]] = []
+    for index in indices:
+        if ranges and ranges[-1][1] == index:
+            ranges[-1] = (ranges[-1][0], index + 1)
+        else:
+            ranges.append((index, index + 1))
+    return ranges
+
+
+@translates(aten.constant_pad_nd.default, aten.pad.default)
+def _pad(t: Translation, node: torch.fx.Node) -> Value:
+    source, pads = node.args[:2]
+    assert isinstance(source, torch.fx.Node)
+    mode, number = "constant", (*node.args, 0)[2]
+    if node.target is aten.pad.default:
+        mode, number = (*node.args[2:], "constant", 0)[:2] if len(node.args) > 2 else ("constant", 0)
+    if mode != "constant":
+        raise UnsupportedError(f"padding in the mode {mode} is not translated", hint=HINT)
+    shape = shape_of(source)
+    around = {
+        len(shape) - 1 - place: (pads[2 * place], pads[2 * place + 1]) for place in range(len(pads) // 2)
+    }
+    around = {dim: both for dim, both in around.items() if any(both)}
+    if any(min(both) < 0 for both in around.values()):
+        raise UnsupportedError("a padding that removes pixels is not translated", hint=HINT)
+    return padded(t, node.name, source, around, {5: float(number or 0)})
+
+
+@translates(aten.reflection_pad2d.default, aten.replication_pad2d.default)
+def _pad_edges(t: Translation, node: torch.fx.Node) -> Value:
+    source, (left, right, top, bottom) = node.args
+    assert isinstance(source, torch.fx.Node)
+    kind = 2 if node.target is aten.reflection_pad2d.default else 1
+    rank = len(shape_of(source))
+    return padded(t, node.name, source, {rank - 1: (left, right), rank - 2: (top, bottom)}, {4: kind})
+
+
+_SIDES = ((2, 3), (0, 1), (7, 8))
+"""The parameters of `Padding` for the width, the height and the channels."""
+
+
+def padded(
+    t: Translation,
+    name: str,
+    source: torch.fx.Node,
+    around: Mapping[int, tuple[int, int]],
+    parameters: Mapping[int, Parameter],
+) -> Value:
+    """`Padding` along axes: one layer for a map, otherwise one per axis, with the other axes merged."""
+    current = list(shape_of(source))
+    frame, axes = t.frame(current, *around)
+    if len(frame) < MOST_AXES:
+        sides = dict(parameters)
+        shape = list(frame)
+        for dim, both in around.items():
+            sides |= dict(zip(_SIDES[len(frame) - 1 - axes[dim]], both, strict=True))
+            shape[axes[dim]] += sum(both)
+        return t.network.add("Padding", name, [t.take(source, frame)], shape, sides)
+    value = t.take(source)
+    for dim, (low, high) in around.items():
+        value = t.network.reshape(
+            value, (math.prod(current[:dim]), current[dim], math.prod(current[dim + 1 :]))
+        )
+        shape = [value.shape[0], current[dim] + low + high, value.shape[2]]
+        value = t.network.add("Padding", f"{name}_{dim}", [value], shape, {**parameters, 0: low, 1: high})
+        current[dim] += low + high
+    return value
+
+
+def is_swap(node: Any) -> bool:
+    """Whether a node exchanges the last two axes of its input."""
+    if not isinstance(node, torch.fx.Node):
+        return False
+    rank = len(shape_of(node))
+    if node.target is aten.transpose.int:
+        return {axis % rank for axis in node.args[1:]} == {rank - 2, rank - 1}
+    if node.target is aten.permute.default:
+        return [axis % rank for axis in node.args[1]] == [*range(rank - 2), rank - 1, rank - 2]
+    return False
