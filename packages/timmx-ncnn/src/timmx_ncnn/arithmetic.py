@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timmx.plugin import UnsupportedError
 
-from timmx_ncnn.layers import Parameter, Value
 from timmx_ncnn.translate import HINT, Translation, count, shape_of, translates, unary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from timmx_ncnn.layers import Parameter, Value
 
 aten = torch.ops.aten
 

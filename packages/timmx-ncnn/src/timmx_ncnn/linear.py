@@ -10,7 +10,7 @@ from timmx.plugin import UnsupportedError
 
 from timmx_ncnn.arithmetic import ADD, MUL, activation
 from timmx_ncnn.layers import Parameter, Value, Weight
-from timmx_ncnn.movement import is_swap
+from timmx_ncnn.movement import cut, is_swap, order_type
 from timmx_ncnn.translate import HINT, Translation, numbers, only_user, shape_of, translates
 
 if TYPE_CHECKING:
@@ -75,14 +75,18 @@ def _conv2d(t: Translation, node: torch.fx.Node) -> Value:
         *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :],
     )
     assert isinstance(source, torch.fx.Node)
-    _require_single(source)
     stride, dilation = _pair(stride), _pair(dilation)
     height, width = shape_of(weight)[2:]
     top, left, bottom, right = _sides(padding, (height, width), dilation)
     data = t.weight(weight, "weight of a convolution")
     channels = shape_of(weight)[0]
-    shape = shape_of(source)[1:]
-    if groups == 1 and shape[1:] == (1, 1) == (height, width) == tuple(stride):
+    number, *shape = shape_of(source)
+    if number > 1:
+        value = _stacked(t, node, source, top, bottom, stride[0])
+        top, bottom = 0, max(0, dilation[0] * (height - 1) + 1 - stride[0])
+    else:
+        value = t.take(source, tuple(shape))
+    if number == groups == 1 and shape[1:] == [1, 1] == [height, width] == stride:
         return _inner_product(t, node, source, data, bias, channels)
     parameters: dict[int, Parameter] = {0: channels, 1: width, 11: height, 2: dilation[1], 12: dilation[0]}
     parameters |= {3: stride[1], 13: stride[0], 4: left, 14: top, 15: right, 16: bottom}
@@ -90,8 +94,41 @@ def _conv2d(t: Translation, node: torch.fx.Node) -> Value:
     kind = "Convolution"
     if groups > 1:
         kind, parameters = "ConvolutionDepthWise", parameters | {7: groups}
-    value = t.take(source, shape)
-    return add_fused(t, node, kind, value, shape_of(node)[1:], parameters, weights_of(t, data, bias))
+    weights = weights_of(t, data, bias)
+    if number == 1:
+        return add_fused(t, node, kind, value, shape_of(node)[1:], parameters, weights)
+    tall = (channels, value.shape[1] // stride[0], shape_of(node)[3])
+    return _unstacked(t, node, t.network.add(kind, f"{node.name}_tall", [value], tall, parameters, weights))
+
+
+def _stacked(
+    t: Translation, node: torch.fx.Node, source: torch.fx.Node, top: int, bottom: int, stride: int
+) -> Value:
+    """Several maps as one tall map, each with its padding: ncnn's convolution takes one map."""
+    number, channels, height, width = shape_of(source)
+    value = t.take(source, (number, channels, height * width))
+    value = t.network.add(
+        "Permute", f"{node.name}_maps", [value], (channels, number, height * width), {0: order_type((1, 0, 2))}
+    )
+    bottom += -(height + top + bottom) % stride  # so that each map starts at a step of the window
+    if top or bottom:
+        value = t.network.reshape(value, (channels * number, height, width))
+        height += top + bottom
+        shape = (channels * number, height, width)
+        value = t.network.add("Padding", f"{node.name}_pad", [value], shape, {0: top, 1: bottom})
+    return t.network.reshape(value, (channels, number * height, width))
+
+
+def _unstacked(t: Translation, node: torch.fx.Node, value: Value) -> Value:
+    """The maps of a tall map, without the rows in which a window covers two of them."""
+    number, channels, height, width = shape_of(node)
+    rows = value.shape[1] // number
+    value = t.network.reshape(value, (channels * number, rows, width))
+    if rows > height:
+        value = cut(t, f"{node.name}_rows", value, 1, 0, height)
+    value = t.network.reshape(value, (channels, number, height * width))
+    shape = (number, channels, height * width)
+    return t.network.add("Permute", node.name, [value], shape, {0: order_type((1, 0, 2))})
 
 
 @translates(aten.conv1d.default)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ from torch.export import default_decompositions
 from timmx_ncnn.layers import MOST_AXES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 aten = torch.ops.aten
 
@@ -55,5 +56,20 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
         table
         | rank_decompositions(MOST_AXES)
         | {operation: resize_by_matmul(operation) for operation in BICUBIC_OR_ANTIALIASED}
-        | {aten.im2col.default: im2col, aten.col2im.default: col2im}
+        | {aten.im2col.default: im2col, aten.col2im.default: col2im, aten.var.correction: _var}
     )
+
+
+def _var(
+    x: torch.Tensor,
+    dims: Sequence[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> torch.Tensor:
+    """The variance as means."""
+    dims = list(dims) if dims else list(range(x.ndim))
+    centered = x - x.mean(dims, keepdim=True)
+    count = math.prod(x.shape[dim] for dim in dims)
+    factor = count / (count - (1 if correction is None else correction))
+    return (centered * centered).mean(dims, keepdim=keepdim) * factor

@@ -60,7 +60,7 @@ def _transpose(t: Translation, node: torch.fx.Node) -> Value:
 
 
 def permuted(t: Translation, name: str, source: torch.fx.Node, order: Sequence[int]) -> Value:
-    """A permutation, with as few axes as possible: axes of size 1 are left out, neighbors that stay together are one."""
+    """A permutation of as few axes as possible: none of size 1, and neighbors that stay together are one."""
     shape = shape_of(source)
     moving = [axis for axis in order if shape[axis] != 1]
     kept = sorted(moving)
@@ -79,12 +79,12 @@ def permuted(t: Translation, name: str, source: torch.fx.Node, order: Sequence[i
     value = t.take(source, tuple(merged[start] for start in starts))
     places = tuple(starts.index(group[0]) for group in groups)
     return t.network.add(
-        "Permute", name, [value], tuple(value.shape[place] for place in places), {0: _order_type(places)}
+        "Permute", name, [value], tuple(value.shape[place] for place in places), {0: order_type(places)}
     )
 
 
 @functools.cache
-def _order_type(places: tuple[int, ...]) -> int:
+def order_type(places: tuple[int, ...]) -> int:
     """ncnn's number of a permutation: they are listed from the innermost axis, which changes first."""
     letters = {2: "hw", 3: "chw", 4: "cdhw"}[len(places)]
     listed = {
@@ -298,7 +298,7 @@ def repeated(
 
 @translates(aten.index.Tensor, aten.index_select.default)
 def _index(t: Translation, node: torch.fx.Node) -> Value:
-    """Constant indices along one axis: slices if they are a few ranges, otherwise a product with a matrix of 0 and 1."""
+    """Constant indices along one axis: slices if they are a few ranges, otherwise a product with a 0-1 matrix."""
     source = node.args[0]
     assert isinstance(source, torch.fx.Node)
     if node.target is aten.index_select.default:
@@ -343,7 +343,7 @@ def _index(t: Translation, node: torch.fx.Node) -> Value:
 def _swapped(t: Translation, name: str, value: Value) -> Value:
     """The last two of three axes exchanged."""
     first, second, third = value.shape
-    return t.network.add("Permute", name, [value], (first, third, second), {0: _order_type((0, 2, 1))})
+    return t.network.add("Permute", name, [value], (first, third, second), {0: order_type((0, 2, 1))})
 
 
 def _ranges(indices: Sequence[int]) -> list[tuple[int, int]]:
@@ -359,31 +359,34 @@ def _ranges(indices: Sequence[int]) -> list[tuple[int, int]]:
 
 @translates(aten.constant_pad_nd.default, aten.pad.default)
 def _pad(t: Translation, node: torch.fx.Node) -> Value:
-    source, pads = node.args[:2]
+    source, pads, *rest = node.args
     assert isinstance(source, torch.fx.Node)
-    mode, number = "constant", (*node.args, 0)[2]
-    if node.target is aten.pad.default:
-        mode, number = (*node.args[2:], "constant", 0)[:2] if len(node.args) > 2 else ("constant", 0)
-    if mode != "constant":
-        raise UnsupportedError(f"padding in the mode {mode} is not translated", hint=HINT)
-    shape = shape_of(source)
-    around = {
-        len(shape) - 1 - place: (pads[2 * place], pads[2 * place + 1]) for place in range(len(pads) // 2)
-    }
+    mode = "constant"
+    if node.target is aten.pad.default and rest:
+        mode, *rest = rest
+    number = rest[0] if rest else 0
+    if mode not in _PADDING:
+        raise UnsupportedError(f"ncnn has no padding in the mode {mode}", hint=HINT)
+    rank = len(shape_of(source))
+    around = {rank - 1 - place: (pads[2 * place], pads[2 * place + 1]) for place in range(len(pads) // 2)}
     around = {dim: both for dim, both in around.items() if any(both)}
     if any(min(both) < 0 for both in around.values()):
         raise UnsupportedError("a padding that removes pixels is not translated", hint=HINT)
-    return padded(t, node.name, source, around, {5: float(number or 0)})
+    return padded(t, node.name, source, around, {4: _PADDING[mode], 5: float(number or 0)})
 
 
 @translates(aten.reflection_pad2d.default, aten.replication_pad2d.default)
 def _pad_edges(t: Translation, node: torch.fx.Node) -> Value:
     source, (left, right, top, bottom) = node.args
     assert isinstance(source, torch.fx.Node)
-    kind = 2 if node.target is aten.reflection_pad2d.default else 1
+    mode = "reflect" if node.target is aten.reflection_pad2d.default else "replicate"
     rank = len(shape_of(source))
-    return padded(t, node.name, source, {rank - 1: (left, right), rank - 2: (top, bottom)}, {4: kind})
+    around = {rank - 1: (left, right), rank - 2: (top, bottom)}
+    return padded(t, node.name, source, around, {4: _PADDING[mode]})
 
+
+_PADDING = {"constant": 0, "replicate": 1, "reflect": 2}
+"""Types of `Padding`."""
 
 _SIDES = ((2, 3), (0, 1), (7, 8))
 """The parameters of `Padding` for the width, the height and the channels."""

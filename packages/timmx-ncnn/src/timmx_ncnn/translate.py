@@ -165,7 +165,7 @@ class Translation:
         try:
             self._values[node] = function(self, node)
         except UnsupportedError as exc:
-            raise UnsupportedError(f"{exc} ({node.target}{_place(node)})", hint=exc.hint) from exc
+            raise UnsupportedError(f"{exc.message} ({node.target}{_place(node)})", hint=exc.hint) from exc
 
     def _computed(self, node: torch.fx.Node) -> Any:
         def value(item: Any) -> Any:
