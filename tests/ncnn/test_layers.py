@@ -87,7 +87,18 @@ def test_function_of_single_elements(function, tmp_path):
     check(Does(function), IMAGE, tmp_path)
 
 
-SHAPES = [(1,), (13,), (10, 1), (10, 13), (4, 1, 1), (4, 1, 13), (4, 10, 1), (1, 10, 13), (1, 4, 10, 13), (1, 1, 1, 13)]
+SHAPES = [
+    (1,),
+    (13,),
+    (10, 1),
+    (10, 13),
+    (4, 1, 1),
+    (4, 1, 13),
+    (4, 10, 1),
+    (1, 10, 13),
+    (1, 4, 10, 13),
+    (1, 1, 1, 13),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -99,7 +110,11 @@ def test_sum_and_quotient_broadcast(shape, tmp_path):
 @pytest.mark.parametrize("size", [(4, 1, 1), (1, 10, 1), (1, 1, 13), (4, 10, 1), (1, 10, 13), (4, 1, 13)])
 def test_two_values_that_depend_on_the_input_broadcast(size, tmp_path):
     dims = [place + 1 for place, number in enumerate(size) if number == 1]
-    check(Does(lambda x: x.sigmoid() * (x.mean(dims, keepdim=True) + x.amax(dims, keepdim=True))), IMAGE, tmp_path)
+    check(
+        Does(lambda x: x.sigmoid() * (x.mean(dims, keepdim=True) + x.amax(dims, keepdim=True))),
+        IMAGE,
+        tmp_path,
+    )
 
 
 def test_operands_with_many_axes_broadcast(tmp_path):
@@ -118,6 +133,7 @@ def test_operands_with_many_axes_broadcast(tmp_path):
         lambda x: x.sum(-1, keepdim=True),
         lambda x: x.amax((1, 3)),
         lambda x: x.amin(2),
+        lambda x: x.max(1)[0],
         lambda x: x.mean(),
         lambda x: x.var((2, 3), keepdim=True),
         lambda x: F.normalize(x, dim=1),
@@ -186,6 +202,7 @@ def test_movement_of_numbers(function, tmp_path):
         nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
         nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2, bias=False),
         nn.BatchNorm2d(4),
+        nn.Sequential(nn.Flatten(0, 2), nn.BatchNorm1d(13)),
         nn.GroupNorm(2, 4),
         nn.GroupNorm(1, 4, affine=False),
         nn.LayerNorm((10, 13)),

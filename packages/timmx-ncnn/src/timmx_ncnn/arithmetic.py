@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timmx.plugin import UnsupportedError
 
+from timmx_ncnn.layers import Weight
 from timmx_ncnn.translate import HINT, Translation, count, shape_of, translates, unary
 
 if TYPE_CHECKING:
@@ -110,8 +111,6 @@ def _activation(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten.prelu.default)
 def _prelu(t: Translation, node: torch.fx.Node) -> Value:
-    from timmx_ncnn.layers import Weight
-
     source = node.args[0]
     assert isinstance(source, torch.fx.Node)
     value = t.take(source, t.frame(shape_of(source), 1)[0])
@@ -208,6 +207,14 @@ def _reduction(t: Translation, node: torch.fx.Node) -> Value:
     kind = {"mean": _MEAN, "sum": _SUM, "amax": _MAX, "amin": _MIN}[node.target._schema.name[6:]]  # type: ignore[union-attr]
     dims = node.args[1] if len(node.args) > 1 else []
     return reduce(t, node, kind, dims)
+
+
+@translates(aten.max.dim, aten.min.dim)
+def _extreme(t: Translation, node: torch.fx.Node) -> list[Value]:
+    """The values; ncnn has no indices of them."""
+    if any(user.args[1] for user in node.users):
+        raise UnsupportedError("ncnn has no index of the largest or smallest value", hint=HINT)
+    return [reduce(t, node, _MAX if node.target is aten.max.dim else _MIN, node.args[1])]
 
 
 @translates(aten.linalg_vector_norm.default)

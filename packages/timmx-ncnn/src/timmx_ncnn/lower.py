@@ -16,6 +16,7 @@ from timmx.plugin import (
     im2col,
     rank_decompositions,
     resize_by_matmul,
+    use_reshapes,
 )
 from torch.export import default_decompositions
 
@@ -37,6 +38,7 @@ def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram
         lowered = decompose(program, _decompositions())
     drop_copies(lowered)
     drop_expands(lowered.graph)
+    use_reshapes(lowered.graph)
     lowered.graph.eliminate_dead_code()
     return lowered
 
@@ -44,7 +46,7 @@ def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram
 @functools.cache
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     """torch's own, apart from operations that are translated, and those of operations that ncnn lacks."""
-    from timmx_ncnn import arithmetic, linear, maps, movement  # noqa: F401
+    from timmx_ncnn import arithmetic, attention, convolution, joining, maps, movement, products  # noqa: F401
     from timmx_ncnn.translate import TABLE
 
     table = {

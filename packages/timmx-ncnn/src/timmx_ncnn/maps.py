@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from timmx.plugin import UnsupportedError
 
-from timmx_ncnn.arithmetic import MUL
-from timmx_ncnn.layers import Parameter, Value, Weight
-from timmx_ncnn.linear import _pair, _require_single
+from timmx_ncnn.arithmetic import ADD, MUL
+from timmx_ncnn.layers import Parameter, Value, Weight, sizes
 from timmx_ncnn.translate import HINT, Translation, shape_of, translates
+from timmx_ncnn.weighted import pair, require_single
 
 aten = torch.ops.aten
 
@@ -23,12 +24,12 @@ _MAXIMUM, _AVERAGE = 0, 1
 def _adaptive_pool(t: Translation, node: torch.fx.Node) -> Any:
     source, size = node.args
     assert isinstance(source, torch.fx.Node)
-    _require_single(source)
+    require_single(source)
     average = node.target is aten.adaptive_avg_pool2d.default
     kind = _AVERAGE if average else _MAXIMUM
     shape = shape_of(source)[1:]
     value = t.take(source, shape)
-    rows, columns = _pair(size)
+    rows, columns = pair(size)
     if rows == columns == 1:
         result = t.network.add("Pooling", node.name, [value], shape[:1], {0: kind, 4: 1})
     else:
@@ -43,7 +44,7 @@ def _max_pool2d(t: Translation, node: torch.fx.Node) -> Any:
         *node.args,
         *([], [0, 0], [1, 1], False)[len(node.args) - 2 :],
     )
-    if _pair(dilation) != [1, 1]:
+    if pair(dilation) != [1, 1]:
         raise UnsupportedError("ncnn has no pooling with dilation", hint=HINT)
     assert isinstance(source, torch.fx.Node)
     result = _pool(t, node, source, kernel, stride or kernel, padding, ceil_mode, {0: _MAXIMUM})
@@ -57,7 +58,7 @@ def _avg_pool2d(t: Translation, node: torch.fx.Node) -> Value:
         *([], [0, 0], False, True, None)[len(node.args) - 2 :],
     )
     assert isinstance(source, torch.fx.Node)
-    kernel, stride, padding = _pair(kernel), _pair(stride or kernel), _pair(padding)
+    kernel, stride, padding = pair(kernel), pair(stride or kernel), pair(padding)
     overhang = ceil_mode and any(
         (size + 2 * pad - window) % step
         for size, pad, window, step in zip(shape_of(source)[2:], padding, kernel, stride, strict=True)
@@ -82,8 +83,8 @@ def _pool(
     ceil_mode: bool,
     parameters: dict[int, Parameter],
 ) -> Value:
-    _require_single(source)
-    kernel, stride, padding = _pair(kernel), _pair(stride), _pair(padding)
+    require_single(source)
+    kernel, stride, padding = pair(kernel), pair(stride), pair(padding)
     parameters |= {1: kernel[1], 11: kernel[0], 2: stride[1], 12: stride[0], 3: padding[1], 13: padding[0]}
     parameters |= {14: padding[1], 15: padding[0], 5: int(not ceil_mode)}
     shape = (
@@ -113,7 +114,7 @@ def _bilinear(t: Translation, node: torch.fx.Node) -> Value:
 def _resized(t: Translation, node: torch.fx.Node, parameters: dict[int, Parameter]) -> Value:
     source = node.args[0]
     assert isinstance(source, torch.fx.Node)
-    _require_single(source)
+    require_single(source)
     shape = shape_of(node)[1:]
     parameters |= {3: shape[1], 4: shape[2]}
     return t.network.add("Interp", node.name, [t.take(source, shape_of(source)[1:])], shape, parameters)
@@ -123,7 +124,7 @@ def _resized(t: Translation, node: torch.fx.Node, parameters: dict[int, Paramete
 def _pixel_shuffle(t: Translation, node: torch.fx.Node) -> Value:
     source, factor = node.args
     assert isinstance(source, torch.fx.Node)
-    _require_single(source)
+    require_single(source)
     value = t.take(source, shape_of(source)[1:])
     return t.network.add("PixelShuffle", node.name, [value], shape_of(node)[1:], {0: factor})  # type: ignore[dict-item]
 
@@ -160,7 +161,7 @@ def _rows(source: torch.fx.Node, size: int) -> tuple[int, ...]:
 def _group_norm(t: Translation, node: torch.fx.Node) -> Value:
     source, groups, weight, bias, eps = (*node.args, *(None, None, 1e-5)[len(node.args) - 2 :])[:5]
     assert isinstance(source, torch.fx.Node)
-    _require_single(source)
+    require_single(source)
     shape = shape_of(source)[1:]
     weights = _scale_and_shift(t, weight, bias, shape[0])
     parameters: dict[int, Parameter] = {0: groups, 1: shape[0], 2: float(eps), 3: int(bool(weights))}
@@ -173,15 +174,20 @@ def _batch_norm(t: Translation, node: torch.fx.Node) -> list[Value]:
     assert isinstance(source, torch.fx.Node)
     channels = shape_of(source)[1]
     scale, shift = _scale_and_shift(t, weight, bias, channels) or _ones_and_zeros(channels)
-    statistics = [
-        Weight(t.weight(part, "statistic of a batch norm"), tagged=False) for part in (mean, variance)
-    ]
-    shape = t.frame(shape_of(source), 1)[0]
-    if len(shape) > 1 and shape[0] != channels:
-        raise UnsupportedError("ncnn has no batch norm of several maps", hint=HINT)
-    parameters: dict[int, Parameter] = {0: channels, 1: float(eps)}  # type: ignore[arg-type]
-    weights = (scale, *statistics, shift)
-    return [t.network.add("BatchNorm", node.name, [t.take(source, shape)], shape, parameters, weights)]
+    average, spread = (t.weight(part, "statistic of a batch norm") for part in (mean, variance))
+    frame, axes = t.frame(shape_of(source), 1)
+    value = t.take(source, frame)
+    if axes[1] == 0:  # the outermost axis, along which ncnn's layer goes
+        parameters: dict[int, Parameter] = {0: channels, 1: float(eps)}  # type: ignore[arg-type]
+        weights = (scale, Weight(average, tagged=False), Weight(spread, tagged=False), shift)
+        return [t.network.add("BatchNorm", node.name, [value], frame, parameters, weights)]
+    factors = scale.values / np.sqrt(spread + eps)
+    shape = tuple(channels if place == axes[1] else 1 for place in range(len(frame)))
+    for name, kind, numbers in (("scale", MUL, factors), ("shift", ADD, shift.values - average * factors)):
+        data = Weight(numbers.astype("float32"), tagged=False)
+        operand = t.network.add("MemoryData", f"{node.name}_{name}_data", [], shape, sizes(shape), (data,))
+        value = t.network.add("BinaryOp", f"{node.name}_{name}", [value, operand], frame, {0: kind})
+    return [value]
 
 
 def _scale_and_shift(t: Translation, weight: Any, bias: Any, size: int) -> tuple[Weight, ...]:

@@ -48,7 +48,7 @@ def translate(program: torch.export.ExportedProgram, outputs: Sequence[str]) -> 
         UnsupportedError: an operation has no layers in ncnn.
     """
     # fills the table
-    from timmx_ncnn import arithmetic, linear, maps, movement  # noqa: F401
+    from timmx_ncnn import arithmetic, attention, convolution, joining, maps, movement, products  # noqa: F401
 
     return Translation(program, outputs).layers
 
