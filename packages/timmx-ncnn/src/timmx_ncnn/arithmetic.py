@@ -8,12 +8,12 @@ import torch
 from timmx.plugin import UnsupportedError
 
 from timmx_ncnn.layers import Weight
-from timmx_ncnn.translate import HINT, Translation, count, shape_of, translates, unary
+from timmx_ncnn.translate import HINT, Translation, arguments, count, shape_of, translates, unary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from timmx_ncnn.layers import Parameter, Value
+    from timmx_ncnn.layers import Value
 
 aten = torch.ops.aten
 
@@ -39,7 +39,7 @@ _UNARY = {
 }
 """Types of `UnaryOp`."""
 
-_KINDS: dict[Any, tuple[str, dict[int, Parameter]]] = {
+_KINDS: dict[Any, tuple[str, dict[int, float]]] = {
     aten.relu.default: ("ReLU", {}),
     aten.relu_.default: ("ReLU", {}),
     aten.sigmoid.default: ("Sigmoid", {}),
@@ -57,38 +57,36 @@ _KINDS: dict[Any, tuple[str, dict[int, Parameter]]] = {
 }
 
 
-def activation(node: torch.fx.Node) -> tuple[str, dict[int, Parameter]] | None:
+def activation(node: torch.fx.Node) -> tuple[str, dict[int, float]] | None:
     """The layer of an operation that changes single elements, and its parameters; None if it is another operation."""
     if node.target in _KINDS:
         return _KINDS[node.target]
     if node.target in _UNARY:
         return "UnaryOp", {0: _UNARY[node.target]}
-    _, *rest = node.args or (None,)
-    options = dict(node.kwargs)
     match node.target:
         case aten.gelu.default:
-            return "GELU", {0: int(options.get("approximate", "none") == "tanh")}
+            return "GELU", {0: int(arguments(node)[1] == "tanh")}
         case aten.leaky_relu.default:
-            return "ReLU", {0: float(rest[0]) if rest else 0.01}
+            return "ReLU", {0: float(arguments(node)[1])}
         case aten.elu.default:
-            alpha, scale, input_scale = (*map(float, rest), *(1.0,) * 3)[:3]
+            alpha, scale, input_scale = map(float, arguments(node)[1:])
             return ("ELU", {0: alpha}) if scale == input_scale == 1 else None
         case aten.hardtanh.default:
-            low, high = (*map(float, rest), -1.0, 1.0)[:2] if len(rest) != 1 else (float(rest[0]), 1.0)
+            low, high = map(float, arguments(node)[1:])
             return "Clip", {0: low, 1: high}
         case aten.clamp.default | aten.clamp_min.default | aten.clamp_max.default:
-            low, high = _limits(node.target, rest, options)
+            lowest, highest = _limits(node)
             return "Clip", {
-                number: float(limit) for number, limit in ((0, low), (1, high)) if limit is not None
+                number: float(limit) for number, limit in ((0, lowest), (1, highest)) if limit is not None
             }
     return None
 
 
-def _limits(target: Any, rest: Sequence[Any], options: dict[str, Any]) -> tuple[Any, Any]:
-    if target is aten.clamp_max.default:
-        return None, rest[0]
-    low, high = (*rest, None, None)[:2]
-    return options.get("min", low), options.get("max", high)
+def _limits(node: torch.fx.Node) -> tuple[float | None, float | None]:
+    _, first, *rest = arguments(node)
+    if node.target is aten.clamp_max.default:
+        return None, first
+    return first, rest[0] if rest else None
 
 
 @translates(
@@ -111,10 +109,9 @@ def _activation(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten.prelu.default)
 def _prelu(t: Translation, node: torch.fx.Node) -> Value:
-    source = node.args[0]
-    assert isinstance(source, torch.fx.Node)
+    source = arguments(node)[0]
     value = t.take(source, t.frame(shape_of(source), 1)[0])
-    slopes = t.weight(node.args[1], "PReLU")
+    slopes = t.weight(arguments(node)[1], "PReLU")
     return t.network.add(
         "PReLU", node.name, [value], value.shape, {0: slopes.size}, (Weight(slopes, tagged=False),)
     )
@@ -122,10 +119,9 @@ def _prelu(t: Translation, node: torch.fx.Node) -> Value:
 
 def _binary(kind: int) -> Callable[[Translation, torch.fx.Node], Value]:
     def function(t: Translation, node: torch.fx.Node) -> Value:
-        first, second = node.args[:2]
-        factor = node.kwargs.get("alpha", 1)
-        if factor != 1:
-            raise UnsupportedError(f"ncnn has no sum with the factor {factor}", hint=HINT)
+        first, second, *factor = arguments(node)
+        if factor not in ([], [1]):
+            raise UnsupportedError(f"ncnn has no sum with the factor {factor[0]}", hint=HINT)
         return combine(t, node, kind, first, second)
 
     return function
@@ -173,22 +169,22 @@ translates(aten.mul_.Tensor)(_binary(MUL))
 
 @translates(aten.rsub.Scalar)
 def _rsub(t: Translation, node: torch.fx.Node) -> Value:
-    return combine(t, node, RSUB, *node.args[:2])
+    return combine(t, node, RSUB, *arguments(node)[:2])
 
 
 @translates(aten.pow.Tensor_Scalar)
 def _pow(t: Translation, node: torch.fx.Node) -> Value:
     """Powers of negative numbers too, for which the kernels of CPUs, which use logarithms, return NaN."""
-    exponent = node.args[1]
+    exponent = arguments(node)[1]
     special = {2: 4, 0.5: 5, -0.5: 6, -1: 15}
     if exponent in special:
-        return unary(t, node, "UnaryOp", {0: special[exponent]})  # type: ignore[index]
+        return unary(t, node, "UnaryOp", {0: special[exponent]})
     if exponent in (3, 4):
-        value = t.take(node.args[0])
+        value = t.take(arguments(node)[0])
         square = t.network.add("UnaryOp", f"{node.name}_square", [value], value.shape, {0: 4})
         other = value if exponent == 3 else square
         return t.network.add("BinaryOp", node.name, [square, other], value.shape, {0: MUL})
-    return unary(t, node, "BinaryOp", {0: POW, 1: 1, 2: float(exponent)})  # type: ignore[arg-type]
+    return unary(t, node, "BinaryOp", {0: POW, 1: 1, 2: float(exponent)})
 
 
 _SUM, _MEAN, _MAX, _MIN, _L2 = 0, 3, 4, 5, 8
@@ -204,8 +200,9 @@ _SUM, _MEAN, _MAX, _MIN, _L2 = 0, 3, 4, 5, 8
     aten.amin.default,
 )
 def _reduction(t: Translation, node: torch.fx.Node) -> Value:
-    kind = {"mean": _MEAN, "sum": _SUM, "amax": _MAX, "amin": _MIN}[node.target._schema.name[6:]]  # type: ignore[union-attr]
-    dims = node.args[1] if len(node.args) > 1 else []
+    kinds = {aten.amax.default: _MAX, aten.amin.default: _MIN, aten.mean.dim: _MEAN, aten.mean.default: _MEAN}
+    kind = kinds.get(node.target, _SUM)
+    dims = [] if node.target in (aten.mean.default, aten.sum.default) else arguments(node)[1]
     return reduce(t, node, kind, dims)
 
 
@@ -214,20 +211,20 @@ def _extreme(t: Translation, node: torch.fx.Node) -> list[Value]:
     """The values; ncnn has no indices of them."""
     if any(user.args[1] for user in node.users):
         raise UnsupportedError("ncnn has no index of the largest or smallest value", hint=HINT)
-    return [reduce(t, node, _MAX if node.target is aten.max.dim else _MIN, node.args[1])]
+    return [reduce(t, node, _MAX if node.target is aten.max.dim else _MIN, arguments(node)[1])]
 
 
 @translates(aten.linalg_vector_norm.default)
 def _vector_norm(t: Translation, node: torch.fx.Node) -> Value:
-    if (order := node.args[1] if len(node.args) > 1 else 2) != 2:
+    _, order, dims, *_ = arguments(node)
+    if order != 2:
         raise UnsupportedError(f"ncnn has no norm of order {order}", hint=HINT)
-    return reduce(t, node, _L2, node.args[2] if len(node.args) > 2 else [])
+    return reduce(t, node, _L2, dims)
 
 
 def reduce(t: Translation, node: torch.fx.Node, kind: int, dims: Any) -> Value:
     """`Reduction` along axes, all of them if `dims` is empty."""
-    source = node.args[0]
-    assert isinstance(source, torch.fx.Node)
+    source = arguments(node)[0]
     shape = shape_of(source)
     reduced = {dim % len(shape) for dim in ([dims] if isinstance(dims, int) else dims or range(len(shape)))}
     if reduced == {2, 3} and len(shape) == 4 and shape[0] == 1 and kind in (_MEAN, _MAX):
@@ -244,9 +241,7 @@ def reduce(t: Translation, node: torch.fx.Node, kind: int, dims: Any) -> Value:
 
 @translates(aten.softmax.int, aten._softmax.default)
 def _softmax(t: Translation, node: torch.fx.Node) -> Value:
-    source, dim = node.args[:2]
-    assert isinstance(source, torch.fx.Node)
-    assert isinstance(dim, int)
+    source, dim = arguments(node)[:2]
     shape = shape_of(source)
     frame, axes = t.frame(shape, dim % len(shape))
     value = t.take(source, frame)
@@ -255,9 +250,7 @@ def _softmax(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten.cumsum.default)
 def _cumsum(t: Translation, node: torch.fx.Node) -> Value:
-    source, dim = node.args[:2]
-    assert isinstance(source, torch.fx.Node)
-    assert isinstance(dim, int)
+    source, dim = arguments(node)[:2]
     shape = shape_of(source)
     frame, axes = t.frame(shape, dim % len(shape))
     return t.network.add(

@@ -9,25 +9,20 @@ from timmx.plugin import UnsupportedError
 
 from timmx_ncnn.arithmetic import ADD, MUL
 from timmx_ncnn.layers import Value, Weight, sizes
-from timmx_ncnn.translate import HINT, Translation, numbers, shape_of, translates
+from timmx_ncnn.translate import HINT, Translation, arguments, numbers, shape_of, translates
 
 aten = torch.ops.aten
 
 
 @translates(aten.scaled_dot_product_attention.default)
 def _attention(t: Translation, node: torch.fx.Node) -> Value:
-    query, key, value, mask, _, causal = (*node.args, *(None, 0.0, False)[len(node.args) - 3 :])[:6]
-    mask = node.kwargs.get("attn_mask", mask)
-    if causal or node.kwargs.get("is_causal"):
+    query, key, value, mask, _, causal, scale, grouped = arguments(node)
+    if causal:
         raise UnsupportedError("causal attention is not translated", hint=HINT)
-    assert isinstance(query, torch.fx.Node)
-    assert isinstance(key, torch.fx.Node)
-    assert isinstance(value, torch.fx.Node)
     *lead, length, size = shape_of(query)
     heads, groups = math.prod(lead), math.prod(shape_of(key)[:-2])
-    scale = node.kwargs.get("scale") or size**-0.5
-    assert isinstance(scale, float | int)
-    if groups != heads and not (node.kwargs.get("enable_gqa") and lead[:-1] == [1] * (len(lead) - 1)):
+    scale = float(size**-0.5 if scale is None else scale)
+    if groups != heads and not (grouped and lead[:-1] == [1] * (len(lead) - 1)):
         raise UnsupportedError(
             "attention whose keys are shared by several queries is not translated", hint=HINT
         )
@@ -36,13 +31,12 @@ def _attention(t: Translation, node: torch.fx.Node) -> Value:
     k, v = (t.take(part, (groups, keys, shape_of(part)[-1])) for part in (key, value))
     out = (heads, length, v.shape[-1])
     if mask is None:
-        return t.network.add("SDPA", node.name, [q, k, v], out, {5: 0, 6: float(scale)})
-    assert isinstance(mask, torch.fx.Node)
+        return t.network.add("SDPA", node.name, [q, k, v], out, {5: 0, 6: scale})
     mask_lead = math.prod(shape_of(mask)[:-2])
     if shape_of(mask)[-2:] == (length, keys) and mask_lead in (1, heads):
         added = _added_mask(t, mask, (*((mask_lead,) if mask_lead > 1 else ()), length, keys))
-        return t.network.add("SDPA", node.name, [q, k, v, added], out, {5: 1, 6: float(scale)})
-    return _attention_by_products(t, node, q, k, v, mask, float(scale))
+        return t.network.add("SDPA", node.name, [q, k, v, added], out, {5: 1, 6: scale})
+    return _attention_by_products(t, node, q, k, v, mask, scale)
 
 
 def _added_mask(t: Translation, mask: torch.fx.Node, shape: tuple[int, ...]) -> Value:

@@ -8,7 +8,7 @@ import torch
 from timmx.plugin import UnsupportedError
 
 from timmx_ncnn.movement import cut, order_type
-from timmx_ncnn.translate import HINT, Translation, numbers, shape_of, translates
+from timmx_ncnn.translate import HINT, Translation, arguments, numbers, shape_of, translates
 from timmx_ncnn.weighted import add_fused, inner_product, pair, require_single, weights_of
 
 if TYPE_CHECKING:
@@ -21,11 +21,7 @@ aten = torch.ops.aten
 
 @translates(aten.conv2d.default, aten.conv2d.padding)
 def _conv2d(t: Translation, node: torch.fx.Node) -> Value:
-    source, weight, bias, stride, padding, dilation, groups = (
-        *node.args,
-        *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :],
-    )
-    assert isinstance(source, torch.fx.Node)
+    source, weight, bias, stride, padding, dilation, groups = arguments(node)
     stride, dilation = pair(stride), pair(dilation)
     height, width = shape_of(weight)[2:]
     top, left, bottom, right = _sides(padding, (height, width), dilation)
@@ -88,11 +84,7 @@ def _unstacked(t: Translation, node: torch.fx.Node, value: Value) -> Value:
 
 @translates(aten.conv1d.default)
 def _conv1d(t: Translation, node: torch.fx.Node) -> Value:
-    source, weight, bias, stride, padding, dilation, groups = (
-        *node.args,
-        *(None, [1], [0], [1], 1)[len(node.args) - 2 :],
-    )
-    assert isinstance(source, torch.fx.Node)
+    source, weight, bias, stride, padding, dilation, groups = arguments(node)
     require_single(source)
     data = t.weight(weight, "weight of a convolution")
     parameters: dict[int, Parameter] = {0: shape_of(weight)[0], 1: shape_of(weight)[2], 2: dilation[0]}
@@ -106,11 +98,7 @@ def _conv1d(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten.conv_transpose2d.input)
 def _conv_transpose2d(t: Translation, node: torch.fx.Node) -> Value:
-    source, weight, bias, stride, padding, output_padding, groups, dilation = (
-        *node.args,
-        *(None, [1, 1], [0, 0], [0, 0], 1, [1, 1])[len(node.args) - 2 :],
-    )
-    assert isinstance(source, torch.fx.Node)
+    source, weight, bias, stride, padding, output_padding, groups, dilation = arguments(node)
     require_single(source)
     stride, padding, extra, dilation = map(pair, (stride, padding, output_padding, dilation))
     inner, outer, height, width = shape_of(weight)

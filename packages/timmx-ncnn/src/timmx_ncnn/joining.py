@@ -10,7 +10,7 @@ from timmx.plugin import UnsupportedError
 
 from timmx_ncnn.layers import MOST_AXES, Parameter, Value, Weight
 from timmx_ncnn.movement import around, cut, order_type
-from timmx_ncnn.translate import HINT, Translation, shape_of, translates
+from timmx_ncnn.translate import HINT, Translation, arguments, shape_of, translates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 @translates(aten.cat.default)
 def _cat(t: Translation, node: torch.fx.Node) -> Value:
-    sources, dim = (*node.args, 0)[:2]
+    sources, dim = arguments(node)
     dim %= len(shape_of(node))
     sources = [source for source in sources if shape_of(source)[dim]]
     return joined(t, node, [(source, shape_of(source)) for source in sources], dim)
@@ -28,7 +28,7 @@ def _cat(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten.stack.default)
 def _stack(t: Translation, node: torch.fx.Node) -> Value:
-    sources, dim = (*node.args, 0)[:2]
+    sources, dim = arguments(node)
     dim %= len(shape_of(node))
     shapes = [(*shape_of(source)[:dim], 1, *shape_of(source)[dim:]) for source in sources]
     return joined(t, node, list(zip(sources, shapes, strict=True)), dim)
@@ -47,8 +47,7 @@ def joined(
 
 @translates(aten.roll.default)
 def _roll(t: Translation, node: torch.fx.Node) -> Value:
-    source, shifts, dims = (*node.args, ())[:3]
-    assert isinstance(source, torch.fx.Node)
+    source, shifts, dims = arguments(node)
     if not dims:
         raise UnsupportedError("a roll over all elements is not translated", hint=HINT)
     shape = shape_of(source)
@@ -70,8 +69,7 @@ def _roll(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten.flip.default)
 def _flip(t: Translation, node: torch.fx.Node) -> Value:
-    source, dims = node.args
-    assert isinstance(source, torch.fx.Node)
+    source, dims = arguments(node)
     shape = shape_of(source)
     frame, axes = t.frame(shape, *(dim % len(shape) for dim in dims))
     places = tuple(axes[dim % len(shape)] for dim in dims)
@@ -80,8 +78,7 @@ def _flip(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten.expand.default)
 def _expand(t: Translation, node: torch.fx.Node) -> Value:
-    source = node.args[0]
-    assert isinstance(source, torch.fx.Node)
+    source = arguments(node)[0]
     shape = shape_of(node)
     old = (1,) * (len(shape) - len(shape_of(source))) + shape_of(source)
     return repeated(t, node, source, old, [new // size for new, size in zip(shape, old, strict=True)])
@@ -89,8 +86,7 @@ def _expand(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten.repeat.default)
 def _repeat(t: Translation, node: torch.fx.Node) -> Value:
-    source, repeats = node.args
-    assert isinstance(source, torch.fx.Node)
+    source, repeats = arguments(node)
     old = (1,) * (len(repeats) - len(shape_of(source))) + shape_of(source)
     return repeated(t, node, source, old, repeats)
 
@@ -116,12 +112,11 @@ def repeated(
 @translates(aten.index.Tensor, aten.index_select.default)
 def _index(t: Translation, node: torch.fx.Node) -> Value:
     """Constant indices along one axis: slices if they are a few ranges, otherwise a product with a 0-1 matrix."""
-    source = node.args[0]
-    assert isinstance(source, torch.fx.Node)
+    source = arguments(node)[0]
     if node.target is aten.index_select.default:
-        dim, where = node.args[1:]
+        dim, where = arguments(node)[1:]
     else:
-        indexed = [(place, item) for place, item in enumerate(node.args[1]) if item is not None]
+        indexed = [(place, item) for place, item in enumerate(arguments(node)[1]) if item is not None]
         if len(indexed) != 1:
             raise UnsupportedError("ncnn has no indices along several axes", hint=HINT)
         ((dim, where),) = indexed
@@ -176,26 +171,21 @@ def _ranges(indices: Sequence[int]) -> list[tuple[int, int]]:
 
 @translates(aten.constant_pad_nd.default, aten.pad.default)
 def _pad(t: Translation, node: torch.fx.Node) -> Value:
-    source, pads, *rest = node.args
-    assert isinstance(source, torch.fx.Node)
-    mode = "constant"
-    if node.target is aten.pad.default and rest:
-        mode, *rest = rest
-    number = rest[0] if rest else 0
-    if mode not in _PADDING:
-        raise UnsupportedError(f"ncnn has no padding in the mode {mode}", hint=HINT)
+    source, pads, *mode, number = arguments(node)
+    kind = _PADDING.get(mode[0] if mode else "constant")
+    if kind is None:
+        raise UnsupportedError(f"ncnn has no padding in the mode {mode[0]}", hint=HINT)
     rank = len(shape_of(source))
     around = {rank - 1 - place: (pads[2 * place], pads[2 * place + 1]) for place in range(len(pads) // 2)}
     around = {dim: both for dim, both in around.items() if any(both)}
     if any(min(both) < 0 for both in around.values()):
         raise UnsupportedError("a padding that removes pixels is not translated", hint=HINT)
-    return padded(t, node.name, source, around, {4: _PADDING[mode], 5: float(number or 0)})
+    return padded(t, node.name, source, around, {4: kind, 5: float(number or 0)})
 
 
 @translates(aten.reflection_pad2d.default, aten.replication_pad2d.default)
 def _pad_edges(t: Translation, node: torch.fx.Node) -> Value:
-    source, (left, right, top, bottom) = node.args
-    assert isinstance(source, torch.fx.Node)
+    source, (left, right, top, bottom) = arguments(node)
     mode = "reflect" if node.target is aten.reflection_pad2d.default else "replicate"
     rank = len(shape_of(source))
     around = {rank - 1: (left, right), rank - 2: (top, bottom)}

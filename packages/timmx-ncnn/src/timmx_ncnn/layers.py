@@ -136,7 +136,7 @@ class Network:
         layers.reverse()
         for name, value in outputs:
             layers.append(Layer("Output", name, (value.name,), ()))
-        return _named(_split(layers))
+        return _named(split(layers))
 
     def _unique(self, name: str) -> str:
         self._names[name] += 1
@@ -149,7 +149,7 @@ def sizes(shape: Sequence[int]) -> dict[int, Parameter]:
     return dict(zip(numbers, reversed(shape), strict=True))
 
 
-def _split(layers: list[Layer]) -> list[Layer]:
+def split(layers: Sequence[Layer]) -> list[Layer]:
     """Insert a `Split` after each value that several layers take, or one layer several times."""
     users = Counter(name for layer in layers for name in layer.inputs)
     left = {name: iter(range(count)) for name, count in users.items() if count > 1}

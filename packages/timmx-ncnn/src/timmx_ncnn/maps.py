@@ -11,7 +11,7 @@ from timmx.plugin import UnsupportedError
 
 from timmx_ncnn.arithmetic import ADD, MUL
 from timmx_ncnn.layers import Parameter, Value, Weight, sizes
-from timmx_ncnn.translate import HINT, Translation, shape_of, translates
+from timmx_ncnn.translate import HINT, Translation, arguments, shape_of, translates
 from timmx_ncnn.weighted import pair, require_single
 
 aten = torch.ops.aten
@@ -22,8 +22,7 @@ _MAXIMUM, _AVERAGE = 0, 1
 
 @translates(aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.default)
 def _adaptive_pool(t: Translation, node: torch.fx.Node) -> Any:
-    source, size = node.args
-    assert isinstance(source, torch.fx.Node)
+    source, size = arguments(node)
     require_single(source)
     average = node.target is aten.adaptive_avg_pool2d.default
     kind = _AVERAGE if average else _MAXIMUM
@@ -40,24 +39,16 @@ def _adaptive_pool(t: Translation, node: torch.fx.Node) -> Any:
 
 @translates(aten.max_pool2d.default, aten.max_pool2d_with_indices.default)
 def _max_pool2d(t: Translation, node: torch.fx.Node) -> Any:
-    source, kernel, stride, padding, dilation, ceil_mode = (
-        *node.args,
-        *([], [0, 0], [1, 1], False)[len(node.args) - 2 :],
-    )
+    source, kernel, stride, padding, dilation, ceil_mode = arguments(node)
     if pair(dilation) != [1, 1]:
         raise UnsupportedError("ncnn has no pooling with dilation", hint=HINT)
-    assert isinstance(source, torch.fx.Node)
     result = _pool(t, node, source, kernel, stride or kernel, padding, ceil_mode, {0: _MAXIMUM})
     return result if node.target is aten.max_pool2d.default else [result]
 
 
 @translates(aten.avg_pool2d.default)
 def _avg_pool2d(t: Translation, node: torch.fx.Node) -> Value:
-    source, kernel, stride, padding, ceil_mode, include, divisor = (
-        *node.args,
-        *([], [0, 0], False, True, None)[len(node.args) - 2 :],
-    )
-    assert isinstance(source, torch.fx.Node)
+    source, kernel, stride, padding, ceil_mode, include, divisor = arguments(node)
     kernel, stride, padding = pair(kernel), pair(stride or kernel), pair(padding)
     overhang = ceil_mode and any(
         (size + 2 * pad - window) % step
@@ -108,12 +99,11 @@ def _nearest(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default)
 def _bilinear(t: Translation, node: torch.fx.Node) -> Value:
-    return _resized(t, node, {0: 2, 6: int(bool(node.args[2]))})
+    return _resized(t, node, {0: 2, 6: int(bool(arguments(node)[2]))})
 
 
 def _resized(t: Translation, node: torch.fx.Node, parameters: dict[int, Parameter]) -> Value:
-    source = node.args[0]
-    assert isinstance(source, torch.fx.Node)
+    source = arguments(node)[0]
     require_single(source)
     shape = shape_of(node)[1:]
     parameters |= {3: shape[1], 4: shape[2]}
@@ -122,17 +112,15 @@ def _resized(t: Translation, node: torch.fx.Node, parameters: dict[int, Paramete
 
 @translates(aten.pixel_shuffle.default)
 def _pixel_shuffle(t: Translation, node: torch.fx.Node) -> Value:
-    source, factor = node.args
-    assert isinstance(source, torch.fx.Node)
+    source, factor = arguments(node)
     require_single(source)
     value = t.take(source, shape_of(source)[1:])
-    return t.network.add("PixelShuffle", node.name, [value], shape_of(node)[1:], {0: factor})  # type: ignore[dict-item]
+    return t.network.add("PixelShuffle", node.name, [value], shape_of(node)[1:], {0: factor})
 
 
 @translates(aten.layer_norm.default)
 def _layer_norm(t: Translation, node: torch.fx.Node) -> Value:
-    source, normalized, weight, bias, eps = (*node.args, *(None, None, 1e-5)[len(node.args) - 2 :])[:5]
-    assert isinstance(source, torch.fx.Node)
+    source, normalized, weight, bias, eps, _ = arguments(node)
     size = math.prod(normalized)
     weights = _scale_and_shift(t, weight, bias, size)
     parameters: dict[int, Parameter] = {0: size, 1: float(eps), 2: int(bool(weights))}
@@ -142,8 +130,7 @@ def _layer_norm(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten.rms_norm.default)
 def _rms_norm(t: Translation, node: torch.fx.Node) -> Value:
-    source, normalized, weight, eps = (*node.args, *(None, None)[len(node.args) - 2 :])[:4]
-    assert isinstance(source, torch.fx.Node)
+    source, normalized, weight, eps = arguments(node)
     size = math.prod(normalized)
     weights = () if weight is None else (Weight(t.weight(weight, "scale of a norm"), tagged=False),)
     epsilon = torch.finfo(torch.float32).eps if eps is None else float(eps)
@@ -159,8 +146,7 @@ def _rows(source: torch.fx.Node, size: int) -> tuple[int, ...]:
 
 @translates(aten.group_norm.default)
 def _group_norm(t: Translation, node: torch.fx.Node) -> Value:
-    source, groups, weight, bias, eps = (*node.args, *(None, None, 1e-5)[len(node.args) - 2 :])[:5]
-    assert isinstance(source, torch.fx.Node)
+    source, groups, weight, bias, eps, _ = arguments(node)
     require_single(source)
     shape = shape_of(source)[1:]
     weights = _scale_and_shift(t, weight, bias, shape[0])
@@ -170,15 +156,14 @@ def _group_norm(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten._native_batch_norm_legit_no_training.default)
 def _batch_norm(t: Translation, node: torch.fx.Node) -> list[Value]:
-    source, weight, bias, mean, variance, _, eps = node.args
-    assert isinstance(source, torch.fx.Node)
+    source, weight, bias, mean, variance, _, eps = arguments(node)
     channels = shape_of(source)[1]
     scale, shift = _scale_and_shift(t, weight, bias, channels) or _ones_and_zeros(channels)
     average, spread = (t.weight(part, "statistic of a batch norm") for part in (mean, variance))
     frame, axes = t.frame(shape_of(source), 1)
     value = t.take(source, frame)
     if axes[1] == 0:  # the outermost axis, along which ncnn's layer goes
-        parameters: dict[int, Parameter] = {0: channels, 1: float(eps)}  # type: ignore[arg-type]
+        parameters: dict[int, Parameter] = {0: channels, 1: float(eps)}
         weights = (scale, Weight(average, tagged=False), Weight(spread, tagged=False), shift)
         return [t.network.add("BatchNorm", node.name, [value], frame, parameters, weights)]
     factors = scale.values / np.sqrt(spread + eps)

@@ -11,7 +11,7 @@ import torch
 from timmx.plugin import UnsupportedError
 
 from timmx_ncnn.layers import MOST_AXES, Value
-from timmx_ncnn.translate import HINT, Translation, shape_of, translates
+from timmx_ncnn.translate import HINT, Translation, arguments, shape_of, translates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,21 +39,19 @@ aten = torch.ops.aten
 def _same_numbers(t: Translation, node: torch.fx.Node) -> Value:
     if not node.meta["val"].dtype.is_floating_point:
         raise UnsupportedError(f"ncnn computes in floats, not in {node.meta['val'].dtype}", hint=HINT)
-    return t.take(node.args[0])
+    return t.take(arguments(node)[0])
 
 
 @translates(aten.permute.default)
 def _permute(t: Translation, node: torch.fx.Node) -> Value:
-    source, dims = node.args
-    assert isinstance(source, torch.fx.Node)
+    source, dims = arguments(node)
     rank = len(shape_of(source))
     return permuted(t, node.name, source, [dim % rank for dim in dims])
 
 
 @translates(aten.transpose.int, aten.t.default)
 def _transpose(t: Translation, node: torch.fx.Node) -> Value:
-    source, first, second = (*node.args, 0, 1)[:3] if node.target is aten.t.default else node.args
-    assert isinstance(source, torch.fx.Node)
+    source, first, second = (*arguments(node), 0, 1)[:3]
     order = list(range(len(shape_of(source))))
     order[first], order[second] = order[second], order[first]
     return permuted(t, node.name, source, order)
@@ -98,8 +96,7 @@ def order_type(places: tuple[int, ...]) -> int:
 
 @translates(aten.slice.Tensor)
 def _slice(t: Translation, node: torch.fx.Node) -> Value:
-    source, dim, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])[:5]
-    assert isinstance(source, torch.fx.Node)
+    source, dim, start, end, step = arguments(node)
     size = shape_of(source)[dim]
     start, end, _ = slice(start, end).indices(size)
     if step == 1:
@@ -109,16 +106,14 @@ def _slice(t: Translation, node: torch.fx.Node) -> Value:
 
 @translates(aten.narrow.default)
 def _narrow(t: Translation, node: torch.fx.Node) -> Value:
-    source, dim, start, length = node.args
-    assert isinstance(source, torch.fx.Node)
+    source, dim, start, length = arguments(node)
     start %= shape_of(source)[dim]
     return crop(t, node.name, source, dim, start, start + length)
 
 
 @translates(aten.select.int)
 def _select(t: Translation, node: torch.fx.Node) -> Value:
-    source, dim, index = node.args
-    assert isinstance(source, torch.fx.Node)
+    source, dim, index = arguments(node)
     index %= shape_of(source)[dim]
     return crop(t, node.name, source, dim, index, index + 1)
 
@@ -169,15 +164,13 @@ def _every(
 
 @translates(aten.unbind.int)
 def _unbind(t: Translation, node: torch.fx.Node) -> list[Value]:
-    source, dim = (*node.args, 0)[:2]
-    assert isinstance(source, torch.fx.Node)
+    source, dim = arguments(node)
     return parts(t, node, source, dim, [1] * shape_of(source)[dim])
 
 
 @translates(aten.split.Tensor, aten.chunk.default, aten.split_with_sizes.default)
 def _split(t: Translation, node: torch.fx.Node) -> list[Value]:
-    source, _, dim = (*node.args, 0)[:3]
-    assert isinstance(source, torch.fx.Node)
+    source, _, dim = arguments(node)
     return parts(t, node, source, dim, [part.shape[dim] for part in node.meta["val"]])
 
 
@@ -207,7 +200,7 @@ def is_swap(node: Any) -> bool:
         return False
     rank = len(shape_of(node))
     if node.target is aten.transpose.int:
-        return {axis % rank for axis in node.args[1:]} == {rank - 2, rank - 1}
+        return {axis % rank for axis in arguments(node)[1:]} == {rank - 2, rank - 1}
     if node.target is aten.permute.default:
-        return [axis % rank for axis in node.args[1]] == [*range(rank - 2), rank - 1, rank - 2]
+        return [axis % rank for axis in arguments(node)[1]] == [*range(rank - 2), rank - 1, rank - 2]
     return False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from timmx.plugin import Operation
 
-from timmx_ncnn.layers import Layer
+from timmx_ncnn.layers import Layer, split
 from timmx_ncnn.network import compute, load, new_net
 from timmx_ncnn.param_file import WEIGHTS_SUFFIX, read_layers
 from timmx_ncnn.weights import stored_weights
@@ -64,26 +64,15 @@ class Operations:
         """Run one layer; see `Runner.run_operation`."""
         layer = self._layers[name]
         constants = [self._data[value] for value in dict.fromkeys(layer.inputs) if value in self._data]
-        arrays = dict(inputs)
-        shared = [value for value in dict.fromkeys(layer.inputs) if layer.inputs.count(value) > 1]
-        renamed = list(layer.inputs)
-        for place, value in enumerate(renamed):
-            if value in shared and value in renamed[:place]:  # ncnn gives one layer a value once
-                renamed[place] = f"{value}_{place}"
-                arrays[renamed[place]] = arrays[value]
-        entries = [Layer("Input", value, (), (value,)) for value in arrays]
-        part = [
-            *entries,
-            *constants,
-            Layer(layer.kind, name, tuple(renamed), layer.outputs, layer.parameters),
-        ]
+        entries = [Layer("Input", value, (), (value,)) for value in inputs]
+        part = split([*entries, *constants, layer])
         net = new_net(half=self._half, threads=1)
         with tempfile.TemporaryDirectory() as folder:
             param, weights = Path(folder, "part.param"), Path(folder, "part.bin")
             param.write_text(to_text(part), encoding="utf-8")
-            weights.write_bytes(b"".join(self._weights(item.name) for item in part))
+            weights.write_bytes(b"".join(self._weights(item.name) for item in (*constants, layer)))
             load(net, param, weights)
-        feeds = {value: _as_mat(array) for value, array in arrays.items()}
+        feeds = {value: _as_mat(array) for value, array in inputs.items()}
         results = compute(net, feeds, layer.outputs)
         return dict(zip(layer.outputs, results, strict=True))
 

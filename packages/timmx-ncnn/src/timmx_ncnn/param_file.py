@@ -112,7 +112,7 @@ def _parameter(word: str) -> tuple[int, Parameter]:
         count, *values = text.split(",")
         if len(values) != int(count):
             raise ValueError("it has fewer values than it says")
-        return _checked(-23300 - number), tuple(_number(value) for value in values)  # type: ignore[return-value]
+        return _checked(-23300 - number), tuple(_number(value) for value in values)
     return _checked(number), text.strip('"') if text.startswith('"') else _number(text)
 
 

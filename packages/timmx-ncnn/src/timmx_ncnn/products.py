@@ -10,7 +10,7 @@ from timmx.plugin import UnsupportedError
 
 from timmx_ncnn.layers import Parameter, Value, Weight
 from timmx_ncnn.movement import is_swap
-from timmx_ncnn.translate import HINT, Translation, numbers, shape_of, translates
+from timmx_ncnn.translate import HINT, Translation, arguments, numbers, shape_of, translates
 from timmx_ncnn.weighted import inner_product
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ aten = torch.ops.aten
 
 @translates(aten.linear.default)
 def _linear(t: Translation, node: torch.fx.Node) -> Value:
-    source, weight, bias = (*node.args, None)[:3]
-    assert isinstance(source, torch.fx.Node)
+    source, weight, bias = arguments(node)
     return product_with_weight(
         t, node, source, t.weight(weight, "weight of a linear layer"), bias, shape_of(weight)[0]
     )
@@ -49,19 +48,16 @@ def product_with_weight(
 
 @translates(aten.addmm.default)
 def _addmm(t: Translation, node: torch.fx.Node) -> Value:
-    bias, source, weight = node.args[:3]
+    bias, source, weight, beta, alpha = arguments(node)
     constant = t.constant(weight)
-    if constant is None or t.constant(bias) is None or node.kwargs or len(shape_of(bias)) != 1:  # type: ignore[arg-type]
+    if constant is None or t.constant(bias) is None or (beta, alpha) != (1, 1) or len(shape_of(bias)) != 1:
         raise UnsupportedError("the sum of a matrix and a product is not translated", hint=HINT)
-    assert isinstance(source, torch.fx.Node)
     return product_with_weight(t, node, source, numbers(constant.t()), bias, constant.shape[1])
 
 
 @translates(aten.mm.default, aten.bmm.default, aten.matmul.default)
 def _matmul(t: Translation, node: torch.fx.Node) -> Value:
-    first, second = node.args
-    assert isinstance(first, torch.fx.Node)
-    assert isinstance(second, torch.fx.Node)
+    first, second = arguments(node)
     constant = t.constant(second)
     if constant is not None and constant.ndim <= 2 and len(shape_of(first)) > 1:
         constant = constant.reshape(constant.shape[0], -1)
@@ -72,7 +68,6 @@ def _matmul(t: Translation, node: torch.fx.Node) -> Value:
     swapped = is_swap(second) and constant is None
     if swapped:  # the product takes the transposed matrix
         second = second.args[0]
-        assert isinstance(second, torch.fx.Node)
         right = shape_of(second)
     lead = torch.broadcast_shapes(left[:-2], right[:-2])
     a, b = (math.prod(shape[:-2]) for shape in (left, right))

@@ -13,7 +13,7 @@ from torch.export.graph_signature import InputKind
 from timmx_ncnn.layers import MOST_AXES, Network, Parameter, Value, Weight, sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
@@ -157,6 +157,8 @@ class Translation:
             return
         if node.target is operator.getitem:
             source, index = node.args
+            assert isinstance(source, torch.fx.Node)
+            assert isinstance(index, int)
             self._values[node] = self.several(source)[index]
             return
         function = TABLE.get(node.target)
@@ -172,6 +174,7 @@ class Translation:
             return self._constants[item] if isinstance(item, torch.fx.Node) else item
 
         args, kwargs = torch.fx.node.map_aggregate((node.args, dict(node.kwargs)), value)
+        assert callable(node.target)
         with torch.no_grad():
             return node.target(*args, **kwargs)
 
@@ -182,6 +185,14 @@ HINT = "use timmx onnx, openvino or torch-export, which support this model"
 def shape_of(node: torch.fx.Node) -> tuple[int, ...]:
     """The shape of the node's tensor."""
     return tuple(node.meta["val"].shape)
+
+
+def arguments(node: torch.fx.Node) -> list[Any]:
+    """All arguments in the order of the operation's schema, with its defaults."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    schema = node.target._schema.arguments
+    given = dict(zip((argument.name for argument in schema), node.args, strict=False)) | node.kwargs
+    return [given.get(argument.name, argument.default_value) for argument in schema]
 
 
 def numbers(tensor: torch.Tensor) -> np.ndarray:
@@ -200,9 +211,9 @@ def only_user(node: torch.fx.Node) -> torch.fx.Node | None:
     return users[0] if len(users) == 1 else None
 
 
-def unary(t: Translation, node: torch.fx.Node, kind: str, parameters: dict[int, Parameter]) -> Value:
+def unary(t: Translation, node: torch.fx.Node, kind: str, parameters: Mapping[int, Parameter]) -> Value:
     """A layer that keeps the shape, whatever that is."""
-    value = t.take(node.args[0])
+    value = t.take(arguments(node)[0])
     return t.network.add(kind, node.name, [value], value.shape, parameters)
 
 

@@ -27,17 +27,17 @@ def fused_activation(node: torch.fx.Node) -> tuple[torch.fx.Node, dict[int, Para
         return None
     match layer:
         case "ReLU", {0: slope}:
-            return user, {9: 2, 10: (slope,)}  # type: ignore[dict-item]
+            return user, {9: 2, 10: (slope,)}
         case "ReLU", _:
             return user, {9: 1}
         case "Clip", {0: low, 1: high}:
-            return user, {9: 3, 10: (low, high)}  # type: ignore[dict-item]
+            return user, {9: 3, 10: (low, high)}
         case "Sigmoid", _:
             return user, {9: 4}
         case "Mish", _:
             return user, {9: 5}
         case "HardSwish", {0: alpha, 1: beta}:
-            return user, {9: 6, 10: (alpha, beta)}  # type: ignore[dict-item]
+            return user, {9: 6, 10: (alpha, beta)}
     return None
 
 
