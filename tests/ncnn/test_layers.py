@@ -76,6 +76,7 @@ def seeded(layer):
         lambda x: F.leaky_relu(x, 0.2),
         lambda x: x.clamp(-0.5, 0.7),
         lambda x: x.clamp(min=0.1),
+        lambda x: x.clamp(torch.tensor(-0.5), torch.tensor(0.7)),
         lambda x: x.abs().sqrt() + x.exp() + x.sin() + x.cos(),
         lambda x: x**2 + x**3 + x**4 + x.abs() ** 1.7,
         lambda x: 1 / (2 + x.abs()) - (3 - x) * 2,
@@ -170,6 +171,8 @@ def test_operation_along_axes(function, tmp_path):
         lambda x: x.roll((2, -1), (2, 3)),
         lambda x: x.roll(1, 1),
         lambda x: x.flip(1, 3),
+        lambda x: torch.slice_scatter(x, x[:, :, :3] * 2, 2, 4, 7),
+        lambda x: torch.select_scatter(x, x[:, 0] * 2, 1, 3),
         lambda x: x.repeat(1, 2, 1, 3),
         lambda x: x[:, :, :1].expand(1, 4, 5, 13),
         lambda x: x[:, torch.tensor([3, 0, 1])],
@@ -178,6 +181,7 @@ def test_operation_along_axes(function, tmp_path):
         lambda x: F.pad(x, (1, 2, 0, 0, 1, 5), value=1.5),
         lambda x: F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, 3, 0, 4)),
         lambda x: F.pad(x.reshape(2, 2, 10, 13), (0, 1, 2, 0, 1, 0, 0, 1)),
+        lambda x: F.pad(x, (-1, 2, 3, -4)),
         lambda x: F.pad(x, (1, 2, 3, 4), mode="reflect"),
         lambda x: F.pad(x, (1, 2, 3, 4), mode="replicate"),
         lambda x: x.unfold(2, 4, 2).unfold(3, 5, 3).flatten(3),
@@ -313,6 +317,13 @@ def test_attention_of_windows_with_a_shared_mask(lead, tmp_path):
         return F.scaled_dot_product_attention(x, x, x, mask)
 
     assert "SDPA" not in check(Does(function), TOKENS, tmp_path)
+
+
+def test_attention_of_queries_that_share_all_keys(tmp_path):
+    def function(x):
+        return F.scaled_dot_product_attention(x.reshape(1, 4, 13, 10), *[x[:, :26].reshape(1, 1, 26, 10)] * 2)
+
+    check(Does(function), TOKENS, tmp_path)
 
 
 def test_attention_of_grouped_queries(tmp_path):

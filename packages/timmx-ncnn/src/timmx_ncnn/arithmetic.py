@@ -117,6 +117,17 @@ def _prelu(t: Translation, node: torch.fx.Node) -> Value:
     )
 
 
+@translates(aten.clamp.Tensor)
+def _clamp_by_constants(t: Translation, node: torch.fx.Node) -> Value:
+    """Limits that are constants with one element, as those of Gemma's layers."""
+    source, *limits = arguments(node)
+    numbers = {place: _scalar(t, limit) for place, limit in enumerate(limits) if limit is not None}
+    if None in numbers.values():
+        raise UnsupportedError("limits with several elements are not translated", hint=HINT)
+    value = t.take(source)
+    return t.network.add("Clip", node.name, [value], value.shape, numbers)  # type: ignore[arg-type]
+
+
 def _binary(kind: int) -> Callable[[Translation, torch.fx.Node], Value]:
     def function(t: Translation, node: torch.fx.Node) -> Value:
         first, second, *factor = arguments(node)
@@ -200,7 +211,12 @@ _SUM, _MEAN, _MAX, _MIN, _L2 = 0, 3, 4, 5, 8
     aten.amin.default,
 )
 def _reduction(t: Translation, node: torch.fx.Node) -> Value:
-    kinds = {aten.amax.default: _MAX, aten.amin.default: _MIN, aten.mean.dim: _MEAN, aten.mean.default: _MEAN}
+    kinds: dict[Any, int] = {
+        aten.amax.default: _MAX,
+        aten.amin.default: _MIN,
+        aten.mean.dim: _MEAN,
+        aten.mean.default: _MEAN,
+    }
     kind = kinds.get(node.target, _SUM)
     dims = [] if node.target in (aten.mean.default, aten.sum.default) else arguments(node)[1]
     return reduce(t, node, kind, dims)

@@ -22,7 +22,7 @@ def _attention(t: Translation, node: torch.fx.Node) -> Value:
     *lead, length, size = shape_of(query)
     heads, groups = math.prod(lead), math.prod(shape_of(key)[:-2])
     scale = float(size**-0.5 if scale is None else scale)
-    if groups != heads and not (grouped and lead[:-1] == [1] * (len(lead) - 1)):
+    if groups not in (1, heads) and not (grouped and lead[:-1] == [1] * (len(lead) - 1)):
         raise UnsupportedError(
             "attention whose keys are shared by several queries is not translated", hint=HINT
         )

@@ -45,6 +45,45 @@ def joined(
     return t.network.add("Concat", node.name, values, frame, {0: axis})
 
 
+@translates(aten.slice_scatter.default)
+def _slice_scatter(t: Translation, node: torch.fx.Node) -> Value:
+    source, part, dim, start, end, step = arguments(node)
+    if step != 1:
+        raise UnsupportedError("an assignment to every second element is not translated", hint=HINT)
+    start, end, _ = slice(start, end).indices(shape_of(node)[dim])
+    return _replaced(t, node, source, part, dim, start, end)
+
+
+@translates(aten.select_scatter.default)
+def _select_scatter(t: Translation, node: torch.fx.Node) -> Value:
+    source, part, dim, index = arguments(node)
+    index %= shape_of(node)[dim]
+    return _replaced(t, node, source, part, dim, index, index + 1)
+
+
+def _replaced(
+    t: Translation,
+    node: torch.fx.Node,
+    source: torch.fx.Node,
+    part: torch.fx.Node,
+    dim: int,
+    start: int,
+    end: int,
+) -> Value:
+    """A tensor with a part along an axis replaced."""
+    shape = shape_of(node)
+    dim %= len(shape)
+    frame, axis = around(t, shape, dim)
+    pieces = [t.take(part, (*frame[:axis], end - start, *frame[axis + 1 :]))]
+    if start:
+        pieces.insert(0, cut(t, f"{node.name}_before", t.take(source, frame), axis, 0, start))
+    if end < shape[dim]:
+        pieces.append(cut(t, f"{node.name}_after", t.take(source, frame), axis, end, shape[dim]))
+    if len(pieces) == 1:
+        return pieces[0]
+    return t.network.add("Concat", node.name, pieces, frame, {0: axis})
+
+
 @translates(aten.roll.default)
 def _roll(t: Translation, node: torch.fx.Node) -> Value:
     source, shifts, dims = arguments(node)
@@ -79,6 +118,14 @@ def _flip(t: Translation, node: torch.fx.Node) -> Value:
 @translates(aten.expand.default)
 def _expand(t: Translation, node: torch.fx.Node) -> Value:
     source = arguments(node)[0]
+    shape = shape_of(node)
+    old = (1,) * (len(shape) - len(shape_of(source))) + shape_of(source)
+    return repeated(t, node, source, old, [new // size for new, size in zip(shape, old, strict=True)])
+
+
+@translates(aten.copy.default)
+def _copy(t: Translation, node: torch.fx.Node) -> Value:
+    _, source, _ = arguments(node)
     shape = shape_of(node)
     old = (1,) * (len(shape) - len(shape_of(source))) + shape_of(source)
     return repeated(t, node, source, old, [new // size for new, size in zip(shape, old, strict=True)])
@@ -178,8 +225,6 @@ def _pad(t: Translation, node: torch.fx.Node) -> Value:
     rank = len(shape_of(source))
     around = {rank - 1 - place: (pads[2 * place], pads[2 * place + 1]) for place in range(len(pads) // 2)}
     around = {dim: both for dim, both in around.items() if any(both)}
-    if any(min(both) < 0 for both in around.values()):
-        raise UnsupportedError("a padding that removes pixels is not translated", hint=HINT)
     return padded(t, node.name, source, around, {4: kind, 5: float(number or 0)})
 
 
@@ -210,7 +255,7 @@ def padded(
     """`Padding` along axes: one layer for a map, otherwise one per axis, with the other axes merged."""
     current = list(shape_of(source))
     frame, axes = t.frame(current, *around)
-    if len(frame) < MOST_AXES:
+    if len(frame) < MOST_AXES and all(min(both) >= 0 for both in around.values()):
         sides = dict(parameters)
         shape = list(frame)
         for dim, both in around.items():
@@ -219,10 +264,14 @@ def padded(
         return t.network.add("Padding", name, [t.take(source, frame)], shape, sides)
     value = t.take(source)
     for dim, (low, high) in around.items():
-        value = t.network.reshape(
-            value, (math.prod(current[:dim]), current[dim], math.prod(current[dim + 1 :]))
-        )
-        shape = [value.shape[0], current[dim] + low + high, value.shape[2]]
-        value = t.network.add("Padding", f"{name}_{dim}", [value], shape, {**parameters, 0: low, 1: high})
-        current[dim] += low + high
+        before, after = math.prod(current[:dim]), math.prod(current[dim + 1 :])
+        value = t.network.reshape(value, (before, current[dim], after))
+        if min(low, high) < 0:  # a padding that removes pixels
+            start, end = max(0, -low), current[dim] - max(0, -high)
+            value = cut(t, f"{name}_{dim}_cut", value, 1, start, end)
+        low, high = max(0, low), max(0, high)
+        if low or high:
+            shape = [before, value.shape[1] + low + high, after]
+            value = t.network.add("Padding", f"{name}_{dim}", [value], shape, {**parameters, 0: low, 1: high})
+        current[dim] = value.shape[1]
     return value
