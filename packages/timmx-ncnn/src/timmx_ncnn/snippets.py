@@ -117,7 +117,7 @@ def _kotlin(path: Path, metadata: Metadata) -> Snippet:
         load=(
             *_C_API,
             'val ncnn: Ncnn = Native.load("ncnn", Ncnn::class.java)',
-            f"val param = context.assets.open({asset}).readBytes() + 0",
+            f"val param = context.assets.open({asset}).readBytes() + 0.toByte()",
             f"val bytes = context.assets.open({weights_asset}).readBytes()",
             "val weights = Memory(bytes.size.toLong()).apply { write(0, bytes, 0, bytes.size) }",
             "val net = ncnn.ncnn_net_create().also {",
