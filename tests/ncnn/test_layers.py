@@ -253,6 +253,19 @@ def test_convolution_of_several_maps(layer, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "layer",
+    [
+        nn.MaxPool2d(3, 2, 1),
+        nn.AvgPool2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+    ],
+)
+def test_pooling_of_several_maps(layer, tmp_path):
+    check(Does(lambda x: layer(torch.cat((x, -x, 2 * x)))), IMAGE, tmp_path)
+
+
+@pytest.mark.parametrize(
     "activation", [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.3), nn.Sigmoid(), nn.Mish(), nn.Hardswish()]
 )
 def test_activation_is_computed_by_the_layer_before(activation, tmp_path):

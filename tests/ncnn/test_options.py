@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import timmx
+import torch
 from timmx.errors import ConfigurationError, UnsupportedError
 from timmx.registry import load
 from torch import nn
@@ -61,6 +62,18 @@ def test_half_precision_halves_the_file(exported_digits):
     assert (metadata["precision"], metadata["format"]["mode"]) == ("fp16", "fp16")
 
 
+class Overflows(nn.Module):
+    """Has values above 65504, the largest number in half precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 4)
+        self.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)) * 1e4 * 1e4 / 1e8)
+
+
 class Sorts(nn.Module):
     """Has an operation for which ncnn has no layer."""
 
@@ -78,3 +91,14 @@ def test_model_with_another_operation_is_refused(export, tmp_path):
         timmx.export("ncnn", Sorts().eval(), output=tmp_path / "m.param", input_size=(3, 32, 32))
     assert "timmx onnx" in caught.value.hint
     assert not list(tmp_path.iterdir())
+
+
+def test_overflow_of_half_precision_is_a_warning(export, tmp_path):
+    """x86 CPUs compute in float32, where the file is exact."""
+    torch.manual_seed(0)
+    model = Overflows().eval()
+    for mode, warned in (("fp32", False), ("fp16", True)):
+        result = timmx.export(
+            "ncnn", model, output=tmp_path / f"{mode}.param", input_size=(3, 32, 32), mode=mode
+        )
+        assert any("In half-precision arithmetic" in note for note in result.notes) == warned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import forks
 import pytest
@@ -14,6 +14,9 @@ from conftest import DIGITS
 from PIL import Image
 from timmx.tools.snippets.snippet import make_snippet
 from timmx.tools.subject.subject import open_subject
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GRAMMARS = {"cpp": tree_sitter_cpp, "kotlin": tree_sitter_kotlin}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timmx.plugin import Exported, Precision, move_to_cpu, sha256
+from timmx.plugin import Exported, HalfPrecisionProgram, Precision, move_to_cpu, sha256
 
 from timmx_ncnn.lower import lower
 from timmx_ncnn.options import NcnnMode
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from timmx_ncnn.layers import Layer
     from timmx_ncnn.options import NcnnOptions
+
+_SAMPLES = 4
+"""Inputs of the simulation of half precision."""
 
 
 def export(job: ExportJob, options: NcnnOptions) -> Exported:
@@ -35,7 +38,19 @@ def export(job: ExportJob, options: NcnnOptions) -> Exported:
     metadata = job.metadata(precision, mode=str(options.mode), companions={WEIGHTS_SUFFIX: sha256(weights)})
     text = to_text(layers) + essentials(metadata) + METADATA_MARK + metadata.dumps() + "\n"
     job.path.write_text(text, encoding="utf-8", newline="")
-    return Exported(precision)
+    return Exported(precision, _notes(job) if half and job.request.verify else ())
+
+
+def _notes(job: ExportJob) -> tuple[str, ...]:
+    """A warning if half-precision arithmetic is too inexact, which the verification on an x86 CPU does not show."""
+    job.progress("Simulating half precision")
+    ratio_db = HalfPrecisionProgram(move_to_cpu(job.capture()), job.samples(_SAMPLES)).snr_db(())
+    if ratio_db >= job.wish(Precision.FP16, None).floor_db:
+        return ()
+    return (
+        f"In half-precision arithmetic, as on Arm CPUs and GPUs, the outputs have {ratio_db:.1f} dB by simulation. "
+        "Turn off ncnn's options use_fp16_packed, use_fp16_storage and use_fp16_arithmetic there.",
+    )
 
 
 def _layers(job: ExportJob) -> list[Layer]:

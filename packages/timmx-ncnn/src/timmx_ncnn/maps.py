@@ -23,10 +23,9 @@ _MAXIMUM, _AVERAGE = 0, 1
 @translates(aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.default)
 def _adaptive_pool(t: Translation, node: torch.fx.Node) -> Any:
     source, size = arguments(node)
-    require_single(source)
     average = node.target is aten.adaptive_avg_pool2d.default
     kind = _AVERAGE if average else _MAXIMUM
-    shape = shape_of(source)[1:]
+    shape = _maps(shape_of(source))
     value = t.take(source, shape)
     rows, columns = pair(size)
     if rows == columns == 1:
@@ -74,7 +73,6 @@ def _pool(
     ceil_mode: bool,
     parameters: dict[int, Parameter],
 ) -> Value:
-    require_single(source)
     kernel, stride, padding = pair(kernel), pair(stride), pair(padding)
     parameters |= {1: kernel[1], 11: kernel[0], 2: stride[1], 12: stride[0], 3: padding[1], 13: padding[0]}
     parameters |= {14: padding[1], 15: padding[0], 5: int(not ceil_mode)}
@@ -89,10 +87,17 @@ def _pool(
         raise UnsupportedError(
             "a pooling window that would start in the padding is not translated", hint=HINT
         )
-    return t.network.add("Pooling", node.name, [t.take(source, shape_of(source)[1:])], shape[1:], parameters)
+    value = t.take(source, _maps(shape_of(source)))
+    return t.network.add("Pooling", node.name, [value], _maps(shape), parameters)
 
 
-@translates(aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default, aten._upsample_nearest_exact2d.vec)
+def _maps(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The maps of a batch as channels of one, for layers that compute each channel separately."""
+    *lead, height, width = shape
+    return math.prod(lead), height, width
+
+
+@translates(aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default)
 def _nearest(t: Translation, node: torch.fx.Node) -> Value:
     return _resized(t, node, {0: 1})
 
@@ -104,10 +109,10 @@ def _bilinear(t: Translation, node: torch.fx.Node) -> Value:
 
 def _resized(t: Translation, node: torch.fx.Node, parameters: dict[int, Parameter]) -> Value:
     source = arguments(node)[0]
-    require_single(source)
-    shape = shape_of(node)[1:]
+    shape = _maps(shape_of(node))
     parameters |= {3: shape[1], 4: shape[2]}
-    return t.network.add("Interp", node.name, [t.take(source, shape_of(source)[1:])], shape, parameters)
+    value = t.take(source, _maps(shape_of(source)))
+    return t.network.add("Interp", node.name, [value], shape, parameters)
 
 
 @translates(aten.pixel_shuffle.default)
