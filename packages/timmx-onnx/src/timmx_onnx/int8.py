@@ -13,6 +13,7 @@ from onnxruntime.quantization import CalibrationMethod as RangeOrigin, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from timmx.plugin import (
+    HARDSWISH_ZERO,
     CalibrationMethod,
     IntegerScheme,
     LayerKind,
@@ -70,7 +71,7 @@ def to_int8(
 ) -> IntegerGraph:
     """Choose the layers by their accuracy and the table of operator speeds, quantize them, and measure the graph.
 
-    The layers in float store their weights in 8 bits, as in `--mode weight-int8`, unless the plan needs floats.
+    Layers that integers would not make faster store their weights in 8 bits, as in `--mode weight-int8`.
 
     Args:
         model: float32; changed.
@@ -86,6 +87,7 @@ def to_int8(
         weight_limit=_REDUCED if reduce_range else _FULL,
         rounded_results=frozenset((LayerKind.CONVOLUTION,)),
         method=method,
+        clips_hardswish=True,
     )
     planner = job.quantization_planner(calibration, scheme)
     _prepare(model)
@@ -98,6 +100,9 @@ def to_int8(
     }
     job.progress("Choosing layers for integers")
     ranges = observe(model, _float_values(model), calibration, method)
+    for name in _read_by_hardswish(model):
+        low, high = ranges[name]
+        ranges[name] = max(low, HARDSWISH_ZERO), high
     proto = ir.to_proto(model)
     speeds = speed_table(vnni=not reduce_range)
 
@@ -109,11 +114,10 @@ def to_int8(
     def build(plan: QuantizationPlan) -> tuple[_Built, Callable[[np.ndarray], Sequence[np.ndarray]]]:
         copy = ir.from_proto(proto)
         chosen = choose(copy, {node for node, name in matched.items() if name not in plan.kept})
-        floats = plan.kept if plan.corrected else frozenset()
         states = stored | {name: LayerState.INTEGER for node, name in matched.items() if node in chosen}
         quantized = _quantize(copy, chosen, ranges, reduce_range=reduce_range)
-        store_weights(quantized, lambda node: matched.get(str(node.name), "") in floats)
-        states |= dict.fromkeys(floats, LayerState.FLOAT)
+        store_weights(quantized, lambda node: matched.get(str(node.name), "") in plan.kept)
+        states |= dict.fromkeys(plan.kept, LayerState.FLOAT)
         return (quantized, states), opened(quantized, integer_kernels=False)
 
     fast = choose(ir.from_proto(proto), matched)
@@ -193,6 +197,18 @@ def _float_values(model: ir.Model) -> list[str]:
     graph = model.graph
     values = [value for node in graph for value in node.outputs if value.dtype is ir.DataType.FLOAT]
     return [str(value.name) for value in (*graph.inputs, *values)]
+
+
+def _read_by_hardswish(model: ir.Model) -> list[str]:
+    """The names of the values that nothing but HardSwish reads."""
+    values = [node.inputs[0] for node in model.graph if node.op_type == "HardSwish"]
+    return [
+        str(value.name)
+        for value in values
+        if value is not None
+        and not value.is_graph_output()
+        and all(user.op_type == "HardSwish" for user, _ in value.uses())
+    ]
 
 
 def _quantize(
