@@ -28,9 +28,8 @@ from timmx.capture import capture
 from timmx.plugin import worst_db
 from timmx.testing import awaken
 from timmx.tools.bench import bench
-from timmx_ncnn.lower import lower
+from timmx_ncnn.convert import convert
 from timmx_ncnn.network import compute, new_net
-from timmx_ncnn.translate import translate
 from timmx_ncnn.write import to_text, write_weights
 
 NAMES = ("resnet18", "mobilenetv3_small_050", "efficientnet_b0", "vit_tiny_patch16_224", "convnext_atto")
@@ -123,7 +122,7 @@ def converters(name: str, folder: Path) -> None:
         results.append("no ONNX")
     else:
         results.append(pnnx(graph, size, inputs, expected))
-    layers = translate(lower(program), ["output"])
+    layers = convert(program, ["output"])
     (folder / "m.param").write_text(to_text(layers))
     with (folder / "m.bin").open("wb") as file:
         write_weights(layers, file, half=False)

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own customary name
 from timmx.capture import capture
 from timmx.errors import UnsupportedError
-from timmx_ncnn.lower import lower
+from timmx_ncnn.convert import convert
 from timmx_ncnn.network import compute, load, new_net
-from timmx_ncnn.translate import translate
 from timmx_ncnn.write import to_text, write_weights
 from torch import nn
 from witnesses import Does
@@ -25,7 +24,7 @@ TOKENS = IMAGE.reshape(1, 52, 10)
 
 def layers_of(module, example):
     with torch.no_grad():
-        return translate(lower(capture(module.eval(), example, dynamic=False)), ["output"])
+        return convert(capture(module.eval(), example, dynamic=False), ["output"])
 
 
 def computed(module, example, folder):
@@ -347,7 +346,7 @@ def test_attention_of_grouped_queries(tmp_path):
     check(Does(function), TOKENS, tmp_path)
 
 
-def test_reshapes_are_no_layers_where_none_is_needed(tmp_path):
+def test_reshapes_are_layers_only_where_they_are_needed(tmp_path):
     kinds = check(Does(lambda x: x.reshape(1, 2, 2, 130).flatten().unsqueeze(0).relu()), IMAGE, tmp_path)
     assert kinds == ["Input", "ReLU", "Reshape"]
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 from timmx.plugin import Exported, HalfPrecisionProgram, Precision, move_to_cpu, sha256
 
-from timmx_ncnn.lower import lower
+from timmx_ncnn.convert import convert
 from timmx_ncnn.options import NcnnMode
 from timmx_ncnn.param_file import METADATA_MARK, WEIGHTS_SUFFIX
-from timmx_ncnn.translate import translate
 from timmx_ncnn.write import essentials, to_text, write_weights
 
 if TYPE_CHECKING:
@@ -56,4 +55,4 @@ def _notes(job: ExportJob) -> tuple[str, ...]:
 def _layers(job: ExportJob) -> list[Layer]:
     program = job.capture()
     job.progress("Converting to ncnn")
-    return translate(lower(move_to_cpu(program)), job.output_names)
+    return convert(move_to_cpu(program), job.output_names)

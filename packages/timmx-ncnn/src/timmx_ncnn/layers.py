@@ -31,7 +31,7 @@ class Weight:
     tagged: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """One layer, as a line of a `.param` file states it, and its weights.
 
@@ -46,8 +46,8 @@ class Layer:
 
     kind: str
     name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
     parameters: Mapping[int, Parameter] = field(default_factory=dict)
     weights: tuple[Weight, ...] = ()
 
@@ -76,7 +76,7 @@ class Network:
 
     def __init__(self, name: str, shape: tuple[int, ...], outputs: Sequence[str]) -> None:
         self.input = Value(name, shape)
-        self.layers = [Layer("Input", name, (), (name,), sizes(shape))]
+        self.layers = [Layer(kind="Input", name=name, outputs=(name,), parameters=sizes(shape))]
         self._names = Counter([name, *outputs])
         self._reshaped: dict[tuple[str, tuple[int, ...]], Value] = {}
 
@@ -106,7 +106,16 @@ class Network:
         name = self._unique(name)
         names = [name] if len(shapes) == 1 else [self._unique(f"{name}_{i}") for i in range(len(shapes))]
         takes = tuple(value.name for value in inputs)
-        self.layers.append(Layer(kind, name, takes, tuple(names), parameters or {}, weights))
+        self.layers.append(
+            Layer(
+                kind=kind,
+                name=name,
+                inputs=takes,
+                outputs=tuple(names),
+                parameters=parameters or {},
+                weights=weights,
+            )
+        )
         return [Value(name, tuple(shape)) for name, shape in zip(names, shapes, strict=True)]
 
     def reshape(self, value: Value, shape: tuple[int, ...]) -> Value:
@@ -135,7 +144,7 @@ class Network:
                 needed.update(layer.inputs)
         layers.reverse()
         for name, value in outputs:
-            layers.append(Layer("Output", name, (value.name,), ()))
+            layers.append(Layer(kind="Output", name=name, inputs=(value.name,)))
         return _named(split(layers))
 
     def _unique(self, name: str) -> str:
@@ -160,7 +169,7 @@ def split(layers: Sequence[Layer]) -> list[Layer]:
         for name in layer.outputs:
             if name in left:
                 copies = tuple(f"{name}_split_{i}" for i in range(users[name]))
-                result.append(Layer("Split", f"{name}_split", (name,), copies))
+                result.append(Layer(kind="Split", name=f"{name}_split", inputs=(name,), outputs=copies))
     return result
 
 

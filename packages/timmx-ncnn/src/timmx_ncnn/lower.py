@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +22,20 @@ from torch.export import default_decompositions
 from timmx_ncnn.layers import MOST_AXES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
 aten = torch.ops.aten
 
 
-def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """The same function in operations of `timmx_ncnn.translate.TABLE`.
+def lower(program: torch.export.ExportedProgram, kept: Container[Any]) -> torch.export.ExportedProgram:
+    """The same function in operations that are translated.
 
     Args:
         program: from `job.capture()`, with a batch size of 1, on the CPU; not changed.
+        kept: operations that are translated, and not decomposed.
     """
     with torch.no_grad():
-        lowered = decompose(program, _decompositions())
+        lowered = decompose(program, _decompositions(kept))
     drop_copies(lowered)
     drop_expands(lowered.graph)
     use_reshapes(lowered.graph)
@@ -43,16 +43,12 @@ def lower(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram
     return lowered
 
 
-@functools.cache
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """torch's own, apart from operations that are translated, and those of operations that ncnn lacks."""
-    from timmx_ncnn import arithmetic, attention, convolution, joining, maps, movement, products  # noqa: F401
-    from timmx_ncnn.translate import TABLE
-
+def _decompositions(kept: Container[Any]) -> dict[Any, Callable[..., Any]]:
+    """torch's own, apart from those of kept operations, and those of operations that ncnn lacks."""
     table = {
         operation: function
         for operation, function in default_decompositions().materialize().items()
-        if operation not in TABLE
+        if operation not in kept
     }
     return (
         table

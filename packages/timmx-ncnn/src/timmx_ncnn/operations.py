@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,7 @@ class Operations:
             elif layer.kind == "MemoryData":
                 self._data[layer.outputs[0]] = layer
             elif layer.kind != "Input":
-                self._layers[layer.name] = Layer(
-                    layer.kind, layer.name, inputs, layer.outputs, layer.parameters
-                )
+                self._layers[layer.name] = replace(layer, inputs=inputs)
         self.operations = tuple(
             Operation(
                 layer.name,
@@ -64,7 +63,7 @@ class Operations:
         """Run one layer; see `Runner.run_operation`."""
         layer = self._layers[name]
         constants = [self._data[value] for value in dict.fromkeys(layer.inputs) if value in self._data]
-        entries = [Layer("Input", value, (), (value,)) for value in inputs]
+        entries = [Layer(kind="Input", name=value, outputs=(value,)) for value in inputs]
         part = split([*entries, *constants, layer])
         net = new_net(half=self._half, threads=1)
         with tempfile.TemporaryDirectory() as folder:

@@ -100,7 +100,13 @@ def _layer(words: list[str]) -> Layer:
     if min(inputs, outputs) < 0 or len(words) < end:
         raise ValueError("it has fewer names than it says")
     parameters = dict(_parameter(word) for word in words[end:])
-    return Layer(kind, name, tuple(words[4 : 4 + inputs]), tuple(words[4 + inputs : end]), parameters)
+    return Layer(
+        kind=kind,
+        name=name,
+        inputs=tuple(words[4 : 4 + inputs]),
+        outputs=tuple(words[4 + inputs : end]),
+        parameters=parameters,
+    )
 
 
 def _parameter(word: str) -> tuple[int, Parameter]:

@@ -1,4 +1,4 @@
-"""Translates a lowered program to ncnn layers, operation by operation."""
+"""Translates a lowered program to ncnn layers, operation by operation; other files have the operations."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
-
-    from timmx_ncnn.layers import Layer
 
     Function = Callable[["Translation", torch.fx.Node], Value | list[Value]]
 
@@ -37,27 +35,11 @@ def translates(*operations: Any) -> Callable[[Function], Function]:
     return register
 
 
-def translate(program: torch.export.ExportedProgram, outputs: Sequence[str]) -> list[Layer]:
-    """The layers of a program, from `input` to the outputs.
-
-    Args:
-        program: with static sizes and a batch size of 1, in operations of `TABLE`.
-        outputs: their names.
-
-    Raises:
-        UnsupportedError: an operation has no layers in ncnn.
-    """
-    # fills the table
-    from timmx_ncnn import arithmetic, attention, convolution, joining, maps, movement, products  # noqa: F401
-
-    return Translation(program, outputs).layers
-
-
 class Translation:
     """One program's translation.
 
-    A value of a node is a `Mat` with the numbers of the tensor in any shape: a reshape is no layer, and what takes the
-    value asks for the shape that it needs. The usual shape is that of the tensor without the batch.
+    A value of a node is a `Mat` with the numbers of the tensor in any shape: a reshape is not a layer, and what takes
+    the value asks for the shape that it needs. The usual shape is that of the tensor without the batch.
 
     Attributes:
         layers: the result.
