@@ -66,6 +66,7 @@ def test_options_that_the_documents_name_exist():
                 "coreml",
                 "executorch",
                 "litert",
+                "ncnn",
                 "onnx",
                 "openvino",
                 "tensorrt",

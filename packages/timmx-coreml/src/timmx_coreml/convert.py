@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from timmx.plugin import UnsupportedError
+from timmx.plugin import UnsupportedError, move_to_cpu
 
 from timmx_coreml.errors import OTHER_FORMATS
 from timmx_coreml.float32_islands import float32_islands
@@ -59,10 +59,7 @@ def convert(job: ExportJob, conversion: Conversion) -> tuple[Any, tuple[str, ...
     """
     program = job.capture()
     job.progress("Converting to Core ML")
-    if job.request.device != "cpu":
-        from torch.export.passes import move_to_device_pass
-
-        program = move_to_device_pass(program, "cpu")  # coremltools reads the weights as numpy arrays
+    program = move_to_cpu(program)
     notes: tuple[str, ...] = ()
     in_float32 = 0
     with quiet():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import Exported, Precision
+from timmx.plugin import Exported, Precision, move_to_cpu
 
 from timmx_executorch.arithmetic import apply
 from timmx_executorch.convert import finish, partitioners, tag_weights, to_edge
@@ -15,7 +15,6 @@ from timmx_executorch.pte_file import weights_file
 from timmx_executorch.validation import BATCH_MAX
 
 if TYPE_CHECKING:
-    import torch
     from timmx.plugin import ExportJob
 
     from timmx_executorch.options import ExecuTorchOptions
@@ -45,7 +44,7 @@ def export(job: ExportJob, options: ExecuTorchOptions) -> Exported:
     calibration = None
     if options.mode is Mode.INT8:  # unusable data is refused before the long conversion
         calibration = job.calibration(options.calibration_data, options.calibration_samples)
-    lowered = lower(_on_cpu(job), job.example_input.cpu(), batch_max)
+    lowered = lower(move_to_cpu(job.capture()), job.example_input.cpu(), batch_max)
     arithmetic = apply(job, options, lowered, calibration, batch_max)
     facts |= arithmetic.facts
     job.progress("Converting to ExecuTorch")
@@ -72,15 +71,6 @@ def export(job: ExportJob, options: ExecuTorchOptions) -> Exported:
             with path.open("wb") as file:
                 content.write_to_file(file)
     return Exported(precision, notes)
-
-
-def _on_cpu(job: ExportJob) -> torch.export.ExportedProgram:
-    program = job.capture()
-    if job.request.device == "cpu":
-        return program
-    from torch.export.passes import move_to_device_pass
-
-    return move_to_device_pass(program, "cpu")
 
 
 def _notes(delegation: Delegation, delegate: Delegate) -> tuple[str, ...]:

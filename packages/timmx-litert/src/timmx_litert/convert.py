@@ -9,7 +9,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
-from timmx.plugin import UnsupportedError, quick_decompositions
+from timmx.plugin import UnsupportedError, move_to_cpu, quick_decompositions
 from torch import nn
 
 from timmx_litert.lower import lower
@@ -56,10 +56,7 @@ def convert(job: ExportJob, *, nhwc: bool, pixel_bytes: bool) -> bytes:
     """
     program = job.capture()
     job.progress("Converting to LiteRT")
-    if job.request.device != "cpu":
-        from torch.export.passes import move_to_device_pass
-
-        program = move_to_device_pass(program, "cpu")
+    program = move_to_cpu(program)
     adapter = IOAdapter(lower(program), job.output_names, nhwc=nhwc, pixel_bytes=pixel_bytes)
     example = job.example_input.cpu()
     if pixel_bytes:

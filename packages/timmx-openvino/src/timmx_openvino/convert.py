@@ -14,7 +14,7 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
 from openvino.passes import ConstantFolding, Manager
 from openvino.preprocess import PrePostProcessor
-from timmx.plugin import UnsupportedError, decompose
+from timmx.plugin import UnsupportedError, decompose, move_to_cpu
 from torch.export.decomp_utils import CustomDecompTable
 
 if TYPE_CHECKING:
@@ -40,10 +40,7 @@ def convert(job: ExportJob) -> openvino.Model:
     """
     program = job.capture()
     job.progress("Converting to OpenVINO")
-    if job.request.device != "cpu":
-        from torch.export.passes import move_to_device_pass
-
-        program = move_to_device_pass(program, "cpu")
+    program = move_to_cpu(program)
     with torch.no_grad():
         program = decompose(program, _decompositions())
     front_end = FrontEndManager().load_by_framework("pytorch")

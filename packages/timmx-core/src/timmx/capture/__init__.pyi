@@ -17,4 +17,4 @@ from timmx.capture.lowering.resampling import (
 )
 from timmx.capture.lowering.unfolding import col2im as col2im, crop_padding as crop_padding, im2col as im2col
 from timmx.capture.rewrites import fold_constants as fold_constants
-from timmx.capture.trace import capture as capture
+from timmx.capture.trace import capture as capture, move_to_cpu as move_to_cpu

@@ -45,6 +45,17 @@ def capture(
     return fold_program(program)
 
 
+def move_to_cpu(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program on the CPU, for converters that read its weights as numpy arrays; itself if it is there."""
+    if all(
+        value.device.type == "cpu" for value in (*program.state_dict.values(), *program.constants.values())
+    ):
+        return program
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(program, "cpu")
+
+
 @contextlib.contextmanager
 def without_stack_traces() -> Iterator[None]:
     """Inside the block, a trace does not record the stack of each operation.

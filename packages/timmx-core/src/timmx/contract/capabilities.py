@@ -52,6 +52,8 @@ class Capabilities:
     dynamic_batch: Literal[True] | str = True
     dynamic_batch_from_one: Literal[True] | str = True
     """An explicit `--batch-size 1` with `--dynamic-batch`."""
+    larger_batches: Literal[True] | str = True
+    """A fixed `--batch-size` above 1."""
     several_outputs: Literal[True] | str = True
     cuda: Literal[True] | str = True
     """Tracing, export and verification with `--device cuda`."""

@@ -294,6 +294,7 @@ def _capabilities(backend: ExportBackend, request: ExportRequest) -> None:
             request.dynamic_batch and request.batch_size == 1,
             capabilities.dynamic_batch_from_one,
         ),
+        ("a --batch-size above 1", (request.batch_size or 1) > 1, capabilities.larger_batches),
         ("--device cuda", request.device == "cuda", capabilities.cuda),
         ("--features", request.features, capabilities.several_outputs),
     )
@@ -301,5 +302,5 @@ def _capabilities(backend: ExportBackend, request: ExportRequest) -> None:
         if is_set and support is not True:
             raise ConfigurationError(
                 f"timmx {backend.name} does not support {what}: {str(support).rstrip('.')}",
-                hint=f"leave {what.partition(' with ')[0]} out",
+                hint=f"leave {what.removeprefix('a ').partition(' with ')[0].removesuffix(' above 1')} out",
             )

@@ -31,6 +31,7 @@ from timmx.capture import (
     im2col as im2col,
     infer_symbolic_sizes as infer_symbolic_sizes,
     merge_reshapes as merge_reshapes,
+    move_to_cpu as move_to_cpu,
     quick_decompositions as quick_decompositions,
     rank_decompositions as rank_decompositions,
     resize_by_matmul as resize_by_matmul,

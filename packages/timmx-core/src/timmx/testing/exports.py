@@ -128,10 +128,12 @@ class ExportChecks(ConformanceBase):
         assert metadata_of(result).input.size == size
 
     @export_check
-    def test_embedding(self, export: Export) -> None:
+    def test_embedding(self, export: Export, subject: ExportBackend) -> None:
         size = (5, 64, 200)
         model = awakened_model("test_resnet", num_classes=0, in_chans=5)
-        metadata = metadata_of(export(model, input_size=size, normalize=True, batch_size=3))
+        metadata = metadata_of(
+            export(model, input_size=size, normalize=True, batch_size=batch_size(subject, 3))
+        )
         assert metadata.input.size == size
         assert [output.name for output in metadata.outputs] == ["embedding"]
 
@@ -186,6 +188,11 @@ def dynamic_batch(subject: ExportBackend, model: str) -> dict[str, Any]:
     """The shared options of a model's export with a dynamic batch size: one model is traced at a batch size of 1."""
     from_one = model == MODELS[0] and subject.capabilities.dynamic_batch_from_one is True
     return {"dynamic_batch": True} | ({"batch_size": 1} if from_one else {})
+
+
+def batch_size(subject: ExportBackend, wanted: int) -> int:
+    """A fixed batch size, or 1 if the format has no larger ones."""
+    return wanted if subject.capabilities.larger_batches is True else 1
 
 
 def _content(path: Path) -> Any:

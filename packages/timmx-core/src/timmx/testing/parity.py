@@ -22,7 +22,7 @@ from timmx.inputs import (
     run_batches,
 )
 from timmx.testing.base import ConformanceBase, export_check, metadata_of, open_or_skip, requires
-from timmx.testing.exports import MODELS, dynamic_batch
+from timmx.testing.exports import MODELS, batch_size, dynamic_batch
 from timmx.testing.models import small_model
 from timmx.verification import FLOORS_DB
 
@@ -57,12 +57,14 @@ class ParityChecks(ConformanceBase):
     @export_check
     @pytest.mark.parametrize("batch", [1, 4])
     def test_numbers_at_a_static_batch(self, exported: Export, subject: ExportBackend, batch: int) -> None:
+        batch = batch_size(subject, batch)
         result = exported("test_vit", **({} if batch == 1 else {"batch_size": batch}))
         with open_or_skip(subject, result.path) as runner:
             assert runner.inputs[0].shape[0] == batch
             self._compare(runner, result, "test_vit", batch)
 
     @export_check
+    @requires("larger_batches")
     def test_rows_do_not_touch_each_other(self, exported: Export, subject: ExportBackend) -> None:
         result = exported("test_vit", batch_size=4)
         with open_or_skip(subject, result.path) as runner:
@@ -100,7 +102,8 @@ class ParityChecks(ConformanceBase):
 
     @export_check
     def test_runner_describes_the_artifact(self, exported: Export, subject: ExportBackend) -> None:
-        result = exported("test_vit", batch_size=4)
+        batch = batch_size(subject, 4)
+        result = exported("test_vit", batch_size=batch)
         with open_or_skip(subject, result.path) as runner:
             for spec in (*runner.inputs, *runner.outputs):
                 assert isinstance(spec, TensorSpec)
@@ -108,7 +111,7 @@ class ParityChecks(ConformanceBase):
             assert [spec.name for spec in runner.inputs] == ["input"]
             metadata = metadata_of(result)
             (taken,), stated = runner.inputs, metadata.input
-            assert taken.shape == (4, *stated.shape), "in the stated layout"
+            assert taken.shape == (batch, *stated.shape), "in the stated layout"
             assert taken.layout in ("", stated.layout)
             assert (taken.dtype, taken.quantization) == (stated.dtype, stated.quantization)
             given = {output.name: output for output in metadata.outputs}

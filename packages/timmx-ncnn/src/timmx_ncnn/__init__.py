@@ -1,0 +1,1 @@
+"""The ncnn backend of timmx; `timmx_ncnn.plugin` is its entry point."""
