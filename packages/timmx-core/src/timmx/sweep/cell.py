@@ -78,6 +78,7 @@ class Cell:
         hint: how to fix it.
         command: the command that repeats it.
         seconds: wall time, without the steps that all formats of the model share.
+        cpu_seconds: processor time of the same steps, of all threads and processes; None if it was not measured.
         memory_bytes: largest resident memory of its process; None if it was not measured.
         notes: notes for the user.
         versions: versions that the result depends on, by distribution.
@@ -105,6 +106,7 @@ class Cell:
     hint: str = ""
     command: str = ""
     seconds: float = 0.0
+    cpu_seconds: float | None = None
     memory_bytes: int | None = None
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -189,6 +191,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     **dict.fromkeys(("floor_db", "top1_agreement", "accuracy", "model_accuracy"), (_is_number, None)),
     **dict.fromkeys(("file", "kind", "message", "hint", "command"), (_is_text, "")),
     "seconds": (lambda value: _is_number(value) and value is not None, 0.0),
+    "cpu_seconds": (_is_number, None),
     "memory_bytes": (_is_count, None),
     "notes": (_is_texts, ()),
     "versions": (_is_table, {}),
