@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from timmx.sweep import Summary
 
-_MODELS, _RUN = "Models", "Run"
+_MODELS, _RUN, _RAY = "Models", "Run", "Ray"
 
 
 class ByteCount(int):
@@ -99,6 +99,15 @@ class SweepOptions:
             rich_help_panel=TARGETS_PANEL,
         ),
     ] = None
+    storage: Annotated[
+        str,
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help="Store the files at an fsspec URL, such as s3://BUCKET/FOLDER, not in the output folder.",
+            rich_help_panel=TARGETS_PANEL,
+        ),
+    ] = ""
     resume: Annotated[
         bool,
         typer.Option(
@@ -112,8 +121,14 @@ class SweepOptions:
         typer.Option("--retry", help="With --resume, also repeat cells that failed.", rich_help_panel=_RUN),
     ] = False
     jobs: Annotated[
-        int, typer.Option("--jobs", min=1, help="Number of models to export at once.", rich_help_panel=_RUN)
-    ] = 1
+        int | None,
+        typer.Option(
+            "--jobs",
+            min=1,
+            help="Number of models to export at once. Default: 1, or as many as the Ray cluster has room for.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None
     limit_seconds: Annotated[
         float,
         typer.Option(
@@ -134,6 +149,30 @@ class SweepOptions:
             rich_help_panel=_RUN,
         ),
     ] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Run on a Ray cluster: HOST:PORT of its head node, or auto for the one of this machine.",
+            rich_help_panel=_RAY,
+        ),
+    ] = None
+    ray_cpus: Annotated[
+        int,
+        typer.Option(
+            "--ray-cpus", min=1, help="CPUs that Ray reserves for each model.", rich_help_panel=_RAY
+        ),
+    ] = 1
+    ray_gpus: Annotated[
+        float,
+        typer.Option(
+            "--ray-gpus",
+            min=0,
+            help="GPUs that Ray reserves for each model; may be a fraction.",
+            rich_help_panel=_RAY,
+        ),
+    ] = 0.0
     json: Annotated[
         bool,
         typer.Option(
@@ -197,7 +236,7 @@ def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> S
     from timmx.cli.sweep_view import SweepView
     from timmx.cli.terminal import own_stream, reporting_by
     from timmx.report import this_command
-    from timmx.sweep import Limits, find_models, run_sweep
+    from timmx.sweep import Cluster, Limits, find_models, run_sweep
 
     files = list(own["models_file"] or ())
     wanted = requested(
@@ -215,10 +254,19 @@ def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> S
         raise ConfigurationError("no output folder is given", hint="add --output DIR")
     if own["retry"] and not own["resume"]:
         raise ConfigurationError("--retry requires --resume", hint="add --resume")
+    unused = [
+        name for name in ("ray_cpus", "ray_gpus") if own[name] != option_specs(SweepOptions)[name].default
+    ]
+    if unused and own["ray"] is None:
+        raise ConfigurationError(f"--{unused[0].replace('_', '-')} requires --ray", hint="add --ray ADDRESS")
     continues = own["resume"] and not (words or files or targets)
     changed = [
         *options,
-        *(name for name in ("data", "keep") if own[name] != option_specs(SweepOptions)[name].default),
+        *(
+            name
+            for name in ("data", "keep", "storage")
+            if own[name] != option_specs(SweepOptions)[name].default
+        ),
     ]
     if continues and changed:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
@@ -243,8 +291,12 @@ def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> S
             options=options,
             data=own["data"],
             keep=own["keep"],
+            storage=own["storage"],
             limits=Limits(own["limit_seconds"], own["limit_memory"]),
             jobs=own["jobs"],
+            cluster=None
+            if own["ray"] is None
+            else Cluster(address=own["ray"], cpus=own["ray_cpus"], gpus=own["ray_gpus"]),
             resume=own["resume"],
             retry=own["retry"],
             command=this_command(),

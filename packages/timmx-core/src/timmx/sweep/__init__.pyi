@@ -1,6 +1,7 @@
 from timmx.sweep.cell import Cell as Cell, CellStatus as CellStatus
 from timmx.sweep.choices import OF_ONE_EXPORT as OF_ONE_EXPORT, Keep as Keep, ReportFormat as ReportFormat
-from timmx.sweep.driver import Job as Job, Limits as Limits, Watcher as Watcher
+from timmx.sweep.cluster import Cluster as Cluster
+from timmx.sweep.driver import Limits as Limits
 from timmx.sweep.journal import journal_of as journal_of
 from timmx.sweep.models import find_models as find_models
 from timmx.sweep.report import (
@@ -10,3 +11,4 @@ from timmx.sweep.report import (
 )
 from timmx.sweep.start import run_sweep as run_sweep
 from timmx.sweep.summary import Summary as Summary, summarize as summarize
+from timmx.sweep.watching import Running as Running, Watcher as Watcher

@@ -83,6 +83,7 @@ class Cell:
         notes: notes for the user.
         versions: versions that the result depends on, by distribution.
         ended: when it ended, ISO 8601 in UTC.
+        node: the host name of the cluster's node that ran it; empty without a cluster.
     """
 
     model: str
@@ -111,6 +112,7 @@ class Cell:
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     ended: str = ""
+    node: str = ""
 
     @property
     def place(self) -> tuple[str, str]:
@@ -195,7 +197,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "memory_bytes": (_is_count, None),
     "notes": (_is_texts, ()),
     "versions": (_is_table, {}),
-    "ended": (_is_text, ""),
+    **dict.fromkeys(("ended", "node"), (_is_text, "")),
 }
 """The keys of a line in their order: the check of a value, and its default."""
 
