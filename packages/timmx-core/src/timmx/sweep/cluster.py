@@ -294,11 +294,13 @@ class ClusterDriver:
         for node, answer in zip(nodes, answers, strict=True):
             try:
                 _refuse(ray.get(answer, timeout=_CHECK_S))
-            except ray.exceptions.RayError as exc:
+            except ray.exceptions.RayTaskError as exc:
                 raise ConfigurationError(
-                    f"node {node['NodeManagerHostname']} cannot run timmx: {_first_line(exc)}",
+                    f"node {node['NodeManagerHostname']} cannot run timmx: {_first_line(exc.cause)}",
                     hint="install timmx-core and the backends in the Python environment of Ray on all nodes",
                 ) from exc
+            except ray.exceptions.RayError as exc:  # lost meanwhile; each task checks its node again
+                reporter().warn(f"node {node['NodeManagerHostname']} was not checked: {_first_line(exc)}")
 
 
 def _refuse(node: Node) -> None:
