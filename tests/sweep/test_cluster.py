@@ -58,7 +58,9 @@ def cluster(process, tmp_path_factory) -> Iterator:
 
 
 def plan_of(count: int) -> SweepPlan:
-    return SweepPlan(models=tuple(SweepModel(f"hf-hub:o/{number}") for number in range(count)), targets=TARGETS)
+    return SweepPlan(
+        models=tuple(SweepModel(f"hf-hub:o/{number}") for number in range(count)), targets=TARGETS
+    )
 
 
 def setup_of(plan: SweepPlan, **children) -> Setup:
@@ -124,7 +126,10 @@ def test_a_node_with_another_version_of_timmx_is_named(cluster, tmp_path):
     try:
         with pytest.raises(ConfigurationError, match=r"it has timmx-core 9\.9, and the machine that runs"):
             run_sweep(
-                [SweepModel("test_resnet")], ["fake"], tmp_path / "out", cluster=Cluster(address=cluster.address)
+                [SweepModel("test_resnet")],
+                ["fake"],
+                tmp_path / "out",
+                cluster=Cluster(address=cluster.address),
             )
     finally:
         cluster.remove_node(node)
@@ -144,7 +149,10 @@ def test_a_node_without_timmx_is_named(cluster, tmp_path):
 def test_other_versions_of_ray_are_refused(cluster, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("import ray\nray.__version__ = '2.0.0'\n")
     monkeypatch.setenv("PYTHONPATH", on_path(tmp_path))
-    with pytest.raises(ConfigurationError, match=r"Version mismatch: .* Ray: 2\.0\.0"), connected(cluster.address):
+    with (
+        pytest.raises(ConfigurationError, match=r"Version mismatch: .* Ray: 2\.0\.0"),
+        connected(cluster.address),
+    ):
         pass
 
 

@@ -34,7 +34,9 @@ def test_a_terminal_shows_counts_time_left_and_what_runs(monkeypatch: pytest.Mon
     view = SweepView(stream, verbose=False)
     view.started(8, 2)
     view.ended(CELL)
-    view.running([model(target="litert", step="Verifying", memory_bytes=1_400_000_000), model(step="Loading")])
+    view.running(
+        [model(target="litert", step="Verifying", memory_bytes=1_400_000_000), model(step="Loading")]
+    )
     text = re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue())
     assert re.search(r"3 of 8 cells, 1 failed, 0:00, about 0:\d\d left", text)
     assert re.search(r"test_vit +litert +Verifying +0:00 +1\.4 GB", text)

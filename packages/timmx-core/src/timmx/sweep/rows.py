@@ -23,11 +23,13 @@ class Rows:
 
     Attributes:
         columns: see `SweepPlan.columns`.
+        versions: see `SweepPlan.versions`.
     """
 
     def __init__(self, plan: SweepPlan) -> None:
         self.columns = plan.columns
-        self._plan, self._backends, self._versions = plan, plan.backends(), plan.versions()
+        self.versions = plan.versions()
+        self._plan, self._backends = plan, plan.backends()
         self._index = load_index(build=False)
 
     def family(self, model: SweepModel) -> str:
@@ -51,7 +53,7 @@ class Rows:
             key=self._plan.keys(model)[number],
             **{**values, "status": status, "notes": tuple(values.get("notes", ()))},
             command="" if status.passed else self._plan.command(model, number),
-            versions=self._versions[number],
+            versions=self.versions[number],
             ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         # infinity and NaN are text in what a child reports, as in the journal
