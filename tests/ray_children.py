@@ -27,7 +27,7 @@ def node_id() -> str:
 class Child:
     """Reports one cell whenever it is asked.
 
-    With a folder, it reports the first one, and the others when the file `killed` there names another node than its own.
+    With a folder, it reports the first one, and the others when the file `killed` there names another node.
     """
 
     def __init__(self, task: Task, folder: Path | None) -> None:

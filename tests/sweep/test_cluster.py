@@ -140,7 +140,10 @@ def test_a_node_without_timmx_is_named(cluster, tmp_path):
     node = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": on_path(tmp_path)})
     plan = plan_of(1)
     try:
-        with connected(cluster.address), pytest.raises(ConfigurationError, match="cannot run timmx: .*timmx"):
+        with (
+            connected(cluster.address),
+            pytest.raises(ConfigurationError, match=r"cannot run timmx: .*timmx"),
+        ):
             ClusterDriver(plan, setup_of(plan), Cluster(address="auto"))
     finally:
         cluster.remove_node(node)

@@ -1,8 +1,7 @@
-"""`timmx sweep`: many models to many formats, and `timmx sweep report`, the tables of a sweep."""
+"""`timmx sweep`: many models to many formats."""
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 from contextlib import ExitStack
@@ -13,13 +12,11 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from timmx.cli.completion import complete_model_name
-from timmx.cli.options import DebugOption, VerboseOption
-from timmx.cli.output import PlainRows, write, write_json
 from timmx.cli.several import TARGETS_PANEL, ToOption, end, requested, set_options
 from timmx.contract import ExportRequest
 from timmx.errors import ConfigurationError
 from timmx.registry import option_specs
-from timmx.sweep import OF_ONE_EXPORT, Keep, ReportFormat
+from timmx.sweep import OF_ONE_EXPORT, Keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -204,32 +201,6 @@ def sweep_command() -> Callable[..., None]:
     shared = [name for name in option_specs(ExportRequest) if name not in OF_ONE_EXPORT]
     set_options(sweep, SweepOptions, shared=shared)
     return sweep
-
-
-def sweep_report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a sweep.")],
-    report_format: Annotated[
-        ReportFormat,
-        typer.Option(
-            "--format", help="text: counts and failures; csv: all cells; markdown: one row per model."
-        ),
-    ] = ReportFormat.TEXT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    verbose: VerboseOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Print the results of a sweep."""
-    from timmx.sweep import csv_rows, journal_of, markdown_report, summarize, text_report
-
-    summary = summarize(journal_of(folder.expanduser()))
-    if as_json:
-        write_json(summary.to_dict())
-    elif report_format is ReportFormat.CSV:
-        csv.writer(PlainRows(), lineterminator="\n").writerows(csv_rows(summary))
-    elif report_format is ReportFormat.MARKDOWN:
-        write("\n".join(markdown_report(summary)))
-    else:
-        write("\n".join(text_report(summary)))
 
 
 def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> Summary:

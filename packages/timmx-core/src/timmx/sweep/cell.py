@@ -72,7 +72,10 @@ class Cell:
         top1_agreement: of the verification, 0 to 1.
         accuracy: top-1 accuracy of the file on `--data`, 0 to 1; None without it.
         model_accuracy: of the PyTorch model, likewise.
-        file: its path in the sweep's folder; empty if it was not kept.
+        latency_ms: median latency of the file; None if it was not measured.
+        latency_p90_ms: 90th percentile of the latency.
+        latency_on: the processor of the machine that measured it; empty if it was not measured.
+        file: its path in the sweep's folder or storage; empty if it was not kept.
         kind: the type of the error; empty if there is none.
         message: the error in one line, or why a file is unproven.
         hint: how to fix it.
@@ -101,6 +104,9 @@ class Cell:
     top1_agreement: float | None = None
     accuracy: float | None = None
     model_accuracy: float | None = None
+    latency_ms: float | None = None
+    latency_p90_ms: float | None = None
+    latency_on: str = ""
     file: str = ""
     kind: str = ""
     message: str = ""
@@ -191,7 +197,8 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "size_bytes": (_is_count, None),
     "snr_db": (_is_ratio, None),
     **dict.fromkeys(("floor_db", "top1_agreement", "accuracy", "model_accuracy"), (_is_number, None)),
-    **dict.fromkeys(("file", "kind", "message", "hint", "command"), (_is_text, "")),
+    **dict.fromkeys(("latency_ms", "latency_p90_ms"), (_is_number, None)),
+    **dict.fromkeys(("latency_on", "file", "kind", "message", "hint", "command"), (_is_text, "")),
     "seconds": (lambda value: _is_number(value) and value is not None, 0.0),
     "cpu_seconds": (_is_number, None),
     "memory_bytes": (_is_count, None),
