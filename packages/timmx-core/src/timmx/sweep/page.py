@@ -34,6 +34,7 @@ _MOST_REASONS = 4
 """Reasons in the details of one cell of the grid."""
 
 _LONGEST_REASON = 220
+_LONGEST_IN_TABLE = 110
 
 _TONES: dict[CellStatus, Tone] = {
     CellStatus.VERIFIED: "good",
@@ -60,6 +61,7 @@ _COLUMNS = (
     Column("model", "Model"),
     Column("target", "Format"),
     Column("result", "Result"),
+    Column("message", "Reason"),
     Column("snr_db", "SNR", "db"),
     Column("accuracy", "Top-1", "percent"),
     Column("model_accuracy", "PyTorch top-1", "percent"),
@@ -74,7 +76,6 @@ _COLUMNS = (
     Column("weights", "Weights"),
     Column("precision", "Precision"),
     Column("node", "Node"),
-    Column("message", "Reason"),
 )
 
 
@@ -231,7 +232,10 @@ def _cells(summary: Summary) -> Table:
 
 def _row(cell: Cell) -> dict[str, Any]:
     row = {column.key: getattr(cell, column.key, None) for column in _COLUMNS}
-    return row | {"result": cell.status.words, "message": _shortened(_one_line(cell.message))}
+    return row | {
+        "result": cell.status.words,
+        "message": _shortened(_one_line(cell.message), _LONGEST_IN_TABLE),
+    }
 
 
 def _changes(changes: Changes) -> list[Section]:
@@ -293,8 +297,8 @@ def _figures(change: Change) -> Mapping[str, Any]:
     }
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
+def _shortened(text: str, most: int = _LONGEST_REASON) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _one_line(text: str) -> str:
