@@ -10,6 +10,7 @@ and memory of reading it, and the size and time of each kind of report.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import sys
@@ -17,6 +18,7 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -96,6 +96,14 @@ class SweepOptions:
             rich_help_panel=TARGETS_PANEL,
         ),
     ] = None
+    bench: Annotated[
+        bool,
+        typer.Option(
+            "--bench",
+            help="At the end, also measure the latency of each file, one at a time, as timmx bench does.",
+            rich_help_panel=TARGETS_PANEL,
+        ),
+    ] = False
     storage: Annotated[
         str,
         typer.Option(
@@ -265,6 +273,7 @@ def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> S
             storage=own["storage"],
             limits=Limits(own["limit_seconds"], own["limit_memory"]),
             jobs=own["jobs"],
+            bench=own["bench"],
             cluster=None
             if own["ray"] is None
             else Cluster(address=own["ray"], cpus=own["ray_cpus"], gpus=own["ray_gpus"]),

@@ -17,6 +17,7 @@ from timmx.sweep.choices import Keep
 from timmx.sweep.cluster import Cluster, ClusterDriver, connected
 from timmx.sweep.driver import NO_LIMITS, Driver, Limits
 from timmx.sweep.journal import Journal, Run, journal_of, read_lines
+from timmx.sweep.latency import measure_latencies
 from timmx.sweep.node import Setup, make_launcher
 from timmx.sweep.plan import SweepPlan, make_plan
 from timmx.sweep.rows import Rows
@@ -44,6 +45,7 @@ def run_sweep(
     limits: Limits = NO_LIMITS,
     jobs: int | None = None,
     cluster: Cluster | None = None,
+    bench: bool = False,
     resume: bool = False,
     retry: bool = False,
     command: str = "",
@@ -62,6 +64,7 @@ def run_sweep(
         limits: of each cell.
         jobs: number of models that are exported at once; None for one, or on a cluster for as many as it has room for.
         cluster: a Ray cluster to run on; None for this machine.
+        bench: when all cells have ended, measure the latency of each kept file on this machine.
         resume: continue the folder's journal: cells with the same inputs and versions are not run again.
         retry: with `resume`, repeat failed cells.
         command: the command line, for the report.
@@ -90,6 +93,11 @@ def run_sweep(
         else:
             plan = _plan_of_last_run(folder)
             make_plan(plan.models, plan.targets, folder, options=plan.options, data=plan.data, keep=plan.keep)
+        if bench and plan.keep is Keep.NONE:
+            raise ConfigurationError(
+                "--bench measures the files that are kept, and --keep none keeps no files",
+                hint="use --keep passed, or leave --bench out",
+            )
         if plan.storage:
             Storage(plan.storage).check()
         journal = stack.enter_context(Journal(folder, resume=resume))
@@ -119,6 +127,11 @@ def run_sweep(
             for cell in ended:
                 journal.add(cell)
                 watcher.ended(cell)
+        if bench:
+            places = {(model.label, column) for model in plan.models for column in plan.columns}
+            recorded = summarize(journal.path).cells.values()
+            for cell in measure_latencies(recorded, places, folder, plan.storage, watcher):
+                journal.add(cell)
     if journal.unwritten:
         raise ArtifactError(
             f"{journal.path} cannot be written: {journal.unwritten} lines are not in it",
