@@ -104,9 +104,40 @@ def measure(address: str, cells: int, count: int) -> None:
         )
         start = time.perf_counter()
         summary = summarize(journal.path)
-        print(
-            f"reading: {summary.passed:,} cells in {time.perf_counter() - start:.0f} s, {_peak_mb():.0f} MB"
-        )
+        reading = time.perf_counter() - start
+        print(f"reading: {summary.passed:,} cells in {reading:.0f} s, {_peak_mb():.0f} MB", flush=True)
+        for name, write in _REPORTS.items():
+            path, start = folder / f"report.{name}", time.perf_counter()
+            write(summary, path)
+            seconds, size = time.perf_counter() - start, path.stat().st_size / 1e6
+            print(f"{name}: {seconds:.1f} s, {size:.1f} MB, peak memory {_peak_mb():.0f} MB", flush=True)
+
+
+def _text(summary: Any, path: Path) -> None:
+    from timmx.sweep import text_report
+
+    path.write_text("\n".join(text_report(summary)))
+
+
+def _jsonl(summary: Any, path: Path) -> None:
+    with path.open("w") as file:
+        file.writelines(json.dumps(cell.to_json()) + "\n" for cell in summary.cells.values())
+
+
+def _parquet(summary: Any, path: Path) -> None:
+    from timmx.sweep import write_parquet
+
+    write_parquet(summary, path)
+
+
+def _html(summary: Any, path: Path) -> None:
+    from timmx.report import write_report
+    from timmx.sweep import sweep_page
+
+    write_report(sweep_page(summary), path)
+
+
+_REPORTS = {"txt": _text, "jsonl": _jsonl, "parquet": _parquet, "html": _html}
 
 
 def _peak_mb() -> float:
