@@ -82,6 +82,7 @@ class Cell:
         command: the command that repeats it.
         seconds: wall time, without the steps that all formats of the model share.
         cpu_seconds: processor time of the same steps, of all threads and processes; None if it was not measured.
+        shared_cpu_seconds: processor time of loading and preparing the model, which its cells share.
         memory_bytes: largest resident memory of its process; None if it was not measured.
         notes: notes for the user.
         versions: versions that the result depends on, by distribution.
@@ -114,6 +115,7 @@ class Cell:
     command: str = ""
     seconds: float = 0.0
     cpu_seconds: float | None = None
+    shared_cpu_seconds: float | None = None
     memory_bytes: int | None = None
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -200,7 +202,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     **dict.fromkeys(("latency_ms", "latency_p90_ms"), (_is_number, None)),
     **dict.fromkeys(("latency_on", "file", "kind", "message", "hint", "command"), (_is_text, "")),
     "seconds": (lambda value: _is_number(value) and value is not None, 0.0),
-    "cpu_seconds": (_is_number, None),
+    **dict.fromkeys(("cpu_seconds", "shared_cpu_seconds"), (_is_number, None)),
     "memory_bytes": (_is_count, None),
     "notes": (_is_texts, ()),
     "versions": (_is_table, {}),

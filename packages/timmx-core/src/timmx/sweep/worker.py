@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Event(StrEnum):
     """What a child reports.
 
-    LOADED: the model is loaded: `family`, `parameters`, `weights`.
+    LOADED: the model is loaded: `family`, `parameters`, `weights`, `shared_cpu_seconds`.
     BROKEN: the model cannot be loaded or prepared; the values of a failed cell, for all its cells.
     STARTED: a cell has started: `cell`, its number.
     STEP: `text`.
@@ -97,8 +97,9 @@ def run_task(task: Task, send: Callable[[Event, Mapping[str, Any]], None]) -> No
                     send(Event.ENDED, {"cell": number, **failure(item)})
             if not exports:
                 return
+            busy = _cpu_seconds()
             session = _load(task, exports[0][1])
-            send(Event.LOADED, _facts(session))
+            send(Event.LOADED, _facts(session) | {"shared_cpu_seconds": round(_cpu_seconds() - busy, 3)})
         except Exception as exc:  # a model may raise anything
             send(Event.BROKEN, failure(exc))
             return
