@@ -210,7 +210,7 @@ def drive(cells: int) -> None:
 class _EmptyChild:
     def __init__(self, todo: Sequence[int]) -> None:
         from timmx.processes import Message
-        from timmx.sweep.worker import Event
+        from timmx.sweep.task import Event
 
         values = {
             "status": "verified",

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import ray
 from timmx.processes import Message
-from timmx.sweep.worker import Event
+from timmx.sweep.task import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from timmx.sweep.plan import SweepPlan
-    from timmx.sweep.worker import Task
+    from timmx.sweep.task import Task
 
 VALUES = {"status": "verified", "precision": "fp32", "snr_db": 100.0, "seconds": 1.0, "file": "a/a.onnx"}
 

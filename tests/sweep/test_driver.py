@@ -19,9 +19,9 @@ from timmx.sweep.journal import Journal, read_lines
 from timmx.sweep.models import SweepModel
 from timmx.sweep.plan import SweepPlan, make_plan
 from timmx.sweep.rows import Rows
+from timmx.sweep.task import Event, Task
 from timmx.sweep.todo import kept_cells, tasks_of
 from timmx.sweep.watching import Running, Watcher
-from timmx.sweep.worker import Event, Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

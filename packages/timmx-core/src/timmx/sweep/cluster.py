@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from timmx.sweep.cell import Cell
     from timmx.sweep.node import Setup
     from timmx.sweep.plan import SweepPlan
-    from timmx.sweep.worker import Task
+    from timmx.sweep.task import Task
 
 _ANSWER_S = 8.0
 """How long a cluster may take to answer, in addition to the import of Ray, which takes 1 s."""
@@ -70,7 +70,7 @@ def connected(address: str) -> Iterator[None]:
     """
     if find_spec("ray") is None:
         raise MissingRequirementError(
-            "--ray requires Ray, which is not installed", hint="run pip install 'timmx-core[ray]'"
+            "--ray requires Ray, which is not installed", hint='run uv pip install "timmx-core[ray]"'
         )
     if address.startswith("ray://"):
         raise ConfigurationError(

@@ -12,8 +12,8 @@ from timmx.base import can_measure_processes, size_text
 from timmx.errors import TimmxError
 from timmx.exporting import Target, plan_separately
 from timmx.sweep.cell import CellStatus
+from timmx.sweep.task import Event
 from timmx.sweep.watching import Running, Watcher
-from timmx.sweep.worker import Event
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from timmx.processes import Child
     from timmx.sweep.cell import Cell
     from timmx.sweep.rows import Rows
-    from timmx.sweep.worker import Task
+    from timmx.sweep.task import Task
 
 _TICK_S = 0.25
 """How often memory is measured and limits are checked."""

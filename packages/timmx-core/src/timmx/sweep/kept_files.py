@@ -15,7 +15,7 @@ from timmx.sweep.storage import Storage
 
 if TYPE_CHECKING:
     from timmx.exporting import ExportResult, Target
-    from timmx.sweep.worker import Task
+    from timmx.sweep.task import Task
 
 REJECTED = "failed"
 """The folder of files that fail verification, below the model's folder; only with `--keep all`."""

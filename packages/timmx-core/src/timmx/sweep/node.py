@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from timmx.sweep.cell import Cell
-    from timmx.sweep.worker import Task
+    from timmx.sweep.task import Task
 
 MakeLauncher: TypeAlias = "Callable[[SweepPlan], AbstractContextManager[Launcher]]"
 

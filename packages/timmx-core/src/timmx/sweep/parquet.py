@@ -34,7 +34,7 @@ def check_parquet_path(path: Path) -> None:
     if find_spec("pyarrow") is None:
         raise MissingRequirementError(
             "--parquet requires pyarrow, which is not installed",
-            hint="run pip install 'timmx-core[parquet]', or use --format jsonl",
+            hint='run uv pip install "timmx-core[parquet]", or use --format jsonl',
         )
     if path.is_dir():
         raise ConfigurationError(f"--parquet {path} is a folder", hint="name a file such as cells.parquet")

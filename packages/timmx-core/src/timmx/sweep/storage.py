@@ -42,7 +42,9 @@ class Storage:
             self._files, self._root = fsspec.url_to_fs(self._url)
         except ImportError as exc:
             extra = _EXTRAS.get(protocol)
-            hint = f"run pip install 'timmx-core[{extra}]'" if extra else "install the package that it names"
+            hint = (
+                f'run uv pip install "timmx-core[{extra}]"' if extra else "install the package that it names"
+            )
             raise ConfigurationError(
                 f"--storage {url}: the package for {protocol}:// is not installed: {exc}", hint=hint
             ) from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from timmx.sweep.choices import Keep
-from timmx.sweep.worker import Task
+from timmx.sweep.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

@@ -1,14 +1,13 @@
 """Exports one model to its formats, in a child process; all formats share one load and one capture.
 
-What the child reports is in `Event`.
+What the child is asked for and reports is in `task.py`.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import staging
@@ -24,59 +23,14 @@ from timmx.exporting import (
 from timmx.sweep.cell import CellStatus
 from timmx.sweep.choices import Keep
 from timmx.sweep.kept_files import KeptFiles
+from timmx.sweep.task import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from timmx.exporting import ExportResult
-    from timmx.sweep.models import SweepModel
-
-
-class Event(StrEnum):
-    """What a child reports.
-
-    LOADED: the model is loaded: `family`, `parameters`, `weights`, `shared_cpu_seconds`.
-    BROKEN: the model cannot be loaded or prepared; the values of a failed cell, for all its cells.
-    STARTED: a cell has started: `cell`, its number.
-    STEP: `text`.
-    ENDED: a cell has ended: `cell`, and values of `Cell`.
-    """
-
-    LOADED = "loaded"
-    BROKEN = "broken"
-    STARTED = "started"
-    STEP = "step"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a child does.
-
-    Attributes:
-        model: the model.
-        options: the shared options of its cells.
-        targets: all targets of the sweep: file names depend on all of them.
-        todo: numbers of the targets to export.
-        name: the model's folder, relative to that of the sweep.
-        folder: where the model's files go; None for a temporary folder of the child.
-        storage: the URL below which they are stored then; empty to store none.
-        keep: which files are kept.
-        data: labeled images; None to measure no accuracy.
-        threads: number of threads of PyTorch; 0 for its default.
-    """
-
-    model: SweepModel
-    options: Mapping[str, Any]
-    targets: tuple[str | Mapping[str, Any], ...]
-    todo: tuple[int, ...]
-    name: str
-    folder: Path | None = None
-    storage: str = ""
-    keep: Keep = Keep.PASSED
-    data: Path | None = None
-    threads: int = 0
+    from timmx.sweep.task import Task
 
 
 def run_task(task: Task, send: Callable[[Event, Mapping[str, Any]], None]) -> None:
