@@ -53,7 +53,8 @@ def main() -> None:
 def measure(address: str, cells: int, count: int) -> None:
     """Run the sweep, and print what it took."""
     from ray_children import make_children
-    from timmx.sweep.cluster import Cluster, ClusterDriver, connected
+    from timmx.sweep.cluster import Cluster, ClusterDriver
+    from timmx.sweep.connection import connected
     from timmx.sweep.driver import Limits
     from timmx.sweep.journal import Journal
     from timmx.sweep.models import SweepModel

@@ -16,7 +16,8 @@ from ray_children import make_children
 from timmx import registry
 from timmx.errors import ConfigurationError, MissingRequirementError
 from timmx.sweep.cell import CellStatus
-from timmx.sweep.cluster import Cluster, ClusterDriver, connected
+from timmx.sweep.cluster import Cluster, ClusterDriver
+from timmx.sweep.connection import connected
 from timmx.sweep.driver import Limits
 from timmx.sweep.models import SweepModel
 from timmx.sweep.node import Setup, check_node

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from playwright.sync_api import expect
 from timmx.sweep.cell import Cell, CellStatus
 from timmx.sweep.changes import compare_sweeps
 from timmx.sweep.journal import Run
@@ -181,7 +183,7 @@ def test_tables_are_filtered_and_sorted(shown):
     table = section(shown, "All cells")
     field = table.get_by_label("Filter the rows of All cells")
     field.fill("Litert memory")
-    shown.wait_for_function("document.querySelectorAll('#none, tr[hidden]').length > 800")
+    expect(table.get_by_role("status")).to_have_text(re.compile("of 882 rows"))
     rows = table.locator("tbody tr:visible")
     assert 0 < rows.count() < 20
     assert all("litert" in text and "memory limit" in text for text in rows.all_inner_texts())
@@ -193,7 +195,8 @@ def test_tables_are_filtered_and_sorted(shown):
     ]
     assert seconds == sorted(seconds)
     field.fill("")
-    shown.wait_for_function("document.querySelectorAll('tr[hidden]').length === 0")
+    expect(table.get_by_role("status")).to_have_text("")
+    assert table.locator("tbody tr:visible").count() == 882
 
 
 def test_a_group_of_failures_has_a_command_that_repeats_one(shown, summary):
@@ -208,7 +211,7 @@ def test_a_group_of_failures_has_a_command_that_repeats_one(shown, summary):
     assert failures.locator("details").count() == len(summary.failures())
 
 
-def test_plots_have_a_color_and_a_key_for_each_format(shown):
+def test_plots_have_a_color_and_a_key_for_each_format(shown, summary):
     for title in ("Accuracy and size", "Latency and size"):
         plot = section(shown, title)
         assert plot.locator(".scatterlayer .point").count() == 784
@@ -216,10 +219,11 @@ def test_plots_have_a_color_and_a_key_for_each_format(shown):
     key = section(shown, "Latency and size").get_by_role("button", name="onnx", exact=True)
     key.press("Enter")
     assert key.get_attribute("aria-pressed") == "false"
-    shown.wait_for_function(
-        "[...document.querySelectorAll('.plot')].at(-1).querySelectorAll('.scatterlayer .point').length < 700"
-    )
+    marks = section(shown, "Latency and size").locator(".scatterlayer .point")
+    passed = sum(cell.status.passed and cell.target != "onnx" for cell in summary.cells.values())
+    expect(marks).to_have_count(passed)
     key.click()
+    expect(marks).to_have_count(784)
 
 
 def test_what_has_changed_is_shown(shown):

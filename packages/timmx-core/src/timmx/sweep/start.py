@@ -14,7 +14,8 @@ from timmx.exporting import installed_versions
 from timmx.report import environment
 from timmx.sweep.cell import Cell
 from timmx.sweep.choices import Keep
-from timmx.sweep.cluster import Cluster, ClusterDriver, connected
+from timmx.sweep.cluster import Cluster, ClusterDriver
+from timmx.sweep.connection import connected
 from timmx.sweep.driver import NO_LIMITS, Driver, Limits
 from timmx.sweep.journal import Journal, Run, journal_of, read_lines
 from timmx.sweep.latency import measure_latencies
