@@ -62,7 +62,7 @@ class Storage:
         """
         path = f"{self._root}/{TEMPORARY}{uuid.uuid4().hex}"
         with self._errors("", "written"):
-            self._files.makedirs(self._root, exist_ok=True)
+            self._make_folder(self._root)
             self._files.pipe_file(path, b"timmx")
             self._files.rm_file(path)
 
@@ -80,7 +80,7 @@ class Storage:
         final, temporary = f"{parent}/{last}", f"{parent}/{TEMPORARY}{uuid.uuid4().hex}-{last}"
         is_folder = source.is_dir()
         with self._errors(name, "written"):
-            self._files.makedirs(parent, exist_ok=True)
+            self._make_folder(parent)
             try:
                 if is_folder:
                     self._files.put(str(source), temporary, recursive=True)
@@ -88,7 +88,7 @@ class Storage:
                         self._files.rm(final, recursive=True)
                 else:
                     self._files.put_file(str(source), temporary)
-                self._files.mv(temporary, final, recursive=is_folder)
+                self._move(temporary, final, is_folder)
             except BaseException:
                 if self._files.exists(temporary):
                     self._files.rm(temporary, recursive=is_folder)
@@ -138,6 +138,24 @@ class Storage:
             if name.startswith(TEMPORARY):
                 with self._errors(f"{folder}/{name}", "removed"):
                     self._files.rm(f"{self._root}/{folder}/{name}", recursive=True)
+
+    def _make_folder(self, path: str) -> None:
+        if (
+            not self._files.async_impl
+        ):  # object stores are asynchronous, have no folders, and would create a bucket
+            self._files.makedirs(path, exist_ok=True)
+
+    def _move(self, source: str, target: str, is_folder: bool) -> None:
+        from fsspec import AbstractFileSystem
+
+        renames = not self._files.async_impl and type(self._files).mv is not AbstractFileSystem.mv
+        if renames or not is_folder:
+            self._files.mv(source, target, recursive=is_folder)
+            return
+        for path in self._files.find(source):  # fsspec 2026.9 would also copy the folders, which do not exist
+            self._files.mv(path, target + path.removeprefix(source))
+        if self._files.exists(source):
+            self._files.rm(source, recursive=True)
 
     @contextmanager
     def _errors(self, name: str, what: str) -> Iterator[None]:
