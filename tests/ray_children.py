@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -76,3 +78,10 @@ class Launcher:
 def make_children(plan: SweepPlan, *, folder: Path | None = None) -> Iterator[Launcher]:
     """See `timmx.sweep.node.MakeLauncher`; to be given its options by `functools.partial`."""
     yield Launcher(folder)
+
+
+@contextmanager
+def lose_worker(plan: SweepPlan) -> Iterator[Launcher]:
+    """End the Ray worker, as a lack of memory does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield Launcher(None)

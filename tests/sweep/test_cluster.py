@@ -6,14 +6,16 @@ import functools
 import os
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from misbehaving import SOURCE as MISBEHAVING
 from plugins import install_plugin, on_path
-from ray_children import make_children
+from ray_children import lose_worker, make_children
 from timmx import registry
+from timmx.base import Reporter, reporting
 from timmx.errors import ConfigurationError, MissingRequirementError
 from timmx.sweep.cell import CellStatus
 from timmx.sweep.cluster import Cluster, ClusterDriver
@@ -23,7 +25,7 @@ from timmx.sweep.models import SweepModel
 from timmx.sweep.node import Setup, check_node
 from timmx.sweep.plan import SweepPlan
 from timmx.sweep.start import run_sweep
-from timmx.sweep.todo import tasks_of
+from timmx.sweep.todo import kept_cells, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +95,33 @@ def test_every_cell_comes_back_once_when_a_node_is_killed(cluster, tmp_path):
                     (tmp_path / "unfinished").rename(tmp_path / "killed")
     assert sorted(places) == sorted((model.label, target) for model in plan.models for target in TARGETS)
     assert len(nodes_of(interrupted)) == 2, "another node has repeated what the killed one was running"
+
+
+def test_a_model_whose_workers_are_lost_fails_its_cells(cluster, tmp_path):
+    plan = plan_of(1)
+    setup = replace(setup_of(plan), make_launcher=lose_worker)
+    with connected(cluster.address):
+        driver = ClusterDriver(plan, setup, Cluster(address="auto"))
+        cells = list(driver.run(tasks_of(plan, tmp_path, (), threads=1)))
+    assert [cell.target for cell in cells] == list(TARGETS)
+    assert {(cell.status, cell.kind) for cell in cells} == {(CellStatus.CRASHED, "LostNode")}
+    assert "its node or worker was lost 4 times" in cells[0].message
+    assert not kept_cells(plan, cells), "the next run repeats them"
+
+
+def test_needs_that_no_node_has_are_reported(cluster):
+    class Warnings(Reporter):
+        texts: ClassVar[list[str]] = []
+
+        def warn(self, text: str) -> None:
+            self.texts.append(text)
+
+    plan = plan_of(1)
+    setup = replace(setup_of(plan), limits=Limits(memory_bytes=10**15))
+    with connected(cluster.address), reporting(Warnings()):
+        ClusterDriver(plan, setup, Cluster(address="auto", cpus=64, gpus=0.5))
+    (text,) = Warnings.texts
+    assert "no node of the cluster has 64 CPUs and 0.5 GPUs and 1,000,000 GB of memory" in text
 
 
 def test_a_sweep_runs_each_format_in_children_of_the_nodes(cluster, tmp_path):
