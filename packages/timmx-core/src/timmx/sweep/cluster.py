@@ -97,13 +97,14 @@ class ClusterDriver:
         self._plan, self._rows, self._setup = plan, Rows(plan), setup
         self._most = jobs or _SUBMITTED
         self._watcher = watcher or Watcher()
-        self._needs: dict[str, Any] = {"num_cpus": cluster.cpus}
-        if cluster.gpus:
-            self._needs["num_gpus"] = cluster.gpus
-        if setup.limits.memory_bytes is not None:
-            self._needs["memory"] = setup.limits.memory_bytes
+        needs = {"CPU": cluster.cpus, "GPU": cluster.gpus, "memory": setup.limits.memory_bytes}
+        self._needs = {name: value for name, value in needs.items() if value}
         self._run = ray.remote(run_on_node).options(
-            num_returns="streaming", max_retries=_RETRIES, **self._needs
+            num_returns="streaming",
+            max_retries=_RETRIES,
+            num_cpus=cluster.cpus,
+            num_gpus=self._needs.get("GPU"),
+            memory=self._needs.get("memory"),
         )
         self._check_nodes()
 
@@ -164,9 +165,8 @@ class ClusterDriver:
             item.node = value.name
             return
         number = item.todo.popleft()
-        yield replace(
-            value, key=self._plan.keys(item.task.model)[number]
-        )  # a node may see other times of files
+        # the key of this machine: a node may see other times of a model's files
+        yield replace(value, key=self._plan.keys(item.task.model)[number])
 
     def _rest(self, item: _Submitted, values: Mapping[str, Any]) -> Iterator[Cell]:
         model = item.task.model
@@ -186,19 +186,16 @@ class ClusterDriver:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        wanted = {name.removeprefix("num_").rstrip("s").upper(): value for name, value in self._needs.items()}
-        if "MEMORY" in wanted:
-            wanted["memory"] = wanted.pop("MEMORY")
         nodes = [
             node
             for node in ray.nodes()
             if node["Alive"]
-            and all(node["Resources"].get(name, 0) >= value for name, value in wanted.items())
+            and all(node["Resources"].get(name, 0) >= value for name, value in self._needs.items())
         ]
         if not nodes:
             parts = [
-                size_text(int(value)) + " of memory" if name == "memory" else f"{value:g} {name}s"
-                for name, value in wanted.items()
+                f"{size_text(int(value))} of memory" if name == "memory" else f"{value:g} {name}s"
+                for name, value in self._needs.items()
             ]
             reporter().warn(f"no node of the cluster has {' and '.join(parts)}: Ray waits until one joins")
         check = ray.remote(check_node)
