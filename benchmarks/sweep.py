@@ -183,7 +183,9 @@ def drive(cells: int) -> None:
     from timmx.sweep.journal import Journal
     from timmx.sweep.models import SweepModel
     from timmx.sweep.plan import SweepPlan
+    from timmx.sweep.rows import Rows
     from timmx.sweep.summary import summarize
+    from timmx.sweep.todo import tasks_of
 
     targets = ("onnx", "torch-export", "coreml", "litert", "onnx:opset=20")
     models = tuple(SweepModel(f"hf-hub:owner/model-{number}") for number in range(cells // len(targets)))
@@ -191,7 +193,9 @@ def drive(cells: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         before, start = _peak_mb(), time.perf_counter()
         with Journal(Path(folder), resume=False) as journal:
-            Driver(plan, journal, _EmptyLauncher(), jobs=2).run()  # type: ignore[arg-type]
+            driver = Driver(Rows(plan), _EmptyLauncher(), jobs=2)  # type: ignore[arg-type]
+            for cell in driver.run(tasks_of(plan, Path(folder), (), threads=0)):
+                journal.add(cell)
         seconds, after = time.perf_counter() - start, _peak_mb()
         size = journal.path.stat().st_size / 1e6
         start = time.perf_counter()
@@ -206,7 +210,7 @@ def drive(cells: int) -> None:
 class _EmptyChild:
     def __init__(self, todo: Sequence[int]) -> None:
         from timmx.processes import Message
-        from timmx.sweep.worker import Event
+        from timmx.sweep.task import Event
 
         values = {
             "status": "verified",

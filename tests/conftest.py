@@ -18,6 +18,7 @@ import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
@@ -30,6 +31,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tiny models, more threads o
 # As in `timmx`: the converters' objects are not freed, and collecting millions of them takes a fifth of the time.
 gc.set_threshold(100_000, 20, 50)
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, BrowserContext, Page
+    from timmx.report import Report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
 
 
@@ -269,6 +277,57 @@ def awakened(tmp_path_factory: pytest.TempPathFactory):
         return paths[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, since playwright does not include one."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser to look at reports with: none of {', '.join(BROWSERS)} is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=found, args=["--disable-gpu"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def pages(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """`(open, trouble)`: `open` opens a report in the browser, and errors on its page are added to `trouble`."""
+    from timmx.report import write_report
+
+    folder = tmp_path_factory.mktemp("reports")
+    contexts: list[BrowserContext] = []
+    trouble: list[str] = []
+
+    def show(report: Report, **options) -> Page:
+        path = folder / f"report-{len(contexts)}.html"
+        write_report(report, path)
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: trouble.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+        page.on("request", lambda request: trouble.append(f"request: {request.url[:200]}"))
+        page.goto(path.as_uri())
+        trouble.remove(f"request: {path.as_uri()}")
+        return page
+
+    yield show, trouble
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def show(pages) -> Iterator:
+    """`show(report, **context_options)` opens a report in the browser; errors on the page fail the test."""
+    open_page, trouble = pages
+    yield open_page
+    errors = list(trouble)
+    trouble.clear()
+    assert errors == []
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,14 @@ from timmx.errors import ConfigurationError, TimmxError
 from timmx.processes import Message
 from timmx.sweep.cell import Cell, CellStatus
 from timmx.sweep.choices import Keep
-from timmx.sweep.driver import Driver, Limits, Watcher
+from timmx.sweep.driver import Driver, Limits
 from timmx.sweep.journal import Journal, read_lines
 from timmx.sweep.models import SweepModel
-from timmx.sweep.plan import SweepPlan, kept_cells, make_plan
-from timmx.sweep.worker import Event, Task
+from timmx.sweep.plan import SweepPlan, make_plan
+from timmx.sweep.rows import Rows
+from timmx.sweep.task import Event, Task
+from timmx.sweep.todo import kept_cells, tasks_of
+from timmx.sweep.watching import Running, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +92,10 @@ def run(
 ) -> dict[tuple, Cell]:
     with Journal(folder, resume=True) as journal:
         cells = [line for line in read_lines(journal.path) if isinstance(line, Cell)]
-        Driver(plan, journal, launcher, **options).run(kept_cells(plan, cells, retry=retry))
+        tasks = tasks_of(plan, folder, kept_cells(plan, cells, retry=retry), threads=0)
+        with closing(Driver(Rows(plan), launcher, **options).run(tasks)) as ended:
+            for cell in ended:
+                journal.add(cell)
     return {line.place: line for line in read_lines(journal.path) if isinstance(line, Cell)}
 
 
@@ -153,11 +160,11 @@ def test_a_resumed_sweep_runs_only_what_is_missing(tmp_path):
     run(tmp_path, plan_of("test_vit"), Launcher(lambda task, number: "crash" if number == 2 else "ok"))
     resumed = Launcher()
     cells = run(tmp_path, plan, resumed)
-    assert [(task.model, task.todo) for task in resumed.tasks] == [("test_resnet", (0, 1, 2))]
+    assert [(task.model.name, task.todo) for task in resumed.tasks] == [("test_resnet", (0, 1, 2))]
     assert len(cells) == 6
     again = Launcher()
     run(tmp_path, plan, again, retry=True)
-    assert [(task.model, task.todo) for task in again.tasks] == [("test_vit", (2,))]
+    assert [(task.model.name, task.todo) for task in again.tasks] == [("test_vit", (2,))]
     assert set(statuses(run(tmp_path, plan, Launcher()))) == {"verified"}
 
 
@@ -226,11 +233,21 @@ def test_a_changed_checkpoint_runs_again(tmp_path):
 
 def test_ctrl_c_ends_the_children_and_keeps_the_finished_cells(tmp_path):
     class Pressed(Watcher):
-        def ended(self, cell: Cell) -> None:
-            if cell.model == "test_resnet":
+        def running(self, models: Sequence[Running]) -> None:
+            if [model.model for model in models] == ["test_resnet"]:
                 raise KeyboardInterrupt
 
-    launcher = Launcher()
+    class Slow(Launcher):
+        """The children of one model report a cell and hang."""
+
+        def start(self, task: Task) -> Scripted:
+            child = super().start(task)
+            if task.model.name == "test_resnet":
+                del child._messages[3:]
+                child._ending = None
+            return child
+
+    launcher = Slow()
     plan = plan_of("test_vit", "test_resnet", "test_byobnet")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, plan, launcher, watcher=Pressed())
@@ -301,7 +318,8 @@ def test_the_driver_handles_many_cells_in_little_memory(tmp_path):
     tracemalloc.start()
     try:
         with Journal(tmp_path, resume=False) as journal:
-            Driver(plan, journal, launcher, jobs=4).run()
+            for cell in Driver(Rows(plan), launcher, jobs=4).run(tasks_of(plan, tmp_path, (), threads=0)):
+                journal.add(cell)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

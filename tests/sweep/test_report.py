@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from plugins import timmx
+from pyarrow import parquet
 from timmx.sweep.cell import Cell, CellStatus
 from timmx.sweep.journal import Journal, Run
 from timmx.sweep.models import SweepModel
@@ -193,3 +195,75 @@ def test_a_recipe_with_several_models_is_for_sweeps(run_timmx, tmp_path):
     done = run_timmx("sweep", "--recipe", recipe)
     assert done.exit_code == 2
     assert "has no model 'test_nothing'" in done.stderr
+
+
+def test_json_lines_and_parquet_have_all_values_of_all_cells(folder, run_timmx, tmp_path):
+    with Journal(folder, resume=True) as journal:
+        journal.add(cell("resnet34", "onnx", notes=("a note",), versions={"timm": "1.0"}, cpu_seconds=2.5))
+    lines = run_timmx("sweep", "report", folder, "--format", "jsonl").stdout.splitlines()
+    cells = [Cell.from_json(json.loads(line)) for line in lines]
+    assert len(cells) == 5
+    assert (cells[2].notes, cells[2].versions, cells[2].cpu_seconds) == (("a note",), {"timm": "1.0"}, 2.5)
+    done = run_timmx("sweep", "report", folder, "--parquet", tmp_path / "cells.parquet")
+    assert (done.exit_code, done.stdout) == (0, "")
+    rows = parquet.read_table(tmp_path / "cells.parquet").to_pylist()
+    assert [row["model"] for row in rows] == [cell.model for cell in cells]
+    assert rows[2]["notes"] == ["a note"]
+    assert rows[2]["versions"] == [("timm", "1.0")]
+    assert [row["snr_db"] for row in rows] == [cell.snr_db for cell in cells]
+    assert {row["status"] for row in rows} == {"verified", "refused", "failed"}
+    run_timmx("sweep", "report", folder, "--parquet", tmp_path / "cells.parquet")  # replaces its own file
+
+
+def test_a_sweep_is_compared_with_another(folder, run_timmx, tmp_path):
+    other = tmp_path / "other"
+    with Journal(other, resume=False) as journal:
+        journal.add(cell("resnet18", "onnx", CellStatus.FAILED, message="output has 3 dB"))
+        journal.add(cell("resnet18", "litert"))
+        journal.add(cell("resnet34", "onnx", snr_db=100.0, seconds=4.0))
+        journal.add(cell("resnet50", "onnx"))
+    done = run_timmx("sweep", "report", folder, "--against", other)
+    changes = done.stdout[done.stdout.index("Compared with") :].splitlines()
+    assert changes[0] == (
+        f"Compared with {other}: 1 newly failing, 1 newly passing, 1 cell passed in both, 2 only here, 1 only there. "
+        "Cells took 0.00 times as long (median)."
+    )
+    assert "newly failing: resnet18 litert: resnet18 has 7 operations | that LiteRT lacks" in changes
+    assert "  timmx litert resnet18" in changes
+    assert "newly passing: resnet18 onnx: output has 3 dB" in changes
+    assert changes[-1].split() == ["resnet34", "onnx", "+2.3", "-4.0"]
+    content = json.loads(run_timmx("sweep", "report", folder, "--against", other, "--json").stdout)["changes"]
+    assert content["apart"] == [{"model": "resnet34", "target": "onnx", "db": 2.3, "seconds": -4.0}]
+    assert [change["command"] for change in content["newly_failing"]] == ["timmx litert resnet18"]
+
+
+def test_an_html_report_is_written(folder, run_timmx, tmp_path):
+    done = run_timmx("sweep", "report", folder, "--html", tmp_path / "out.html", "--against", folder)
+    assert (done.exit_code, done.stdout) == (0, "")
+    text = (tmp_path / "out.html").read_text("utf-8")
+    assert "2 of 8 cells passed, 3 failed" in text
+    assert "Compared with" in text
+    assert "timmx litert resnet18" in text
+    assert "plotly.js v" not in text, "nothing is drawn without accuracy and latency"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--html", "out.pdf"], "--html out.pdf does not end in .html"),
+        (["--parquet", "."], "--parquet . is a folder"),
+        (["--parquet", "sweep.jsonl"], "is not a Parquet file; it is left unchanged"),
+        (["--against", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_reports_that_cannot_be_written_are_one_error(folder, run_timmx, arguments, message):
+    done = run_timmx("sweep", "report", folder, *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_parquet_without_pyarrow_is_one_error(folder, run_timmx, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    done = run_timmx("sweep", "report", folder, "--parquet", "cells.parquet")
+    assert done.exit_code == 2
+    assert 'uv pip install "timmx-core[parquet]"' in done.stderr

@@ -8,8 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from timmx.cli.sweep_view import SweepView
-from timmx.sweep import Cell, CellStatus, Job
-from timmx.sweep.models import SweepModel
+from timmx.sweep import Cell, CellStatus, Running
 
 if TYPE_CHECKING:
     import pytest
@@ -20,9 +19,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def job(**values) -> Job:
-    facts = {"columns": ("onnx", "litert"), "keys": (), "task": None, "child": None, "todo": [1]}
-    return Job(**{"model": SweepModel("test_vit"), **facts} | values)
+def model(**values) -> Running:
+    return Running(model="test_vit", **values)
 
 
 CELL = Cell(
@@ -36,7 +34,9 @@ def test_a_terminal_shows_counts_time_left_and_what_runs(monkeypatch: pytest.Mon
     view = SweepView(stream, verbose=False)
     view.started(8, 2)
     view.ended(CELL)
-    view.running([job(cell=1, step="Verifying", peak_bytes=1_400_000_000), job(step="Loading")])
+    view.running(
+        [model(target="litert", step="Verifying", memory_bytes=1_400_000_000), model(step="Loading")]
+    )
     text = re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue())
     assert re.search(r"3 of 8 cells, 1 failed, 0:00, about 0:\d\d left", text)
     assert re.search(r"test_vit +litert +Verifying +0:00 +1\.4 GB", text)
@@ -49,7 +49,7 @@ def test_a_pipe_shows_nothing_but_warnings():
     stream = io.StringIO()
     view = SweepView(stream, verbose=False)
     view.started(1, 0)
-    view.running([job()])
+    view.running([model()])
     view.ended(CELL)
     view.warn("the disk is nearly full")
     view.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +17,9 @@ from timmx.report.machine import environment
 from timmx.report.render import check_report_path, write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 EVIL = "<script>throw new Error('run')</script> <b>\"bold\"</b> &amp; ü→漢字 'q' ${x} {{ 7 * 7 }}"
 LONG = "efficientnet" * 40 + ".onnx"
 NAN, INF = float("nan"), float("inf")
@@ -148,55 +144,6 @@ ODD = Report(
     environment={EVIL: LONG, "empty": ""},
     commands=[EVIL + LONG],
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium, since playwright does not include one."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser to look at reports with: none of {', '.join(BROWSERS)} is installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=["--disable-gpu"])
-        yield running
-        running.close()
-
-
-@pytest.fixture(scope="module")
-def pages(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """`(open, trouble)`: `open` opens a report in the browser, and errors on its page are added to `trouble`."""
-    folder = tmp_path_factory.mktemp("reports")
-    contexts: list[BrowserContext] = []
-    trouble: list[str] = []
-
-    def show(report: Report, **options) -> Page:
-        path = folder / f"report-{len(contexts)}.html"
-        write_report(report, path)
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: trouble.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-        page.on("request", lambda request: trouble.append(f"request: {request.url[:200]}"))
-        page.goto(path.as_uri())
-        trouble.remove(f"request: {path.as_uri()}")
-        return page
-
-    yield show, trouble
-    for context in contexts:
-        context.close()
-
-
-@pytest.fixture
-def show(pages) -> Iterator:
-    """`show(report, **context_options)` opens a report in the browser; errors on the page fail the test."""
-    open_page, trouble = pages
-    yield open_page
-    errors = list(trouble)
-    trouble.clear()
-    assert errors == []
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from timmx.cli.inspect import inspect
 from timmx.cli.options import DebugOption, VerboseOption, with_model_options
 from timmx.cli.output import write, write_error, write_json
 from timmx.cli.predict import predict
-from timmx.cli.sweep import sweep_command, sweep_report
+from timmx.cli.sweep import sweep_command
+from timmx.cli.sweep_report import sweep_report
 from timmx.cli.verify import verify
 from timmx.contract import JsonOption
 from timmx.errors import BackendError

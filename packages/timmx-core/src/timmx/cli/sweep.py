@@ -1,8 +1,7 @@
-"""`timmx sweep`: many models to many formats, and `timmx sweep report`, the tables of a sweep."""
+"""`timmx sweep`: many models to many formats."""
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 from contextlib import ExitStack
@@ -13,20 +12,18 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from timmx.cli.completion import complete_model_name
-from timmx.cli.options import DebugOption, VerboseOption
-from timmx.cli.output import PlainRows, write, write_json
 from timmx.cli.several import TARGETS_PANEL, ToOption, end, requested, set_options
 from timmx.contract import ExportRequest
 from timmx.errors import ConfigurationError
 from timmx.registry import option_specs
-from timmx.sweep import OF_ONE_EXPORT, Keep, ReportFormat
+from timmx.sweep import OF_ONE_EXPORT, Keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from timmx.sweep import Summary
 
-_MODELS, _RUN = "Models", "Run"
+_MODELS, _RUN, _RAY = "Models", "Run", "Ray"
 
 
 class ByteCount(int):
@@ -99,6 +96,23 @@ class SweepOptions:
             rich_help_panel=TARGETS_PANEL,
         ),
     ] = None
+    bench: Annotated[
+        bool,
+        typer.Option(
+            "--bench",
+            help="At the end, also measure the latency of each file, one at a time, as timmx bench does.",
+            rich_help_panel=TARGETS_PANEL,
+        ),
+    ] = False
+    storage: Annotated[
+        str,
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help="Store the files at an fsspec URL, such as s3://BUCKET/FOLDER, not in the output folder.",
+            rich_help_panel=TARGETS_PANEL,
+        ),
+    ] = ""
     resume: Annotated[
         bool,
         typer.Option(
@@ -112,8 +126,14 @@ class SweepOptions:
         typer.Option("--retry", help="With --resume, also repeat cells that failed.", rich_help_panel=_RUN),
     ] = False
     jobs: Annotated[
-        int, typer.Option("--jobs", min=1, help="Number of models to export at once.", rich_help_panel=_RUN)
-    ] = 1
+        int | None,
+        typer.Option(
+            "--jobs",
+            min=1,
+            help="Number of models to export at once. Default: 1, or as many as the Ray cluster has room for.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None
     limit_seconds: Annotated[
         float,
         typer.Option(
@@ -134,6 +154,30 @@ class SweepOptions:
             rich_help_panel=_RUN,
         ),
     ] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Run on a Ray cluster: HOST:PORT of its head node, or auto for the one of this machine.",
+            rich_help_panel=_RAY,
+        ),
+    ] = None
+    ray_cpus: Annotated[
+        int,
+        typer.Option(
+            "--ray-cpus", min=1, help="CPUs that Ray reserves for each model.", rich_help_panel=_RAY
+        ),
+    ] = 1
+    ray_gpus: Annotated[
+        float,
+        typer.Option(
+            "--ray-gpus",
+            min=0,
+            help="GPUs that Ray reserves for each model; may be a fraction.",
+            rich_help_panel=_RAY,
+        ),
+    ] = 0.0
     json: Annotated[
         bool,
         typer.Option(
@@ -167,37 +211,11 @@ def sweep_command() -> Callable[..., None]:
     return sweep
 
 
-def sweep_report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a sweep.")],
-    report_format: Annotated[
-        ReportFormat,
-        typer.Option(
-            "--format", help="text: counts and failures; csv: all cells; markdown: one row per model."
-        ),
-    ] = ReportFormat.TEXT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    verbose: VerboseOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Print the results of a sweep."""
-    from timmx.sweep import csv_rows, journal_of, markdown_report, summarize, text_report
-
-    summary = summarize(journal_of(folder.expanduser()))
-    if as_json:
-        write_json(summary.to_dict())
-    elif report_format is ReportFormat.CSV:
-        csv.writer(PlainRows(), lineterminator="\n").writerows(csv_rows(summary))
-    elif report_format is ReportFormat.MARKDOWN:
-        write("\n".join(markdown_report(summary)))
-    else:
-        write("\n".join(text_report(summary)))
-
-
 def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> Summary:
     from timmx.cli.sweep_view import SweepView
     from timmx.cli.terminal import own_stream, reporting_by
     from timmx.report import this_command
-    from timmx.sweep import Limits, find_models, run_sweep
+    from timmx.sweep import Cluster, Limits, find_models, run_sweep
 
     files = list(own["models_file"] or ())
     wanted = requested(
@@ -215,10 +233,19 @@ def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> S
         raise ConfigurationError("no output folder is given", hint="add --output DIR")
     if own["retry"] and not own["resume"]:
         raise ConfigurationError("--retry requires --resume", hint="add --resume")
+    unused = [
+        name for name in ("ray_cpus", "ray_gpus") if own[name] != option_specs(SweepOptions)[name].default
+    ]
+    if unused and own["ray"] is None:
+        raise ConfigurationError(f"--{unused[0].replace('_', '-')} requires --ray", hint="add --ray ADDRESS")
     continues = own["resume"] and not (words or files or targets)
     changed = [
         *options,
-        *(name for name in ("data", "keep") if own[name] != option_specs(SweepOptions)[name].default),
+        *(
+            name
+            for name in ("data", "keep", "storage")
+            if own[name] != option_specs(SweepOptions)[name].default
+        ),
     ]
     if continues and changed:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
@@ -243,8 +270,13 @@ def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> S
             options=options,
             data=own["data"],
             keep=own["keep"],
+            storage=own["storage"],
             limits=Limits(own["limit_seconds"], own["limit_memory"]),
             jobs=own["jobs"],
+            bench=own["bench"],
+            cluster=None
+            if own["ray"] is None
+            else Cluster(address=own["ray"], cpus=own["ray_cpus"], gpus=own["ray_gpus"]),
             resume=own["resume"],
             retry=own["retry"],
             command=this_command(),

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from timmx.sweep import Job
+    from timmx.sweep import Running
 
 _REDRAW_S = 0.1
+_MOST_ROWS = 16
+"""Maximum number of running models in the table: a cluster may have more than a terminal has lines."""
 
 
 class SweepView(ClosingReporter, Watcher):
@@ -50,12 +52,12 @@ class SweepView(ClosingReporter, Watcher):
             self._live = Live(console=Console(file=self._stream), transient=True, auto_refresh=False)
             self._live.start()
 
-    def running(self, jobs: Sequence[Job]) -> None:
+    def running(self, models: Sequence[Running]) -> None:
         stop_if_pressed()
         now = time.monotonic()
         if self._live is not None and now - self._drawn >= _REDRAW_S:
             self._drawn = now
-            self._live.update(self._table(jobs), refresh=True)
+            self._live.update(self._table(models), refresh=True)
 
     def ended(self, cell: Cell) -> None:
         self._ended += 1
@@ -85,21 +87,22 @@ class SweepView(ClosingReporter, Watcher):
                 "continue"
             )
 
-    def _table(self, jobs: Sequence[Job]) -> Table:
+    def _table(self, models: Sequence[Running]) -> Table:
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, show_header=False)
         for justify in ("left", "left", "left", "right", "right"):
             table.add_column(justify=justify, no_wrap=True)
-        for job in jobs:
-            target = "" if job.cell is None else job.columns[job.cell]
-            memory = "" if job.peak_bytes is None else size_text(job.peak_bytes)
-            cells = (job.model.label, target, job.step, _time_text(job.seconds), memory)
+        for item in models[:_MOST_ROWS]:
+            memory = "" if item.memory_bytes is None else size_text(item.memory_bytes)
+            cells = (item.model, item.target, item.step, _time_text(item.seconds), memory)
             table.add_row(*(Text(shown(cell)) for cell in cells))
         outer = Table.grid()
         outer.add_row(Text(self._state()))
         outer.add_row(table)
+        if len(models) > _MOST_ROWS:
+            outer.add_row(Text(f"and {counted(len(models) - _MOST_ROWS, 'more model')}"))
         return outer
 
     def _state(self) -> str:

@@ -260,9 +260,25 @@ def _target_options(item: Mapping[str, Any] | TargetOptions) -> TargetOptions:
     return item if isinstance(item, TargetOptions) else target_of(item)
 
 
-def record_result(folder: Path, target: Target, result: ExportResult, command: str | None) -> None:
-    """Add an artifact to `timmx.json`; other entries are kept if their files still exist."""
+def record_result(
+    folder: Path,
+    target: Target,
+    result: ExportResult,
+    command: str | None,
+    *,
+    exists: Callable[[str], bool] | None = None,
+) -> None:
+    """Add an artifact to `timmx.json`; other entries are kept if their files still exist.
+
+    Args:
+        folder: where it is.
+        target: what was exported.
+        result: of the export.
+        command: the command line; None if it has several models.
+        exists: whether a file of another entry exists, by name; by default it is looked for in the folder.
+    """
     path = folder / MANIFEST_NAME
+    exists = exists or (lambda name: (folder / name).exists())
     entry = {
         "backend": result.backend,
         "sha256": digest(target.backend.files(result.path)),
@@ -276,7 +292,7 @@ def record_result(folder: Path, target: Target, result: ExportResult, command: s
     }
     with _wait_for_staging(path) as stage:
         artifacts = _read_manifest(path).get("artifacts", {})
-        existing = {name: item for name, item in artifacts.items() if (folder / name).exists()}
+        existing = {name: item for name, item in artifacts.items() if exists(name)}
         manifest = {
             "schema": SCHEMA,
             "model": target.request.source,

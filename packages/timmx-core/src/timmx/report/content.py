@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Kind = Literal["text", "number", "percent", "bytes", "ms", "db"]
+Kind = Literal["text", "number", "percent", "bytes", "ms", "s", "db"]
 """How values are formatted: text unchanged; numbers with up to four digits; fractions of 1 in percent; bytes,
-milliseconds and decibels with a unit."""
+milliseconds, seconds and decibels with a unit."""
+
+Tone = Literal["good", "pale", "partly", "warn", "bad", "limit"]
+"""The color of an outcome in a grid: blue, light blue, both blue and orange, yellow, orange or violet."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be sorted by a click on a column title.
+    """A table that can be sorted by a click on a column title; with more than ten rows, it can be filtered.
 
     Attributes:
         rows: values by column key; a value with an interval is (value, low, high).
@@ -50,6 +53,7 @@ class Point:
     Attributes:
         size: shown as its area; None is a hollow mark if other marks have a size.
         interval: (low, high) of y, drawn as whiskers.
+        group: marks of one group have one color, and the legend names it; empty for a color per name.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Point:
     y: float
     size: float | None = None
     interval: tuple[float, float] | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +131,71 @@ class Matrix:
     note: str = ""
 
 
-Section = Table | Scatter | Distributions | Bars | Matrix
+@dataclass(frozen=True)
+class Outcome:
+    """One cell of a grid.
+
+    Attributes:
+        text: what the cell shows.
+        tone: its color.
+        detail: lines that are shown on hover and on focus.
+        order: the number that the cell is sorted by.
+    """
+
+    text: str
+    tone: Tone
+    detail: str
+    order: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Outcomes by row and column, each with its color, and with details on hover and on focus.
+
+    Attributes:
+        corner: title of the column with the names of the rows.
+        columns: titles.
+        rows: by name, one outcome per column; None for an empty cell.
+        legend: what each tone means.
+    """
+
+    title: str
+    corner: str
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[Outcome | None]]
+    legend: Mapping[Tone, str]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Items that have one reason.
+
+    Attributes:
+        title: of the group.
+        text: the reason.
+        hint: how to fix it.
+        names: of its items.
+        command: that repeats one of them.
+    """
+
+    title: str
+    text: str
+    hint: str = ""
+    names: Sequence[str] = ()
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups that can be opened, in order."""
+
+    title: str
+    groups: Sequence[Group]
+    note: str = ""
+
+
+Section = Table | Scatter | Distributions | Bars | Matrix | Grid | Groups
 
 
 @dataclass(frozen=True, kw_only=True)

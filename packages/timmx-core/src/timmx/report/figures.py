@@ -6,7 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from timmx.report.content import Bars, Column, Distributions, Kind, Matrix, Point, Scatter, Section, Table
+from timmx.report.content import (
+    Bars,
+    Column,
+    Distributions,
+    Grid,
+    Groups,
+    Kind,
+    Matrix,
+    Point,
+    Scatter,
+    Section,
+    Table,
+)
 from timmx.report.formats import MISSING, is_number, written
 
 if TYPE_CHECKING:
@@ -20,6 +32,9 @@ LEAST_MARK = 8
 
 MARK_WITHOUT_SIZE = 14
 """Diameter in pixels of marks without a size."""
+
+_MANY_MARKS = 100
+"""From this number of marks on, all have the minimum diameter: larger ones would cover each other."""
 
 MOST_ROWS = 5000
 """Maximum number of rows in a table; Chromium took more than half a minute to sort ten times as many."""
@@ -52,6 +67,9 @@ class Shown:
         values_title: of that table.
         legend: example marks: diameter in pixels, and the size that it stands for.
         caption: below the plot, explains how to read it.
+        groups: names of the groups of marks, with the index of their color.
+        grid: shown instead of the table.
+        opened: shown instead of the table.
     """
 
     title: str
@@ -62,6 +80,9 @@ class Shown:
     values_title: str = "Values"
     legend: Sequence[tuple[float, str]] = ()
     caption: str = ""
+    groups: Sequence[tuple[str, int]] = ()
+    grid: Grid | None = None
+    opened: Groups | None = None
 
 
 def sections(content: Sequence[Section]) -> list[Shown]:
@@ -71,6 +92,10 @@ def sections(content: Sequence[Section]) -> list[Shown]:
 
 
 def _shown(section: Section, colors: Mapping[str, int]) -> Shown:
+    if isinstance(section, Grid):
+        return Shown(title=section.title, note=section.note, head=(), rows=(), grid=section)
+    if isinstance(section, Groups):
+        return Shown(title=section.title, note=section.note, head=(), rows=(), opened=section)
     if isinstance(section, Table):
         return _table(section)
     if isinstance(section, Scatter):
@@ -81,12 +106,12 @@ def _shown(section: Section, colors: Mapping[str, int]) -> Shown:
 
 
 def _colors(content: Iterable[Section]) -> dict[str, int]:
-    """The color index of each name, in order of appearance."""
+    """The color index of each name, or of its group, in order of appearance."""
     names: dict[str, int] = {}
     for section in content:
         if isinstance(section, Scatter):
             for point in section.points:
-                names.setdefault(point.name, len(names))
+                names.setdefault(point.group or point.name, len(names))
         elif isinstance(section, Distributions):
             for name in section.values:
                 names.setdefault(name, len(names))
@@ -152,17 +177,18 @@ def _scatter(scatter: Scatter, colors: Mapping[str, int]) -> Shown:
                 "y": float(point.y),
                 "low": low,
                 "high": high,
-                "diameter": _diameter(point.size, largest),
+                "diameter": _diameter(point.size, largest) if len(drawn) < _MANY_MARKS else LEAST_MARK,
                 "hollow": bool(largest) and not _finite(point.size),
-                "color": colors[point.name],
+                "color": colors[point.group or point.name],
                 "lines": lines,
             }
         )
+    groups = dict.fromkeys(point.group for point in drawn if point.group)
     missing = [point.name for point in scatter.points if not (_finite(point.x) and _finite(point.y))]
     plot = {
         "type": "scatter",
         "x": _axis(scatter.x_title, scatter.x_kind, [point.x for point in drawn]),
-        "y": _axis(scatter.y_title, scatter.y_kind),
+        "y": _axis(scatter.y_title, scatter.y_kind, _heights(drawn)),
         "points": marks,
     }
     return _section(
@@ -172,8 +198,15 @@ def _scatter(scatter: Scatter, colors: Mapping[str, int]) -> Shown:
         f"Not in the plot: {', '.join(missing)}." if missing else "",
         plot=plot if drawn else None,
         legend=_legend(scatter, largest) if largest else (),
+        groups=[(name, colors[name]) for name in groups],
         caption=_area(scatter, any(mark["hollow"] for mark in marks)) if largest else "",
     )
+
+
+def _heights(points: Sequence[Point]) -> list[float]:
+    """The values of the vertical axis, and the ends of the whiskers."""
+    bounds = [bound for point in points for bound in _bounds(point.interval) if bound is not None]
+    return [*(point.y for point in points), *bounds]
 
 
 def _point_row(point: Point) -> dict[str, Any]:

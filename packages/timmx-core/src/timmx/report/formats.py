@@ -1,4 +1,4 @@
-"""Formats the values of a report by kind: percent, bytes, milliseconds, decibels."""
+"""Formats the values of a report by kind: percent, bytes, seconds, decibels."""
 
 from __future__ import annotations
 
@@ -66,8 +66,12 @@ def _ms(value: float) -> str:
     return f"{value:.2f} ms" if abs(value) < 100 else f"{value:,.0f} ms"
 
 
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if abs(value) < 100 else f"{value:,.0f} s"
+
+
 def _db(value: float) -> str:
     return f"{value:.1f} dB"
 
 
-_FORMATS = {"number": _number, "percent": _percent, "bytes": size_text, "ms": _ms, "db": _db}
+_FORMATS = {"number": _number, "percent": _percent, "bytes": size_text, "ms": _ms, "s": _seconds, "db": _db}

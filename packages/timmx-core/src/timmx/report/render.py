@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from timmx.report.content import Report
 
 
-def check_report_path(path: Path) -> None:
+def check_report_path(path: Path, flag: str = "--report") -> None:
     """Check that a report can be written to a path, before any work is done.
+
+    Args:
+        path: of the report.
+        flag: the option that named it, for messages.
 
     Raises:
         ConfigurationError: the path does not end in `.html`, is a folder or a file that is not HTML, or its folder
@@ -27,30 +31,31 @@ def check_report_path(path: Path) -> None:
     """
     if path.suffix.lower() not in (".html", ".htm"):
         better = path.with_suffix(".html") if path.name else path / "report.html"
-        raise ConfigurationError(f"--report {path} does not end in .html", hint=f"name it {better}")
+        raise ConfigurationError(f"{flag} {path} does not end in .html", hint=f"name it {better}")
     if path.is_dir():
-        raise ConfigurationError(f"--report {path} is a folder", hint="name a file that ends in .html")
-    if not may_replace(path, "--report", b"<!doctype html", b"<html"):
+        raise ConfigurationError(f"{flag} {path} is a folder", hint="name a file that ends in .html")
+    if not may_replace(path, flag, b"<!doctype html", b"<html"):
         raise ConfigurationError(
-            f"--report {path} exists and is not HTML; it is left unchanged", hint="name a new file"
+            f"{flag} {path} exists and is not HTML; it is left unchanged", hint="name a new file"
         )
     trouble = why_not_in(path.absolute().parent)
     if trouble:
-        raise ConfigurationError(f"--report {path}: {trouble}", hint="choose another folder")
+        raise ConfigurationError(f"{flag} {path}: {trouble}", hint="choose another folder")
 
 
-def write_report(report: Report, path: Path) -> None:
+def write_report(report: Report, path: Path, flag: str = "--report") -> None:
     """Write the report; an existing file is replaced when the new one is complete.
 
     Args:
         report: the content.
         path: ends in `.html`. Missing folders are created. If it is a link, its target is replaced.
+        flag: the option that named it, for messages.
 
     Raises:
         ConfigurationError: the path is invalid; see `check_report_path`.
         ArtifactError: it cannot be written.
     """
-    check_report_path(path)
+    check_report_path(path, flag)
     html = page(report)
     try:
         with atomic_write(path) as file:
@@ -58,7 +63,7 @@ def write_report(report: Report, path: Path) -> None:
     except OSError as exc:
         raise ArtifactError(
             f"cannot write the report {path}: {exc.strerror or exc}",
-            hint="fix that, or choose another --report",
+            hint=f"fix that, or choose another {flag}",
         ) from exc
 
 

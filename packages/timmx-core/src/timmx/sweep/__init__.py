@@ -1,4 +1,4 @@
-"""`timmx sweep`: many models to many formats, with a journal, and the tables of its results."""
+"""`timmx sweep`: many models to many formats, here or on a Ray cluster, with a journal, and its reports."""
 
 from timmx.base import door
 

@@ -72,16 +72,22 @@ class Cell:
         top1_agreement: of the verification, 0 to 1.
         accuracy: top-1 accuracy of the file on `--data`, 0 to 1; None without it.
         model_accuracy: of the PyTorch model, likewise.
-        file: its path in the sweep's folder; empty if it was not kept.
+        latency_ms: median latency of the file; None if it was not measured.
+        latency_p90_ms: 90th percentile of the latency.
+        latency_on: the processor of the machine that measured it; empty if it was not measured.
+        file: its path in the sweep's folder or storage; empty if it was not kept.
         kind: the type of the error; empty if there is none.
         message: the error in one line, or why a file is unproven.
         hint: how to fix it.
         command: the command that repeats it.
         seconds: wall time, without the steps that all formats of the model share.
+        cpu_seconds: processor time of the same steps, of all threads and processes; None if it was not measured.
+        shared_cpu_seconds: processor time of loading and preparing the model, which its cells share.
         memory_bytes: largest resident memory of its process; None if it was not measured.
         notes: notes for the user.
         versions: versions that the result depends on, by distribution.
         ended: when it ended, ISO 8601 in UTC.
+        node: the host name of the cluster's node that ran it; empty without a cluster.
     """
 
     model: str
@@ -99,16 +105,22 @@ class Cell:
     top1_agreement: float | None = None
     accuracy: float | None = None
     model_accuracy: float | None = None
+    latency_ms: float | None = None
+    latency_p90_ms: float | None = None
+    latency_on: str = ""
     file: str = ""
     kind: str = ""
     message: str = ""
     hint: str = ""
     command: str = ""
     seconds: float = 0.0
+    cpu_seconds: float | None = None
+    shared_cpu_seconds: float | None = None
     memory_bytes: int | None = None
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     ended: str = ""
+    node: str = ""
 
     @property
     def place(self) -> tuple[str, str]:
@@ -187,12 +199,14 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "size_bytes": (_is_count, None),
     "snr_db": (_is_ratio, None),
     **dict.fromkeys(("floor_db", "top1_agreement", "accuracy", "model_accuracy"), (_is_number, None)),
-    **dict.fromkeys(("file", "kind", "message", "hint", "command"), (_is_text, "")),
+    **dict.fromkeys(("latency_ms", "latency_p90_ms"), (_is_number, None)),
+    **dict.fromkeys(("latency_on", "file", "kind", "message", "hint", "command"), (_is_text, "")),
     "seconds": (lambda value: _is_number(value) and value is not None, 0.0),
+    **dict.fromkeys(("cpu_seconds", "shared_cpu_seconds"), (_is_number, None)),
     "memory_bytes": (_is_count, None),
     "notes": (_is_texts, ()),
     "versions": (_is_table, {}),
-    "ended": (_is_text, ""),
+    **dict.fromkeys(("ended", "node"), (_is_text, "")),
 }
 """The keys of a line in their order: the check of a value, and its default."""
 

@@ -22,3 +22,4 @@ class ReportFormat(StrEnum):
     TEXT = "text"
     CSV = "csv"
     MARKDOWN = "markdown"
+    JSONL = "jsonl"

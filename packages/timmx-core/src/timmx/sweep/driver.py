@@ -1,29 +1,27 @@
-"""Runs the cells of a sweep in children, within limits of time and memory, and records each in the journal."""
+"""Runs the cells of a sweep in children, within limits of time and memory."""
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from timmx.artifact import clean_up
-from timmx.base import can_measure_processes, size_text, usable_cores
+from timmx.base import can_measure_processes, size_text
 from timmx.errors import TimmxError
 from timmx.exporting import Target, plan_separately
-from timmx.model import load_index
-from timmx.sweep.cell import Cell, CellStatus
-from timmx.sweep.worker import Event, Task
+from timmx.sweep.cell import CellStatus
+from timmx.sweep.task import Event
+from timmx.sweep.watching import Running, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
     from timmx.processes import Child
-    from timmx.sweep.journal import Journal
-    from timmx.sweep.models import SweepModel
-    from timmx.sweep.plan import SweepPlan
+    from timmx.sweep.cell import Cell
+    from timmx.sweep.rows import Rows
+    from timmx.sweep.task import Task
 
 _TICK_S = 0.25
 """How often memory is measured and limits are checked."""
@@ -55,32 +53,11 @@ class Launcher(Protocol):
         """Wait until a child reports something or ends, at most this long."""
 
 
-class Watcher:
-    """Is called while a sweep runs; the command line shows it."""
-
-    def started(self, total: int, kept: int) -> None:
-        """The sweep starts.
-
-        Args:
-            total: number of cells.
-            kept: how many of them are in the journal already.
-        """
-
-    def running(self, jobs: Sequence[Job]) -> None:
-        """What is running now; called several times a second."""
-
-    def ended(self, cell: Cell) -> None:
-        """A cell has ended and is in the journal."""
-
-
 @dataclass(kw_only=True)
-class Job:
+class _Job:
     """A child and what it is doing.
 
     Attributes:
-        model: the model.
-        columns: the targets as text, by number.
-        keys: see `SweepPlan.keys`.
         task: what the child does.
         child: the process.
         todo: numbers of the cells that have not ended.
@@ -92,9 +69,6 @@ class Job:
         facts: values of `Cell` that all cells of the model have.
     """
 
-    model: SweepModel
-    columns: Sequence[str]
-    keys: Sequence[str]
     task: Task
     child: Child
     todo: list[int]
@@ -112,46 +86,39 @@ class Job:
 
 
 class Driver:
-    """Runs a plan.
+    """Runs tasks of a plan in child processes of this one.
 
     Args:
-        plan: what to do.
-        journal: where each cell is recorded.
+        rows: makes the cells.
         launcher: starts children.
         limits: of each cell.
         jobs: number of models that are exported at once.
-        watcher: is called with what happens.
+        watcher: is called with what is running.
     """
 
     def __init__(
         self,
-        plan: SweepPlan,
-        journal: Journal,
+        rows: Rows,
         launcher: Launcher,
         *,
         limits: Limits = NO_LIMITS,
         jobs: int = 1,
         watcher: Watcher | None = None,
     ) -> None:
-        self._plan, self._journal, self._launcher = plan, journal, launcher
+        self._rows, self._launcher = rows, launcher
         self._limits, self._jobs = limits, jobs
         self._watcher = watcher or Watcher()
-        self._columns, self._backends, self._versions = plan.columns, plan.backends(), plan.versions()
         self._measures = can_measure_processes()
-        self._threads = max(1, usable_cores() // jobs) if jobs > 1 else 0
         self._again: deque[Task] = deque()
-        self._models: dict[Path, SweepModel] = {}
-        self._index = load_index(build=False)
+        self._ended: deque[Cell] = deque()
 
-    def run(self, kept: Collection[tuple[str, str]] = ()) -> None:
-        """Run all cells of the plan.
+    def run(self, tasks: Iterable[Task]) -> Generator[Cell]:
+        """Run all cells of tasks; each cell is yielded when it has ended.
 
-        Args:
-            kept: places of cells that do not run again; see `kept_cells`.
+        Close the iterator if it is not exhausted, which ends the children.
         """
-        ahead = self._tasks(kept)
-        self._watcher.started(len(self._plan.models) * len(self._columns), len(kept))
-        running: list[Job] = []
+        ahead = iter(tasks)
+        running: list[_Job] = []
         try:
             while True:
                 while len(running) < self._jobs and (job := self._next(ahead)) is not None:
@@ -162,57 +129,37 @@ class Driver:
                 for job in tuple(running):
                     if self._advance(job):
                         running.remove(job)
-                self._watcher.running(running)
+                    while self._ended:
+                        yield self._ended.popleft()
+                self._watcher.running([self._shown(job) for job in running])
         finally:
             for job in running:
                 job.child.end()
                 self._clear(job, job.todo)
 
-    def _tasks(self, kept: Collection[tuple[str, str]]) -> Iterator[Task]:
-        """One task for each model that has cells to run; made when it is needed."""
-        for model, name in self._plan.folders():
-            todo = tuple(
-                number for number, column in enumerate(self._columns) if (model.label, column) not in kept
-            )
-            if not todo:
-                continue
-            folder = self._journal.folder / name
-            self._models[folder] = model
-            yield Task(
-                model=model.name,
-                options=self._plan.options_of(model),
-                targets=self._plan.targets,
-                todo=todo,
-                folder=folder,
-                root=self._journal.folder,
-                keep=self._plan.keep,
-                data=self._plan.data,
-                threads=self._threads,
-            )
+    def _shown(self, job: _Job) -> Running:
+        return Running(
+            model=job.task.model.label,
+            target="" if job.cell is None else self._rows.columns[job.cell],
+            step=job.step,
+            seconds=job.seconds,
+            memory_bytes=job.peak_bytes,
+        )
 
-    def _next(self, ahead: Iterator[Task]) -> Job | None:
+    def _next(self, ahead: Iterator[Task]) -> _Job | None:
         """Start the next task: first the rest of a model whose child has ended."""
         task = self._again.popleft() if self._again else next(ahead, None)
         if task is None:
             return None
-        model = self._models[task.folder]
-        return Job(
-            model=model,
-            columns=self._columns,
-            keys=self._plan.keys(model),
+        return _Job(
             task=task,
             child=self._launcher.start(task),
             todo=list(task.todo),
             step="Starting",
-            facts={"family": self._family(model)},
+            facts={"family": self._rows.family(task.model)},
         )
 
-    def _family(self, model: SweepModel) -> str:
-        """The family by name; the child corrects it when it has loaded the model."""
-        indexed = self._index.models.get(model.name.partition(".")[0]) if self._index else None
-        return indexed.family if indexed else ""
-
-    def _advance(self, job: Job) -> bool:
+    def _advance(self, job: _Job) -> bool:
         """Take what a child has reported, and check its limits.
 
         Returns:
@@ -249,7 +196,7 @@ class Driver:
             return True
         return False
 
-    def _take(self, job: Job, event: str, values: dict[str, Any]) -> None:
+    def _take(self, job: _Job, event: str, values: dict[str, Any]) -> None:
         match event:
             case Event.STEP:
                 job.step = values["text"]
@@ -264,17 +211,17 @@ class Driver:
                 if number == job.cell:
                     job.first, job.cell = False, None
                 job.todo.remove(number)
-                self._record(job, number, values)
+                self._ended.append(self._cell(job, number, values))
                 self._restart_clock(job)
             case Event.BROKEN:
                 for number in job.todo:
-                    self._record(job, number, values)
+                    self._ended.append(self._cell(job, number, values))
                 job.todo.clear()
 
-    def _restart_clock(self, job: Job) -> None:
+    def _restart_clock(self, job: _Job) -> None:
         job.started, job.peak_bytes = time.monotonic(), None
 
-    def _end(self, job: Job, status: CellStatus, reason: str, hint: str = "") -> None:
+    def _end(self, job: _Job, status: CellStatus, reason: str, hint: str = "") -> None:
         """End a child. If it has not finished, the running cell has failed, and a new child runs the rest."""
         job.child.end()
         if not job.todo:
@@ -297,37 +244,22 @@ class Driver:
                 failed = []
                 self._again.append(replace(job.task, todo=(job.cell,)))
         for number in failed:
-            self._record(job, number, values)
+            self._ended.append(self._cell(job, number, values))
         if rest:
             self._again.append(replace(job.task, todo=tuple(rest)))
 
-    def _record(self, job: Job, number: int, values: Mapping[str, Any]) -> None:
-        status = CellStatus(values["status"])
-        cell = Cell(
-            model=job.model.label,
-            target=self._columns[number],
-            backend=self._backends[number],
-            key=job.keys[number],
-            **{
-                **job.facts,
-                **values,
-                "status": status,
-                "notes": tuple(values.get("notes", ())),
-                "memory_bytes": max(values.get("memory_bytes") or 0, job.peak_bytes or 0) or None,
-            },
-            command="" if status.passed else self._plan.command(job.model, number),
-            versions=self._versions[number],
-            ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        )
-        # infinity and NaN are text in what a child reports, as in the journal
-        cell = Cell.from_json(cell.to_json())
-        self._journal.add(cell)
-        self._watcher.ended(cell)
+    def _cell(self, job: _Job, number: int, values: Mapping[str, Any]) -> Cell:
+        memory = max(values.get("memory_bytes") or 0, job.peak_bytes or 0) or None
+        return self._rows.cell(job.task.model, number, {**job.facts, **values, "memory_bytes": memory})
 
-    def _clear(self, job: Job, numbers: Iterable[int]) -> None:
-        """Remove what a killed child was writing."""
+    def _clear(self, job: _Job, numbers: Iterable[int]) -> None:
+        """Remove what a killed child was writing; its temporary folder is gone already."""
+        if job.task.folder is None:
+            return
         try:
-            planned = plan_separately(job.task.model, job.task.targets, job.task.folder, **job.task.options)
+            planned = plan_separately(
+                job.task.model.name, job.task.targets, job.task.folder, **job.task.options
+            )
         except TimmxError:
             return
         for number in numbers:
@@ -336,5 +268,5 @@ class Driver:
                 clean_up(item.path)
 
 
-def _during(job: Job) -> str:
+def _during(job: _Job) -> str:
     return f"while {job.step[:1].lower()}{job.step[1:]}" if job.step else "during the export"

@@ -27,12 +27,7 @@ from timmx.sweep.choices import OF_ONE_EXPORT, Keep
 from timmx.sweep.models import SweepModel, folder_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from timmx.sweep.cell import Cell
-
-_DEPENDS_ON_THE_MACHINE = ("ArtifactError", "MissingRequirementError", "ModelError")
-"""Errors of the disk, the environment or the network: the next run may not have them."""
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +40,7 @@ class SweepPlan:
         options: the shared options of all cells, by name.
         data: labeled images for the accuracy of each file; None to measure none.
         keep: which files are kept.
+        storage: the fsspec URL for the files; empty to keep them in the output folder.
     """
 
     models: tuple[SweepModel, ...]
@@ -52,6 +48,7 @@ class SweepPlan:
     options: Mapping[str, Any] = field(default_factory=dict)
     data: Path | None = None
     keep: Keep = Keep.PASSED
+    storage: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -71,6 +68,8 @@ class SweepPlan:
     def keys(self, model: SweepModel) -> list[str]:
         """For each target a hash of what determines the cell's result, apart from versions."""
         shared = [model.label, model.fingerprint(), self.options_of(model), str(self.data or "")]
+        if self.storage and self.keep is not Keep.NONE:
+            shared.append(self.storage)  # files at another place are exported again
         return [
             hashlib.sha256(
                 json.dumps([shared, target], default=_json_value, sort_keys=True).encode()
@@ -129,6 +128,7 @@ class SweepPlan:
                     "options": dict(self.options),
                     "data": None if self.data is None else str(self.data),
                     "keep": self.keep.value,
+                    "storage": self.storage,
                 },
                 default=_json_value,
             )
@@ -157,6 +157,7 @@ class SweepPlan:
                 options=dict(content["options"]),
                 data=None if data is None else Path(str(data)),
                 keep=Keep(content["keep"]),
+                storage=str(content.get("storage", "")),  # journals of timmx 0.1 have none
             )
         except (LookupError, TypeError, ValueError) as exc:
             raise ConfigurationError(
@@ -172,6 +173,7 @@ def make_plan(
     options: Mapping[str, Any],
     data: Path | None = None,
     keep: Keep = Keep.PASSED,
+    storage: str = "",
 ) -> SweepPlan:
     """The plan of a sweep, its targets checked as by `timmx export`.
 
@@ -182,6 +184,7 @@ def make_plan(
         options: shared options by name, as for an export.
         data: a folder or CSV of labeled images; None to measure no accuracy.
         keep: which files are kept.
+        storage: the fsspec URL for the files; empty to keep them in the output folder.
 
     Raises:
         TimmxError: a target or an option cannot be used with any model, or the data does not exist.
@@ -209,14 +212,26 @@ def make_plan(
                 "--data measures accuracy, which means nothing for random weights",
                 hint="leave --data or --awaken out",
             )
-    plan = SweepPlan(models=tuple(models), targets=tuple(targets), options=options, data=data, keep=keep)
+    if storage and keep is Keep.NONE:
+        raise ConfigurationError(
+            "--storage stores the files that are kept, and --keep none keeps no files",
+            hint="leave one of them out",
+        )
+    plan = SweepPlan(
+        models=tuple(models), targets=tuple(targets), options=options, data=data, keep=keep, storage=storage
+    )
     columns = plan.columns
     repeated = next((column for column in columns if columns.count(column) > 1), None)
     if repeated is not None:
         raise ConfigurationError(f"--to {repeated} is given twice", hint="give it once")
     first, name = next(plan.folders())
     exports = plan_exports(first.name, plan.targets, folder / name, **plan.options_of(first))
-    if len(plan.models) > 1 and any(target.extra_outputs for target in exports):
+    extra = next((path for target in exports for path in target.extra_outputs), None)
+    if extra is not None and storage:
+        raise ConfigurationError(
+            f"a target would write {extra}, which --storage does not store", hint="leave that option out"
+        )
+    if len(plan.models) > 1 and extra is not None:
         _check_extra_outputs(plan, folder)
     return plan
 
@@ -234,42 +249,6 @@ _INSTEAD = {
     "use_ema": "use timmx export for one model",
     "force": "a sweep replaces its own files; leave it out",
 }
-
-
-def kept_cells(plan: SweepPlan, cells: Iterable[Cell], *, retry: bool = False) -> set[tuple[str, str]]:
-    """The places of cells that do not run again: same inputs, same versions, and a result that would not change.
-
-    Args:
-        plan: the plan.
-        cells: of the journal, in order; the last one of a place counts.
-        retry: repeat all failures.
-    """
-    models = {model.label: model for model in plan.models}
-    columns = {column: number for number, column in enumerate(plan.columns)}
-    versions = plan.versions()
-    last_label, keys = "", list[str]()
-    kept: set[tuple[str, str]] = set()
-    for cell in cells:
-        number = columns.get(cell.target)
-        if number is None or cell.model not in models:
-            continue
-        if cell.model != last_label:  # the cells of a model mostly follow each other
-            last_label, keys = cell.model, plan.keys(models[cell.model])
-        if (
-            cell.key == keys[number]
-            and dict(cell.versions) == versions[number]
-            and _is_final(cell, plan.keep, retry)
-        ):
-            kept.add(cell.place)
-        else:
-            kept.discard(cell.place)
-    return kept
-
-
-def _is_final(cell: Cell, keep: Keep, retry: bool) -> bool:
-    if not cell.status.passed:
-        return not retry and cell.kind not in _DEPENDS_ON_THE_MACHINE
-    return keep is Keep.NONE or bool(cell.file)
 
 
 def target_text(target: str | Mapping[str, Any]) -> str:

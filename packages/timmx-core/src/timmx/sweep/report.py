@@ -12,24 +12,20 @@ from timmx.sweep.cell import Cell, CellStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from timmx.sweep.changes import Changes
     from timmx.sweep.summary import Count, Failures, Summary
 
 _MOST_COMMANDS = 3
 """Commands of one group of failures that are shown as text."""
 
 
+_MOST_DIFFERENCES = 10
+"""Cells with the largest differences to another sweep that are shown as text."""
+
 _CSV_COLUMNS = (
     *("model", "family", "parameters", "weights", "target", "backend", "status", "precision", "size_bytes"),
-    *(
-        "snr_db",
-        "floor_db",
-        "top1_agreement",
-        "accuracy",
-        "model_accuracy",
-        "seconds",
-        "memory_bytes",
-        "file",
-    ),
+    *("snr_db", "floor_db", "top1_agreement", "accuracy", "model_accuracy", "latency_ms", "latency_p90_ms"),
+    *("seconds", "cpu_seconds", "memory_bytes", "node", "file"),
     *("kind", "message", "hint", "command", "ended"),
 )
 
@@ -39,8 +35,8 @@ def text_report(summary: Summary) -> list[str]:
     if not summary.cells:
         return [f"None of {counted(summary.planned, 'cell')} has run yet."]
     lines = format_table(_family_rows(summary))
-    lines += ["", _totals(summary)]
-    if weights := _weights(summary):
+    lines += ["", totals_line(summary)]
+    if weights := weights_line(summary):
         lines.append(weights)
     lines += _accuracy_lines(summary)
     for group in summary.failures():
@@ -54,6 +50,28 @@ def csv_rows(summary: Summary) -> Iterator[list[str]]:
     for cell in summary.cells.values():
         values = (getattr(cell, name) for name in _CSV_COLUMNS)
         yield ["" if value is None else _one_line(value) for value in values]
+
+
+def changes_text(changes: Changes) -> list[str]:
+    """Lines: how many cells newly fail and pass, and which, each failure with the command that repeats it."""
+    lines = [changes.text]
+    for title, some in (("newly failing", changes.newly_failing), ("newly passing", changes.newly_passing)):
+        for change in some:
+            failing = change.now if not change.now.status.passed else change.before
+            lines += ["", f"{title}: {change.now.model} {change.now.target}: {_one_line(failing.message)}"]
+            if not change.now.status.passed:
+                lines.append(f"  {shown(change.now.command)}")
+    largest = sorted(
+        (change for change in changes.apart if change.db), key=lambda change: -abs(change.db or 0)
+    )
+    if largest:
+        rows = [("largest differences", "dB", "s")]
+        rows += [
+            (f"{change.now.model} {change.now.target}", f"{change.db:+.1f}", f"{change.seconds:+.1f}")
+            for change in largest[:_MOST_DIFFERENCES]
+        ]
+        lines += ["", *format_table(rows)]
+    return lines
 
 
 def markdown_report(summary: Summary) -> list[str]:
@@ -86,7 +104,8 @@ def _count(count: Count | None) -> str:
     return "-" if count is None else f"{count.passed}/{count.total}"
 
 
-def _totals(summary: Summary) -> str:
+def totals_line(summary: Summary) -> str:
+    """How many cells passed, failed and are left."""
     text = f"{summary.passed:,} of {counted(summary.planned, 'cell')} passed"
     if summary.failed:
         text += f", {summary.failed:,} failed"
@@ -95,7 +114,7 @@ def _totals(summary: Summary) -> str:
     return f"{text}."
 
 
-def _weights(summary: Summary) -> str:
+def weights_line(summary: Summary) -> str:
     """What weights the models had, if not all were trained."""
     kinds = {cell.model: cell.weights for cell in summary.cells.values() if cell.weights}
     counts = Counter(kinds.values())
@@ -146,7 +165,7 @@ def _origin(summary: Summary) -> Iterator[str]:
     facts = ", ".join(f"{name} {value}" for name, value in run.machine.items())
     first = summary.runs[0].started[:10]
     dates = first if first == ended[:10] else f"{first} to {ended[:10]}"
-    yield f"{dates}; {facts}. {_totals(summary)} {_weights(summary)}".rstrip()
+    yield f"{dates}; {facts}. {totals_line(summary)} {weights_line(summary)}".rstrip()
     if run.command:
         yield ""
         yield f"    {run.command}"

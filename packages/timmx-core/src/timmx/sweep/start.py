@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import datetime
+import uuid
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from timmx.base import can_measure_processes
+from timmx.base import can_measure_processes, usable_cores
 from timmx.errors import ArtifactError, ConfigurationError
 from timmx.exporting import installed_versions
-from timmx.processes import ProcessLauncher
 from timmx.report import environment
 from timmx.sweep.cell import Cell
 from timmx.sweep.choices import Keep
-from timmx.sweep.driver import NO_LIMITS, Driver, Limits, Watcher
+from timmx.sweep.cluster import Cluster, ClusterDriver
+from timmx.sweep.connection import connected
+from timmx.sweep.driver import NO_LIMITS, Driver, Limits
 from timmx.sweep.journal import Journal, Run, journal_of, read_lines
-from timmx.sweep.plan import SweepPlan, kept_cells, make_plan
+from timmx.sweep.latency import measure_latencies
+from timmx.sweep.node import Setup, make_launcher
+from timmx.sweep.plan import SweepPlan, make_plan
+from timmx.sweep.rows import Rows
+from timmx.sweep.storage import Storage
 from timmx.sweep.summary import Summary, summarize
-from timmx.sweep.worker import run_task
+from timmx.sweep.todo import kept_cells, tasks_of
+from timmx.sweep.watching import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from timmx.sweep.models import SweepModel
@@ -33,8 +42,11 @@ def run_sweep(
     options: Mapping[str, Any] | None = None,
     data: Path | None = None,
     keep: Keep = Keep.PASSED,
+    storage: str = "",
     limits: Limits = NO_LIMITS,
-    jobs: int = 1,
+    jobs: int | None = None,
+    cluster: Cluster | None = None,
+    bench: bool = False,
     resume: bool = False,
     retry: bool = False,
     command: str = "",
@@ -49,8 +61,11 @@ def run_sweep(
         options: shared options of all exports by name.
         data: labeled images for the accuracy of each file.
         keep: which files are kept.
+        storage: an fsspec URL for the files, such as `s3://bucket/sweep`; empty to keep them in the folder.
         limits: of each cell.
-        jobs: number of models that are exported at once.
+        jobs: number of models that are exported at once; None for one, or on a cluster for as many as it has room for.
+        cluster: a Ray cluster to run on; None for this machine.
+        bench: when all cells have ended, measure the latency of each kept file on this machine.
         resume: continue the folder's journal: cells with the same inputs and versions are not run again.
         retry: with `resume`, repeat failed cells.
         command: the command line, for the report.
@@ -68,25 +83,73 @@ def run_sweep(
             "--limit-memory is not supported on this system: the memory of a process cannot be measured",
             hint="leave --limit-memory out",
         )
-    if models or targets:
-        plan = make_plan(models, targets, folder, options=options or {}, data=data, keep=keep)
-    else:
-        plan = _plan_of_last_run(folder)
-        make_plan(plan.models, plan.targets, folder, options=plan.options, data=plan.data, keep=plan.keep)
-    with Journal(folder, resume=resume) as journal:
+    folder = folder.absolute()
+    with ExitStack() as stack:
+        if cluster is not None:
+            stack.enter_context(connected(cluster.address))
+        if models or targets:
+            plan = make_plan(
+                models, targets, folder, options=options or {}, data=data, keep=keep, storage=storage
+            )
+        else:
+            plan = _plan_of_last_run(folder)
+            make_plan(plan.models, plan.targets, folder, options=plan.options, data=plan.data, keep=plan.keep)
+        if bench and plan.keep is Keep.NONE:
+            raise ConfigurationError(
+                "--bench measures the files that are kept, and --keep none keeps no files",
+                hint="use --keep passed, or leave --bench out",
+            )
+        if plan.storage:
+            Storage(plan.storage).check()
+        journal = stack.enter_context(Journal(folder, resume=resume))
         cells = (line for line in read_lines(journal.path) if isinstance(line, Cell))
         kept = kept_cells(plan, cells, retry=retry)
+        watcher = watcher or Watcher()
+        driver: Driver | ClusterDriver
+        if cluster is None:
+            launcher = stack.enter_context(make_launcher(plan))
+            driver = Driver(Rows(plan), launcher, limits=limits, jobs=jobs or 1, watcher=watcher)
+            threads = max(1, usable_cores() // jobs) if jobs and jobs > 1 else 0
+        else:
+            uses_folder = not plan.storage and plan.keep is not Keep.NONE
+            setup = Setup(
+                plan=replace(plan, models=()),
+                versions=tuple(plan.versions()),
+                shared=stack.enter_context(_marker(folder)) if uses_folder else None,
+                limits=limits,
+            )
+            driver = ClusterDriver(plan, setup, cluster, jobs=jobs, watcher=watcher)
+            threads = cluster.cpus
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         journal.add_run(Run(command=command, started=started, machine=_machine(plan), plan=plan.to_json()))
-        with ProcessLauncher(run_task, plan.preload()) as launcher:
-            driver = Driver(plan, journal, launcher, limits=limits, jobs=jobs, watcher=watcher)
-            driver.run(kept)
+        watcher.started(len(plan.models) * len(plan.columns), len(kept))
+        tasks = tasks_of(plan, folder, kept, threads=threads, temporary=cluster is not None)
+        with closing(driver.run(tasks)) as ended:
+            for cell in ended:
+                journal.add(cell)
+                watcher.ended(cell)
+        if bench:
+            places = {(model.label, column) for model in plan.models for column in plan.columns}
+            recorded = summarize(journal.path).cells.values()
+            for cell in measure_latencies(recorded, places, folder, plan.storage, watcher):
+                journal.add(cell)
     if journal.unwritten:
         raise ArtifactError(
             f"{journal.path} cannot be written: {journal.unwritten} lines are not in it",
             hint="free some space, and run the same command with --resume",
         )
     return summarize(journal.path)
+
+
+@contextmanager
+def _marker(folder: Path) -> Iterator[Path]:
+    """A file by which a node of a cluster knows that it sees this folder, and not another one of the same name."""
+    path = folder / f".timmx-sweep-{uuid.uuid4().hex}"
+    path.touch()
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _plan_of_last_run(folder: Path) -> SweepPlan:

@@ -158,6 +158,7 @@ class _Reading:
 
     runs: list[Run] = field(default_factory=list)
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+    versions: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def summarize(path: Path) -> Summary:
@@ -171,7 +172,7 @@ def summarize(path: Path) -> Summary:
         if isinstance(line, Run):
             reading.runs.append(line)
         else:
-            cell = _without_repetition(line)
+            cell = _without_repetition(line, reading.versions)
             reading.cells[cell.place] = cell
     models, targets = _plan_of(reading.runs[-1]) if reading.runs else ([], [])
     order = {model: number for number, model in enumerate(models)}
@@ -198,8 +199,13 @@ def _plan_of(run: Run) -> tuple[list[str], list[str]]:
     return [model.label for model in plan.models], list(plan.columns)
 
 
-def _without_repetition(cell: Cell) -> Cell:
-    """A cell whose repeated texts are stored once, without what tables do not show."""
+def _without_repetition(cell: Cell, versions: dict[str, Mapping[str, str]]) -> Cell:
+    """A cell whose repeated texts are stored once.
+
+    Args:
+        cell: the cell.
+        versions: those of earlier cells, by their text.
+    """
     return replace(
         cell,
         model=sys.intern(cell.model),
@@ -208,8 +214,8 @@ def _without_repetition(cell: Cell) -> Cell:
         family=sys.intern(cell.family),
         message=sys.intern(cell.message),
         hint=sys.intern(cell.hint),
-        notes=(),
-        versions={},
+        notes=tuple(map(sys.intern, cell.notes)),
+        versions=versions.setdefault(str(cell.versions), cell.versions),
     )
 
 

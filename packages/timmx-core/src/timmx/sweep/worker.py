@@ -1,15 +1,13 @@
 """Exports one model to its formats, in a child process; all formats share one load and one capture.
 
-What the child reports is in `Event`.
+What the child is asked for and reports is in `task.py`.
 """
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from timmx.artifact import staging
@@ -21,63 +19,18 @@ from timmx.exporting import (
     calibration_data,
     export_session,
     plan_separately,
-    record_result,
 )
 from timmx.sweep.cell import CellStatus
 from timmx.sweep.choices import Keep
+from timmx.sweep.kept_files import KeptFiles
+from timmx.sweep.task import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from timmx.exporting import ExportResult
-
-REJECTED = "failed"
-"""The folder of files that fail verification, below the model's folder; only with `--keep all`."""
-
-
-class Event(StrEnum):
-    """What a child reports.
-
-    LOADED: the model is loaded: `family`, `parameters`, `weights`.
-    BROKEN: the model cannot be loaded or prepared; the values of a failed cell, for all its cells.
-    STARTED: a cell has started: `cell`, its number.
-    STEP: `text`.
-    ENDED: a cell has ended: `cell`, and values of `Cell`.
-    """
-
-    LOADED = "loaded"
-    BROKEN = "broken"
-    STARTED = "started"
-    STEP = "step"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a child does.
-
-    Attributes:
-        model: the model's name.
-        options: the shared options of its cells.
-        targets: all targets of the sweep: file names depend on all of them.
-        todo: numbers of the targets to export.
-        folder: where the model's files go.
-        root: the sweep's folder; paths of files are relative to it.
-        keep: which files are kept.
-        data: labeled images; None to measure no accuracy.
-        threads: number of threads of PyTorch; 0 for its default.
-    """
-
-    model: str
-    options: Mapping[str, Any]
-    targets: tuple[str | Mapping[str, Any], ...]
-    todo: tuple[int, ...]
-    folder: Path
-    root: Path
-    keep: Keep = Keep.PASSED
-    data: Path | None = None
-    threads: int = 0
+    from timmx.sweep.task import Task
 
 
 def run_task(task: Task, send: Callable[[Event, Mapping[str, Any]], None]) -> None:
@@ -86,8 +39,9 @@ def run_task(task: Task, send: Callable[[Event, Mapping[str, Any]], None]) -> No
     An error is reported, never raised: the next target is tried.
     """
     with reporting(_Steps(send)):
+        files = KeptFiles(task)
         try:
-            planned = plan_separately(task.model, task.targets, task.folder, **task.options)
+            planned = plan_separately(task.model.name, task.targets, files.folder, **task.options)
             exports: list[tuple[int, Target]] = []
             for number in task.todo:
                 item = planned[number]
@@ -97,8 +51,9 @@ def run_task(task: Task, send: Callable[[Event, Mapping[str, Any]], None]) -> No
                     send(Event.ENDED, {"cell": number, **failure(item)})
             if not exports:
                 return
+            busy = _cpu_seconds()
             session = _load(task, exports[0][1])
-            send(Event.LOADED, _facts(session))
+            send(Event.LOADED, _facts(session) | {"shared_cpu_seconds": round(_cpu_seconds() - busy, 3)})
         except Exception as exc:  # a model may raise anything
             send(Event.BROKEN, failure(exc))
             return
@@ -106,16 +61,24 @@ def run_task(task: Task, send: Callable[[Event, Mapping[str, Any]], None]) -> No
         for number, target in exports:
             send(Event.STARTED, {"cell": number})
             reset_peak()
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), _cpu_seconds()
             try:
-                result = _export(session, target, task)
-                values = _values(result, task, measure)
-                _keep(result, target, task)
+                result = _export(session, target, task, files)
+                values = _values(result, measure)
+                values["file"] = files.keep(target, result)
             except Exception as exc:  # a converter may raise anything
                 values = failure(exc)
-            seconds = round(time.perf_counter() - start, 3)
-            memory = {"memory_bytes": peak_resident_bytes()}
-            send(Event.ENDED, {"cell": number, **values, "seconds": seconds, **memory})
+            measured = {
+                "seconds": round(time.perf_counter() - start, 3),
+                "cpu_seconds": round(_cpu_seconds() - busy, 3),
+                "memory_bytes": peak_resident_bytes(),
+            }
+            send(Event.ENDED, {"cell": number, **values, **measured})
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process and of the processes that it has started and waited for."""
+    return sum(os.times()[:4])
 
 
 def failure(exc: Exception) -> dict[str, Any]:
@@ -157,7 +120,7 @@ def _facts(session: ModelSession) -> dict[str, Any]:
     }
 
 
-def _export(session: ModelSession, target: Target, task: Task) -> ExportResult:
+def _export(session: ModelSession, target: Target, task: Task, files: KeptFiles) -> ExportResult:
     with staging(target.path) as stage:
         try:
             return export_session(
@@ -168,29 +131,17 @@ def _export(session: ModelSession, target: Target, task: Task) -> ExportResult:
                 record=task.keep is not Keep.NONE,
             )
         except VerificationError:
-            if task.keep is Keep.ALL:
-                _keep_rejected(stage.path.parent, task.folder / REJECTED)
+            files.keep_rejected(stage.path.parent)
             raise
 
 
-def _keep_rejected(written: Path, folder: Path) -> None:
-    """Move what was written and fails verification out of the private folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(written.iterdir()):
-        target = folder / path.name
-        _remove(target)
-        path.replace(target)
-
-
-def _values(result: ExportResult, task: Task, measure: _Accuracy) -> dict[str, Any]:
+def _values(result: ExportResult, measure: _Accuracy) -> dict[str, Any]:
     report = result.verification
-    kept = task.keep is not Keep.NONE
     return {
         "status": CellStatus(report.status.value),
         "message": report.reason or "",
         "precision": str(result.precision),
         "size_bytes": result.size_bytes,
-        "file": result.path.relative_to(task.root).as_posix() if kept else "",
         **_figures(report.to_dict()),
         **measure.of(result.path),
         "notes": [*result.notes, *measure.notes],
@@ -200,23 +151,6 @@ def _values(result: ExportResult, task: Task, measure: _Accuracy) -> dict[str, A
 def _figures(report: Mapping[str, Any]) -> dict[str, Any]:
     names = ("snr_db", "floor_db", "top1_agreement")
     return {name: report[name] for name in names if report.get(name) is not None}
-
-
-def _keep(result: ExportResult, target: Target, task: Task) -> None:
-    if task.keep is not Keep.NONE:
-        record_result(task.folder, target, result, None)
-        return
-    for path in result.files:
-        _remove(path)
-    with suppress(OSError):  # not empty: an earlier run has kept files
-        task.folder.rmdir()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 class _Accuracy:
@@ -243,7 +177,7 @@ class _Accuracy:
             evaluation = evaluate(
                 path,
                 data,
-                against=self._task.model if compares else None,
+                against=self._task.model.name if compares else None,
                 model_options=own if compares else None,
             )
         except TimmxError as exc:  # the file is verified, but these images are not for it

@@ -13,9 +13,12 @@ const DARK = {
   wrong: [[0, "#33231a"], [0.5, "#b5601f"], [1, "#ffb870"]],
 };
 const SYMBOLS = ["circle", "diamond", "square", "triangle-up"];
+const SIGNS = ["●", "◆", "■", "▲"]; // of the legend
+const MANY = 100; // from this number of marks on, they have no names
 const TICKS = {
   percent: { tickformat: "~%" },
   ms: { ticksuffix: " ms", tickformat: "~r" },
+  s: { ticksuffix: " s", tickformat: "~r" },
   db: { ticksuffix: " dB" },
   bytes: { ticksuffix: "B", tickformat: "~s" },
   number: {},
@@ -26,13 +29,20 @@ const ROW = 30; // pixels of height for one box or bar
 
 const plots = [...document.querySelectorAll(".plot")].map((place) => ({
   place,
+  keys: [...place.parentElement.querySelectorAll(".key")],
   data: JSON.parse(place.parentElement.querySelector(".plot-data").textContent),
 }));
 
 function draw(theme, width) {
   for (const plot of plots) {
     const room = Math.max(200, Math.floor(width || plot.place.clientWidth));
-    const { traces, layout } = DRAW[plot.data.type](plot.data, theme, room);
+    const left = new Set(plot.keys.filter((key) => key.ariaPressed === "false").map((key) => Number(key.dataset.color)));
+    const { traces, layout } = DRAW[plot.data.type](plot.data, theme, room, left);
+    for (const key of plot.keys) {
+      const number = Number(key.dataset.color), sign = key.querySelector("i");
+      sign.textContent = SIGNS[Math.floor(number / theme.marks.length) % SIGNS.length];
+      sign.style.color = theme.marks[number % theme.marks.length];
+    }
     const base = {
       width: room,
       paper_bgcolor: theme.paper, plot_bgcolor: theme.paper, showlegend: false, dragmode: "zoom",
@@ -99,36 +109,46 @@ function rows(names, theme, room) {
   return { side, annotations, height: (above ? 1.7 : 1) * ROW };
 }
 
-function scatter(data, theme, room) {
+// Marks of the groups in `left` are left out. The axes stay as they are.
+function scatter(data, theme, room, left) {
   const height = room < 700 ? 360 : 440;
   const margin = { l: 60, r: 16, t: 38, b: 52 };
   const inside = { width: room - margin.l - margin.r, height: height - margin.t - margin.b };
   const low = (p) => p.low ?? p.y, high = (p) => p.high ?? p.y;
   const x = range(data.points.map((p) => p.x), data.points.map((p) => p.x), data.x.log);
-  const y = range(data.points.map(low), data.points.map(high), false);
-  if (data.y.kind === "percent" && data.points.every((p) => low(p) >= 0 && high(p) <= 1)) { // fractions are in 0 to 1
+  const y = range(data.points.map(low), data.points.map(high), data.y.log);
+  if (data.y.kind === "percent" && !data.y.log && data.points.every((p) => low(p) >= 0 && high(p) <= 1)) { // fractions are in 0 to 1
     [y[0], y[1]] = [Math.max(0, y[0]), Math.min(1, y[1])];
   }
   const across = (value) => (value - x[0]) / (x[1] - x[0]) * inside.width;
   const down = (value) => (y[1] - value) / (y[1] - y[0]) * inside.height;
-  const placed = data.points.map((p) => ({
-    ...p, label: short(p.name, room < 500 ? 18 : 34), at: data.x.log ? Math.log10(p.x) : p.x,
-    left: across(data.x.log ? Math.log10(p.x) : p.x), top: down(p.y), whisker: [down(high(p)), down(low(p))],
+  const onX = (value) => (data.x.log ? Math.log10(value) : value), onY = (value) => (data.y.log ? Math.log10(value) : value);
+  const placed = data.points.filter((p) => !left.has(p.color)).map((p) => ({
+    ...p, label: short(p.name, room < 500 ? 18 : 34), at: onX(p.x), height: onY(p.y),
+    left: across(onX(p.x)), top: down(onY(p.y)), whisker: [down(onY(high(p))), down(onY(low(p)))],
   }));
   const color = (p) => theme.marks[p.color % theme.marks.length];
-  const traces = placed.map((p) => ({
+  const symbol = (p) => SYMBOLS[Math.floor(p.color / theme.marks.length) % SYMBOLS.length] + (p.hollow ? "-open" : "");
+  const hover = (p) => `<b>${plain(p.name)}</b><br>` + p.lines.map(([a, b]) => `${plain(a)}: ${plain(b)}`).join("<br>") + "<extra></extra>";
+  const traces = placed.length < MANY ? placed.map((p) => ({
     type: "scatter", mode: "markers", x: [p.x], y: [p.y], cliponaxis: false, // a mark at 100 % is not cut off
     error_y: p.low === null ? undefined : {
       type: "data", symmetric: false, array: [p.high - p.y], arrayminus: [p.y - p.low], thickness: 1, width: 4, color: color(p),
     },
     marker: {
       size: p.diameter, color: color(p), opacity: 0.8, line: { width: p.hollow ? 2 : 1.5, color: p.hollow ? color(p) : theme.paper },
-      symbol: SYMBOLS[Math.floor(p.color / theme.marks.length) % SYMBOLS.length] + (p.hollow ? "-open" : ""),
+      symbol: symbol(p),
     },
-    hovertemplate: `<b>${plain(p.name)}</b><br>` + p.lines.map(([a, b]) => `${plain(a)}: ${plain(b)}`).join("<br>") + "<extra></extra>",
-  }));
-  const names = labels(placed, inside).map(({ point, dx, dy, gap }) => ({
-    x: point.at, y: point.y, text: point.label, font: { size: 12, color: theme.ink }, bgcolor: theme.paper + "b0", borderpad: 0,
+    hovertemplate: hover(p),
+  })) : [...new Set(placed.map((p) => p.color))].map((number) => { // one trace per mark would take seconds
+    const own = placed.filter((p) => p.color === number);
+    return {
+      type: "scatter", mode: "markers", x: own.map((p) => p.x), y: own.map((p) => p.y), hovertemplate: own.map(hover),
+      marker: { size: own[0].diameter, color: color(own[0]), opacity: 0.7, line: { width: 1, color: theme.paper }, symbol: own.map(symbol) },
+    };
+  });
+  const names = (placed.length < MANY ? labels(placed, inside) : []).map(({ point, dx, dy, gap }) => ({
+    x: point.at, y: point.height, text: point.label, font: { size: 12, color: theme.ink }, bgcolor: theme.paper + "b0", borderpad: 0,
     ax: dx, ay: dy, showarrow: true, arrowhead: 0, arrowwidth: 1, standoff: point.diameter / 2,
     arrowcolor: gap > 0 ? theme.soft : "rgba(0,0,0,0)", // a line to a name at a distance from its mark
   }));
@@ -141,7 +161,7 @@ function scatter(data, theme, room) {
     layout: {
       height, margin, annotations: [above, ...names], hovermode: "closest",
       xaxis: { ...axis(data.x, theme, room), ...logTicks(data.x, ...x, inside.width), range: x, automargin: false },
-      yaxis: { ...axis(data.y, theme, room), title: undefined, range: y, automargin: false },
+      yaxis: { ...axis(data.y, theme, room), ...logTicks(data.y, ...y, inside.height * 2), title: undefined, range: y, automargin: false },
     },
   };
 }
@@ -291,6 +311,16 @@ function matrix(data, theme, room) {
       yaxis: { ...ticks, title: title("true class"), range: [n - 0.5, -0.5], scaleanchor: "x" },
     },
   };
+}
+
+for (const { keys } of plots) {
+  for (const key of keys) {
+    key.disabled = false;
+    key.addEventListener("click", () => {
+      key.ariaPressed = key.ariaPressed === "true" ? "false" : "true";
+      redraw();
+    });
+  }
 }
 
 const redraw = () => draw(isDark() ? DARK : LIGHT);
