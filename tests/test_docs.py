@@ -8,46 +8,31 @@ import shlex
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from documents import CONSOLE, DOCS, DOCUMENTS, ROOT, blocks, read_blocks, without_blocks
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted(
-    [
-        *ROOT.glob("*.md"),
-        *ROOT.glob("docs/*.md"),
-        *ROOT.glob("packages/*/README.md"),
-    ]
-)
+if TYPE_CHECKING:
+    from pathlib import Path
+
 README = (ROOT / "README.md").read_text("utf-8")
-METADATA = (ROOT / "docs" / "metadata.md").read_text("utf-8")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of a language, unindented."""
-    fences = re.findall(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    return [
-        "\n".join(line.removeprefix(indent) for line in body.splitlines())
-        for indent, found, body in fences
-        if found == language
-    ]
-
-
+METADATA = (DOCS / "metadata.md").read_text("utf-8")
 COMMANDS = sorted(
     {
-        line.removeprefix("uv run ").split(" #")[0].strip()
+        command.removeprefix("uv run ")
         for document in DOCUMENTS
-        for block in blocks(document.read_text("utf-8"), "")
-        for line in block.splitlines()
-        if line.removeprefix("uv run ").startswith("timmx ")
+        for block in read_blocks(document.read_text("utf-8"))
+        if block.language in ("", CONSOLE)
+        for command in block.commands
+        if command.removeprefix("uv run ").startswith("timmx ")
     }
 )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_documented_commands_and_their_options_exist(command: str):
-    _, name, *arguments = shlex.split(command)
+    _, name, *arguments = shlex.split(command.split(" > ")[0])
     if arguments[:1] == ["report"]:
         name, arguments = f"{name} report", arguments[1:]
     shown = help_of(name)
@@ -79,8 +64,7 @@ def test_options_that_the_documents_name_exist():
         )
     )
     for document in DOCUMENTS:
-        prose = re.sub(r"^ *```.*?^ *```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-        for code in re.findall(r"`([^`]+)`", prose):
+        for code in re.findall(r"`([^`]+)`", without_blocks(document.read_text("utf-8"))):
             if code.startswith(("uv", "mypy", "bash")):
                 continue
             for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):
@@ -89,7 +73,8 @@ def test_options_that_the_documents_name_exist():
 
 def test_linked_files_exist():
     for document in DOCUMENTS:
-        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text("utf-8")):
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", without_blocks(document.read_text("utf-8"))):
+            link = re.sub(r"^https://github.com/timmx/timmx/(blob|tree)/main", str(ROOT), link)
             if "://" not in link:
                 assert (document.parent / link).exists(), f"{document.name} links to {link}"
 
@@ -114,8 +99,10 @@ def test_the_gates_run_what_the_readme_says():
     ]
     assert re.search(r"^uv run pytest\b", gates, re.MULTILINE)
     contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    rows = re.findall(r"^\| (?:format|lint|types|tests, \w+ tier) \| `(.+)` \|$", contributing, re.MULTILINE)
-    assert len(rows) == 5
+    rows = re.findall(
+        r"^\| (?:format|lint|types|documentation|tests, \w+ tier) \| `(.+)` \|$", contributing, re.MULTILINE
+    )
+    assert len(rows) == 6
     for command in rows:
         assert re.search(rf"^(?:\w+=\S+ )*{re.escape(command)}(?!\S)", gates, re.MULTILINE), command
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 EVIL = "<script>throw new Error('run')</script> <b>\"bold\"</b> &amp; ü→漢字 'q' ${x} {{ 7 * 7 }}"
 LONG = "efficientnet" * 40 + ".onnx"
 NAN, INF = float("nan"), float("inf")
@@ -148,20 +146,6 @@ ODD = Report(
     environment={EVIL: LONG, "empty": ""},
     commands=[EVIL + LONG],
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium, since playwright does not include one."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser to look at reports with: none of {', '.join(BROWSERS)} is installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=["--disable-gpu"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
