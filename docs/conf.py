@@ -19,12 +19,14 @@ version = release = version_of("timmx-core")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "commands"]
 exclude_patterns = ["_ext"]
 
-# Fenced blocks without a language are shell commands; those of the task and deploy pages run in tests/test_pages.py.
-highlight_language = "sh"
+# Fenced blocks without a language are commands; those of the task and deploy pages run in tests/test_pages.py. A lexer
+# for shells takes `eval` and `export` for the shell's own.
+highlight_language = "text"
 myst_heading_anchors = 4
 myst_enable_extensions = ["alert"]
 copybutton_exclude = ".linenos, .gp, .go"
 
+smartquotes = False  # it makes one dash of two, also in `--options` of the help
 default_role = "code"  # docstrings have single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -21,7 +21,7 @@ class Block:
         language: what follows the fence; empty for commands that tests can run.
         text: its lines, unindented.
         file: the file that it is, if the text before it ends in that name and a colon.
-        follows: whether only one line break and nothing else is between it and the block before it.
+        follows: whether nothing is between it and the block before it.
     """
 
     language: str
@@ -31,9 +31,10 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """The commands of a block, without prompts and comments."""
+        """The commands of a block, each in one line, without prompts and comments."""
         prompt = "$ " if self.language == CONSOLE else ""
-        lines = [line for line in self.text.splitlines() if line.startswith(prompt)]
+        joined = re.sub(r" *\\\n *", " ", self.text)
+        lines = [line for line in joined.splitlines() if line.startswith(prompt)]
         return [line.removeprefix(prompt).split(" #")[0].strip() for line in lines if line.strip()]
 
 
@@ -66,10 +67,6 @@ def without_blocks(text: str) -> str:
 
 def listed_under(caption: str) -> list[Path]:
     """The pages of one part of the site, as docs/index.md lists them."""
-    for block in blocks((DOCS / "index.md").read_text("utf-8"), "{toctree}"):
-        lines = block.split()
-        if f":caption: {caption}" in block:
-            return [DOCS / f"{name}.md" for name in block.split("\n\n")[1].split()]
-        if not caption and ":caption:" not in block:
-            return [DOCS / f"{lines[-1]}.md"]
-    raise LookupError(caption)
+    trees = blocks((DOCS / "index.md").read_text("utf-8"), "{toctree}")
+    (tree,) = (tree for tree in trees if f":caption: {caption}\n" in tree)
+    return [DOCS / f"{name}.md" for name in re.findall(r"^(?:.*<)?([\w/-]+)>?$", tree, re.MULTILINE)]
