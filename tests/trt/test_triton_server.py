@@ -1,7 +1,7 @@
 """NVIDIA's Triton server takes the repository of docs/deploy/triton.md, and its client gets the file's answers.
 
-The server is that of nvidia-pytriton, which has no backend for ONNX Runtime: a Python model runs the file instead. So the
-configuration, the labels and the client are tested, without a GPU.
+The server is that of nvidia-pytriton, which has no backend for ONNX Runtime: a Python model runs the file instead. So
+the configuration, the labels and the client are tested, without a GPU.
 """
 
 from __future__ import annotations
