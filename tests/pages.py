@@ -109,7 +109,7 @@ def program(words: list[str], folder: Path) -> str:
 
 
 def without_numbers(text: str) -> str:
-    return re.sub(r"\d[\d.,e+-]*", "0", text).strip()
+    return " ".join(re.sub(r"\d[\d.,e+-]*", "0", text).split())
 
 
 def check_syntax(block: Block, folder: Path) -> None:

@@ -46,7 +46,8 @@ def walk(export, process, digits, tmp_path_factory):
             shutil.copytree(few, folder / "examples" / "digits")
             if page != START:
                 shutil.copytree(few, folder / "my-model")
-                (folder / "val").symlink_to(ROOT / "examples" / "digits" / "samples")
+                images = ROOT / "examples" / "digits" if page.stem in ("compare", "evaluate") else few
+                (folder / "val").symlink_to(images / "samples")
                 shutil.copytree(few / "samples", folder / "photos")
             (folder / "names.txt").write_text("\n".join("0123456789"))
             write_checkpoint(few, folder / "weights.pth")
