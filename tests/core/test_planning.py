@@ -153,6 +153,43 @@ def test_the_layer_that_integers_destroy_stays_in_float(calibration):
     assert 0.8 < facts["integer_share"] < 1
 
 
+def test_a_small_layer_stays_in_float_for_more_than_the_target_and_a_large_one_does_not(calibration):
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 2, 1),
+        torch.nn.Conv2d(2, 40, 3, padding=1),
+        torch.nn.Conv2d(40, 40, 3),
+        torch.nn.Flatten(),
+    )
+    with torch.no_grad():
+        module[0].weight[0] *= 30
+        module[1].weight[:, 0] /= 30
+    made = planner(module, calibration, UNROUNDED)
+    names = frozenset(layer.name for layer in made.layers)
+    all_db = made.predict(names).snr_db
+    for preferred_db, kept in ((all_db + 3, {"1.weight"}), (200, set())):
+        plan, _, measured = made.choose(
+            names,
+            Wish(floor_db=all_db - 5, target_db=all_db - 1, preferred_db=preferred_db),
+            lambda plan: (None, lambda batch: made._simulation.outputs(batch, names - plan.kept)),
+        )
+        assert plan.kept == kept
+        assert measured.snr_db >= (preferred_db if kept else all_db)
+
+
+def test_integers_are_not_spent_on_what_hardswish_turns_into_zero(calibration):
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Hardswish(), torch.nn.Conv2d(8, 4, 1))
+    with torch.no_grad():
+        module[0].weight[0] *= 60
+        module[0].bias[0] -= 150
+    wide, clipped = (
+        planner(module, calibration, IntegerScheme(clips_hardswish=clips))
+        .predict(frozenset({"0.weight"}))
+        .snr_db
+        for clips in (False, True)
+    )
+    assert clipped > wide + 6
+
+
 def test_a_file_that_is_worse_than_predicted_gets_more_layers_in_float(calibration):
     made = planner(Net(), calibration)
     names = [layer.name for layer in made.layers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from timmx.plugin import CalibrationMethod, Observed
+from timmx.plugin import HARDSWISH_ZERO, CalibrationMethod, Observed
 
 from timmx_litert.runner import open_interpreter
 
@@ -19,6 +19,8 @@ def observe(
     content: bytes, graph: Graph, inputs: Iterable[np.ndarray], method: CalibrationMethod, bits: int
 ) -> dict[str, tuple[float, float]]:
     """The range (low, high) of every float tensor that depends on the input, by name.
+
+    If only HARD_SWISH reads a tensor, its range begins where that is zero.
 
     Args:
         content: the float `.tflite`.
@@ -45,7 +47,14 @@ def observe(
             interpreter.invoke()
             for index in names:
                 observed[index].count(interpreter.get_tensor(index))
-    return {names[index]: values.range(method, bits) for index, values in observed.items()}
+    ranges = {}
+    for index, values in observed.items():
+        low, high = values.range(method, bits)
+        readers = graph.consumers.get(index, [])
+        if index not in graph.outputs and all(reader.kind == "HARD_SWISH" for reader in readers):
+            low = max(low, HARDSWISH_ZERO)
+        ranges[names[index]] = low, high
+    return ranges
 
 
 def statistics(ranges: Mapping[str, tuple[float, float]], graph: Graph) -> dict[str, dict[str, np.ndarray]]:

@@ -95,6 +95,7 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
             symmetric=settings.bits == 16,
             per_channel=settings.per_channel,
             method=method,
+            clips_hardswish=True,
         )
         planner = job.quantization_planner(calibration, scheme)
         wish = job.wish(_PRECISIONS[options.mode], options.max_drop)

@@ -13,6 +13,7 @@ from onnxruntime.quantization import CalibrationMethod as RangeOrigin, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from timmx.plugin import (
+    HARDSWISH_ZERO,
     CalibrationMethod,
     IntegerScheme,
     LayerKind,
@@ -86,6 +87,7 @@ def to_int8(
         weight_limit=_REDUCED if reduce_range else _FULL,
         rounded_results=frozenset((LayerKind.CONVOLUTION,)),
         method=method,
+        clips_hardswish=True,
     )
     planner = job.quantization_planner(calibration, scheme)
     _prepare(model)
@@ -98,6 +100,9 @@ def to_int8(
     }
     job.progress("Choosing layers for integers")
     ranges = observe(model, _float_values(model), calibration, method)
+    for name in _read_by_hardswish(model):
+        low, high = ranges[name]
+        ranges[name] = max(low, HARDSWISH_ZERO), high
     proto = ir.to_proto(model)
     speeds = speed_table(vnni=not reduce_range)
 
@@ -193,6 +198,18 @@ def _float_values(model: ir.Model) -> list[str]:
     graph = model.graph
     values = [value for node in graph for value in node.outputs if value.dtype is ir.DataType.FLOAT]
     return [str(value.name) for value in (*graph.inputs, *values)]
+
+
+def _read_by_hardswish(model: ir.Model) -> list[str]:
+    """The names of the values that nothing but HardSwish reads."""
+    values = [node.inputs[0] for node in model.graph if node.op_type == "HardSwish"]
+    return [
+        str(value.name)
+        for value in values
+        if value is not None
+        and not value.is_graph_output()
+        and all(user.op_type == "HardSwish" for user, _ in value.uses())
+    ]
 
 
 def _quantize(

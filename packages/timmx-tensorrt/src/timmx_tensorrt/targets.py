@@ -19,9 +19,8 @@ _MIN_CHANNELS = 16
 
 _MIN_DOT_PRODUCT = 32
 """A tensor core's instruction multiplies 16 rows of 32 by 32 rows of 8. Convolutions below that (stems, depthwise 3x3
-and 5x5, the first blocks of mobile nets) are limited by memory and lose most: short sums do not average out rounding
-errors, and these layers come first. With them in float mobilenetv3_small_100 keeps 21 dB instead of 8.5,
-efficientnet_b0 13 instead of 7."""
+and 5x5, the first blocks of mobile nets) are limited by memory and lose most in float8: short sums do not average out
+rounding errors. In int8 the plan decides by what each costs (docs/quantization.md)."""
 
 _MAX_FP8_KERNEL = 32
 """Largest number of positions in a kernel of a float8 convolution, by ModelOpt's rules of November 2026."""
@@ -82,13 +81,14 @@ class Targets:
 def targets(model: ir.Model, grid: Grid = INT8) -> Targets:
     """Choose what to quantize, by the structure of the graph only.
 
-    - Conv, ConvTranspose, Gemm and MatMul with a constant weight. These stay float: layers that are too narrow for a
-      tensor core (a linear layer with fewer than 16 input or output features, a Conv with a dot product of at most 32
-      or fewer than 32 output channels), and layers with one position per image, such as squeeze-and-excite gates and
-      small classifiers. All of them cost accuracy and take little time. Attention products have no constant weight.
-    - In float8, convolutions for which TensorRT has no float8 kernel, or no faster one, stay float too: transposed
-      ones (NVIDIA's documentation), grouped and depthwise ones, those with more than 32 positions in the kernel, and
-      those with 16 input channels or fewer (ModelOpt's rules).
+    - Conv, ConvTranspose, Gemm and MatMul with a constant weight. These stay float: layers that are too narrow for
+      TensorRT's kernels (a linear layer with fewer than 16 input or output features, a Conv with few channels that are
+      not a multiple of 8), and squeeze-and-excite gates and small classifiers, which have one position per image and
+      take little time. Attention products have no constant weight.
+    - In float8, these convolutions stay float too: those with a dot product of at most 32 or fewer than 32 output
+      channels, and those for which TensorRT has no float8 kernel, or no faster one: transposed ones (NVIDIA's
+      documentation), grouped and depthwise ones, those with more than 32 positions in the kernel, and those with 16
+      input channels or fewer (ModelOpt's rules).
     - The shortcut of an Add whose other branch ends in a quantized Conv, possibly with batch norm and activation:
       TensorRT fuses that Conv and the Add, in int8 only if the shortcut is int8. Of two such branches the longer one
       is the main branch, which keeps its float sum. Adds of blocks with layer norm or softmax, and sums that are then
@@ -139,23 +139,23 @@ def _reason(
         return "transposed input"
     if not np.isfinite(weight).all():
         return "weights are not finite"
-    narrow = _narrow_convolution(node, weight) if convolution else min(weight.shape) < _MIN_CHANNELS
+    narrow = _narrow_convolution(node, weight, grid) if convolution else min(weight.shape) < _MIN_CHANNELS
     if narrow:
         return "few channels"
     if convolution and grid is FP8 and (missing := _missing_in_float8(node, weight)):
         return missing
     if weight.size <= _MAX_HEAD and _one_position(node.inputs[0], convolution, batch):
-        return "one position per image"
+        return "one position per image" if grid is FP8 or not convolution or _is_gate(node) else ""
     return ""
 
 
-def _narrow_convolution(node: ir.Node, weight: NDArray[np.float32]) -> bool:
-    """Short dot products, few output channels, or so few channels per group that TensorRT has no int8 kernel."""
+def _narrow_convolution(node: ir.Node, weight: NDArray[np.float32], grid: Grid) -> bool:
+    """So few channels per group that TensorRT has no int8 kernel; in float8 also short dot products, few outputs."""
     channels_out, channels_in = weight.shape[:2]
     groups = node.attributes.get_int("group", 1)
     if node.op_type == "ConvTranspose":
         return groups > 1 or min(weight.shape[:2]) < _MIN_CHANNELS
-    if weight[0].size <= _MIN_DOT_PRODUCT or channels_out < _MIN_DOT_PRODUCT:
+    if grid is FP8 and (weight[0].size <= _MIN_DOT_PRODUCT or channels_out < _MIN_DOT_PRODUCT):
         return True
     return channels_in < _MIN_CHANNELS and channels_out % 8 != 0 and (groups > 1 or channels_in % 8 != 0)
 
@@ -178,6 +178,21 @@ def _one_position(value: ir.Value | None, convolution: bool, batch: int | ir.Sym
     if convolution:
         return not any(size != 1 for size in value.shape[2:])
     return bool(value.shape[0] == batch) and not any(size != 1 for size in value.shape[1:-1])
+
+
+def _is_gate(node: ir.Node) -> bool:
+    """Whether what follows from the result of a Conv with one position multiplies a map of more positions."""
+    waiting, seen = [node], {node}
+    while waiting:
+        for value in waiting.pop().outputs:
+            for user, _ in value.uses():
+                if not _one_position(user.outputs[0], convolution=True, batch=None):
+                    if user.op_type in ("Mul", "Add"):
+                        return True
+                elif user not in seen:
+                    seen.add(user)
+                    waiting.append(user)
+    return False
 
 
 def _shortcuts(graph: ir.Graph, layers: list[Layer]) -> Iterator[Shortcut]:

@@ -46,6 +46,7 @@ from timmx.contract.options import (
     agreement_share as agreement_share,
 )
 from timmx.contract.planning import (
+    HARDSWISH_ZERO as HARDSWISH_ZERO,
     Figures as Figures,
     IntegerScheme as IntegerScheme,
     LayerKind as LayerKind,

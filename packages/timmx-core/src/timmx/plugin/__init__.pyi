@@ -37,6 +37,7 @@ from timmx.capture import (
     use_reshapes as use_reshapes,
 )
 from timmx.contract import (
+    HARDSWISH_ZERO as HARDSWISH_ZERO,
     Calibration as Calibration,
     CalibrationChoice as CalibrationChoice,
     CalibrationData as CalibrationData,

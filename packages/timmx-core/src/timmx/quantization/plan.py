@@ -30,6 +30,8 @@ Built = TypeVar("Built")
 
 _MAX_SHARE = 1 / 3
 """The largest share of the layers that stays in float for a wish's target; for its floor, all may."""
+_CHEAP_SHARE = 1 / 10
+"""The largest share of the multiply-adds that stays in float for the ratio that a wish prefers."""
 _MOST_INPUTS, _LEAST_INPUTS = 32, 8
 _CALIBRATION_PASSES = 3
 """What measuring each layer may cost, in runs of the model over all calibration inputs."""
@@ -193,17 +195,25 @@ class Planner:
             figures = self.predict(frozenset(ordered) - set(kept), drop=wish.max_drop is not None)
             return QuantizationPlan(candidates=ordered, kept=frozenset(kept), predicted=figures, wish=wish)
 
-        def meets_target(plan: QuantizationPlan) -> bool:
-            return plan.predicted.snr_db >= wish.target_db
-
         def meets(plan: QuantizationPlan) -> bool:
             return wish.met_by(plan.predicted)
 
+        def noisiest(share: float) -> list[str]:
+            return self._noisiest_first(ordered)[: int(len(ordered) * share)]
+
         if wish.max_drop is None:
-            wanted = self._smallest(ordered, int(len(ordered) * _MAX_SHARE), of, meets_target)
-            if meets(wanted):
-                return self._without_needless(wanted, meets_target)
-        return self._without_needless(self._smallest(ordered, len(ordered), of, meets), meets)
+            for least_db, order in (
+                (max(wish.preferred_db, wish.target_db), lambda: self._cheapest_first(ordered)),
+                (wish.target_db, lambda: noisiest(_MAX_SHARE)),
+            ):
+
+                def reaches(plan: QuantizationPlan, least_db: float = least_db) -> bool:
+                    return plan.predicted.snr_db >= least_db
+
+                plan = self._smallest(order, of, reaches)
+                if meets(plan) and (reaches(plan) or least_db == wish.target_db):
+                    return self._without_needless(plan, reaches)
+        return self._without_needless(self._smallest(lambda: noisiest(1), of, meets), meets)
 
     def _satisfied(self, measured: Figures, plan: QuantizationPlan) -> bool:
         wish = plan.wish
@@ -225,6 +235,20 @@ class Planner:
 
     def _noisiest_first(self, candidates: Sequence[str]) -> list[str]:
         return sorted(candidates, key=self._noise_of_each().__getitem__, reverse=True)
+
+    def _cheapest_first(self, candidates: Sequence[str]) -> list[str]:
+        """The candidates with the most noise per multiply-add, as long as few multiply-adds stay in float."""
+        noise = self._noise_of_each()
+        costs = {layer.name: layer.multiply_adds for layer in self.layers}
+        budget = _CHEAP_SHARE * sum(costs.values()) - sum(
+            costs[name] for name in costs.keys() - set(candidates)
+        )
+        chosen = []
+        for name in sorted(candidates, key=lambda name: noise[name] / max(costs[name], 1), reverse=True):
+            if costs[name] <= budget:
+                chosen.append(name)
+                budget -= costs[name]
+        return chosen
 
     def _stricter(self, plan: QuantizationPlan, measured: Figures) -> QuantizationPlan | None:
         """The plan for a wish that is stricter by as much as the prediction was wrong; None if it is the same."""
@@ -268,26 +292,24 @@ class Planner:
 
     def _smallest(
         self,
-        candidates: Sequence[str],
-        most: int,
+        order: Callable[[], Sequence[str]],
         of: Callable[[Sequence[str]], QuantizationPlan],
         meets: Callable[[QuantizationPlan], bool],
     ) -> QuantizationPlan:
-        """The plan that keeps as few of the noisiest layers as are enough, at most `most`; else the best one tried."""
+        """The plan that keeps as few of the first layers of an order as are enough; the best one tried if none are."""
         plan = best = of(())
-        if meets(plan) or not most:
+        if meets(plan) or not (first := order()):
             return plan
-        worst_first = self._noisiest_first(candidates)
         too_few, count = 0, 1
-        while not meets(plan := of(worst_first[:count])):
+        while not meets(plan := of(first[:count])):
             best = max(best, plan, key=lambda tried: (-(tried.predicted.drop or 0.0), tried.predicted.snr_db))
-            if count == most:
+            if count == len(first):
                 return best
-            too_few, count = count, min(2 * count, most)
+            too_few, count = count, min(2 * count, len(first))
         enough = count
         while enough - too_few > 1:
             middle = (too_few + enough) // 2
-            tried = of(worst_first[:middle])
+            tried = of(first[:middle])
             if meets(tried):
                 plan, enough = tried, middle
             else:

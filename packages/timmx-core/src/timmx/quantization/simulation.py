@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from timmx.capture import decompose
-from timmx.contract import CalibrationMethod, LayerKind, QuantizableLayer, WeightKey
+from timmx.contract import HARDSWISH_ZERO, CalibrationMethod, LayerKind, QuantizableLayer, WeightKey
 from timmx.quantization.ranges import Observed
 
 if TYPE_CHECKING:
@@ -143,6 +143,10 @@ class IntegerSimulation:
             for array in inputs():
                 self._run(array, visit=count)
         self._ranges = {node: values.range(method, self._scheme.bits) for node, values in observed.items()}
+        if self._scheme.clips_hardswish:
+            for node, (low, high) in self._ranges.items():
+                if all(user.target is aten.hardswish.default for user in node.users):
+                    self._ranges[node] = max(low, HARDSWISH_ZERO), high
         self.layers = tuple(self._layer(name, place, sizes) for name, place in self._places.items())
 
     def outputs(self, array: np.ndarray, integer: Collection[str] = ()) -> list[np.ndarray]:
