@@ -100,7 +100,7 @@ def test_formats_agree_on_predictions(walk):
 def test_report_of_the_page_on_comparing_shows_all_files(walk, browser, theme):
     """With TIMMX_SCREENSHOTS, also takes the pictures in docs/_static."""
     folder = walk(DOCS / "compare.md").folder
-    with browser.new_context(color_scheme=theme, viewport={"width": 900, "height": 560}) as context:
+    with browser.new_context(color_scheme=theme, viewport={"width": 1060, "height": 540}) as context:
         page = context.new_page()
         page.goto((folder / "compare.html").as_uri())
         plot = page.locator("section", has=page.get_by_role("heading", name="Accuracy over latency"))
