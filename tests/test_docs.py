@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
-from documents import CONSOLE, DOCS, DOCUMENTS, ROOT, blocks, read_blocks, without_blocks
+from documents import CONSOLE, DOCS, DOCUMENTS, ROOT, blocks, listed_under, read_blocks, without_blocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,6 +122,22 @@ def test_workflow_and_contributing_name_every_folder_of_tests():
 def test_readme_names_every_package_and_format():
     for package in ROOT.glob("packages/timmx-*"):
         assert f"]({package.relative_to(ROOT)})" in README or package.name == "timmx-core"
+
+
+def test_every_command_is_described_from_its_help():
+    """Commands of the core on the page of the command line, each format on a page of its own."""
+    from timmx.cli.application import app
+    from timmx.registry import entries
+
+    described = {
+        page.stem: re.findall(r"^```\{command\} (.+)$", page.read_text("utf-8"), re.MULTILINE)
+        for page in (DOCS / "cli.md", *listed_under("Formats"))
+    }
+    ours = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert sorted(described.pop("cli")) == sorted(ours)
+    assert sorted(name for names in described.values() for name in names) == sorted(
+        entry.name for entry in entries()
+    )
 
 
 def test_floors_are_the_documented_ones():
