@@ -66,7 +66,7 @@ PATCHES = [
         "deit_tiny_patch16_224",
     ),
     *("beit_base_patch16_224", "eva02_tiny_patch14_224", "vit_relpos_small_patch16_224"),
-    *("levit_128s", "levit_384_s8", "gcvit_xxtiny"),
+    *("levit_128s", "levit_384_s8", "gcvit_xxtiny", "test_maxvit", "swinv2_tiny_window8_256", "halonet26t"),
     *("swin_tiny_patch4_window7_224", "flexivit_small", "test_vit", "resnet18", "samvit_base_patch16_224"),
 ]
 

@@ -13,6 +13,7 @@ from timmx.plugin import (
     TensorSpec,
     UnsupportedError,
     feed,
+    plan_notes,
 )
 
 from timmx_litert import task_metadata
@@ -108,6 +109,8 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
             lambda batch: feed(spec, batch),
         )
         content, plan = made.content, made.plan
+        shown = planner.facts(made.choice, made.measured, made.states)
+        notes += plan_notes(shown)
         if float_operations := _float_operations(plan):
             notes.append(
                 f"Computed in float: {float_operations}. Hardware with integer arithmetic only leaves them to the CPU."
@@ -118,7 +121,7 @@ def export(job: ExportJob, options: LiteRTOptions) -> Exported:
             "integer_operations": len(plan.integer),
             "stored_operations": len(plan.weight_only),
             "float_operations": plan.float_kinds,
-            "quantization_plan": planner.facts(made.choice, made.measured, made.states),
+            "quantization_plan": shown,
         }
     elif options.mode is LiteRTMode.FP16:
         content = halve(content)

@@ -7,7 +7,8 @@ outliers of its residual stream, its norms and its softmax do not fit into 256 l
 * operations that only move values (reshape, padding, max pooling) do so if their input is already an integer;
 * layer norms, softmax, GELU and products of two activations (attention) stay float;
 * the small layers of squeeze-excite gates store 8-bit weights and compute in float;
-* so do the convolutions and matrix products that lose most in integers, as few as the core's planner finds necessary;
+* the convolutions and matrix products that lose most in integers keep float weights too, as few as the core's planner
+  finds necessary;
 * activation functions, products, averages and sums are added to the integers in this order, each kind if the whole
   model loses at most one decibel by it.
 
@@ -49,7 +50,7 @@ class Plan:
     Attributes:
         integer: positions in `Graph.operations` of operations that compute in integers.
         weight_only: positions of operations with 8-bit weights and float inputs and outputs.
-        exempt: the part of `weight_only` that would lose too much accuracy in integers.
+        exempt: positions of convolutions and matrix products that stay float for their accuracy.
         groups: the names of the groups of other operations that compute in integers.
         float_kinds: the number of operations of each kind that stay float.
     """
@@ -72,7 +73,9 @@ def make_plan(graph: Graph, groups: tuple[str, ...] = (), exempt: frozenset[int]
         if operation.kind in LINEAR:
             if not _has_constant_weights(graph, operation):
                 continue
-            if position in exempt or _is_gate(graph, operation):
+            if position in exempt:
+                continue
+            if _is_gate(graph, operation):
                 weight_only.add(position)
                 continue
         else:

@@ -71,7 +71,7 @@ def to_int8(
 ) -> IntegerGraph:
     """Choose the layers by their accuracy and the table of operator speeds, quantize them, and measure the graph.
 
-    The layers in float store their weights in 8 bits, as in `--mode weight-int8`, unless the plan needs floats.
+    Layers that integers would not make faster store their weights in 8 bits, as in `--mode weight-int8`.
 
     Args:
         model: float32; changed.
@@ -114,11 +114,10 @@ def to_int8(
     def build(plan: QuantizationPlan) -> tuple[_Built, Callable[[np.ndarray], Sequence[np.ndarray]]]:
         copy = ir.from_proto(proto)
         chosen = choose(copy, {node for node, name in matched.items() if name not in plan.kept})
-        floats = plan.kept if plan.corrected else frozenset()
         states = stored | {name: LayerState.INTEGER for node, name in matched.items() if node in chosen}
         quantized = _quantize(copy, chosen, ranges, reduce_range=reduce_range)
-        store_weights(quantized, lambda node: matched.get(str(node.name), "") in floats)
-        states |= dict.fromkeys(floats, LayerState.FLOAT)
+        store_weights(quantized, lambda node: matched.get(str(node.name), "") in plan.kept)
+        states |= dict.fromkeys(plan.kept, LayerState.FLOAT)
         return (quantized, states), opened(quantized, integer_kernels=False)
 
     fast = choose(ir.from_proto(proto), matched)

@@ -223,7 +223,7 @@ def _layer_kind(layer: Layer) -> tuple[str, float, float]:
 
 
 def _size(value: ir.Value) -> float:
-    """The number of elements for a batch of one."""
+    """The number of elements; for a batch of one, if the batch size is not fixed."""
     if value.shape is None:
         return 0.0
-    return float(math.prod(size if isinstance(size, int) else 1 for size in value.shape[1:]))
+    return float(math.prod(size if isinstance(size, int) else 1 for size in value.shape))

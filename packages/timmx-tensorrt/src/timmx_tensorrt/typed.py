@@ -20,6 +20,7 @@ from timmx.plugin import (
     UnsupportedError,
     VerificationError,
     WeightKey,
+    plan_notes,
     reporter,
 )
 from timmx_onnx import (
@@ -95,6 +96,7 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> TypedOn
         calibration = job.calibration(options.calibration_data, options.calibration_samples)
     model = translate(job, options.chosen_opset)
     notes: tuple[str, ...] = ()
+    plan: tuple[str, ...] = ()
     if calibration is not None and grid is not None:
         job.progress("Calibrating")
         method = options.calibration_method or CalibrationMethod.MINMAX
@@ -102,6 +104,7 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> TypedOn
         facts |= {"calibration": calibration.origin, "calibration_method": str(method)}
         if grid is INT8:
             model, facts["quantization_plan"] = _to_int8(model, job, calibration, ranges, options)
+            plan = plan_notes(facts["quantization_plan"])
         else:
             insert(model, ranges, grid)
     if mode is TensorRTMode.FP16 or grid is not None:
@@ -121,7 +124,7 @@ def write_typed(job: ExportJob, options: TensorRTOptions, path: Path) -> TypedOn
     job.progress("Writing the typed ONNX")
     write(model, path, job.metadata(precision, **facts))
     check_graph(path, dynamic=job.request.dynamic_batch)
-    notes += _note_for_other_tools(path)
+    notes += plan + _note_for_other_tools(path)
     job.progress("Running the typed ONNX")
     check_batches(path, profile, job.example_input.cpu().numpy())
     return TypedOnnx(precision, facts, profile, notes)

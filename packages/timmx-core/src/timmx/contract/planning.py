@@ -137,17 +137,15 @@ class QuantizationPlan:
 
     Attributes:
         candidates: names of the layers that the format can compute in integers, in order of execution.
-        kept: those of them that do not, for their accuracy.
+        kept: those of them that do not, for their accuracy: their weights are float too.
         predicted: figures of the layers in integers, simulated.
         wish: what it was chosen for.
-        corrected: whether it keeps more layers than predicted, because a first file missed the wish.
     """
 
     candidates: tuple[str, ...]
     kept: frozenset[str]
     predicted: Figures
     wish: Wish
-    corrected: bool = False
 
 
 def plan_notes(facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -163,6 +161,10 @@ def plan_notes(facts: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     if kept:
         notes.append(f"{kept} layer{'s stay' if kept > 1 else ' stays'} in float for accuracy.")
+    if facts.get("drop_of") == "agreement":
+        notes.append(
+            "The drop is of agreement with the model in float: the calibration data has no known classes."
+        )
     return tuple(notes)
 
 

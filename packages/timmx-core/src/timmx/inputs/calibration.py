@@ -339,9 +339,10 @@ class ImageCalibration(CalibrationInputs):
         import numpy as np
 
         numbers = {label: number for number, label in enumerate(labels)}
-        if not any(label.isdecimal() for label in labels):
-            numbers |= {str(number): number for number in range(len(labels))}
         folders = [path.parent.name for path in self._paths]
+        if not any(label.isdecimal() for label in labels):
+            decimals = (name for name in folders if name.isascii() and name.isdecimal() and len(name) < 10)
+            numbers |= {name: int(name) for name in decimals if int(name) < len(labels)}
         unknown = sorted(set(folders) - numbers.keys())
         if not unknown:
             return np.array([numbers[name] for name in folders])

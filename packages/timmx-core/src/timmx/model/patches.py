@@ -15,9 +15,20 @@ _NAMED = ("vision_transformer", "deit", "eva", "beit", "vision_transformer_relpo
 """Modules of timm whose models with `patchN` in their names take multiples of N only (timm 1.0.31), whatever img_size
 they are built with. Others pad (vision_transformer_sam, naflexvit), or have no such rule."""
 
-_STEPS = {"cait": 16, "efficientformer_v2": 32, "gcvit": 32, "levit": 16}
-"""Modules of timm whose models take multiples of this number only, whatever img_size they are built with (timm 1.0.31);
-levit with `_sN` at the end of its name, multiples of N."""
+_STEPS = (
+    ("cait", "", 16),
+    ("efficientformer_v2", "", 32),
+    ("gcvit", "", 32),
+    ("hiera", "", 32),
+    ("levit", r"_s8$", 8),
+    ("levit", "", 16),
+    ("maxxvit", r"max+vit", 32),
+    ("swin_transformer_v2", "", 4),
+    ("byoanet", r"haloregnet", 224),
+    ("byoanet", r"halo", 256),
+)
+"""Modules of timm, parts of names, and the number of which these models take multiples only, whatever img_size they are
+built with (timm 1.0.31); the first row that fits counts."""
 
 
 def check_patches(request: ExportRequest) -> None:
@@ -60,10 +71,9 @@ def rule_of(name: str) -> Rule | None:
     model = index.models.get(architecture) if index else None
     if model is None:
         return None
-    if model.family in _STEPS:
-        stride = re.search(r"_s(\d+)$", architecture) if model.family == "levit" else None
-        step = int(stride[1]) if stride else _STEPS[model.family]
-        return Rule(step, f"it is not a multiple of {step}, which the model's patches and windows need")
+    for family, part, step in _STEPS:
+        if family == model.family and re.search(part, architecture):
+            return Rule(step, f"it is not a multiple of {step}, which the model's patches and windows need")
     patch = re.search(r"_patch(\d+)(?=_|$)", architecture)
     if patch is None or model.family not in _NAMED:
         return None

@@ -265,7 +265,7 @@ class Planner:
     def _with(self, plan: QuantizationPlan, kept: frozenset[str]) -> QuantizationPlan:
         """A correction of a plan."""
         figures = self.predict(frozenset(plan.candidates) - kept, drop=plan.wish.max_drop is not None)
-        return replace(plan, kept=kept, predicted=figures, corrected=True)
+        return replace(plan, kept=kept, predicted=figures)
 
     def _without_needless(
         self,
