@@ -59,8 +59,13 @@ def load(
 
 def create(name: str) -> nn.Module:
     """An untrained model for 96 x 96 pixels and 10 classes, with stochastic depth if it has that."""
-    arguments = {"img_size": SIDE} if timm.create_model(name).default_cfg.get("fixed_input_size") else {}
-    return timm.create_model(name, num_classes=10, drop_path_rate=0.05, **arguments)
+    arguments: dict[str, object] = {"num_classes": 10}
+    if timm.create_model(name).default_cfg.get("fixed_input_size"):
+        arguments["img_size"] = SIDE
+    try:
+        return timm.create_model(name, drop_path_rate=0.05, **arguments)
+    except TypeError:  # without stochastic depth
+        return timm.create_model(name, **arguments)
 
 
 def prepare(images: torch.Tensor) -> torch.Tensor:

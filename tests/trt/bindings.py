@@ -230,7 +230,7 @@ def install(version: str, folder: Path) -> Bindings:
     if not sys.platform.startswith("linux"):
         raise BindingsError("the stubs are for Linux")
     stubs = folder / "stubs"
-    stubs.mkdir()
+    stubs.mkdir(parents=True)
     compile_libraries("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS), version, stubs)
     return Bindings(download(version, folder / "wheel"), stubs)
 
