@@ -181,6 +181,21 @@ def export():
     return run
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """The system's Chromium, since playwright does not include one."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip(f"no browser to look at pages with: none of {', '.join(names)} is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=["--disable-gpu"])
+        yield running
+        running.close()
+
+
 @pytest.fixture
 def one_export():
     """Permit exports in a test of the first tier: `tests/test_backends.py` has one for each backend."""

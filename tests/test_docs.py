@@ -8,46 +8,31 @@ import shlex
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from documents import CONSOLE, DOCS, DOCUMENTS, ROOT, blocks, listed_under, read_blocks, without_blocks
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted(
-    [
-        *ROOT.glob("*.md"),
-        *ROOT.glob("docs/*.md"),
-        *ROOT.glob("packages/*/README.md"),
-    ]
-)
+if TYPE_CHECKING:
+    from pathlib import Path
+
 README = (ROOT / "README.md").read_text("utf-8")
-METADATA = (ROOT / "docs" / "metadata.md").read_text("utf-8")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of a language, unindented."""
-    fences = re.findall(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    return [
-        "\n".join(line.removeprefix(indent) for line in body.splitlines())
-        for indent, found, body in fences
-        if found == language
-    ]
-
-
+METADATA = (DOCS / "metadata.md").read_text("utf-8")
 COMMANDS = sorted(
     {
-        line.removeprefix("uv run ").split(" #")[0].strip()
+        command.removeprefix("uv run ")
         for document in DOCUMENTS
-        for block in blocks(document.read_text("utf-8"), "")
-        for line in block.splitlines()
-        if line.removeprefix("uv run ").startswith("timmx ")
+        for block in read_blocks(document.read_text("utf-8"))
+        if block.language in ("", CONSOLE)
+        for command in block.commands
+        if command.removeprefix("uv run ").startswith("timmx ")
     }
 )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_documented_commands_and_their_options_exist(command: str):
-    _, name, *arguments = shlex.split(command)
+    _, name, *arguments = shlex.split(command.split(" > ")[0])
     if arguments[:1] == ["report"]:
         name, arguments = f"{name} report", arguments[1:]
     shown = help_of(name)
@@ -80,8 +65,7 @@ def test_options_that_the_documents_name_exist():
         )
     )
     for document in DOCUMENTS:
-        prose = re.sub(r"^ *```.*?^ *```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-        for code in re.findall(r"`([^`]+)`", prose):
+        for code in re.findall(r"`([^`]+)`", without_blocks(document.read_text("utf-8"))):
             if code.startswith(("uv", "mypy", "bash")):
                 continue
             for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):
@@ -90,7 +74,8 @@ def test_options_that_the_documents_name_exist():
 
 def test_linked_files_exist():
     for document in DOCUMENTS:
-        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text("utf-8")):
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", without_blocks(document.read_text("utf-8"))):
+            link = re.sub(r"^https://github.com/timmx/timmx/(blob|tree)/main", str(ROOT), link)
             if "://" not in link:
                 assert (document.parent / link).exists(), f"{document.name} links to {link}"
 
@@ -115,8 +100,10 @@ def test_the_gates_run_what_the_readme_says():
     ]
     assert re.search(r"^uv run pytest\b", gates, re.MULTILINE)
     contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    rows = re.findall(r"^\| (?:format|lint|types|tests, \w+ tier) \| `(.+)` \|$", contributing, re.MULTILINE)
-    assert len(rows) == 5
+    rows = re.findall(
+        r"^\| (?:format|lint|types|documentation|tests, \w+ tier) \| `(.+)` \|$", contributing, re.MULTILINE
+    )
+    assert len(rows) == 6
     for command in rows:
         assert re.search(rf"^(?:\w+=\S+ )*{re.escape(command)}(?!\S)", gates, re.MULTILINE), command
 
@@ -136,6 +123,22 @@ def test_workflow_and_contributing_name_every_folder_of_tests():
 def test_readme_names_every_package_and_format():
     for package in ROOT.glob("packages/timmx-*"):
         assert f"]({package.relative_to(ROOT)})" in README or package.name == "timmx-core"
+
+
+def test_every_command_is_described_from_its_help():
+    """Commands of the core on the page of the command line, each format on a page of its own."""
+    from timmx.cli.application import app
+    from timmx.registry import entries
+
+    described = {
+        page.stem: re.findall(r"^```\{command\} (.+)$", page.read_text("utf-8"), re.MULTILINE)
+        for page in (DOCS / "cli.md", *listed_under("Formats"))
+    }
+    ours = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert sorted(described.pop("cli")) == sorted(ours)
+    assert sorted(name for names in described.values() for name in names) == sorted(
+        entry.name for entry in entries()
+    )
 
 
 def test_floors_are_the_documented_ones():

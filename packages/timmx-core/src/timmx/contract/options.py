@@ -406,7 +406,7 @@ class ExportRequest:
 
     @property
     def local_dir(self) -> Path | None:
-        """The folder of a `local-dir:` model."""
+        """The folder of a model in a folder; None for other models."""
         if isinstance(self.model, str) and self.model.startswith("local-dir:"):
             return Path(self.model.removeprefix("local-dir:")).expanduser()
         return None
