@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
     from timmx.report import Report
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
 
 
@@ -182,7 +181,7 @@ def export():
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser() -> Iterator[Browser]:
     """The system's Chromium, since playwright does not include one."""
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
@@ -292,20 +291,6 @@ def awakened(tmp_path_factory: pytest.TempPathFactory):
         return paths[key]
 
     return make
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium, since playwright does not include one."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser to look at reports with: none of {', '.join(BROWSERS)} is installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=["--disable-gpu"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
