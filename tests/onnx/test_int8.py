@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes.common import ShapeInferencePass
+from PIL import Image
 from timmx.base import worst_db
 from timmx_onnx.int8 import _prepare, _quantize
 from timmx_onnx.regions import integer_nodes
@@ -49,6 +50,20 @@ def test_a_trained_model_keeps_its_classes_and_the_metadata_has_the_plan(export,
     assert operations["Cast"] == plan["layers"]["stored"]
     float_file = export("onnx", digits, tmp_path / "float.onnx")
     assert result.size_bytes < 0.45 * float_file.size_bytes
+
+
+def test_a_file_with_another_class_for_too_many_images_gets_more_layers_in_float(export, digits, tmp_path):
+    noise = np.random.default_rng(0)
+    (tmp_path / "noise").mkdir()
+    for number in range(96):
+        pixels = noise.integers(100, 156, (32, 32), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "noise" / f"{number}.png")
+    every = Path(__file__).parents[2] / "examples" / "digits" / "samples"
+    options = {"mode": "int8", "calibration_data": tmp_path / "noise", "verify_data": every}
+    usual = export("onnx", digits, tmp_path / "usual.onnx", **options)
+    equal = export("onnx", digits, tmp_path / "equal.onnx", min_agreement=100, **options)
+    assert usual.verification.top1_agreement < equal.verification.top1_agreement == 1
+    assert equal.verification.snr_db > usual.verification.snr_db
 
 
 def test_equal_inputs_give_equal_bytes_and_a_largest_drop_is_met(export, digits, tmp_path):

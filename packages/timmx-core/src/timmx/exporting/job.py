@@ -49,6 +49,7 @@ class Job:
         backend: ExportBackend,
         open_stages: ExitStack | None = None,
         repair: Repair | None = None,
+        least_db: float | None = None,
     ) -> None:
         self._session = session
         self._backend = backend
@@ -56,6 +57,8 @@ class Job:
         self.extra_outputs: list[Staging] = []
         self.path = path
         self.repair = repair
+        self.planned = False
+        self._least_db = least_db
         self.request = session.request
         self._facts: dict[str, Any] = {}
         self._io_types = IoTypes()
@@ -124,7 +127,9 @@ class Job:
         floor_db = self.request.min_snr
         if floor_db is None:
             floor_db = FLOORS_DB[precision]
-        return Wish(floor_db=floor_db + _MARGIN_DB, max_drop=max_drop)
+        self.planned = max_drop is None
+        least_db = max(floor_db + _MARGIN_DB, self._least_db or 0.0)
+        return Wish(floor_db=least_db, target_db=max(Wish.target_db, least_db), max_drop=max_drop)
 
     @property
     def calibrated_on(self) -> str:

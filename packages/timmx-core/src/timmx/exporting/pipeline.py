@@ -44,6 +44,9 @@ _REPAIR_MARGINS_DB = (0.0, 2.0)
 _REPAIR_INPUTS = 8
 """Maximum number of inputs that a repair measures with."""
 
+_WISH_STEPS_DB = (4.0, 4.0)
+"""How much better than a file that disagrees too often the next one has to be, by layers in float."""
+
 _REPORT = "report it to the backend's authors"
 
 
@@ -154,18 +157,38 @@ def export_session(
         )
     if session.model is not None:
         check_weights(backend, options, sum(tensor.nbytes for tensor in session.model.weights()))
+    margins_db, steps_db = list(_REPAIR_MARGINS_DB if backend.repairs else ()), list(_WISH_STEPS_DB)
     repair: Repair | None = None
-    for margin_db in (*(_REPAIR_MARGINS_DB if backend.repairs else ()), None):
+    least_db: float | None = None
+    while True:
         try:
             return _attempt(
-                backend, session, options, stage, record, repair, threads=threads, final=margin_db is None
+                backend,
+                session,
+                options,
+                stage,
+                record,
+                repair,
+                least_db,
+                threads=threads,
+                may_repair=bool(margins_db),
+                may_plan=bool(steps_db),
             )
         except _BelowFloor as exc:
-            assert margin_db is not None
-            stage.clear()
             count = min(len(session.reference), _REPAIR_INPUTS)
-            repair = Repair(exc.floor_db + margin_db, session.reference.samples.take(range(count)))
-    raise AssertionError("the last attempt returns or raises")
+            inputs = session.reference.samples.take(range(count))
+            repair = Repair(exc.floor_db + margins_db.pop(0), inputs)
+        except _Disagrees as exc:
+            least_db = exc.snr_db + steps_db.pop(0)
+        stage.clear()
+
+
+class _Disagrees(Exception):  # noqa: N818 - it is not an error
+    """A file whose layers were chosen by a plan has another class for too many inputs; its ratio is `snr_db`."""
+
+    def __init__(self, snr_db: float) -> None:
+        super().__init__(snr_db)
+        self.snr_db = snr_db
 
 
 class _BelowFloor(Exception):  # noqa: N818 - it is not an error
@@ -183,23 +206,32 @@ def _attempt(
     stage: Staging,
     record: bool,
     repair: Repair | None,
+    least_db: float | None,
     *,
     threads: int | None,
-    final: bool,
+    may_repair: bool,
+    may_plan: bool,
 ) -> ExportResult:
     """Write, verify and publish once.
 
+    Args:
+        least_db: what a quantization plan must reach; None for its floor.
+
     Raises:
-        _BelowFloor: the file misses its floor and, unless this is the final attempt, may be repaired.
+        _BelowFloor: with `may_repair`, the file misses its floor and may be repaired.
+        _Disagrees: with `may_plan`, the file disagrees too often and may have a plan with more layers in float.
     """
     with ExitStack() as open_stages:
-        job = Job(session, stage.path, backend, open_stages, repair)
+        job = Job(session, stage.path, backend, open_stages, repair, least_db)
         # traces record whether TF32 is allowed
         step = "Exporting" if repair is None else "Keeping operations in float32"
+        if least_db is not None:
+            step = "Exporting with more layers in float"
         with session.step(step), writing(stage.path), exact_cuda():
             exported = _export(backend, job, options)
-        may_repeat = not final and exported.precision in _HALVES
-        if not may_repeat:
+        may_repair = may_repair and exported.precision in _HALVES
+        may_plan = may_plan and job.planned
+        if not (may_repair or may_plan):
             _warn(exported.notes)
         metadata = job.final_metadata(exported.precision).to_json()
         _check_written(backend, stage.path, metadata)
@@ -212,9 +244,10 @@ def _attempt(
                 options,
                 OpenSettings(threads=threads),
                 job.calibrated_on,
-                may_repeat=may_repeat,
+                may_repair=may_repair,
+                may_plan=may_plan,
             )
-        if may_repeat:
+        if may_repair or may_plan:
             _warn(exported.notes)
         with session.step("Publishing"):
             # The artifact comes last: if another file cannot be published, it is unchanged.
@@ -289,13 +322,15 @@ def _verify(
     settings: OpenSettings,
     calibrated_on: str,
     *,
-    may_repeat: bool,
+    may_repair: bool,
+    may_plan: bool,
 ) -> VerificationReport:
     """The report.
 
     Raises:
         VerificationError: the file fails.
-        _BelowFloor: with `may_repeat`, the file misses its floor.
+        _BelowFloor: with `may_repair`, the file misses its floor.
+        _Disagrees: with `may_plan`, it disagrees with the model on too many inputs.
     """
     from timmx.verification import Status, VerificationReport, below_floor, judge_arithmetic, verify
 
@@ -314,9 +349,11 @@ def _verify(
                 min_snr_db=request.min_snr,
                 min_agreement=agreement_share(request.min_agreement),
             )
-            if may_repeat and below_floor(report):
+            if may_repair and below_floor(report):
                 assert report.floor_db is not None
                 raise _BelowFloor(report.floor_db)
+            if may_plan and report.disagrees and report.snr_db is not None:
+                raise _Disagrees(report.snr_db)
             judgment = judge_arithmetic(
                 report,
                 runner,
