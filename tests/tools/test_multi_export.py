@@ -191,6 +191,7 @@ def test_the_table_shows_full_file_names(export, run_timmx, digits):
         (("onnx:no-optimize=yes",), "switch it off with optimize=no"),
         (("onnx:no-such",), "has no option 'no_such'"),
         (("onnx", "onnx"), "two targets would write"),
+        (("openvino:output=a.xml", "ncnn:output=a.param"), r"two targets would write .*a\.bin"),
         (("onnx:output=a.onnx", "onnx:mode=fp16,output=A.onnx"), "hint: leave one of them out"),
         (("litert:dynamic_batch",), "timmx litert .* --dynamic-batch"),
         (("coreml", "litert:mode=int8"), "calibration"),
@@ -201,6 +202,13 @@ def test_invalid_targets_are_refused_with_the_fix(to, said, digits, tmp_path):
     with pytest.raises(TimmxError, match=said):
         plan_exports(digits, to, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_formats_whose_files_would_share_a_companion_have_names_of_their_own(digits, tmp_path):
+    plans = plan_exports(digits, ["openvino", "openvino:mode=fp16", "ncnn", "onnx"], tmp_path)
+    assert [plan.path.name for plan in plans] == [
+        *("digits-openvino.xml", "digits-openvino-fp16.xml", "digits-ncnn.param", "digits.onnx")
+    ]
 
 
 def test_the_problems_of_all_targets_are_reported_together(digits, tmp_path):

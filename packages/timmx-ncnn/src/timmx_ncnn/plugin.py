@@ -26,6 +26,7 @@ class NcnnBackend(ExportBackend):
         "int8 are not in its wheels."
     )
     suffixes = (".param",)
+    companions = (".bin",)
     snippet_languages = ("python", "cpp", "kotlin")
     runtime = "ncnn"
     runtime_devices = (RuntimeDevice.CPU, RuntimeDevice.GPU)

@@ -22,6 +22,7 @@ class OpenVINOBackend(ExportBackend):
     name = "openvino"
     help = "Export to OpenVINO IR (.xml and .bin) for Intel CPUs, GPUs and NPUs."
     suffixes = (".xml",)
+    companions = (".bin",)
     snippet_languages = ("python", "cpp", "js")
     runtime = "OpenVINO"
     runtime_devices = tuple(RuntimeDevice)

@@ -52,6 +52,7 @@ class ExportBackend(ABC):
         name: the command, lower-case words joined by hyphens; equal to the entry point's name.
         help: one or two sentences for `timmx <name> --help`.
         suffixes: every file suffix that `open` takes, the default first.
+        companions: suffixes of the files that always stand next to the artifact under its name, such as `.bin`.
         options: a frozen dataclass, one field per option: `field: Annotated[type, typer.Option(...)] = default`.
         capabilities: what the format does not support, with reasons.
         caveat: a limitation that users should know, such as hardware that was not tested; `timmx doctor` shows it.
@@ -70,6 +71,7 @@ class ExportBackend(ABC):
     name: ClassVar[str]
     help: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
+    companions: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[type] = NoOptions
     capabilities: ClassVar[Capabilities] = Capabilities()
     caveat: ClassVar[str] = ""

@@ -261,12 +261,9 @@ def _check_suffix(backend: ExportBackend, name: Path, options: Any) -> None:
 
 def _with_unique_names(targets: Sequence[Target], folder: Path) -> list[Target]:
     """Add the options that differ to the names of targets that would write the same file."""
-    groups: dict[str, list[Target]] = {}
-    for target in targets:
-        groups.setdefault(target.label.lower(), []).append(target)  # file systems may ignore case
     renamed: list[Target] = []
     for target in targets:
-        group = groups[target.label.lower()]
+        group = [other for other in targets if _written(other).keys() & _written(target)]
         path = target.path
         if target.request.output is None and len(group) > 1:
             words = _differences(group)[group.index(target)]
@@ -274,13 +271,21 @@ def _with_unique_names(targets: Sequence[Target], folder: Path) -> list[Target]:
         renamed.append(replace(target, path=path, request=replace(target.request, output=path)))
     seen: dict[str, Target] = {}
     for target in renamed:
-        twin = seen.setdefault(target.label.lower(), target)
-        if twin is not target:
-            raise ConfigurationError(
-                f"two targets would write {folder / target.label}",
-                hint="leave one of them out, or give one a name with output=NAME",
-            )
+        for key, name in _written(target).items():
+            if seen.setdefault(key, target) is not target:
+                raise ConfigurationError(
+                    f"two targets would write {folder / name}",
+                    hint="leave one of them out, or give one a name with output=NAME",
+                )
     return renamed
+
+
+def _written(target: Target) -> dict[str, str]:
+    """The names of the artifact and of the files next to it, by lower case: file systems may ignore case."""
+    names = (
+        target.path.with_suffix(suffix).name for suffix in (target.path.suffix, *target.backend.companions)
+    )
+    return {name.lower(): name for name in names}
 
 
 def _differences(group: Sequence[Target]) -> list[list[str]]:

@@ -372,6 +372,7 @@ _RUNNER: dict[str, Check] = {
 _ATTRIBUTES: dict[str, Check] = {
     "help": _is(str, expected="a text"),
     "suffixes": _suffixes,
+    "companions": _all(str, "a tuple of texts"),
     "options": _options,
     "capabilities": _is(Capabilities, expected="a Capabilities"),
     "caveat": _is(str, expected="a text"),
