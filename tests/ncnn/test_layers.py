@@ -218,6 +218,7 @@ def test_movement_of_numbers(function, tmp_path):
         nn.AdaptiveAvgPool2d((3, 5)),
         nn.AdaptiveMaxPool2d(1),
         nn.MaxPool2d(3, 2, 1),
+        nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), float("-inf")), nn.MaxPool2d(3, 2)),
         nn.MaxPool2d(3, 2, ceil_mode=True),
         nn.AvgPool2d(3, 2, 1),
         nn.AvgPool2d(3, 2, 1, count_include_pad=False),

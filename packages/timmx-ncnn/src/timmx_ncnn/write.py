@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from timmx_ncnn.layers import Layer, Parameter
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 def to_text(layers: Sequence[Layer]) -> str:
     """The text of a `.param` file."""
     blobs = {name for layer in layers for name in layer.outputs}
@@ -56,10 +59,10 @@ def _parameter(number: int, value: Parameter) -> str:
 
 
 def _number(value: float) -> str:
-    """A number as ncnn reads it: one with a point or an exponent is a float."""
+    """A number as ncnn reads it: one with a point or an exponent is a float, and infinity is the largest float."""
     if isinstance(value, int):
         return str(value)
-    text = f"{value:.9g}"
+    text = f"{min(max(value, -_LARGEST), _LARGEST):.9g}"
     return text if "." in text or "e" in text else f"{text}.0"
 
 
