@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 from timmx.sweep.journal import JOURNAL_NAME
 from timmx.sweep.summary import summarize
@@ -22,6 +23,14 @@ def test_stored_files_are_measured_once(run_timmx, export, process, tmp_path):
     assert [list(json.loads(line)) for line in added] == [["run"]], "nothing was measured again"
     lines = run_timmx("sweep", "report", tmp_path / "out", "--format", "csv").stdout.splitlines()
     assert dict(zip(*(line.split(",") for line in lines), strict=False))["latency_ms"] == str(cell.latency_ms)
+    plan_again = ("sweep", "--resume", "--bench", *out)
+    journal = tmp_path / "out" / JOURNAL_NAME
+    journal.write_text(journal.read_text().replace('"latency_on"', '"measured_elsewhere"'))
+    shutil.rmtree(tmp_path / "store" / "test_resnet")
+    done = run_timmx(*plan_again)
+    assert done.exit_code == 0, done.stderr
+    (cell,) = summarize(journal).cells.values()
+    assert "latency was not measured: " in cell.notes[-1]
 
 
 def test_latency_needs_files(run_timmx):

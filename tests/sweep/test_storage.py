@@ -97,6 +97,25 @@ def test_storage_stores_what_is_kept(tmp_path):
     )
 
 
+def test_a_folder_is_found_again_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan([SweepModel("test_vit")], ["onnx"], tmp_path / "out", options={}, storage="stored")
+    assert plan.storage == str(tmp_path / "stored")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--storage", "memory://a"), "in the memory of a process that ends"),
+        (("--ray", "auto", "--ray-gpus", "1.5"), "--ray-gpus 1.5 is neither an integer nor less than 1"),
+    ],
+)
+def test_what_would_lose_files_or_break_off_is_refused(run_timmx, options, said):
+    done = run_timmx("sweep", "test_vit", "--to", "onnx", "-o", "out", *options)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
 @pytest.mark.usefixtures("process", "export", "fake")
 def test_a_sweep_stores_its_files_and_continues(tmp_path):
     url, out = f"file://{tmp_path}/store", tmp_path / "out"

@@ -24,6 +24,6 @@ class NcnnOptions:
         NcnnMode,
         typer.Option(
             "--mode",
-            help="fp16 halves the file size: weights are stored in 16 bits, and devices that can compute in 16 bits.",
+            help="fp16 halves the file size: weights are stored in 16 bits, in which devices that can also compute.",
         ),
     ] = NcnnMode.FP32

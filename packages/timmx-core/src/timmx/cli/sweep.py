@@ -174,7 +174,7 @@ class SweepOptions:
         typer.Option(
             "--ray-gpus",
             min=0,
-            help="GPUs that Ray reserves for each model; may be a fraction.",
+            help="GPUs that Ray reserves for each model; below 1 it may be a fraction.",
             rich_help_panel=_RAY,
         ),
     ] = 0.0
@@ -231,6 +231,16 @@ def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> S
     targets, output, options = wanted.targets, wanted.output, wanted.options
     if output is None:
         raise ConfigurationError("no output folder is given", hint="add --output DIR")
+    if own["storage"].startswith("memory:"):
+        raise ConfigurationError(
+            f"--storage {own['storage']} keeps files in the memory of a process that ends",
+            hint="use a folder or a URL such as s3://BUCKET/FOLDER",
+        )
+    if own["ray_gpus"] > 1 and not own["ray_gpus"].is_integer():
+        raise ConfigurationError(
+            f"--ray-gpus {own['ray_gpus']:g} is neither an integer nor less than 1",
+            hint="use 1, 2, ... or a fraction below 1",
+        )
     if own["retry"] and not own["resume"]:
         raise ConfigurationError("--retry requires --resume", hint="add --resume")
     unused = [

@@ -44,7 +44,7 @@ def sweep_report(
         typer.Option(
             "--parquet",
             metavar="FILE",
-            help="Write all cells as a Parquet file; requires timmx-core[parquet].",
+            help="Write all cells as a Parquet file; requires timmx-core\\[parquet].",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,

@@ -156,9 +156,7 @@ UNTRAINED = (
     "and hf-hub: models include theirs."
 )
 
-AWAKENED = (
-    "The weights are random, changed by --awaken: the file is verified, but its predictions have no meaning."
-)
+AWAKENED = "The weights are random, changed by --awaken: the file can be verified, but its predictions have no meaning."
 
 
 _TRAINED_FOR_SIGMOID = (

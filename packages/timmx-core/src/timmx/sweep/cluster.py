@@ -147,6 +147,17 @@ class ClusterDriver:
 
         try:
             value: Node | Cell = ray.get(next(stream))
+        except (
+            StopIteration
+        ):  # repeated, and refused by its node: Ray drops that value, since it had one before
+            refused = {
+                "status": CellStatus.CRASHED,
+                "kind": "LostNode",
+                "message": "its node or worker was lost, and the node that repeated it cannot run the sweep",
+                "hint": "check that all nodes see the output folder and have the same versions, then add --resume",
+            }
+            yield from self._rest(item, refused)
+            return
         except ray.exceptions.RayTaskError as exc:
             yield from self._rest(item, failure(exc.cause))
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +47,12 @@ def measure_latencies(
         if cell.place in places and cell.status.passed and cell.file and not measured:
             todo.setdefault(cell.file.partition("/")[0], []).append(cell)
     for name, some in todo.items():
-        with _local(name, folder, storage) as root:
+        with ExitStack() as stack:
+            try:
+                root = stack.enter_context(_local(name, folder, storage))
+            except TimmxError as exc:
+                yield from (_unmeasured(cell, exc.message) for cell in some)
+                continue
             for cell in some:
                 yield _measured(cell, root / cell.file, processor, watcher)
 
@@ -75,7 +80,7 @@ def _measured(cell: Cell, path: Path, processor: str, watcher: Watcher) -> Cell:
     except TimmxError as exc:
         error = exc.message
     if error or case.p50_ms is None or case.p90_ms is None:
-        return replace(cell, notes=(*notes, f"{_NOT_MEASURED}{error}"))
+        return _unmeasured(cell, error)
     if case.engine:
         notes.append(case.stand_in)
     return replace(
@@ -85,6 +90,11 @@ def _measured(cell: Cell, path: Path, processor: str, watcher: Watcher) -> Cell:
         latency_on=processor,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _unmeasured(cell: Cell, reason: str | None) -> Cell:
+    notes = [note for note in cell.notes if not note.startswith(_NOT_MEASURED)]
+    return replace(cell, notes=(*notes, f"{_NOT_MEASURED}{reason}"))
 
 
 class _Steps(Reporter):

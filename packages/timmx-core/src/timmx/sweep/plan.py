@@ -217,6 +217,8 @@ def make_plan(
             "--storage stores the files that are kept, and --keep none keeps no files",
             hint="leave one of them out",
         )
+    if storage and "://" not in storage:  # so that the sweep can be resumed from another folder
+        storage = str(Path(storage).expanduser().absolute())
     plan = SweepPlan(
         models=tuple(models), targets=tuple(targets), options=options, data=data, keep=keep, storage=storage
     )
