@@ -69,8 +69,3 @@ class NcnnBackend(ExportBackend):
         from timmx_ncnn.snippets import snippet
 
         return snippet(path, metadata, language)
-
-    def files(self, path: Path) -> tuple[Path, ...]:
-        (main,) = super().files(path)
-        weights = path.with_suffix(".bin")
-        return (main, weights) if weights.exists() else (main,)

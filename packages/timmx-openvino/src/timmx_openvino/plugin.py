@@ -66,8 +66,3 @@ class OpenVINOBackend(ExportBackend):
         from timmx_openvino.snippets import snippet
 
         return snippet(path, metadata, language)
-
-    def files(self, path: Path) -> tuple[Path, ...]:
-        (main,) = super().files(path)
-        weights = path.with_suffix(".bin")
-        return (main, weights) if weights.exists() else (main,)

@@ -239,13 +239,8 @@ def companions(path: Path) -> tuple[Path, ...]:
     # `read_metadata` compares these, so that files of two exports are never mixed.
     hashes = {item.suffix: sha256(item) for item in companions(job.path)}
     facts |= {"companions": hashes}""",
-    "files_method": """
-
-    def files(self, path: Path) -> tuple[Path, ...]:
-        from $package.archive import companions
-
-        (main,) = super().files(path)
-        return (main, *(item for item in companions(path) if item.is_file()))""",
+    "companions_attribute": """
+    companions = $suffixes""",
 }
 
 

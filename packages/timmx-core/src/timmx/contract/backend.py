@@ -196,7 +196,8 @@ class ExportBackend(ABC):
         return None
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """All files and folders that belong to the artifact at `path`, itself first."""
+        """All files and folders that belong to the artifact at `path`, itself first; `companions` that exist."""
         if not path.exists():
             raise ArtifactError(f"{path} does not exist", hint="check the path")
-        return (path,)
+        beside = (path.with_suffix(suffix) for suffix in self.companions)
+        return (path, *(companion for companion in beside if companion.exists()))
