@@ -209,21 +209,20 @@ class Planner:
         def meets(plan: QuantizationPlan) -> bool:
             return wish.met_by(plan.predicted)
 
+        def at_least(ratio_db: float) -> Callable[[QuantizationPlan], bool]:
+            return lambda plan: plan.predicted.snr_db >= ratio_db
+
         def noisiest(share: float) -> list[str]:
             return self._noisiest_first(ordered)[: int(len(ordered) * share)]
 
         if wish.max_drop is None:
-            for least_db, order in (
-                (max(wish.preferred_db, wish.target_db), lambda: self._cheapest_first(ordered)),
-                (wish.target_db, lambda: noisiest(_MAX_SHARE)),
-            ):
-
-                def reaches(plan: QuantizationPlan, least_db: float = least_db) -> bool:
-                    return plan.predicted.snr_db >= least_db
-
-                plan = self._smallest(order, of, reaches)
-                if meets(plan) and (reaches(plan) or least_db == wish.target_db):
-                    return self._without_needless(plan, reaches)
+            preferred, wanted = at_least(max(wish.preferred_db, wish.target_db)), at_least(wish.target_db)
+            plan = self._smallest(lambda: self._cheapest_first(ordered), of, preferred)
+            if preferred(plan) and meets(plan):
+                return self._without_needless(plan, preferred)
+            plan = self._smallest(lambda: noisiest(_MAX_SHARE), of, wanted)
+            if meets(plan):
+                return self._without_needless(plan, wanted)
         return self._without_needless(self._smallest(lambda: noisiest(1), of, meets), meets)
 
     def _satisfied(self, measured: Figures, plan: QuantizationPlan) -> bool:

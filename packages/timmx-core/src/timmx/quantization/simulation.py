@@ -164,11 +164,12 @@ class IntegerSimulation:
         For a group, only what follows its layers is computed again; all float values are in memory until then.
         """
         exact = self._run(array, keep=True)
-        none = frozenset[str]()
-        each = (
-            self._run(array, *((none, frozenset(group)) if stored else (frozenset(group), none)), exact=exact)
-            for group in groups
-        )
+
+        def run(group: frozenset[str]) -> dict[Node, Any]:
+            integer, weights_only = (frozenset[str](), group) if stored else (group, frozenset[str]())
+            return self._run(array, integer, weights_only, exact=exact)
+
+        each = (run(frozenset(group)) for group in groups)
         return (
             [exact[node].cpu().numpy() for node in self._outputs],
             ([values.get(node, exact[node]).cpu().numpy() for node in self._outputs] for values in each),
