@@ -147,28 +147,23 @@ class ClusterDriver:
 
         try:
             value: Node | Cell = ray.get(next(stream))
-        except (
-            StopIteration
-        ):  # repeated, and refused by its node: Ray drops that value, since it had one before
-            refused = {
-                "status": CellStatus.CRASHED,
-                "kind": "LostNode",
-                "message": "its node or worker was lost, and the node that repeated it cannot run the sweep",
-                "hint": "check that all nodes see the output folder and have the same versions, then add --resume",
-            }
-            yield from self._rest(item, refused)
+        except StopIteration:
+            # Ray repeated the task on a node that refuses it, and drops that answer: the task had answered before.
+            yield from self._lost(
+                item,
+                "its node or worker was lost, and the node that repeated it cannot run the sweep",
+                "check that all nodes see the output folder and have the same versions, then add --resume",
+            )
             return
         except ray.exceptions.RayTaskError as exc:
             yield from self._rest(item, failure(exc.cause))
             return
         except ray.exceptions.RayError as exc:
-            lost = {
-                "status": CellStatus.CRASHED,
-                "kind": "LostNode",
-                "message": f"its node or worker was lost {counted(_RETRIES + 1, 'time')}: {_first_line(exc)}",
-                "hint": "look at the nodes with ray status, and run the same command with --resume",
-            }
-            yield from self._rest(item, lost)
+            yield from self._lost(
+                item,
+                f"its node or worker was lost {counted(_RETRIES + 1, 'time')}: {_first_line(exc)}",
+                "look at the nodes with ray status, and run the same command with --resume",
+            )
             return
         item.since = time.monotonic()
         if isinstance(value, Node):
@@ -178,6 +173,10 @@ class ClusterDriver:
         number = item.todo.popleft()
         # the key of this machine: a node may see other times of a model's files
         yield replace(value, key=self._plan.keys(item.task.model)[number])
+
+    def _lost(self, item: _Submitted, message: str, hint: str) -> Iterator[Cell]:
+        facts = {"status": CellStatus.CRASHED, "kind": "LostNode", "message": message, "hint": hint}
+        return self._rest(item, facts)
 
     def _rest(self, item: _Submitted, values: Mapping[str, Any]) -> Iterator[Cell]:
         model = item.task.model
