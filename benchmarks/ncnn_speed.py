@@ -17,13 +17,13 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import timm
 import timmx
 import torch
+from processes import fastest
 from timmx.capture import capture
 from timmx.plugin import worst_db
 from timmx.testing import awaken
@@ -84,24 +84,9 @@ def latency(name: str, folder: Path, seconds: float) -> None:
 
 def export(name: str, folder: Path, runs: int) -> None:
     plain = [sys.executable, "-c", PLAIN, name, str(folder / "plain.pt")]
-    ours = [
-        sys.executable,
-        "-m",
-        "timmx",
-        "ncnn",
-        name,
-        "--no-verify",
-        "--force",
-        "-o",
-        str(folder / "ours.param"),
-    ]
-    times: list[list[float]] = [[], []]
-    for _ in range(runs):
-        for command, measured in zip((plain, ours), times, strict=True):
-            start = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            measured.append(time.perf_counter() - start)
-    first, second = map(min, times)
+    ours = [sys.executable, "-m", "timmx", "ncnn", name, "--no-verify", "--force"]
+    ours += ["-o", str(folder / "ours.param")]
+    first, second = fastest((plain, ours), runs)
     print(f"| {name} | {first:.1f} s | {second:.1f} s | {second / first:.2f} |", flush=True)
 
 

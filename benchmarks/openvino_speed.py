@@ -13,14 +13,13 @@ run of each counts.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import timm
 import timmx
+from processes import fastest
 from timmx.testing import awaken
 from timmx.tools.bench import bench
 
@@ -79,13 +78,7 @@ def export(name: str, folder: Path, runs: int) -> None:
     plain = [sys.executable, "-c", PLAIN, name, str(folder / "plain.xml")]
     ours = [sys.executable, "-m", "timmx", "openvino", name, "--no-verify", "--force"]
     ours += ["-o", str(folder / "ours.xml")]
-    times: list[list[float]] = [[], []]
-    for _ in range(runs):
-        for command, measured in zip((plain, ours), times, strict=True):
-            start = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            measured.append(time.perf_counter() - start)
-    first, second = map(min, times)
+    first, second = fastest((plain, ours), runs)
     print(f"| {name} | {first:.1f} s | {second:.1f} s | {second / first:.2f} |", flush=True)
 
 
