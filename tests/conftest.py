@@ -349,6 +349,19 @@ def nest():
             path.rmdir()
 
 
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A digit that is large, colored and not square."""
+    from PIL import Image
+
+    digit = Image.open(min((DIGITS / "samples" / "3").glob("*.png"))).convert("RGB")
+    large = digit.resize((211, 157), Image.Resampling.BICUBIC)
+    large.putpixel((3, 3), (250, 20, 90))
+    path = tmp_path_factory.mktemp("image") / "large.png"
+    large.save(path)
+    return path
+
+
 @pytest.fixture
 def run_timmx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """`timmx ARGS` in this process, in an empty folder: returns exit_code, stdout, stderr."""

@@ -9,6 +9,7 @@ import ncnn
 import numpy as np
 import pytest
 import timmx
+from damaged import change, refused
 from timmx.errors import ArtifactError, ConfigurationError, RuntimeUnavailable
 from timmx.registry import load
 
@@ -24,20 +25,6 @@ def copy(exported, tmp_path):
     shutil.copy(exported, tmp_path / "m.param")
     shutil.copy(exported.with_suffix(".bin"), tmp_path / "m.bin")
     return tmp_path / "m.param"
-
-
-def refused(path, kind, message):
-    """Both ways to read a file report the same error, which has a hint."""
-    for read in (load("ncnn").read_metadata, timmx.open):
-        with pytest.raises(kind, match=message) as caught:
-            read(path)
-        assert caught.value.hint
-
-
-def change(path, old, new):
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 def foreign(path):

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import forks
 import pytest
 import tree_sitter
 import tree_sitter_cpp
 import tree_sitter_kotlin
-from conftest import DIGITS
-from PIL import Image
 from timmx.tools.snippets.snippet import make_snippet
 from timmx.tools.subject.subject import open_subject
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 GRAMMARS = {"cpp": tree_sitter_cpp, "kotlin": tree_sitter_kotlin}
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory) -> Path:
-    """A digit that is large, colored and not square."""
-    digit = Image.open(next(iter(sorted((DIGITS / "samples" / "3").glob("*.png"))))).convert("RGB")
-    large = digit.resize((211, 157), Image.Resampling.BICUBIC)
-    large.putpixel((3, 3), (250, 20, 90))
-    path = tmp_path_factory.mktemp("image") / "large.png"
-    large.save(path)
-    return path
 
 
 @pytest.mark.parametrize("mode", ["fp32", "fp16"])

@@ -14,7 +14,6 @@ import openvino
 import pytest
 import tree_sitter
 import tree_sitter_cpp
-from conftest import DIGITS
 from PIL import Image
 from timmx.tools.snippets.snippet import make_snippet
 from timmx.tools.subject.subject import open_subject
@@ -44,17 +43,6 @@ inline Mat imread(const char* path, int) {
 }
 """
 """Reads bytes in the order BGR in place of OpenCV, whose C++ headers are not on the package index."""
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory) -> Path:
-    """A digit that is large, colored and not square."""
-    digit = Image.open(next(iter(sorted((DIGITS / "samples" / "3").glob("*.png"))))).convert("RGB")
-    large = digit.resize((211, 157), Image.Resampling.BICUBIC)
-    large.putpixel((3, 3), (250, 20, 90))
-    path = tmp_path_factory.mktemp("image") / "large.png"
-    large.save(path)
-    return path
 
 
 def expected(path: Path, image: Path) -> tuple[str, float]:

@@ -279,11 +279,6 @@ def test_only_gates_and_the_classifier_stay_float_in_a_mobile_network(quantized)
     assert model.report.float_reasons.keys() == {"one position per image"}
 
 
-def weight_shape(node):
-    source = dequantized(node.inputs[1])
-    return node.inputs[1].shape if source is None else source.inputs[0].shape
-
-
 def test_dynamic_batch_stays_symbolic_and_selects_the_same_layers(exported, quantized, tmp_path):
     path = tmp_path / "dynamic.onnx"
     source = exported("test_resnet")
