@@ -48,6 +48,7 @@ def cluster(process, tmp_path_factory) -> Iterator:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # by default 15: on a busy machine, workers would hardly run
         patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment
+        patch.setattr("ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV", False)  # read at import
         patch.setenv("PYTHONPATH", os.pathsep.join((on_path(site), str(TESTS))))
         patch.syspath_prepend(str(site))
         registry.entries.cache_clear()

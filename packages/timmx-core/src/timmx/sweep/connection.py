@@ -38,6 +38,8 @@ def connected(address: str) -> Iterator[None]:
         ConfigurationError: the cluster does not answer, or has other versions of Ray or Python.
     """
     check_address(address)
+    # Under `uv run`, Ray would copy the current folder to the nodes, and install a project there that it does not find.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
 
     if ray.is_initialized():
