@@ -165,14 +165,12 @@ def _changes(changes: Changes) -> list[Section]:
     outcomes = [*columns, Column("before", "Before"), Column("now", "Now"), Column("reason", "Reason")]
     figures = [
         *columns,
-        *(
-            Column(key, title, "db")
-            for key, title in (("db_before", "Before"), ("db_now", "Now"), ("db", "Difference"))
-        ),
-        *(
-            Column(key, title, "s")
-            for key, title in (("s_before", "Before"), ("s_now", "Now"), ("s", "Difference"))
-        ),
+        Column("db_before", "SNR before", "db"),
+        Column("db_now", "now", "db"),
+        Column("db", "difference", "db"),
+        Column("s_before", "Time before", "s"),
+        Column("s_now", "now", "s"),
+        Column("s", "difference", "s"),
         Column("ratio", "Time ratio", "number"),
     ]
     apart = sorted(changes.apart, key=lambda change: change.db or 0.0)
