@@ -2,8 +2,8 @@
 
     uv run benchmarks/cluster_cells.py [--cells 100000] [--nodes 3] [--cpus 1] [--targets 5]
 
-Each Ray task reports the cells of one model at once, and exports nothing. The driver records them in a journal on the
-disk, which syncs after each cell. Prints the time of the driver, its peak memory, the size of the journal, the time
+Each Ray task reports the cells of one model at once, with figures for all plots, and exports nothing. The driver
+records them in a journal on the disk, which syncs after each cell. Prints the time of the driver, its peak memory, the size of the journal, the time
 and memory of reading it, and the size and time of each kind of report.
 """
 

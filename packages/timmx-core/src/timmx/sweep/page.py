@@ -167,10 +167,10 @@ def _changes(changes: Changes) -> list[Section]:
         *columns,
         Column("db_before", "SNR before", "db"),
         Column("db_now", "now", "db"),
-        Column("db", "difference", "db"),
+        Column("db", "change", "db"),
         Column("s_before", "Time before", "s"),
         Column("s_now", "now", "s"),
-        Column("s", "difference", "s"),
+        Column("s", "change", "s"),
         Column("ratio", "Time ratio", "number"),
     ]
     apart = sorted(changes.apart, key=lambda change: change.db or 0.0)
