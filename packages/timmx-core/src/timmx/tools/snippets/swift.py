@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def compose(facts: Facts, piece: Snippet) -> str:
     """The complete file, with one function.
 
-    Its functions are `nonisolated`: new projects of Xcode 26 isolate all others to the main actor, which would keep them on
-    the main thread.
+    Its functions are `nonisolated`: new projects of Xcode 26 isolate all others to the main actor, which would keep
+    them on the main thread.
     """
     imports = sorted({"import CoreGraphics", "import Foundation", *piece.imports})
     result = "[Float]"
