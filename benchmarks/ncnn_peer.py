@@ -2,9 +2,9 @@
 
     uv run benchmarks/ncnn_peer.py --peer PYTHON [--names NAME ...] [--limit 6e6] [--images 8] [--seconds 600]
 
-The peer is the package `timmx` 0.10.1 from the package index with its extra `ncnn`, in PYTHON's environment. It converts
-the traced model with pnnx, and checks the file by its cosine similarity with PyTorch on one image of noise, which must be
-at least 0.9. It gets `--no-fp16`: by default it stores weights in half precision.
+The peer is the package `timmx` 0.10.1 from the package index with its extra `ncnn`, in PYTHON's environment. It
+converts the traced model with pnnx, and checks the file by its cosine similarity with PyTorch on one image of noise,
+which must be at least 0.9. It gets `--no-fp16`: by default it stores weights in half precision.
 
 One row for each model of tests/families.json with at most LIMIT parameters, with random and awakened weights: what the
 peer's command reports, and the signal-to-noise ratio of both files against PyTorch, in ncnn with float32 arithmetic.
@@ -85,7 +85,15 @@ def compare(
     timmx.export("ncnn", model, output=folder / "ours.param", verify=False)
     torch.save(model.state_dict(), folder / "weights.pth")
     theirs = folder / "peer"
-    command = [*command, name, "--checkpoint", str(folder / "weights.pth"), "--no-fp16", "--output", str(theirs)]
+    command = [
+        *command,
+        name,
+        "--checkpoint",
+        str(folder / "weights.pth"),
+        "--no-fp16",
+        "--output",
+        str(theirs),
+    ]
     return (
         check(command, seconds),
         ratio(theirs / "model.ncnn.param", ("in0", "out0"), folder / "images.npy", expected),
