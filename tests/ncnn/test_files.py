@@ -214,12 +214,14 @@ def test_gpu_that_is_not_there(exported):
     assert caught.value.hint.startswith("use --runtime-device cpu")
 
 
-def test_gpu_computes_the_same(exported):
+@pytest.mark.parametrize(("mode", "tolerance"), [("fp32", 1e-3), ("fp16", 0.1)])
+def test_gpu_computes_the_same(exported_digits, mode, tolerance):
     if not ncnn.get_gpu_count():
         pytest.skip("ncnn finds no GPU with Vulkan")
+    path = exported_digits("ncnn", mode=mode)
     inputs = {"input": np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)}
-    with timmx.open(exported) as cpu, timmx.open(exported, runtime_device="gpu") as gpu:
-        np.testing.assert_allclose(cpu.run(inputs)["output"], gpu.run(inputs)["output"], atol=1e-3)
+    with timmx.open(path) as cpu, timmx.open(path, runtime_device="gpu") as gpu:
+        np.testing.assert_allclose(cpu.run(inputs)["output"], gpu.run(inputs)["output"], atol=tolerance)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

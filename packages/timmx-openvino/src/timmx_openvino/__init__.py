@@ -2,6 +2,6 @@
 
 import sys
 
-# Otherwise `import openvino` (2026.4) sends an event to Google Analytics. It imports a substitute if the package is absent,
-# which is what None means here; a program that has imported OpenVINO before is left as it is.
+# Otherwise `import openvino` (2026.4) sends an event to Google Analytics. None here means that the package is not
+# installed, for which OpenVINO has a substitute. A program that has imported OpenVINO before is left as it is.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
