@@ -76,6 +76,7 @@ def compare(
     name: str, photographs: list[Path], folder: Path, command: list[str], seconds: float
 ) -> tuple[str, str, str]:
     """The peer's verdict, and the ratio of its file and of ours."""
+    torch.manual_seed(0)
     model = awaken(timm.create_model(name)).eval()
     transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
     images = torch.stack([transform(Image.open(path).convert("RGB")) for path in photographs])
