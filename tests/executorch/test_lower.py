@@ -106,6 +106,28 @@ def test_padding_same_runs_in_xnnpack(export, tmp_path, mode):
         assert np.isfinite(runner.run({"input": np.zeros((1, 3, 32, 32), np.float32)})["output"]).all()
 
 
+class Shortcut(nn.Module):
+    """Two convolutions of one input, of strides 1 and 2, as in a regnety_002."""
+
+    pretrained_cfg = CONFIG
+
+    def __init__(self):
+        super().__init__()
+        self.main, self.shortcut = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1, stride=2)
+
+    def forward(self, x):
+        return (F.avg_pool2d(self.main(x).relu(), 2) + self.shortcut(x)).flatten(1)
+
+
+def test_layers_with_ranges_of_each_run_share_an_input(export, tmp_path):
+    torch.manual_seed(0)
+    result = export(
+        "executorch", Shortcut().eval(), tmp_path / "a.pte", input_size=(3, 32, 32), mode="dynamic-int8"
+    )
+    assert result.verification.snr_db > 30
+    assert result.metadata["format"]["stored_operations"] == 2
+
+
 class After(nn.Module):
     """A function of a convolution's output, averaged."""
 

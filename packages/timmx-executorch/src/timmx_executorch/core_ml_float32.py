@@ -1,4 +1,4 @@
-"""Keeps operations of a Core ML delegate in float32: marks them in a program, finds them in the delegate's part of it."""
+"""Keeps operations of Core ML's delegate in float32: marks them in a program, and finds them in the delegate's part."""
 
 from __future__ import annotations
 
