@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own customary name
 from timmx_executorch.lower import lower
 from timmx_executorch.matrices import as_matrices
+from timmx_executorch.quantize import LayerQuantizer, layers, quantize
 from torch import nn
 from witnesses import Does
 
@@ -62,6 +63,15 @@ def test_layer_as_a_matrix_is_exact(layer):
     module = as_matrices(lower(program, IMAGE, None))
     assert not module.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)
     torch.testing.assert_close(module(IMAGE), layer(IMAGE), rtol=1e-5, atol=1e-5)
+
+
+def test_small_weights_keep_eight_bits():
+    layer = nn.Linear(12, 5).eval()
+    nn.init.uniform_(layer.weight, -0.001, 0.001)
+    program = lower(torch.export.export(layer, (IMAGE,)), IMAGE, None)
+    (node,) = (found.node for found in layers(program))
+    module = quantize(program, LayerQuantizer({node}, activations=False), IMAGE)
+    torch.testing.assert_close(module(IMAGE), layer(IMAGE), rtol=0, atol=5e-5)
 
 
 CONFIG = {
