@@ -260,6 +260,30 @@ def test_too_many_intermediate_values_are_not_compared(monkeypatch):
         compare_by_operation(Layers(model), reference, Original(model), Precision.FP32)
 
 
+def test_the_inputs_on_which_the_file_differs_most_are_measured():
+    model, samples = chaotic(6), SyntheticSamples(CONFIG, in_graph=False)
+    last = samples.take([len(samples) - 1])
+
+    class WrongOnce(Layers):
+        def run(self, feeds):
+            outputs = super().run(feeds)
+            if np.array_equal(feeds["input"], last):
+                outputs["output"] = outputs["output"] * np.float32(1.01)
+            return outputs
+
+    reference = Reference(
+        samples=samples, outputs=run_reference(model, samples, "cpu"), names=("output",), classes=True
+    )
+    runner = WrongOnce(model)
+    report = verify(runner, reference, precision=Precision.FP32, batch_size=1, conclusive=True)
+    assert report.noisiest[0] == len(samples) - 1
+    judgment = judge_arithmetic(
+        report, runner, reference, Original(model), precision=Precision.FP32, fixed_floor=False
+    )
+    assert judgment.report.status is Status.FAILED
+    assert judgment.report.exact_db < 60
+
+
 def test_records_of_earlier_versions_are_read():
     report = VerificationReport(
         status=Status.VERIFIED,
@@ -269,6 +293,7 @@ def test_records_of_earlier_versions_are_read():
         operations=9,
     )
     data = report.to_dict()
+    assert "noisiest" not in data
     for name in ("resolvable_db", "exact_db", "operations", "operation_db"):
         del data[name]
     earlier = VerificationReport.from_dict(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from timmx.quantization.float32_set import smallest_float32_set
 from timmx.quantization.half import HalfPrecisionProgram
@@ -67,3 +68,18 @@ def test_the_operations_of_a_program_that_cancel_stay_in_float32():
     found = smallest_float32_set(half.operations, half.snr_db, 40.0)
     assert found.items == {"add", "sub"}
     assert half.snr_db(found.items) >= 40
+
+
+class InPlace(Cancels):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.clone().mul_(2.0).add_(0.5))
+
+
+@pytest.mark.parametrize("module", [Cancels(), InPlace()], ids=["functional", "in place"])
+def test_earlier_measurements_do_not_change_later_ones(module):
+    program = torch.export.export(module.eval(), (torch.zeros(2, 3, 2, 2),))
+    inputs = np.random.default_rng(0).normal(size=(5, 3, 2, 2)).astype(np.float32)
+    half = HalfPrecisionProgram(program, inputs)
+    names = half.operations
+    for kept in (names[1:], names[:-1], names[:-2], names, (), names[2:], names[2:], (names[0], names[-1])):
+        assert half.snr_db(kept) == HalfPrecisionProgram(program, inputs).snr_db(kept)

@@ -344,6 +344,26 @@ def test_copies_of_constants_are_needed():
     assert snr_db(case.reference, case.answer) < 60
 
 
+class Averaged(nn.Module):
+    """Like squeeze and excitation: the mean of a map that a convolution made, which LiteRT keeps in NHWC."""
+
+    def forward(self, input):
+        same = torch.eye(4).reshape(4, 4, 1, 1)
+        return F.conv2d(F.conv2d(input, same).mean((2, 3), keepdim=True), same)
+
+
+@torch.no_grad()
+def test_mean_of_a_large_map_is_summed_in_parts():
+    inputs = torch.rand(3, 4, 112, 112, generator=torch.Generator().manual_seed(0))
+    program = capture(Averaged(), inputs[:1], dynamic=False)
+    exact = inputs.double().mean((2, 3), keepdim=True).numpy()
+    summed, in_parts = (
+        np.linalg.norm(run(convert(graph, inputs), inputs)["output"] - exact)
+        for graph in (program.module(), lower(program))
+    )
+    assert 3 * in_parts < summed
+
+
 def test_nearest_to_multiples_is_one_operation():
     case = converted("nearest to multiples")
     check(case)

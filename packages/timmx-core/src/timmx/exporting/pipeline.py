@@ -38,8 +38,10 @@ ONE_AT_A_TIME = threading.RLock()
 """torch.export can trace only one model at a time in a process; exports in other threads wait."""
 
 _HALVES = (Precision.FP16, Precision.BF16)
-_REPAIR_MARGINS_DB = (0.0, 2.0)
-"""How far above the floor a repair aims; more the second time, for a verification with more inputs than the repair."""
+_MOST_REPAIRS = 4
+_REPAIR_STEPS_DB = (2.0, 20.0)
+"""How much more than was missing the next repair aims at, and at most; the file rounds in another order than the
+simulation of a repair, and is verified with more inputs."""
 
 _REPAIR_INPUTS = 8
 """Maximum number of inputs that a repair measures with."""
@@ -157,7 +159,7 @@ def export_session(
         )
     if session.model is not None:
         check_weights(backend, options, sum(tensor.nbytes for tensor in session.model.weights()))
-    margins_db, steps_db = list(_REPAIR_MARGINS_DB if backend.repairs else ()), list(_WISH_STEPS_DB)
+    repairs_left, steps_db = _MOST_REPAIRS if backend.repairs else 0, list(_WISH_STEPS_DB)
     repair: Repair | None = None
     least_db: float | None = None
     while True:
@@ -171,13 +173,16 @@ def export_session(
                 repair,
                 least_db,
                 threads=threads,
-                may_repair=bool(margins_db),
+                may_repair=repairs_left > 0,
                 may_plan=bool(steps_db),
             )
         except _BelowFloor as exc:
             count = min(len(session.reference), _REPAIR_INPUTS)
             inputs = session.reference.samples.take(range(count))
-            repair = Repair(exc.floor_db + margins_db.pop(0), inputs)
+            target_db, (margin_db, most_db) = exc.floor_db, _REPAIR_STEPS_DB
+            if repair is not None:
+                target_db = repair.target_db + min(exc.floor_db - exc.snr_db + margin_db, most_db)
+            repair, repairs_left = Repair(target_db, inputs), repairs_left - 1
         except _Disagrees as exc:
             least_db = exc.snr_db + steps_db.pop(0)
         stage.clear()
@@ -192,11 +197,11 @@ class _Disagrees(Exception):  # noqa: N818 - it is not an error
 
 
 class _BelowFloor(Exception):  # noqa: N818 - it is not an error
-    """A half-precision file misses its floor, in dB; operations in float32 may repair it."""
+    """A half-precision file misses its floor, both in dB; operations in float32 may repair it."""
 
-    def __init__(self, floor_db: float) -> None:
-        super().__init__(floor_db)
-        self.floor_db = floor_db
+    def __init__(self, snr_db: float, floor_db: float) -> None:
+        super().__init__(snr_db, floor_db)
+        self.snr_db, self.floor_db = snr_db, floor_db
 
 
 def _attempt(
@@ -351,7 +356,8 @@ def _verify(
             )
             if may_repair and below_floor(report):
                 assert report.floor_db is not None
-                raise _BelowFloor(report.floor_db)
+                assert report.snr_db is not None
+                raise _BelowFloor(report.snr_db, report.floor_db)
             if may_plan and report.disagrees and report.snr_db is not None:
                 raise _Disagrees(report.snr_db)
             judgment = judge_arithmetic(

@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from timmx.contract import Repair
 
 
+_MOST_KEPT_BYTES = 2**30
+"""Of values that are kept from one measurement to the next."""
+
+
 class HalfPrecisionProgram:
     """Measures how rounding to half precision changes a program's outputs.
 
     A half-precision operation takes rounded arguments, weights included, computes in float32 and rounds its
-    results, as accelerators do.
+    results, as accelerators do. A measurement starts at the first operation that differs from the last one's, as far as
+    the values before it are kept: 1 GB of those at the end of the network.
 
     Args:
         program: float32, on the CPU.
@@ -42,6 +47,9 @@ class HalfPrecisionProgram:
         self._inputs, self._dtype = inputs, dtype
         self._weights: dict[torch.fx.Node, torch.Tensor] = {}
         self.operations = tuple(node.name for node in self._module.graph.nodes if _computes(node))
+        self._kept_nodes = _last_nodes(self._module.graph, _MOST_KEPT_BYTES * self._size // len(inputs))
+        self._kept: list[dict[torch.fx.Node, Any]] = []
+        self._last = frozenset[str]()
         self._exact = self._run(self.operations)
 
     def snr_db(self, float32: Iterable[str]) -> float:
@@ -49,15 +57,30 @@ class HalfPrecisionProgram:
         return worst_db(self._exact, self._run(float32))
 
     def _run(self, float32: Iterable[str]) -> list[np.ndarray]:
-        rounding = _Rounding(self._module, frozenset(float32), self._dtype, self._weights)
-        parts = []
+        chosen = frozenset(float32)
+        unchanged = self._unchanged(chosen)
+        rounding = _Rounding(self._module, chosen, self._dtype, self._weights, self._kept_nodes)
+        parts, kept = [], []
         count = len(self._inputs)
-        for start in range(0, count, self._size):
+        for number, start in enumerate(range(0, count, self._size)):
             indices = [index % count for index in range(start, start + self._size)]
+            # A node with a value is not run, not even one whose value no other node needs.
+            values = {node: self._kept[number].get(node) for node in unchanged}
             with torch.no_grad():
-                results = rounding.run(torch.from_numpy(self._inputs[indices]))
+                results = rounding.run(torch.from_numpy(self._inputs[indices]), initial_env=values)
+            kept.append({node: value for node, value in rounding.env.items() if node in self._kept_nodes})
             parts.append([tensor.numpy() for tensor in pytree.tree_leaves(results)])
+        self._kept, self._last = kept, chosen
         return [np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)]
+
+    def _unchanged(self, float32: frozenset[str]) -> list[torch.fx.Node]:
+        """The nodes before the first one with another precision than in the last run; none if that is not kept."""
+        *nodes, output = self._module.graph.nodes
+        changed = float32 ^ self._last
+        first = next((index for index, node in enumerate(nodes) if node.name in changed), len(nodes))
+        before = nodes[:first]
+        needed = {source for node in (*nodes[first:], output) for source in node.all_input_nodes}
+        return before if self._kept and needed.intersection(before) <= self._kept_nodes else []
 
 
 class _Rounding(torch.fx.Interpreter):
@@ -67,9 +90,14 @@ class _Rounding(torch.fx.Interpreter):
         float32: frozenset[str],
         dtype: torch.dtype,
         weights: dict[torch.fx.Node, torch.Tensor],
+        kept: frozenset[torch.fx.Node],
     ) -> None:
         super().__init__(module)
         self._float32, self._dtype, self._weights = float32, dtype, weights
+        self.user_to_last_uses = {
+            user: [node for node in nodes if node not in kept]
+            for user, nodes in self.user_to_last_uses.items()
+        }
 
     def run_node(self, n: torch.fx.Node) -> Any:
         if n.name in self._float32 or not _computes(n):
@@ -104,6 +132,28 @@ def _computes(node: torch.fx.Node) -> bool:
     return not any(item.alias_info is not None for item in returns) and any(
         isinstance(value, torch.Tensor) and value.is_floating_point() for value in values
     )
+
+
+def _last_nodes(graph: torch.fx.Graph, most_bytes: int) -> frozenset[torch.fx.Node]:
+    """The nodes at the end whose values take this much, and those that they need; none if the graph changes values."""
+    nodes, kept = list(graph.nodes), set[torch.fx.Node]()
+    if any(
+        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable for node in nodes
+    ):
+        return frozenset()
+    for node in reversed(nodes):
+        added = {node, *node.all_input_nodes} - kept
+        most_bytes -= sum(_bytes(item) for item in added)
+        if most_bytes < 0:
+            break
+        kept |= added
+    return frozenset(kept)
+
+
+def _bytes(node: torch.fx.Node) -> int:
+    """Of the values that an operation makes."""
+    values = pytree.tree_leaves(node.meta.get("val")) if node.op == "call_function" else []
+    return sum(value.numel() * value.element_size() for value in values if isinstance(value, torch.Tensor))
 
 
 def float32_nodes(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,8 @@ class VerificationReport:
         exact_db: the artifact against the PyTorch model in float64, on the inputs of `resolvable_db`.
         operations: number of operations that were compared one by one; 0 if they were not.
         operation_db: of these, the smallest ratio to the exact result for the same inputs.
+        noisiest: numbers of the inputs, those on which the artifact differs most from the model first; not in the
+            records.
     """
 
     status: Status
@@ -120,6 +122,7 @@ class VerificationReport:
     exact_db: float | None = None
     operations: int = 0
     operation_db: float | None = None
+    noisiest: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def snr_db(self) -> float | None:
@@ -155,6 +158,7 @@ class VerificationReport:
             "top1_agreement": self.top1_agreement,
             "label_agreement": self.label_agreement,
         }
+        del data["noisiest"]
         return _json_ready(data)
 
     @classmethod
@@ -167,6 +171,7 @@ class VerificationReport:
         values: dict[str, Any] = {
             item.name: data.get(item.name) if item.name in _LATER_FIELDS else data[item.name]
             for item in fields(cls)
+            if item.name != "noisiest"
         }
         ratios = {name: values[name] for name in ("resolvable_db", "exact_db", "operation_db")}
         figures = tuple(
@@ -250,11 +255,12 @@ def verify(
     shapes = {name: array.shape for name, array in zip(reference.names, reference.outputs, strict=True)}
     if mismatch := interface_mismatch(runner, reference.samples.take([0]).shape[1:], shapes):
         raise VerificationError(f"the artifact's inputs and outputs do not match the model: {mismatch}")
-    top1 = np.full(len(reference), -1)
+    top1, noise = np.full(len(reference), -1), np.zeros(len(reference))
     for indices in _schedule(len(reference), sizes):
         outputs = _run(runner, reference, indices)
         for measure, name, expected in zip(measures, reference.names, reference.outputs, strict=True):
             measure.update(expected[indices], outputs[name])
+            noise[indices] = np.maximum(noise[indices], _relative_noise(expected[indices], outputs[name]))
             if reference.truth is not None:
                 top1[indices] = outputs[name].argmax(axis=1)
     figures = tuple(
@@ -308,7 +314,16 @@ def verify(
         model_accuracy=_accuracy(reference.outputs[0].argmax(axis=1), reference.truth)
         if reference.truth is not None
         else None,
+        noisiest=tuple(np.argsort(-noise, kind="stable").tolist()),
     )
+
+
+def _relative_noise(expected: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """The largest difference of each input's output, relative to its largest value; infinite if it is not finite."""
+    axes = tuple(range(1, expected.ndim))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.abs(output - expected).max(axes, initial=0) / np.abs(expected).max(axes, initial=0)
+    return np.nan_to_num(ratios, nan=np.inf)
 
 
 def _accuracy(top1: np.ndarray, truth: np.ndarray | None) -> float | None:
