@@ -144,6 +144,32 @@ def test_little_delegation_is_a_warning_that_names_the_operators(tmp_path):
     assert result.metadata["format"]["delegated_share"] < 0.5
 
 
+class Cancels(nn.Module):
+    """Adds a large constant, moves the values and takes it away again, which leaves little of float16's 11 bits."""
+
+    pretrained_cfg = CONFIG
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 4, stride=4)
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = (self.first(x).flatten(2) + 900.0).transpose(1, 2) - 900.0
+        return self.last(x.tanh().mean(1))
+
+
+@pytest.mark.parametrize("delegate", ["xnnpack", "coreml"])
+def test_operations_that_float16_rounds_too_much_stay_in_float32(tmp_path, delegate):
+    torch.manual_seed(0)
+    result = timmx.export(
+        "executorch", Cancels().eval(), output=tmp_path / "a.pte", mode="fp16", delegate=delegate
+    )
+    assert result.verification.snr_db > 40
+    assert result.metadata["format"]["float32_operations"] == 2
+    assert any("2 operations compute in float32" in note for note in result.notes)
+
+
 class Applies(nn.Module):
     """A function of the input."""
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own customary name
 from timmx_executorch.lower import lower
 from timmx_executorch.matrices import as_matrices
+from timmx_executorch.quantize import LayerQuantizer, layers, quantize
 from torch import nn
 from witnesses import Does
 
@@ -64,6 +65,15 @@ def test_layer_as_a_matrix_is_exact(layer):
     torch.testing.assert_close(module(IMAGE), layer(IMAGE), rtol=1e-5, atol=1e-5)
 
 
+def test_small_weights_keep_eight_bits():
+    layer = nn.Linear(12, 5).eval()
+    nn.init.uniform_(layer.weight, -0.001, 0.001)
+    program = lower(torch.export.export(layer, (IMAGE,)), IMAGE, None)
+    (node,) = (found.node for found in layers(program))
+    module = quantize(program, LayerQuantizer({node}, activations=False), IMAGE)
+    torch.testing.assert_close(module(IMAGE), layer(IMAGE), rtol=0, atol=5e-5)
+
+
 CONFIG = {
     "input_size": (3, 32, 32),
     "mean": (0.5,) * 3,
@@ -104,6 +114,28 @@ def test_padding_same_runs_in_xnnpack(export, tmp_path, mode):
     assert result.metadata["format"]["delegated_share"] == 1
     with timmx.open(result.path) as runner:
         assert np.isfinite(runner.run({"input": np.zeros((1, 3, 32, 32), np.float32)})["output"]).all()
+
+
+class Shortcut(nn.Module):
+    """Two convolutions of one input, of strides 1 and 2, as in a regnety_002."""
+
+    pretrained_cfg = CONFIG
+
+    def __init__(self):
+        super().__init__()
+        self.main, self.shortcut = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1, stride=2)
+
+    def forward(self, x):
+        return (F.avg_pool2d(self.main(x).relu(), 2) + self.shortcut(x)).flatten(1)
+
+
+def test_layers_with_ranges_of_each_run_share_an_input(export, tmp_path):
+    torch.manual_seed(0)
+    result = export(
+        "executorch", Shortcut().eval(), tmp_path / "a.pte", input_size=(3, 32, 32), mode="dynamic-int8"
+    )
+    assert result.verification.snr_db > 30
+    assert result.metadata["format"]["stored_operations"] == 2
 
 
 class After(nn.Module):

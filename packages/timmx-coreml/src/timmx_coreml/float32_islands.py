@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.plugin import HalfPrecisionProgram, smallest_float32_set
+from timmx.plugin import float32_nodes, moving_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +68,7 @@ def float32_islands(
         for node in program.graph.nodes
         if any(source.name in large for source in node.all_input_nodes)
     }
-    chosen = frozenset() if repair is None else _rounding_nodes(program, fixed, repair)
+    chosen = frozenset() if repair is None else float32_nodes(program, repair, fixed)
     if not fixed and not chosen:
         return None
     moving = moving_nodes(program, chosen) - fixed
@@ -79,35 +79,6 @@ def float32_islands(
         if node.name in kept:
             handles.add(handle)
     return Float32Islands(frozenset(handles), len(chosen), len(moving))
-
-
-def _rounding_nodes(
-    program: torch.export.ExportedProgram, fixed: frozenset[str], repair: Repair
-) -> frozenset[str]:
-    """The operations, in addition to `fixed`, whose rounding to float16 would miss the ratio of a repair."""
-    half = HalfPrecisionProgram(program, repair.inputs)
-    items = [name for name in half.operations if name not in fixed]
-    found = smallest_float32_set(items, lambda some: half.snr_db(some | fixed), repair.target_db)
-    return frozenset() if found is None else found.items
-
-
-def moving_nodes(program: torch.export.ExportedProgram, float32: frozenset[str]) -> frozenset[str]:
-    """The nodes that only move values of float32 operations: in float16 they would round them.
-
-    With all other operations of an efficientvit_m1 in float32, its reshapes, transposes and splits in float16 alone
-    leave 19 dB.
-    """
-    present, moving = set(float32), set()
-    for node in program.graph.nodes:
-        computes = isinstance(node.target, torch._ops.OpOverload) and not any(
-            item.alias_info is not None for item in node.target._schema.returns
-        )
-        if node.op == "call_function" and not computes:
-            sources = [source for source in node.all_input_nodes if source.op == "call_function"]
-            if sources and all(source.name in present for source in sources):
-                present.add(node.name)
-                moving.add(node.name)
-    return frozenset(moving)
 
 
 def large_nodes(program: torch.export.ExportedProgram, inputs: Iterable[torch.Tensor]) -> frozenset[str]:

@@ -16,11 +16,14 @@ from timmx.plugin import (
     Observed,
     Precision,
     exempt_layers,
+    float32_nodes,
+    moving_nodes,
     plan_notes,
     worst_db,
 )
 
-from timmx_executorch.half import float32_nodes, to_half
+from timmx_executorch.core_ml_float32 import keep_float32
+from timmx_executorch.half import to_half
 from timmx_executorch.matrices import as_matrices
 from timmx_executorch.options import Delegate, Mode
 from timmx_executorch.quantize import (
@@ -79,17 +82,20 @@ def apply(
         batch_max: the largest batch size, if it is dynamic.
     """
     example = job.example_input.cpu()
-    if (
-        options.mode is Mode.FP32 or options.delegate is Delegate.COREML
-    ):  # coremltools converts to float16 itself
+    if options.mode is Mode.FP32:
         return Arithmetic(program)
     if options.mode is Mode.FP16:
-        kept = float32_nodes(program, job.repair) if job.repair else frozenset[str]()
-        result = Arithmetic(trace(to_half(program, kept), example, batch_max))
-        if kept:
-            result.facts["float32_operations"] = len(kept)
+        chosen = float32_nodes(program, job.repair) if job.repair else frozenset[str]()
+        float32 = chosen | moving_nodes(program, chosen)
+        if options.delegate is Delegate.COREML:  # coremltools converts to float16 itself
+            keep_float32(program, float32)
+            result = Arithmetic(program)
+        else:
+            result = Arithmetic(trace(to_half(program, float32), example, batch_max))
+        if chosen:
+            result.facts["float32_operations"] = len(chosen)
             result.notes.append(
-                f"{len(kept)} operations compute in float32: in float16 they lose too much accuracy."
+                f"{len(chosen)} operations compute in float32: in float16 they lose too much accuracy."
             )
         return result
     if options.mode is Mode.INT8:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import logging
@@ -46,7 +47,7 @@ def to_edge(program: torch.export.ExportedProgram, partitioners: list[Partitione
     Raises:
         UnsupportedError: ExecuTorch lacks an operation, or a delegate refuses one that it accepted before.
     """
-    with quiet(), quick_decompositions(), _half_weights(), _refusals():
+    with quiet(), quick_decompositions(), _shared_weights(), _half_weights(), _refusals():
         return to_edge_transform_and_lower(program, partitioner=partitioners)
 
 
@@ -108,18 +109,41 @@ def tag_weights(program: torch.export.ExportedProgram) -> None:
             node.meta.setdefault("custom", {})["delegate_constant_tag"] = WEIGHTS_TAG
 
 
-def partitioners(delegate: Delegate, mode: Mode) -> list[Partitioner]:
-    """What chooses the operations of a delegate."""
-    with quiet():
-        if delegate is Delegate.XNNPACK:
+@contextlib.contextmanager
+def partitioners(delegate: Delegate, mode: Mode) -> Iterator[list[Partitioner]]:
+    """What chooses the operations of a delegate, for `to_edge`."""
+    if delegate is Delegate.XNNPACK:
+        with quiet():
             from timmx_executorch.partition import xnnpack_partitioner
 
-            return [xnnpack_partitioner()]
-        if delegate is Delegate.COREML:
+        yield [xnnpack_partitioner()]
+    elif delegate is Delegate.COREML:
+        with quiet():
             from timmx_executorch.core_ml import core_ml_partitioner
 
-            return [core_ml_partitioner(half=mode is Mode.FP16)]
-    return []
+        with core_ml_partitioner(half=mode is Mode.FP16) as partitioner:
+            yield [partitioner]
+    else:
+        yield []
+
+
+@contextlib.contextmanager
+def _shared_weights() -> Iterator[None]:
+    """Compile for XNNPACK without a copy of all weights, which executorch 1.5 makes.
+
+    Its passes put new tensors in the place of weights; they write into none.
+    """
+    from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
+
+    def copy_program(program: torch.export.ExportedProgram, _: object) -> torch.export.ExportedProgram:
+        weights = (*program.state_dict.values(), *program.constants.values())
+        return copy.deepcopy(program, {id(weight): weight for weight in weights})
+
+    XnnpackBackend.copy_exported_program_for_preprocess = copy_program
+    try:
+        yield
+    finally:
+        del XnnpackBackend.copy_exported_program_for_preprocess
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
@@ -16,20 +17,48 @@ from executorch.backends.apple.coreml.partition import CoreMLPartitioner
 from executorch.exir.delegate import executorch_call_delegate
 
 from timmx_executorch.core_ml_data import FACTS, FOLDER, MODEL
+from timmx_executorch.core_ml_float32 import Float32Operations
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
     from executorch.exir import EdgeProgramManager
+    from executorch.exir.backend.partitioner import PartitionResult
 
 _NAMESPACE = uuid.UUID("0d0c2f0c-7a2e-5b53-8d6b-3a8f6f5f3f61")
 
 
-def core_ml_partitioner(*, half: bool) -> CoreMLPartitioner:
-    """Gives all operations to Core ML, or fails: a part that ran elsewhere could not be verified."""
+class _Partitioner(CoreMLPartitioner):  # type: ignore[misc]
+    def __init__(self, float32: Float32Operations, **options: Any) -> None:
+        super().__init__(**options)
+        self._float32 = float32
+
+    def partition(self, exported_program: torch.export.ExportedProgram) -> PartitionResult:
+        self._float32.find(exported_program)
+        return super().partition(exported_program)
+
+
+@contextlib.contextmanager
+def core_ml_partitioner(*, half: bool) -> Iterator[CoreMLPartitioner]:
+    """Gives all operations to Core ML, or fails: a part that ran elsewhere could not be verified.
+
+    While it is open, the delegate's operations of nodes with the mark of `keep_float32` stay in float32: executorch 1.5
+    has one precision for all.
+    """
     specs = CoreMLBackend.generate_compile_specs(
         compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
         minimum_deployment_target=ct.target.iOS16,
     )
-    return CoreMLPartitioner(compile_specs=specs, lower_full_graph=True)
+    float32 = Float32Operations()
+    original = CoreMLBackend.model_compute_precision_from_compile_specs
+    if half:
+        precision = ct.transform.FP16ComputePrecision(op_selector=float32.may_round)
+        CoreMLBackend.model_compute_precision_from_compile_specs = lambda _: precision
+    try:
+        yield _Partitioner(float32, compile_specs=specs, lower_full_graph=True)
+    finally:
+        CoreMLBackend.model_compute_precision_from_compile_specs = staticmethod(original)
 
 
 def name_models(edge: EdgeProgramManager) -> None:

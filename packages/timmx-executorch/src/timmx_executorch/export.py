@@ -50,7 +50,8 @@ def export(job: ExportJob, options: ExecuTorchOptions) -> Exported:
     job.progress("Converting to ExecuTorch")
     if options.external_weights:
         tag_weights(arithmetic.program)
-    edge = to_edge(arithmetic.program, partitioners(options.delegate, options.mode))
+    with partitioners(options.delegate, options.mode) as chosen:
+        edge = to_edge(arithmetic.program, chosen)
     if options.delegate is Delegate.COREML:
         from timmx_executorch.core_ml import name_models
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timmx.plugin import HalfPrecisionProgram, smallest_float32_set
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-    from timmx.plugin import Repair
 
 aten = torch.ops.aten
 
@@ -61,13 +58,6 @@ def to_half(
     module.delete_all_unused_submodules()
     module.recompile()
     return module
-
-
-def float32_nodes(program: torch.export.ExportedProgram, repair: Repair) -> frozenset[str]:
-    """The fewest nodes in float32 with which the program reaches the ratio of a repair; none if no set does."""
-    half = HalfPrecisionProgram(program, repair.inputs)
-    found = smallest_float32_set(half.operations, half.snr_db, repair.target_db)
-    return frozenset() if found is None else found.items
 
 
 def _is_float(node: torch.fx.Node, module: torch.nn.Module | None = None) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from executorch.backends.transforms.duplicate_dynamic_quant_chain import DuplicateDynamicQuantChainPass
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
 from timmx.plugin import LayerKind, WeightKey
 from torch.utils import _pytree as pytree
@@ -162,7 +163,10 @@ def quantize(
     with quiet():
         prepared = prepare_pt2e(program.module(), quantizer)
         prepared(example)
-        return convert_pt2e(prepared)
+        module = convert_pt2e(prepared)
+        # XNNPACK computes wrong values if convolutions of stride 1 and 2 share a rounded input (executorch 1.5)
+        DuplicateDynamicQuantChainPass()(module)
+        return module
 
 
 def trace(

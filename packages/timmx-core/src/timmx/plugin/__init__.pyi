@@ -111,5 +111,7 @@ from timmx.quantization import (
     HalfPrecisionProgram as HalfPrecisionProgram,
     Observed as Observed,
     exempt_layers as exempt_layers,
+    float32_nodes as float32_nodes,
+    moving_nodes as moving_nodes,
     smallest_float32_set as smallest_float32_set,
 )
