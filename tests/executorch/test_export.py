@@ -100,15 +100,42 @@ def test_external_weights_of_another_file_are_refused(files, tmp_path):
             timmx.open(path)
 
 
+def test_a_second_file_that_the_metadata_does_not_name_is_not_read(files, tmp_path):
+    path, stray = tmp_path / "own.pte", tmp_path / "own.ptd"
+    path.write_bytes(files["fp32"].path.read_bytes())
+    stray.write_bytes(b"not weights")
+    with timmx.open(path) as runner:
+        assert runner.run({"input": np.zeros((1, 3, 64, 64), np.float32)})["output"].shape == (1, 10)
+    assert ExecuTorchBackend().files(path) == (path,)
+
+
+def test_arrays_of_any_layout_run_and_others_are_refused(files):
+    image = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+    with timmx.open(files["fp32"].path) as runner:
+        expected = runner.run({"input": image})["output"]
+        reversed_view = image[..., ::-1].copy()[..., ::-1]
+        fixed = image.copy()
+        fixed.flags.writeable = False
+        for array in (reversed_view, fixed, np.asfortranarray(image)):
+            np.testing.assert_array_equal(runner.run({"input": array})["output"], expected)
+        for array in (image.astype(np.float64), image.astype(">f4"), (255 * image).astype(np.uint8)):
+            with pytest.raises(ConfigurationError, match="takes input of float32, but got"):
+                runner.run({"input": array})
+        with pytest.raises(ConfigurationError, match="the file takes input"):
+            runner.run({"input": image.tolist()})
+    with pytest.raises(ArtifactError, match="is closed"):
+        runner.run({"input": image})
+
+
 def test_batches_up_to_the_bound_run(digits, tmp_path):
-    result = timmx.export("executorch", digits, output=tmp_path / "d.pte", dynamic_batch=True, batch_max=5)
-    assert result.verification.batch_sizes == (1, 2, 5)
-    assert result.metadata["format"]["batch_range"] == [1, 5]
+    result = timmx.export("executorch", digits, output=tmp_path / "d.pte", dynamic_batch=True, batch_max=20)
+    assert result.verification.batch_sizes == (1, 2, 20)
+    assert result.metadata["format"]["batch_range"] == [1, 20]
     with timmx.open(result.path) as runner:
         assert runner.inputs[0].shape == ("batch", 3, 64, 64)
-        assert runner.run({"input": np.zeros((4, 3, 64, 64), np.float32)})["output"].shape == (4, 10)
-        with pytest.raises(ConfigurationError, match="batches of 1 to 5, but got 6") as caught:
-            runner.run({"input": np.zeros((6, 3, 64, 64), np.float32)})
+        assert runner.run({"input": np.zeros((17, 3, 64, 64), np.float32)})["output"].shape == (17, 10)
+        with pytest.raises(ConfigurationError, match="batches of 1 to 20, but got 21") as caught:
+            runner.run({"input": np.zeros((21, 3, 64, 64), np.float32)})
         assert "--batch-max" in caught.value.hint
 
 

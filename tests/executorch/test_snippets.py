@@ -74,6 +74,11 @@ def test_cpp_code_has_the_types_of_executorch(files, tmp_path, name):
     )
 
 
+def test_android_has_no_code_for_core_ml(files):
+    with pytest.raises(ConfigurationError, match="computes with Core ML, which Android does not have"):
+        make_snippet(files["coreml-fp16"].path, "kotlin")
+
+
 def test_android_has_no_code_for_a_second_file(files):
     with pytest.raises(ConfigurationError, match="which ExecuTorch's Android library does not open"):
         make_snippet(files["external"].path, "kotlin")

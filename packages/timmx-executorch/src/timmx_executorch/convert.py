@@ -47,7 +47,7 @@ def to_edge(program: torch.export.ExportedProgram, partitioners: list[Partitione
     Raises:
         UnsupportedError: ExecuTorch lacks an operation, or a delegate refuses one that it accepted before.
     """
-    with quiet(), quick_decompositions(), _shared_weights(), _half_weights(), _refusals():
+    with quiet(), quick_decompositions(), _shared_weights(), _half_weights(), _refusals(), _any_batch():
         return to_edge_transform_and_lower(program, partitioner=partitioners)
 
 
@@ -80,7 +80,7 @@ def finish(
         external_constants=(lambda _: WEIGHTS_TAG) if external_weights else False
     )
     with quiet():
-        with _refusals():
+        with _refusals(), _any_batch():
             program = edge.to_executorch(config)
         weights = program._tensor_data.get(WEIGHTS_TAG)
         if weights is None:
@@ -125,6 +125,16 @@ def partitioners(delegate: Delegate, mode: Mode) -> Iterator[list[Partitioner]]:
             yield [partitioner]
     else:
         yield []
+
+
+@contextlib.contextmanager
+def _any_batch() -> Iterator[None]:
+    """Derive the shapes of convolutions without restricting their batch.
+
+    To choose between oneDNN and NNPACK, torch 2.14 asks whether the batch is less than 16, which becomes a bound.
+    """
+    with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
+        yield
 
 
 @contextlib.contextmanager

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from timmx.plugin import Exported, Precision, move_to_cpu
+from timmx.plugin import Exported, Precision, UnsupportedError, move_to_cpu
 
 from timmx_executorch.arithmetic import apply
 from timmx_executorch.convert import finish, partitioners, tag_weights, to_edge
 from timmx_executorch.delegation import LEAST_SHARE, Delegation, measure
+from timmx_executorch.interface import interface
 from timmx_executorch.lower import lower
 from timmx_executorch.options import Delegate, Mode
-from timmx_executorch.pte_file import weights_file
+from timmx_executorch.pte_file import reading, weights_file
 from timmx_executorch.validation import BATCH_MAX
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from timmx.plugin import ExportJob
 
     from timmx_executorch.options import ExecuTorchOptions
@@ -71,7 +74,20 @@ def export(job: ExportJob, options: ExecuTorchOptions) -> Exported:
         if content is not None:
             with path.open("wb") as file:
                 content.write_to_file(file)
+    if batch_max is not None:
+        _check_batches(job.path, batch_max)
     return Exported(precision, notes)
+
+
+def _check_batches(path: Path, batch_max: int) -> None:
+    """Refuse a program whose batch torch has restricted while it derived shapes."""
+    with reading(path) as file:
+        found = interface(path, file).batch_max
+    if found != batch_max:
+        raise UnsupportedError(
+            f"in ExecuTorch this model takes batches of at most {found or 1}",
+            hint=f"use --batch-max {found}" if found else "leave --dynamic-batch out",
+        )
 
 
 def _notes(delegation: Delegation, delegate: Delegate) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ class ExecuTorchOptions:
         typer.Option(
             "--batch-max",
             min=2,
+            max=1024,
             help="Largest batch size with --dynamic-batch; memory is reserved for it. Default: 8.",
             show_default=False,
         ),

@@ -68,7 +68,7 @@ class ExecuTorchBackend(ExportBackend):
         return snippet(path, metadata, language)
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        from timmx_executorch.pte_file import weights_file
+        from timmx_executorch.pte_file import weights_of
 
-        data = weights_file(path)
-        return (path, data) if data.exists() else (path,)
+        data = weights_of(path)
+        return (path,) if data is None else (path, data)

@@ -93,7 +93,9 @@ def reading(path: Path) -> Iterator[PteFile]:
 
 def _layout(head: bytes, length: int) -> tuple[int, int, int]:
     """The size of the flatbuffer, and start and size of the segments, in bytes."""
-    if len(head) < 8 + _HEADER.size or head[8:12] != b"eh00":
+    if len(head) < 8 + _HEADER.size:
+        raise ValueError(f"it is cut off: it has {length} bytes")
+    if head[8:12] != b"eh00":
         return length, length, 0  # a program without segments
     _, header_length, program_size, start, size = _HEADER.unpack_from(head, 8)
     return (
@@ -109,11 +111,31 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: the file is not a `.pte` file, or its weights are of another one.
     """
-    with reading(path) as file:
-        text = file.metadata
-        content = {} if text is None else parse_json_object(path, text)
-    facts = content.get("format")
-    companions = facts.get("companions") if isinstance(facts, dict) else None
-    if isinstance(companions, dict):
+    content = _content(path)
+    companions = _companions(content)
+    if companions is not None:
         check_companion(path, weights_file(path), str(companions.get(WEIGHTS_SUFFIX, "")))
     return content
+
+
+def weights_of(path: Path) -> Path | None:
+    """The file next to it with its weights; None if there is none, or if timmx wrote the weights into the file itself.
+
+    Raises:
+        ArtifactError: the file is not a `.pte` file.
+    """
+    content, data = _content(path), weights_file(path)
+    is_used = not content or _companions(content) is not None
+    return data if is_used and data.exists() else None
+
+
+def _content(path: Path) -> dict[str, Any]:
+    with reading(path) as file:
+        text = file.metadata
+        return {} if text is None else parse_json_object(path, text)
+
+
+def _companions(content: dict[str, Any]) -> dict[str, Any] | None:
+    facts = content.get("format")
+    companions = facts.get("companions") if isinstance(facts, dict) else None
+    return companions if isinstance(companions, dict) else None

@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+import numpy as np
 import torch
 from timmx.plugin import (
     ArtifactError,
@@ -17,13 +18,11 @@ from timmx.plugin import (
 )
 
 from timmx_executorch.interface import METHOD, interface
-from timmx_executorch.pte_file import read_metadata, reading, weights_file
+from timmx_executorch.pte_file import read_metadata, reading, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    import numpy as np
 
 
 _DELEGATES = frozenset(("XnnpackBackend", "CoreMLBackend"))
@@ -78,9 +77,8 @@ class ExecuTorchRunner(Runner):
                 hint="run it in a runtime that has them, or export it again",
             )
         _use_threads(threads)
-        data = weights_file(self._path)
         try:
-            self._program = runtime.load_program(self._path, data_path=data if data.exists() else None)
+            self._program = runtime.load_program(self._path, data_path=weights_of(self._path))
             method = self._program.load_method(METHOD)
         except RuntimeError as exc:
             raise ArtifactError(
@@ -90,6 +88,8 @@ class ExecuTorchRunner(Runner):
         return method
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self._method is None:
+            raise ArtifactError(f"{self._path} is closed", hint="open it again")
         tensors = [self._checked(spec, feeds) for spec in self.inputs]
         try:
             outputs = self._method.execute(tensors)
@@ -102,7 +102,7 @@ class ExecuTorchRunner(Runner):
 
     def _checked(self, spec: TensorSpec, feeds: Mapping[str, np.ndarray]) -> torch.Tensor:
         array = feeds.get(spec.name)
-        if array is None or len(feeds) != len(self.inputs):
+        if not isinstance(array, np.ndarray) or len(feeds) != len(self.inputs):
             names = ", ".join(entry.name for entry in self.inputs)
             raise ConfigurationError(
                 f"the file takes {names}, but got {', '.join(feeds) or 'nothing'}",
@@ -120,7 +120,13 @@ class ExecuTorchRunner(Runner):
                 f"the file takes batches of 1 to {self._most}, but got {array.shape[0]}",
                 hint="pass smaller batches, or export it again with a larger --batch-max",
             )
-        return torch.from_numpy(array).contiguous()
+        if str(array.dtype) != spec.dtype:
+            raise ConfigurationError(
+                f"the file takes {spec.name} of {spec.dtype}, but got {array.dtype}",
+                hint=f"pass an array of {spec.dtype}",
+            )
+        # torch takes neither negative strides nor other byte orders, and warns of arrays that it must not write
+        return torch.from_numpy(np.array(array, spec.dtype, order="C"))
 
     def close(self) -> None:
         self._method = self._program = None

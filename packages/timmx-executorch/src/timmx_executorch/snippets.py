@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from timmx.plugin import ConfigurationError, Snippet, quote_string
 
+from timmx_executorch.options import Delegate
 from timmx_executorch.pte_file import WEIGHTS_SUFFIX, weights_file
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def snippet(path: Path, metadata: Metadata, language: str) -> Snippet:
     """The lines for `python`, `kotlin`, `swift` or `cpp`.
 
     Raises:
-        ConfigurationError: the weights are in a second file, which ExecuTorch's Android library does not open.
+        ConfigurationError: Android has no Core ML, and its library does not open weights in a second file.
     """
     external = WEIGHTS_SUFFIX in metadata.format.get("companions", {})
     make = {"python": _python, "kotlin": _kotlin, "swift": _swift, "cpp": _cpp}[language]
@@ -44,6 +45,11 @@ def _python(path: Path, metadata: Metadata, external: bool) -> Snippet:
 
 
 def _kotlin(path: Path, metadata: Metadata, external: bool) -> Snippet:
+    if metadata.format.get("delegate") == Delegate.COREML:
+        raise ConfigurationError(
+            f"{path.name} computes with Core ML, which Android does not have",
+            hint="export it with --delegate xnnpack, or use --snippet swift",
+        )
     if external:
         raise ConfigurationError(
             f"{path.name} has its weights in a second file, which ExecuTorch's Android library does not open",
