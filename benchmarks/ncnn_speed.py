@@ -1,13 +1,15 @@
-"""Latency of ncnn files compared with ONNX Runtime, the time of an export, and what pnnx converts.
+"""Latency of ncnn files compared with ONNX Runtime, the time of an export, what pnnx converts, and ncnn with Vulkan.
 
     uv run benchmarks/ncnn_speed.py latency [--names NAME ...] [--seconds 3] [--files DIR]
     uv run --with pnnx benchmarks/ncnn_speed.py export [--names NAME ...] [--runs 3]
     uv run --with pnnx benchmarks/ncnn_speed.py pnnx [--names NAME ...]
+    uv run benchmarks/ncnn_speed.py vulkan [--names NAME ...] [--files DIR]
 
 `latency` measures the files of a model with `timmx bench` with one thread, both in turns, and prints the median times
 and their ratio. Weights are random and awakened. `export` compares `timmx ncnn --no-verify` with a process that creates
 the model and calls `pnnx.export`, each a new process, in turns: the fastest run of each counts. `pnnx` converts the
-captured program with pnnx, from TorchScript and from ONNX, and with timmx, and prints the ratio in ncnn.
+captured program with pnnx, from TorchScript and from ONNX, and with timmx, and prints the ratio in ncnn. `vulkan`
+prints the ratio of both modes on the CPU and on the first device with Vulkan, and that of simulated half precision.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ import timmx
 import torch
 from processes import fastest
 from timmx.capture import capture
-from timmx.plugin import worst_db
+from timmx.plugin import HalfPrecisionProgram, worst_db
 from timmx.testing import awaken
 from timmx.tools.bench import bench
 from timmx_ncnn.convert import convert
 from timmx_ncnn.network import compute, new_net
 from timmx_ncnn.write import to_text, write_weights
+
+VULKAN = ("test_resnet", "test_vit", "mobilenetv3_small_050", "convnext_atto")
 
 NAMES = ("resnet18", "mobilenetv3_small_050", "efficientnet_b0", "vit_tiny_patch16_224", "convnext_atto")
 
@@ -49,7 +53,7 @@ pnnx.export(model, path, (torch.zeros(1, *model.pretrained_cfg["input_size"]),),
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("latency", "export", "pnnx"))
+    parser.add_argument("what", choices=("latency", "export", "pnnx", "vulkan"))
     parser.add_argument("--names", nargs="*")
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--runs", type=int, default=3)
@@ -65,6 +69,10 @@ def main() -> None:
             print("| model | plain script | `timmx ncnn --no-verify` | ratio |\n| --- | --- | --- | --- |")
             for model in arguments.names or NAMES:
                 export(model, folder, arguments.runs)
+        elif arguments.what == "vulkan":
+            print("| model | mode | CPU | Vulkan | simulated |\n| --- | --- | --- | --- | --- |")
+            for model in arguments.names or VULKAN:
+                devices(model, folder)
         else:
             print("| model | pnnx from TorchScript | pnnx from ONNX | timmx |\n| --- | --- | --- | --- |")
             for model in arguments.names or FAMILIES:
@@ -90,13 +98,35 @@ def export(name: str, folder: Path, runs: int) -> None:
     print(f"| {name} | {first:.1f} s | {second:.1f} s | {second / first:.2f} |", flush=True)
 
 
-def converters(name: str, folder: Path) -> None:
-    """One row: the same captured program, awakened, converted in three ways."""
+def devices(name: str, folder: Path) -> None:
+    """Two rows: the file of each mode on the CPU and with Vulkan."""
+    model, inputs, expected = awakened(name)
+    program = capture(model, inputs[:1], dynamic=False)
+    simulated = HalfPrecisionProgram(program, inputs.numpy()).snr_db(())
+    for mode, note in (("fp32", ""), ("fp16", f"{simulated:.0f} dB")):
+        path = folder / f"{name}-{mode}.param"
+        timmx.export("ncnn", model, output=path, verify=False, mode=mode)
+        ratios = []
+        for device in ("cpu", "gpu"):
+            with timmx.open(path, runtime_device=device) as runner:
+                rows = [runner.run({"input": array[None]})["output"] for array in inputs.numpy()]
+            ratios.append(f"{worst_db([expected], [np.concatenate(rows)]):.0f} dB")
+        print(f"| {name} | {mode} | {' | '.join(ratios)} | {note} |", flush=True)
+
+
+def awakened(name: str) -> tuple[torch.nn.Module, torch.Tensor, np.ndarray]:
+    """A model, four inputs, and its outputs for them."""
     model = awaken(timm.create_model(name)).eval()
     size = model.pretrained_cfg["input_size"]
     inputs = torch.randn(4, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        expected = model(inputs).numpy()
+        return model, inputs, model(inputs).numpy()
+
+
+def converters(name: str, folder: Path) -> None:
+    """One row: the same captured program, awakened, converted in three ways."""
+    model, inputs, expected = awakened(name)
+    size = tuple(inputs.shape[1:])
     program = capture(model, inputs[:1], dynamic=False)
     script, graph = folder / "m.pt", folder / "m.onnx"
     torch.jit.trace(program.module(check_guards=False), inputs[:1], check_trace=False).save(script)

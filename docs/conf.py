@@ -16,7 +16,14 @@ author = "The timmx authors"
 copyright = author
 version = release = version_of("timmx-core")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "commands"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "commands",
+    "swift",
+]
 exclude_patterns = ["_ext"]
 
 # Fenced blocks without a language are commands; those of the task and deploy pages run in tests/test_pages.py. A lexer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from contextlib import contextmanager
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 VALUES = {"status": "verified", "precision": "fp32", "snr_db": 100.0, "seconds": 1.0, "file": "a/a.onnx"}
 
 
+def figures() -> dict[str, float]:
+    """What plots show of a cell: different ones for each."""
+    return {
+        "size_bytes": int(10 ** random.uniform(5.5, 8.5)),
+        "accuracy": random.uniform(0.6, 0.9),
+        "latency_ms": 10 ** random.uniform(0, 3),
+    }
+
+
 def node_id() -> str:
     return ray.get_runtime_context().get_node_id()
 
@@ -39,7 +49,7 @@ class Child:
         if not self._todo or not (self._is_first or self._may_continue()):
             return []
         self._is_first = False
-        return [Message(Event.ENDED, {"cell": self._todo.pop(0), **VALUES})]
+        return [Message(Event.ENDED, {"cell": self._todo.pop(0), **VALUES, **figures()})]
 
     def _may_continue(self) -> bool:
         if self._folder is None:

@@ -141,6 +141,12 @@ def test_every_command_is_described_from_its_help():
     )
 
 
+@pytest.mark.parametrize("page", listed_under("Formats"), ids=lambda page: page.stem)
+def test_each_format_says_what_is_proven_its_limits_and_figures(page: Path):
+    titles = re.findall(r"^## (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    assert {"What is proven", "Options", "Limits", "Figures"} <= set(titles)
+
+
 def test_floors_are_the_documented_ones():
     from timmx.verification.comparison import FLOORS_DB
 

@@ -78,7 +78,8 @@ def _groups(name: str, keep: Callable[[Any], bool]) -> Iterator[nodes.Node]:
             title = ARGUMENTS if option.param_type_name == "argument" else option.rich_help_panel or OPTIONS
             groups.setdefault(title, []).append(row)
     for title, rows in groups.items():
-        yield nodes.rubric(text=title)
+        if groups.keys() != {OPTIONS}:
+            yield nodes.rubric(text=title)
         shown = nodes.definition_list(classes=["options"])
         for names, text in rows:
             term = nodes.term("", "", nodes.literal(text=names))

@@ -12,6 +12,7 @@ import timmx
 from damaged import change, refused
 from timmx.errors import ArtifactError, ConfigurationError, RuntimeUnavailable
 from timmx.registry import load
+from timmx_ncnn.param_file import METADATA_MARK, digest
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,17 @@ def foreign(path):
     """Remove what timmx has added: a file as other tools write it."""
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join(line for line in lines if not line.startswith("#")) + "\n", encoding="utf-8")
+
+
+def rewrite(path, old, new):
+    """Change the layers, and their hash in the metadata too, so that only ncnn can find out."""
+    network, _, metadata = path.read_text("utf-8").rpartition(METADATA_MARK)
+    before = digest(network.split("\n# ")[0].splitlines())
+    assert old in network
+    assert before in metadata
+    network = network.replace(old, new, 1)
+    metadata = metadata.replace(before, digest(network.split("\n# ")[0].splitlines()))
+    path.write_text(network + METADATA_MARK + metadata, "utf-8")
 
 
 def test_ncnn_loads_the_files_with_the_metadata_behind_the_layers(exported):
@@ -78,6 +90,18 @@ def test_weights_of_another_model(copy):
     content[100] ^= 1
     copy.with_suffix(".bin").write_bytes(content)
     refused(copy, ArtifactError, r"m.bin is not the file that m.param was written with")
+
+
+def test_changed_layers(copy):
+    """ncnn itself would compute with a stride of 1 as well as with 2."""
+    change(copy, " 3=2 ", " 3=1 ")
+    refused(copy, ArtifactError, r"m.param has other layers than it was written with")
+
+
+def test_line_ends_of_windows_change_nothing(copy):
+    copy.write_bytes(copy.read_bytes().replace(b"\n", b"\r\n"))
+    with timmx.open(copy) as runner:
+        assert runner.run({"input": np.ones((1, 3, 64, 64), np.float32)})["output"].shape == (1, 10)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -135,7 +159,7 @@ def test_line_that_is_not_a_layer_is_named(tmp_path, line, message):
 
 
 def test_layer_that_this_ncnn_does_not_have(copy):
-    change(copy, "\nConvolution ", "\nConvolutionOfTomorrow ")
+    rewrite(copy, "\nConvolution ", "\nConvolutionOfTomorrow ")
     with pytest.raises(
         RuntimeUnavailable, match=r"does not have layers of .*: ConvolutionOfTomorrow"
     ) as caught:
@@ -145,7 +169,7 @@ def test_layer_that_this_ncnn_does_not_have(copy):
 
 @pytest.mark.parametrize(("old", "new"), [(" 0=10 1=1 ", " 0=10 1=0 "), (" 0=10 1=1 2=", " 0=10 1=1 2=9")])
 def test_layers_that_read_other_weights_than_the_file_has(copy, old, new):
-    change(copy, old, new)
+    rewrite(copy, old, new)
     with pytest.raises(ArtifactError, match=r"m.bin is cut off, or is not the file of its .param"):
         timmx.open(copy)
 
@@ -190,12 +214,14 @@ def test_gpu_that_is_not_there(exported):
     assert caught.value.hint.startswith("use --runtime-device cpu")
 
 
-def test_gpu_computes_the_same(exported):
+@pytest.mark.parametrize(("mode", "tolerance"), [("fp32", 1e-3), ("fp16", 0.1)])
+def test_gpu_computes_the_same(exported_digits, mode, tolerance):
     if not ncnn.get_gpu_count():
         pytest.skip("ncnn finds no GPU with Vulkan")
+    path = exported_digits("ncnn", mode=mode)
     inputs = {"input": np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)}
-    with timmx.open(exported) as cpu, timmx.open(exported, runtime_device="gpu") as gpu:
-        np.testing.assert_allclose(cpu.run(inputs)["output"], gpu.run(inputs)["output"], atol=1e-3)
+    with timmx.open(path) as cpu, timmx.open(path, runtime_device="gpu") as gpu:
+        np.testing.assert_allclose(cpu.run(inputs)["output"], gpu.run(inputs)["output"], atol=tolerance)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

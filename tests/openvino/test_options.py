@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 
 import pytest
@@ -63,6 +64,18 @@ def test_refusal_imports_nothing_heavy(process, tmp_path):
     )
     done = process([sys.executable, "-c", code], cwd=tmp_path)
     assert json.loads(done.stdout) == []
+
+
+def test_openvino_sends_no_events(process, tmp_path):
+    """`import openvino` keeps an id of the user in the home folder, and sends an event, if it finds its telemetry."""
+    code = (
+        "import timmx_openvino.plugin, openvino.tools.ovc\n"
+        "print(type(openvino.tools.ovc.telemetry).__module__)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    done = process([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)})
+    assert done.stdout == "openvino.tools.ovc.telemetry_stub\n", done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_nncf_sends_no_events(process):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -19,7 +20,7 @@ from timmx.base import Reporter, reporting
 from timmx.errors import ConfigurationError, MissingRequirementError
 from timmx.sweep.cell import CellStatus
 from timmx.sweep.cluster import Cluster, ClusterDriver
-from timmx.sweep.connection import connected
+from timmx.sweep.connection import check_address, connected
 from timmx.sweep.driver import Limits
 from timmx.sweep.models import SweepModel
 from timmx.sweep.node import Setup, check_node
@@ -45,7 +46,9 @@ def cluster(process, tmp_path_factory) -> Iterator:
     install_plugin(site, "fake", MISBEHAVING, requires=("timmx-core",))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # by default 15: on a busy machine, workers would hardly run
         patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment
+        patch.setattr("ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV", False)  # read at import
         patch.setenv("PYTHONPATH", os.pathsep.join((on_path(site), str(TESTS))))
         patch.syspath_prepend(str(site))
         registry.entries.cache_clear()
@@ -107,6 +110,32 @@ def test_a_model_whose_workers_are_lost_fails_its_cells(cluster, tmp_path):
     assert {(cell.status, cell.kind) for cell in cells} == {(CellStatus.CRASHED, "LostNode")}
     assert "its node or worker was lost 4 times" in cells[0].message
     assert not kept_cells(plan, cells), "the next run repeats them"
+
+
+def test_a_repeated_task_that_its_node_refuses_fails_its_cells(cluster, tmp_path):
+    plan = plan_of(1)
+    info = tmp_path / "other" / "timmx_core-9.9.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: timmx-core\nVersion: 9.9\n")
+    first, second = cluster.add_node(num_cpus=2), None
+    cells = []
+    try:
+        with connected(cluster.address):
+            driver = ClusterDriver(plan, setup_of(plan, folder=tmp_path), Cluster(address="auto", cpus=2))
+            with closing(driver.run(tasks_of(plan, tmp_path, (), threads=1))) as run:
+                for cell in run:
+                    cells.append(cell)
+                    if second is None:
+                        second = cluster.add_node(num_cpus=2, env_vars={"PYTHONPATH": on_path(info.parent)})
+                        cluster.remove_node(first, allow_graceful=False)
+    finally:
+        for node in (first, second):
+            if node in cluster.worker_nodes:
+                cluster.remove_node(node)
+    assert [cell.target for cell in cells] == list(TARGETS)
+    assert [cell.status for cell in cells] == [CellStatus.VERIFIED, CellStatus.CRASHED, CellStatus.CRASHED]
+    assert "the node that repeated it cannot run the sweep" in cells[1].message
+    assert len(kept_cells(plan, cells)) == 1, "the next run repeats those that failed"
 
 
 def test_needs_that_no_node_has_are_reported(cluster):
@@ -192,7 +221,7 @@ def test_other_versions_of_ray_are_refused(cluster, tmp_path, monkeypatch):
 def test_an_address_without_a_cluster_is_one_error(run_timmx, process):
     done = run_timmx("sweep", "test_vit", "--to", "onnx", "-o", "out", "--ray", "127.0.0.1:9")
     assert done.exit_code == 2
-    assert "--ray 127.0.0.1:9 does not answer" in done.stderr
+    assert "--ray 127.0.0.1:9 does not answer: Connection refused" in done.stderr
     assert "give HOST:PORT of the head node" in done.stderr
 
 
@@ -208,11 +237,34 @@ def test_ray_that_is_not_installed_is_one_error(monkeypatch):
     assert "timmx-core[ray]" in caught.value.hint
 
 
-def test_a_folder_that_a_node_does_not_see_is_refused(tmp_path):
-    plan = plan_of(1)
-    setup = Setup(
-        plan=plan, versions=tuple(plan.versions()), limits=Limits(), shared=tmp_path / "elsewhere" / "marker"
-    )
+def test_an_older_ray_is_one_error(tmp_path, monkeypatch):
+    info = tmp_path / "ray-2.40.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.40.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingRequirementError, match=r"requires Ray <3,>=2\.60, and 2\.40\.0 is installed"):
+        check_address("auto")
+
+
+@pytest.mark.parametrize("address", ["local", "10.0.0.1", "host:port"])
+def test_an_address_without_a_port_is_one_error(address):
+    with pytest.raises(ConfigurationError, match=f"--ray {address} is neither HOST:PORT nor auto"):
+        check_address(address)
+
+
+def test_a_port_of_another_program_is_one_error(process):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConfigurationError, match=f"--ray {address} does not answer"), connected(address):
+            pass
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_folder_or_storage_that_a_node_does_not_see_is_refused(tmp_path, scheme):
+    plan, place = plan_of(1), f"{scheme}{tmp_path}"
+    setup = Setup(plan=plan, versions=tuple(plan.versions()), limits=Limits(), place=place, marker="marker")
     node = check_node(setup)
-    assert node.problem == f"it does not see {tmp_path / 'elsewhere'}"
+    assert node.problem == f"it does not see the same {place} as the machine that runs timmx sweep"
     assert "--storage URL" in node.hint
+    (tmp_path / "marker").touch()
+    assert not check_node(setup).problem

@@ -239,6 +239,28 @@ def test_what_has_changed_is_shown(shown):
     assert first >= second > 0, "the largest losses are first"
 
 
+def test_a_plot_with_too_many_marks_keeps_the_best_of_each_format(show, summary):
+    chance = random.Random(0)
+    many = {}
+    for cell in summary.cells.values():
+        for number in range(8):
+            size, top1 = int(10 ** chance.uniform(5.5, 8.5)), chance.uniform(0.6, 0.9)
+            model = f"{cell.model}.{number}"
+            if cell.status.passed:
+                cell = replace(cell, size_bytes=size, accuracy=top1, latency_ms=None)
+            many[model, cell.target] = replace(cell, model=model)
+    passed = [cell for cell in many.values() if cell.status.passed]
+    best = max(passed, key=lambda cell: cell.accuracy)
+    smallest = min(passed, key=lambda cell: cell.size_bytes)
+    page = show(sweep_page(replace(summary, cells=many)))
+    plot = section(page, "Accuracy and size")
+    assert plot.locator(".scatterlayer .point").count() == 2000
+    assert f"2,000 of {len(passed):,} marks are shown" in plot.inner_text()
+    names = plot.locator("tbody td:first-child").all_text_contents()
+    assert len(names) == 2000
+    assert {f"{best.model}, {best.target}", f"{smallest.model}, {smallest.target}"} <= set(names)
+
+
 def test_a_phone_scrolls_in_the_grid_and_a_tap_shows_the_reason(show, summary):
     page = show(
         replace(sweep_page(summary), sections=sweep_page(summary).sections[:2]),

@@ -245,6 +245,8 @@ def test_an_html_report_is_written(folder, run_timmx, tmp_path):
     assert "Compared with" in text
     assert "timmx litert resnet18" in text
     assert "plotly.js v" not in text, "nothing is drawn without accuracy and latency"
+    done = run_timmx("sweep", "report", folder, "--html", tmp_path / "out.html", "--format", "csv")
+    assert done.stdout.startswith("model,family,")
 
 
 @pytest.mark.parametrize(
@@ -254,6 +256,12 @@ def test_an_html_report_is_written(folder, run_timmx, tmp_path):
         (["--parquet", "."], "--parquet . is a folder"),
         (["--parquet", "sweep.jsonl"], "is not a Parquet file; it is left unchanged"),
         (["--against", "nowhere"], "nowhere does not exist"),
+        (["--against", ".", "--format", "csv"], "--against shows changes as text, HTML and JSON only"),
+        (
+            ["--against", ".", "--parquet", "new.parquet"],
+            "--against shows changes as text, HTML and JSON only",
+        ),
+        (["--json", "--format", "csv"], "--json and --format both choose what is printed"),
     ],
 )
 def test_reports_that_cannot_be_written_are_one_error(folder, run_timmx, arguments, message):

@@ -51,6 +51,17 @@ def test_a_file_or_folder_replaces_an_earlier_one(url, tmp_path):
     assert (tmp_path / "back" / "Data" / "model").read_text() == "second"
 
 
+def test_the_marker_of_a_killed_sweep_is_removed(url):
+    files, root = fsspec.url_to_fs(url)
+    files.makedirs(root, exist_ok=True)
+    for name in ("mine-1", "other-1"):
+        files.pipe_file(f"{root}/{name}", b"timmx")
+    with Storage(url).marker("mine-") as name:
+        assert Storage(url).exists(name)
+        assert stored(url).keys() == {name, "other-1"}, "another sweep to the same storage may be running"
+    assert stored(url).keys() == {"other-1"}
+
+
 def test_what_a_killed_process_left_is_removed(url, tmp_path):
     files, root = fsspec.url_to_fs(url)
     files.makedirs(f"{root}/m/{TEMPORARY}1-a.mlpackage", exist_ok=True)

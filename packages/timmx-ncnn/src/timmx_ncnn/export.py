@@ -8,7 +8,7 @@ from timmx.plugin import Exported, HalfPrecisionProgram, Precision, move_to_cpu,
 
 from timmx_ncnn.convert import convert
 from timmx_ncnn.options import NcnnMode
-from timmx_ncnn.param_file import METADATA_MARK, WEIGHTS_SUFFIX
+from timmx_ncnn.param_file import METADATA_MARK, WEIGHTS_SUFFIX, digest
 from timmx_ncnn.write import essentials, to_text, write_weights
 
 if TYPE_CHECKING:
@@ -34,8 +34,14 @@ def export(job: ExportJob, options: NcnnOptions) -> Exported:
     weights = job.path.with_suffix(WEIGHTS_SUFFIX)
     with weights.open("wb") as file:
         write_weights(layers, file, half=half)
-    metadata = job.metadata(precision, mode=str(options.mode), companions={WEIGHTS_SUFFIX: sha256(weights)})
-    text = to_text(layers) + essentials(metadata) + METADATA_MARK + metadata.dumps() + "\n"
+    text = to_text(layers)
+    metadata = job.metadata(
+        precision,
+        mode=str(options.mode),
+        companions={WEIGHTS_SUFFIX: sha256(weights)},
+        layers_sha256=digest(text.splitlines()),
+    )
+    text += essentials(metadata) + METADATA_MARK + metadata.dumps() + "\n"
     job.path.write_text(text, encoding="utf-8", newline="")
     return Exported(precision, _notes(job) if half and job.request.verify else ())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from timmx.plugin import ArtifactError, check_companion, parse_json_object, read_file, require_file, shown
@@ -9,6 +10,7 @@ from timmx.plugin import ArtifactError, check_companion, parse_json_object, read
 from timmx_ncnn.layers import Layer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from timmx_ncnn.layers import Parameter
@@ -32,18 +34,30 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata in a `.param` file, {} if timmx did not write it.
 
     Raises:
-        ArtifactError: the file is not of this format, its metadata is not a JSON object, or the `.bin` with its
-            weights is missing, cut off, or of another model.
+        ArtifactError: the file is not of this format, its metadata is not a JSON object, its layers are not those that
+            it was written with, or the `.bin` with its weights is missing, cut off, or of another model.
     """
-    _, rest = _read(path)
+    network, rest = _read(path)
     texts = [line.removeprefix(METADATA_MARK) for line in rest if line.startswith(METADATA_MARK)]
     content = parse_json_object(path, texts[-1]) if texts else {}
     facts = content.get("format")
-    companions = facts.get("companions") if isinstance(facts, dict) else None
+    facts = facts if isinstance(facts, dict) else {}
+    expected = facts.get("layers_sha256")
+    if isinstance(expected, str) and digest(network) != expected:
+        raise ArtifactError(
+            f"{path} has other layers than it was written with: they were changed",
+            hint="export it again; a network without timmx's comments can be inspected",
+        )
+    companions = facts.get("companions")
     expected = companions.get(WEIGHTS_SUFFIX) if isinstance(companions, dict) else None
     if isinstance(expected, str):
         check_companion(path, path.with_suffix(WEIGHTS_SUFFIX), expected)
     return content
+
+
+def digest(network: Sequence[str]) -> str:
+    """SHA-256 of the lines of a network, without the comments behind it; white space does not count."""
+    return hashlib.sha256("\n".join(" ".join(line.split()) for line in network).encode()).hexdigest()
 
 
 def read_layers(path: Path) -> list[Layer]:
@@ -52,10 +66,10 @@ def read_layers(path: Path) -> list[Layer]:
     Raises:
         ArtifactError: the file is not of this format, is damaged or cut off.
     """
-    lines, _ = _read(path)
+    network, _ = _read(path)
     layers = []
     known: set[str] = set()
-    for number, line in enumerate(lines):
+    for number, line in enumerate(network[2:]):
         try:
             layer = _layer(line.split())
         except (ValueError, IndexError) as exc:
@@ -72,7 +86,7 @@ def read_layers(path: Path) -> list[Layer]:
 
 
 def _read(path: Path) -> tuple[list[str], list[str]]:
-    """The lines of the layers, and those behind them."""
+    """The lines of the network, of which two are in front of the layers, and those behind it."""
     require_file(path, "a .param file of ncnn")
     try:
         text = read_file(path, _LARGEST).decode()
@@ -91,7 +105,7 @@ def _read(path: Path) -> tuple[list[str], list[str]]:
     layers = [line for line in lines[2:] if line.strip() and not line.startswith("#")][:count]
     if not count or len(layers) < count:
         raise _damaged(path, f"it has {len(layers)} of {count} layers")
-    return layers, lines[2 + count :]
+    return [*lines[:2], *layers], lines[2 + count :]
 
 
 def _layer(words: list[str]) -> Layer:

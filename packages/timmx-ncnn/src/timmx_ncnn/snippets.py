@@ -41,20 +41,22 @@ def _python(path: Path, metadata: Metadata) -> Snippet:
     )
     return Snippet(
         requires=("ncnn",),
-        imports=("import json", "import ncnn", "import numpy", "import pathlib"),
+        imports=("import json", "import ncnn"),
         load=(
             "net = ncnn.Net()",
             *(f"net.opt.{name} = False" for name in _options(metadata)),
-            f"param = pathlib.Path({file})",
-            "net.load_param(str(param))",
-            f"net.load_model({weights})",
+            f"if net.load_param({file}) or net.load_model({weights}):",
+            '    raise SystemExit("ncnn cannot load the file")',
         ),
         run=(
             "extractor = net.create_extractor()",
             f"extractor.input({entry}, ncnn.Mat(x[0]).clone())",
-            f"output = numpy.array(extractor.extract({output})[1])[None]",
+            f"code, result = extractor.extract({output})",
+            "if code:",
+            '    raise SystemExit("ncnn cannot run the file")',
+            "output = np.array(result)[None]",
         ),
-        labels=f'json.loads(param.read_text("utf-8").split("\\n{METADATA_MARK}")[-1])["labels"]',
+        labels=f'json.loads(open({file}, encoding="utf-8").read().split("\\n{METADATA_MARK}")[-1])["labels"]',
     )
 
 
@@ -126,7 +128,8 @@ def _kotlin(path: Path, metadata: Metadata) -> Snippet:
                 for name in _options(metadata)
             ),
             '    check(ncnn.ncnn_net_load_param_memory(it, param) == 0) { "ncnn cannot load the file" }',
-            "    ncnn.ncnn_net_load_model_memory(it, weights)",
+            "    check(ncnn.ncnn_net_load_model_memory(it, weights) == bytes.size) "
+            '{ "ncnn cannot load the weights" }',
             "}",
         ),
         run=(
@@ -152,7 +155,7 @@ _C_API = (
     "    fun ncnn_net_get_option(net: Pointer): Pointer",
     *(f"    fun ncnn_option_set_{name}(option: Pointer, enable: Int)" for name in _OPTIONS),
     "    fun ncnn_net_load_param_memory(net: Pointer, text: ByteArray): Int",
-    "    fun ncnn_net_load_model_memory(net: Pointer, weights: Pointer): Long",
+    "    fun ncnn_net_load_model_memory(net: Pointer, weights: Pointer): Int",
     "    fun ncnn_mat_create_external_1d(w: Int, data: Pointer, allocator: Pointer?): Pointer",
     "    fun ncnn_mat_reshape_1d(mat: Pointer, w: Int, allocator: Pointer?): Pointer",
     "    fun ncnn_mat_reshape_3d(mat: Pointer, w: Int, h: Int, c: Int, allocator: Pointer?): Pointer",
@@ -164,4 +167,7 @@ _C_API = (
     "    fun ncnn_extractor_destroy(extractor: Pointer)",
     "}",
 )
-"""The functions of ncnn's C API that the code calls, through Java Native Access: ncnn has no library for Kotlin."""
+"""The functions of ncnn's C API that the code calls, through Java Native Access: ncnn has no library for Kotlin.
+
+`ncnn_net_load_model_memory` returns the number of bytes that the layers have read: `int`, and `size_t` since 2026.
+"""

@@ -215,7 +215,7 @@ def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> S
     from timmx.cli.sweep_view import SweepView
     from timmx.cli.terminal import own_stream, reporting_by
     from timmx.report import this_command
-    from timmx.sweep import Cluster, Limits, find_models, run_sweep
+    from timmx.sweep import Cluster, Limits, check_address, find_models, run_sweep
 
     files = list(own["models_file"] or ())
     wanted = requested(
@@ -248,6 +248,8 @@ def _run(own: Mapping[str, Any], options: Mapping[str, Any], verbose: bool) -> S
     ]
     if unused and own["ray"] is None:
         raise ConfigurationError(f"--{unused[0].replace('_', '-')} requires --ray", hint="add --ray ADDRESS")
+    if own["ray"] is not None:
+        check_address(own["ray"])
     continues = own["resume"] and not (words or files or targets)
     changed = [
         *options,

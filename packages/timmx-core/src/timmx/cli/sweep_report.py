@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 def sweep_report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a sweep.")],
     report_format: Annotated[
-        ReportFormat,
+        ReportFormat | None,
         typer.Option(
             "--format",
-            help="text: counts and failures; csv, jsonl: all cells; markdown: one row per model.",
+            help="text: counts and failures; csv, jsonl: all cells; markdown: one row per model. Default: text.",
         ),
-    ] = ReportFormat.TEXT,
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -52,9 +52,21 @@ def sweep_report(
     debug: DebugOption = False,
 ) -> None:
     """Print the results of a sweep, or write them to files."""
+    from timmx.errors import ConfigurationError
     from timmx.report import check_report_path
     from timmx.sweep import check_parquet_path, compare_sweeps, journal_of, summarize
 
+    if as_json and report_format is not None:
+        raise ConfigurationError(
+            "--json and --format both choose what is printed", hint="leave one of them out"
+        )
+    if report_format is None and not (as_json or html or parquet):
+        report_format = ReportFormat.TEXT
+    if against is not None and not (as_json or html or report_format is ReportFormat.TEXT):
+        raise ConfigurationError(
+            "--against shows changes as text, HTML and JSON only",
+            hint="add --html FILE, or use --format text or --json",
+        )
     if html is not None:
         check_report_path(html, "--html")
     if parquet is not None:
@@ -67,7 +79,7 @@ def sweep_report(
         _write_files(summary, changes, html, parquet)
     if as_json:
         write_json(summary.to_dict() | ({"changes": changes.to_dict()} if changes else {}))
-    elif html is None and parquet is None:
+    elif report_format is not None:
         _print(summary, changes, report_format)
 
 

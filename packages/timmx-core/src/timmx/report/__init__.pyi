@@ -1,5 +1,6 @@
 from timmx.report.content import (
     Bars as Bars,
+    Better as Better,
     Column as Column,
     Distributions as Distributions,
     Grid as Grid,

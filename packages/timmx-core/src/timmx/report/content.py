@@ -15,6 +15,9 @@ milliseconds, seconds and decibels with a unit."""
 Tone = Literal["good", "pale", "partly", "warn", "bad", "limit"]
 """The color of an outcome in a grid: blue, light blue, both blue and orange, yellow, orange or violet."""
 
+Better = Literal["higher", "lower"]
+"""Which values of a plot's vertical axis are better."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -69,6 +72,8 @@ class Scatter:
     """A scatter plot with names, such as accuracy over latency with size as area.
 
     Attributes:
+        better: which y is better at the same x, where a smaller x is better; None if neither. Of more than 2,000 marks,
+            those of each group that no other one beats are always shown, and of the others an even share.
         x_kind, y_kind, size_kind: how the values of axes, marks and legend are formatted.
     """
 
@@ -81,6 +86,7 @@ class Scatter:
     x_kind: Kind = "number"
     y_kind: Kind = "number"
     size_kind: Kind = "number"
+    better: Better | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

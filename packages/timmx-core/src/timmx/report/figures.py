@@ -20,6 +20,7 @@ from timmx.report.content import (
     Table,
 )
 from timmx.report.formats import MISSING, is_number, written
+from timmx.report.marks import choose_marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -152,7 +153,8 @@ def _cell(value: Any, column: Column) -> Cell:
 
 
 def _scatter(scatter: Scatter, colors: Mapping[str, int]) -> Shown:
-    drawn = [point for point in scatter.points if _finite(point.x) and _finite(point.y)]
+    places = [point for point in scatter.points if _finite(point.x) and _finite(point.y)]
+    drawn = choose_marks(places, scatter.better)
     largest = max((point.size for point in drawn if _finite(point.size) and point.size), default=0.0)
     columns = [
         Column("name", "name"),
@@ -184,7 +186,7 @@ def _scatter(scatter: Scatter, colors: Mapping[str, int]) -> Shown:
             }
         )
     groups = dict.fromkeys(point.group for point in drawn if point.group)
-    missing = [point.name for point in scatter.points if not (_finite(point.x) and _finite(point.y))]
+    missing = [point for point in scatter.points if not (_finite(point.x) and _finite(point.y))]
     plot = {
         "type": "scatter",
         "x": _axis(scatter.x_title, scatter.x_kind, [point.x for point in drawn]),
@@ -194,13 +196,28 @@ def _scatter(scatter: Scatter, colors: Mapping[str, int]) -> Shown:
     return _section(
         scatter,
         columns,
-        [_point_row(point) for point in scatter.points],
-        f"Not in the plot: {', '.join(missing)}." if missing else "",
+        [_point_row(point) for point in (scatter.points if len(drawn) == len(places) else drawn)],
+        _joined(_left_out(scatter, len(drawn), len(places)), _not_drawn(missing)),
         plot=plot if drawn else None,
         legend=_legend(scatter, largest) if largest else (),
         groups=[(name, colors[name]) for name in groups],
         caption=_area(scatter, any(mark["hollow"] for mark in marks)) if largest else "",
     )
+
+
+def _left_out(scatter: Scatter, shown: int, total: int) -> str:
+    if shown == total:
+        return ""
+    which = (
+        "those that no other one of the same color beats on both axes, and an even share of the others"
+        if scatter.better
+        else "an even share of them"
+    )
+    return f"{shown:,} of {total:,} marks are shown: {which}."
+
+
+def _not_drawn(points: Sequence[Point]) -> str:
+    return f"Not in the plot: {', '.join(point.name for point in points)}." if points else ""
 
 
 def _heights(points: Sequence[Point]) -> list[float]:

@@ -2,6 +2,7 @@ from timmx.sweep.cell import Cell as Cell, CellStatus as CellStatus
 from timmx.sweep.changes import Changes as Changes, compare_sweeps as compare_sweeps
 from timmx.sweep.choices import OF_ONE_EXPORT as OF_ONE_EXPORT, Keep as Keep, ReportFormat as ReportFormat
 from timmx.sweep.cluster import Cluster as Cluster
+from timmx.sweep.connection import check_address as check_address
 from timmx.sweep.driver import Limits as Limits
 from timmx.sweep.journal import journal_of as journal_of
 from timmx.sweep.models import find_models as find_models

@@ -80,7 +80,7 @@ class ClusterDriver:
         watcher: is called with what is running.
 
     Raises:
-        ConfigurationError: a node has other versions than this machine, or does not see the sweep's folder.
+        ConfigurationError: a node has other versions than this machine, or does not see where files are stored.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class ClusterDriver:
         Close the iterator if it is not exhausted, which cancels the tasks.
 
         Raises:
-            ConfigurationError: a node that joined later has other versions, or does not see the sweep's folder.
+            ConfigurationError: a node that joined later has other versions, or does not see where files are stored.
         """
         import ray
 

@@ -19,12 +19,12 @@ from timmx.processes import ProcessLauncher
 from timmx.sweep.driver import Driver, Launcher, Limits
 from timmx.sweep.plan import SweepPlan
 from timmx.sweep.rows import Rows
+from timmx.sweep.storage import Storage
 from timmx.sweep.worker import run_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from timmx.sweep.cell import Cell
     from timmx.sweep.task import Task
@@ -44,14 +44,16 @@ class Setup:
     Attributes:
         plan: the plan, without its models.
         versions: of the process that submits the tasks; see `SweepPlan.versions`.
-        shared: a file in the sweep's folder that each node must see; None if the nodes do not use that folder.
+        place: folder or fsspec URL where the nodes store files; empty if they store none.
+        marker: name of a file there, by which a node knows that it sees the same place.
         limits: of each cell.
         make_launcher: makes what starts children, in the worker.
     """
 
     plan: SweepPlan
     versions: tuple[Mapping[str, str], ...]
-    shared: Path | None = None
+    place: str = ""
+    marker: str = ""
     limits: Limits
     make_launcher: MakeLauncher = make_launcher
 
@@ -72,7 +74,7 @@ class Node:
 
 
 def check_node(setup: Setup) -> Node:
-    """This node, and whether it has the same versions and sees the sweep's folder."""
+    """This node, and whether it has the same versions and sees the place of the files."""
     name = platform.node()
     try:
         rows = _rows_of(setup.plan)
@@ -88,13 +90,19 @@ def check_node(setup: Setup) -> Node:
                     f"{_version(distribution, there)}",
                     "install the same versions on all nodes",
                 )
-    if setup.shared is not None and not setup.shared.exists():
-        return Node(
-            name,
-            f"it does not see {setup.shared.parent}",
-            "choose an output folder that all nodes share, or add --storage URL",
-        )
-    return Node(name)
+    if not setup.place:
+        return Node(name)
+    try:
+        is_shared = Storage(setup.place).exists(setup.marker)
+    except TimmxError as exc:
+        return Node(name, exc.message, exc.hint)
+    if is_shared:
+        return Node(name)
+    return Node(
+        name,
+        f"it does not see the same {setup.place} as the machine that runs timmx sweep",
+        "choose an output folder that all nodes share, or a --storage URL that all nodes reach",
+    )
 
 
 def _rows_of(plan: SweepPlan) -> Rows:

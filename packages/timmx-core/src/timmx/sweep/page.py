@@ -21,12 +21,18 @@ from timmx.sweep.report import totals_line, weights_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from timmx.report import Kind
+    from timmx.report import Better, Kind
     from timmx.sweep.cell import Cell
     from timmx.sweep.changes import Change, Changes
     from timmx.sweep.summary import Summary
 
 _LONGEST_IN_TABLE = 110
+
+_MOST_GROUPS = 500
+"""Maximum number of reasons, the most frequent ones."""
+
+_MOST_NAMES = 1000
+"""Maximum number of models that are listed for one reason."""
 
 _COLUMNS = (
     Column("model", "Model"),
@@ -76,19 +82,29 @@ def sweep_page(summary: Summary, changes: Changes | None = None) -> Report:
 
 
 def _failures(summary: Summary) -> list[Section]:
+    failures = summary.failures()
     groups = [
         Group(
             title=f"{group.target}: {group.status.words}, {counted(len(group.cells), 'model')}",
             text=one_line(group.message),
             hint=one_line(group.hint),
-            names=[cell.model for cell in group.cells],
+            names=_names([cell.model for cell in group.cells]),
             command=group.cells[0].command,
         )
-        for group in summary.failures()
+        for group in failures[:_MOST_GROUPS]
     ]
     if not groups:
         return []
-    return [Groups("Failures by reason", groups, "Each command repeats the first cell of its group.")]
+    note = "Each command repeats the first cell of its group."
+    if len(groups) < len(failures):
+        note += f" The most frequent {len(groups):,} of {len(failures):,} reasons."
+    return [Groups("Failures by reason", groups, note)]
+
+
+def _names(models: list[str]) -> list[str]:
+    if len(models) <= _MOST_NAMES:
+        return models
+    return [*models[:_MOST_NAMES], f"and {counted(len(models) - _MOST_NAMES, 'more model')}"]
 
 
 def _scatters(summary: Summary) -> list[Section]:
@@ -97,12 +113,12 @@ def _scatters(summary: Summary) -> list[Section]:
         (cell for cell in summary.cells.values() if cell.status.passed and cell.size_bytes),
         key=lambda cell: order[cell.target],
     )
-    kinds: tuple[tuple[str, str, str, Kind], ...] = (
-        ("accuracy", "Accuracy and size", "top-1", "percent"),
-        ("latency_ms", "Latency and size", "latency (ms)", "ms"),
+    kinds: tuple[tuple[str, str, str, Kind, Better], ...] = (
+        ("accuracy", "Accuracy and size", "top-1", "percent", "higher"),
+        ("latency_ms", "Latency and size", "latency (ms)", "ms", "lower"),
     )
     sections: list[Section] = []
-    for name, title, axis, kind in kinds:
+    for name, title, axis, kind, better in kinds:
         points = [
             Point(
                 name=f"{cell.model}, {cell.target}",
@@ -122,6 +138,7 @@ def _scatters(summary: Summary) -> list[Section]:
                     points=points,
                     x_kind="bytes",
                     y_kind=kind,
+                    better=better,
                     note="Click a format to hide or show its marks.",
                 )
             )
@@ -148,14 +165,12 @@ def _changes(changes: Changes) -> list[Section]:
     outcomes = [*columns, Column("before", "Before"), Column("now", "Now"), Column("reason", "Reason")]
     figures = [
         *columns,
-        *(
-            Column(key, title, "db")
-            for key, title in (("db_before", "Before"), ("db_now", "Now"), ("db", "Difference"))
-        ),
-        *(
-            Column(key, title, "s")
-            for key, title in (("s_before", "Before"), ("s_now", "Now"), ("s", "Difference"))
-        ),
+        Column("db_before", "SNR before", "db"),
+        Column("db_now", "now", "db"),
+        Column("db", "change", "db"),
+        Column("s_before", "Time before", "s"),
+        Column("s_now", "now", "s"),
+        Column("s", "change", "s"),
         Column("ratio", "Time ratio", "number"),
     ]
     apart = sorted(changes.apart, key=lambda change: change.db or 0.0)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import uuid
-from contextlib import ExitStack, closing, contextmanager
+import hashlib
+import platform
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from timmx.sweep.todo import kept_cells, tasks_of
 from timmx.sweep.watching import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from timmx.sweep.models import SweepModel
@@ -111,11 +112,12 @@ def run_sweep(
             driver = Driver(Rows(plan), launcher, limits=limits, jobs=jobs or 1, watcher=watcher)
             threads = max(1, usable_cores() // jobs) if jobs and jobs > 1 else 0
         else:
-            uses_folder = not plan.storage and plan.keep is not Keep.NONE
+            place = "" if plan.keep is Keep.NONE else plan.storage or str(folder)
             setup = Setup(
                 plan=replace(plan, models=()),
                 versions=tuple(plan.versions()),
-                shared=stack.enter_context(_marker(folder)) if uses_folder else None,
+                place=place,
+                marker=stack.enter_context(Storage(place).marker(_marker_prefix(folder))) if place else "",
                 limits=limits,
             )
             driver = ClusterDriver(plan, setup, cluster, jobs=jobs, watcher=watcher)
@@ -141,15 +143,10 @@ def run_sweep(
     return summarize(journal.path)
 
 
-@contextmanager
-def _marker(folder: Path) -> Iterator[Path]:
-    """A file by which a node of a cluster knows that it sees this folder, and not another one of the same name."""
-    path = folder / f".timmx-sweep-{uuid.uuid4().hex}"
-    path.touch()
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+def _marker_prefix(folder: Path) -> str:
+    """The start of the name of a sweep's marker: several sweeps may use one storage."""
+    key = hashlib.sha256(f"{platform.node()}:{folder}".encode(errors="replace")).hexdigest()
+    return f".timmx-sweep-{key[:16]}-"
 
 
 def _plan_of_last_run(folder: Path) -> SweepPlan:

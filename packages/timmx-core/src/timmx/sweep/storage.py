@@ -7,7 +7,7 @@ when it is complete. A folder is removed before its new version is moved, so it 
 from __future__ import annotations
 
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from timmx.errors import ArtifactError, ConfigurationError
@@ -27,7 +27,7 @@ class Storage:
     """A folder at an fsspec URL.
 
     Args:
-        url: such as `s3://bucket/sweep` or `file:///mnt/sweep`.
+        url: such as `s3://bucket/sweep` or `file:///mnt/sweep`, or an absolute path.
 
     Raises:
         ConfigurationError: the protocol is unknown or its package is not installed.
@@ -39,7 +39,10 @@ class Storage:
         self._url = url.rstrip("/")
         protocol = url.partition("://")[0]
         try:
-            self._files, self._root = fsspec.url_to_fs(self._url)
+            if "://" in url:
+                self._files, self._root = fsspec.url_to_fs(self._url)
+            else:
+                self._files, self._root = fsspec.filesystem("file"), self._url
         except ImportError as exc:
             extra = _EXTRAS.get(protocol)
             hint = (
@@ -60,11 +63,34 @@ class Storage:
         Raises:
             ArtifactError: the storage refuses it.
         """
-        path = f"{self._root}/{TEMPORARY}{uuid.uuid4().hex}"
+        with self.marker(f"{TEMPORARY}{uuid.uuid4().hex}"):
+            return
+
+    @contextmanager
+    def marker(self, prefix: str) -> Iterator[str]:
+        """Write a small file by which other machines know that they see this storage, and remove it at the end.
+
+        Args:
+            prefix: of its name; files with this prefix, which a killed process has left, are removed.
+
+        Yields:
+            Its name.
+
+        Raises:
+            ArtifactError: the storage refuses it.
+        """
+        name = f"{prefix}{uuid.uuid4().hex}"
+        path = f"{self._root}/{name}"
         with self._errors("", "written"):
             self._make_folder(self._root)
             self._files.pipe_file(path, b"timmx")
-            self._files.rm_file(path)
+        for left in self.names():
+            if left.startswith(prefix) and left != name:
+                self._remove(left)
+        try:
+            yield name
+        finally:
+            self._remove(name)
 
     def put(self, source: Path, name: str) -> None:
         """Store a file or folder, and replace an earlier one.
@@ -113,13 +139,13 @@ class Storage:
         with self._errors(name, "read"):
             return bool(self._files.exists(f"{self._root}/{name}"))
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str = "") -> list[str]:
         """What a stored folder contains; empty if it does not exist.
 
         Raises:
             ArtifactError: the storage does not answer.
         """
-        path = f"{self._root}/{folder}"
+        path = f"{self._root}/{folder}".rstrip("/")
         with self._errors(folder, "read"):
             if not self._files.isdir(path):
                 return []
@@ -138,6 +164,11 @@ class Storage:
             if name.startswith(TEMPORARY):
                 with self._errors(f"{folder}/{name}", "removed"):
                     self._files.rm(f"{self._root}/{folder}/{name}", recursive=True)
+
+    def _remove(self, name: str) -> None:
+        """Remove a file; if the storage refuses that, it stays."""
+        with suppress(ArtifactError), self._errors(name, "removed"):
+            self._files.rm_file(f"{self._root}/{name}")
 
     def _make_folder(self, path: str) -> None:
         if (

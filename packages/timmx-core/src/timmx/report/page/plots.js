@@ -14,6 +14,7 @@ const DARK = {
 };
 const SYMBOLS = ["circle", "diamond", "square", "triangle-up"];
 const SIGNS = ["●", "◆", "■", "▲"]; // of the legend
+const NARROW = 500; // below this width, as on a phone, a drag scrolls the page and does not zoom the plot
 const MANY = 100; // from this number of marks on, they have no names
 const TICKS = {
   percent: { tickformat: "~%" },
@@ -45,12 +46,12 @@ function draw(theme, width) {
     }
     const base = {
       width: room,
-      paper_bgcolor: theme.paper, plot_bgcolor: theme.paper, showlegend: false, dragmode: "zoom",
+      paper_bgcolor: theme.paper, plot_bgcolor: theme.paper, showlegend: false, dragmode: room < NARROW ? false : "zoom",
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: theme.ink },
       hoverlabel: { bgcolor: theme.raised, bordercolor: theme.line, font: { color: theme.ink }, align: "left" },
     };
     Plotly.react(plot.place, traces, { ...base, ...layout }, {
-      displayModeBar: "hover", displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      displayModeBar: room < NARROW ? false : "hover", displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
     });
   }
 }

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def compose(facts: Facts, piece: Snippet) -> str:
-    """The complete file, with one function."""
+    """The complete file, with one function.
+
+    Its functions are `nonisolated`: new projects of Xcode 26 isolate all others to the main actor, which would keep
+    them on the main thread.
+    """
     imports = sorted({"import CoreGraphics", "import Foundation", *piece.imports})
     result = "[Float]"
     if facts.ranks_classes:
@@ -22,7 +26,7 @@ def compose(facts: Facts, piece: Snippet) -> str:
     lines = [f"// Add {facts.name} to the app's target."]
     if facts.ranks_classes and facts.labels and not facts.inline_labels:
         lines.append(f"// And the class names: {facts.labels_file_hint}")
-    lines += ["", *imports, "", f"func run(_ image: CGImage) throws -> {result} {{"]
+    lines += ["", *imports, "", f"nonisolated func run(_ image: CGImage) throws -> {result} {{"]
     body = [*piece.load, *_labels(facts)]
     body += [
         "let x = cut(image)" if piece.takes_image else "let x = read(image)",
@@ -51,7 +55,7 @@ def _cut(facts: Facts) -> Iterator[str]:
     if facts.preprocessor.turns:
         yield "// Pass images turned as the EXIF orientation says: CGImageSourceCreateThumbnailAtIndex does that with"
         yield "// kCGImageSourceCreateThumbnailWithTransform."
-    yield "func cut(_ image: CGImage) -> CGImage {"
+    yield "nonisolated func cut(_ image: CGImage) -> CGImage {"
     if config.crop_mode == "squash":
         yield f"    let (w, h) = (CGFloat({wide}), CGFloat({tall}))"
     else:
@@ -80,7 +84,7 @@ def _cut(facts: Facts) -> Iterator[str]:
 def _read(facts: Facts) -> Iterator[str]:
     config, (height, width) = facts.preprocessor.data_config, facts.size
     per_pixel = 1 if facts.gray else 4
-    yield "func read(_ image: CGImage) -> [Float] {"
+    yield "nonisolated func read(_ image: CGImage) -> [Float] {"
     yield "    let image = cut(image)"
     yield "    let bytes = CFDataGetBytePtr(image.dataProvider!.data!)!"
     if not facts.normalizes:
