@@ -10,7 +10,7 @@ import openvino
 import pytest
 import timmx
 from damaged import change, refused
-from timmx.errors import ArtifactError, ConfigurationError, RuntimeUnavailable
+from timmx.errors import ArtifactError, BackendError, ConfigurationError, RuntimeUnavailable
 from timmx.registry import load
 
 
@@ -98,6 +98,25 @@ def test_other_xml_is_not_a_model(copy, content):
     refused(copy, ArtifactError, "not an OpenVINO model")
 
 
+@pytest.mark.parametrize(("kind", "missing"), [("Result", "output"), ("Parameter", "input")])
+def test_a_graph_without_inputs_or_outputs(copy, kind, missing):
+    change(copy, f'type="{kind}"', 'type="Sigmoid"')
+    refused(copy, ArtifactError, f"m.xml is not an OpenVINO model, or is damaged: it has no {missing}")
+
+
+def test_a_connection_to_an_operation_that_is_not_there(copy):
+    change(copy, '<edge from-layer="', '<edge from-layer="99999')
+    with pytest.raises(ArtifactError, match="a connection names a layer that it does not have") as caught:
+        timmx.open(copy)
+    assert caught.value.hint == "export it again"
+
+
+def test_the_weights_are_named_in_place_of_the_graph(copy):
+    with pytest.raises(BackendError, match=r"m\.bin is a part of m\.xml") as caught:
+        timmx.open(copy.with_suffix(".bin"))
+    assert caught.value.hint == "name m.xml instead"
+
+
 def test_a_truncated_file_is_reported(copy):
     whole = copy.read_bytes()
     for length in (10, 1000, len(whole) // 2, len(whole) - 20):
@@ -113,10 +132,19 @@ def test_a_device_that_is_not_there(exported):
     assert caught.value.hint.startswith("use --runtime-device cpu")
 
 
-def test_the_device_is_chosen_by_openvino(exported):
+def test_the_cpu_that_openvino_chooses_computes_as_the_cpu(exported_digits):
+    """In float32, also where its default for fp16 is bfloat16, and with the number of threads."""
+    exported = exported_digits("openvino", mode="fp16")
     inputs = {"input": np.zeros((1, 3, 64, 64), np.float32)}
-    with timmx.open(exported) as cpu, timmx.open(exported, runtime_device="auto") as auto:
+    with (
+        timmx.open(exported, threads=1) as cpu,
+        timmx.open(exported, runtime_device="auto", threads=1) as auto,
+    ):
         np.testing.assert_allclose(cpu.run(inputs)["output"], auto.run(inputs)["output"], atol=1e-3)
+        facts = auto._compiled.get_property("DEVICE_PROPERTIES")
+    if "CPU" in facts:
+        assert facts["CPU"]["INFERENCE_PRECISION_HINT"] == openvino.Type.f32
+        assert facts["CPU"]["INFERENCE_NUM_THREADS"] == 1
 
 
 @pytest.mark.parametrize(

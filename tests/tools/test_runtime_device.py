@@ -39,6 +39,13 @@ def test_a_device_that_is_not_there_is_an_error_of_each_command(exported, run_ti
     assert "OpenVINO finds no device NPU on this machine" in done.stderr
 
 
+def test_locate_has_no_choice_of_devices(exported, run_timmx):
+    done = run_timmx("verify", exported, *COMMANDS["verify"], "--locate", "--runtime-device", "auto")
+    assert done.exit_code == 2
+    assert "--runtime-device is for a verification, which --locate replaces" in done.stderr
+    assert "hint: leave --runtime-device or --locate out" in done.stderr
+
+
 def test_a_format_without_a_choice_of_devices(exported_digits, run_timmx):
     path = exported_digits("torch-export")
     done = run_timmx("predict", path, IMAGE, "--runtime-device", "gpu")

@@ -24,7 +24,9 @@ def read_model(core: openvino.Core, path: Path) -> openvino.Model:
         return core.read_model(path, path.with_suffix(WEIGHTS_SUFFIX))
     except RuntimeError as exc:
         reason = one_line(exc)
-        if "from unsupported opset" in reason or "Cannot create" in reason:
+        if reason.endswith("unsupported opset:"):  # what OpenVINO says of a layer without a type
+            reason = "a connection names a layer that it does not have"
+        elif "Cannot create" in reason:
             raise RuntimeUnavailable(
                 f"OpenVINO {openvino.__version__} does not have an operation of {path}: {reason}",
                 hint="uv pip install --upgrade openvino",

@@ -138,6 +138,11 @@ def read_graph(path: Path) -> Graph:
             f"{path} has version {graph.version} of OpenVINO IR, and this timmx-openvino reads up to {IR_VERSION}",
             hint="uv pip install --upgrade timmx-openvino openvino",
         )
+    for kind, name in (("Parameter", "input"), ("Result", "output")):
+        if not any(layer.kind == kind for layer in graph.layers):
+            raise ArtifactError(
+                f"{path} is not an OpenVINO model, or is damaged: it has no {name}", hint="export it again"
+            )
     return graph
 
 

@@ -40,8 +40,11 @@ def model_info(metadata: Metadata) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def encoded_label(label: str) -> str:
-    """A class name for the list of labels, which are separated by spaces: spaces within one are underscores."""
-    return re.sub(r"[\s\x00-\x1f\x7f]", "_", label) or "_"
+    """A class name for the list of labels, which are separated by spaces.
+
+    Spaces within one are underscores, as are characters that XML cannot hold.
+    """
+    return re.sub(r"[\s\x00-\x1f\x7f\ufffe\uffff]", "_", label) or "_"
 
 
 def _problem(metadata: Metadata) -> str:
@@ -52,7 +55,9 @@ def _problem(metadata: Metadata) -> str:
         return f"it takes images with {entry.size[0]} channels, not colors"
     if metadata.batch_size not in (None, 1):
         return "its batch size is not 1"
-    if outputs[0].kind is OutputKind.PROBABILITIES and not outputs[0].exclusive:
+    if outputs[0].shape[-1] == 1:
+        return "it has only one class"
+    if outputs[0].kind is OutputKind.PROBABILITIES and outputs[0].activation != "softmax":
         return "it applies a sigmoid itself, and --sigmoid must be left out"
     return ""
 
@@ -73,8 +78,11 @@ def _resize(metadata: Metadata) -> tuple[dict[str, str], tuple[str, ...]]:
         resize = {"resize_type": "fit_to_window_letterbox", "pad_value": str(sorted(fill)[0])}
         if len(fill) > 1:
             lacks.append("border in the mean color")
-    else:
+    elif entry.size[1] == entry.size[2]:
         resize = {"resize_type": "crop"}
+    else:  # Model API 0.4.7 crops to height / width in place of width / height
+        resize = {"resize_type": "standard"}
+        lacks.append("crop to a shape that is not square (images of other proportions are stretched)")
     if entry.crop_pct != 1:
         lacks.append(f"crop of {100 * entry.crop_pct:.4g} % of the resized image")
     if resize["resize_type"] == "crop":

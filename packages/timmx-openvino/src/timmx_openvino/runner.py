@@ -39,12 +39,13 @@ _LAYOUTS = {2: "NC", 3: "NLC", 4: "NCHW"}
 class OpenVINORunner(Runner):
     """Runs an OpenVINO model.
 
-    The CPU computes floats in float32, and GPUs those of files in fp32, also where they would choose bfloat16 (CPUs
-    with AVX512_BF16 or AMX: 22.6 dB in place of 50 for an efficientnet_b0 in fp16) or float16 (GPUs).
+    The CPU computes floats in float32, also if AUTO chooses it, and GPUs those of files in fp32, also where they
+    would choose bfloat16 (CPUs with AVX512_BF16 or AMX: 22.6 dB in place of 50 for an efficientnet_b0 in fp16) or
+    float16 (GPUs).
 
     Args:
         path: the `.xml`, with its `.bin` next to it.
-        settings: the device and the number of threads of the CPU.
+        settings: the device and the number of threads of the CPU, also if AUTO chooses it.
 
     Raises:
         ArtifactError: the files are not an OpenVINO model, are damaged, or do not belong together.
@@ -144,13 +145,17 @@ def _require(core: openvino.Core, device: str) -> None:
 
 def _properties(device: str, metadata: Metadata | None, threads: int | None) -> dict[Any, Any]:
     chosen: dict[Any, Any] = {hints.performance_mode: hints.PerformanceMode.LATENCY}
+    on_cpu: dict[Any, Any] = {hints.inference_precision: openvino.Type.f32}
+    if threads is not None:
+        on_cpu[properties.inference_num_threads] = threads
+    if device == "CPU":
+        return chosen | on_cpu
+    chosen[properties.cache_dir] = str(cache_folder("openvino"))  # the CPU compiles in less than a second
     exact = metadata is None or metadata.precision == Precision.FP32
-    if device == "CPU" or (exact and device != "NPU"):  # which has no float32
+    if exact and device != "NPU":  # which has no float32
         chosen[hints.inference_precision] = openvino.Type.f32
-    if device != "CPU":  # which compiles in less than a second
-        chosen[properties.cache_dir] = str(cache_folder("openvino"))
-    elif threads is not None:
-        chosen[properties.inference_num_threads] = threads
+    if device == "AUTO":
+        chosen[properties.device.properties] = {"CPU": on_cpu}
     return chosen
 
 

@@ -116,9 +116,25 @@ def backend_for(path: Path) -> ExportBackend:
             f"no installed backend opens {suffix} files, such as {path.name}: suffixes are lower-case",
             hint=f"rename it to {path.with_suffix(suffix.lower()).name}",
         )
+    if (artifact := _artifact_of(path)) is not None:
+        raise BackendError(f"{path.name} is a part of {artifact.name}", hint=f"name {artifact.name} instead")
     installed = ", ".join(entry.name for entry in registry.entries()) or "none"
     raise BackendError(
         f"no installed backend opens {f'{suffix} files' if suffix else 'files without a suffix'}, such as {path.name} "
         f"(installed: {installed})",
         hint="install the backend that wrote it",
     )
+
+
+def _artifact_of(path: Path) -> Path | None:
+    """The artifact next to one of its companions; None if there is none."""
+    for entry in registry.usable():
+        try:
+            backend = registry.load_entry(entry)
+        except BackendError:  # a broken plugin must not prevent another from being found
+            continue
+        if path.suffix in backend.companions:
+            for suffix in backend.suffixes:
+                if (artifact := path.with_suffix(suffix)).exists():
+                    return artifact
+    return None

@@ -72,7 +72,14 @@ def verify(
     from timmx.tools.verify import locate_operations, verify_file
 
     if locate:
-        for flag, value in (("--min-snr", min_snr), ("--min-agreement", min_agreement)):
+        for flag, value in (
+            ("--min-snr", min_snr),
+            ("--min-agreement", min_agreement),
+            (
+                "--runtime-device",
+                runtime_device,
+            ),  # each operation runs alone, on the CPU
+        ):
             if value is not None:
                 raise ConfigurationError(
                     f"{flag} is for a verification, which --locate replaces",
@@ -85,7 +92,6 @@ def verify(
                 model_options,
                 verify_data=verify_data,
                 trust=trust,
-                runtime_device=runtime_device,
             )
         if as_json:
             write_json(located.to_dict())

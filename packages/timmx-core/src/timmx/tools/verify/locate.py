@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from timmx.contract import RuntimeDevice
     from timmx.verification import OperationReport
 
 
@@ -63,7 +62,6 @@ def locate_operations(
     *,
     verify_data: Path | None = None,
     trust: bool = False,
-    runtime_device: RuntimeDevice | None = None,
 ) -> LocatedOperations:
     """Compare the operations of a file one by one with those of its PyTorch model.
 
@@ -73,7 +71,6 @@ def locate_operations(
         model_options: see `verify_file`.
         verify_data: see `verify_file`.
         trust: see `verify_file`.
-        runtime_device: see `verify_file`.
 
     Raises:
         ConfigurationError: `against` is a file.
@@ -93,7 +90,7 @@ def locate_operations(
     session = ModelSession(replace(request, verify_data=verify_data))
     check_weights(session.loaded.weights_sha256, metadata, request.source)
     session.prepare()
-    with open_with(backend, path, OpenSettings(trust=trust, runtime_device=runtime_device)) as runner:
+    with open_with(backend, path, OpenSettings(trust=trust)) as runner:
         reporter().step("Comparing operation by operation")
         try:
             report = compare_by_operation(
