@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from multiprocessing.process import BaseProcess
@@ -76,12 +75,6 @@ def _refuse_undeclared_processes(event: str, arguments: tuple) -> None:
     if event == "subprocess.Popen" and not _may_start_processes():
         command = [str(part) for part in arguments[1]]
         assert sys.executable not in command, f"request the fixture `process` to run {' '.join(command)}"
-
-
-@pytest.fixture(autouse=True)
-def own_handler() -> None:
-    """Ctrl-C raises in each test: after libraries of earlier ones, a signal has ended the whole process."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

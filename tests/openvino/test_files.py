@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import openvino
@@ -34,6 +35,29 @@ def test_metadata_is_read_with_openvino(exported):
     assert [port.any_name for port in model.inputs] == ["input"]
     assert [port.any_name for port in model.outputs] == ["output"]
     assert openvino.layout_helpers.get_layout(model.input("input")) == openvino.Layout("NCHW")
+
+
+OPENED_TWICE = """
+import mmap, signal, sys, timmx
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+first, second = timmx.open(sys.argv[1]), timmx.open(sys.argv[1])
+first.close()
+del first
+second.close()
+del second
+taken = [mmap.mmap(-1, 16384, prot=mmap.PROT_READ) for _ in range(50)]  # memory that was freed
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenVINO sets a stack for signals on Linux only")
+def test_ctrl_c_after_two_files_were_closed(exported, process):
+    done = process([sys.executable, "-c", OPENED_TWICE, str(exported)])
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
 
 
 def test_missing_weights(copy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import openvino
@@ -13,7 +14,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def read_model(core: openvino.Core, path: Path) -> openvino.Model:
+@cache
+def shared_core() -> openvino.Core:
+    """The one `Core` of this process, which is never destroyed.
+
+    For the CPU, each sets a stack for signals of its own. If two are destroyed in the order of their creation, the one
+    of the first stays set although it is freed, and the next signal, such as Ctrl-C, crashes the process (OpenVINO
+    2026.4).
+    """
+    return openvino.Core()
+
+
+def read_model(path: Path) -> openvino.Model:
     """Read the `.xml` and its `.bin`.
 
     Raises:
@@ -21,7 +33,7 @@ def read_model(core: openvino.Core, path: Path) -> openvino.Model:
         RuntimeUnavailable: they have an operation that this OpenVINO does not have.
     """
     try:
-        return core.read_model(path, path.with_suffix(WEIGHTS_SUFFIX))
+        return shared_core().read_model(path, path.with_suffix(WEIGHTS_SUFFIX))
     except RuntimeError as exc:
         reason = one_line(exc)
         if reason.endswith("unsupported opset:"):  # what OpenVINO says of a layer without a type

@@ -9,7 +9,7 @@ import openvino
 import openvino.properties.hint as hints
 from timmx.plugin import CalibrationMethod, IntegerScheme, LayerState, Precision, WeightKey, plan_notes
 
-from timmx_openvino.graph import varying_nodes
+from timmx_openvino.graph import shared_core, varying_nodes
 from timmx_openvino.layers import layers
 from timmx_openvino.nncf_library import nncf, quantize, range_estimator
 
@@ -135,7 +135,7 @@ def _opened(model: openvino.Model) -> Callable[[np.ndarray], Sequence[np.ndarray
 
     `LP_TRANSFORMS_MODE` is a setting of OpenVINO's CPU plugin that has no constant in Python (2026.4).
     """
-    compiled = openvino.Core().compile_model(
+    compiled = shared_core().compile_model(
         model, "CPU", {hints.inference_precision: openvino.Type.f32, "LP_TRANSFORMS_MODE": "NO"}
     )
     request = compiled.create_infer_request()

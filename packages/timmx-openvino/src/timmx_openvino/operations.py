@@ -10,7 +10,7 @@ import openvino.properties.hint as hints
 from openvino import opset1
 from timmx.plugin import Operation
 
-from timmx_openvino.graph import read_model, values, varying_nodes
+from timmx_openvino.graph import read_model, shared_core, values, varying_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,8 +30,7 @@ class Operations:
     """
 
     def __init__(self, path: Path) -> None:
-        self._core = openvino.Core()
-        self._model = read_model(self._core, path)
+        self._model = read_model(path)
         names = {port: name for name, port in values(self._model).items()}
         names |= {port: port.any_name for port in self._model.inputs}
         names |= {port.node.input_value(0): port.any_name for port in self._model.outputs}
@@ -62,7 +61,7 @@ class Operations:
             if value is not None:
                 port.replace_source_output(entries[value].output(0))
         model = openvino.Model([opset1.result(port) for port in node.outputs()], list(entries.values()))
-        compiled = self._core.compile_model(
+        compiled = shared_core().compile_model(
             model, "CPU", {properties.inference_num_threads: 1, hints.inference_precision: openvino.Type.f32}
         )
         results = compiled(list(inputs.values()))

@@ -21,7 +21,7 @@ from timmx.plugin import (
     cache_folder,
 )
 
-from timmx_openvino.graph import one_line, read_model, values
+from timmx_openvino.graph import one_line, read_model, shared_core, values
 from timmx_openvino.ir import dtype_name, read_metadata
 
 if TYPE_CHECKING:
@@ -58,11 +58,10 @@ class OpenVINORunner(Runner):
         metadata = Metadata.parse(path, content) if content else None
         self._path = path
         device = (settings.runtime_device or RuntimeDevice.CPU).upper()
-        core = openvino.Core()
-        _require(core, device)
-        self._model = read_model(core, path)
+        _require(device)
+        self._model = read_model(path)
         try:
-            self._compiled = core.compile_model(
+            self._compiled = shared_core().compile_model(
                 self._model, device, _properties(device, metadata, settings.threads)
             )
             self._request = self._compiled.create_infer_request()
@@ -104,7 +103,7 @@ class OpenVINORunner(Runner):
         ports = values(model)
         results = [opset1.result(ports[name]) for name in names]
         part = openvino.Model(results, [port.node for port in model.inputs])
-        compiled = openvino.Core().compile_model(part, "CPU", {hints.inference_precision: openvino.Type.f32})
+        compiled = shared_core().compile_model(part, "CPU", {hints.inference_precision: openvino.Type.f32})
         return self._infer(compiled.create_infer_request(), feeds, names)
 
     @cached_property
@@ -129,13 +128,13 @@ class OpenVINORunner(Runner):
         return {name: results[index] for index, name in enumerate(names)}
 
 
-def _require(core: openvino.Core, device: str) -> None:
+def _require(device: str) -> None:
     """Check that this machine has a device.
 
     Raises:
         RuntimeUnavailable: it does not.
     """
-    devices = core.available_devices
+    devices = shared_core().available_devices
     if device != "AUTO" and not any(name.partition(".")[0] == device for name in devices):
         raise RuntimeUnavailable(
             f"OpenVINO finds no device {device} on this machine, only {', '.join(devices)}",
