@@ -68,7 +68,7 @@ class ExecuTorchBackend(ExportBackend):
         return snippet(path, metadata, language)
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        from timmx_executorch.pte_file import weights_of
+        from timmx_executorch.pte_file import read_content, weights_of
 
-        data = weights_of(path)
+        data = weights_of(path, read_content(path))
         return (path,) if data is None else (path, data)

@@ -111,25 +111,26 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: the file is not a `.pte` file, or its weights are of another one.
     """
-    content = _content(path)
+    content = read_content(path)
     companions = _companions(content)
     if companions is not None:
         check_companion(path, weights_file(path), str(companions.get(WEIGHTS_SUFFIX, "")))
     return content
 
 
-def weights_of(path: Path) -> Path | None:
+def weights_of(path: Path, content: dict[str, Any]) -> Path | None:
     """The file next to it with its weights; None if there is none, or if timmx wrote the weights into the file itself.
 
-    Raises:
-        ArtifactError: the file is not a `.pte` file.
+    Args:
+        content: the metadata in the file.
     """
-    content, data = _content(path), weights_file(path)
+    data = weights_file(path)
     is_used = not content or _companions(content) is not None
     return data if is_used and data.exists() else None
 
 
-def _content(path: Path) -> dict[str, Any]:
+def read_content(path: Path) -> dict[str, Any]:
+    """`read_metadata`, without a look at the file with its weights."""
     with reading(path) as file:
         text = file.metadata
         return {} if text is None else parse_json_object(path, text)

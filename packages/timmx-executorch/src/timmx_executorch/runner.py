@@ -45,7 +45,7 @@ class ExecuTorchRunner(Runner):
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self._path = path
-        read_metadata(path)  # compares the second file
+        content = read_metadata(path)  # compares the second file
         with reading(path) as file:
             found = interface(path, file)
             backends = sorted({call.backend for call in found.plan.delegates})
@@ -53,9 +53,9 @@ class ExecuTorchRunner(Runner):
         self.inputs, self.outputs, self._most = found.inputs, found.outputs, found.batch_max
         if self._most is not None:
             self.batch_sizes = tuple(sorted({1, 2, self._most}))
-        self._method = self._load(backends, kernels, threads or usable_cores())
+        self._method = self._load(backends, kernels, weights_of(path, content), threads or usable_cores())
 
-    def _load(self, backends: list[str], kernels: list[str], threads: int) -> Any:
+    def _load(self, backends: list[str], kernels: list[str], data: Path | None, threads: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "This API is experimental"
             from executorch.runtime import Runtime
@@ -78,7 +78,7 @@ class ExecuTorchRunner(Runner):
             )
         _use_threads(threads)
         try:
-            self._program = runtime.load_program(self._path, data_path=weights_of(self._path))
+            self._program = runtime.load_program(self._path, data_path=data)
             method = self._program.load_method(METHOD)
         except RuntimeError as exc:
             raise ArtifactError(

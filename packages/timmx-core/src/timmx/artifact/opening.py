@@ -12,7 +12,10 @@ from timmx.contract import Metadata
 from timmx.errors import ArtifactError, BackendError, ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from timmx.contract import ExportBackend, OpenSettings, Runner
+    from timmx.registry import BackendEntry
 
 
 def open_artifact(path: str | os.PathLike[str], settings: OpenSettings) -> Runner:
@@ -98,13 +101,9 @@ def backend_for(path: Path) -> ExportBackend:
     if ours:
         command = "uv pip install " + " ".join(sorted(ours.values()))
         raise BackendError(f"{path.name} needs a backend that is not installed", hint=command)
-    for entry in registry.usable():
-        if entry.name in registry.known_backends():
-            continue
-        try:
-            backend = registry.load_entry(entry)
-        except BackendError:  # a broken plugin must not prevent another from opening its file
-            continue
+    for backend in _loaded(
+        entry for entry in registry.usable() if entry.name not in registry.known_backends()
+    ):
         if suffix in backend.suffixes:
             return backend
     if path.is_dir():
@@ -128,13 +127,19 @@ def backend_for(path: Path) -> ExportBackend:
 
 def _artifact_of(path: Path) -> Path | None:
     """The artifact next to one of its companions; None if there is none."""
-    for entry in registry.usable():
-        try:
-            backend = registry.load_entry(entry)
-        except BackendError:  # a broken plugin must not prevent another from being found
-            continue
+    for backend in _loaded(registry.usable()):
         if path.suffix in backend.companions:
             for suffix in backend.suffixes:
                 if (artifact := path.with_suffix(suffix)).exists():
                     return artifact
     return None
+
+
+def _loaded(entries: Iterable[BackendEntry]) -> Iterator[ExportBackend]:
+    """The backends that can be loaded: a broken plugin must not prevent another from being found."""
+    for entry in entries:
+        try:
+            backend = registry.load_entry(entry)
+        except BackendError:
+            continue
+        yield backend

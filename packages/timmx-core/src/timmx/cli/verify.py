@@ -72,14 +72,12 @@ def verify(
     from timmx.tools.verify import locate_operations, verify_file
 
     if locate:
-        for flag, value in (
-            ("--min-snr", min_snr),
-            ("--min-agreement", min_agreement),
-            (
-                "--runtime-device",
-                runtime_device,
-            ),  # each operation runs alone, on the CPU
-        ):
+        replaced = {
+            "--min-snr": min_snr,
+            "--min-agreement": min_agreement,
+            "--runtime-device": runtime_device,  # each operation runs alone, on the CPU
+        }
+        for flag, value in replaced.items():
             if value is not None:
                 raise ConfigurationError(
                     f"{flag} is for a verification, which --locate replaces",

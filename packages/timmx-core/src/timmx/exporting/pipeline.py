@@ -39,9 +39,9 @@ ONE_AT_A_TIME = threading.RLock()
 
 _HALVES = (Precision.FP16, Precision.BF16)
 _MOST_REPAIRS = 4
-_REPAIR_STEPS_DB = (2.0, 20.0)
-"""How much more than was missing the next repair aims at, and at most; the file rounds in another order than the
-simulation of a repair, and is verified with more inputs."""
+_REPAIR_MARGIN_DB, _LARGEST_STEP_DB = 2.0, 20.0
+"""The next repair aims higher by what was missing and a margin, or by the largest step if that is less: the file rounds
+in another order than the simulation of a repair, and is verified with more inputs."""
 
 _REPAIR_INPUTS = 8
 """Maximum number of inputs that a repair measures with."""
@@ -179,9 +179,10 @@ def export_session(
         except _BelowFloor as exc:
             count = min(len(session.reference), _REPAIR_INPUTS)
             inputs = session.reference.samples.take(range(count))
-            target_db, (margin_db, most_db) = exc.floor_db, _REPAIR_STEPS_DB
+            target_db = exc.floor_db
             if repair is not None:
-                target_db = repair.target_db + min(exc.floor_db - exc.snr_db + margin_db, most_db)
+                missing_db = exc.floor_db - exc.snr_db
+                target_db = repair.target_db + min(missing_db + _REPAIR_MARGIN_DB, _LARGEST_STEP_DB)
             repair, repairs_left = Repair(target_db, inputs), repairs_left - 1
         except _Disagrees as exc:
             least_db = exc.snr_db + steps_db.pop(0)

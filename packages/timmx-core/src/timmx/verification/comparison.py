@@ -255,12 +255,14 @@ def verify(
     shapes = {name: array.shape for name, array in zip(reference.names, reference.outputs, strict=True)}
     if mismatch := interface_mismatch(runner, reference.samples.take([0]).shape[1:], shapes):
         raise VerificationError(f"the artifact's inputs and outputs do not match the model: {mismatch}")
-    top1, noise = np.full(len(reference), -1), np.zeros(len(reference))
+    top1, noise = np.full(len(reference), -1), np.zeros((len(measures), len(reference)))
     for indices in _schedule(len(reference), sizes):
         outputs = _run(runner, reference, indices)
-        for measure, name, expected in zip(measures, reference.names, reference.outputs, strict=True):
+        for measure, row, name, expected in zip(
+            measures, noise, reference.names, reference.outputs, strict=True
+        ):
             measure.update(expected[indices], outputs[name])
-            noise[indices] = np.maximum(noise[indices], _relative_noise(expected[indices], outputs[name]))
+            row[indices] = np.maximum(row[indices], _squared_errors(expected[indices], outputs[name]))
             if reference.truth is not None:
                 top1[indices] = outputs[name].argmax(axis=1)
     figures = tuple(
@@ -314,16 +316,21 @@ def verify(
         model_accuracy=_accuracy(reference.outputs[0].argmax(axis=1), reference.truth)
         if reference.truth is not None
         else None,
-        noisiest=tuple(np.argsort(-noise, kind="stable").tolist()),
+        noisiest=_noisiest(noise, [measure.energy or 1.0 for measure in measures]),
     )
 
 
-def _relative_noise(expected: np.ndarray, output: np.ndarray) -> np.ndarray:
-    """The largest difference of each input's output, relative to its largest value; infinite if it is not finite."""
-    axes = tuple(range(1, expected.ndim))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = np.abs(output - expected).max(axes, initial=0) / np.abs(expected).max(axes, initial=0)
-    return np.nan_to_num(ratios, nan=np.inf)
+def _squared_errors(expected: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """The sum of squared differences for each input; infinite if a value is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        squares = np.square(output - expected, dtype=np.float64).sum(axis=tuple(range(1, expected.ndim)))
+    return np.nan_to_num(squares, nan=np.inf)
+
+
+def _noisiest(noise: np.ndarray, energies: Sequence[float]) -> tuple[int, ...]:
+    """Numbers of the inputs by their largest share of an output's noise, (outputs, inputs), in its energy."""
+    shares = noise / np.array(energies)[:, None]
+    return tuple(np.argsort(-shares.max(axis=0), kind="stable").tolist())
 
 
 def _accuracy(top1: np.ndarray, truth: np.ndarray | None) -> float | None:
